@@ -1,0 +1,1 @@
+"""Key-value and SQL on SQLite: the embedded default, no server needed."""

@@ -1,0 +1,221 @@
+"""One frozen Struct for each message of ``schemas/prism/plugin.proto``.
+
+The Structs are the only form in which the rest of Prism knows the contract.
+Field names are the proto's; ``FIELD_NUMBERS`` keeps its numbers, so that the
+gRPC channel and the test that compares both files have one source.
+
+JSON and MessagePack carry the messages as maps keyed by field name, fields at
+their default left out (``omit_defaults``), unknown fields ignored: proto3's rules.
+"""
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Base of all contract messages: frozen, defaults omitted on the wire."""
+
+
+class ProxyCapabilities(Message, frozen=True):
+    """What the proxy offers its plugins."""
+
+    supports_metrics_push: bool = False
+    supports_distributed_tracing: bool = False
+    supports_hot_reload: bool = False
+    proxy_version: str = ""
+
+
+class InitializeRequest(Message, frozen=True):
+    """A plugin's configuration: the first call on every connection, made once."""
+
+    namespace: str = ""
+    backend_type: str = ""
+    config_json: str = ""
+    credentials: dict[str, str] = {}
+    capabilities: ProxyCapabilities | None = None
+
+    def __repr__(self) -> str:
+        """Names the credentials without their values: reprs end up in logs."""
+        return (
+            f"InitializeRequest(namespace={self.namespace!r}, backend_type={self.backend_type!r}, "
+            f"config_json=<{len(self.config_json)} characters>, "
+            f"credentials={sorted(self.credentials)})"
+        )
+
+
+class OperationDeclaration(Message, frozen=True):
+    """What a plugin promises about one of its operations."""
+
+    name: str = ""
+    idempotent: bool = False
+    streaming: bool = False
+
+
+class InitializeResponse(Message, frozen=True):
+    """A plugin's answer to Initialize: ready, or why not."""
+
+    success: bool = False
+    error: str = ""
+    plugin_version: str = ""
+    supported_operations: list[str] = []
+    operations: list[OperationDeclaration] = []
+    error_code: Int32 = 0
+
+
+class PluginMetrics(Message, frozen=True):
+    """A plugin's own counters: cumulative since its start; ``latency_ms`` is the last call's."""
+
+    requests_total: Int64 = 0
+    requests_failed: Int64 = 0
+    latency_ms: float = 0.0
+    connections_active: Int64 = 0
+    connections_idle: Int64 = 0
+    queries_executed: Int64 = 0
+    cache_hits: Int64 = 0
+    cache_misses: Int64 = 0
+    custom_metrics_json: str = ""
+
+
+class ExecuteRequest(Message, frozen=True):
+    """One call. Params are JSON text, or MessagePack in ``params_raw``."""
+
+    operation: str = ""
+    params_json: str = ""
+    metadata: dict[str, str] = {}
+    params_raw: bytes = b""
+
+
+class ExecuteResponse(Message, frozen=True):
+    """The answer to one call; ``error_code`` is a gRPC status code."""
+
+    success: bool = False
+    error: str = ""
+    error_code: Int32 = 0
+    result_json: str = ""
+    metrics: PluginMetrics | None = None
+    result_raw: bytes = b""
+
+
+class StreamRequest(Message, frozen=True):
+    """One message from the caller of a stream; the first one names the operation."""
+
+    operation: str = ""
+    params_json: str = ""
+    metadata: dict[str, str] = {}
+    params_raw: bytes = b""
+
+
+class StreamResponse(Message, frozen=True):
+    """One message from the plugin on a stream."""
+
+    result_json: str = ""
+    is_final: bool = False
+    error: str = ""
+    error_code: Int32 = 0
+    result_raw: bytes = b""
+
+
+class HealthStatus(IntEnum):
+    """``HealthCheckResponse.Status``. DEGRADED keeps its traffic, UNHEALTHY loses it."""
+
+    HEALTHY = 0
+    DEGRADED = 1
+    UNHEALTHY = 2
+
+
+class HealthCheckRequest(Message, frozen=True):
+    """Asks for the health of a plugin, or of one of its backend connections."""
+
+    connection_id: str | None = None
+
+
+class HealthCheckResponse(Message, frozen=True, omit_defaults=False):
+    """A plugin's health. A reply that does not state its status is UNHEALTHY.
+
+    The default therefore differs from proto3's HEALTHY = 0, and the status is
+    always written: silence must never read as good health.
+    """
+
+    status: HealthStatus = HealthStatus.UNHEALTHY
+    message: str = ""
+    details: dict[str, str] = {}
+    metrics: PluginMetrics | None = None
+
+
+class ShutdownRequest(Message, frozen=True):
+    """Asks a plugin to finish its calls and end."""
+
+    timeout_seconds: Int32 = 0
+    reason: str = ""
+
+
+class ShutdownResponse(Message, frozen=True):
+    """A plugin's answer to Shutdown, sent before it ends."""
+
+    success: bool = False
+    error: str = ""
+
+
+FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
+    InitializeRequest: {
+        "namespace": 1,
+        "backend_type": 2,
+        "config_json": 3,
+        "credentials": 4,
+        "capabilities": 5,
+    },
+    InitializeResponse: {
+        "success": 1,
+        "error": 2,
+        "plugin_version": 3,
+        "supported_operations": 4,
+        "operations": 5,
+        "error_code": 6,
+    },
+    OperationDeclaration: {"name": 1, "idempotent": 2, "streaming": 3},
+    ExecuteRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
+    ExecuteResponse: {
+        "success": 1,
+        "error": 2,
+        "error_code": 3,
+        "result_json": 4,
+        "metrics": 5,
+        "result_raw": 6,
+    },
+    StreamRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
+    StreamResponse: {
+        "result_json": 1,
+        "is_final": 2,
+        "error": 3,
+        "error_code": 4,
+        "result_raw": 5,
+    },
+    HealthCheckRequest: {"connection_id": 1},
+    HealthCheckResponse: {"status": 1, "message": 2, "details": 3, "metrics": 4},
+    PluginMetrics: {
+        "requests_total": 1,
+        "requests_failed": 2,
+        "latency_ms": 3,
+        "connections_active": 4,
+        "connections_idle": 5,
+        "queries_executed": 6,
+        "cache_hits": 7,
+        "cache_misses": 8,
+        "custom_metrics_json": 9,
+    },
+    ProxyCapabilities: {
+        "supports_metrics_push": 1,
+        "supports_distributed_tracing": 2,
+        "supports_hot_reload": 3,
+        "proxy_version": 4,
+    },
+    ShutdownRequest: {"timeout_seconds": 1, "reason": 2},
+    ShutdownResponse: {"success": 1, "error": 2},
+}
+"""The proto field number of every field, by message."""

@@ -1,0 +1,1 @@
+"""Floor 4: namespaces, the policy stack, routing, observability, configuration."""

@@ -1,0 +1,1 @@
+"""Floor 1: frames, codecs, connection and stream states. Sans-I/O: bytes in, events out."""
