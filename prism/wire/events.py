@@ -1,0 +1,136 @@
+"""What can happen on a connection. The same classes are sent and received.
+
+Each event is one frame. ``stream`` is the call it belongs to; messages are the
+contract's Structs.
+"""
+
+import msgspec
+
+from prism.contract.messages import HealthCheckResponse, Message, PluginMetrics
+from prism.contract.service import Method
+from prism.contract.status import StatusCode
+
+PROTOCOL_VERSION = 1
+"""The frame protocol's version, in HELLO's ``aux``."""
+DEFAULT_MAX_FRAME = 1024 * 1024
+"""Largest payload a side accepts unless its HELLO says otherwise: 1 MiB."""
+DEFAULT_WINDOW = 256 * 1024
+"""Bytes of DATA a side accepts on a stream before it gives credit back."""
+DEFAULT_MAX_STREAMS = 100
+"""Calls a side accepts at a time unless its HELLO says otherwise."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Base of all events."""
+
+
+class Hello(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """The first frame in each direction; its payload is this Struct as JSON.
+
+    The plugin offers (``protocol_min`` to ``protocol_max``, ``codecs``), the host
+    answers with what it chose: one protocol version, and ``codec``.
+    ``max_frame``, ``window`` and ``max_streams`` bind the *other* side.
+    """
+
+    name: str = ""
+    version: str = ""
+    instance: str = ""
+    protocol_min: int = 0
+    protocol_max: int = 0
+    codecs: tuple[str, ...] = ("json",)
+    codec: str = ""
+    features: tuple[str, ...] = ()
+    max_frame: int = DEFAULT_MAX_FRAME
+    window: int = DEFAULT_WINDOW
+    max_streams: int = DEFAULT_MAX_STREAMS
+    auth: str = ""
+
+
+class Open(Event, frozen=True):
+    """A call begins. ``deadline_ms`` is the time it has left, 0 for no limit."""
+
+    stream: int
+    method: Method
+    message: Message
+    deadline_ms: int = 0
+    end: bool = True
+
+
+class Data(Event, frozen=True):
+    """One message of a streaming call. ``end``: the sender's last one."""
+
+    stream: int
+    message: Message
+    end: bool = False
+
+
+class Close(Event, frozen=True):
+    """A call ended: the answer, exactly one for every Open.
+
+    ``message`` is the method's response, or ``None`` where there is none to send.
+    """
+
+    stream: int
+    status: StatusCode
+    message: Message | None = None
+    not_started: bool = False
+
+
+class Cancel(Event, frozen=True):
+    """The caller gives up on a call; its Close is still owed."""
+
+    stream: int
+    status: StatusCode = StatusCode.CANCELLED
+
+
+class Credit(Event, frozen=True):
+    """The receiver of a stream has room for ``size`` more bytes of DATA."""
+
+    stream: int
+    size: int
+
+
+class Overrun(Event, frozen=True):
+    """Received only: the peer sent DATA beyond its credit on this stream.
+
+    The message is dropped, and so is all later DATA of the stream. End the call.
+    """
+
+    stream: int
+
+
+class Ping(Event, frozen=True):
+    """Is the peer's loop alive? Answered by the same token with ``ack``."""
+
+    token: int
+    ack: bool = False
+
+
+class GoAway(Event, frozen=True):
+    """The sender drains: it starts none of the peer's calls above ``last_stream``."""
+
+    last_stream: int
+    reason: str = ""
+
+
+class LogRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of a plugin's log. ``time`` is Unix seconds; ``level`` as in ``logging``."""
+
+    message: str = ""
+    level: str = "INFO"
+    logger: str = ""
+    time: float = 0.0
+
+
+class Note(Event, frozen=True, omit_defaults=True, kw_only=True):
+    """One-way news from a plugin: logs, its metrics, a change of health."""
+
+    logs: list[LogRecord] = []
+    metrics: PluginMetrics | None = None
+    health: HealthCheckResponse | None = None
+
+
+class GoAwayReason(msgspec.Struct, frozen=True, omit_defaults=True):
+    """GOAWAY's payload, always JSON."""
+
+    reason: str = ""
