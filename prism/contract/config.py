@@ -1,0 +1,187 @@
+"""The configuration's types: one frozen Struct for each block of the file.
+
+They are the one source of truth: the loader's checks and messages, the JSON
+Schema and the reference page are all generated from the annotations here.
+``prism.core.config`` loads them; what it returns has also passed the rules that
+concern several keys.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from prism.contract.config_base import MIB, Block, Bytes, Count, Name, PathText, Port, Seconds
+from prism.contract.config_plugin import (
+    CataloguePlugin,
+    CatalogueVersion,
+    ClientTLS,
+    HealthConfig,
+    Launch,
+    PluginConfig,
+    PluginForm,
+)
+
+__all__ = [
+    "AdminConfig",
+    "Block",
+    "CataloguePlugin",
+    "CatalogueVersion",
+    "ClientTLS",
+    "Config",
+    "HealthConfig",
+    "Launch",
+    "ListenConfig",
+    "ListenLimits",
+    "LogConfig",
+    "NamespaceConfig",
+    "NamespaceLimits",
+    "PluginConfig",
+    "PluginForm",
+    "SecretsConfig",
+    "ServerTLS",
+]
+
+
+class ServerTLS(Block, frozen=True):
+    """TLS towards clients. The files are PEM."""
+
+    cert: Annotated[PathText, Meta(description="The certificate chain, the server's own first.")]
+    key: Annotated[PathText, Meta(description="The private key of the certificate.")]
+    client_ca: Annotated[
+        PathText | None,
+        Meta(description="Authorities for client certificates; given, clients must present one."),
+    ] = None
+
+
+class ListenLimits(Block, frozen=True):
+    """What clients may use of the proxy before they are refused."""
+
+    max_connections: Annotated[Count, Meta(description="Open connections, all clients.")] = 4096
+    max_connections_per_peer: Annotated[
+        Count, Meta(description="Open connections from one IP address.")
+    ] = 1024
+    max_concurrent_streams: Annotated[
+        Count, Meta(description="Requests at a time on one HTTP/2 connection.")
+    ] = 128
+
+
+class ListenConfig(Block, frozen=True):
+    """Where clients connect."""
+
+    address: Annotated[
+        str,
+        Meta(
+            description="IP address to listen on. One that is not loopback needs `insecure: true`.",
+            examples=["127.0.0.1", "::1"],
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50051
+    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    limits: Annotated[ListenLimits, Meta(description="Limits for clients.")] = ListenLimits()
+
+
+class AdminConfig(Block, frozen=True):
+    """The operator's port: `/metrics`, `/healthz`, `/readyz`."""
+
+    enabled: Annotated[bool, Meta(description="Whether to open the port at all.")] = True
+    address: Annotated[
+        str,
+        Meta(
+            description="IP address to listen on. One that is not loopback needs `insecure: true`."
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50052
+
+
+class NamespaceLimits(Block, frozen=True):
+    """What one namespace's callers may use."""
+
+    max_payload_bytes: Annotated[Bytes, Meta(description="Largest request body.")] = MIB
+    max_in_flight: Annotated[
+        Count, Meta(description="Calls at a time; one more is answered 429.")
+    ] = 1024
+    timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of a call whose caller names none.")
+    ] = 30.0
+    max_timeout_seconds: Annotated[
+        Seconds, Meta(description="Longest deadline that a caller may ask for.")
+    ] = 300.0
+
+
+class NamespaceConfig(Block, frozen=True):
+    """One namespace: a name for clients, and the plugin behind it."""
+
+    name: Annotated[Name, Meta(description="Unique; part of the URL.", examples=["user-profiles"])]
+    backend: Annotated[
+        Name,
+        Meta(
+            description="Kind of backend, told to the plugin. Without a `plugin` block it also "
+            "names the plugin: a catalogue entry, or a built-in one (`sqlite`).",
+            examples=["sqlite", "postgres"],
+        ),
+    ]
+    description: Annotated[str, Meta(description="For people.")] = ""
+    plugin: Annotated[PluginConfig, Meta(description="The plugin and how it runs.")] = (
+        PluginConfig()
+    )
+    config: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Backend settings, handed to the plugin as they are. No secrets here.",
+            extra={"private": True},
+        ),
+    ] = {}
+    credentials: Annotated[
+        dict[str, str],
+        Meta(
+            description="Secrets for the plugin. `{{ secret:name }}` in a value is replaced by "
+            "the file `name` of the secrets directory when the plugin starts.",
+            examples=[{"password": "{{ secret:postgres_password }}"}],
+            extra={"private": True},
+        ),
+    ] = {}
+    limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
+        NamespaceLimits()
+    )
+
+
+class SecretsConfig(Block, frozen=True):
+    """Where secrets come from: one file each."""
+
+    directory: Annotated[
+        PathText, Meta(description="Directory with one file per secret, named like the secret.")
+    ] = "/run/secrets"
+
+
+class LogConfig(Block, frozen=True):
+    """What is logged, and how."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severity shown.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="`auto` is console on a terminal and JSON lines elsewhere."),
+    ] = "auto"
+
+
+class Config(Block, frozen=True):
+    """The whole file."""
+
+    listen: Annotated[ListenConfig, Meta(description="Where clients connect.")] = ListenConfig()
+    admin: Annotated[AdminConfig, Meta(description="The operator's port.")] = AdminConfig()
+    namespaces: Annotated[list[NamespaceConfig], Meta(description="What clients can reach.")] = []
+    plugins: Annotated[
+        list[CataloguePlugin], Meta(description="The catalogue: plugins to refer to by name.")
+    ] = []
+    secrets: Annotated[SecretsConfig, Meta(description="Where secrets come from.")] = (
+        SecretsConfig()
+    )
+    log: Annotated[LogConfig, Meta(description="Logging.")] = LogConfig()
+    drain_timeout_seconds: Annotated[
+        Seconds, Meta(description="For open requests to end after SIGTERM.")
+    ] = 30.0
+    insecure: Annotated[
+        bool,
+        Meta(description="Allow listening beyond loopback although clients are not authenticated."),
+    ] = False
