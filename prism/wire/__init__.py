@@ -6,3 +6,7 @@ what to do with ``send``, and write what ``data_to_send`` returns. It knows
 neither sockets nor clocks, so it serves the proxy on trio, a plugin on asyncio,
 and a test without either.
 """
+
+from prism.wire._state import ConnectionState, Role
+
+__all__ = ["ConnectionState", "Role"]

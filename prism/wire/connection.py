@@ -442,9 +442,10 @@ class Connection:
         if overrun:
             self._stray(header)
             return Overrun(header.stream)
-        entry.receive_credit -= HEADER_SIZE + len(payload)
+        size = HEADER_SIZE + len(payload)
+        entry.receive_credit -= size
         types = RESPONSE_TYPE if entry.mine else REQUEST_TYPE
-        return Data(header.stream, self._decode(header, types[entry.method], payload), ended)
+        return Data(header.stream, self._decode(header, types[entry.method], payload), ended, size)
 
     def _receive_close(self, header: Header, payload: Payload) -> Event | None:
         self._check(Trigger.RECEIVED_CLOSE)

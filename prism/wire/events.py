@@ -57,11 +57,16 @@ class Open(Event, frozen=True):
 
 
 class Data(Event, frozen=True):
-    """One message of a streaming call. ``end``: the sender's last one."""
+    """One message of a streaming call. ``end``: the sender's last one.
+
+    ``size`` is the credit it used, known once it is received: give as much back
+    when the message has been dealt with.
+    """
 
     stream: int
     message: Message
     end: bool = False
+    size: int = 0
 
 
 class Close(Event, frozen=True):

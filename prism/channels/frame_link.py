@@ -1,0 +1,246 @@
+"""A frame connection at work: one byte stream, read and written by tasks of its own.
+
+One task reads, one writes, one pings. Nothing but the writer ever awaits the
+stream's ``send_all``, so nobody's cancellation can tear a frame, and the frames
+that many callers queued in one pass of the scheduler leave in one send.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from prism.contract.exceptions import (
+    ChannelBroken,
+    ChannelClosed,
+    HandshakeFailed,
+    RemoteProtocolError,
+)
+from prism.wire import ConnectionState, handshake
+from prism.wire.connection import Connection
+from prism.wire.events import Event, GoAway, Hello, Ping
+
+log = logging.getLogger("prism.channel")
+
+RECEIVE_SIZE = 64 * 1024
+"""Bytes asked of the stream at a time."""
+PARTING_TIME = 1.0
+"""Seconds granted to last words: a GOAWAY that says why, or what is still queued."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkSettings:
+    """The time limits of a link, in seconds.
+
+    Args:
+        handshake_timeout: for the plugin's HELLO to arrive.
+        frame_timeout: for a frame to arrive whole once it has begun.
+        send_timeout: for the peer to read what was written.
+        ping_interval: of silence before a ping; silence for two intervals ends
+            the link.
+    """
+
+    handshake_timeout: float = 10.0
+    frame_timeout: float = 10.0
+    send_timeout: float = 10.0
+    ping_interval: float = 10.0
+
+
+class FrameLink:
+    """Carries a host's ``Connection`` over ``stream``.
+
+    ``handshake`` first; then ``run`` in a nursery, until the link ends. Events go
+    to ``on_event`` and the end to ``on_end``, both from the link's own tasks:
+    they must not block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: trio.abc.Stream,
+        connection: Connection,
+        settings: LinkSettings,
+        on_event: Callable[[Event], None],
+        on_end: Callable[[Exception], None],
+    ) -> None:
+        self.name = name
+        self.ended: Exception | None = None
+        self._stream = stream
+        self._connection = connection
+        self._settings = settings
+        self._on_event = on_event
+        self._on_end = on_end
+        self._idle_writer = trio.lowlevel.ParkingLot()
+        self._flushers = trio.lowlevel.ParkingLot()
+        self._writing = False
+        self._last_heard = 0.0
+        self._end = trio.Event()
+        self._scope = trio.CancelScope()
+
+    # -- life -----------------------------------------------------------------
+
+    async def handshake(self) -> Hello:
+        """Await the plugin's HELLO and answer it. Cancelling leaves a dead channel.
+
+        Raises:
+            HandshakeFailed: the plugin said nothing in time, went away, broke
+                the protocol, or speaks another version.
+        """
+        limit = self._settings.handshake_timeout
+        try:
+            with trio.fail_after(limit):
+                offer = await self._receive_hello()
+                try:
+                    reply = handshake.answer(offer, self._connection.local_hello)
+                except HandshakeFailed as refusal:
+                    self._connection.send(GoAway(0, str(refusal)))
+                    raise
+                finally:
+                    await self._send_queued()
+                self._connection.send(reply)
+                await self._send_queued()
+        except trio.TooSlowError:
+            raise HandshakeFailed(f"{self.name} sent no HELLO within {limit:g} seconds") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise HandshakeFailed(f"{self.name} went away during the handshake") from error
+        self._last_heard = trio.current_time()
+        return offer
+
+    async def _receive_hello(self) -> Hello:
+        while True:
+            try:
+                event = self._connection.next_event()
+            except RemoteProtocolError as error:
+                await self._send_queued()
+                raise HandshakeFailed(
+                    f"{self.name} does not speak the frame protocol: {error}"
+                ) from error
+            if isinstance(event, Hello):
+                return event
+            if isinstance(event, GoAway):
+                raise HandshakeFailed(f"{self.name} refused: {event.reason}")
+            if self._connection.state is ConnectionState.CLOSED:
+                raise HandshakeFailed(f"{self.name} closed the connection before its HELLO")
+            self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+
+    async def _send_queued(self) -> None:
+        while data := self._connection.data_to_send():
+            await self._stream.send_all(data)
+
+    async def run(self) -> None:
+        """Carry frames until the link ends. Returns then; raises only Cancelled."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._ping)
+        except* Exception:
+            log.exception("bug in the link to %s", self.name)
+            self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
+        finally:
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
+
+    def finish(self, reason: Exception) -> None:
+        """End the link; the first reason given is the one that counts."""
+        if self.ended is None:
+            self.ended = reason
+            self._on_end(reason)
+            self._end.set()
+            self._flushers.unpark_all()
+            self._scope.cancel()
+
+    async def aclose(self) -> None:
+        """Write what is queued, if the peer reads on, and close. Never raises."""
+        await self._flush()
+        self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+        await trio.aclose_forcefully(self._stream)
+
+    async def wait_ended(self) -> Exception:
+        """Wait for the end of the link; returns its reason."""
+        await self._end.wait()
+        assert self.ended is not None  # noqa: S101 - set before the event
+        return self.ended
+
+    def send(self, event: Event) -> None:
+        """Queue one event and wake the writer.
+
+        Raises:
+            LocalProtocolError, PayloadTooLarge: nothing was queued.
+        """
+        self._connection.send(event)
+        self._idle_writer.unpark()
+
+    # -- the three tasks ------------------------------------------------------
+
+    async def _read(self) -> None:
+        timeout = self._settings.frame_timeout
+        try:
+            with trio.CancelScope() as whole_frame:
+                await self._read_frames(whole_frame)
+            if whole_frame.cancelled_caught:
+                raise RemoteProtocolError(f"a frame took more than {timeout:g} seconds to arrive")
+        except RemoteProtocolError as error:
+            await self._flush()
+            self.finish(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+
+    async def _read_frames(self, whole_frame: trio.CancelScope) -> None:
+        connection = self._connection
+        while connection.state is not ConnectionState.CLOSED:
+            connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+            self._last_heard = trio.current_time()
+            while (event := connection.next_event()) is not None:
+                if type(event) is not Ping:
+                    self._on_event(event)
+                elif not event.ack:
+                    connection.send(Ping(event.token, ack=True))
+            if connection.queued_bytes:
+                self._idle_writer.unpark()
+            if not connection.mid_frame:
+                whole_frame.deadline = float("inf")
+            elif whole_frame.deadline == float("inf"):
+                whole_frame.deadline = self._last_heard + self._settings.frame_timeout
+        self.finish(ChannelBroken("it closed the connection"))
+
+    async def _write(self) -> None:
+        timeout = self._settings.send_timeout
+        while True:
+            data = self._connection.data_to_send()
+            if not data:
+                self._writing = False
+                self._flushers.unpark_all()
+                await self._idle_writer.park()
+                continue
+            self._writing = True
+            with trio.move_on_after(timeout) as in_time:
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    # What the peer sent before it went may say more: the reader first.
+                    await trio.sleep(PARTING_TIME)
+                    self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+            if in_time.cancelled_caught:
+                self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+
+    async def _flush(self) -> None:
+        """Wait, within limits, until everything queued has been written."""
+        with trio.move_on_after(PARTING_TIME):
+            self._idle_writer.unpark()
+            while self.ended is None and (self._writing or self._connection.queued_bytes):
+                await self._flushers.park()
+
+    async def _ping(self) -> None:
+        interval = self._settings.ping_interval
+        token = 0
+        while True:
+            await trio.sleep(interval / 2)
+            silence = trio.current_time() - self._last_heard
+            if silence > 2 * interval:
+                self.finish(ChannelBroken(f"it was silent for {silence:.0f} seconds"))
+            elif silence > interval / 2:
+                token = (token + 1) % 2**32
+                self.send(Ping(token))

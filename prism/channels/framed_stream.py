@@ -1,0 +1,115 @@
+"""One ExecuteStream call over frames, on the host's side."""
+
+from collections import deque
+from typing import Protocol
+
+import trio
+
+from prism.channels.channel import StreamCall
+from prism.contract.exceptions import CallError, LocalProtocolError, Overloaded, PluginError
+from prism.contract.messages import StreamRequest, StreamResponse
+from prism.contract.status import StatusCode
+from prism.wire.connection import Connection
+from prism.wire.events import Close, Credit, Data, Event
+
+
+class Sender(Protocol):
+    """What a stream call needs of its channel."""
+
+    def send(self, event: Event) -> None:
+        """Queue one event for the plugin."""
+
+
+class FramedStreamCall(StreamCall):
+    """Messages of one call, held back by credit in both directions.
+
+    What the plugin sent and nobody has received yet waits in ``_inbox``; it is
+    bounded by the window, since credit goes back only as messages are received.
+    The reader calls ``deliver``, ``credit``, ``close`` and ``fail``; none blocks.
+    """
+
+    def __init__(self, channel: Sender, stream: int, connection: Connection) -> None:
+        self._channel = channel
+        self._stream = stream
+        self._connection = connection
+        self._give_back_at = connection.local_hello.window // 2
+        self._received = 0
+        self._inbox: deque[Data] = deque()
+        self._sent_end = False
+        self._over: CallError | trio.EndOfChannel | None = None
+        self._receiver = trio.lowlevel.ParkingLot()
+        self._senders = trio.lowlevel.ParkingLot()
+
+    async def send(self, request: StreamRequest) -> None:
+        """Send one message; waits while the plugin gives no credit."""
+        await trio.lowlevel.checkpoint()
+        while self._over is None and self._connection.send_credit(self._stream) <= 0:
+            await self._senders.park()
+        self._check_sending()
+        self._channel.send(Data(self._stream, request))
+
+    async def end(self) -> None:
+        """Say that no more messages will be sent. Calling it again does nothing.
+
+        The half-close rides on an empty message of its own, as the protocol has
+        no frame for it alone; like every DATA it waits for credit.
+        """
+        if self._sent_end:
+            return
+        while self._over is None and self._connection.send_credit(self._stream) <= 0:
+            await self._senders.park()
+        self._sent_end = True
+        if self._over is None:
+            self._channel.send(Data(self._stream, StreamRequest(), end=True))
+
+    def _check_sending(self) -> None:
+        if self._sent_end:
+            raise LocalProtocolError("this stream's sending side has ended")
+        if isinstance(self._over, CallError):
+            raise self._over
+        if self._over is not None:
+            raise PluginError(StatusCode.CANCELLED, "the plugin has finished the stream")
+
+    async def receive(self) -> StreamResponse:
+        """The plugin's next message. Cancelling loses nothing."""
+        await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            if self._over is not None:
+                raise self._over
+            await self._receiver.park()
+        data = self._inbox.popleft()
+        self._received += data.size
+        if self._received >= self._give_back_at and self._connection.is_open(self._stream):
+            self._channel.send(Credit(self._stream, self._received))
+            self._received = 0
+        assert isinstance(data.message, StreamResponse)  # noqa: S101 - decoded as this type
+        return data.message
+
+    def deliver(self, event: Data) -> None:
+        """Take in a message from the plugin."""
+        self._inbox.append(event)
+        self._receiver.unpark_all()
+
+    def credit(self) -> None:
+        """The plugin has room again."""
+        self._senders.unpark_all()
+
+    def close(self, event: Close) -> None:
+        """The plugin ended the call."""
+        detail = event.message.error if isinstance(event.message, StreamResponse) else ""
+        if event.not_started:
+            self._finish(Overloaded(f"the plugin did not start the stream: {detail}"))
+        elif event.status is StatusCode.OK:
+            self._finish(trio.EndOfChannel())
+        else:
+            self._finish(PluginError(event.status, detail))
+
+    def fail(self, error: CallError) -> None:
+        """The call is lost; messages that arrived before can still be received."""
+        self._finish(error)
+
+    def _finish(self, over: CallError | trio.EndOfChannel) -> None:
+        if self._over is None:
+            self._over = over
+        self._receiver.unpark_all()
+        self._senders.unpark_all()
