@@ -1,0 +1,91 @@
+"""What a handler may know of the call it answers, beside its params."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TypeVar
+
+import anyio
+
+from prism.contract.messages import StreamRequest
+from prism.sdk.codec import ParamsDecoder
+
+T = TypeVar("T")
+
+PRINCIPAL = "prism-principal"
+REQUEST_ID = "prism-request-id"
+TRACEPARENT = "traceparent"
+
+
+class Call:
+    """One call, as its handler sees it. Lives as long as the handler runs.
+
+    ``metadata`` is what the proxy sent along: string to string, set by the proxy
+    and never by the client where the name begins with ``prism-``. ``binary`` is
+    True when the params came as MessagePack; the result then leaves as MessagePack.
+    """
+
+    __slots__ = ("_requests", "binary", "metadata", "namespace", "operation")
+
+    def __init__(
+        self,
+        operation: str,
+        namespace: str,
+        metadata: Mapping[str, str],
+        *,
+        binary: bool,
+        requests: AsyncIterator[StreamRequest] | None = None,
+    ) -> None:
+        self.operation = operation
+        self.namespace = namespace
+        self.metadata = metadata
+        self.binary = binary
+        self._requests = requests
+
+    @property
+    def principal(self) -> str:
+        """Who calls, as authenticated by the proxy; "" when nobody was authenticated."""
+        return self.metadata.get(PRINCIPAL, "")
+
+    @property
+    def request_id(self) -> str:
+        """The proxy's id of the request, for logs; "" when it sent none."""
+        return self.metadata.get(REQUEST_ID, "")
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace context of the caller's span; "" when there is none."""
+        return self.metadata.get(TRACEPARENT, "")
+
+    def time_left(self) -> float:
+        """Seconds until the call is cancelled; ``math.inf`` when it has no deadline.
+
+        For handing a timeout to a driver. The handler itself need not watch it:
+        it is cancelled when the time is up.
+        """
+        return max(0.0, anyio.current_effective_deadline() - anyio.current_time())
+
+    def messages(self, message_type: type[T]) -> AsyncIterator[T]:
+        """The client's further messages on a stream, typed; ends when the client is done.
+
+        The first message is the handler's ``params`` and is not repeated here.
+        An operation that is not streaming has no further messages.
+
+        Raises:
+            PluginError: INVALID_ARGUMENT, a message did not fit ``message_type``.
+        """
+        return _Messages(self._requests, ParamsDecoder(message_type))
+
+
+class _Messages(AsyncIterator[T]):
+    """Not a generator, so that a handler may leave its loop without closing it."""
+
+    def __init__(
+        self, requests: AsyncIterator[StreamRequest] | None, decoder: ParamsDecoder[T]
+    ) -> None:
+        self._requests = requests
+        self._decoder = decoder
+
+    async def __anext__(self) -> T:
+        if self._requests is None:
+            raise StopAsyncIteration
+        request = await anext(self._requests)
+        return self._decoder.decode(request.params_json, request.params_raw)

@@ -1,0 +1,40 @@
+"""The counters behind ``PluginMetrics``."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from prism.contract.messages import PluginMetrics
+
+
+@dataclass(slots=True)
+class Metrics:
+    """A plugin's counters, cumulative since its start.
+
+    The SDK keeps the first three. The others belong to the author, as does
+    ``custom``: any name to any number.
+    """
+
+    requests_total: int = 0
+    requests_failed: int = 0
+    latency_ms: float = 0.0
+    connections_active: int = 0
+    connections_idle: int = 0
+    queries_executed: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    custom: dict[str, float] = field(default_factory=dict)
+
+    def snapshot(self) -> PluginMetrics:
+        """The counters as the contract's message."""
+        return PluginMetrics(
+            requests_total=self.requests_total,
+            requests_failed=self.requests_failed,
+            latency_ms=self.latency_ms,
+            connections_active=self.connections_active,
+            connections_idle=self.connections_idle,
+            queries_executed=self.queries_executed,
+            cache_hits=self.cache_hits,
+            cache_misses=self.cache_misses,
+            custom_metrics_json=msgspec.json.encode(self.custom).decode() if self.custom else "",
+        )

@@ -1,0 +1,159 @@
+"""``@operation``: marks a plugin's methods, and compiles them once per class.
+
+Everything that can be known when a class is defined is checked then, so that a
+mistake in a plugin shows when it is imported and not with its first call.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints, overload
+
+from prism.contract.messages import OperationDeclaration
+from prism.sdk.codec import ParamsDecoder
+
+Handler = TypeVar("Handler", bound=Callable[..., object])
+
+_MARK = "__prism_operation__"
+
+
+@dataclass(frozen=True)
+class _Mark:
+    name: str
+    idempotent: bool
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a plugin class, ready to be called.
+
+    ``handler`` is the undecorated function: a coroutine function, or an async
+    generator function when ``streaming``.
+    """
+
+    name: str
+    handler: Callable[..., Any]
+    params: ParamsDecoder[Any]
+    takes_call: bool
+    streaming: bool
+    idempotent: bool
+
+    @property
+    def declaration(self) -> OperationDeclaration:
+        """What Initialize tells the proxy about this operation."""
+        return OperationDeclaration(
+            name=self.name, idempotent=self.idempotent, streaming=self.streaming
+        )
+
+
+@overload
+def operation(handler: Handler, /) -> Handler: ...
+
+
+@overload
+def operation(*, name: str = "", idempotent: bool = False) -> Callable[[Handler], Handler]: ...
+
+
+def operation(
+    handler: Handler | None = None, /, *, name: str = "", idempotent: bool = False
+) -> Handler | Callable[[Handler], Handler]:
+    """Offer a method as an operation.
+
+    The method is ``async def method(self, params)`` or ``(self, params, call)``;
+    an async generator makes a streaming operation. The annotation of ``params``
+    is what the client's JSON or MessagePack is decoded to, usually a msgspec Struct.
+
+    Args:
+        name: what clients call it; the method's name unless given.
+        idempotent: calling it twice equals calling it once. The proxy repeats
+            such calls when a connection breaks, and only such calls.
+    """
+
+    def mark(function: Handler) -> Handler:
+        setattr(function, _MARK, _Mark(name, idempotent))
+        return function
+
+    return mark if handler is None else mark(handler)
+
+
+def compile_operations(plugin: type, reserved: frozenset[str]) -> dict[str, Operation]:
+    """The operations of a plugin class, by name, in the order of their definition.
+
+    ``reserved`` holds the method names that belong to the SDK.
+
+    Raises:
+        TypeError: a handler cannot work; the sentence names class and method.
+    """
+    compiled: dict[str, Operation] = {}
+    for attribute, mark, function in _marked(plugin):
+        where = f"{plugin.__name__}.{attribute}"
+        if attribute in reserved:
+            raise TypeError(
+                f"{where}: this method belongs to the SDK; give yours another name "
+                f"and write @operation(name={attribute!r})"
+            )
+        found = _compile(where, mark.name or attribute, mark.idempotent, function)
+        if found.name in compiled:
+            raise TypeError(f"{where}: the class already has an operation named {found.name!r}")
+        compiled[found.name] = found
+    return compiled
+
+
+def _marked(plugin: type) -> Iterator[tuple[str, _Mark, object]]:
+    attributes = {
+        attribute: None
+        for base in reversed(plugin.__mro__)
+        for attribute, value in vars(base).items()
+        if _mark_of(value)
+    }
+    for attribute in attributes:
+        function = inspect.getattr_static(plugin, attribute)
+        if function is None:  # `get = None` in a subclass takes the operation away
+            continue
+        mark = _mark_of(function)
+        if mark is None:
+            raise TypeError(
+                f"{plugin.__name__}.{attribute} overrides an operation: decorate it with @operation"
+            )
+        yield attribute, mark, function
+
+
+def _mark_of(value: object) -> _Mark | None:
+    inside = getattr(value, "__func__", value)  # of a static or class method
+    return getattr(inside, _MARK, None)
+
+
+def _compile(where: str, name: str, idempotent: bool, function: object) -> Operation:
+    if not inspect.isfunction(function):
+        raise TypeError(f"{where}: an operation must be a plain method")
+    streaming = inspect.isasyncgenfunction(function)
+    if not streaming and not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{where}: an operation must be written with 'async def'")
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) not in (2, 3) or any(
+        parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
+    ):
+        raise TypeError(f"{where}: an operation takes (self, params) or (self, params, call)")
+    return Operation(
+        name=name,
+        handler=function,
+        params=_params_decoder(where, function, parameters[1].name),
+        takes_call=len(parameters) == 3,
+        streaming=streaming,
+        idempotent=idempotent,
+    )
+
+
+def _params_decoder(where: str, function: Callable[..., object], name: str) -> ParamsDecoder[Any]:
+    try:
+        annotation = get_type_hints(function, include_extras=True).get(name)
+    except Exception as error:
+        raise TypeError(f"{where}: an annotation cannot be resolved: {error}") from error
+    if annotation is None:
+        raise TypeError(f"{where}: parameter {name!r} needs a type, such as a msgspec.Struct")
+    try:
+        return ParamsDecoder(annotation)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{where}: {name!r} cannot be decoded as {annotation!r}: {error}"
+        ) from error

@@ -1,0 +1,102 @@
+import msgspec
+import pytest
+
+from prism.sdk import Plugin, operation
+
+
+class Key(msgspec.Struct):
+    key: str
+
+
+class Base(Plugin):
+    @operation
+    async def get(self, params: Key) -> None: ...
+
+    @operation(name="execute")
+    async def run(self, params: Key) -> None: ...
+
+
+def test_names_and_inheritance() -> None:
+    class Derived(Base):
+        @operation(idempotent=True)
+        async def get(self, params: Key) -> None: ...
+
+        run = None
+
+    assert list(Base.operations) == ["get", "execute"]
+    assert list(Derived.operations) == ["get"]
+    assert Derived.operations["get"].idempotent
+    assert (Base.name, Derived.name) == ("base", "base")
+
+
+def test_a_sync_handler() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get: .*async def"):
+
+        class Wrong(Plugin):
+            @operation
+            def get(self, params: Key) -> None: ...
+
+
+def test_a_static_method() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get: .*plain method"):
+
+        class Wrong(Plugin):
+            @staticmethod
+            @operation
+            async def get(params: Key) -> None: ...
+
+
+def test_a_missing_annotation() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get: parameter 'params' needs a type"):
+
+        class Wrong(Plugin):
+            @operation
+            async def get(self, params) -> None: ...
+
+
+def test_an_annotation_that_cannot_be_decoded() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get: 'params' cannot be decoded as"):
+
+        class Wrong(Plugin):
+            @operation
+            async def get(self, params: int | Key | dict[str, int]) -> None: ...
+
+
+def test_an_annotation_that_cannot_be_resolved() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get: an annotation cannot be resolved"):
+
+        class Wrong(Plugin):
+            @operation
+            async def get(self, params: "Nowhere") -> None: ...  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    "parameters", ["self", "self, a, b, c", "self, *params", "self, *, params"]
+)
+def test_wrong_parameters(parameters: str) -> None:
+    source = f"class Wrong(Plugin):\n  @operation\n  async def get({parameters}): ...\n"
+    with pytest.raises(TypeError, match=r"Wrong\.get: an operation takes \(self, params\)"):
+        exec(source, {"Plugin": Plugin, "operation": operation})
+
+
+def test_a_duplicated_name() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.fetch: .* already .*'get'"):
+
+        class Wrong(Base):
+            @operation(name="get")
+            async def fetch(self, params: Key) -> None: ...
+
+
+def test_an_override_without_the_decorator() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.get overrides an operation"):
+
+        class Wrong(Base):
+            async def get(self, params: Key) -> None: ...
+
+
+def test_a_method_of_the_sdk() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.execute: .*operation\(name='execute'\)"):
+
+        class Wrong(Plugin):
+            @operation
+            async def execute(self, params: Key) -> None: ...
