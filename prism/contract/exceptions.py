@@ -12,6 +12,7 @@
     │   ├── ChannelBroken           ... because the peer, or the path to it, failed
     │   └── HandshakeFailed         ... because both sides could not agree to start
     ├── LaunchError                 a plugin could not be started
+    ├── ListenError                 an address could not be listened on
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
@@ -105,6 +106,20 @@ class HandshakeFailed(ChannelError):
 
 class LaunchError(PrismError):
     """A plugin could not be started; the message says which one, why, and what to do."""
+
+
+class ListenError(PrismError):
+    """An address could not be listened on; says why, and the way out."""
+
+    def __init__(self, host: str, port: int, why: str, way_out: str) -> None:
+        super().__init__(host, port, why, way_out)
+        self.host = host
+        self.port = port
+        self.why = why
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.host}, port {self.port}: {self.why}; {self.way_out}"
 
 
 class CallError(PrismError):

@@ -1,0 +1,38 @@
+"""The HTTP server: from a listening socket to an ASGI application.
+
+hypercorn, whose configuration and TLS set-up serve here too, ends the process when a
+connection raises, and buffers without bound for a client that does not read. So the
+accept loop, HTTP/1.1 (on h11) and HTTP/2 (on h2) are the proxy's own. The application
+above is plain ASGI 3 and also runs on stock hypercorn.
+
+`serve` accepts and drains > `connection` fences one connection in > `http1` and `http2`
+read and write > `exchange` is one request as ASGI has it.
+"""
+
+from prism.frontends.server.asgi import App, Message, Receive, Scope, Send
+from prism.frontends.server.listeners import (
+    Address,
+    Listener,
+    TLSListener,
+    bound_address,
+    open_listeners,
+)
+from prism.frontends.server.serve import serve
+from prism.frontends.server.settings import ServerSettings
+from prism.frontends.server.tls import ServerTLS
+
+__all__ = [
+    "Address",
+    "App",
+    "Listener",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "ServerSettings",
+    "ServerTLS",
+    "TLSListener",
+    "bound_address",
+    "open_listeners",
+    "serve",
+]

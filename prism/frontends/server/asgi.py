@@ -1,0 +1,129 @@
+"""The ASGI vocabulary, and the parts of a request's scope that both HTTP versions share."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 9.1: a token
+_TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
+
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    408: "DEADLINE_EXCEEDED",
+    431: "INVALID_ARGUMENT",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+}
+
+
+class BadRequest(Exception):
+    """The request cannot be passed to the application; ``status`` answers it."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+
+
+class Peer(NamedTuple):
+    """The facts about a connection that every request on it shares.
+
+    ``client`` and ``server`` are (host, port), or ``None`` on a Unix socket;
+    ``state`` is copied into each request's ``scope["state"]``.
+    """
+
+    scheme: str
+    client: tuple[str, int] | None
+    server: tuple[str, int | None] | None
+    state: dict[str, Any]
+
+
+def http_scope(
+    peer: Peer, version: str, method: bytes, target: bytes, headers: Headers
+) -> dict[str, Any]:
+    """The ASGI scope of one request (ASGI 3, HTTP 2.4).
+
+    Raises:
+        BadRequest: the method or target is malformed, or the method is not served.
+    """
+    if not _METHOD.fullmatch(method):
+        raise BadRequest(400, "the request method is not a valid token")
+    if method == b"CONNECT":
+        raise BadRequest(501, "CONNECT is not supported")
+    if not _TARGET.fullmatch(target) and not (target == b"*" and method == b"OPTIONS"):
+        raise BadRequest(400, "the request target must be an ASCII path that begins with /")
+    raw_path, _, query = target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": version,
+        "method": method.decode("ascii"),
+        "scheme": peer.scheme,
+        "path": unquote(raw_path.decode("ascii")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": peer.client,
+        "server": peer.server,
+        "state": dict(peer.state),
+        "extensions": {"http.response.trailers": {}} if version == "2" else {},
+    }
+
+
+def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:
+    """An application's headers, names in lower case.
+
+    Raises:
+        ValueError: a name is a pseudo header, or a value holds CR, LF or NUL.
+    """
+    checked = []
+    for name, value in headers:
+        if not name or name[:1] == b":" or _FORBIDDEN_IN_VALUE.search(name + value):
+            raise ValueError("the application sent an invalid header")
+        checked.append((bytes(name).lower(), bytes(value)))
+    return checked
+
+
+def problem(status: int, detail: str) -> tuple[Headers, bytes]:
+    """Headers and body of an error that the server itself answers (RFC 9457)."""
+    body = msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "code": _CODES.get(status, "INTERNAL"),
+            "detail": detail,
+        }
+    )
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return headers, body
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def date_header() -> tuple[bytes, bytes]:
+    """``date`` for a response (RFC 9110, 6.6.1), formatted once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True).encode("ascii"))
+    return b"date", _date[1]

@@ -1,0 +1,280 @@
+"""HTTP/1.1 on h11: requests of one connection, one after another.
+
+hypercorn's H11Protocol is not used here. It feeds the application through a queue
+that stops reading when full, so a disconnect goes unseen, and its upgrade, error,
+keep-alive and WebSocket paths would each have to be replaced; h11, on which it
+stands, already holds the protocol's rules.
+
+While the application runs, a second task reads: the body, as far as the application
+keeps up, and after it the client's end of the connection, which cancels the
+application. A client that shuts down only its sending half counts as gone, as it
+does for most proxies.
+"""
+
+from typing import NamedTuple
+
+import h11
+import trio
+
+from prism.frontends.server import transport
+from prism.frontends.server.asgi import (
+    App,
+    BadRequest,
+    Headers,
+    Peer,
+    Scope,
+    date_header,
+    http_scope,
+    problem,
+)
+from prism.frontends.server.exchange import Exchange, Phase
+from prism.frontends.server.http2.codec import Codec
+from prism.frontends.server.http2.limits import ClientError
+from prism.frontends.server.log import logger
+from prism.frontends.server.settings import ServerSettings
+from prism.frontends.server.upgrade import h2c_settings, is_websocket
+
+_BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+
+
+class Upgrade(NamedTuple):
+    """HTTP/2 takes over. ``request`` is its stream 1, ``received`` came after it."""
+
+    codec: Codec
+    request: Headers
+    received: bytes
+
+
+class HTTP1Exchange(Exchange):
+    """One request on an HTTP/1.1 connection."""
+
+    def __init__(self, connection: "HTTP1Connection", scope: Scope) -> None:
+        super().__init__(scope)
+        self._connection = connection
+        self._room = trio.Event()
+
+    async def wait_for_room(self) -> None:
+        """Wait until the application has taken enough of the body to read on."""
+        while len(self.received) >= self._connection.settings.stream_window:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def body_taken(self) -> None:
+        self._room.set()
+
+    async def body_wanted(self) -> None:
+        await self._connection.send_continue()
+
+    async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
+        connection = self._connection
+        if connection.must_close(status):
+            headers = [item for item in headers if item[0] != b"connection"]
+            headers.append((b"connection", b"close"))
+        head = h11.Response(status_code=status, headers=[*headers, date_header()])
+        await connection.write(head, *self._body_events(data, end))
+
+    async def write_body(self, data: bytes, *, end: bool) -> None:
+        await self._connection.write(*self._body_events(data, end))
+
+    async def write_trailers(self, headers: Headers) -> None:
+        await self._connection.write(h11.EndOfMessage(headers=headers))
+
+    @staticmethod
+    def _body_events(data: bytes, end: bool) -> list[h11.Event]:
+        events: list[h11.Event] = [h11.Data(data=data)] if data else []
+        if end:
+            events.append(h11.EndOfMessage())
+        return events
+
+
+class HTTP1Connection:
+    """One HTTP/1.1 connection; ``run`` serves it to its end."""
+
+    def __init__(
+        self,
+        app: App,
+        stream: trio.abc.Stream,
+        peer: Peer,
+        settings: ServerSettings,
+        received: bytes = b"",
+    ) -> None:
+        self.settings = settings
+        self.idle_since: float | None = trio.current_time()
+        self._app = app
+        self._stream = stream
+        self._peer = peer
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header_size)
+        self._pending = received
+        self._exchange: HTTP1Exchange | None = None
+        self._waiting = trio.CancelScope()
+        self._write_lock = trio.Lock()
+        self._draining = False
+        self._unusable = False  # the client is gone, or a write was cut short
+
+    def drain(self, deadline: float) -> None:
+        """Finish the request in flight by ``deadline``, then close; close now if there is none."""
+        self._draining = True
+        self._waiting.cancel()
+        if self._exchange is not None:
+            self._exchange.cancel_scope.deadline = deadline
+
+    def shed(self) -> None:
+        """Close, if idle: the place is needed."""
+        self._waiting.cancel()
+
+    async def run(self) -> Upgrade | None:
+        """Serve requests until the connection must close, or HTTP/2 takes it over.
+
+        Raises one of ``transport.GONE`` or ``trio.TooSlowError`` when the client is
+        gone or does not read.
+        """
+        try:
+            while True:
+                request = await self._next_request()
+                if request is None:
+                    break
+                upgrade = await self._handle(request)
+                if upgrade is not None:
+                    return upgrade
+                if self._draining or self._unusable or self._h11.states != _BOTH_DONE:
+                    break  # also if the request's body was not read: it is not worth it
+                self._h11.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            logger.info("a client broke HTTP/1.1")
+            await self._refuse(error.error_status_hint, "the request is not valid HTTP/1.1")
+        if self._h11.our_state is not h11.IDLE and not self._unusable:
+            await transport.linger(self._stream, self.settings.linger_timeout)
+        return None
+
+    async def _next_request(self) -> h11.Request | None:
+        """The next request's head, or ``None`` if the connection shall close instead."""
+        now = trio.current_time()
+        self.idle_since = now
+        begun = bool(self._pending or self._h11.trailing_data[0])
+        patience = self.settings.header_timeout if begun else self.settings.keep_alive_timeout
+        with trio.CancelScope(deadline=now + patience) as self._waiting:
+            if self._draining and not begun:
+                return None
+            while True:
+                event = self._h11.next_event()
+                if isinstance(event, h11.Request):
+                    self.idle_since = None
+                    return event
+                if event is not h11.NEED_DATA:
+                    return None
+                if not await self._receive():
+                    continue
+                if not begun:
+                    begun = True
+                    self._waiting.deadline = trio.current_time() + self.settings.header_timeout
+        if begun and not self._draining:
+            await self._refuse(408, "the request's header section did not arrive in time")
+        return None
+
+    async def _receive(self) -> bytes:
+        data, self._pending = self._pending, b""
+        if not data:
+            data = bytes(await self._stream.receive_some(transport.READ_SIZE))
+            self._unusable = not data
+        self._h11.receive_data(data)
+        return data
+
+    async def _handle(self, request: h11.Request) -> Upgrade | None:
+        headers: Headers = list(request.headers)
+        try:
+            if is_websocket(headers):
+                raise BadRequest(501, "WebSocket is not served here")
+            if self._peer.scheme == "http":
+                client_settings = h2c_settings(headers)
+                if client_settings is not None:
+                    return await self._upgrade(request, headers, client_settings)
+            scope = http_scope(
+                self._peer, request.http_version.decode(), request.method, request.target, headers
+            )
+        except BadRequest as error:
+            await self._refuse(error.status, error.detail)
+            return None
+        self._exchange = exchange = HTTP1Exchange(self, scope)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_body, exchange)
+                await exchange.run(self._app)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._exchange = None
+        return None
+
+    async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
+        try:
+            codec = Codec(self.settings, upgrade=payload)
+        except ClientError as error:
+            raise BadRequest(400, "HTTP2-Settings holds invalid settings") from error
+        await self.write(
+            h11.InformationalResponse(
+                status_code=101, headers=[(b"connection", b"upgrade"), (b"upgrade", b"h2c")]
+            )
+        )
+        self._h11.next_event()  # the end of the request, which has no body
+        data, _ = self._h11.trailing_data
+        pseudo = [(b":method", request.method), (b":path", request.target)]
+        return Upgrade(codec, pseudo + headers, bytes(data))
+
+    async def _read_body(self, exchange: HTTP1Exchange) -> None:
+        """Read the request's body, then watch for the client's end of the connection."""
+        try:
+            while not exchange.client_gone:
+                event = self._h11.next_event()
+                if isinstance(event, h11.Data):
+                    exchange.feed(event.data)
+                    await exchange.wait_for_room()
+                elif isinstance(event, h11.EndOfMessage):
+                    exchange.feed_end()
+                elif isinstance(event, h11.ConnectionClosed):
+                    exchange.disconnect()
+                elif len(self._h11.trailing_data[0]) > self.settings.stream_window:
+                    return  # pipelined far ahead: the end is not looked for behind that
+                elif not await self._receive():
+                    exchange.disconnect()
+        except h11.RemoteProtocolError:
+            logger.info("a client broke HTTP/1.1 within a body")
+            exchange.disconnect()
+        except transport.GONE:
+            exchange.disconnect()
+
+    def must_close(self, status: int) -> bool:
+        """Whether the response now beginning is the connection's last.
+
+        It is for an error sent before the body was read: the client may stop there.
+        """
+        return self._draining or (status >= 400 and self._h11.their_state is h11.SEND_BODY)
+
+    async def send_continue(self) -> None:
+        """Tell a client that waits for it to send its body (``Expect: 100-continue``)."""
+        if self._h11.they_are_waiting_for_100_continue:
+            await self.write(h11.InformationalResponse(status_code=100, headers=[]))
+
+    async def write(self, *events: h11.Event) -> None:
+        """Send ``events`` in one go. If the client cannot take them, it counts as gone."""
+        data = b"".join(self._h11.send(event) or b"" for event in events)
+        try:
+            async with self._write_lock:
+                self._unusable = True
+                await transport.send(self._stream, data, self.settings.send_stall_timeout)
+                self._unusable = False
+        except (*transport.GONE, trio.TooSlowError):
+            if self._exchange is None:
+                raise
+            self._exchange.disconnect()
+            await trio.lowlevel.checkpoint()
+
+    async def _refuse(self, status: int, detail: str) -> None:
+        """Answer without the application, and make this the last response."""
+        exchange = self._exchange
+        can_answer = self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}
+        if not can_answer or (exchange is not None and exchange.phase is not Phase.WAITING):
+            return
+        headers, body = problem(status, detail)
+        head = h11.Response(
+            status_code=status, headers=[*headers, (b"connection", b"close"), date_header()]
+        )
+        await self.write(head, h11.Data(data=body), h11.EndOfMessage())

@@ -1,0 +1,356 @@
+"""One HTTP/2 connection: who reads, who writes, and how it comes to its end.
+
+One task reads. It never waits for an application, so a request that leaves its body
+unread holds up nobody; only when the client does not take what is written to it
+does reading stop too. One task writes whatever the codec holds, so the responses of
+one pass of the event loop leave in one send. Each request has a task of its own.
+
+::
+
+    OPEN ──drain, idle, client's GOAWAY──▶ WARNED ──PING answered──▶ LEAVING ──▶ CLOSED
+      │                                                              no streams    ▲
+      └────────────── client gone, protocol error, flood ──────────────────────────┘
+
+WARNED has sent GOAWAY(2^31-1) and still serves new requests; LEAVING has sent GOAWAY
+with the true last id and refuses later ones with REFUSED_STREAM, which is safe to retry.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from functools import partial
+from math import inf
+
+import trio
+from h2.errors import ErrorCodes
+
+from prism.frontends.server import transport
+from prism.frontends.server.asgi import App, BadRequest, Headers, Peer, http_scope
+from prism.frontends.server.exchange import Phase
+from prism.frontends.server.http2 import codec as wire
+from prism.frontends.server.http2.limits import (
+    FRAME_CREDIT,
+    RESPONSE_CREDIT,
+    ClientError,
+    FrameGuard,
+)
+from prism.frontends.server.http2.stream import HTTP2Exchange
+from prism.frontends.server.log import logger
+from prism.frontends.server.settings import ServerSettings
+
+_HIGHEST_STREAM_ID = 2**31 - 1
+_LAST_CALL = b"lastcall"
+_MAX_BACKLOG = 4 * transport.WRITE_SIZE
+"""Unsent bytes beyond which the connection reads no more: answers to what a client
+sends (PING, headers of short responses) must not pile up if it does not take them."""
+
+
+class State(Enum):
+    """Where a connection is on its way to its end; drawn above."""
+
+    OPEN = auto()
+    WARNED = auto()
+    LEAVING = auto()
+    CLOSED = auto()
+
+
+class HTTP2Connection:
+    """One HTTP/2 connection; ``run`` serves it to its end."""
+
+    def __init__(
+        self,
+        app: App,
+        stream: trio.abc.Stream,
+        peer: Peer,
+        settings: ServerSettings,
+        codec: wire.Codec | None = None,
+        received: bytes = b"",
+    ) -> None:
+        self.settings = settings
+        self.codec = codec or wire.Codec(settings)
+        self.state = State.OPEN
+        self.idle_since: float | None = trio.current_time()
+        self._app = app
+        self._transport = stream
+        self._peer = peer
+        self._guard = FrameGuard(
+            wire.MAX_FRAME_SIZE, settings.flood_budget, settings.flood_refill, trio.current_time()
+        )
+        self._streams: dict[int, HTTP2Exchange] = {}
+        self._starting: list[tuple[HTTP2Exchange, Callable[[], Awaitable[None]]]] = []
+        self._ready: deque[HTTP2Exchange] = deque()
+        self._parked: dict[HTTP2Exchange, None] = {}
+        self._received = received
+        self._request_deadline = inf
+        self._final_goaway_at = inf
+        self._headers_due = inf
+        self._wake = trio.Event()
+        self._written = trio.Event()
+        self._writer_done = trio.Event()
+        self._reading = trio.CancelScope()
+        self._nursery: trio.Nursery
+
+    # From the server.
+
+    def drain(self, deadline: float) -> None:
+        """Finish the requests in flight by ``deadline`` (trio's clock), then close."""
+        self._request_deadline = deadline
+        for stream in self._streams.values():
+            stream.cancel_scope.deadline = deadline
+        self.shed()
+
+    def shed(self) -> None:
+        """Begin to close: warn the client, serve what is on its way, refuse the rest."""
+        if self.state is State.OPEN:
+            self.state = State.WARNED
+            self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
+            self.codec.ping(_LAST_CALL)
+            self._final_goaway_at = trio.current_time() + self.settings.goaway_grace
+            self.wake_writer()
+            self._reading.deadline = self._next_deadline()
+
+    async def run(self, upgraded: Headers | None = None) -> None:
+        """Serve until the client leaves or the connection is drained.
+
+        ``upgraded`` is the HTTP/1.1 request that became stream 1, pseudo headers first.
+        """
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._write_loop)
+            try:
+                if upgraded is not None:
+                    self._handle([wire.RequestStarted(1, upgraded), wire.RequestEnded(1)])
+                if self._received:
+                    self._receive(self._received)
+                await self._read_loop()
+            except ClientError as error:
+                await self._refuse_connection(error)
+            except transport.GONE:
+                self._client_gone()
+            if self.state is not State.CLOSED:
+                self.state = State.CLOSED
+                self.wake_writer()
+                await self._writer_done.wait()
+                await transport.linger(self._transport, self.settings.linger_timeout)
+            self._nursery.cancel_scope.cancel()
+
+    # Reading.
+
+    async def _read_loop(self) -> None:
+        """Read until there is nothing more to serve.
+
+        Raises:
+            ClientError: the client broke a rule or a limit.
+        """
+        while self.state is not State.CLOSED and (self.state is not State.LEAVING or self._streams):
+            with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
+                while True:
+                    while self.codec.backlog > _MAX_BACKLOG:
+                        self._written = trio.Event()
+                        await self._written.wait()
+                    data = await self._transport.receive_some(transport.READ_SIZE)
+                    if not data:
+                        self._client_gone()
+                        return
+                    self._receive(bytes(data))
+                    self._reading.deadline = self._next_deadline()
+            self._on_deadline()
+
+    def _next_deadline(self) -> float:
+        """When the reader must look up even if nothing comes."""
+        deadline = self._headers_due
+        if self.state is State.OPEN and self.idle_since is not None:
+            deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
+        elif self.state is State.WARNED:
+            deadline = min(deadline, self._final_goaway_at)
+        elif self.state is State.CLOSED or (self.state is State.LEAVING and not self._streams):
+            deadline = -inf
+        return deadline
+
+    def _on_deadline(self) -> None:
+        now = trio.current_time()
+        if now >= self._headers_due:
+            raise ClientError(ErrorCodes.ENHANCE_YOUR_CALM, "headers did not arrive in time")
+        if self.state is State.WARNED and now >= self._final_goaway_at:
+            self._send_final_goaway()
+        elif self.state is State.OPEN and now >= self._next_deadline():
+            self.shed()
+
+    def _receive(self, data: bytes) -> None:
+        now = trio.current_time()
+        self._guard.inspect(data, now)
+        self._handle(self.codec.receive(data))
+        if not self._guard.in_header_block:
+            self._headers_due = inf
+        elif self._headers_due == inf:
+            self._headers_due = now + self.settings.header_timeout
+
+    def _handle(self, events: list[wire.Event]) -> None:
+        for event in events:
+            match event:
+                case wire.RequestStarted():
+                    self._open_stream(event.stream_id, event.headers)
+                case wire.DataReceived(stream_id, data, size):
+                    stream = self._streams.get(stream_id)
+                    if stream is None or stream.client_gone or stream.phase is Phase.DONE:
+                        self.codec.consumed(stream_id, size)
+                    else:
+                        stream.unread += size
+                        stream.feed(data)
+                case wire.RequestEnded(stream_id):
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        stream.feed_end()
+                case wire.StreamReset(stream_id):
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        stream.disconnect()
+                case wire.WindowOpened(stream_id):
+                    self._unpark(stream_id)
+                case wire.PingAnswered(payload):
+                    if payload == _LAST_CALL and self.state is State.WARNED:
+                        self._send_final_goaway()
+                case wire.ClientLeaving():
+                    self.shed()
+        self._start_streams()
+        self.wake_writer()
+
+    def _open_stream(self, stream_id: int, headers: Headers) -> None:
+        if self.state in {State.LEAVING, State.CLOSED}:
+            self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        if len(self._streams) >= self.settings.max_concurrent_streams:
+            self._guard.charge(1)
+            self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        pseudo = {name: value for name, value in headers if name[:1] == b":"}
+        regular = [item for item in headers if item[0][:1] != b":"]
+        if b":authority" in pseudo:
+            regular = [item for item in regular if item[0] != b"host"]
+            regular.insert(0, (b"host", pseudo[b":authority"]))
+        method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+        try:
+            scope = http_scope(self._peer, "2", method, target, regular)
+        except BadRequest as error:
+            stream = HTTP2Exchange(self, stream_id, {"method": "GET"})
+            job = partial(stream.answer, error.status, error.detail)
+        else:
+            stream = HTTP2Exchange(self, stream_id, scope)
+            job = partial(stream.run, self._app)
+        stream.cancel_scope.deadline = self._request_deadline
+        self._streams[stream_id] = stream
+        self._starting.append((stream, job))
+        self.idle_since = None
+
+    def _start_streams(self) -> None:
+        """Start the tasks of new requests; those already reset never get one."""
+        starting, self._starting = self._starting, []
+        for stream, job in starting:
+            if stream.client_gone:
+                self._remove(stream)
+            else:
+                self._nursery.start_soon(self._run_stream, stream, job)
+
+    async def _run_stream(self, stream: HTTP2Exchange, job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        finally:
+            if not stream.complete and not stream.client_gone:
+                self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
+            stream.give_back()
+            self._remove(stream)
+            self.wake_writer()
+
+    def _remove(self, stream: HTTP2Exchange) -> None:
+        del self._streams[stream.stream_id]
+        self._parked.pop(stream, None)
+        if not self._streams:
+            self.idle_since = trio.current_time()
+            self._reading.deadline = self._next_deadline()
+
+    # Writing.
+
+    def wake_writer(self) -> None:
+        """There may be something to send."""
+        self._wake.set()
+
+    def may_write_now(self) -> bool:
+        """Whether a stream may write without waiting for its turn."""
+        return not self._ready and self.codec.backlog < transport.WRITE_SIZE
+
+    def enqueue(self, stream: HTTP2Exchange) -> None:
+        """``stream`` has a chunk to write, one frame whenever its turn comes."""
+        self._ready.append(stream)
+        self.wake_writer()
+
+    def park(self, stream: HTTP2Exchange) -> None:
+        """``stream`` cannot write before the client opens a window."""
+        self._parked[stream] = None
+
+    def frame_sent(self) -> None:
+        """A DATA frame went out."""
+        self._guard.credit(FRAME_CREDIT)
+
+    def response_sent(self) -> None:
+        """A response went out whole."""
+        self._guard.credit(RESPONSE_CREDIT)
+
+    def _unpark(self, stream_id: int) -> None:
+        if stream_id == 0:
+            self._ready.extend(self._parked)
+            self._parked.clear()
+            return
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream in self._parked:
+            del self._parked[stream]
+            self._ready.append(stream)
+
+    async def _write_loop(self) -> None:
+        try:
+            while True:
+                while self._ready and self.codec.backlog < transport.WRITE_SIZE:
+                    stream = self._ready.popleft()
+                    if stream.write_frame():
+                        self._ready.append(stream)
+                if self.codec.backlog:
+                    data = self.codec.take()
+                    self._written.set()
+                    await transport.send(self._transport, data, self.settings.send_stall_timeout)
+                elif self.state is State.CLOSED:
+                    return
+                else:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+        except trio.TooSlowError:
+            logger.info("a client does not read its responses; the connection is cut")
+            self._client_gone()
+        except transport.GONE:
+            self._client_gone()
+        finally:
+            self._writer_done.set()
+
+    # The end.
+
+    def _send_final_goaway(self) -> None:
+        self.state = State.LEAVING
+        self.codec.goaway(self.codec.last_stream_id, ErrorCodes.NO_ERROR)
+        self.wake_writer()
+
+    def _client_gone(self) -> None:
+        """Cancel every request and end the connection's tasks."""
+        self.state = State.CLOSED
+        self._disconnect_streams()
+        self._nursery.cancel_scope.cancel()
+
+    def _disconnect_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.disconnect()
+
+    async def _refuse_connection(self, error: ClientError) -> None:
+        """Tell the client why, if it listens, and close."""
+        calm = error.code is ErrorCodes.ENHANCE_YOUR_CALM
+        logger.log(30 if calm else 20, "a client's HTTP/2 connection ends: %s", error)
+        self._disconnect_streams()
+        self.codec.goaway(self.codec.last_stream_id, error.code)
+        self.state = State.CLOSED
+        self.wake_writer()
+        with trio.move_on_after(self.settings.linger_timeout):
+            await self._writer_done.wait()
+        await transport.linger(self._transport, self.settings.linger_timeout)

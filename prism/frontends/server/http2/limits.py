@@ -1,0 +1,112 @@
+"""What a client may send before it counts as a flood.
+
+The guard looks only at frame headers, before the codec spends any work on a frame
+and whatever codec that is. It stops frames that announce more than they may, and
+keeps an account: frames that cost work and carry none draw from it, time and the
+responses sent fill it up again.
+"""
+
+from typing import NoReturn
+
+from h2.errors import ErrorCodes
+
+PREFACE_SIZE = 24
+_HEADER_SIZE = 9
+_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
+_PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 6, 7, 8, 9
+_ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
+
+RESET_COST = 2
+"""A reset throws away a request already begun (CVE-2023-44487), so it counts more."""
+
+FRAME_CREDIT = 2
+"""Per DATA frame sent: the client answers it with up to two WINDOW_UPDATEs."""
+
+RESPONSE_CREDIT = 4
+"""Per response sent whole: a gRPC client adds a PING and WINDOW_UPDATEs to each call."""
+
+
+class ClientError(Exception):
+    """The client broke HTTP/2: the connection ends with GOAWAY ``code``."""
+
+    def __init__(self, code: ErrorCodes, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.reason}"
+
+
+class FrameGuard:
+    """Follows one connection's incoming frames; sans-I/O, ``now`` is passed in."""
+
+    def __init__(self, max_frame_size: int, budget: int, refill: int, now: float) -> None:
+        self._max_frame_size = max_frame_size
+        self._budget = budget
+        self._refill = refill
+        self._balance = float(budget)
+        self._refilled_at = now
+        self._to_skip = PREFACE_SIZE
+        self._header = b""
+        self._in_block = False
+
+    @property
+    def in_header_block(self) -> bool:
+        """Whether a request's header section has begun and not ended."""
+        return self._in_block
+
+    def inspect(self, data: bytes, now: float) -> None:
+        """Account for received bytes, cut anywhere.
+
+        Raises:
+            ClientError: a frame is too large, or the account is empty.
+        """
+        self._balance = min(self._budget, self._balance + (now - self._refilled_at) * self._refill)
+        self._refilled_at = now
+        position, size = 0, len(data)
+        while position < size:
+            if self._to_skip:
+                step = min(self._to_skip, size - position)
+                self._to_skip -= step
+                position += step
+                continue
+            missing = _HEADER_SIZE - len(self._header)
+            self._header += data[position : position + missing]
+            position += missing
+            if len(self._header) == _HEADER_SIZE:
+                header, self._header = self._header, b""
+                self._frame(int.from_bytes(header[:3], "big"), header[3], header[4])
+
+    def charge(self, cost: int) -> None:
+        """Draw from the account.
+
+        Raises:
+            ClientError: it is empty.
+        """
+        self._balance -= cost
+        if self._balance < 0:
+            self._calm()
+
+    def credit(self, amount: int) -> None:
+        """Work was done for the client: fill the account up, at most to the budget."""
+        self._balance = min(self._budget, self._balance + amount)
+
+    def _frame(self, length: int, kind: int, flags: int) -> None:
+        if length > self._max_frame_size:
+            raise ClientError(ErrorCodes.FRAME_SIZE_ERROR, "a frame is larger than announced")
+        self._to_skip = length
+        if kind in {_HEADERS, _CONTINUATION}:
+            self._in_block = not flags & _END_HEADERS
+            if kind == _CONTINUATION:
+                self.charge(1)
+        elif kind == _DATA:
+            if length == 0 and not flags & _END_STREAM:
+                self.charge(1)
+        elif kind == _RST_STREAM:
+            self.charge(RESET_COST)
+        elif kind not in {_PING, _SETTINGS} or not flags & _ACK:
+            self.charge(1)
+
+    def _calm(self) -> NoReturn:
+        raise ClientError(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that carry nothing")

@@ -1,0 +1,145 @@
+"""One request on an HTTP/2 connection.
+
+The body of a response is never stored: ``send`` keeps hold of the application's
+chunk, and returns once the connection has put all of it into frames. So a client
+that opens no window holds exactly one chunk, and the application.
+"""
+
+from typing import TYPE_CHECKING
+
+import trio
+from h2.errors import ErrorCodes
+
+from prism.frontends.server.asgi import Headers, Scope, date_header
+from prism.frontends.server.exchange import Exchange
+from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
+
+if TYPE_CHECKING:
+    from prism.frontends.server.http2.connection import HTTP2Connection
+
+_CONNECTION_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
+"""Speak about an HTTP/1.1 connection and make an HTTP/2 response malformed (RFC 9113, 8.2.2)."""
+
+
+class HTTP2Exchange(Exchange):
+    """One stream: its request, its response, and their flow control.
+
+    ``complete`` is set when the whole response is in frames; ``unread`` counts the
+    flow-controlled bytes of the request not yet given back to the client.
+    """
+
+    def __init__(self, connection: "HTTP2Connection", stream_id: int, scope: Scope) -> None:
+        super().__init__(scope)
+        self.stream_id = stream_id
+        self.complete = False
+        self.unread = 0
+        self._connection = connection
+        self._codec = connection.codec
+        self._chunk: memoryview | None = None
+        self._chunk_ends = False
+        self._chunk_written = trio.Event()
+
+    # From the connection.
+
+    def write_frame(self) -> bool:
+        """Put one frame of the waiting chunk into the output.
+
+        Returns whether more waits. If the window is shut, the connection parks the
+        stream until it opens.
+        """
+        if self._chunk is None or self.client_gone:
+            return False
+        window = self._codec.window(self.stream_id)
+        size = min(len(self._chunk), window, MAX_FRAME_SIZE)
+        if size <= 0 and self._chunk:
+            self._connection.park(self)
+            return False
+        frame, self._chunk = self._chunk[:size], self._chunk[size:]
+        self._write_data(frame, end=self._chunk_ends and not self._chunk)
+        if self._chunk:
+            return True
+        self._chunk = None
+        self._chunk_written.set()
+        return False
+
+    def disconnect(self) -> None:
+        self.give_back()
+        self._chunk_written.set()
+        super().disconnect()
+
+    def give_back(self) -> None:
+        """Let the client send as many body bytes as have left ``received``."""
+        if self.unread:
+            self._codec.consumed(self.stream_id, self.unread)
+            self.unread = 0
+
+    # For Exchange.
+
+    def body_taken(self) -> None:
+        self.give_back()
+        self._connection.wake_writer()
+
+    async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
+        block = [(b":status", b"%d" % status), date_header()]
+        block += [item for item in headers if item[0] not in _CONNECTION_HEADERS]
+        bare = end and not data
+        self._codec.send_headers(self.stream_id, block, end=bare)
+        if bare:
+            self._completed()
+        self._connection.wake_writer()
+        if data:
+            await self.write_body(data, end=end)
+
+    async def write_body(self, data: bytes, *, end: bool) -> None:
+        if self._connection.may_write_now() and self._fits(len(data)):
+            self._write_data(data, end=end)
+            self._connection.wake_writer()
+            return
+        await self._wait_for_turn()
+        if self.client_gone:
+            return
+        self._chunk, self._chunk_ends = memoryview(data), end
+        self._chunk_written = trio.Event()
+        self._connection.enqueue(self)
+        await self._wait_for_turn()
+
+    async def write_trailers(self, headers: Headers) -> None:
+        await self._wait_for_turn()
+        if not self.client_gone:
+            self._codec.send_headers(self.stream_id, headers, end=True)
+            self._completed()
+            self._connection.wake_writer()
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until no chunk is waiting; give the client up if it opens no window."""
+        if self._chunk is None:
+            return
+        with trio.move_on_after(self._connection.settings.window_stall_timeout) as patience:
+            while self._chunk is not None and not self.client_gone:
+                await self._chunk_written.wait()
+        if patience.cancelled_caught:
+            self._codec.reset(self.stream_id, ErrorCodes.CANCEL)
+            self._connection.wake_writer()
+            self.disconnect()
+        if self.client_gone:
+            await trio.lowlevel.checkpoint()
+
+    def _fits(self, size: int) -> bool:
+        return (
+            self._chunk is None
+            and size <= MAX_FRAME_SIZE
+            and size <= self._codec.window(self.stream_id)
+        )
+
+    def _write_data(self, data: bytes | memoryview, *, end: bool) -> None:
+        self._codec.send_data(self.stream_id, data, end=end)
+        self._connection.frame_sent()
+        if end:
+            self._completed()
+
+    def _completed(self) -> None:
+        """The response is whole. A request still open is not wanted any more (RFC 9113, 8.1)."""
+        self.complete = True
+        self._connection.response_sent()
+        if not self.received_all:
+            self._codec.reset(self.stream_id, ErrorCodes.NO_ERROR)

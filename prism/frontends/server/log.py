@@ -1,0 +1,41 @@
+"""What the server says about failures: which error and where, never its data.
+
+Messages of foreign exceptions may quote what a client sent (a header, a token), so
+only the exception's class and the places it passed through are logged.
+"""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger("prism.server")
+
+
+@contextmanager
+def contained(what: str) -> Iterator[None]:
+    """Let no ``Exception`` out of the block: log it, once, as ``what`` failed.
+
+    ``trio.Cancelled`` and ``KeyboardInterrupt`` pass, also out of a group.
+    """
+    try:
+        yield
+    except Exception as error:
+        logger.error("%s failed: %s", what, describe(error))
+    except BaseExceptionGroup as group:
+        failures, rest = group.split(Exception)
+        if failures is not None:
+            logger.error("%s failed: %s", what, describe(failures))
+        if rest is not None:
+            raise rest from None
+
+
+def describe(error: BaseException) -> str:
+    """The classes of ``error`` (of a group: its leaves) and its traceback, without messages."""
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(describe(part) for part in error.exceptions)
+    places = "".join(
+        f"\n  {frame.filename}:{frame.lineno} in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__, limit=-20)
+    )
+    return f"{type(error).__module__}.{type(error).__qualname__}{places}"

@@ -1,0 +1,124 @@
+"""Accept connections, serve them, and stop without losing a request."""
+
+import errno
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from prism.frontends.server.asgi import App
+from prism.frontends.server.connection import Connection, Stream, client_address
+from prism.frontends.server.listeners import Address, Listener, bound_address
+from prism.frontends.server.log import logger
+from prism.frontends.server.settings import ServerSettings
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPT_PAUSE = 0.1
+"""Seconds to wait when the process has no descriptor left: others must close first."""
+
+
+class Server:
+    """What the connections of one ``serve`` share.
+
+    ``drain_deadline`` is ``None`` until the server is told to stop.
+    """
+
+    def __init__(self, app: App, settings: ServerSettings, shutdown: trio.Event) -> None:
+        self.app = app
+        self.settings = settings
+        self.state = {"prism.draining": shutdown}
+        self.handshakes = trio.CapacityLimiter(settings.max_tls_handshakes)
+        self.drain_deadline: float | None = None
+        self._connections: set[Connection] = set()
+        self._per_client: Counter[str] = Counter()
+        self._place_free = trio.Event()
+
+    async def accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Accept connections for ever; each gets a task in ``nursery``."""
+        while True:
+            await self._wait_for_place()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.error("cannot accept a connection: %s", error.strerror)
+                await trio.sleep(_ACCEPT_PAUSE)
+            else:
+                nursery.start_soon(self._handle, stream)
+
+    def drain(self, deadline: float) -> None:
+        """Tell every connection to finish what is in flight by ``deadline``."""
+        self.drain_deadline = deadline
+        for connection in self._connections:
+            connection.drain(deadline)
+
+    async def _wait_for_place(self) -> None:
+        """Below the limit on connections; at it, the one idle for longest must go."""
+        while len(self._connections) >= self.settings.max_connections:
+            idle = [item for item in self._connections if item.idle_since is not None]
+            if idle:
+                min(idle, key=lambda item: item.idle_since or 0.0).shed()
+            self._place_free = trio.Event()
+            await self._place_free.wait()
+
+    async def _handle(self, stream: Stream) -> None:
+        client = client_address(stream)
+        host = client[0] if client is not None else ""
+        limit = self.settings.max_connections_per_peer
+        if client is not None and self._per_client[host] >= limit:
+            await trio.aclose_forcefully(stream)
+            return
+        connection = Connection(self, stream, client)
+        self._connections.add(connection)
+        self._per_client[host] += 1
+        if self._per_client[host] == limit and client is not None:
+            logger.warning("%s has %d connections; more are refused", host, limit)
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
+            self._per_client[host] -= 1
+            if not self._per_client[host]:
+                del self._per_client[host]
+            self._place_free.set()
+
+
+async def serve(
+    app: App,
+    listeners: Sequence[Listener],
+    settings: ServerSettings | None = None,
+    *,
+    shutdown: trio.Event,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``app`` on ``listeners``, which are closed at the end, until ``shutdown`` is set.
+
+    Then: nothing more is accepted, idle connections close, requests in flight have
+    ``graceful_timeout`` seconds; those that need longer are cancelled and, if nothing
+    of their response was sent, answered 503. Returns at the latest
+    ``send_stall_timeout`` seconds after that, unless an application shields itself.
+
+    ``task_status.started`` gets the bound addresses. The application finds ``shutdown``
+    as ``scope["state"]["prism.draining"]``, and the client's certificate (DER), if TLS
+    verified one, as ``scope["state"]["prism.peer"]``.
+
+    Cancelling closes every connection at once.
+    """
+    settings = settings or ServerSettings()
+    server = Server(app, settings, shutdown)
+    async with trio.open_nursery() as handling:
+        try:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(server.accept, listener, handling)
+                task_status.started([bound_address(listener) for listener in listeners])
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                for listener in listeners:
+                    await listener.aclose()
+        deadline = trio.current_time() + settings.graceful_timeout
+        server.drain(deadline)
+        handling.cancel_scope.deadline = deadline + settings.send_stall_timeout

@@ -1,0 +1,76 @@
+"""Every limit of the HTTP server, by name, with the reason for its default.
+
+Two limits of a request live in the application instead, because they depend on
+the namespace: how large a body may be, and how slowly it may arrive.
+"""
+
+import msgspec
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one serving process. Times are seconds, sizes bytes."""
+
+    tls_handshake_timeout: float = 10.0
+    """A handshake is two round trips; a client that needs longer is not one."""
+
+    max_tls_handshakes: int = 64
+    """At once. One costs some 7 ms of CPU, so a reconnect storm must queue."""
+
+    header_timeout: float = 10.0
+    """For a request's header section, and for the first bytes of a new connection.
+    Headers are sent in one go, so slower senders only hold connections open."""
+
+    keep_alive_timeout: float = 300.0
+    """How long an idle connection is kept: longer than most clients' pools keep
+    theirs, so that usually the client closes and no request meets a closing door."""
+
+    send_stall_timeout: float = 10.0
+    """A client must take 64 KiB within this time or is cut off: it then reads
+    slower than 6.5 KB/s, or not at all."""
+
+    window_stall_timeout: float = 60.0
+    """HTTP/2: how long a stream may wait for its client's WINDOW_UPDATE. Longer than
+    ``send_stall_timeout``, since a reader of messages may pause on purpose."""
+
+    linger_timeout: float = 1.0
+    """After the last response, wait this long for the client's end of the connection.
+    Closing a socket that holds unread bytes sends RST, which can destroy a response
+    (a 413, a GOAWAY) before the client has read it."""
+
+    goaway_grace: float = 1.0
+    """Between the warning GOAWAY and the final one, unless the client's PING answer
+    comes first: requests already on their way are still served."""
+
+    graceful_timeout: float = 30.0
+    """After the shutdown event, how long requests in flight may still run."""
+
+    max_connections: int = 1000
+    """Per process; an idle one costs 40 KB, with mutual TLS 75 KB. At the limit the
+    connection idle for longest is closed and new ones wait in the listen backlog."""
+
+    max_connections_per_peer: int = 256
+    """Per client address; further ones are closed at once. A quarter of all, so that
+    one address cannot hold the server, yet many clients behind one NAT, and load
+    generators on loopback, fit."""
+
+    max_concurrent_streams: int = 100
+    """Per HTTP/2 connection, the usual value of edge proxies. More are refused with
+    REFUSED_STREAM, which clients may retry."""
+
+    max_header_size: int = 32 * 1024
+    """Of a request's header section: room for a large token, not for a bomb."""
+
+    stream_window: int = 64 * 1024 - 1
+    """Body bytes one request may have waiting for the application (HTTP/2's default)."""
+
+    connection_window: int = 1024 * 1024
+    """Body bytes one HTTP/2 connection may have waiting: 16 requests whose bodies
+    nobody reads do not stop the 17th."""
+
+    flood_budget: int = 800
+    """HTTP/2 frames that cost work and bring none (PING, SETTINGS, PRIORITY, empty
+    DATA, resets, which count twice, ...) that a client may send in one burst."""
+
+    flood_refill: int = 400
+    """... and per second in the long run. Honest clients stay far below: each response
+    and each DATA frame sent to them gives back more than they spend."""
