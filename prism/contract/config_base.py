@@ -6,7 +6,7 @@ Beside msgspec's constraints, ``Meta.extra`` carries what msgspec does not know:
 - ``path``: a file-system path; a relative one starts at the configuration file;
 - ``form``: the words for a ``pattern``;
 - ``types``: the plugin types that the key belongs to;
-- ``needs``: the key without which this one means nothing.
+- ``needs``: keys of which one must be there for this one to mean anything.
 
 Patterns end in ``$(?!\\n)`` because Python's ``$`` lets a last newline pass, and
 JSON Schema's dialect knows no ``\\Z``.
@@ -17,10 +17,12 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
+
 Name = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)",
+        pattern=NAME_PATTERN,
         extra={"form": "1 to 63 lower-case letters, digits and hyphens, no hyphen first"},
     ),
 ]

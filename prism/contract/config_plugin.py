@@ -86,14 +86,14 @@ class Launch(Block, frozen=True):
         Environment,
         Meta(
             description="Environment of the program, beside a small clean one. Not for secrets.",
-            extra={"types": SIDECAR, "needs": "command"},
+            extra={"types": SIDECAR, "needs": ("command",)},
         ),
     ] = {}
     working_directory: Annotated[
         PathText | None,
         Meta(
             description="Directory to run the program in.",
-            extra={"types": SIDECAR, "needs": "command"},
+            extra={"types": SIDECAR, "needs": ("command",)},
         ),
     ] = None
     endpoint: Annotated[
@@ -106,13 +106,15 @@ class Launch(Block, frozen=True):
     ] = None
     tls: Annotated[
         ClientTLS | None,
-        Meta(description="TLS towards the endpoint.", extra={"types": REMOTE, "needs": "endpoint"}),
+        Meta(
+            description="TLS towards the endpoint.", extra={"types": REMOTE, "needs": ("endpoint",)}
+        ),
     ] = None
     insecure: Annotated[
         bool,
         Meta(
             description="Allow plain text towards the endpoint, which must be loopback.",
-            extra={"types": REMOTE, "needs": "endpoint"},
+            extra={"types": REMOTE, "needs": ("endpoint",)},
         ),
     ] = False
     sha256: Annotated[
@@ -122,14 +124,14 @@ class Launch(Block, frozen=True):
         | None,
         Meta(
             description="SHA-256 of the library or program, checked before it runs.",
-            extra={"types": STARTED},
+            extra={"types": STARTED, "needs": ("library", "command")},
         ),
     ] = None
     signature: Annotated[
         PathText | None,
         Meta(
             description="File with the Ed25519 signature of the library or program.",
-            extra={"types": STARTED},
+            extra={"types": STARTED, "needs": ("library", "command")},
         ),
     ] = None
 
@@ -202,14 +204,14 @@ class PluginConfig(Launch, frozen=True):
         bool,
         Meta(
             description="The plugin listens on the socket and the proxy dials.",
-            extra={"types": SIDECAR, "needs": "socket"},
+            extra={"types": SIDECAR, "needs": ("socket",)},
         ),
     ] = False
     group: Annotated[
         str | None,
         Meta(
             description="Group that may connect to the socket.",
-            extra={"types": SIDECAR, "needs": "socket"},
+            extra={"types": SIDECAR, "needs": ("socket",)},
         ),
     ] = None
     mode: Annotated[
@@ -217,7 +219,7 @@ class PluginConfig(Launch, frozen=True):
         Meta(
             description='Permissions of the socket, in quotes; "0660" needs a `group` and is '
             'then the default, "0600" otherwise.',
-            extra={"types": SIDECAR, "needs": "socket"},
+            extra={"types": SIDECAR, "needs": ("socket",)},
         ),
     ] = None
     start_timeout_seconds: Annotated[

@@ -1,0 +1,64 @@
+"""Relative paths in a configuration start at the file's own directory."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from prism.contract.config import Config, Launch
+from prism.core.config.typecheck import type_of
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+def absolute_paths(config: Config, directory: Path) -> Config:
+    """``config`` with every path absolute and every ``command`` a list.
+
+    A command's program is a path only if it has a slash. A command line whose
+    quotes do not match stays as it is, for the rules to report.
+    """
+    return _block(config, directory)
+
+
+def _block(block: _Struct, directory: Path) -> _Struct:
+    kind = type_of(type(block))
+    assert isinstance(kind, inspect.StructType)  # noqa: S101 - for mypy
+    changes = {
+        field.name: _value(getattr(block, field.name), field.type, directory)
+        for field in kind.fields
+    }
+    if isinstance(block, Launch) and block.command:
+        changes["command"] = _command(block, directory)
+    return msgspec.structs.replace(block, **changes)
+
+
+def _value(value: Any, kind: inspect.Type, directory: Path) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _block(value, directory)
+    if isinstance(value, str) and is_path(kind):
+        return str(directory / value)
+    if isinstance(value, list):
+        return [_value(item, inspect.AnyType(), directory) for item in value]
+    if isinstance(value, dict):
+        return {key: _value(item, inspect.AnyType(), directory) for key, item in value.items()}
+    return value
+
+
+def is_path(kind: inspect.Type) -> bool:
+    """Whether the type is marked as a file-system path."""
+    match kind:
+        case inspect.Metadata(type=inner, extra=extra):
+            return bool((extra or {}).get("path")) or is_path(inner)
+        case inspect.UnionType(types=members):
+            return any(is_path(member) for member in members)
+        case _:
+            return False
+
+
+def _command(block: Launch, directory: Path) -> list[str] | str | None:
+    try:
+        program, *arguments = block.argv
+    except ValueError:
+        return block.command
+    return [str(directory / program) if "/" in program else program, *arguments]

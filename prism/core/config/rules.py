@@ -1,0 +1,157 @@
+"""Rules that concern several keys, checked on whatever part of the file has sound types."""
+
+import ipaddress
+import os.path
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from prism.contract.config import Config, NamespaceConfig
+from prism.core.config.catalogue import BUILT_IN, UnknownPlugin, resolve_plugin
+from prism.core.config.nodes import Node, Path, find, to_plain
+from prism.core.config.paths import absolute_paths
+from prism.core.config.plugin_rules import check_catalogue_plugin, check_plugin, is_loopback
+from prism.core.config.report import Report
+
+_IN_PARTS = ("listen", "admin", "namespaces", "plugins")
+"""Blocks of which the sound parts are checked although another part is not."""
+
+
+def check_rules(root: Node, report: Report, directory: FilePath) -> Config | None:
+    """Report what is wrong beyond types; the ``Config`` if nothing is wrong at all."""
+    config, namespaces, plugins = _sound_part(root, report)
+    config = absolute_paths(config, directory)
+    _check_listeners(config, root, report)
+    _check_unique_names(root, report)
+    for index, entry in zip(plugins, config.plugins, strict=True):
+        check_catalogue_plugin(entry, root, ("plugins", index), report)
+    sockets: dict[str, Path] = {}
+    for index, namespace in zip(namespaces, config.namespaces, strict=True):
+        path = ("namespaces", index)
+        check_plugin(namespace.plugin, root, (*path, "plugin"), report)
+        _check_namespace(namespace, root, path, report)
+        _check_socket_unique(namespace, sockets, root, path, report)
+        _check_resolves(config, namespace, root, path, report)
+    if not config.namespaces and report.sound(()):
+        report.warning(root, (), "there are no namespaces, so clients can reach nothing")
+    return None if report.errors else config
+
+
+def _sound_part(root: Node, report: Report) -> tuple[Config, list[int], list[int]]:
+    """What can be converted, and where its namespaces and catalogue entries stand in the file."""
+    plain: dict[str, Any] = to_plain(root) if isinstance(root.value, dict) else {}
+    indices: dict[str, list[int]] = {}
+    for block in ("namespaces", "plugins"):
+        items = plain.get(block)
+        count = len(items) if isinstance(items, list) else 0
+        indices[block] = [index for index in range(count) if report.sound((block, index))]
+        if isinstance(items, list):
+            plain[block] = [items[index] for index in indices[block]]
+    for block in ("listen", "admin"):
+        keys = plain.get(block)
+        if isinstance(keys, dict):
+            plain[block] = {key: keys[key] for key in keys if report.sound((block, key))}
+    kept = {
+        key: value
+        for key, value in plain.items()
+        if report.sound((key,)) or (key in _IN_PARTS and isinstance(value, list | dict))
+    }
+    config = msgspec.convert(kept, Config)
+    return config, indices["namespaces"], indices["plugins"]
+
+
+def _check_listeners(config: Config, root: Node, report: Report) -> None:
+    blocks = [("listen", config.listen.address)]
+    if config.admin.enabled:
+        blocks.append(("admin", config.admin.address))
+    for block, address in blocks:
+        path = (block, "address")
+        node = find(root, path)
+        if address != "localhost" and not _is_ip(address):
+            report.error(node, path, 'expected an IP address or "localhost"')
+        elif not is_loopback(address) and not config.insecure and report.sound(("insecure",)):
+            message = (
+                f"{address} can be reached from other machines, and clients are not "
+                'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level'
+            )
+            report.error(node, path, message)
+    listen, admin = config.listen, config.admin
+    same = listen.port == admin.port != 0 and listen.address == admin.address
+    if admin.enabled and same:
+        path = ("admin", "port")
+        report.error(find(root, path), path, f"port {admin.port} is already that of `listen`")
+
+
+def _check_unique_names(root: Node, report: Report) -> None:
+    for block in ("namespaces", "plugins"):
+        items = find(root, (block,)).value
+        first: dict[str, Node] = {}
+        for index in range(len(items) if isinstance(items, list) else 0):
+            path = (block, index, "name")
+            node = find(root, path)
+            if not isinstance(node.value, str):
+                continue
+            earlier = first.setdefault(node.value, node)
+            if earlier is not node:
+                message = f'the name "{node.value}" is taken by line {earlier.line}'
+                report.error(node, path, message)
+
+
+def _check_namespace(namespace: NamespaceConfig, root: Node, path: Path, report: Report) -> None:
+    limits = namespace.limits
+    if limits.timeout_seconds > limits.max_timeout_seconds:
+        where = (*path, "limits", "timeout_seconds")
+        message = (
+            f"{limits.timeout_seconds:g} seconds is more than max_timeout_seconds, "
+            f"which is {limits.max_timeout_seconds:g}"
+        )
+        report.error(find(root, where), where, message)
+    frame = namespace.plugin.max_frame_bytes
+    if limits.max_payload_bytes > frame:
+        where = (*path, "limits", "max_payload_bytes")
+        message = (
+            f"{limits.max_payload_bytes} bytes do not fit into a frame; "
+            f"the plugin's max_frame_bytes is {frame}"
+        )
+        report.error(find(root, where), where, message)
+
+
+def _check_socket_unique(
+    namespace: NamespaceConfig, sockets: dict[str, Path], root: Node, path: Path, report: Report
+) -> None:
+    if namespace.plugin.socket is None:
+        return
+    where = (*path, "plugin", "socket")
+    node = find(root, where)
+    earlier = sockets.setdefault(os.path.normpath(namespace.plugin.socket), where)
+    if earlier != where:
+        line = find(root, earlier).line
+        message = f"the socket is taken by line {line}; each namespace needs its own"
+        report.error(node, where, message)
+
+
+def _check_resolves(
+    config: Config, namespace: NamespaceConfig, root: Node, path: Path, report: Report
+) -> None:
+    """The plugin's name and version exist; not asked where the answer may be hidden by errors."""
+    name = namespace.plugin.name or namespace.backend
+    if not report.sound(("plugins",)) or not report.sound((*path, "plugin")):
+        return
+    try:
+        resolve_plugin(config, namespace)
+    except UnknownPlugin as error:
+        if namespace.plugin.name is not None:
+            where: Path = (*path, "plugin", "name")
+        else:
+            where = (*path, "backend")
+        hint = "" if namespace.plugin.name or name in BUILT_IN else "; or describe it in `plugin:`"
+        report.error(find(root, where), where, f"{error}{hint}")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
