@@ -100,6 +100,9 @@ class FramedStreamCall(StreamCall):
         if event.not_started:
             self._finish(Overloaded(f"the plugin did not start the stream: {detail}"))
         elif event.status is StatusCode.OK:
+            last = event.message
+            if isinstance(last, StreamResponse) and (last.result_json or last.result_raw):
+                self._inbox.append(Data(event.stream, last))
             self._finish(trio.EndOfChannel())
         else:
             self._finish(PluginError(event.status, detail))

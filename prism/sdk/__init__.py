@@ -10,6 +10,7 @@ from prism.sdk.health import Health
 from prism.sdk.metrics import Metrics
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
+from prism.sdk.serving import serve
 from prism.sdk.value import Encoding, Value
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "StatusCode",
     "Value",
     "operation",
+    "serve",
 ]

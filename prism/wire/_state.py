@@ -6,18 +6,18 @@ state's row is illegal there. Triggers say who acted: ``SENT`` is this side,
 ``RECEIVED`` the peer. docs/protocol.md draws both tables.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Final
 
 
-class Role(Enum):
+class Role(IntEnum):
     """Which end of the connection this is. The host is the proxy."""
 
     HOST = auto()
     PLUGIN = auto()
 
 
-class ConnectionState(Enum):
+class ConnectionState(IntEnum):
     """Where the connection as a whole stands."""
 
     START = auto()  # nothing exchanged; the plugin's HELLO is next
@@ -29,7 +29,7 @@ class ConnectionState(Enum):
     CLOSED = auto()  # nothing more in either direction
 
 
-class StreamState(Enum):
+class StreamState(IntEnum):
     """Where one call stands. A call that is closed has no state: it is forgotten."""
 
     OPEN = auto()  # messages may flow both ways
@@ -40,7 +40,7 @@ class StreamState(Enum):
     CLOSED = auto()
 
 
-class Trigger(Enum):
+class Trigger(IntEnum):
     """One act that moves a machine."""
 
     SENT_HELLO = auto()

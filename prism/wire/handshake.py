@@ -27,7 +27,8 @@ def answer(offer: Hello, ours: Hello) -> Hello:
     codec = next((name for name in CODEC_NAMES if name in offer.codecs), None)
     if codec is None:
         raise HandshakeFailed(
-            f"plugin {offer.name!r} offers codecs {list(offer.codecs)}, this host {list(CODEC_NAMES)}"
+            f"plugin {offer.name!r} offers codecs {list(offer.codecs)}, "
+            f"this host {list(CODEC_NAMES)}"
         )
     return replace(ours, protocol_min=version, protocol_max=version, codec=codec, codecs=(codec,))
 

@@ -1,0 +1,184 @@
+"""A plugin in the proxy's own process: direct calls, no encoding.
+
+There is no isolation here, and none is pretended: the plugin shares the
+proxy's memory and its event loop. What is contained are its exceptions.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from prism.channels.channel import PluginChannel, StreamCall
+from prism.contract.exceptions import (
+    ChannelClosed,
+    LocalProtocolError,
+    PluginError,
+    PluginUnavailable,
+)
+from prism.contract.messages import (
+    ExecuteRequest,
+    ExecuteResponse,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    InitializeRequest,
+    InitializeResponse,
+    ShutdownRequest,
+    ShutdownResponse,
+    StreamRequest,
+    StreamResponse,
+)
+from prism.contract.service import BackendPlugin
+from prism.contract.status import StatusCode
+
+log = logging.getLogger("prism.channel")
+
+T = TypeVar("T")
+_FAULT = "the plugin failed; the proxy's log has the cause"
+
+
+class InProcessChannel(PluginChannel):
+    """Calls a plugin object directly. Cancellation reaches it as trio's own."""
+
+    def __init__(self, plugin: BackendPlugin, name: str = "the plugin") -> None:
+        self.name = name
+        self._plugin = plugin
+        self._open_calls = 0
+        self._closed = trio.Event()
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that have not returned yet."""
+        return self._open_calls
+
+    async def _call(self, method: Callable[[Any], Awaitable[T]], request: object, failed: T) -> T:
+        """Await ``method``; what it raises becomes ``failed``."""
+        if self._closed.is_set():
+            raise PluginUnavailable(f"{self.name} was stopped")
+        self._open_calls += 1
+        try:
+            return await method(request)
+        except Exception:
+            log.exception("%s raised where the contract wants an answer", self.name)
+            return failed
+        finally:
+            self._open_calls -= 1
+
+    async def initialize(self, request: InitializeRequest) -> InitializeResponse:
+        """Configure the plugin; the first call, made exactly once."""
+        failed = InitializeResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
+        return await self._call(self._plugin.initialize, request, failed)
+
+    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run one operation."""
+        return await self._call(self._plugin.execute, request, _EXECUTE_FAILED)
+
+    async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
+        """Ask for the plugin's health."""
+        return await self._call(
+            self._plugin.health_check, request, HealthCheckResponse(message=_FAULT)
+        )
+
+    async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse:
+        """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
+        return await self._call(self._plugin.shutdown, request, ShutdownResponse(error=_FAULT))
+
+    @asynccontextmanager
+    async def execute_stream(self, first: StreamRequest) -> AsyncGenerator[StreamCall, None]:
+        """Open a stream with its first message; leaving the block early cancels it."""
+        if self._closed.is_set():
+            raise PluginUnavailable(f"{self.name} was stopped")
+        self._open_calls += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                call = _InProcessStream()
+                nursery.start_soon(call.run, self._plugin, first)
+                yield call
+                nursery.cancel_scope.cancel()
+        finally:
+            self._open_calls -= 1
+
+    async def aclose(self) -> None:
+        """Refuse further calls. Running ones go on: nothing can end them from here."""
+        self._closed.set()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_broken(self) -> Exception:
+        """Wait for ``aclose``: a channel without a connection breaks in no other way."""
+        await self._closed.wait()
+        return ChannelClosed(f"{self.name} was stopped")
+
+
+_EXECUTE_FAILED = ExecuteResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
+
+
+class _InProcessStream(StreamCall):
+    """A stream to a generator in this process; each side waits for the other."""
+
+    def __init__(self) -> None:
+        self._send_requests, self._requests = trio.open_memory_channel[StreamRequest](0)
+        self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
+        self._error: PluginError | None = None
+
+    async def run(self, plugin: BackendPlugin, first: StreamRequest) -> None:
+        """Feed the plugin and pass on what it yields; never raises."""
+        with self._send_responses, self._requests:
+            try:
+                items = plugin.execute_stream(self._all_requests(first))
+                async with aclosing(_closable(items)) as responses:
+                    async for item in responses:
+                        if item.error_code:
+                            status = StatusCode.from_wire(item.error_code)
+                            self._error = PluginError(status, item.error)
+                            return
+                        if not item.is_final or item.result_json or item.result_raw:
+                            await self._send_responses.send(item)
+                        if item.is_final:
+                            return
+            except trio.BrokenResourceError:
+                return
+            except Exception:
+                log.exception("a stream raised where the contract wants an answer")
+                self._error = PluginError(StatusCode.INTERNAL, _FAULT)
+
+    async def _all_requests(self, first: StreamRequest) -> AsyncIterator[StreamRequest]:
+        yield first
+        async for request in self._requests:
+            yield request
+
+    async def send(self, request: StreamRequest) -> None:
+        """Send one message; waits until the plugin takes it."""
+        try:
+            await self._send_requests.send(request)
+        except trio.ClosedResourceError:
+            raise LocalProtocolError("this stream's sending side has ended") from None
+        except trio.BrokenResourceError:
+            finished = PluginError(StatusCode.CANCELLED, "the plugin has finished the stream")
+            raise (self._error or finished) from None
+
+    async def end(self) -> None:
+        """Say that no more messages will be sent. Calling it again does nothing."""
+        await self._send_requests.aclose()
+
+    async def receive(self) -> StreamResponse:
+        """The plugin's next message. Cancelling loses nothing."""
+        try:
+            return await self._responses.receive()
+        except trio.EndOfChannel:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+
+def _closable(items: AsyncIterator[StreamResponse]) -> Any:
+    """``items`` as something that can be closed; most plugins return a generator."""
+    if hasattr(items, "aclose"):
+        return items
+
+    async def wrap() -> AsyncIterator[StreamResponse]:
+        async for item in items:
+            yield item
+
+    return wrap()

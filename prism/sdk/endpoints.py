@@ -1,0 +1,166 @@
+"""The sockets on which a plugin meets its host."""
+
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import Listener, SocketListener, UNIXSocketStream
+from anyio.streams.tls import TLSListener
+
+from prism.contract.exceptions import LaunchError
+
+if TYPE_CHECKING:
+    from prism.sdk.options import Options
+
+FD_VARIABLE = "PRISM_PLUGIN_FD"
+"""Environment: the number of the inherited, connected socket."""
+SOCKET_VARIABLE = "PLUGIN_SOCKET"
+"""Environment: the path of the proxy's Unix socket (RFC-008's name for it)."""
+MAX_PATH = 107
+"""Bytes of a Unix socket's path that Linux takes."""
+BACKLOG = 16
+
+
+@dataclass(frozen=True)
+class Address:
+    """``unix:PATH`` or ``tcp:HOST:PORT``."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def unix(cls, path: str) -> "Address":
+        """The address of a Unix socket.
+
+        Raises:
+            ValueError: the path is longer than Linux takes.
+        """
+        size = len(os.fsencode(path))
+        if size > MAX_PATH:
+            raise ValueError(f"socket path of {size} bytes, the most is {MAX_PATH}: {path}")
+        return cls(path=path)
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read ``unix:PATH`` or ``tcp:HOST:PORT``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        kind, _, rest = text.partition(":")
+        if kind == "unix" and rest:
+            return cls.unix(rest)
+        host, _, port = rest.rpartition(":")
+        if kind == "tcp" and host and port.isascii() and port.isdigit() and int(port) < 65536:
+            return cls(host=host.strip("[]"), port=int(port))
+        raise ValueError(f"{text!r} is not an address: write unix:PATH or tcp:HOST:PORT")
+
+    @property
+    def is_unix(self) -> bool:
+        """Is it a Unix socket?"""
+        return bool(self.path)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Is it a host that only this machine reaches?"""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"tcp:{self.host}:{self.port}"
+
+
+async def inherited(descriptor: int) -> UNIXSocketStream:
+    """The connected socket that the proxy handed down.
+
+    Raises:
+        LaunchError: the descriptor is not a socket.
+    """
+    try:
+        sock = socket.socket(fileno=descriptor)
+        sock.getpeername()
+    except OSError as error:
+        raise LaunchError(
+            f"{FD_VARIABLE}={descriptor} is not a connected socket ({error.strerror}); only "
+            "Prism sets this variable, when it starts a plugin"
+        ) from None
+    sock.set_inheritable(False)
+    return await UNIXSocketStream.from_socket(sock)
+
+
+async def dial(address: Address) -> UNIXSocketStream:
+    """Connect to the proxy's Unix socket. Raises OSError."""
+    return await anyio.connect_unix(address.path)
+
+
+async def listen(options: "Options") -> Listener[Any]:
+    """Listen as the options say; Unix sockets are for this user alone.
+
+    Raises:
+        LaunchError: the address cannot be used.
+    """
+    address = options.listen
+    if address is None:
+        raise LaunchError("there is no address to listen on")
+    try:
+        if address.is_unix:
+            return await SocketListener.from_socket(_bind_unix(address.path))
+        sock = socket.create_server(
+            (address.host, address.port),
+            family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
+            backlog=BACKLOG,
+        )
+        listener = await SocketListener.from_socket(sock)
+        return TLSListener(listener, _server_context(options)) if options.tls_cert else listener
+    except OSError as error:
+        raise LaunchError(f"cannot listen on {address}: {error.strerror or error}") from None
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Bind so that the socket is never, not even briefly, open to others."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(sock.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        _remove_stale(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket of ours on which nobody listens any more."""
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+
+
+def _server_context(options: "Options") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    if options.tls_client_ca:
+        context.load_verify_locations(options.tls_client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

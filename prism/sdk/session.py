@@ -1,0 +1,460 @@
+"""One connection to a host: frames in, calls to a plugin, frames out.
+
+Theory of operation. The task that runs the session reads, a second one writes,
+and workers run the calls, each under its own cancel scope with the deadline the
+host gave it. Whatever happens to a call, its worker ends it by queueing the one
+CLOSE that the protocol asks for. Queued frames leave in one send.
+
+Workers are kept and reused: starting a task costs more than most calls. A
+worker that takes a call first wakes another if more calls wait, so that none of
+them depends on this one; a call that never has to wait is thus answered at the
+price of a function call, and one that does holds up nobody. (A context variable
+that a handler sets stays set for later calls of the same worker.)
+
+The session ends when the host closes the connection or breaks the protocol, or
+after Shutdown was answered. Calls that are running then are cancelled.
+"""
+
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, Protocol
+
+import anyio
+import sniffio
+from anyio.abc import TaskGroup
+
+from prism.contract.exceptions import (
+    HandshakeFailed,
+    LocalProtocolError,
+    PayloadTooLarge,
+    RemoteProtocolError,
+)
+from prism.contract.messages import (
+    ExecuteResponse,
+    HealthCheckResponse,
+    InitializeResponse,
+    Message,
+    ShutdownRequest,
+    ShutdownResponse,
+    StreamResponse,
+)
+from prism.contract.service import BackendPlugin, Method
+from prism.contract.status import StatusCode
+from prism.sdk.session_stream import SessionStream
+from prism.wire import ConnectionState, Role
+from prism.wire.codecs import CODEC_NAMES
+from prism.wire.connection import Connection
+from prism.wire.events import (
+    Cancel,
+    Close,
+    Credit,
+    Data,
+    Event,
+    GoAway,
+    Hello,
+    Note,
+    Open,
+    Overrun,
+    Ping,
+)
+
+log = logging.getLogger("prism.sdk")
+
+RECEIVE_SIZE = 64 * 1024
+MAX_FRAME = 16 * 1024 * 1024
+"""Largest message a plugin on this SDK accepts."""
+MAX_STREAMS = 4096
+"""Calls it runs at a time; the host keeps to it."""
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds for the host's HELLO."""
+STOP_TIMEOUT = 10.0
+"""Seconds for the plugin's ``shutdown`` when the host is gone."""
+MAX_IDLE_WORKERS = 64
+"""Workers kept for the next calls; more are started when needed, and end after."""
+CALLS_BEFORE_PAUSE = 16
+"""Calls after which the reader and the writer get a turn: the host can work on
+the first answers while the rest of a burst is still being made."""
+PARTING_TIME = 2.0
+"""Seconds to write what is still queued when the session ends."""
+
+
+class ByteStream(Protocol):
+    """What a session needs of its connection: anyio's byte streams have it."""
+
+    async def receive(self, max_bytes: int = ...) -> bytes: ...
+
+    async def send(self, item: bytes) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Scope(Protocol):
+    """A cancel scope: anyio's, or trio's own."""
+
+    deadline: float
+
+    def cancel(self) -> None: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+
+def _scope_type() -> Callable[..., Scope]:
+    """What makes cancel scopes here; trio's own are half the cost of anyio's around them."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        return trio.CancelScope
+    return anyio.CancelScope
+
+
+class Ending(Enum):
+    """Why a session ended."""
+
+    SHUTDOWN = auto()  # the host asked for it, and was answered
+    DISCONNECTED = auto()  # the host is gone, or broke the protocol
+
+
+class Session:
+    """Serves ``plugin`` to the host at the other end of ``stream``."""
+
+    def __init__(
+        self, stream: ByteStream, plugin: BackendPlugin, *, name: str, version: str
+    ) -> None:
+        self._stream = stream
+        self._plugin = plugin
+        self._name = name
+        self._connection = Connection(
+            Role.PLUGIN,
+            Hello(
+                name=name,
+                version=version,
+                instance=secrets.token_hex(16),
+                codecs=tuple(CODEC_NAMES),
+                max_frame=MAX_FRAME,
+                max_streams=MAX_STREAMS,
+            ),
+        )
+        self._scopes: dict[int, Scope] = {}
+        self._waiting: deque[Open] = deque()
+        self._idle_workers: list[anyio.Event] = []
+        self._worker_is_coming = False
+        self._since_pause = 0
+        self._streams: dict[int, SessionStream] = {}
+        self._wake_writer = anyio.Event()
+        self._call_ended = anyio.Event()
+        self._writing = False
+        self._shut_down = False
+        self._draining = False
+        self._unary: dict[Method, Callable[[Any], Awaitable[Message]]] = {
+            Method.INITIALIZE: plugin.initialize,
+            Method.HEALTH_CHECK: plugin.health_check,
+            Method.EXECUTE: plugin.execute,
+            Method.SHUTDOWN: plugin.shutdown,
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Have both sides said HELLO, and is the connection still there?"""
+        return self._connection.state not in (
+            ConnectionState.START,
+            ConnectionState.GREETED,
+            ConnectionState.CLOSED,
+        )
+
+    @property
+    def running_calls(self) -> int:
+        """Calls whose CLOSE is not sent yet."""
+        return len(self._scopes)
+
+    async def wait_no_calls(self) -> None:
+        """Wait until no call is running; sensible after ``go_away`` only."""
+        while self._scopes:
+            self._call_ended = anyio.Event()
+            await self._call_ended.wait()
+
+    # -- life -----------------------------------------------------------------
+
+    async def run(self) -> Ending:
+        """Serve until the session ends; the connection is closed then.
+
+        Cancelling ends it at once; ``stop`` of the plugin is still run, briefly.
+
+        Raises:
+            HandshakeFailed: the host refused the plugin or said no HELLO.
+        """
+        self._new_scope = _scope_type()
+        writer_scope = anyio.CancelScope()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, writer_scope)
+                try:
+                    self.send(self._connection.local_hello)
+                    with anyio.fail_after(HANDSHAKE_TIMEOUT):
+                        await self._greet()
+                    async with anyio.create_task_group() as calls:
+                        await self._serve(calls)
+                        calls.cancel_scope.cancel()
+                except TimeoutError:
+                    raise HandshakeFailed("the host did not answer HELLO in time") from None
+                finally:
+                    await self._flush()
+                    writer_scope.cancel()
+        except* HandshakeFailed as group:
+            raise group.exceptions[0] from None
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_TIMEOUT):
+                await self._stream.aclose()
+                if not self._shut_down:
+                    await self._plugin.shutdown(
+                        ShutdownRequest(reason="the connection to the host ended")
+                    )
+        return Ending.SHUTDOWN if self._shut_down else Ending.DISCONNECTED
+
+    async def _greet(self) -> None:
+        while True:
+            event = await self._next_event()
+            if isinstance(event, Hello):
+                return
+            if isinstance(event, GoAway):
+                raise HandshakeFailed(f"the host refused this plugin: {event.reason}")
+            raise HandshakeFailed("the host closed the connection instead of saying HELLO")
+
+    async def _next_event(self) -> Event | None:
+        """The next event, or ``None`` when the connection has ended."""
+        connection = self._connection
+        while connection.state is not ConnectionState.CLOSED:
+            try:
+                event = connection.next_event()
+            except RemoteProtocolError as error:
+                log.error("the host broke the frame protocol: %s", error)
+                return None
+            if event is not None:
+                return event
+            connection.receive_data(await self._receive())
+        return None
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self._stream.receive(RECEIVE_SIZE)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return b""
+
+    async def _serve(self, calls: TaskGroup) -> None:
+        while not self._shut_down:
+            event = await self._next_event()
+            if isinstance(event, Open):
+                self._open(event, calls)
+            elif isinstance(event, Data):
+                if (stream := self._streams.get(event.stream)) is not None:
+                    stream.deliver(event)
+            elif isinstance(event, Credit):
+                if (stream := self._streams.get(event.stream)) is not None:
+                    stream.credit()
+            elif isinstance(event, Cancel | Overrun):
+                if (scope := self._scopes.get(event.stream)) is not None:
+                    scope.cancel()
+            elif isinstance(event, Ping):
+                if not event.ack:
+                    self.send(Ping(event.token, ack=True))
+            elif isinstance(event, GoAway):
+                log.info("the host drains this plugin: %s", event.reason)
+            elif event is None:
+                return
+
+    def go_away(self, reason: str) -> None:
+        """Tell the host that this plugin will start no more calls."""
+        self._draining = True
+        if self.ready:
+            self.send(GoAway(self._connection.last_peer_stream, reason))
+
+    def note(self, note: Note) -> None:
+        """Send news to the host; dropped when the connection cannot take it."""
+        if self.ready:
+            self.send(note)
+
+    # -- writing --------------------------------------------------------------
+
+    def send(self, event: Event) -> None:
+        """Queue one event and wake the writer."""
+        self._connection.send(event)
+        self._wake_writer.set()
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            while True:
+                data = self._connection.data_to_send()
+                self._writing = bool(data)
+                if data:
+                    await self._send_all(data)
+                else:
+                    self._wake_writer = anyio.Event()
+                    await self._wake_writer.wait()
+
+    async def _send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            # The reader sees the end as well, and acts on it.
+            await anyio.sleep_forever()
+
+    async def _flush(self) -> None:
+        """Give the last frames, such as Shutdown's answer, a moment to leave."""
+        with anyio.move_on_after(PARTING_TIME, shield=True):
+            while self._connection.queued_bytes or self._writing:
+                self._wake_writer.set()
+                await anyio.sleep(0.001)
+
+    # -- calls ----------------------------------------------------------------
+
+    def _open(self, event: Open, calls: TaskGroup) -> None:
+        full = len(self._scopes) >= MAX_STREAMS
+        if full or self._draining:
+            status = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.UNAVAILABLE
+            self.send(Close(event.stream, status, not_started=True))
+            return
+        deadline = math.inf
+        if event.deadline_ms:
+            deadline = anyio.current_time() + event.deadline_ms / 1000
+        scope = self._new_scope(deadline=deadline)
+        self._scopes[event.stream] = scope
+        if event.method is Method.EXECUTE_STREAM:
+            stream = SessionStream(self, event, self._connection)
+            self._streams[event.stream] = stream
+            calls.start_soon(self._run_stream, stream, event.stream, scope)
+        else:
+            self._waiting.append(event)
+            self._wake_worker(calls)
+
+    def _wake_worker(self, calls: TaskGroup) -> None:
+        if self._worker_is_coming:
+            return
+        self._worker_is_coming = True
+        if self._idle_workers:
+            self._idle_workers.pop().set()
+        else:
+            calls.start_soon(self._work, calls)
+
+    async def _work(self, calls: TaskGroup) -> None:
+        waiting = self._waiting
+        while True:
+            self._worker_is_coming = False
+            while waiting:
+                event = waiting.popleft()
+                if waiting:
+                    self._wake_worker(calls)
+                await self._run_unary(event, self._scopes[event.stream])
+                self._since_pause += 1
+                if self._since_pause >= CALLS_BEFORE_PAUSE:
+                    self._since_pause = 0
+                    await anyio.lowlevel.checkpoint()
+            if len(self._idle_workers) >= MAX_IDLE_WORKERS:
+                return
+            wake = anyio.Event()
+            self._idle_workers.append(wake)
+            await wake.wait()
+
+    async def _run_unary(self, event: Open, scope: Scope) -> None:
+        response: Message | None = None
+        status = StatusCode.CANCELLED
+        try:
+            with scope:
+                response = await self._unary[event.method](event.message)
+                status = _status_of(response)
+        except Exception:
+            log.exception("%s failed outside its operation", event.method.name)
+            status = StatusCode.INTERNAL
+        finally:
+            if response is None and anyio.current_time() >= scope.deadline:
+                status = StatusCode.DEADLINE_EXCEEDED
+            del self._scopes[event.stream]
+            self._close(event.stream, event.method, status, response)
+        if event.method is Method.SHUTDOWN and response is not None:
+            self._shut_down = True
+            await self._flush()
+            await self._stream.aclose()
+
+    async def _run_stream(self, stream: SessionStream, number: int, scope: Scope) -> None:
+        status = StatusCode.CANCELLED
+        last: StreamResponse | None = None
+        try:
+            with scope:
+                last = await self._send_items(stream)
+                status = StatusCode.from_wire(last.error_code) if last else StatusCode.OK
+        except Exception:
+            log.exception("a stream failed outside its operation")
+            status = StatusCode.INTERNAL
+        finally:
+            if status is StatusCode.CANCELLED and anyio.current_time() >= scope.deadline:
+                status = StatusCode.DEADLINE_EXCEEDED
+            del self._scopes[number]
+            del self._streams[number]
+            self._close(number, Method.EXECUTE_STREAM, status, last)
+
+    async def _send_items(self, stream: SessionStream) -> StreamResponse | None:
+        """Send what the plugin yields; returns its final message, if it made one."""
+        async with aclosing(_generator(self._plugin.execute_stream(stream.requests()))) as items:
+            async for item in items:
+                if item.is_final or item.error_code:
+                    last: StreamResponse = item
+                    return last
+                await stream.send(item)
+        return None
+
+    def _close(
+        self, stream: int, method: Method, status: StatusCode, response: Message | None
+    ) -> None:
+        self._call_ended.set()
+        if not self._connection.is_open(stream):
+            return
+        try:
+            self.send(Close(stream, status, response))
+        except PayloadTooLarge as error:
+            refusal = _FAILURE[method](f"the plugin's answer is too large: {error}")
+            self.send(Close(stream, StatusCode.RESOURCE_EXHAUSTED, refusal))
+        except LocalProtocolError as error:
+            log.exception("the answer to %s cannot be sent", method.name)
+            if self.ready:
+                refusal = _FAILURE[method](f"the plugin's answer cannot be sent: {error}")
+                self.send(Close(stream, StatusCode.INTERNAL, refusal))
+
+
+def _generator(items: AsyncIterator[StreamResponse]) -> Any:
+    """``items`` as something that can be closed; most plugins return a generator."""
+    if hasattr(items, "aclose"):
+        return items
+
+    async def wrap() -> AsyncIterator[StreamResponse]:
+        async for item in items:
+            yield item
+
+    return wrap()
+
+
+def _status_of(response: Message) -> StatusCode:
+    """The status for a CLOSE: what the response says of itself."""
+    code = getattr(response, "error_code", 0)
+    if code or getattr(response, "success", True):
+        return StatusCode.from_wire(code)
+    return StatusCode.UNKNOWN
+
+
+_FAILURE: dict[Method, Callable[[str], Message]] = {
+    Method.INITIALIZE: lambda error: InitializeResponse(error=error),
+    Method.HEALTH_CHECK: lambda error: HealthCheckResponse(message=error),
+    Method.EXECUTE: lambda error: ExecuteResponse(error=error),
+    Method.EXECUTE_STREAM: lambda error: StreamResponse(error=error),
+    Method.SHUTDOWN: lambda error: ShutdownResponse(error=error),
+}
