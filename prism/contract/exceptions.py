@@ -24,6 +24,7 @@
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── CallCancelled           499  the caller went away
         ├── InternalError           500  a bug in Prism; the client learns no more
+        ├── StreamsNotOffered       501  the client accepts nothing but a stream
         ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
         ├── PluginUnavailable       503  no instance can take the call; it never ran
@@ -241,6 +242,17 @@ class InternalError(CallError):
 
     def __init__(self, detail: str = "internal error; the proxy's log has the cause") -> None:
         super().__init__(detail)
+
+
+class StreamsNotOffered(CallError):
+    """The client accepts nothing but a stream, and this front end offers none yet."""
+
+    status = StatusCode.UNIMPLEMENTED
+    http_status = 501
+    reason = "streams_not_offered"
+
+    def __init__(self) -> None:
+        super().__init__("streams are not offered over HTTP yet; accept application/json")
 
 
 class PluginCrashed(CallError):
