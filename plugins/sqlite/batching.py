@@ -1,0 +1,126 @@
+"""Many callers, one thread: work that arrives while a batch runs forms the next batch.
+
+Theory of operation (leader and followers). Nobody owns a background task. The
+first caller leads: it takes everything that waits, its own job first, and runs
+it in a worker thread. Those who come meanwhile wait. When the batch is done,
+the leader wakes its followers, which find their outcome, and makes the first of
+those still waiting the next leader. So the batch grows with the load, and an
+idle batcher costs one hop to a thread.
+
+Cancellation. A leader is shielded while its batch runs, because other callers'
+jobs are in it. A follower leaves at once: before its batch began its job never
+runs; after that it does, and only the outcome is lost.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from .job import Job
+
+MAX_BATCH = 128
+"""Bounds the time a batch takes, and with it the wait of those behind it."""
+
+
+class _Turn:
+    __slots__ = ("done", "job", "leads", "woken")
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.job = job
+        self.woken: anyio.Event | None = None
+        self.leads = False
+        self.done = False
+
+
+class Batcher:
+    """Runs jobs in batches: ``run_batch`` gets each batch, in a worker thread.
+
+    ``run_batch`` must not raise; outcomes, errors too, are kept in the jobs.
+    """
+
+    def __init__(
+        self, run_batch: Callable[[list[Job[Any]]], None], limiter: anyio.CapacityLimiter
+    ) -> None:
+        self._run_batch = run_batch
+        self._limiter = limiter
+        self._waiting: deque[_Turn] = deque()
+        self._led = False
+
+    async def run(self, job: Job[Any]) -> None:
+        """Run a job in some batch; returns when its batch is done.
+
+        Cancelling sets ``job.cancelled``; see the top of this file.
+        """
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        turn = _Turn(job)
+        self._waiting.append(turn)
+        if self._led:
+            await self._follow(turn)
+        if not turn.done:
+            self._led = True
+            await self._lead(turn)
+
+    async def _follow(self, turn: _Turn) -> None:
+        turn.woken = anyio.Event()
+        try:
+            await turn.woken.wait()
+        except BaseException:
+            turn.job.cancelled = True
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                if turn.leads:
+                    self._name_next_leader()
+            raise
+
+    async def _lead(self, turn: _Turn) -> None:
+        count = min(len(self._waiting), MAX_BATCH)
+        batch = [self._waiting.popleft() for _ in range(count)]
+        jobs = [member.job for member in batch]
+        try:
+            if turn.job.interruptible:
+                await run_interruptible(turn.job, self._run_batch, jobs, self._limiter)
+            else:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._run_batch, jobs, limiter=self._limiter)
+        finally:
+            for member in batch:
+                member.done = True
+                if member.woken is not None:
+                    member.woken.set()
+            self._name_next_leader()
+
+    def _name_next_leader(self) -> None:
+        self._led = bool(self._waiting)
+        if self._waiting:
+            following = self._waiting[0]
+            following.leads = True
+            if following.woken is not None:
+                following.woken.set()
+
+
+async def run_interruptible(
+    job: Job[Any],
+    function: Callable[[list[Job[Any]]], None],
+    jobs: list[Job[Any]],
+    limiter: anyio.CapacityLimiter,
+) -> None:
+    """Run ``function(jobs)`` in a worker thread; when cancelled, interrupt ``job`` first.
+
+    Waits for the thread in any case: it is using a connection.
+    """
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_job_when_cancelled, job)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(function, jobs, limiter=limiter)
+        group.cancel_scope.cancel()
+
+
+async def _cancel_job_when_cancelled(job: Job[Any]) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        job.cancelled = True

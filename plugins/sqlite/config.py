@@ -1,0 +1,36 @@
+"""The ``config:`` block of a namespace on SQLite."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings; only ``path`` usually needs one.
+
+    ``path``: the database file, relative to the working directory; its
+    directory must exist. ``:memory:`` keeps everything in memory, gone at stop.
+    Several namespaces may share a file: keys are apart, SQL tables are shared.
+
+    ``synchronous``: ``full`` makes every acknowledged write survive a power
+    loss. Its price is one fsync, which concurrent writes share (group commit).
+    ``normal`` survives the death of the process, but not a power loss.
+
+    ``max_value_bytes``: half of the default frame, so that a value also fits
+    when it travels as base64.
+    """
+
+    path: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")] = "prism.db"
+    synchronous: Literal["full", "normal"] = "full"
+    busy_timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 5_000
+    max_value_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = 512 * 1024
+    default_ttl_seconds: Annotated[float, Meta(gt=0)] | None = None
+    readers: Annotated[int, Meta(ge=1, le=64)] = 4
+    sql_timeout_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    max_rows: Annotated[int, Meta(ge=1)] = 1_000
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether there is no file."""
+        return self.path == ":memory:"

@@ -1,0 +1,87 @@
+"""Opening a database: one writing connection, any number of reading ones."""
+
+import sqlite3
+from pathlib import Path
+
+from prism.sdk import PluginError, StatusCode
+
+from .authorizer import Authorizer
+from .config import SQLiteConfig
+from .schema import prepare_schema
+
+CACHED_STATEMENTS = 256
+WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+"""The write-ahead log shrinks back to this after a burst."""
+
+SQL_VALUE_LIMIT_BYTES = 16 * 1024 * 1024
+"""No value, nor a statement's text, is larger, unless ``max_value_bytes`` is."""
+
+
+class Connection(sqlite3.Connection):
+    """A connection and its authorizer; used by one thread at a time."""
+
+    authorizer: Authorizer
+
+
+def open_writer(config: SQLiteConfig) -> Connection:
+    """The one connection that writes; creates the file and Prism's tables where missing.
+
+    Raises:
+        PluginError: FAILED_PRECONDITION; directory, file system or schema do not fit.
+        sqlite3.Error: the file cannot be opened or used.
+    """
+    if config.in_memory:
+        connection = _connect(":memory:", config)
+    else:
+        path = Path(config.path).absolute()
+        if not path.parent.is_dir():
+            raise PluginError(
+                StatusCode.FAILED_PRECONDITION,
+                f"config.path: there is no directory {str(path.parent)!r}; create it first",
+            )
+        connection = _connect(f"{path.as_uri()}?mode=rwc", config)
+    try:
+        if not config.in_memory:
+            _use_write_ahead_log(connection)
+        connection.execute(f"PRAGMA synchronous={config.synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT_BYTES}")
+        prepare_schema(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(config: SQLiteConfig) -> Connection:
+    """A connection that cannot write. The file must exist."""
+    connection = _connect(f"{Path(config.path).absolute().as_uri()}?mode=ro", config)
+    connection.execute("PRAGMA query_only=1")
+    return connection
+
+
+def _connect(database: str, config: SQLiteConfig) -> Connection:
+    connection = sqlite3.connect(
+        database,
+        uri=True,
+        timeout=config.busy_timeout_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+        factory=Connection,
+    )
+    largest = max(SQL_VALUE_LIMIT_BYTES, config.max_value_bytes + 4096)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
+    connection.execute("PRAGMA trusted_schema=0")
+    connection.authorizer = Authorizer()
+    connection.set_authorizer(connection.authorizer)
+    return connection
+
+
+def _use_write_ahead_log(connection: Connection) -> None:
+    [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise PluginError(
+            StatusCode.FAILED_PRECONDITION,
+            "config.path: this file system does not support SQLite's write-ahead log; "
+            "use a local disk",
+        )

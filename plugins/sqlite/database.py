@@ -1,0 +1,146 @@
+"""Which connection does what, and in which thread.
+
+One connection writes, in batches that share a commit. One answers short reads,
+in batches too, because the hop to a thread costs more than the read. A pool of
+``readers`` connections runs what may take long: scans and clients' queries. In
+memory there is a single connection, and everything takes the writer's way.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import anyio
+
+from .batching import Batcher, run_interruptible
+from .config import SQLiteConfig
+from .connection import Connection, open_reader, open_writer
+from .errors import translate, translate_at_start
+from .job import Job
+from .transaction import commit_together, read_together
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+SWEEP_INTERVAL_SECONDS = 1.0
+
+
+class Database:
+    """An open database. What SQLite reports is raised as ``PluginError``."""
+
+    def __init__(self, config: SQLiteConfig, sweep: Callable[[Connection], bool]) -> None:
+        """Open the file; blocks. ``sweep`` removes some expired rows, True while more remain.
+
+        Raises:
+            PluginError: it cannot be opened.
+        """
+        self.path = config.path
+        self.commits = 0
+        self._time_limit = config.sql_timeout_seconds
+        self._in_memory = config.in_memory
+        self._sweep = sweep
+        self._sweep_at = 0.0
+        self._closing = False
+        self._connections: list[Connection] = []
+        try:
+            self._writer = self._opened(open_writer(config))
+            if not self._in_memory:
+                self._reader = self._opened(open_reader(config))
+                self._pool = [self._opened(open_reader(config)) for _ in range(config.readers)]
+                self._inode = Path(config.path).stat().st_ino
+        except BaseException as error:
+            for connection in self._connections:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translate_at_start(error, self.path) from error
+            raise
+        limiter = anyio.CapacityLimiter(config.readers + 2)
+        self._limiter = limiter
+        self._pool_slots = anyio.CapacityLimiter(config.readers)
+        self._writes = Batcher(self._run_writes, limiter)
+        self._reads = self._writes if self._in_memory else Batcher(self._run_reads, limiter)
+
+    async def write(self, work: Work[T], *, may_take_long: bool = False) -> T:
+        """Run work in a write transaction; on return it is committed and synced.
+
+        Cancelled before its batch began it never runs; later, it may be committed.
+        """
+        job = Job(work, self._time_limit if may_take_long else None)
+        await self._writes.run(job)
+        return self._outcome(job)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a short read on a snapshot that has every write answered before."""
+        job = Job(work)
+        await self._reads.run(job)
+        return self._outcome(job)
+
+    async def read_long(self, work: Work[T]) -> T:
+        """Run a read that may take long; cancelling interrupts it."""
+        job = Job(work, self._time_limit)
+        if self._in_memory:
+            await self._writes.run(job)
+            return self._outcome(job)
+        async with self._pool_slots:
+            connection = self._pool.pop()
+            try:
+                await run_interruptible(
+                    job, lambda jobs: read_together(connection, jobs), [job], self._limiter
+                )
+            finally:
+                self._pool.append(connection)
+        return self._outcome(job)
+
+    async def close(self) -> None:
+        """Wait for what runs, then close every connection."""
+        self._closing = True
+        if not self._in_memory:
+            for _ in range(int(self._pool_slots.total_tokens)):
+                await self._pool_slots.acquire_on_behalf_of(object())
+            for connection in self._pool:
+                connection.close()
+            await self._reads.run(Job(lambda _: None))
+        await self._writes.run(Job(lambda _: None))
+
+    async def check(self) -> str:
+        """Read something; returns what is wrong, or ""."""
+        await self.read(lambda connection: connection.execute("SELECT 1").fetchone())
+        return await anyio.to_thread.run_sync(self._file_problem, limiter=self._limiter)
+
+    def _file_problem(self) -> str:
+        if self._in_memory:
+            return ""
+        try:
+            replaced = Path(self.path).stat().st_ino != self._inode
+        except OSError as error:
+            return f"the file {self.path!r} is gone: {error.strerror}"
+        return f"the file {self.path!r} was replaced; reload the namespace" if replaced else ""
+
+    def _run_writes(self, jobs: list[Job[Any]]) -> None:
+        if monotonic() >= self._sweep_at:
+            jobs = [*jobs, Job(self._sweep_some)]
+        commit_together(self._writer, jobs)
+        self.commits += 1
+        if self._closing:
+            self._writer.close()
+
+    def _run_reads(self, jobs: list[Job[Any]]) -> None:
+        read_together(self._reader, jobs)
+        if self._closing:
+            self._reader.close()
+
+    def _sweep_some(self, connection: Connection) -> None:
+        if not self._sweep(connection):
+            self._sweep_at = monotonic() + SWEEP_INTERVAL_SECONDS
+
+    def _outcome(self, job: Job[T]) -> T:
+        try:
+            return job.outcome()
+        except sqlite3.Error as error:
+            raise translate(error) from error
+
+    def _opened(self, connection: Connection) -> Connection:
+        self._connections.append(connection)
+        return connection

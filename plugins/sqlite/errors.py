@@ -1,0 +1,83 @@
+"""What SQLite's errors mean to a caller: a status, and words that say what to do."""
+
+import sqlite3
+
+from prism.sdk import PluginError, StatusCode
+
+_PRIMARY_CODE = 0xFF  # the low byte of an extended result code
+
+_MEANING: dict[int, tuple[StatusCode, str]] = {
+    sqlite3.SQLITE_BUSY: (
+        StatusCode.UNAVAILABLE,
+        "another process held the database locked for longer than busy_timeout_ms",
+    ),
+    sqlite3.SQLITE_LOCKED: (StatusCode.UNAVAILABLE, "the database is locked"),
+    sqlite3.SQLITE_FULL: (StatusCode.RESOURCE_EXHAUSTED, "the disk is full"),
+    sqlite3.SQLITE_IOERR: (
+        StatusCode.UNAVAILABLE,
+        "the database file cannot be read or written (disk full, a quota, or a failing device)",
+    ),
+    sqlite3.SQLITE_READONLY: (
+        StatusCode.FAILED_PRECONDITION,
+        "the database is read-only: give the plugin's user write permission "
+        "on the file and its directory",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        StatusCode.FAILED_PRECONDITION,
+        "the database file cannot be opened: check that it is a file and its permissions",
+    ),
+    sqlite3.SQLITE_PERM: (StatusCode.FAILED_PRECONDITION, "no permission for the database file"),
+    sqlite3.SQLITE_NOTADB: (
+        StatusCode.FAILED_PRECONDITION,
+        "the file is not a SQLite database: move it away, or set another path",
+    ),
+    sqlite3.SQLITE_CORRUPT: (
+        StatusCode.DATA_LOSS,
+        "the database file is damaged: restore it from a backup",
+    ),
+    sqlite3.SQLITE_AUTH: (
+        StatusCode.PERMISSION_DENIED,
+        "this statement is not allowed: no PRAGMA, ATTACH, transaction control, "
+        "temporary tables or access to Prism's own tables; 'query' only reads",
+    ),
+    sqlite3.SQLITE_TOOBIG: (StatusCode.INVALID_ARGUMENT, "the statement or a value is too large"),
+    sqlite3.SQLITE_NOMEM: (StatusCode.RESOURCE_EXHAUSTED, "out of memory"),
+    sqlite3.SQLITE_SCHEMA: (StatusCode.ABORTED, "the schema changed meanwhile; try again"),
+}
+
+
+def translate(error: sqlite3.Error | sqlite3.Warning) -> PluginError:
+    """The answer for an error that says something about the database, not about a bug.
+
+    Clients read it: it does not tell them where the file is.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by Python's module
+        return PluginError(StatusCode.UNAVAILABLE, "the database is closed")
+    status, words = _MEANING.get(
+        code & _PRIMARY_CODE, (StatusCode.INTERNAL, "SQLite reported an error")
+    )
+    return PluginError(status, f"{words} ({error})")
+
+
+def translate_at_start(error: sqlite3.Error, path: str) -> PluginError:
+    """The answer for the operator; a damaged file is something to put right first."""
+    answer = translate(error)
+    damaged = answer.status is StatusCode.DATA_LOSS
+    status = StatusCode.FAILED_PRECONDITION if damaged else answer.status
+    return PluginError(status, f"config.path {path!r}: {answer.detail}")
+
+
+def translate_user_sql(error: sqlite3.Error | sqlite3.Warning) -> PluginError:
+    """Like ``translate``, for a statement the client wrote: most errors are the client's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # wrong number of parameters, two statements, ...
+        return PluginError(StatusCode.INVALID_ARGUMENT, str(error))
+    primary = code & _PRIMARY_CODE
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        taken = code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+        status = StatusCode.ALREADY_EXISTS if taken else StatusCode.FAILED_PRECONDITION
+        return PluginError(status, str(error))
+    if primary in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE):
+        return PluginError(StatusCode.INVALID_ARGUMENT, str(error))
+    return translate(error)

@@ -1,0 +1,97 @@
+"""Running a statement that a client wrote."""
+
+import binascii
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from prism.sdk import PluginError, StatusCode
+
+from .authorizer import Access
+from .connection import Connection
+from .errors import translate_user_sql
+from .params import Rows
+
+RESULT_BYTES = 512 * 1024
+"""A result is cut after the row that reaches this, so that it fits a frame."""
+
+Parameters = list[Any] | dict[str, Any]
+
+
+def run_statement(
+    connection: Connection, sql: str, params: Parameters, access: Access, limit: int
+) -> tuple[Rows, int]:
+    """Run one statement; returns up to ``limit`` rows, and how many rows it changed.
+
+    Statements carry their access as a comment: Python keeps compiled statements
+    by their text, and one compiled for Prism itself, or for ``execute``, must not
+    be found again when a client's ``query`` has the same text.
+
+    Raises:
+        PluginError: the statement is wrong, not allowed, or failed.
+    """
+    connection.authorizer.access = access
+    try:
+        cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
+        try:
+            rows = _fetch(cursor, limit)
+        finally:
+            cursor.close()
+    except (OverflowError, UnicodeError) as error:
+        raise PluginError(StatusCode.INVALID_ARGUMENT, f"a parameter: {error}") from error
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise  # the job knows why
+        raise translate_user_sql(error) from error
+    else:
+        return rows, max(cursor.rowcount, 0)
+    finally:
+        connection.authorizer.access = Access.OWN
+
+
+def read_parameters(params: Parameters) -> Parameters:
+    """Parameters as SQLite takes them; ``{"value", "encoding": "base64"}`` are bytes.
+
+    Raises:
+        PluginError: INVALID_ARGUMENT, a parameter is no number, text, bytes, boolean or null.
+    """
+    if isinstance(params, dict):
+        return {name: _parameter(value) for name, value in params.items()}
+    return [_parameter(value) for value in params]
+
+
+def show_bytes_as_json(rows: list[list[Any]]) -> None:
+    """Replace, in place, each bytes cell by its base64 and the encoding beside it."""
+    for row in rows:
+        for column, cell in enumerate(row):
+            if isinstance(cell, bytes):
+                text = binascii.b2a_base64(cell, newline=False).decode()
+                row[column] = {"value": text, "encoding": "base64"}
+
+
+def _fetch(cursor: sqlite3.Cursor, limit: int) -> Rows:
+    columns = [column[0] for column in cursor.description or ()]
+    rows: list[list[Any]] = []
+    size = 0
+    for row in cursor:
+        if len(rows) == limit or size > RESULT_BYTES:
+            return Rows(columns, rows, truncated=True)
+        size += sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
+        rows.append(list(row))
+    return Rows(columns, rows, truncated=False)
+
+
+def _parameter(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bytes):
+        return value
+    if isinstance(value, dict) and value.keys() == {"value", "encoding"}:
+        try:
+            return msgspec.convert(value["value"], bytes)
+        except msgspec.ValidationError:
+            pass
+    raise PluginError(
+        StatusCode.INVALID_ARGUMENT,
+        'a parameter must be a number, text, boolean, null, or {"value": ..., '
+        '"encoding": "base64"}; pass a list or object as JSON text',
+    )
