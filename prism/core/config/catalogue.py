@@ -34,7 +34,7 @@ def resolve_plugin(
             raise UnknownPlugin("the plugin is written inline, so it has no versions")
         return plugin
     name = plugin.name or namespace.backend
-    entry = {**BUILT_IN, **{entry.name: entry for entry in config.plugins}}.get(name)
+    entry = next((e for e in config.plugins if e.name == name), None) or BUILT_IN.get(name)
     if entry is None:
         raise UnknownPlugin(_no_such_plugin(name, config))
     chosen = _choose_version(entry, version or plugin.version)

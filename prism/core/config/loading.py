@@ -14,6 +14,9 @@ from prism.core.config.yaml_tree import parse_tree
 MAX_FILE_BYTES = 1024 * 1024
 """The largest configuration file; thousands of namespaces fit."""
 
+MAX_PROBLEMS = 100
+"""So many are listed one by one; more is a wrong file rather than wrong lines."""
+
 _SMALLEST = "the smallest useful one is\n\nnamespaces:\n  - name: notes\n    backend: sqlite\n"
 
 
@@ -55,7 +58,8 @@ def parse_config(text: str, file: str) -> LoadedConfig:
     """Check and convert ``text``; relative paths start at the directory of ``file``.
 
     Raises:
-        ConfigError: it is wrong; lists every problem found, in the file's order.
+        ConfigError: it is wrong; lists every problem found (the first ``MAX_PROBLEMS``
+            one by one), in the file's order.
     """
     root, problems = parse_tree(text, file)
     if root is None:
@@ -66,8 +70,16 @@ def parse_config(text: str, file: str) -> LoadedConfig:
     check_secrets(root, report)
     config = check_rules(root, report, Path(file).absolute().parent)
     if config is None:
-        raise ConfigError(sorted(report.errors, key=_place))
+        raise ConfigError(_first(sorted(report.errors, key=_place), file))
     return LoadedConfig(config, tuple(sorted(report.warnings, key=_place)), file)
+
+
+def _first(problems: list[ConfigProblem], file: str) -> list[ConfigProblem]:
+    rest = len(problems) - MAX_PROBLEMS
+    if rest <= 0:
+        return problems
+    more = ConfigProblem(file, 0, 0, "", f"and {rest} more problems")
+    return [*problems[:MAX_PROBLEMS], more]
 
 
 def _unreadable(file: str, message: str) -> ConfigError:

@@ -14,9 +14,6 @@ from prism.core.config.paths import absolute_paths
 from prism.core.config.plugin_rules import check_catalogue_plugin, check_plugin, is_loopback
 from prism.core.config.report import Report
 
-_IN_PARTS = ("listen", "admin", "namespaces", "plugins")
-"""Blocks of which the sound parts are checked although another part is not."""
-
 
 def check_rules(root: Node, report: Report, directory: FilePath) -> Config | None:
     """Report what is wrong beyond types; the ``Config`` if nothing is wrong at all."""
@@ -41,22 +38,17 @@ def check_rules(root: Node, report: Report, directory: FilePath) -> Config | Non
 def _sound_part(root: Node, report: Report) -> tuple[Config, list[int], list[int]]:
     """What can be converted, and where its namespaces and catalogue entries stand in the file."""
     plain: dict[str, Any] = to_plain(root) if isinstance(root.value, dict) else {}
-    indices: dict[str, list[int]] = {}
-    for block in ("namespaces", "plugins"):
-        items = plain.get(block)
-        count = len(items) if isinstance(items, list) else 0
-        indices[block] = [index for index in range(count) if report.sound((block, index))]
-        if isinstance(items, list):
-            plain[block] = [items[index] for index in indices[block]]
+    kept = {key: value for key, value in plain.items() if report.sound((key,))}
     for block in ("listen", "admin"):
         keys = plain.get(block)
         if isinstance(keys, dict):
-            plain[block] = {key: keys[key] for key in keys if report.sound((block, key))}
-    kept = {
-        key: value
-        for key, value in plain.items()
-        if report.sound((key,)) or (key in _IN_PARTS and isinstance(value, list | dict))
-    }
+            kept[block] = {key: keys[key] for key in keys if report.sound((block, key))}
+    indices: dict[str, list[int]] = {"namespaces": [], "plugins": []}
+    for block, sound in indices.items():
+        items = plain.get(block)
+        if isinstance(items, list):
+            sound += [index for index in range(len(items)) if report.sound((block, index))]
+            kept[block] = [items[index] for index in sound]
     config = msgspec.convert(kept, Config)
     return config, indices["namespaces"], indices["plugins"]
 

@@ -122,6 +122,8 @@ class _Check:
             )
 
     def _mismatch(self, node: Node, kind: inspect.Type, path: Path, private: bool) -> None:
+        # Text where a block belongs is often "key:value" without its space: show no values.
+        private = private or expected(kind) in ("a mapping", "a list")
         message = f"expected {expected(kind)}, found {found(node, private)}"
         self.report.error(node, path, message + advice(node, kind, private))
 

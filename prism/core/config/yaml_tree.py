@@ -29,6 +29,7 @@ _SCALAR_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool",
 _COLLECTION_TAGS = frozenset((_TAG + "map", _TAG + "seq", "!"))
 _OCTAL = re.compile(r"[-+]?0[0-7_]+\Z")
 _PLACEHOLDER_HINT = 'if this is a "{{ secret:name }}" placeholder, put it in quotes'
+_TAG_REFUSED = "YAML tags are not supported; a value that begins with ! must be in quotes"
 
 # libyaml where PyYAML was built with it: 20 times faster, same events.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -89,6 +90,8 @@ def _syntax_problem(text: str, line: int, column: int, error: yaml.MarkedYAMLErr
     here = written[column : column + 1]
     if here in ("@", "`", "%"):
         return f"a value cannot begin with {here}; put it in quotes"
+    if "tag" in (error.problem or ""):
+        return _TAG_REFUSED  # PyYAML's own sentence would show what may be a password
     context = f" ({error.context})" if error.context else ""
     return f"not valid YAML: {error.problem}{context}"
 
@@ -135,8 +138,7 @@ class _Builder:
         plain = event.style is None or event.style == ""
         tag = event.tag
         if tag is None or tag == "!":
-            implicit = (event.implicit[0] and tag is None, event.implicit[1])
-            tag = self._scalars.resolve(yaml.ScalarNode, event.value, implicit)  # type: ignore[no-untyped-call]
+            tag = self._scalars.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
         written = event.value if plain else ""
         if tag in (_TAG + "value", _TAG + "merge") and plain:
             return Node(event.value, line, column, written)
@@ -146,7 +148,7 @@ class _Builder:
         if tag == _TAG + "timestamp" and plain:
             return Unreadable("YAML reads this as a date; put it in quotes")
         if tag not in _SCALAR_TAGS:
-            return Unreadable(f"the YAML tag {clip(tag)} is not supported")
+            return Unreadable(_TAG_REFUSED)
         if tag in (_TAG + "int", _TAG + "float") and ":" in text:
             return Unreadable(
                 "YAML reads this as a number in base 60; put it in quotes if it is text"
@@ -158,7 +160,7 @@ class _Builder:
         try:
             value = self._scalars.construct_object(yaml.ScalarNode(tag, text))
         except (ValueError, KeyError):
-            return Unreadable(f"this is not a {tag.removeprefix(_TAG)} that can be read")
+            return Unreadable(f"this is no value of the YAML type {tag.removeprefix(_TAG)}")
         if isinstance(value, float) and not math.isfinite(value):
             return Unreadable("infinity and NaN are not supported")
         assert value is None or isinstance(value, str | int | float)  # noqa: S101 - for mypy
@@ -178,7 +180,7 @@ class _Builder:
         event = opened.event
         line, column = _place(event)
         if event.tag is not None and event.tag not in _COLLECTION_TAGS:
-            opened.unreadable = Unreadable(f"the YAML tag {clip(event.tag)} is not supported")
+            opened.unreadable = Unreadable(_TAG_REFUSED)
         if opened.unreadable is not None:
             return Node(opened.unreadable, line, column)
         value: list[Node] | dict[str, Entry]
@@ -233,7 +235,8 @@ class _Builder:
             return
         name = key.value if isinstance(key.value, str) else key.written
         if not isinstance(key.value, str):
-            self._problem(key, f"the key {clip(name) or 'null'} is not text; put it in quotes")
+            self._problem(key, "this key is not text; put it in quotes")
+            key = Node(name, key.line, key.column)
         earlier = opened.entries.get(name)
         if earlier is not None:
             place = f"line {earlier.key.line}, column {earlier.key.column}"
