@@ -6,5 +6,13 @@ from prism.core.config import reference_markdown, schema_json
 
 GENERATED = {"schema": schema_json, "reference": reference_markdown}
 
+
+def main(arguments: list[str]) -> None:
+    """Write the named text to standard output."""
+    if len(arguments) != 1 or arguments[0] not in GENERATED:
+        raise SystemExit(f"usage: python -m prism.core.config {'|'.join(GENERATED)}")
+    sys.stdout.write(GENERATED[arguments[0]]())
+
+
 if __name__ == "__main__":
-    sys.stdout.write(GENERATED[sys.argv[1]]())
+    main(sys.argv[1:])
