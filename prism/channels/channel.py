@@ -81,6 +81,10 @@ class PluginChannel(ABC):
         """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
 
     @abstractmethod
+    def go_away(self, reason: str) -> None:
+        """Tell the plugin that its drain begins; calls may still be made. Never raises."""
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Close the channel. Open calls fail as PluginCrashed. Never raises."""
 

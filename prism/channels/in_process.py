@@ -100,6 +100,9 @@ class InProcessChannel(PluginChannel):
         finally:
             self._open_calls -= 1
 
+    def go_away(self, reason: str) -> None:
+        """Does nothing: a plugin in this process has nobody to send calls to."""
+
     async def aclose(self) -> None:
         """Refuse further calls. Running ones go on: nothing can end them from here."""
         self._closed.set()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import trio
+
 from prism.channels.channel import PluginChannel
 from prism.contract.messages import HealthCheckResponse, OperationDeclaration, PluginMetrics
 
@@ -24,8 +26,21 @@ class Instance:
     health: HealthCheckResponse | None = None
     metrics: PluginMetrics | None = None
     leases: int = field(default=0, init=False)
+    _no_leases: trio.Event | None = field(default=None, init=False)
 
     @property
     def id(self) -> str:
         """The label of this instance in logs and metrics."""
         return f"{self.namespace}/{self.generation}"
+
+    def release(self) -> None:
+        """Return one lease."""
+        self.leases -= 1
+        if not self.leases and self._no_leases is not None:
+            self._no_leases.set()
+
+    async def wait_no_leases(self) -> None:
+        """Wait until no call holds this instance; call it once it is out of its slot."""
+        while self.leases:
+            self._no_leases = trio.Event()
+            await self._no_leases.wait()

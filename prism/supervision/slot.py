@@ -38,7 +38,7 @@ class Slot:
         try:
             yield instance
         finally:
-            instance.leases -= 1
+            instance.release()
 
     def fill(self, instance: Instance) -> Instance | None:
         """Put ``instance`` in the slot; returns the one it replaces."""

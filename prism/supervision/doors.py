@@ -1,0 +1,191 @@
+"""The ways to a plugin: each opens a channel, and ends what it started.
+
+A door is an async context manager. Inside it the channel is up: handshake done,
+tasks running in the nursery that was given. Leaving it closes the channel and
+ends the process, if there is one, whatever happened inside; its tasks then end
+by themselves.
+"""
+
+import importlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from prism import __version__
+from prism.channels import tcp, unix
+from prism.channels.channel import PluginChannel
+from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.in_process import InProcessChannel
+from prism.contract.config import PluginConfig, PluginForm
+from prism.contract.exceptions import CallError, ChannelError, LaunchError
+from prism.contract.service import BackendPlugin
+from prism.supervision import process
+from prism.supervision.news import News
+from prism.supervision.spec import InstanceSpec
+
+log = logging.getLogger("prism.supervision")
+
+EXIT_PATIENCE = 1.0
+"""Seconds to let a plugin that broke off exit, so that its status can be told."""
+
+
+def open_door(
+    spec: InstanceSpec, news: News, listener: unix.UnixListener | None, nursery: trio.Nursery
+) -> AbstractAsyncContextManager[PluginChannel]:
+    """The way to ``spec``'s plugin; ``listener`` is where it dials in, if it does.
+
+    Entering raises LaunchError or ChannelError when the plugin cannot be reached.
+    """
+    plugin = spec.plugin
+    match plugin.form:
+        case PluginForm.MODULE:
+            return _in_process(spec)
+        case PluginForm.COMMAND:
+            return _spawned(spec, news, nursery)
+        case PluginForm.SOCKET if listener is not None:
+            return _dialling_in(spec, news, listener, nursery)
+        case PluginForm.SOCKET:
+            return _dialled(spec, news, nursery)
+        case PluginForm.ENDPOINT if plugin.type == "remote":
+            return _remote(spec, news, nursery)
+        case PluginForm.ENDPOINT:
+            raise LaunchError(f"{spec.label}: type {plugin.type!r} is not supported yet")
+    raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
+
+
+@asynccontextmanager
+async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]:
+    channel = InProcessChannel(_load(spec)(), spec.label)
+    try:
+        yield channel
+    finally:
+        with trio.CancelScope(shield=True):
+            await channel.aclose()
+
+
+def _load(spec: InstanceSpec) -> Callable[[], BackendPlugin]:
+    module_name, _, class_name = (spec.plugin.module or "").partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise LaunchError(
+            f"{spec.label}: no module {error.name!r}; is it installed for this Python?"
+        ) from None
+    except Exception as error:
+        raise LaunchError(
+            f"{spec.label}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        kind: Callable[[], BackendPlugin] = getattr(module, class_name)
+    except AttributeError:
+        raise LaunchError(f"{spec.label}: module {module_name} has no {class_name!r}") from None
+    return kind
+
+
+def _settings(plugin: PluginConfig) -> ChannelSettings:
+    return ChannelSettings(
+        handshake_timeout=plugin.start_timeout_seconds,
+        cancel_grace=plugin.cancel_grace_seconds,
+        max_frame=plugin.max_frame_bytes,
+        ping_interval=plugin.health.interval_seconds,
+    )
+
+
+@asynccontextmanager
+async def _framed(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery, stream: trio.abc.Stream
+) -> AsyncGenerator[FramedChannel, None]:
+    channel = FramedChannel(
+        stream,
+        _settings(spec.plugin),
+        name=spec.label,
+        version=__version__,
+        on_note=news.take,
+        on_goaway=news.goaway,
+    )
+    try:
+        await channel.handshake()
+        nursery.start_soon(channel.run)
+        yield channel
+    finally:
+        with trio.CancelScope(shield=True):
+            await channel.aclose()
+
+
+@asynccontextmanager
+async def _spawned(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    plugin = spec.plugin
+    try:
+        argv = plugin.argv
+    except ValueError as error:
+        raise LaunchError(f"{spec.label}: command: {error}") from None
+    child, stream = await process.start(
+        spec.plugin_name, argv, plugin.environment, plugin.working_directory
+    )
+    log.info("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
+    nursery.start_soon(child.listen)
+    try:
+        async with _framed(spec, news, nursery, stream) as channel:
+            yield channel
+    except (ChannelError, LaunchError, CallError) as error:
+        raise await _explain(child, error) from error
+    finally:
+        how = await child.end(plugin.kill_timeout_seconds)
+        log.info("%s (pid %d) %s", spec.label, child.pid, how)
+
+
+async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
+    """``error`` with what the process has to say about it."""
+    message = str(error)
+    if await child.wait_ended(EXIT_PATIENCE):
+        message += f"; its process {child.ending}"
+    if child.last_lines:
+        message += "; its last output:\n    " + "\n    ".join(child.last_lines)
+    return LaunchError(message)
+
+
+@asynccontextmanager
+async def _dialling_in(
+    spec: InstanceSpec, news: News, listener: unix.UnixListener, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    stream, peer = await listener.accept()
+    log.info("%s dialled in on %s (%s)", spec.label, listener.path, peer)
+    async with _framed(spec, news, nursery, stream) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def _dialled(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    plugin = spec.plugin
+    path = Path(plugin.socket or "")
+    with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
+        stream = await unix.dial(path, group=plugin.group)
+    if in_time.cancelled_caught:
+        raise LaunchError(f"{spec.label}: {path} did not accept in time")
+    async with _framed(spec, news, nursery, stream) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def _remote(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    plugin = spec.plugin
+    host, port = plugin.address
+    tls = None
+    if plugin.tls is not None and plugin.tls.enabled:
+        files = plugin.tls
+        tls = tcp.TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
+    with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
+        stream = await tcp.dial(host, port, tls)
+    if in_time.cancelled_caught:
+        raise LaunchError(f"{spec.label}: {plugin.endpoint} did not accept in time")
+    async with _framed(spec, news, nursery, stream) as channel:
+        yield channel
