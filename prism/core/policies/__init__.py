@@ -1,0 +1,34 @@
+"""The policies that every call passes, in the order in which it meets them.
+
+To add one: write ``class X(Policy)`` in a file of its own, and put it in
+``POLICIES`` where it belongs, with the reason for the place.
+
+Around all of them, in the front end, is the call's record: refused calls are
+logged and counted too. Innermost is ``Invoke``, the call to the plugin.
+"""
+
+from prism.core.namespace import Namespace
+from prism.core.policies.deadline import Deadline
+from prism.core.policies.in_flight import InFlightLimit
+from prism.core.policies.invoke import Invoke
+from prism.core.policies.policy import Policy
+from prism.core.policies.read_params import ReadParams
+from prism.core.request import Handler
+
+POLICIES: tuple[type[Policy], ...] = (
+    # First, so that the client gets its answer in time whatever any other does.
+    Deadline,
+    # Before the body, so that refusing is cheap, and so that the limit also
+    # bounds the memory that bodies take.
+    InFlightLimit,
+    # Before the lease on an instance, so that a slow client cannot hold up a drain.
+    ReadParams,
+)
+
+
+def build_stack(namespace: Namespace) -> Handler:
+    """All policies for ``namespace``, composed once and for all of its calls."""
+    handler: Handler = Invoke(namespace)
+    for policy in reversed(POLICIES):
+        handler = policy(namespace, handler)
+    return handler

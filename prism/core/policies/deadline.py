@@ -1,0 +1,19 @@
+"""No call outlives its deadline."""
+
+import trio
+
+from prism.contract.exceptions import DeadlineExceeded, RequestTimeout
+from prism.core.policies.policy import Policy
+from prism.core.request import Reply, Request
+
+
+class Deadline(Policy):
+    """Answers when the time is up, whether or not the plugin reacts to the cancel."""
+
+    async def __call__(self, request: Request) -> Reply:
+        with trio.CancelScope(deadline=request.deadline):
+            return await self.following(request)
+        if not request.params.text:
+            raise RequestTimeout("the request's body did not arrive within the call's deadline")
+        allowed = request.deadline - request.record.started
+        raise DeadlineExceeded(f"the call did not end within its {allowed:g} s; it may have run")

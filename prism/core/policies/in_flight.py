@@ -1,0 +1,20 @@
+"""A namespace runs a bounded number of calls at a time."""
+
+from prism.contract.exceptions import TooManyInFlight
+from prism.core.policies.policy import Policy
+from prism.core.request import Reply, Request
+
+
+class InFlightLimit(Policy):
+    """Refuses the call that would be one too many, at once: a queue would only add delay."""
+
+    async def __call__(self, request: Request) -> Reply:
+        namespace = self.namespace
+        limit = namespace.limits.max_in_flight
+        if namespace.in_flight >= limit:
+            raise TooManyInFlight(namespace.name, limit)
+        namespace.in_flight += 1
+        try:
+            return await self.following(request)
+        finally:
+            namespace.in_flight -= 1

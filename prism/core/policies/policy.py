@@ -1,0 +1,21 @@
+"""The shape of a policy."""
+
+from abc import ABC, abstractmethod
+
+from prism.core.namespace import Namespace
+from prism.core.request import Handler, Reply, Request
+
+
+class Policy(ABC):
+    """One rule for the calls of one namespace, wrapped around the next policy.
+
+    Made once per namespace; calls of many tasks pass through at the same time.
+    """
+
+    def __init__(self, namespace: Namespace, following: Handler) -> None:
+        self.namespace = namespace
+        self.following = following
+
+    @abstractmethod
+    async def __call__(self, request: Request) -> Reply:
+        """Refuse the call by raising a ``CallError``, or pass it on."""

@@ -1,0 +1,85 @@
+"""A request on its way to a plugin, the reply on its way back, and the record of both.
+
+A front end makes one ``CallRecord`` for everything it answers and one frozen
+``Request`` for every call. Policies decide on the request; the record is only
+written to, for the access log and the metrics.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from prism.contract.status import StatusCode
+from prism.core.namespace import Namespace
+from prism.core.observability.trace import Trace
+
+
+class CallRecord(msgspec.Struct):
+    """What is known so far of a call, refused ones included.
+
+    ``target`` is set once the namespace is known to exist; ``namespace`` and
+    ``operation`` are the names that the client used, empty while they have not
+    been recognised as names. ``plugin_seconds`` is None while the plugin has not
+    been called. ``started`` is on trio's clock.
+    """
+
+    started: float
+    request_id: str
+    trace: Trace
+    principal: str = "anonymous"
+    target: Namespace | None = None
+    namespace: str = ""
+    operation: str = ""
+    instance: str = ""
+    plugin_seconds: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    is_call: bool = False
+    status: StatusCode = StatusCode.OK
+    http_status: int = 0
+    reason: str = ""
+
+
+class Params(ABC):
+    """A request's parameters, which arrive after its head.
+
+    They are read late, so that a call can be refused without taking in its body.
+    ``text`` is the JSON exactly as received, once the ``ReadParams`` policy has
+    read and checked it; until then it is empty.
+    """
+
+    text: str = ""
+
+    @abstractmethod
+    async def read(self, limit: int) -> bytes:
+        """All bytes of the parameters. After a cancellation they cannot be read again.
+
+        Raises:
+            PayloadTooLarge: there are more than ``limit``; the rest is not read.
+            RequestTimeout: the client stopped sending.
+            CallCancelled: the client went away.
+        """
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One call, as the policies see it. ``deadline`` is on trio's clock."""
+
+    namespace: str
+    operation: str
+    params: Params
+    metadata: dict[str, str]
+    principal: str
+    deadline: float
+    record: CallRecord
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A plugin's successful answer, in the bytes that the plugin gave."""
+
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+Handler = Callable[[Request], Awaitable[Reply]]
+"""What every policy is, and what it wraps. Failures are raised as ``CallError``."""

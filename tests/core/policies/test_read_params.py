@@ -1,0 +1,22 @@
+import pytest
+
+from prism.contract.config import NamespaceLimits
+from prism.contract.exceptions import InvalidRequest
+from prism.core.policies.read_params import ReadParams
+from prism.core.request import Reply
+
+
+async def reply(request):
+    return Reply(request.params.text.encode())
+
+
+async def test_reads_within_the_limit(make_namespace, make_request):
+    namespace = make_namespace(limits=NamespaceLimits(max_payload_bytes=2048))
+    request = make_request(body=b'{ "a":1}')
+    assert await ReadParams(namespace, reply)(request) == Reply(b'{ "a":1}')
+    assert request.params.limits == [2048]
+
+
+async def test_checks(make_namespace, make_request):
+    with pytest.raises(InvalidRequest):
+        await ReadParams(make_namespace(), reply)(make_request(body=b"{"))
