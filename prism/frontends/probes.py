@@ -1,0 +1,36 @@
+"""``/healthz`` and ``/readyz``, as orchestrators and load balancers ask them.
+
+Alive means that the process answers; it says nothing of plugins, because
+restarting the proxy does not mend a plugin. Ready means that every namespace has
+an instance and the proxy is not draining.
+"""
+
+from prism.contract.exceptions import MethodNotAllowed
+from prism.core.router import Router
+from prism.frontends.responses import Response, json_response
+
+HEALTHZ = b"/healthz"
+READYZ = b"/readyz"
+PROBES = frozenset({HEALTHZ, READYZ})
+GET_METHODS = ("GET", "HEAD")
+
+
+def check_get(method: str, path: str) -> None:
+    """Raises MethodNotAllowed unless ``method`` is GET or HEAD."""
+    if method not in GET_METHODS:
+        raise MethodNotAllowed(method, path, GET_METHODS)
+
+
+def answer_probe(path: bytes, router: Router, *, draining: bool) -> Response:
+    """The answer to a GET of one of ``PROBES``."""
+    if path == HEALTHZ:
+        return json_response(200, {"status": "alive"})
+    namespaces = {
+        namespace.name: "ready" if namespace.slot.current else namespace.slot.absence
+        for namespace in router.namespaces()
+    }
+    waiting = any(namespace.slot.current is None for namespace in router.namespaces())
+    status = "draining" if draining else "not ready" if waiting else "ready"
+    return json_response(
+        200 if status == "ready" else 503, {"status": status, "namespaces": namespaces}
+    )

@@ -1,0 +1,46 @@
+"""The one place that turns errors into answers for clients (RFC 9457).
+
+``type`` is ``about:blank``: the members ``code`` (gRPC status) and ``reason``
+say for programs what went wrong, ``detail`` for people.
+"""
+
+from http import HTTPStatus
+
+from prism.contract.exceptions import CallError, MethodNotAllowed
+from prism.core.request import CallRecord
+from prism.frontends.responses import Response, encode_json
+
+RETRY_AFTER_SECONDS = 1
+"""What 429 and 503 advise. Restarts and bursts are mostly over by then."""
+
+_PROBLEM = (b"content-type", b"application/problem+json")
+_RETRY_AFTER = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)
+_TITLES = {int(status): status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
+
+
+def problem(error: CallError, record: CallRecord) -> Response:
+    """The response for ``error``; notes it in ``record``."""
+    status = error.http_status
+    record.status = error.status
+    record.http_status = status
+    record.reason = error.reason
+    members: dict[str, object] = {
+        "type": "about:blank",
+        "title": _TITLES[status],
+        "status": status,
+        "code": error.status.name,
+        "reason": error.reason,
+        "detail": error.detail.encode(errors="replace").decode(),
+        "request_id": record.request_id,
+        "retryable": error.retryable,
+    }
+    if record.namespace:
+        members["namespace"] = record.namespace
+    if record.operation:
+        members["operation"] = record.operation
+    headers = [_PROBLEM]
+    if status in {429, 503}:
+        headers.append(_RETRY_AFTER)
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
+    return Response(status, headers, encode_json(members))

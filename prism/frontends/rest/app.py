@@ -1,0 +1,162 @@
+"""The data plane's ASGI application. Runs on Prism's own server and on any other.
+
+POST /v1/{namespace}/{operation}    call: params in, result out
+GET  /v1/{namespace}                describe a namespace
+GET  /v1                            list the namespaces
+GET  /healthz, /readyz              probes
+"""
+
+import logging
+
+import trio
+
+from prism.contract.exceptions import (
+    CallCancelled,
+    CallError,
+    Draining,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+from prism.core.names import namespace_name, operation_name
+from prism.core.observability.access_log import log_access
+from prism.core.observability.metrics import Metrics
+from prism.core.request import CallRecord, Request
+from prism.core.router import Router
+from prism.frontends.lifespan import decline_protocol
+from prism.frontends.probes import PROBES, answer_probe, check_get
+from prism.frontends.problems import problem
+from prism.frontends.responses import Response, json_response, send_response
+from prism.frontends.rest.describe import description, summary
+from prism.frontends.rest.disconnect import DisconnectWatch, server_cancels
+from prism.frontends.rest.headers import RequestHeaders
+from prism.frontends.rest.params import BodyParams
+from prism.frontends.server import Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+_HINT = "POST /v1/{namespace}/{operation} makes a call, GET /v1 lists the namespaces"
+
+
+class RestApp:
+    """ASGI application. Set ``draining`` when the proxy begins to stop: calls still run."""
+
+    def __init__(self, router: Router, metrics: Metrics) -> None:
+        self._router = router
+        self._metrics = metrics
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Cancelling it cancels the call, which is logged as such."""
+        if scope["type"] != "http":
+            await decline_protocol(scope, receive, send)
+            return
+        # Judged as it came: percent-decoding would give names a second spelling.
+        path: bytes = scope.get("raw_path") or scope["path"].encode()
+        headers = RequestHeaders(scope["headers"])
+        record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
+        try:
+            if server_cancels(scope):
+                response = await self._answer(scope, path, receive, headers, record)
+            else:
+                watch = DisconnectWatch(receive)
+                watched = await watch.run(
+                    lambda: self._answer(scope, path, watch.receive, headers, record)
+                )
+                response = watched or problem(CallCancelled("the client went away"), record)
+            record.bytes_out = len(response.body)
+            response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
+            await send_response(send, response, head=scope["method"] == "HEAD")
+        except trio.Cancelled:
+            self._note_cancelled(record)
+            raise
+        finally:
+            self._observe(record, path)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        path: bytes,
+        receive: Receive,
+        headers: RequestHeaders,
+        record: CallRecord,
+    ) -> Response:
+        """The response, whatever happens."""
+        try:
+            response = await self._dispatch(scope, path, receive, headers, record)
+        except CallError as error:
+            return problem(error, record)
+        except Exception:
+            logger.exception("request %s failed", record.request_id)
+            return problem(InternalError(), record)
+        record.http_status = response.status
+        return response
+
+    async def _dispatch(
+        self,
+        scope: Scope,
+        path: bytes,
+        receive: Receive,
+        headers: RequestHeaders,
+        record: CallRecord,
+    ) -> Response:
+        method: str = scope["method"]
+        match path.split(b"/"):
+            case [b"", b"v1", raw_namespace, raw_operation]:
+                record.is_call = True
+                record.namespace = namespace_name(raw_namespace)
+                record.operation = operation_name(raw_operation)
+                if method != "POST":
+                    raise MethodNotAllowed(method, path.decode("ascii"), ("POST",))
+                return await self._call(scope, receive, headers, record)
+            case [b"", b"v1", raw_namespace]:
+                record.namespace = namespace_name(raw_namespace)
+                check_get(method, path.decode("ascii"))
+                return json_response(200, description(self._router.find(record.namespace)))
+            case [b"", b"v1"]:
+                check_get(method, "/v1")
+                namespaces = [summary(namespace) for namespace in self._router.namespaces()]
+                return json_response(200, {"namespaces": namespaces})
+        if path in PROBES:
+            check_get(method, path.decode("ascii"))
+            return answer_probe(path, self._router, draining=self.draining)
+        raise NotFound(f"nothing is at this path; {_HINT}")
+
+    async def _call(
+        self, scope: Scope, receive: Receive, headers: RequestHeaders, record: CallRecord
+    ) -> Response:
+        namespace = record.target = self._router.find(record.namespace)
+        if scope["query_string"]:
+            raise InvalidRequest("a call takes no query string; put parameters into the JSON body")
+        headers.check_call()
+        metadata = {
+            "prism-namespace": record.namespace,
+            "prism-principal": record.principal,
+            "prism-request-id": record.request_id,
+            "traceparent": record.trace.parent,
+        }
+        if record.trace.state:
+            metadata["tracestate"] = record.trace.state
+        request = Request(
+            namespace=record.namespace,
+            operation=record.operation,
+            params=BodyParams(receive, headers.content_length(), record),
+            metadata=metadata,
+            principal=record.principal,
+            deadline=namespace.deadline(record.started, headers.timeout()),
+            record=record,
+        )
+        reply = await self._router.call(request)
+        return Response(200, [(b"content-type", reply.content_type)], reply.body)
+
+    def _note_cancelled(self, record: CallRecord) -> None:
+        """A request's task is cancelled when its client goes away, or a drain ends."""
+        problem(Draining("the proxy stopped") if self.draining else CallCancelled("gone"), record)
+
+    def _observe(self, record: CallRecord, path: bytes) -> None:
+        seconds = trio.current_time() - record.started
+        if record.is_call:
+            self._metrics.observe(record, seconds)
+        if path not in PROBES:  # they come every few seconds and would drown the rest
+            log_access(record, seconds)

@@ -1,0 +1,43 @@
+"""What ``GET /v1`` and ``GET /v1/{namespace}`` tell about namespaces."""
+
+from typing import Any
+
+import msgspec
+
+from prism.core.namespace import Namespace
+
+
+def summary(namespace: Namespace) -> dict[str, Any]:
+    """One entry of the list of namespaces."""
+    instance = namespace.slot.current
+    return {
+        "namespace": namespace.name,
+        "description": namespace.description,
+        "backend": namespace.backend,
+        "ready": instance is not None,
+        "operations": sorted(instance.operations) if instance else [],
+    }
+
+
+def description(namespace: Namespace) -> dict[str, Any]:
+    """A namespace in full: its plugin, operations, health and limits.
+
+    ``plugin`` is null while no instance is there; ``absence`` then says why.
+    ``health.status`` is null until the first check.
+    """
+    instance = namespace.slot.current
+    described = summary(namespace) | {"limits": msgspec.to_builtins(namespace.limits)}
+    if instance is None:
+        return described | {"plugin": None, "operations": {}, "absence": namespace.slot.absence}
+    health = instance.health
+    return described | {
+        "plugin": {"name": instance.plugin, "version": instance.version},
+        "operations": {
+            name: {"idempotent": declared.idempotent, "streaming": declared.streaming}
+            for name, declared in sorted(instance.operations.items())
+        },
+        "health": {
+            "status": health.status.name if health else None,
+            "message": health.message if health else "",
+        },
+    }

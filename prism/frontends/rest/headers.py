@@ -1,0 +1,92 @@
+"""The request headers that the REST front end reads; all others are ignored.
+
+Nothing a client sends becomes metadata for a plugin by itself: headers that
+imitate ``prism-principal`` and its like have no effect at all.
+"""
+
+import re
+from collections.abc import Iterable
+
+from prism.contract.exceptions import InvalidRequest, StreamsNotOffered
+from prism.core.ids import random_hex
+from prism.core.observability.trace import Trace, new_trace, parse_trace
+from prism.core.timeout import parse_timeout
+
+_READ = frozenset(
+    {
+        b"accept",
+        b"content-encoding",
+        b"content-length",
+        b"prism-timeout",
+        b"traceparent",
+        b"tracestate",
+        b"x-request-id",
+    }
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+_STREAM_TYPES = (b"text/event-stream", b"application/x-ndjson")
+
+
+class RequestHeaders:
+    """The headers that matter, by lower-case name.
+
+    A header given twice counts as its values joined by a comma (RFC 9110, 5.3),
+    which no value but those of lists survives.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        values: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in _READ:
+                values[name] = values[name] + b"," + value if name in values else value
+        self._values = values
+
+    def request_id(self) -> str:
+        """The client's ``x-request-id``, if it is fit for logs; else a new one."""
+        given = self._values.get(b"x-request-id")
+        if given is not None and _REQUEST_ID(given):
+            return given.decode("ascii")
+        return random_hex(32)
+
+    def trace(self) -> Trace:
+        """The client's trace context; else a new one."""
+        parent = self._values.get(b"traceparent")
+        if parent is None:
+            return new_trace()
+        return parse_trace(parent, self._values.get(b"tracestate", b"")) or new_trace()
+
+    def timeout(self) -> float | None:
+        """Seconds in ``prism-timeout``.
+
+        Raises:
+            InvalidRequest: the value has none of the accepted forms.
+        """
+        given = self._values.get(b"prism-timeout")
+        return None if given is None else parse_timeout(given.decode("latin-1"))
+
+    def content_length(self) -> int | None:
+        """The declared size of the body, if there is one that can be read."""
+        given = self._values.get(b"content-length", b"")
+        return int(given) if given.isdigit() and len(given) < 20 else None
+
+    def check_call(self) -> None:
+        """See that one plain JSON answer to a plain body is what the client wants.
+
+        Raises:
+            InvalidRequest: the body is compressed.
+            StreamsNotOffered: the client accepts nothing but a stream.
+        """
+        encoding = self._values.get(b"content-encoding", b"identity").strip().lower()
+        if encoding != b"identity":
+            raise InvalidRequest(
+                "send the body without content-encoding: Prism does not decompress"
+            )
+        accept = self._values.get(b"accept")
+        if accept is not None and accept != b"*/*":
+            accept = accept.lower()
+            if any(kind in accept for kind in _STREAM_TYPES) and not (
+                b"application/json" in accept or b"*/*" in accept or b"application/*" in accept
+            ):
+                raise StreamsNotOffered

@@ -1,0 +1,39 @@
+"""A call's parameters, read from the body of an HTTP request."""
+
+import trio
+
+from prism.contract.exceptions import CallCancelled, PayloadTooLarge, RequestTimeout
+from prism.core.request import CallRecord, Params
+from prism.frontends.server import Receive
+
+IDLE_SECONDS = 30.0
+"""How long a client may pause within a body. The call's deadline holds beside it."""
+
+
+class BodyParams(Params):
+    """The body of one request; ``declared`` is its ``content-length``, if it has one."""
+
+    def __init__(self, receive: Receive, declared: int | None, record: CallRecord) -> None:
+        self._receive = receive
+        self._declared = declared
+        self._record = record
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; see ``Params.read``."""
+        if self._declared is not None and self._declared > limit:
+            raise PayloadTooLarge(limit)
+        chunks: list[bytes] = []
+        with trio.CancelScope(deadline=trio.current_time() + IDLE_SECONDS) as idle:
+            while True:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    raise CallCancelled("the client went away before its request was complete")
+                chunk = message.get("body", b"")
+                self._record.bytes_in += len(chunk)
+                if self._record.bytes_in > limit:
+                    raise PayloadTooLarge(limit)
+                if not message.get("more_body", False):
+                    return b"".join([*chunks, chunk]) if chunks else chunk
+                chunks.append(chunk)
+                idle.deadline = trio.current_time() + IDLE_SECONDS
+        raise RequestTimeout(f"the request's body paused for more than {IDLE_SECONDS:g} s")

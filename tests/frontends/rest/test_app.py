@@ -1,0 +1,408 @@
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prism.contract.config import NamespaceLimits
+from prism.contract.exceptions import (
+    InvalidRequest,
+    Overloaded,
+    PluginCrashed,
+    PluginMisbehaved,
+)
+from prism.contract.messages import ExecuteResponse
+from prism.core.names import namespace_name, operation_name
+
+
+async def test_result_is_the_plugins_bytes(make_namespace, make_client, access_lines):
+    text = b' {"key" : "\xc3\xa9",\n "n": 1.0e2, "big": 12345678901234567890123}\t'
+    answer = await make_client(make_namespace()).request("POST", "/v1/kv/get", text)
+    assert answer.status == 200
+    assert answer.body == text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(text))
+    assert access_lines[0]["bytes_in"] == access_lines[0]["bytes_out"] == len(text)
+    assert access_lines[0]["request_id"] == answer.headers["x-request-id"]
+    assert access_lines[0]["instance"] == "kv/1"
+
+
+async def test_body_in_chunks(make_namespace, make_client):
+    chunks = [b'{"a"', b"", b":", b'"\xc3', b'\xa9"}', b""]
+    answer = await make_client(make_namespace()).request("POST", "/v1/kv/get", chunks)
+    assert answer.body == b"".join(chunks)
+
+
+async def test_metadata_is_the_proxys_own(make_namespace, make_client):
+    namespace = make_namespace()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await make_client(namespace).request(
+        "POST",
+        "/v1/kv/get",
+        headers={
+            "traceparent": trace,
+            "tracestate": "vendor=1",
+            "x-request-id": "my-id.1",
+            "prism-principal": "admin",
+            "prism-namespace": "other",
+            "x-prism-principal": "admin",
+            "x-forwarded-user": "admin",
+        },
+    )
+    (request,) = namespace.slot.current.channel.requests
+    assert request.metadata == {
+        "prism-namespace": "kv",
+        "prism-principal": "anonymous",
+        "prism-request-id": "my-id.1",
+        "traceparent": trace,
+        "tracestate": "vendor=1",
+    }
+    assert request.params_json == "{}"
+
+
+SMALL = NamespaceLimits(max_payload_bytes=1024)
+
+REFUSED = [
+    # method, target, body, headers, then status, code, reason
+    ("POST", "/v1/nope/get", b"", {}, 404, "NOT_FOUND", "unknown_namespace"),
+    ("POST", "/v1/kv/nope", b"", {}, 404, "UNIMPLEMENTED", "unknown_operation"),
+    ("POST", "/v1/kv/watch", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/KV/get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/Get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1//get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/k%76/get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/../kv", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get?key=1", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get/", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("POST", "/v1/kv/get/x", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("POST", "//v1/kv/get", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("POST", "http://a/v1/kv/get", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("POST", "v1/kv/get", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("GET", "/", b"", {}, 404, "NOT_FOUND", "not_found"),
+    ("GET", "/v1/kv/get", b"", {}, 405, "UNIMPLEMENTED", "method_not_allowed"),
+    ("OPTIONS", "/v1/kv/get", b"", {}, 405, "UNIMPLEMENTED", "method_not_allowed"),
+    ("POST", "/v1/kv", b"", {}, 405, "UNIMPLEMENTED", "method_not_allowed"),
+    ("DELETE", "/v1", b"", {}, 405, "UNIMPLEMENTED", "method_not_allowed"),
+    ("POST", "/healthz", b"", {}, 405, "UNIMPLEMENTED", "method_not_allowed"),
+    ("POST", "/v1/kv/get", b"[]", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get", b"{", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get", b'{"a":"\xff"}', {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get", b'{"a":1,"a":2}', {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/get", b"x" * 1025, {}, 413, "RESOURCE_EXHAUSTED", "payload_too_large"),
+    (
+        "POST",
+        "/v1/kv/get",
+        b"",
+        {"content-length": "99999999999"},
+        413,
+        "RESOURCE_EXHAUSTED",
+        "payload_too_large",
+    ),
+    (
+        "POST",
+        "/v1/kv/get",
+        b"",
+        {"prism-timeout": "5"},
+        400,
+        "INVALID_ARGUMENT",
+        "invalid_request",
+    ),
+    (
+        "POST",
+        "/v1/kv/get",
+        b"",
+        {"content-encoding": "gzip"},
+        400,
+        "INVALID_ARGUMENT",
+        "invalid_request",
+    ),
+    (
+        "POST",
+        "/v1/kv/get",
+        b"",
+        {"accept": "text/event-stream"},
+        501,
+        "UNIMPLEMENTED",
+        "streams_not_offered",
+    ),
+    ("POST", "/v1/kv/get", [b"{", None], {}, 499, "CANCELLED", "client_gone"),
+]
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+@pytest.mark.parametrize(
+    ("method", "target", "body", "headers", "status", "code", "reason"), REFUSED
+)
+async def test_refused(
+    make_namespace,
+    make_client,
+    access_lines,
+    method,
+    target,
+    body,
+    headers,
+    status,
+    code,
+    reason,
+    cancels,
+):
+    namespace = make_namespace(limits=SMALL)
+    answer = await make_client(namespace).request(method, target, body, headers, cancels=cancels)
+    assert (answer.status, answer.json["code"], answer.json["reason"]) == (status, code, reason)
+    assert answer.json["status"] == status
+    assert answer.json["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert ("allow" in answer.headers) == (status == 405)
+    assert namespace.in_flight == 0
+    assert namespace.slot.current.channel.requests == []
+    if target != "/healthz":
+        (line,) = access_lines
+        assert (line["status"], line["http_status"], line["reason"]) == (code, status, reason)
+
+
+def fails_with(error):
+    async def answer(request):
+        raise error
+
+    return answer
+
+
+def responds(**fields):
+    async def answer(request):
+        return ExecuteResponse(**fields)
+
+    return answer
+
+
+OUTCOMES = [
+    (responds(success=True), 200, "OK", None),
+    (responds(success=True, result_raw=b"\x80"), 200, "OK", None),
+    (responds(error="no", error_code=5), 404, "NOT_FOUND", "plugin_error"),
+    (responds(error="no", error_code=0), 500, "UNKNOWN", "plugin_error"),
+    (responds(error="no", error_code=99), 500, "UNKNOWN", "plugin_error"),
+    (responds(error="\ud800\n", error_code=14), 503, "UNAVAILABLE", "plugin_error"),
+    (responds(success=True, result_json="\ud800"), 502, "UNAVAILABLE", "protocol_error"),
+    (fails_with(PluginCrashed("gone")), 502, "UNAVAILABLE", "plugin_crashed"),
+    (fails_with(PluginMisbehaved("bad")), 502, "UNAVAILABLE", "protocol_error"),
+    (fails_with(Overloaded("full")), 503, "UNAVAILABLE", "overloaded"),
+    (fails_with(RuntimeError("hunter2")), 500, "INTERNAL", "internal"),
+]
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+@pytest.mark.parametrize(("answer", "status", "code", "reason"), OUTCOMES)
+async def test_outcomes(
+    make_namespace, make_client, access_lines, caplog, answer, status, code, reason, cancels
+):
+    namespace = make_namespace(answer)
+    response = await make_client(namespace).request("POST", "/v1/kv/get", cancels=cancels)
+    assert response.status == status
+    assert b"hunter2" not in response.body
+    assert ("retry-after" in response.headers) == (status == 503)
+    (line,) = access_lines
+    assert (line["status"], line["http_status"], line.get("reason")) == (code, status, reason)
+    assert (namespace.in_flight, namespace.slot.current.leases) == (0, 0)
+    if code == "INTERNAL":
+        (logged,) = [record for record in caplog.records if record.name != "prism.access"]
+        assert line["request_id"] in logged.getMessage()
+        assert "hunter2" in caplog.text
+
+
+async def test_empty_and_raw_results(make_namespace, make_client):
+    empty = await make_client(make_namespace(responds(success=True))).request("POST", "/v1/kv/get")
+    assert empty.body == b"{}"
+    raw = await make_client(make_namespace(responds(success=True, result_raw=b"\x80"))).request(
+        "POST", "/v1/kv/get"
+    )
+    assert (raw.body, raw.headers["content-type"]) == (b"\x80", "application/msgpack")
+
+
+async def hang(request):
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(None, 30), ("250ms", 0.25), ("1m", 60), ("9m", 300)]
+)
+async def test_deadline(make_namespace, make_client, access_lines, autojump_clock, asked, seconds):
+    headers = {"prism-timeout": asked} if asked else {}
+    namespace = make_namespace(hang)
+    began = trio.current_time()
+    answer = await make_client(namespace).request("POST", "/v1/kv/get", headers=headers)
+    assert trio.current_time() - began == pytest.approx(seconds)
+    assert (answer.status, answer.json["reason"]) == (504, "deadline_exceeded")
+    assert access_lines[0]["plugin_ms"] == pytest.approx(seconds * 1000)
+    assert (namespace.in_flight, namespace.slot.current.channel.open_calls) == (0, 0)
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [("2s", 2), ("1m", 30)])
+async def test_body_that_stops(
+    make_namespace, make_client, autojump_clock, nursery, asked, seconds
+):
+    client = make_client(make_namespace())
+
+    async def slow_receive():
+        await trio.sleep_forever()
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/kv/get",
+        "raw_path": b"/v1/kv/get",
+        "query_string": b"",
+        "headers": [(b"prism-timeout", asked.encode())],
+    }
+    began = trio.current_time()
+    await client.app(scope, slow_receive, send)
+    assert trio.current_time() - began == pytest.approx(seconds)
+    assert sent[0]["status"] == 408
+
+
+async def test_too_large_is_refused_before_the_rest_is_read(make_namespace, make_client):
+    read = []
+    client = make_client(make_namespace(limits=SMALL))
+    sent = []
+
+    async def receive():
+        read.append(b"x" * 512)
+        return {"type": "http.request", "body": read[-1], "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/kv/get",
+        "query_string": b"",
+        "headers": [],
+        "extensions": {"prism.cancels_on_disconnect": {}},
+    }
+    await client.app(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert len(read) == 3
+
+
+async def test_in_flight_limit(make_namespace, make_client, autojump_clock, nursery):
+    namespace = make_namespace(hang, limits=NamespaceLimits(max_in_flight=2))
+    client = make_client(namespace)
+    for _ in range(2):
+        nursery.start_soon(client.request, "POST", "/v1/kv/get")
+    await trio.testing.wait_all_tasks_blocked()
+    assert namespace.in_flight == 2
+    answer = await client.request("POST", "/v1/kv/get")
+    assert (answer.status, answer.json["reason"]) == (429, "too_many_in_flight")
+    assert answer.json["retryable"] is True
+    assert answer.headers["retry-after"] == "1"
+    assert namespace.in_flight == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_client_gone_on_a_server_that_only_tells(make_namespace, make_client, access_lines):
+    namespace = make_namespace(hang)
+    client = make_client(namespace)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.request, "POST", "/v1/kv/get")
+        await trio.testing.wait_all_tasks_blocked()
+        assert namespace.in_flight == 1
+        client.gone.set()
+    assert namespace.in_flight == 0
+    (line,) = access_lines
+    assert (line["status"], line["http_status"], line["reason"]) == (
+        "CANCELLED",
+        499,
+        "client_gone",
+    )
+
+
+@pytest.mark.parametrize(
+    ("draining", "expected"),
+    [(False, ("CANCELLED", 499, "client_gone")), (True, ("UNAVAILABLE", 503, "draining"))],
+)
+async def test_cancelled_by_the_server(
+    make_namespace, make_client, access_lines, draining, expected
+):
+    namespace = make_namespace(hang)
+    client = make_client(namespace)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: client.request("POST", "/v1/kv/get", cancels=True))
+        await trio.testing.wait_all_tasks_blocked()
+        client.app.draining = draining
+        nursery.cancel_scope.cancel()
+    assert namespace.in_flight == 0
+    (line,) = access_lines
+    assert (line["status"], line["http_status"], line["reason"]) == expected
+
+
+async def test_no_instance(make_namespace, make_client):
+    namespace = make_namespace()
+    namespace.slot.clear(namespace.slot.current, "it is restarting")
+    client = make_client(namespace)
+    answer = await client.request("POST", "/v1/kv/get")
+    assert (answer.status, answer.json["reason"]) == (503, "plugin_unavailable")
+    assert "it is restarting" in answer.json["detail"]
+    ready = await client.request("GET", "/readyz")
+    assert ready.status == 503
+    assert ready.json == {"status": "not ready", "namespaces": {"kv": "it is restarting"}}
+    assert (await client.request("GET", "/healthz")).status == 200
+    described = (await client.request("GET", "/v1/kv")).json
+    assert (described["plugin"], described["absence"]) == (None, "it is restarting")
+
+
+async def test_probes_while_draining(make_namespace, make_client, access_lines):
+    client = make_client(make_namespace())
+    assert (await client.request("GET", "/readyz")).json["status"] == "ready"
+    client.app.draining = True
+    assert (await client.request("GET", "/readyz")).status == 503
+    assert access_lines == []
+    assert (await client.request("POST", "/v1/kv/get")).status == 200
+
+
+async def test_listing_and_description(make_namespace, make_client):
+    client = make_client(make_namespace(name="b"), make_namespace(name="a"))
+    listed = (await client.request("GET", "/v1")).json["namespaces"]
+    assert [entry["namespace"] for entry in listed] == ["a", "b"]
+    answer = await client.request("GET", "/v1/a")
+    assert answer.json["plugin"] == {"name": "function", "version": "1.0"}
+    assert answer.json["operations"]["get"] == {"idempotent": True, "streaming": False}
+    assert answer.json["health"] == {"status": "HEALTHY", "message": "fine"}
+    assert answer.json["limits"]["max_in_flight"] == 1024
+    head = await client.request("HEAD", "/v1/a")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == answer.headers["content-length"]
+
+
+async def test_other_protocols(make_client, autojump_clock):
+    client = make_client()
+    inbox = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    sent = []
+
+    async def receive():
+        return inbox.pop(0)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    await client.app({"type": "lifespan"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    inbox.append({"type": "websocket.connect"})
+    await client.app({"type": "websocket"}, receive, send)
+    assert sent[-1] == "websocket.close"
+
+
+@given(raw=st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
+def test_a_name_has_one_spelling(raw):
+    for parse in (namespace_name, operation_name):
+        try:
+            name = parse(raw)
+        except InvalidRequest:
+            continue
+        assert name.encode() == raw
+        assert name == name.lower().strip()
+        assert not set(name) & set("/.%\\ \n")

@@ -1,0 +1,67 @@
+"""The application on stock hypercorn, with a real client."""
+
+import httpx
+import hypercorn.trio
+import pytest
+import trio
+from hypercorn.config import Config
+from trio.testing import wait_all_tasks_blocked
+
+
+@pytest.fixture
+async def serve(nursery):
+    stop = trio.Event()
+
+    async def start(app):
+        config = Config()
+        config.bind = ["127.0.0.1:0"]
+        config.accesslog = config.errorlog = None
+        (address,) = await nursery.start(
+            lambda task_status: hypercorn.trio.serve(
+                app, config, shutdown_trigger=stop.wait, task_status=task_status
+            )
+        )
+        return address
+
+    yield start
+    stop.set()
+
+
+async def test_calls(make_namespace, make_client, serve):
+    address = await serve(make_client(make_namespace()).app)
+    async with httpx.AsyncClient(base_url=address) as client:
+        answer = await client.post("/v1/kv/get", content=b'{"key": "a:b"}')
+        assert (answer.status_code, answer.content) == (200, b'{"key": "a:b"}')
+        assert answer.headers["content-type"] == "application/json"
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert (await client.post("/v1/kv/get", content=b"{}", headers=form)).status_code == 200
+        refused = await client.post("/v1/kv/get", content=b"[]")
+        assert refused.json()["reason"] == "invalid_request"
+        assert (await client.get("/readyz")).status_code == 200
+        head = await client.head("/v1")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_client_that_goes_away(make_namespace, make_client, serve, access_lines):
+    began, ended = trio.Event(), trio.Event()
+
+    async def hang(request):
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    namespace = make_namespace(hang)
+    address = await serve(make_client(namespace).app)
+    host, port = address.removeprefix("http://").split(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    await stream.send_all(b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+    with trio.fail_after(5):
+        await began.wait()
+        await stream.aclose()
+        await ended.wait()
+    await wait_all_tasks_blocked()
+    assert namespace.in_flight == 0
+    (line,) = access_lines
+    assert (line["status"], line["reason"]) == ("CANCELLED", "client_gone")
