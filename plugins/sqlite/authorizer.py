@@ -55,20 +55,35 @@ class Access(Enum):
 
 
 class Authorizer:
-    """The authorizer of one connection; ``access`` is changed around each client's statement."""
+    """The authorizer of one connection: ``begin`` and ``end`` stand around a client's statement.
+
+    ``refused`` tells whether anything was refused since ``begin``. SQLite's own
+    error code does not always: after a change of the schema it may be another.
+    """
 
     def __init__(self) -> None:
-        self.access = Access.OWN
+        self.refused = False
+        self._access = Access.OWN
+
+    def begin(self, access: Access) -> None:
+        """A client's statement follows."""
+        self._access = access
+        self.refused = False
+
+    def end(self) -> None:
+        """Prism's own statements follow."""
+        self._access = Access.OWN
 
     def __call__(
         self, action: int, first: str | None, second: str | None, _database: object, _by: object
     ) -> int:
         """SQLite's authorizer callback; the names are as the client wrote them."""
-        if self.access is Access.OWN:
+        if self._access is Access.OWN:
             return sqlite3.SQLITE_OK
-        allowed = _READING if self.access is Access.QUERY else _WRITING
+        allowed = _READING if self._access is Access.QUERY else _WRITING
         if action in allowed and _names_allowed(action, (first or "", second or "")):
             return sqlite3.SQLITE_OK
+        self.refused = True
         return sqlite3.SQLITE_DENY
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from prism.sdk import PluginError, StatusCode
+
 from .batching import Batcher, run_interruptible
 from .config import SQLiteConfig
 from .connection import Connection, open_reader, open_writer
@@ -55,6 +57,9 @@ class Database:
                 connection.close()
             if isinstance(error, sqlite3.Error):
                 raise translate_at_start(error, self.path) from error
+            if isinstance(error, OSError):
+                detail = f"config.path {self.path!r}: {error.strerror}"
+                raise PluginError(StatusCode.FAILED_PRECONDITION, detail) from error
             raise
         limiter = anyio.CapacityLimiter(config.readers + 2)
         self._limiter = limiter

@@ -35,11 +35,6 @@ _MEANING: dict[int, tuple[StatusCode, str]] = {
         StatusCode.DATA_LOSS,
         "the database file is damaged: restore it from a backup",
     ),
-    sqlite3.SQLITE_AUTH: (
-        StatusCode.PERMISSION_DENIED,
-        "this statement is not allowed: no PRAGMA, ATTACH, transaction control, "
-        "temporary tables or access to Prism's own tables; 'query' only reads",
-    ),
     sqlite3.SQLITE_TOOBIG: (StatusCode.INVALID_ARGUMENT, "the statement or a value is too large"),
     sqlite3.SQLITE_NOMEM: (StatusCode.RESOURCE_EXHAUSTED, "out of memory"),
     sqlite3.SQLITE_SCHEMA: (StatusCode.ABORTED, "the schema changed meanwhile; try again"),

@@ -16,6 +16,11 @@ from .params import Rows
 RESULT_BYTES = 512 * 1024
 """A result is cut after the row that reaches this, so that it fits a frame."""
 
+_REFUSED = (
+    "this statement is not allowed: no PRAGMA, ATTACH, transaction control, temporary tables "
+    "or access to Prism's own tables; and 'query' only reads"
+)
+
 Parameters = list[Any] | dict[str, Any]
 
 
@@ -31,7 +36,7 @@ def run_statement(
     Raises:
         PluginError: the statement is wrong, not allowed, or failed.
     """
-    connection.authorizer.access = access
+    connection.authorizer.begin(access)
     try:
         cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
         try:
@@ -43,11 +48,13 @@ def run_statement(
     except (sqlite3.Error, sqlite3.Warning) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise  # the job knows why
+        if connection.authorizer.refused:
+            raise PluginError(StatusCode.PERMISSION_DENIED, _REFUSED) from error
         raise translate_user_sql(error) from error
     else:
         return rows, max(cursor.rowcount, 0)
     finally:
-        connection.authorizer.access = Access.OWN
+        connection.authorizer.end()
 
 
 def read_parameters(params: Parameters) -> Parameters:

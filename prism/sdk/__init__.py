@@ -1,7 +1,10 @@
 """Floor 3, plugin side: write a plugin as a class, serve it in-process or as a process.
 
-Needs msgspec, anyio and the standard library, and nothing of the proxy.
+Writing one needs msgspec, anyio and the standard library. ``serve`` brings the
+frame protocol and is imported when it is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from prism.contract.exceptions import PluginError
 from prism.contract.status import StatusCode
@@ -10,8 +13,10 @@ from prism.sdk.health import Health
 from prism.sdk.metrics import Metrics
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
-from prism.sdk.serving import serve
 from prism.sdk.value import Encoding, Value
+
+if TYPE_CHECKING:
+    from prism.sdk.serving import serve
 
 __all__ = [
     "Call",
@@ -25,3 +30,11 @@ __all__ = [
     "operation",
     "serve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "serve":
+        from prism.sdk.serving import serve
+
+        return serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,161 @@
+"""The key-value store against a dictionary, with a clock that is moved by hand."""
+
+import re
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from prism_plugins.sqlite.config import SQLiteConfig
+from prism_plugins.sqlite.connection import open_writer
+from prism_plugins.sqlite.keyvalue import KeyValue
+
+from prism.sdk import PluginError, Value
+
+keys = st.sampled_from(["a", "a%", "aa", "a\0", "b", "é", "\U0001f40d", "\uffff"])
+values = st.one_of(
+    st.integers(-(2**64), 2**64).map(lambda n: Value(b"%d" % n, binary=False)),
+    st.text(max_size=3).map(lambda text: Value(msgspec.json.encode(text), binary=False)),
+    st.binary(max_size=3).map(lambda data: Value(data, binary=True)),
+)
+ttls = st.none() | st.sampled_from([0, 0.001, 1, 5, 1e12])
+DEFAULT_TTL = 3.0
+
+
+class Model(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = open_writer(SQLiteConfig(path=":memory:"))
+        self.now = 1000.0
+        self.store = KeyValue("me", lambda: self.now, DEFAULT_TTL)
+        self.other = KeyValue("me2", lambda: self.now, None)
+        self.other.set(self.connection, b"a", Value(b"1", binary=False), 1)
+        self.model: dict[str, tuple[Value, float]] = {}
+
+    def teardown(self) -> None:
+        self.connection.close()
+
+    def live(self, key: str) -> Value | None:
+        value, expires = self.model.get(key, (None, 0))
+        return value if expires > self.now else None
+
+    def put(self, key: str, value: Value, ttl: float | None) -> None:
+        ttl = DEFAULT_TTL if ttl is None else ttl
+        self.model[key] = (value, self.now + ttl if ttl else float("inf"))
+
+    @rule(key=keys, value=values, ttl=ttls)
+    def set(self, key: str, value: Value, ttl: float | None) -> None:
+        self.store.set(self.connection, key.encode(), value, ttl)
+        self.put(key, value, ttl)
+
+    @rule(key=keys, value=values, ttl=ttls)
+    def set_if_missing(self, key: str, value: Value, ttl: float | None) -> None:
+        expected = self.live(key) is None
+        assert self.store.set_if_missing(self.connection, key.encode(), value, ttl) is expected
+        if expected:
+            self.put(key, value, ttl)
+
+    @rule(key=keys, value=values, ttl=ttls)
+    def set_if_present(self, key: str, value: Value, ttl: float | None) -> None:
+        expected = self.live(key) is not None
+        assert self.store.set_if_present(self.connection, key.encode(), value, ttl) is expected
+        if expected:
+            self.put(key, value, ttl)
+
+    @rule(key=keys)
+    def get(self, key: str) -> None:
+        assert self.store.get(self.connection, key.encode()) == self.live(key)
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        expected = self.live(key) is not None
+        assert self.store.delete(self.connection, key.encode()) is expected
+        self.model.pop(key, None)
+
+    @rule(key=keys, ttl=st.sampled_from([0, 0.5, 4]))
+    def expire(self, key: str, ttl: float) -> None:
+        value = self.live(key)
+        assert self.store.expire(self.connection, key.encode(), ttl) is (value is not None)
+        if value is not None:
+            self.model[key] = (value, self.now + ttl)
+
+    @rule(key=keys)
+    def persist(self, key: str) -> None:
+        value = self.live(key)
+        expected = value is not None and self.model[key][1] != float("inf")
+        assert self.store.persist(self.connection, key.encode()) is expected
+        if expected and value is not None:
+            self.model[key] = (value, float("inf"))
+
+    @rule(key=keys)
+    def remaining(self, key: str) -> None:
+        left = self.store.remaining(self.connection, key.encode())
+        if self.live(key) is None:
+            assert left == -2
+        elif self.model[key][1] == float("inf"):
+            assert left == -1
+        elif self.model[key][1] - self.now < 1e9:
+            assert left == pytest.approx(self.model[key][1] - self.now, abs=0.002)
+
+    @rule(key=keys, delta=st.sampled_from([1, -7, 2**63 - 1, -(2**63)]), initial=st.just(10))
+    def increment(self, key: str, delta: int, initial: int) -> None:
+        value = self.live(key)
+        if value is not None and (value.binary or not re.fullmatch(rb"-?\d+", value.data)):
+            total = None
+        else:
+            total = delta + (initial if value is None else int(value.data))
+        if total is None or not -(2**63) <= total < 2**63:
+            with pytest.raises(PluginError):
+                self.store.increment(self.connection, key.encode(), delta, initial)
+            return
+        assert self.store.increment(self.connection, key.encode(), delta, initial) == total
+        new = Value(b"%d" % total, binary=False)
+        if value is None:
+            self.put(key, new, None)
+        else:
+            self.model[key] = (new, self.model[key][1])
+
+    @rule(
+        prefix=st.sampled_from(["", "a", "a%", "é", "\uffff", "\U0001f40d"]),
+        limit=st.integers(1, 4),
+    )
+    def scan(self, prefix: str, limit: int) -> None:
+        expected = [
+            (key, self.live(key))
+            for key in sorted(self.model, key=str.encode)
+            if key.startswith(prefix) and self.live(key) is not None
+        ]
+        assert self.store.count(self.connection, prefix) == len(expected)
+        seen: list[tuple[str, Value]] = []
+        more, cursor = True, ""
+        while more:
+            page, more = self.store.scan(self.connection, prefix, cursor, limit, keys_only=False)
+            assert len(page) <= limit
+            seen += page
+            cursor = page[-1][0] if page else ""
+        assert seen == expected
+
+    @rule(seconds=st.sampled_from([0.001, 1, 3, 5]))
+    def time_passes(self, seconds: float) -> None:
+        self.now = round(self.now + seconds, 3)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def sweep(self) -> None:
+        assert self.store.sweep(self.connection) is False
+        rows = self.connection.execute(
+            "SELECT count(*) FROM _prism_keyvalue WHERE namespace = 'me'"
+        ).fetchone()[0]
+        assert rows == sum(self.live(key) is not None for key in self.model)
+
+    @invariant()
+    def the_other_namespace_is_untouched(self) -> None:
+        rows = self.connection.execute(
+            "SELECT key, value FROM _prism_keyvalue WHERE namespace = 'me2'"
+        ).fetchall()
+        assert rows == [(b"a", b"1")]
+
+
+Model.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestModel = Model.TestCase

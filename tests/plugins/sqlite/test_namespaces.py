@@ -1,0 +1,158 @@
+"""Two namespaces in one file, and a client who would like to read the other one's keys."""
+
+import pytest
+
+from prism.sdk import PluginError, StatusCode
+
+ATTACKS = [
+    "SELECT * FROM _prism_keyvalue",
+    "SELECT count(*) FROM _prism_keyvalue",
+    'SELECT 1 FROM "_PRISM_KeyValue"',
+    "SELECT * FROM main._prism_keyvalue",
+    "SELECT (SELECT group_concat(value) FROM _prism_keyvalue)",
+    "WITH x AS (SELECT * FROM _prism_keyvalue) SELECT * FROM x",
+    "SELECT 1 UNION ALL SELECT value FROM _prism_keyvalue",
+    "SELECT value, binary, expires_at FROM _prism_keyvalue WHERE namespace = ? AND key = ?",
+    "EXPLAIN SELECT * FROM _prism_keyvalue",
+    "SELECT * FROM pragma_table_info('_prism_keyvalue')",
+    "SELECT * FROM dbstat",
+    "SELECT * FROM sqlite_stmt",
+    "SELECT load_extension('x')",
+    "SELECT fts3_tokenizer('simple')",
+    "PRAGMA writable_schema=1",
+    "PRAGMA query_only=0",
+    "ATTACH ':memory:' AS other",
+    "DETACH main",
+    "VACUUM",
+    "VACUUM INTO '/tmp/stolen.db'",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT one",
+    "RELEASE one",
+    "ANALYZE",
+]
+WRITING_ATTACKS = [
+    "INSERT INTO _prism_keyvalue VALUES ('bob', x'61', x'31', 0, NULL)",
+    "UPDATE _prism_keyvalue SET value = x'31'",
+    "DELETE FROM _prism_keyvalue",
+    "DROP TABLE _prism_keyvalue",
+    "DROP INDEX _prism_keyvalue_expiry",
+    "ALTER TABLE _prism_keyvalue RENAME TO mine",
+    "ALTER TABLE _prism_keyvalue ADD COLUMN x",
+    "CREATE INDEX mine ON _prism_keyvalue (value)",
+    "CREATE TABLE mine AS SELECT * FROM _prism_keyvalue",
+    "CREATE TABLE _prism_other (a)",
+    "CREATE TRIGGER spy AFTER INSERT ON _prism_keyvalue BEGIN SELECT 1; END",
+    "CREATE TEMP TRIGGER spy AFTER INSERT ON _prism_keyvalue BEGIN SELECT 1; END",
+    "CREATE TEMP TABLE _prism_keyvalue (a)",
+    "CREATE TEMP TABLE mine (a)",
+    "CREATE VIRTUAL TABLE mine USING dbstat",
+    "UPDATE sqlite_master SET sql = ''",
+    "DELETE FROM sqlite_master",
+    "REINDEX _prism_keyvalue",
+    "INSERT INTO own SELECT value FROM _prism_keyvalue",
+]
+BY_DETOUR = [
+    ("CREATE VIEW spy AS SELECT * FROM _prism_keyvalue", "SELECT * FROM spy"),
+    (
+        "CREATE TRIGGER t AFTER INSERT ON own BEGIN DELETE FROM _prism_keyvalue; END",
+        "INSERT INTO own VALUES (1)",
+    ),
+    (
+        "CREATE VIRTUAL TABLE f USING fts5(value, content=_prism_keyvalue, content_rowid=binary)",
+        "SELECT * FROM f",
+    ),
+    (
+        "CREATE VIRTUAL TABLE f USING fts5(value, content=_prism_keyvalue)",
+        "INSERT INTO f(f) VALUES ('rebuild')",
+    ),
+]
+
+
+@pytest.fixture
+async def alice(open_plugin):
+    async with open_plugin("bob") as bob:
+        await bob.call("set", key="a", value="bob's secret", ttl_seconds=100)
+        async with open_plugin("alice") as alice:
+            await alice.call("execute", sql="CREATE TABLE own (a)")
+            yield alice
+            assert (await bob.call("get", key="a"))["value"] == "bob's secret"
+
+
+async def test_keys_are_apart(open_plugin) -> None:
+    async with open_plugin("alice") as alice, open_plugin("bob") as bob:
+        await alice.call("set", key="a", value="alice's")
+        await bob.call("set", key="a", value="bob's")
+        assert (await alice.call("get", key="a"))["value"] == "alice's"
+        assert await bob.call("count") == {"count": 1}
+        assert await bob.call("delete", key="a") == {"deleted": True}
+        assert (await alice.call("get", key="a"))["value"] == "alice's"
+
+
+async def test_tables_are_shared(open_plugin) -> None:
+    async with open_plugin("alice") as alice, open_plugin("bob") as bob:
+        await alice.call("execute", sql="CREATE TABLE t (a)")
+        await bob.call("execute", sql="INSERT INTO t VALUES (1)")
+        assert (await alice.call("query", sql="SELECT a FROM t"))["rows"] == [[1]]
+
+
+@pytest.mark.parametrize("operation", ["query", "execute"])
+@pytest.mark.parametrize("sql", ATTACKS)
+async def test_attacks(alice, operation: str, sql: str) -> None:
+    params = ["bob", "a"] if "?" in sql else []
+    # warm the cache of compiled statements with Prism's own
+    await alice.call("get", key="a")
+    with pytest.raises(PluginError) as raised:
+        await alice.call(operation, sql=sql, params=params)
+    assert raised.value.status in (StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT)
+    assert "secret" not in raised.value.detail
+
+
+@pytest.mark.parametrize("operation", ["query", "execute"])
+@pytest.mark.parametrize("sql", WRITING_ATTACKS)
+async def test_writing_attacks(alice, operation: str, sql: str) -> None:
+    with pytest.raises(PluginError) as raised:
+        await alice.call(operation, sql=sql)
+    assert raised.value.status in (StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize(("first", "then"), BY_DETOUR)
+async def test_detours(alice, first: str, then: str) -> None:
+    async def attack() -> None:
+        await alice.call("execute", sql=first)
+        await alice.call("execute", sql=then)
+
+    with pytest.raises(PluginError) as raised:
+        await attack()
+    assert raised.value.status in (StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT)
+
+
+async def test_a_cached_statement_of_prism_is_not_found_by_a_client(open_plugin) -> None:
+    from prism_plugins.sqlite.keyvalue import _GET
+
+    async with open_plugin(path=":memory:") as sqlite:
+        await sqlite.call("set", key="a", value=1)
+        await sqlite.call("get", key="a")
+        params = {"namespace": "test", "key": "a", "now": 0}
+        for operation in ("query", "execute"):
+            with pytest.raises(PluginError) as raised:
+                await sqlite.call(operation, sql=_GET, params=params)
+            assert raised.value.status is StatusCode.PERMISSION_DENIED
+
+
+async def test_a_statement_compiled_for_execute_is_not_found_by_query(open_plugin) -> None:
+    async with open_plugin(path=":memory:") as sqlite:
+        await sqlite.call("execute", sql="CREATE TABLE t (a)")
+        await sqlite.call("execute", sql="INSERT INTO t VALUES (1)")
+        with pytest.raises(PluginError, match="only reads"):
+            await sqlite.call("query", sql="INSERT INTO t VALUES (1)")
+        assert (await sqlite.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[1]]
+
+
+async def test_prisms_own_statements_work_between_a_clients(open_plugin) -> None:
+    async with open_plugin(path=":memory:") as sqlite:
+        for n in range(3):
+            with pytest.raises(PluginError):
+                await sqlite.call("query", sql="SELECT * FROM _prism_keyvalue")
+            assert await sqlite.call("increment", key="n") == {"value": n + 1}

@@ -1,0 +1,143 @@
+import pytest
+import trio
+
+from prism.sdk import PluginError, StatusCode
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
+@pytest.fixture
+async def table(sqlite):
+    await sqlite.call("execute", sql="CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+    return sqlite
+
+
+async def test_execute_and_query(table) -> None:
+    sql = "INSERT INTO t VALUES (?, ?), (?, ?)"
+    assert await table.call("execute", sql=sql, params=[1, "x", 2, None]) == {"rows_affected": 2}
+    assert await table.call("query", sql="SELECT * FROM t WHERE a = :a", params={"a": 1}) == {
+        "columns": ["a", "b"],
+        "rows": [[1, "x"]],
+        "truncated": False,
+    }
+    assert await table.call("execute", sql="UPDATE t SET b = 5") == {"rows_affected": 2}
+    assert await table.call("execute", sql="DELETE FROM t WHERE a = 1 RETURNING b") == {
+        "rows_affected": 1,
+        "columns": ["b"],
+        "rows": [[5]],
+        "truncated": False,
+    }
+
+
+async def test_bytes(table) -> None:
+    cell = {"value": "AAE=", "encoding": "base64"}
+    await table.call("execute", sql="INSERT INTO t VALUES (1, ?)", params=[cell])
+    assert (await table.call("query", sql="SELECT b FROM t"))["rows"] == [[cell]]
+    raw = await table.request("query", {"sql": "SELECT b FROM t"}, binary=True)
+    assert raw["rows"] == [[b"\0\1"]]
+
+
+async def test_rows_are_limited(table) -> None:
+    numbers = "WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n) SELECT i FROM n"
+    result = await table.call("query", sql=numbers, limit=3)
+    assert result == {"columns": ["i"], "rows": [[1], [2], [3]], "truncated": True}
+    assert len((await table.call("query", sql=numbers))["rows"]) == table.plugin.config.max_rows
+    large = await table.call("query", sql=f"SELECT i, hex(zeroblob(100000)) FROM ({numbers})")
+    assert large["truncated"]
+    assert len(large["rows"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "words"),
+    [
+        ("SELEC 1", [], "syntax error"),
+        ("SELECT * FROM nowhere", [], "no such table"),
+        ("SELECT ?", [], "binding"),
+        ("SELECT 1; SELECT 2", [], "one statement"),
+        ("SELECT ?", [2**70], "too large"),
+        ("SELECT ?", [[1]], "a parameter must be"),
+        ("SELECT ?", [{"value": "*", "encoding": "base64"}], "a parameter must be"),
+        ("SELECT 1 /*", [], "syntax error"),
+        ("SELECT zeroblob(1000000000)", [], "too large"),
+    ],
+)
+async def test_wrong_statements(table, sql: str, params: list[object], words: str) -> None:
+    with pytest.raises(PluginError, match=words) as raised:
+        await table.call("query", sql=sql, params=params)
+    assert raised.value.status is StatusCode.INVALID_ARGUMENT
+
+
+async def test_constraints(table) -> None:
+    await table.call("execute", sql="CREATE TABLE c (a UNIQUE, b CHECK (b > 0))")
+    await table.call("execute", sql="INSERT INTO c VALUES (1, 1)")
+    with pytest.raises(PluginError, match=r"UNIQUE constraint failed: c\.a") as raised:
+        await table.call("execute", sql="INSERT INTO c VALUES (1, 1)")
+    assert raised.value.status is StatusCode.ALREADY_EXISTS
+    with pytest.raises(PluginError) as raised:
+        await table.call("execute", sql="INSERT INTO c VALUES (2, 0)")
+    assert raised.value.status is StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_failed_statement_leaves_nothing(table) -> None:
+    await table.call("execute", sql="INSERT INTO t VALUES (3, 3)")
+    with pytest.raises(PluginError):
+        await table.call("execute", sql="INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)")
+    assert (await table.call("query", sql="SELECT a FROM t"))["rows"] == [[3]]
+
+
+async def test_the_event_loop_goes_on_while_a_query_runs(table) -> None:
+    ticks = 0
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: table.call("query", sql=ENDLESS))
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+                ticks += 1
+            if table.plugin.config.path != ":memory:":
+                await table.call("set", key="a", value=1)
+                assert (await table.call("get", key="a"))["value"] == 1
+            scope.cancel()
+    assert ticks == 100
+    assert scope.cancelled_caught
+    assert (await table.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
+async def test_queries_wait_for_a_reader_and_all_come_back(open_plugin) -> None:
+    async with open_plugin(readers=2) as sqlite:
+        for _ in range(3):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(5):
+                        nursery.start_soon(lambda: sqlite.call("query", sql=ENDLESS))
+                    await sqlite.call("get", key="a")
+                    scope.cancel()
+        assert len(sqlite.plugin.database._pool) == 2
+        assert (await sqlite.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
+@pytest.mark.parametrize("operation", ["query", "execute"])
+async def test_a_statement_has_a_time_limit(open_plugin, operation: str) -> None:
+    async with open_plugin(sql_timeout_seconds=0.02) as sqlite:
+        with pytest.raises(PluginError, match="sql_timeout_seconds") as raised:
+            await sqlite.call(operation, sql=ENDLESS)
+        assert raised.value.status is StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_cancelled_execute_undoes_itself_and_nobody_else(open_plugin) -> None:
+    endless = f"INSERT INTO t VALUES (1), (2), (({ENDLESS}))"
+    async with open_plugin() as sqlite:
+        await sqlite.call("execute", sql="CREATE TABLE t (a)")
+        async with trio.open_nursery() as others:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    # the first leads a batch; the second runs in the next, with the others
+                    nursery.start_soon(lambda: sqlite.call("execute", sql=endless))
+                    await trio.testing.wait_all_tasks_blocked()
+                    others.start_soon(lambda: sqlite.call("set", key="before", value=1))
+                    nursery.start_soon(lambda: sqlite.call("execute", sql=endless))
+                    await trio.testing.wait_all_tasks_blocked()
+                    others.start_soon(lambda: sqlite.call("set", key="after", value=1))
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+        assert await sqlite.call("count") == {"count": 2}
+        assert (await sqlite.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
