@@ -17,7 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 9.1: a token
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
@@ -60,7 +60,7 @@ def http_scope(
     Raises:
         BadRequest: the method or target is malformed, or the method is not served.
     """
-    if not _METHOD.fullmatch(method):
+    if not _TOKEN.fullmatch(method):
         raise BadRequest(400, "the request method is not a valid token")
     if method == b"CONNECT":
         raise BadRequest(501, "CONNECT is not supported")
@@ -89,11 +89,11 @@ def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:
     """An application's headers, names in lower case.
 
     Raises:
-        ValueError: a name is a pseudo header, or a value holds CR, LF or NUL.
+        ValueError: a name is not a token, or a value holds CR, LF or NUL.
     """
     checked = []
     for name, value in headers:
-        if not name or name[:1] == b":" or _FORBIDDEN_IN_VALUE.search(name + value):
+        if not _TOKEN.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value):
             raise ValueError("the application sent an invalid header")
         checked.append((bytes(name).lower(), bytes(value)))
     return checked

@@ -11,6 +11,7 @@ application. A client that shuts down only its sending half counts as gone, as i
 does for most proxies.
 """
 
+from http import HTTPStatus
 from typing import NamedTuple
 
 import h11
@@ -34,7 +35,16 @@ from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 from prism.frontends.server.upgrade import h2c_settings, is_websocket
 
+_REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+
+
+def _response(status: int, headers: Headers) -> h11.Response:
+    return h11.Response(
+        status_code=status,
+        headers=[*headers, date_header()],
+        reason=_REASONS.get(status, b""),
+    )
 
 
 class Upgrade(NamedTuple):
@@ -54,10 +64,9 @@ class HTTP1Exchange(Exchange):
         self._room = trio.Event()
 
     async def wait_for_room(self) -> None:
-        """Wait until the application has taken enough of the body to read on."""
-        while len(self.received) >= self._connection.settings.stream_window:
-            self._room = trio.Event()
-            await self._room.wait()
+        """Wait until the application has taken the body received so far."""
+        self._room = trio.Event()
+        await self._room.wait()
 
     def body_taken(self) -> None:
         self._room.set()
@@ -70,7 +79,7 @@ class HTTP1Exchange(Exchange):
         if connection.must_close(status):
             headers = [item for item in headers if item[0] != b"connection"]
             headers.append((b"connection", b"close"))
-        head = h11.Response(status_code=status, headers=[*headers, date_header()])
+        head = _response(status, headers)
         await connection.write(head, *self._body_events(data, end))
 
     async def write_body(self, data: bytes, *, end: bool) -> None:
@@ -196,6 +205,7 @@ class HTTP1Connection:
             return None
         self._exchange = exchange = HTTP1Exchange(self, scope)
         try:
+            self._feed(exchange)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read_body, exchange)
                 await exchange.run(self._app)
@@ -223,23 +233,31 @@ class HTTP1Connection:
         """Read the request's body, then watch for the client's end of the connection."""
         try:
             while not exchange.client_gone:
-                event = self._h11.next_event()
-                if isinstance(event, h11.Data):
-                    exchange.feed(event.data)
-                    await exchange.wait_for_room()
-                elif isinstance(event, h11.EndOfMessage):
-                    exchange.feed_end()
-                elif isinstance(event, h11.ConnectionClosed):
-                    exchange.disconnect()
-                elif len(self._h11.trailing_data[0]) > self.settings.stream_window:
+                if len(self._h11.trailing_data[0]) > self.settings.stream_window:
                     return  # pipelined far ahead: the end is not looked for behind that
-                elif not await self._receive():
+                if not await self._receive():
                     exchange.disconnect()
+                self._feed(exchange)
+                while len(exchange.received) >= self.settings.stream_window:
+                    await exchange.wait_for_room()
+                    self._feed(exchange)
         except h11.RemoteProtocolError:
-            logger.info("a client broke HTTP/1.1 within a body")
-            exchange.disconnect()
+            logger.info("a client broke HTTP/1.1 within a request")
+            if not exchange.received_all:
+                exchange.disconnect()
         except transport.GONE:
             exchange.disconnect()
+
+    def _feed(self, exchange: HTTP1Exchange) -> None:
+        """Pass on what has been received, as far as there is room for it."""
+        while len(exchange.received) < self.settings.stream_window:
+            event = self._h11.next_event()
+            if isinstance(event, h11.Data):
+                exchange.feed(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                exchange.feed_end()
+            else:
+                return
 
     def must_close(self, status: int) -> bool:
         """Whether the response now beginning is the connection's last.
@@ -274,7 +292,5 @@ class HTTP1Connection:
         if not can_answer or (exchange is not None and exchange.phase is not Phase.WAITING):
             return
         headers, body = problem(status, detail)
-        head = h11.Response(
-            status_code=status, headers=[*headers, (b"connection", b"close"), date_header()]
-        )
+        head = _response(status, [*headers, (b"connection", b"close")])
         await self.write(head, h11.Data(data=body), h11.EndOfMessage())

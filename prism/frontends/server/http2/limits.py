@@ -49,12 +49,13 @@ class FrameGuard:
         self._refilled_at = now
         self._to_skip = PREFACE_SIZE
         self._header = b""
-        self._in_block = False
+        self._in_headers = False
+        self._headers_follow = False
 
     @property
     def in_header_block(self) -> bool:
         """Whether a request's header section has begun and not ended."""
-        return self._in_block
+        return self._headers_follow or (self._in_headers and self._to_skip > 0)
 
     def inspect(self, data: bytes, now: float) -> None:
         """Account for received bytes, cut anywhere.
@@ -96,8 +97,9 @@ class FrameGuard:
         if length > self._max_frame_size:
             raise ClientError(ErrorCodes.FRAME_SIZE_ERROR, "a frame is larger than announced")
         self._to_skip = length
-        if kind in {_HEADERS, _CONTINUATION}:
-            self._in_block = not flags & _END_HEADERS
+        self._in_headers = kind in {_HEADERS, _CONTINUATION}
+        if self._in_headers:
+            self._headers_follow = not flags & _END_HEADERS
             if kind == _CONTINUATION:
                 self.charge(1)
         elif kind == _DATA:

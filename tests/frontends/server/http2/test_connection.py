@@ -1,0 +1,453 @@
+"""Each crash, leak and stall known of HTTP/2 servers, made to happen."""
+
+import contextlib
+import resource
+
+import h2.events
+import pytest
+import trio
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+
+@pytest.fixture
+def open_client(start_server, h2_client):
+    async def open_client(app=None, **limits):
+        server = await start_server(app, **limits) if app else await start_server(**limits)
+        return server, h2_client(await server.connect())
+
+    return open_client
+
+
+async def test_many_requests_on_one_connection(open_client):
+    _, client = await open_client()
+    for number in range(300):
+        stream_id = await client.request("POST", end=False)
+        await client.data(stream_id, b"%d" % number, end=True)
+        assert await client.response(stream_id) == (200, b"%d" % number)
+
+
+async def test_a_large_body_passes_both_ways(open_client):
+    _, client = await open_client()
+    stream_id = await client.request("POST", end=False)
+    body = bytes(range(256)) * 4000
+    for start in range(0, len(body), 16384):
+        while client.h2.local_flow_control_window(stream_id) < 16384:
+            await client.read()
+        await client.data(stream_id, body[start : start + 16384])
+    await client.data(stream_id, b"", end=True)
+    assert await client.response(stream_id) == (200, body)
+
+
+async def test_data_after_an_early_answer_is_ignored_and_its_window_given_back(
+    open_client, helpers
+):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200 if scope["path"] == "/alive" else 413, b"too large")
+
+    server, client = await open_client(app)
+    for _ in range(30):  # 30 x 64 KiB: more than the connection's window
+        stream_id = await client.request("POST", end=False)
+        for _ in range(4):
+            client.h2.send_data(stream_id, bytes(16000))
+        await client.flush()
+        assert await client.response(stream_id) == (413, b"too large")
+        reset = await client.wait_for(h2.events.StreamReset, stream_id)
+        assert reset.error_code == ErrorCodes.NO_ERROR
+    assert await server.is_alive()
+
+
+async def test_a_body_nobody_reads_does_not_hold_up_other_streams(open_client, helpers):
+    async def app(scope, receive, send):
+        if scope["path"] == "/ignores":
+            await trio.sleep_forever()
+        await helpers.echo(scope, receive, send)
+
+    _, client = await open_client(app)
+    ignored = await client.request("POST", "/ignores", end=False)
+    await client.data(ignored, bytes(16000))
+    await client.data(ignored, bytes(16000))
+    other = await client.request("POST", end=False)
+    await client.data(other, b"hello", end=True)
+    assert await client.response(other) == (200, b"hello")
+
+
+async def test_the_window_opens_only_as_the_application_reads(open_client):
+    read_on = trio.Event()
+
+    async def app(scope, receive, send):
+        await read_on.wait()
+        while True:
+            await receive()
+
+    _, client = await open_client(app)
+    stream_id = await client.request("POST", end=False)
+    window = client.h2.local_flow_control_window(stream_id)
+    for _ in range(3):
+        await client.data(stream_id, bytes(16000))
+    client.h2.ping(b"12345678")
+    await client.flush()
+    await client.wait_for(h2.events.PingAckReceived)
+    assert client.h2.local_flow_control_window(stream_id) == window - 48000
+    read_on.set()
+    await client.wait_for(h2.events.WindowUpdated, stream_id)
+
+
+async def test_trailers(open_client):
+    async def app(scope, receive, send):
+        assert "http.response.trailers" in scope["extensions"]
+        await send({"type": "http.response.start", "status": 200, "headers": [], "trailers": True})
+        await send({"type": "http.response.body", "body": scope["query_string"]})
+        await send({"type": "http.response.trailers", "headers": [(b"Grpc-Status", b"0")]})
+
+    _server, client = await open_client(app)
+    for query in ("", "body"):
+        stream_id = await client.request(path=f"/?{query}", headers=(("te", "trailers"),))
+        assert await client.response(stream_id) == (200, query.encode())
+        trailers = client.got(h2.events.TrailersReceived, stream_id)[0]
+        assert list(trailers.headers) == [(b"grpc-status", b"0")]
+    for _ in range(1500):  # finished streams must leave nothing behind
+        stream_id = await client.request(headers=(("te", "trailers"),))
+        await client.wait_for(h2.events.StreamEnded, stream_id)
+        client.events.clear()
+
+
+async def test_a_failure_after_the_response_began_resets_the_stream(open_client):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise RuntimeError
+
+    _, client = await open_client(app)
+    for _ in range(150):  # more than may be open at once: each frees its place
+        stream_id = await client.request()
+        reset = await client.wait_for(h2.events.StreamReset, stream_id)
+        assert reset.error_code == ErrorCodes.INTERNAL_ERROR
+
+
+async def test_a_failure_before_the_response_is_a_500(open_client):
+    async def app(scope, receive, send):
+        raise KeyError("secret")
+
+    _, client = await open_client(app)
+    status, body = await client.response(await client.request())
+    assert status == 500
+    assert b"secret" not in body
+
+
+@pytest.mark.parametrize("how", ["RST_STREAM", "FIN"])
+async def test_a_disconnect_cancels_that_request(open_client, how):
+    begun, cancelled = trio.Event(), trio.Event()
+
+    async def app(scope, receive, send):
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    _, client = await open_client(app)
+    stream_id = await client.request()
+    await begun.wait()
+    if how == "FIN":
+        await client.stream.aclose()
+    else:
+        client.h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+        await client.flush()
+    await cancelled.wait()
+
+
+async def test_a_reset_stream_leaves_the_others_alone(open_client, helpers):
+    begun = trio.Event()
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/waits":
+            begun.set()
+            await trio.sleep_forever()
+        await helpers.respond(send, 200, b"ok")
+
+    _, client = await open_client(app)
+    stream_id = await client.request(path="/waits")
+    await begun.wait()
+    client.h2.reset_stream(stream_id)
+    assert await client.response(await client.request()) == (200, b"ok")
+
+
+async def test_streams_take_turns(open_client):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(200_000)})
+
+    _, client = await open_client(app)
+    client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**20})
+    client.h2.increment_flow_control_window(2**24)
+    first = await client.request()
+    second = await client.request()
+    await client.response(first)
+    sent_meanwhile = sum(len(event.data) for event in client.got(h2.events.DataReceived, second))
+    assert sent_meanwhile > 100_000
+    assert (await client.response(second))[0] == 200
+
+
+async def test_a_client_that_opens_no_window_holds_the_application_not_the_memory(open_client):
+    sent = 0
+    begun = trio.Event()
+
+    async def app(scope, receive, send):
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        begun.set()
+        chunk = bytes(100_000)
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            sent += 1
+
+    _, client = await open_client(app)
+    client.take_data = False
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stream_id = await client.request()
+    while sum(len(e.data) for e in client.got(h2.events.DataReceived, stream_id)) < 65_535:
+        await client.read()
+    await begun.wait()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert sent == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
+
+
+async def test_a_stream_whose_window_stays_shut_is_reset(open_client):
+    cancelled = trio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": bytes(1_000_000)})
+        finally:
+            cancelled.set()
+
+    _, client = await open_client(app, window_stall_timeout=0.1)
+    client.take_data = False
+    reset = await client.wait_for(h2.events.StreamReset, await client.request())
+    assert reset.error_code == ErrorCodes.CANCEL
+    await cancelled.wait()
+
+
+async def test_a_client_that_does_not_read_at_all_is_cut_off(open_client):
+    cancelled = trio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        finally:
+            cancelled.set()
+
+    _, client = await open_client(app, send_stall_timeout=0.2)
+    client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+    client.h2.increment_flow_control_window(2**30)
+    await client.request()
+    await cancelled.wait()
+
+
+async def test_a_client_that_says_goaway_still_gets_its_response(open_client, helpers):
+    go_on = trio.Event()
+
+    async def app(scope, receive, send):
+        await go_on.wait()
+        await helpers.respond(send, 200, b"late")
+
+    _, client = await open_client(app)
+    stream_id = await client.request()
+    await client.stream.send_all(GoAwayFrame(0).serialize())
+    await client.wait_for(h2.events.ConnectionTerminated)
+    go_on.set()
+    assert await client.response(stream_id) == (200, b"late")
+    await client.read_to_end()
+
+
+async def send_ignoring_a_cut(client, data):
+    with contextlib.suppress(trio.BrokenResourceError):
+        async with client.sending:
+            await client.stream.send_all(data)
+
+
+FLOODS: dict[str, Frame] = {
+    "PING": PingFrame(0, opaque_data=bytes(8)),
+    "SETTINGS": SettingsFrame(0),
+    "PRIORITY": PriorityFrame(2**20 + 1),
+    "empty DATA": DataFrame(1),
+    "WINDOW_UPDATE": WindowUpdateFrame(1, window_increment=1),
+    "RST_STREAM": RstStreamFrame(1),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_is_cut(open_client, helpers, name):
+    async def app(scope, receive, send):
+        if scope["path"] != "/alive":
+            await trio.sleep_forever()
+        await helpers.respond(send, 200)
+
+    server, client = await open_client(app)
+    await client.request("POST", end=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_ignoring_a_cut, client, FLOODS[name].serialize() * 5000)
+        await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)[0].error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    assert await server.is_alive()
+
+
+async def test_rapid_reset_is_cut_and_starts_few_applications(open_client, helpers):
+    started = 0
+
+    async def app(scope, receive, send):
+        nonlocal started
+        started += 1
+        if scope["path"] != "/alive":
+            await trio.sleep_forever()
+        await helpers.respond(send, 200)
+
+    server, client = await open_client(app)
+    await client.flush()
+    for _ in range(2000):
+        stream_id = client.h2.get_next_available_stream_id()
+        head = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+        client.h2.send_headers(stream_id, head, end_stream=True)
+        client.h2.reset_stream(stream_id)
+    attack = client.h2.data_to_send()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_ignoring_a_cut, client, attack)
+        await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)[0].error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    assert started < 500
+    assert await server.is_alive()
+
+
+async def test_streams_above_the_limit_are_refused_not_the_connection(open_client):
+    go_on = trio.Event()
+
+    async def app(scope, receive, send):
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    _, client = await open_client(app, max_concurrent_streams=5)
+    ids = [await client.request() for _ in range(7)]  # before the limit is known
+    for stream_id in ids[5:]:
+        reset = await client.wait_for(h2.events.StreamReset, stream_id)
+        assert reset.error_code == ErrorCodes.REFUSED_STREAM
+    go_on.set()
+    for stream_id in ids[:5]:
+        assert await client.response(stream_id) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "nopath", 400),
+        ("GET", "http://b/", 400),
+        ("GET", "/\xff", 400),
+        ("G\xff", "/", 400),
+        ("G T", "/", 400),
+        ("OPTIONS", "*", 200),
+        ("GET", "*", 400),
+    ],
+)
+async def test_a_malformed_target_is_a_400(open_client, server_errors, method, path, status):
+    server, client = await open_client()
+    client.h2.config.validate_outbound_headers = False
+    client.h2.config.normalize_outbound_headers = False
+    head = [
+        (b":method", method.encode("latin-1")),
+        (b":scheme", b"http"),
+        (b":authority", b"a"),
+        (b":path", path.encode("latin-1")),
+    ]
+    client.h2.send_headers(1, head, end_stream=True)
+    await client.flush()
+    assert (await client.response(1))[0] == status
+    assert await server.is_alive()
+    assert server_errors() == []
+
+
+async def test_connect_is_answered_501_or_refused(open_client, server_errors):
+    server, client = await open_client()
+    client.h2.config.validate_outbound_headers = False
+    client.h2.send_headers(1, [(b":method", b"CONNECT"), (b":authority", b"a")], end_stream=False)
+    await client.flush()
+    assert (await client.response(1))[0] == 501
+    assert await server.is_alive()
+    assert server_errors() == []
+
+
+async def test_headers_above_the_limit_end_the_connection(open_client):
+    server, client = await open_client(max_header_size=4000)
+    await client.request(headers=(("x", "y" * 5000),))
+    await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)
+    assert await server.is_alive()
+
+
+async def test_an_announced_giant_frame_is_refused_before_it_comes(open_client):
+    server, client = await open_client()
+    await client.flush()
+    await client.stream.send_all(b"\xff\xff\xff\x00\x00\x00\x00\x00\x01")
+    await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)[0].error_code == ErrorCodes.FRAME_SIZE_ERROR
+    assert await server.is_alive()
+
+
+async def test_slow_headers_are_cut(open_client):
+    server, client = await open_client(header_timeout=0.1)
+    await client.flush()
+    await client.stream.send_all(b"\x00\x00\x20\x01\x04\x00\x00\x00\x01")
+    await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)[0].error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    assert await server.is_alive()
+
+
+async def test_an_idle_connection_is_told_before_it_is_closed(open_client):
+    _, client = await open_client(keep_alive_timeout=0.1, goaway_grace=0.1)
+    assert await client.response(await client.request()) == (200, b"")
+    first = await client.wait_for(h2.events.ConnectionTerminated)
+    assert (first.error_code, first.last_stream_id) == (ErrorCodes.NO_ERROR, 2**31 - 1)
+    await client.read_to_end()
+    assert client.got(h2.events.ConnectionTerminated)[-1].last_stream_id == 1
+
+
+async def test_a_request_in_the_moment_of_the_idle_close_is_served(open_client, helpers):
+    _, client = await open_client(keep_alive_timeout=0.05, goaway_grace=10.0)
+    await client.flush()
+    late = client.h2
+    late.send_headers(
+        1,
+        [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+        end_stream=True,
+    )
+    request = late.data_to_send()
+    # Not answering the PING keeps the grace open: a client that has not seen GOAWAY yet.
+    data = b""
+    while bytes.fromhex("7fffffff") not in data:
+        data += await client.stream.receive_some(65536)
+    await client.stream.send_all(request)
+    data = b""
+    while b"\x00\x00\x00\x01" not in data:
+        data += await client.stream.receive_some(65536)
+    assert b"\x88" in data  # HPACK for :status 200
+
+
+async def test_a_client_cannot_make_the_header_table_grow(open_client):
+    _, client = await open_client()
+    client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**30})
+    assert await client.response(await client.request()) == (200, b"")
+    assert client.h2.decoder.header_table_size <= 4096

@@ -1,0 +1,243 @@
+import socket
+
+import h11
+import pytest
+import trio
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+async def exchange(server, sent: bytes, helpers) -> bytes:
+    stream = await server.connect()
+    await stream.send_all(sent)
+    return await helpers.read_all(stream)
+
+
+def parse(data: bytes, requests: int = 1) -> list[tuple[int, dict[bytes, bytes], bytes]]:
+    client, responses = h11.Connection(h11.CLIENT), []
+    client.receive_data(data)
+    for _ in range(requests):
+        client.send(h11.Request(method="GET", target="/", headers=[("host", "a")]))
+        client.send(h11.EndOfMessage())
+        head, body = client.next_event(), b""
+        while not isinstance(event := client.next_event(), h11.EndOfMessage):
+            body += bytes(event.data)
+        responses.append((head.status_code, dict(head.headers), body))
+        if client.our_state is h11.DONE and client.their_state is h11.DONE:
+            client.start_next_cycle()
+    return responses
+
+
+async def test_pipelined_requests_are_answered_in_order(start_server, helpers):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200, scope["raw_path"])
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(b"GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n")
+    await stream.send_all(b"GET /3 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    responses = parse(await helpers.read_all(stream), 3)
+    assert [body for _, _, body in responses] == [b"/1", b"/2", b"/3"]
+
+
+async def test_an_answer_before_the_body_is_read_reaches_a_client_that_sends_on(
+    start_server, helpers
+):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 413, b"too large")
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n")
+    for _ in range(20):
+        await stream.send_all(bytes(10_000))
+    [(status, headers, body)] = parse(await helpers.read_all(stream))
+    assert (status, body, headers[b"connection"]) == (413, b"too large", b"close")
+
+
+async def test_continue_is_sent_when_the_application_asks_for_the_body(start_server, helpers):
+    server = await start_server()
+    stream = await server.connect()
+    await stream.send_all(
+        b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n"
+        b"connection: close\r\n\r\n"
+    )
+    assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 100 ")
+    await stream.send_all(b"hi")
+    assert parse(await helpers.read_all(stream))[0][2] == b"hi"
+
+
+async def test_a_chunked_request_gets_a_chunked_response(start_server, helpers):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (message := await receive())["more_body"]:
+            await send({"type": "http.response.body", "body": message["body"], "more_body": True})
+        await send({"type": "http.response.body", "body": message["body"]})
+
+    server = await start_server(app)
+    sent = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    answer = await exchange(server, sent + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n", helpers)
+    [(_, headers, body)] = parse(answer)
+    assert (body, headers[b"transfer-encoding"]) == (b"abcdef", b"chunked")
+
+
+async def test_head_gets_no_body(start_server, helpers):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200, b"body")
+
+    server = await start_server(app)
+    sent = b"HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    answer = await exchange(server, sent, helpers)
+    assert b"content-length: 4" in answer.lower()
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+async def test_a_disconnect_cancels_the_application_that_does_not_watch_for_it(
+    start_server, helpers, how
+):
+    begun, cancelled = trio.Event(), trio.Event()
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/alive":
+            await helpers.respond(send, 200)
+            return
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(GET)
+    await begun.wait()
+    if how == "RST":
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    await stream.aclose()
+    await cancelled.wait()
+    assert await server.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"GET nopath HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"GET http://b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 40_000, 431),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n", 408),  # and then nothing
+        (
+            b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-extensions: \xff\r\n\r\nbytes after the request",
+            501,
+        ),
+        (
+            b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade\r\n"
+            b"http2-settings: !\r\n\r\n",
+            400,
+        ),
+        (
+            b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade\r\n"
+            b"http2-settings: AAA\r\n\r\n",
+            400,
+        ),
+        (  # an initial window above the limit
+            b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade\r\n"
+            b"http2-settings: AAT_____\r\n\r\n",
+            400,
+        ),
+    ],
+)
+async def test_what_cannot_be_served_is_refused(start_server, helpers, server_errors, sent, status):
+    server = await start_server(header_timeout=0.1)
+    answer = await exchange(server, sent, helpers)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in answer
+    assert await server.is_alive()
+    assert server_errors() == []
+
+
+async def test_a_silent_connection_is_closed(start_server, helpers):
+    server = await start_server(header_timeout=0.1)
+    assert await exchange(server, b"", helpers) == b""
+
+
+async def test_an_idle_connection_is_closed(start_server, helpers):
+    server = await start_server(keep_alive_timeout=0.1)
+    assert parse(await exchange(server, GET, helpers))[0][0] == 200
+
+
+async def test_a_failure_before_the_response_is_a_500(start_server, helpers, server_errors):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("a secret")
+
+    server = await start_server(app)
+    stream = await server.connect()
+    for _ in range(2):  # the connection lives on
+        await stream.send_all(GET)
+        assert (await stream.receive_some(10_000)).startswith(b"HTTP/1.1 500 ")
+    [first, _] = server_errors()
+    assert "RuntimeError" in first
+    assert "secret" not in first
+
+
+async def test_a_failure_within_the_response_leaves_it_visibly_incomplete(start_server, helpers):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError
+
+    server = await start_server(app)
+    answer = await exchange(server, GET, helpers)
+    assert answer.endswith(b"4\r\nhalf\r\n")
+
+
+async def test_header_injection_by_the_application_is_refused(start_server, helpers):
+    async def app(scope, receive, send):
+        headers = [(b"x", b"a\r\nset-cookie: b")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(GET)
+    assert (await stream.receive_some(10_000)).startswith(b"HTTP/1.1 500 ")
+
+
+async def test_a_client_that_does_not_read_is_cut_off(start_server):
+    cancelled = trio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        finally:
+            cancelled.set()
+
+    server = await start_server(app, send_stall_timeout=0.2)
+    stream = await server.connect()
+    await stream.send_all(GET)
+    await cancelled.wait()
+
+
+async def test_a_body_nobody_reads_is_not_stored(start_server):
+    begun = trio.Event()
+
+    async def app(scope, receive, send):
+        begun.set()
+        await trio.sleep_forever()
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
+    await begun.wait()
+    with trio.move_on_after(0.5) as scope:
+        for _ in range(1000):
+            await stream.send_all(bytes(100_000))
+    assert scope.cancelled_caught

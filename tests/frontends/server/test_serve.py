@@ -1,0 +1,197 @@
+import contextlib
+
+import h2.events
+import pytest
+import trio
+from h2.errors import ErrorCodes
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+class Gate:
+    """An application that answers when told to."""
+
+    def __init__(self, helpers):
+        self.begun, self.go_on = trio.Event(), trio.Event()
+        self.draining = None
+        self._respond = helpers.respond
+
+    async def __call__(self, scope, receive, send):
+        self.draining = scope["state"]["prism.draining"]
+        self.begun.set()
+        await self.go_on.wait()
+        await self._respond(send, 200, b"done")
+
+
+async def test_a_drain_lets_http1_finish_and_closes(start_server, helpers):
+    app = Gate(helpers)
+    server = await start_server(app)
+    stream, idle = await server.connect(), await server.connect()
+    await stream.send_all(GET)
+    await app.begun.wait()
+    assert not app.draining.is_set()
+    server.shutdown.set()
+    assert await helpers.read_all(idle) == b""
+    assert app.draining.is_set()
+    app.go_on.set()
+    answer = await helpers.read_all(stream)
+    assert answer.endswith(b"done")
+    assert b"connection: close" in answer.lower()
+    await server.stopped.wait()
+    with pytest.raises(OSError, match="connect"):
+        await server.connect()
+
+
+async def test_a_drain_lets_http2_finish_and_refuses_what_comes_later(
+    start_server, h2_client, helpers
+):
+    app = Gate(helpers)
+    server = await start_server(app)
+    client = h2_client(await server.connect())
+    first = await client.request()
+    await app.begun.wait()
+    server.shutdown.set()
+    while len(client.got(h2.events.ConnectionTerminated)) < 2:
+        await client.read()
+    warning, final = client.got(h2.events.ConnectionTerminated)
+    assert (warning.last_stream_id, final.last_stream_id) == (2**31 - 1, 1)
+    late = await client.request()
+    reset = await client.wait_for(h2.events.StreamReset, late)
+    assert reset.error_code == ErrorCodes.REFUSED_STREAM
+    app.go_on.set()
+    assert await client.response(first) == (200, b"done")
+    await client.read_to_end()
+    await server.stopped.wait()
+
+
+async def test_idle_http2_connections_do_not_delay_a_drain(start_server, h2_client):
+    server = await start_server()
+    silent = h2_client(await server.connect())
+    await silent.flush()
+    await silent.read()
+    server.shutdown.set()
+    await silent.read_to_end()
+    assert len(silent.got(h2.events.ConnectionTerminated)) == 2
+    await server.stopped.wait()
+
+
+async def test_requests_over_the_graceful_time_are_answered_503(start_server, h2_client, helpers):
+    app = Gate(helpers)
+    server = await start_server(app, graceful_timeout=0.1)
+    client, stream = h2_client(await server.connect()), await server.connect()
+    stream_id = await client.request()
+    await stream.send_all(GET)
+    await app.begun.wait()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    server.shutdown.set()
+    assert (await client.response(stream_id))[0] == 503
+    assert (await helpers.read_all(stream)).startswith(b"HTTP/1.1 503 Service Unavailable")
+    await server.stopped.wait()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_client_that_does_not_read_cannot_stop_a_shutdown(start_server, h2_client, version):
+    stuck = trio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            with trio.move_on_after(0.05) as scope:
+                await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+            if scope.cancelled_caught:
+                stuck.set()
+                await trio.sleep_forever()
+
+    server = await start_server(app, graceful_timeout=0.1, send_stall_timeout=0.2)
+    stream = await server.connect()
+    if version == 1:
+        await stream.send_all(GET)
+    else:
+        client = h2_client(stream)
+        client.h2.increment_flow_control_window(2**30)
+        client.h2.update_settings({4: 2**31 - 1})
+        await client.request()
+    await stuck.wait()
+    server.shutdown.set()
+    await server.stopped.wait()
+
+
+async def test_cancelling_serve_closes_everything_at_once(nursery, helpers):
+    from prism.frontends.server import open_listeners, serve
+
+    app = Gate(helpers)
+    listeners = await open_listeners("127.0.0.1", 0)
+    async with trio.open_nursery() as inner:
+
+        async def run(task_status):
+            await serve(app, listeners, shutdown=trio.Event(), task_status=task_status)
+
+        [address] = await inner.start(run)
+        stream = await trio.open_tcp_stream(address.host, address.port)
+        await stream.send_all(GET)
+        await app.begun.wait()
+        inner.cancel_scope.cancel()
+    assert await helpers.read_all(stream) == b""
+    await stream.aclose()
+
+
+async def test_connections_above_the_limit_per_peer_are_closed(start_server, helpers):
+    server = await start_server(max_connections_per_peer=2)
+    kept = [await server.connect() for _ in range(2)]
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert await helpers.read_all(await server.connect()) == b""
+    await kept[0].aclose()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert await server.is_alive()
+
+
+async def test_at_the_limit_the_connection_idle_for_longest_makes_room(start_server, helpers):
+    server = await start_server(max_connections=2)
+    streams = []
+    for _ in range(2):
+        streams.append(await server.connect())
+        await streams[-1].send_all(GET)
+        assert await streams[-1].receive_some(1000)
+    assert await server.is_alive()
+    assert await helpers.read_all(streams[0]) == b""
+
+
+async def test_what_goes_wrong_in_a_connection_stays_there(
+    start_server, monkeypatch, server_errors, helpers
+):
+    from prism.frontends.server.http1 import HTTP1Connection
+
+    server = await start_server()
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTP1Connection, "_feed", lambda *args: {}["a secret"])
+        stream = await server.connect()
+        await stream.send_all(GET)
+        assert await helpers.read_all(stream) == b""
+    [message] = server_errors()
+    assert "KeyError" in message
+    assert "secret" not in message
+    assert await server.is_alive()
+
+
+async def test_many_clients_leaving_in_the_middle_leave_nothing_behind(
+    start_server, h2_client, helpers
+):
+    """hypercorn kept a task and a descriptor for each of these."""
+
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200)
+
+    server = await start_server(app)
+    before = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(20):
+        stream = await server.connect()
+        client = h2_client(stream)
+        stream_id = await client.request("POST", end=False)
+        for _ in range(30):
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                client.h2.send_data(stream_id, b"x")
+        await client.flush()
+        await stream.aclose()
+    while trio.lowlevel.current_statistics().tasks_living > before:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert await server.is_alive()
