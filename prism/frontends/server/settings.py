@@ -35,7 +35,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     linger_timeout: float = 1.0
     """After the last response, wait this long for the client's end of the connection.
     Closing a socket that holds unread bytes sends RST, which can destroy a response
-    (a 413, a GOAWAY) before the client has read it."""
+    (a 413, a GOAWAY) before the client has read it. An HTTP/2 request that goes on
+    after its response is reset after this time, for the same reason."""
 
     goaway_grace: float = 1.0
     """Between the warning GOAWAY and the final one, unless the client's PING answer

@@ -1,18 +1,14 @@
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prism.contract.config import NamespaceLimits
 from prism.contract.exceptions import (
-    InvalidRequest,
     Overloaded,
     PluginCrashed,
     PluginMisbehaved,
 )
 from prism.contract.messages import ExecuteResponse
-from prism.core.names import namespace_name, operation_name
 
 
 async def test_result_is_the_plugins_bytes(make_namespace, make_client, access_lines):
@@ -394,15 +390,3 @@ async def test_other_protocols(make_client, autojump_clock):
     inbox.append({"type": "websocket.connect"})
     await client.app({"type": "websocket"}, receive, send)
     assert sent[-1] == "websocket.close"
-
-
-@given(raw=st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
-def test_a_name_has_one_spelling(raw):
-    for parse in (namespace_name, operation_name):
-        try:
-            name = parse(raw)
-        except InvalidRequest:
-            continue
-        assert name.encode() == raw
-        assert name == name.lower().strip()
-        assert not set(name) & set("/.%\\ \n")

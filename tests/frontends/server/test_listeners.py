@@ -40,5 +40,5 @@ async def test_what_cannot_be_listened_on_says_why(host, port, message):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
 async def test_a_privileged_port_says_why():
-    with pytest.raises(ListenError, match="permission denied; .*1024"):
+    with pytest.raises(ListenError, match=r"permission denied; .*1024"):
         await open_listeners("127.0.0.1", 1)

@@ -199,6 +199,12 @@ class Codec:
         self._h2.acknowledge_received_data(size, stream_id)
         self._collect()
 
+    def discarded(self, size: int) -> None:
+        """As ``consumed``, but only other streams may send more in exchange."""
+        if size:
+            self._h2.increment_flow_control_window(size)
+            self._collect()
+
     def window(self, stream_id: int) -> int:
         """How many body bytes the client takes now on an open stream; may be negative."""
         return self._h2.local_flow_control_window(stream_id)

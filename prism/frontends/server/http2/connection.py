@@ -81,6 +81,7 @@ class HTTP2Connection:
         self._ready: deque[HTTP2Exchange] = deque()
         self._parked: dict[HTTP2Exchange, None] = {}
         self._received = received
+        self._half_open: dict[int, float] = {}  # answered before the request ended
         self._request_deadline = inf
         self._final_goaway_at = inf
         self._headers_due = inf
@@ -157,7 +158,7 @@ class HTTP2Connection:
 
     def _next_deadline(self) -> float:
         """When the reader must look up even if nothing comes."""
-        deadline = self._headers_due
+        deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
         if self.state is State.OPEN and self.idle_since is not None:
             deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
         elif self.state is State.WARNED:
@@ -170,6 +171,10 @@ class HTTP2Connection:
         now = trio.current_time()
         if now >= self._headers_due:
             raise ClientError(ErrorCodes.ENHANCE_YOUR_CALM, "headers did not arrive in time")
+        for stream_id in [key for key, due in self._half_open.items() if due <= now]:
+            del self._half_open[stream_id]
+            self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
+            self.wake_writer()
         if self.state is State.WARNED and now >= self._final_goaway_at:
             self._send_final_goaway()
         elif self.state is State.OPEN and now >= self._next_deadline():
@@ -192,14 +197,16 @@ class HTTP2Connection:
                 case wire.DataReceived(stream_id, data, size):
                     stream = self._streams.get(stream_id)
                     if stream is None or stream.client_gone or stream.phase is Phase.DONE:
-                        self.codec.consumed(stream_id, size)
+                        self.codec.discarded(size)
                     else:
                         stream.unread += size
                         stream.feed(data)
                 case wire.RequestEnded(stream_id):
+                    self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
                         stream.feed_end()
                 case wire.StreamReset(stream_id):
+                    self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
                         stream.disconnect()
                 case wire.WindowOpened(stream_id):
@@ -288,9 +295,17 @@ class HTTP2Connection:
         """A DATA frame went out."""
         self._guard.credit(FRAME_CREDIT)
 
-    def response_sent(self) -> None:
-        """A response went out whole."""
+    def response_sent(self, stream: HTTP2Exchange) -> None:
+        """A response went out whole. If its request is still open, it gets a while to end.
+
+        RST_STREAM ends it otherwise (RFC 9113, 8.1). Sent at once, it makes curl up to
+        7.88 forget the response, if that came while curl was sending.
+        """
         self._guard.credit(RESPONSE_CREDIT)
+        if not stream.received_all:
+            due = trio.current_time() + self.settings.linger_timeout
+            self._half_open[stream.stream_id] = due
+            self._reading.deadline = self._next_deadline()
 
     def _unpark(self, stream_id: int) -> None:
         if stream_id == 0:

@@ -138,8 +138,5 @@ class HTTP2Exchange(Exchange):
             self._completed()
 
     def _completed(self) -> None:
-        """The response is whole. A request still open is not wanted any more (RFC 9113, 8.1)."""
         self.complete = True
-        self._connection.response_sent()
-        if not self.received_all:
-            self._codec.reset(self.stream_id, ErrorCodes.NO_ERROR)
+        self._connection.response_sent(self)

@@ -62,8 +62,8 @@ async def test_data_after_an_early_answer_is_ignored_and_its_window_given_back(
             client.h2.send_data(stream_id, bytes(16000))
         await client.flush()
         assert await client.response(stream_id) == (413, b"too large")
-        reset = await client.wait_for(h2.events.StreamReset, stream_id)
-        assert reset.error_code == ErrorCodes.NO_ERROR
+    reset = await client.wait_for(h2.events.StreamReset, stream_id)
+    assert reset.error_code == ErrorCodes.NO_ERROR
     assert await server.is_alive()
 
 

@@ -1,0 +1,53 @@
+import pytest
+import trio
+
+from prism.contract.exceptions import CallCancelled, PayloadTooLarge, RequestTimeout
+from prism.core.observability.trace import new_trace
+from prism.core.request import CallRecord
+from prism.frontends.rest.params import IDLE_SECONDS, BodyParams
+
+
+def params(chunks, pause=0.0, declared=None, deadline=1e9):
+    """A body whose chunks come ``pause`` seconds apart; None means the client goes away."""
+    left = list(chunks)
+
+    async def receive():
+        await trio.sleep(pause)
+        chunk = left.pop(0)
+        if chunk is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": bool(left)}
+
+    return BodyParams(receive, declared, deadline, CallRecord(0.0, "id", new_trace()))
+
+
+async def test_whole(autojump_clock):
+    assert await params([b"abc"]).read(3) == b"abc"
+    assert await params([b"a", b"", b"bc", b""]).read(3) == b"abc"
+
+
+async def test_slow_but_never_pausing_too_long(autojump_clock):
+    assert await params([b"x"] * 9, pause=IDLE_SECONDS - 1).read(9) == b"x" * 9
+
+
+async def test_a_pause_too_long(autojump_clock):
+    began = trio.current_time()
+    with pytest.raises(RequestTimeout):
+        await params([b"x"], pause=IDLE_SECONDS + 1).read(9)
+    assert trio.current_time() - began == pytest.approx(IDLE_SECONDS)
+
+
+async def test_the_calls_deadline_is_left_to_the_policy(autojump_clock):
+    late = params([b"x"], pause=IDLE_SECONDS + 1, deadline=trio.current_time() + 10)
+    assert await late.read(9) == b"x"
+
+
+@pytest.mark.parametrize(("chunks", "declared"), [([b"x"] * 4, None), ([], 4)])
+async def test_too_large(chunks, declared):
+    with pytest.raises(PayloadTooLarge):
+        await params(chunks, declared=declared).read(3)
+
+
+async def test_client_goes_away():
+    with pytest.raises(CallCancelled):
+        await params([b"x", None]).read(3)

@@ -1,0 +1,58 @@
+import inspect
+import json
+
+import pytest
+
+from prism.contract import exceptions
+from prism.contract.status import StatusCode
+from prism.core.observability.trace import new_trace
+from prism.core.request import CallRecord
+from prism.frontends.problems import problem
+
+ARGUMENTS = {
+    "detail": "why",
+    "limit": 3,
+    "namespace": "kv",
+    "operation": "get",
+    "supported": ["set"],
+    "method": "PUT",
+    "path": "/v1",
+    "allowed": ["GET", "HEAD"],
+    "status": StatusCode.ABORTED,
+}
+
+
+def example(kind):
+    wanted = inspect.signature(kind).parameters.values()
+    return kind(*(ARGUMENTS[each.name] for each in wanted if each.default is each.empty))
+
+
+def kinds(kind=exceptions.CallError):
+    return [kind, *(found for sub in kind.__subclasses__() for found in kinds(sub))]
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_error_has_an_answer(kind):
+    error = example(kind)
+    record = CallRecord(0.0, "id-1", new_trace(), namespace="kv", operation="get")
+    status, headers, body = problem(error, record)
+    document = json.loads(body)
+    assert status == document["status"] == error.http_status
+    assert document["code"] == error.status.name
+    assert (document["reason"], document["detail"]) == (error.reason, str(error))
+    assert (document["request_id"], document["namespace"]) == ("id-1", "kv")
+    assert document["title"]
+    assert ("retry-after" in {name.decode() for name, _ in headers}) == (status in {429, 503})
+
+
+@pytest.mark.parametrize("status", StatusCode)
+def test_every_status_of_a_plugin_has_an_answer(status):
+    record = CallRecord(0.0, "id-1", new_trace())
+    answer = problem(exceptions.PluginError(status, "\ud800\n"), record)
+    assert json.loads(answer.body)["detail"] == "?\n"
+
+
+def test_allow_names_the_methods():
+    error = exceptions.MethodNotAllowed("PUT", "/v1", ["GET", "HEAD"])
+    headers = dict(problem(error, CallRecord(0.0, "id", new_trace())).headers)
+    assert headers[b"allow"] == b"GET, HEAD"
