@@ -11,8 +11,10 @@ from enum import Enum
 
 OWN_PREFIX = "_prism_"
 
-_ALLOWED_SQLITE_TABLES = {"sqlite_master", "sqlite_schema", "sqlite_sequence"}
-_ALLOWED_MODULES = {"fts5", "rtree"}
+_SCHEMA_TABLES = {"sqlite_master", "sqlite_temp_master"}
+"""SQLite itself refuses direct changes to these; it asks about its own indirect ones."""
+_ALLOWED_SQLITE_TABLES = _SCHEMA_TABLES | {"sqlite_sequence"}
+_ALLOWED_MODULES = {"fts5"}  # rtree compiles writes where a query only reads
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer"}
 
 _READING = {
@@ -64,10 +66,12 @@ class Authorizer:
     def __init__(self) -> None:
         self.refused = False
         self._access = Access.OWN
+        self._names_own_tables = False
 
-    def begin(self, access: Access) -> None:
+    def begin(self, access: Access, sql: str) -> None:
         """A client's statement follows."""
         self._access = access
+        self._names_own_tables = OWN_PREFIX in sql.lower()
         self.refused = False
 
     def end(self) -> None:
@@ -80,15 +84,23 @@ class Authorizer:
         """SQLite's authorizer callback; the names are as the client wrote them."""
         if self._access is Access.OWN:
             return sqlite3.SQLITE_OK
-        allowed = _READING if self._access is Access.QUERY else _WRITING
-        if action in allowed and _names_allowed(action, (first or "", second or "")):
+        if self._allows(action, (first or "").lower(), (second or "").lower()):
             return sqlite3.SQLITE_OK
         self.refused = True
         return sqlite3.SQLITE_DENY
 
+    def _allows(self, action: int, first: str, second: str) -> bool:
+        if action == sqlite3.SQLITE_ALTER_TABLE and self._names_own_tables:
+            return False  # it may rename a table, and SQLite does not tell to what
+        if action == sqlite3.SQLITE_PRAGMA:
+            return first == "data_version" and not second  # read by fts5
+        if action == sqlite3.SQLITE_UPDATE and first in _SCHEMA_TABLES:
+            return True  # json_each and its like are declared at their first use
+        allowed = _READING if self._access is Access.QUERY else _WRITING
+        return action in allowed and _names_allowed(action, first, second)
 
-def _names_allowed(action: int, names: tuple[str, str]) -> bool:
-    first, second = (name.lower() for name in names)
+
+def _names_allowed(action: int, first: str, second: str) -> bool:
     if first.startswith(OWN_PREFIX) or second.startswith(OWN_PREFIX):
         return False
     if action == sqlite3.SQLITE_FUNCTION:

@@ -36,7 +36,7 @@ def run_statement(
     Raises:
         PluginError: the statement is wrong, not allowed, or failed.
     """
-    connection.authorizer.begin(access)
+    connection.authorizer.begin(access, sql)
     try:
         cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
         try:

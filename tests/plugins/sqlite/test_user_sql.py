@@ -67,6 +67,49 @@ async def test_wrong_statements(table, sql: str, params: list[object], words: st
     assert raised.value.status is StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    ("statements", "query", "rows"),
+    [
+        ([], "SELECT value FROM json_each('[1,2]')", [[1], [2]]),
+        ([], "SELECT name FROM sqlite_schema WHERE name = 't'", [["t"]]),
+        (["ALTER TABLE t RENAME TO u"], "SELECT count(*) FROM u", [[0]]),
+        (
+            ["ALTER TABLE t ADD COLUMN c DEFAULT 7", "INSERT INTO t(a) VALUES (1)"],
+            "SELECT c FROM t",
+            [[7]],
+        ),
+        (["CREATE INDEX i ON t (b)", "DROP INDEX i"], "SELECT count(*) FROM t", [[0]]),
+        (["CREATE VIEW v AS SELECT 5 AS x"], "SELECT x FROM v", [[5]]),
+        (
+            [
+                "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM t; END",
+                "INSERT INTO t VALUES (1, 1)",
+            ],
+            "SELECT count(*) FROM t",
+            [[0]],
+        ),
+        (
+            [
+                "CREATE TABLE n (a INTEGER PRIMARY KEY AUTOINCREMENT)",
+                "INSERT INTO n DEFAULT VALUES",
+            ],
+            "SELECT seq FROM sqlite_sequence",
+            [[1]],
+        ),
+        (
+            ["CREATE VIRTUAL TABLE f USING fts5(x)", "INSERT INTO f VALUES ('hello there')"],
+            "SELECT x FROM f WHERE f MATCH 'there'",
+            [["hello there"]],
+        ),
+        (["CREATE VIRTUAL TABLE f USING fts5(x)", "DROP TABLE f"], "SELECT 1", [[1]]),
+    ],
+)
+async def test_what_is_allowed(table, statements: list[str], query: str, rows: object) -> None:
+    for statement in statements:
+        await table.call("execute", sql=statement)
+    assert (await table.call("query", sql=query))["rows"] == rows
+
+
 async def test_constraints(table) -> None:
     await table.call("execute", sql="CREATE TABLE c (a UNIQUE, b CHECK (b > 0))")
     await table.call("execute", sql="INSERT INTO c VALUES (1, 1)")
