@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from prism.contract.exceptions import CallError
 from prism.contract.status import StatusCode
 from prism.core.namespace import Namespace
 from prism.core.observability.trace import Trace
@@ -39,6 +40,12 @@ class CallRecord(msgspec.Struct):
     status: StatusCode = StatusCode.OK
     http_status: int = 0
     reason: str = ""
+
+    def fail(self, error: CallError) -> None:
+        """Note that the call ended with ``error``."""
+        self.status = error.status
+        self.http_status = error.http_status
+        self.reason = error.reason
 
 
 class Params(ABC):

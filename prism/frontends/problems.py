@@ -19,11 +19,8 @@ _TITLES = {int(status): status.phrase for status in HTTPStatus} | {499: "Client 
 
 
 def problem(error: CallError, record: CallRecord) -> Response:
-    """The response for ``error``; notes it in ``record``."""
+    """The response for ``error``, in which the call of ``record`` ended."""
     status = error.http_status
-    record.status = error.status
-    record.http_status = status
-    record.reason = error.reason
     members: dict[str, object] = {
         "type": "about:blank",
         "title": _TITLES[status],

@@ -90,6 +90,8 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     else:
         # https://no-color.org
         handler.setFormatter(ConsoleFormatter(colour=terminal and "NO_COLOR" not in os.environ))
+    # No format shows them, and looking them up is a good part of a line's cost.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

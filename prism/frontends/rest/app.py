@@ -61,15 +61,23 @@ class RestApp:
                 response = await self._answer(scope, path, receive, headers, record)
             else:
                 watch = DisconnectWatch(receive)
-                watched = await watch.run(
+                answered = await watch.run(
                     lambda: self._answer(scope, path, watch.receive, headers, record)
                 )
-                response = watched or problem(CallCancelled("the client went away"), record)
+                if answered is None:
+                    record.fail(CallCancelled("the client went away"))
+                    return
+                response = answered
             record.bytes_out = len(response.body)
             response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
             await send_response(send, response, head=scope["method"] == "HEAD")
         except trio.Cancelled:
-            self._note_cancelled(record)
+            # The server cancels when the client goes away, and when a drain's time is up.
+            record.fail(
+                Draining("the proxy stopped")
+                if self.draining
+                else CallCancelled("the client went away")
+            )
             raise
         finally:
             self._observe(record, path)
@@ -85,13 +93,15 @@ class RestApp:
         """The response, whatever happens."""
         try:
             response = await self._dispatch(scope, path, receive, headers, record)
+            record.http_status = response.status
+            return response
         except CallError as error:
-            return problem(error, record)
+            failure = error
         except Exception:
             logger.exception("request %s failed", record.request_id)
-            return problem(InternalError(), record)
-        record.http_status = response.status
-        return response
+            failure = InternalError()
+        record.fail(failure)
+        return problem(failure, record)
 
     async def _dispatch(
         self,
@@ -138,21 +148,18 @@ class RestApp:
         }
         if record.trace.state:
             metadata["tracestate"] = record.trace.state
+        deadline = namespace.deadline(record.started, headers.timeout())
         request = Request(
             namespace=record.namespace,
             operation=record.operation,
-            params=BodyParams(receive, headers.content_length(), record),
+            params=BodyParams(receive, headers.content_length(), deadline, record),
             metadata=metadata,
             principal=record.principal,
-            deadline=namespace.deadline(record.started, headers.timeout()),
+            deadline=deadline,
             record=record,
         )
         reply = await self._router.call(request)
         return Response(200, [(b"content-type", reply.content_type)], reply.body)
-
-    def _note_cancelled(self, record: CallRecord) -> None:
-        """A request's task is cancelled when its client goes away, or a drain ends."""
-        problem(Draining("the proxy stopped") if self.draining else CallCancelled("gone"), record)
 
     def _observe(self, record: CallRecord, path: bytes) -> None:
         seconds = trio.current_time() - record.started

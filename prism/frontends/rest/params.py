@@ -11,29 +11,43 @@ IDLE_SECONDS = 30.0
 
 
 class BodyParams(Params):
-    """The body of one request; ``declared`` is its ``content-length``, if it has one."""
+    """The body of one request.
 
-    def __init__(self, receive: Receive, declared: int | None, record: CallRecord) -> None:
+    ``declared`` is its ``content-length``, if it has one; ``deadline`` the call's,
+    which the policies hold.
+    """
+
+    def __init__(
+        self, receive: Receive, declared: int | None, deadline: float, record: CallRecord
+    ) -> None:
         self._receive = receive
         self._declared = declared
+        self._deadline = deadline
         self._record = record
 
     async def read(self, limit: int) -> bytes:
         """The whole body; see ``Params.read``."""
         if self._declared is not None and self._declared > limit:
             raise PayloadTooLarge(limit)
-        chunks: list[bytes] = []
-        with trio.CancelScope(deadline=trio.current_time() + IDLE_SECONDS) as idle:
-            while True:
-                message = await self._receive()
-                if message["type"] != "http.request":
-                    raise CallCancelled("the client went away before its request was complete")
-                chunk = message.get("body", b"")
-                self._record.bytes_in += len(chunk)
-                if self._record.bytes_in > limit:
-                    raise PayloadTooLarge(limit)
-                if not message.get("more_body", False):
-                    return b"".join([*chunks, chunk]) if chunks else chunk
-                chunks.append(chunk)
-                idle.deadline = trio.current_time() + IDLE_SECONDS
+        idle = trio.CancelScope(deadline=trio.current_time() + IDLE_SECONDS)
+        if self._deadline <= idle.deadline:
+            # The call ends before any pause is too long: the usual case, kept cheap.
+            return await self._read(limit, idle)
+        with idle:
+            return await self._read(limit, idle)
         raise RequestTimeout(f"the request's body paused for more than {IDLE_SECONDS:g} s")
+
+    async def _read(self, limit: int, idle: trio.CancelScope) -> bytes:
+        chunks: list[bytes] = []
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise CallCancelled("the client went away before its request was complete")
+            chunk = message.get("body", b"")
+            self._record.bytes_in += len(chunk)
+            if self._record.bytes_in > limit:
+                raise PayloadTooLarge(limit)
+            if not message.get("more_body", False):
+                return b"".join([*chunks, chunk]) if chunks else chunk
+            chunks.append(chunk)
+            idle.deadline = trio.current_time() + IDLE_SECONDS

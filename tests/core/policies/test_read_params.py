@@ -2,7 +2,7 @@ import pytest
 
 from prism.contract.config import NamespaceLimits
 from prism.contract.exceptions import InvalidRequest
-from prism.core.policies.read_params import ReadParams
+from prism.core.policies.read_params import LARGE_BODY, ReadParams
 from prism.core.request import Reply
 
 
@@ -20,3 +20,11 @@ async def test_reads_within_the_limit(make_namespace, make_request):
 async def test_checks(make_namespace, make_request):
     with pytest.raises(InvalidRequest):
         await ReadParams(make_namespace(), reply)(make_request(body=b"{"))
+
+
+async def test_large_bodies_are_checked_alike(make_namespace, make_request):
+    policy = ReadParams(make_namespace(), reply)
+    body = b'{"a":"%s"}' % (b"x" * LARGE_BODY)
+    assert await policy(make_request(body=body)) == Reply(body)
+    with pytest.raises(InvalidRequest):
+        await policy(make_request(body=body[:-1]))
