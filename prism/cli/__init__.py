@@ -1,1 +1,1 @@
-"""Floor 5: the command line."""
+"""Floor 5: the command line. One file per command; each imports what it needs when it runs."""

@@ -18,6 +18,7 @@ after Shutdown was answered. Calls that are running then are cancelled.
 import logging
 import math
 import secrets
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -26,7 +27,6 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
-import sniffio
 from anyio.abc import TaskGroup
 
 from prism.contract.exceptions import (
@@ -113,10 +113,10 @@ class Scope(Protocol):
 
 def _scope_type() -> Callable[..., Scope]:
     """What makes cancel scopes here; trio's own are half the cost of anyio's around them."""
-    if sniffio.current_async_library() == "trio":
-        import trio
-
-        return trio.CancelScope
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        kind: Callable[..., Scope] = trio.CancelScope
+        return kind
     return anyio.CancelScope
 
 
@@ -270,7 +270,7 @@ class Session:
                 if not event.ack:
                     self.send(Ping(event.token, ack=True))
             elif isinstance(event, GoAway):
-                log.info("the host drains this plugin: %s", event.reason)
+                log.debug("the host drains this plugin: %s", event.reason)
             elif event is None:
                 return
 

@@ -28,9 +28,6 @@ from prism.supervision.spec import InstanceSpec
 
 log = logging.getLogger("prism.supervision")
 
-EXIT_PATIENCE = 1.0
-"""Seconds to let a plugin that broke off exit, so that its status can be told."""
-
 
 def open_door(
     spec: InstanceSpec, news: News, listener: unix.UnixListener | None, nursery: trio.Nursery
@@ -142,7 +139,7 @@ async def _spawned(
 async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
     """``error`` with what the process has to say about it."""
     message = str(error)
-    if await child.wait_ended(EXIT_PATIENCE):
+    if await child.wait_ended(process.EXIT_PATIENCE):
         message += f"; its process {child.ending}"
     if child.last_lines:
         message += "; its last output:\n    " + "\n    ".join(child.last_lines)

@@ -39,7 +39,7 @@ class News:
                     level,
                     "%s",
                     record.message,
-                    extra={"namespace": self._namespace, "plugin_logger": source},
+                    extra={"fields": {"namespace": self._namespace, "source": source}},
                 )
         if self.instance is not None:
             self.instance.metrics = note.metrics or self.instance.metrics

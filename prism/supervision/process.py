@@ -31,6 +31,8 @@ LINES_PER_SECOND = 200
 """Lines of output logged per second; the rest is counted."""
 
 
+EXIT_PATIENCE = 1.0
+"""Seconds in which a plugin should end by itself once its connection is closed."""
 OUTPUT_PATIENCE = 1.0
 """Seconds to read what a process wrote before it ended."""
 
@@ -101,12 +103,14 @@ class PluginProcess:
         return text
 
     async def end(self, kill_after: float) -> str:
-        """Ask the process to end, wait, kill its group; reap it. Returns how it ended.
+        """Let the process end, ask it to, kill its group; reap it. Returns how it ended.
 
-        Shielded from cancellation, and bounded by ``kill_after`` seconds.
+        Its connection is closed by now, on which a plugin ends by itself; it has
+        ``EXIT_PATIENCE`` seconds for that, and ``kill_after`` more once asked.
+        Shielded from cancellation.
         """
         with trio.CancelScope(shield=True):
-            if self._process.poll() is None:
+            if not await self.wait_ended(EXIT_PATIENCE):
                 with trio.move_on_after(kill_after):
                     self._signal_group(signal.SIGTERM)
                     await self._process.wait()

@@ -15,6 +15,7 @@ class Supervisor:
     def __init__(self, specs: Iterable[InstanceSpec]) -> None:
         self.slots: dict[str, Slot] = {}
         self._keepers: list[Keeper] = []
+        self._stopped = trio.Event()
         for spec in specs:
             slot = Slot(spec.namespace)
             self.slots[spec.namespace] = slot
@@ -31,8 +32,13 @@ class Supervisor:
                 for keeper in self._keepers:
                     starting.start_soon(nursery.start, keeper.run)
             task_status.started()
+        self._stopped.set()
 
     def stop(self) -> None:
         """Shut all plugins down, side by side; ``run`` returns when they have ended."""
         for keeper in self._keepers:
             keeper.stop()
+
+    async def wait_stopped(self) -> None:
+        """Wait until every plugin has ended."""
+        await self._stopped.wait()

@@ -1,0 +1,53 @@
+# Two commands do everything: `make serve` and `make test`. Both set up what they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help serve test test-fast check bench format clean
+
+help:
+	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file for your own)"
+	@echo "make test       set up everything, and run every check and test"
+	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
+	@echo "make check      formatting, lint, types, and the direction of imports"
+	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
+	@echo "make clean      remove what the other targets made"
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG))
+
+test: $(VENV)/.installed-dev
+	scripts/tools.sh
+	$(MAKE) check
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed-dev
+	$(MAKE) check
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamps depend on what they install, so that a pull that changes it is noticed.
+$(VENV)/.installed: pyproject.toml setup.py requirements/constraints.txt
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[dev,bench]'
+	@touch $@

@@ -1,0 +1,53 @@
+"""The ``prism`` command.
+
+Exit status of every command: 0 success, 1 failure (said on standard error),
+2 wrong usage; ``prism serve`` also 3 when it was made to end at once.
+"""
+
+import os
+import sys
+
+import click
+
+from prism import __version__
+from prism.cli.call import call
+from prism.cli.config import config
+from prism.cli.serve import serve
+from prism.contract.exceptions import PrismError
+
+TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: prism serve",
+)
+@click.version_option(__version__, prog_name="prism", message="%(prog)s %(version)s")
+def prism() -> None:
+    """One door before many data stores.
+
+    Clients call namespaces over HTTP; plugins know the backends behind them.
+    """
+
+
+prism.add_command(serve)
+prism.add_command(call)
+prism.add_command(config)
+
+
+def main() -> None:
+    """Run the command line; the errors of users never show as tracebacks."""
+    try:
+        prism()
+    except PrismError as error:
+        click.echo(f"prism: {error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        click.echo(
+            f"prism: internal error: {type(error).__name__}: {error}\n"
+            f"This is a bug. {TRACEBACK_VARIABLE}=1 shows where it happened.",
+            err=True,
+        )
+        sys.exit(1)
