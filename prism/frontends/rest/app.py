@@ -30,7 +30,7 @@ from prism.frontends.problems import problem
 from prism.frontends.responses import Response, json_response, send_response
 from prism.frontends.rest.describe import description, summary
 from prism.frontends.rest.disconnect import DisconnectWatch, server_cancels
-from prism.frontends.rest.headers import RequestHeaders
+from prism.frontends.rest.incoming import Incoming
 from prism.frontends.rest.params import BodyParams
 from prism.frontends.server import Receive, Scope, Send
 
@@ -52,25 +52,21 @@ class RestApp:
         if scope["type"] != "http":
             await decline_protocol(scope, receive, send)
             return
-        # Judged as it came: percent-decoding would give names a second spelling.
-        path: bytes = scope.get("raw_path") or scope["path"].encode()
-        headers = RequestHeaders(scope["headers"])
+        incoming = Incoming.from_scope(scope, receive)
+        headers = incoming.headers
         record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
         try:
-            if server_cancels(scope):
-                response = await self._answer(scope, path, receive, headers, record)
-            else:
-                watch = DisconnectWatch(receive)
-                answered = await watch.run(
-                    lambda: self._answer(scope, path, watch.receive, headers, record)
-                )
-                if answered is None:
-                    record.fail(CallCancelled("the client went away"))
-                    return
-                response = answered
+            response = await (
+                self._answer(incoming, record)
+                if server_cancels(scope)
+                else self._answer_while_client_stays(incoming, record)
+            )
+            if response is None:
+                record.fail(CallCancelled("the client went away"))
+                return
             record.bytes_out = len(response.body)
             response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
-            await send_response(send, response, head=scope["method"] == "HEAD")
+            await send_response(send, response, head=incoming.method == "HEAD")
         except trio.Cancelled:
             # The server cancels when the client goes away, and when a drain's time is up.
             record.fail(
@@ -80,19 +76,19 @@ class RestApp:
             )
             raise
         finally:
-            self._observe(record, path)
+            self._observe(record, incoming.path)
 
-    async def _answer(
-        self,
-        scope: Scope,
-        path: bytes,
-        receive: Receive,
-        headers: RequestHeaders,
-        record: CallRecord,
-    ) -> Response:
+    async def _answer_while_client_stays(
+        self, incoming: Incoming, record: CallRecord
+    ) -> Response | None:
+        watch = DisconnectWatch(incoming.receive)
+        watched = incoming._replace(receive=watch.receive)
+        return await watch.run(lambda: self._answer(watched, record))
+
+    async def _answer(self, incoming: Incoming, record: CallRecord) -> Response:
         """The response, whatever happens."""
         try:
-            response = await self._dispatch(scope, path, receive, headers, record)
+            response = await self._dispatch(incoming, record)
             record.http_status = response.status
             return response
         except CallError as error:
@@ -103,15 +99,8 @@ class RestApp:
         record.fail(failure)
         return problem(failure, record)
 
-    async def _dispatch(
-        self,
-        scope: Scope,
-        path: bytes,
-        receive: Receive,
-        headers: RequestHeaders,
-        record: CallRecord,
-    ) -> Response:
-        method: str = scope["method"]
+    async def _dispatch(self, incoming: Incoming, record: CallRecord) -> Response:
+        method, path = incoming.method, incoming.path
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
                 record.is_call = True
@@ -119,7 +108,7 @@ class RestApp:
                 record.operation = operation_name(raw_operation)
                 if method != "POST":
                     raise MethodNotAllowed(method, path.decode("ascii"), ("POST",))
-                return await self._call(scope, receive, headers, record)
+                return await self._call(incoming, record)
             case [b"", b"v1", raw_namespace]:
                 record.namespace = namespace_name(raw_namespace)
                 check_get(method, path.decode("ascii"))
@@ -133,11 +122,10 @@ class RestApp:
             return answer_probe(path, self._router, draining=self.draining)
         raise NotFound(f"nothing is at this path; {_HINT}")
 
-    async def _call(
-        self, scope: Scope, receive: Receive, headers: RequestHeaders, record: CallRecord
-    ) -> Response:
+    async def _call(self, incoming: Incoming, record: CallRecord) -> Response:
+        headers = incoming.headers
         namespace = record.target = self._router.find(record.namespace)
-        if scope["query_string"]:
+        if incoming.query:
             raise InvalidRequest("a call takes no query string; put parameters into the JSON body")
         headers.check_call()
         metadata = {
@@ -152,7 +140,7 @@ class RestApp:
         request = Request(
             namespace=record.namespace,
             operation=record.operation,
-            params=BodyParams(receive, headers.content_length(), deadline, record),
+            params=BodyParams(incoming.receive, headers.content_length(), deadline, record),
             metadata=metadata,
             principal=record.principal,
             deadline=deadline,

@@ -1,6 +1,8 @@
 import pytest
 import trio
 import trio.testing
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from prism.contract.config import NamespaceLimits
 from prism.contract.exceptions import (
@@ -390,3 +392,30 @@ async def test_other_protocols(make_client, autojump_clock):
     inbox.append({"type": "websocket.connect"})
     await client.app({"type": "websocket"}, receive, send)
     assert sent[-1] == "websocket.close"
+
+
+awkward = st.sampled_from(
+    ["/", "//", "v1", "kv", "get", "KV", "..", ".", "%2f", "%6bv", "%00", "?", ";", "\\", "é"]
+).map(str.encode) | st.binary(max_size=8)
+paths = st.lists(awkward).map(b"".join) | st.lists(awkward).map(
+    lambda pieces: b"/" + b"/".join(pieces)
+)
+
+
+@example(path=b"/v1/kv/get", method="POST")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # they are factories
+@given(path=paths, method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "x"]))
+def test_only_the_exact_path_reaches_the_plugin(path, method, make_namespace, make_client):
+    namespace = make_namespace()
+    client = make_client(namespace)
+
+    async def main():
+        return await client.request(method, path or b"/", cancels=True)
+
+    answer = trio.run(main)
+    called = namespace.slot.current.channel.requests
+    exact = path.removesuffix(b"?") == b"/v1/kv/get"
+    assert bool(called) == (method == "POST" and exact)
+    assert answer.status in ({200} if called else {200, 400, 404, 405})
+    if not called and answer.status == 200:
+        assert method in {"GET", "HEAD"}
