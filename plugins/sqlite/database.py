@@ -7,7 +7,7 @@ memory there is a single connection, and everything takes the writer's way.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -45,6 +45,9 @@ class Database:
         self._sweep = sweep
         self._sweep_at = 0.0
         self._closing = False
+        self._long: set[Job[Any]] = set()  # running, to be interrupted by close
+        self._readers = config.readers
+        self._pool: list[Connection] = []
         self._connections: list[Connection] = []
         try:
             self._writer = self._opened(open_writer(config))
@@ -72,7 +75,9 @@ class Database:
 
         Cancelled before its batch began it never runs; later, it may be committed.
         """
-        job = Job(work, self._time_limit if may_take_long else None)
+        if may_take_long:
+            return await self._run_long(self._writes.run, work)
+        job = Job(work)
         await self._writes.run(job)
         return self._outcome(job)
 
@@ -84,10 +89,44 @@ class Database:
 
     async def read_long(self, work: Work[T]) -> T:
         """Run a read that may take long; cancelling interrupts it."""
-        job = Job(work, self._time_limit)
-        if self._in_memory:
-            await self._writes.run(job)
-            return self._outcome(job)
+        return await self._run_long(
+            self._writes.run if self._in_memory else self._run_in_pool, work
+        )
+
+    async def close(self) -> None:
+        """Interrupt what may take long, wait for what is short, close every connection.
+
+        Cancelling leaves some connections open, for the end of the process to close.
+        """
+        self._closing = True
+        for job in self._long:
+            job.cancelled = True
+        if not self._in_memory:
+            for slot in range(self._readers):
+                await self._pool_slots.acquire_on_behalf_of(slot)
+            for connection in self._pool:
+                connection.close()
+            for slot in range(self._readers):
+                self._pool_slots.release_on_behalf_of(slot)
+            await self._reads.run(Job(lambda _: None))
+        await self._writes.run(Job(lambda _: None))
+
+    @property
+    def readers_active(self) -> int:
+        """Pooled connections in use now."""
+        return self._pool_slots.borrowed_tokens
+
+    @property
+    def readers_idle(self) -> int:
+        """Pooled connections not in use now."""
+        return len(self._pool)
+
+    async def check(self) -> str:
+        """Read something; returns what is wrong, or ""."""
+        await self.read(lambda connection: connection.execute("SELECT 1").fetchone())
+        return await anyio.to_thread.run_sync(self._file_problem, limiter=self._limiter)
+
+    async def _run_in_pool(self, job: Job[Any]) -> None:
         async with self._pool_slots:
             connection = self._pool.pop()
             try:
@@ -96,23 +135,15 @@ class Database:
                 )
             finally:
                 self._pool.append(connection)
+
+    async def _run_long(self, run: Callable[[Job[T]], Awaitable[None]], work: Work[T]) -> T:
+        job = Job(work, self._time_limit)
+        self._long.add(job)
+        try:
+            await run(job)
+        finally:
+            self._long.discard(job)
         return self._outcome(job)
-
-    async def close(self) -> None:
-        """Wait for what runs, then close every connection."""
-        self._closing = True
-        if not self._in_memory:
-            for _ in range(int(self._pool_slots.total_tokens)):
-                await self._pool_slots.acquire_on_behalf_of(object())
-            for connection in self._pool:
-                connection.close()
-            await self._reads.run(Job(lambda _: None))
-        await self._writes.run(Job(lambda _: None))
-
-    async def check(self) -> str:
-        """Read something; returns what is wrong, or ""."""
-        await self.read(lambda connection: connection.execute("SELECT 1").fetchone())
-        return await anyio.to_thread.run_sync(self._file_problem, limiter=self._limiter)
 
     def _file_problem(self) -> str:
         if self._in_memory:

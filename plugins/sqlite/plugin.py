@@ -40,6 +40,8 @@ class SQLitePlugin(Plugin):
     async def health(self) -> Health:
         """Reads, and looks whether the file is still the one that was opened."""
         self.metrics.custom["commits"] = self.database.commits
+        self.metrics.connections_active = self.database.readers_active
+        self.metrics.connections_idle = self.database.readers_idle
         problem = await self.database.check()
         return Health.unhealthy(problem) if problem else Health.healthy()
 

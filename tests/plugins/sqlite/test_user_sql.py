@@ -184,3 +184,24 @@ async def test_a_cancelled_execute_undoes_itself_and_nobody_else(open_plugin) ->
                     scope.cancel()
         assert await sqlite.call("count") == {"count": 2}
         assert (await sqlite.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
+
+
+@pytest.mark.parametrize("operation", ["query", "execute"])
+async def test_closing_interrupts_what_takes_long(open_plugin, operation: str) -> None:
+    async with open_plugin(readers=1) as sqlite:
+        statuses = []
+
+        async def call() -> None:
+            try:
+                await sqlite.call(operation, sql=ENDLESS)
+            except PluginError as error:
+                statuses.append(error.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            nursery.start_soon(call)
+            await sqlite.call("get", key="a")
+            await sqlite.plugin.database.close()
+        assert len(statuses) == 2
+        assert set(statuses) <= {StatusCode.CANCELLED, StatusCode.UNAVAILABLE}
+        await sqlite.plugin.start()
