@@ -2,8 +2,7 @@
 
 One task reads. It never waits for an application, so a request that leaves its body
 unread holds up nobody; only when the client does not take what is written to it
-does reading stop too. One task writes whatever the codec holds, so the responses of
-one pass of the event loop leave in one send. Each request has a task of its own.
+does reading stop too. One task writes (see `writer`). Each request has a task of its own.
 
 ::
 
@@ -15,7 +14,6 @@ WARNED has sent GOAWAY(2^31-1) and still serves new requests; LEAVING has sent G
 with the true last id and refuses later ones with REFUSED_STREAM, which is safe to retry.
 """
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from functools import partial
@@ -30,19 +28,19 @@ from prism.frontends.server.exchange import Phase
 from prism.frontends.server.http2 import codec as wire
 from prism.frontends.server.http2.limits import (
     FRAME_CREDIT,
+    RAPID,
+    RESET_COST,
     RESPONSE_CREDIT,
     ClientError,
     FrameGuard,
 )
 from prism.frontends.server.http2.stream import HTTP2Exchange
+from prism.frontends.server.http2.writer import Writer
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _LAST_CALL = b"lastcall"
-_MAX_BACKLOG = 4 * transport.WRITE_SIZE
-"""Unsent bytes beyond which the connection reads no more: answers to what a client
-sends (PING, headers of short responses) must not pile up if it does not take them."""
 
 
 class State(Enum):
@@ -68,6 +66,7 @@ class HTTP2Connection:
     ) -> None:
         self.settings = settings
         self.codec = codec or wire.Codec(settings)
+        self.writer = Writer(self.codec, stream, settings.send_stall_timeout)
         self.state = State.OPEN
         self.idle_since: float | None = trio.current_time()
         self._app = app
@@ -78,16 +77,11 @@ class HTTP2Connection:
         )
         self._streams: dict[int, HTTP2Exchange] = {}
         self._starting: list[tuple[HTTP2Exchange, Callable[[], Awaitable[None]]]] = []
-        self._ready: deque[HTTP2Exchange] = deque()
-        self._parked: dict[HTTP2Exchange, None] = {}
         self._received = received
         self._half_open: dict[int, float] = {}  # answered before the request ended
         self._request_deadline = inf
         self._final_goaway_at = inf
         self._headers_due = inf
-        self._wake = trio.Event()
-        self._written = trio.Event()
-        self._writer_done = trio.Event()
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery
 
@@ -107,7 +101,7 @@ class HTTP2Connection:
             self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
             self.codec.ping(_LAST_CALL)
             self._final_goaway_at = trio.current_time() + self.settings.goaway_grace
-            self.wake_writer()
+            self.writer.wake()
             self._reading.deadline = self._next_deadline()
 
     async def run(self, upgraded: Headers | None = None) -> None:
@@ -116,7 +110,7 @@ class HTTP2Connection:
         ``upgraded`` is the HTTP/1.1 request that became stream 1, pseudo headers first.
         """
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._write_loop)
+            self._nursery.start_soon(self._write)
             try:
                 if upgraded is not None:
                     self._handle([wire.RequestStarted(1, upgraded), wire.RequestEnded(1)])
@@ -129,8 +123,8 @@ class HTTP2Connection:
                 self._client_gone()
             if self.state is not State.CLOSED:
                 self.state = State.CLOSED
-                self.wake_writer()
-                await self._writer_done.wait()
+                self.writer.close()
+                await self.writer.done.wait()
                 await transport.linger(self._transport, self.settings.linger_timeout)
             self._nursery.cancel_scope.cancel()
 
@@ -145,9 +139,7 @@ class HTTP2Connection:
         while self.state is not State.CLOSED and (self.state is not State.LEAVING or self._streams):
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
                 while True:
-                    while self.codec.backlog > _MAX_BACKLOG:
-                        self._written = trio.Event()
-                        await self._written.wait()
+                    await self.writer.wait_for_room()
                     data = await self._transport.receive_some(transport.READ_SIZE)
                     if not data:
                         self._client_gone()
@@ -174,7 +166,7 @@ class HTTP2Connection:
         for stream_id in [key for key, due in self._half_open.items() if due <= now]:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
-            self.wake_writer()
+            self.writer.wake()
         if self.state is State.WARNED and now >= self._final_goaway_at:
             self._send_final_goaway()
         elif self.state is State.OPEN and now >= self._next_deadline():
@@ -208,16 +200,21 @@ class HTTP2Connection:
                 case wire.StreamReset(stream_id):
                     self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
+                        if trio.current_time() - stream.begun_at > RAPID:
+                            self._guard.credit(RESET_COST)
                         stream.disconnect()
                 case wire.WindowOpened(stream_id):
-                    self._unpark(stream_id)
+                    if stream_id == 0:
+                        self.writer.unpark_all()
+                    elif (stream := self._streams.get(stream_id)) is not None:
+                        self.writer.unpark(stream)
                 case wire.PingAnswered(payload):
                     if payload == _LAST_CALL and self.state is State.WARNED:
                         self._send_final_goaway()
                 case wire.ClientLeaving():
                     self.shed()
         self._start_streams()
-        self.wake_writer()
+        self.writer.wake()
 
     def _open_stream(self, stream_id: int, headers: Headers) -> None:
         if self.state in {State.LEAVING, State.CLOSED}:
@@ -263,33 +260,16 @@ class HTTP2Connection:
                 self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
             stream.give_back()
             self._remove(stream)
-            self.wake_writer()
+            self.writer.wake()
 
     def _remove(self, stream: HTTP2Exchange) -> None:
         del self._streams[stream.stream_id]
-        self._parked.pop(stream, None)
+        self.writer.forget(stream)
         if not self._streams:
             self.idle_since = trio.current_time()
             self._reading.deadline = self._next_deadline()
 
-    # Writing.
-
-    def wake_writer(self) -> None:
-        """There may be something to send."""
-        self._wake.set()
-
-    def may_write_now(self) -> bool:
-        """Whether a stream may write without waiting for its turn."""
-        return not self._ready and self.codec.backlog < transport.WRITE_SIZE
-
-    def enqueue(self, stream: HTTP2Exchange) -> None:
-        """``stream`` has a chunk to write, one frame whenever its turn comes."""
-        self._ready.append(stream)
-        self.wake_writer()
-
-    def park(self, stream: HTTP2Exchange) -> None:
-        """``stream`` cannot write before the client opens a window."""
-        self._parked[stream] = None
+    # From the streams.
 
     def frame_sent(self) -> None:
         """A DATA frame went out."""
@@ -307,46 +287,21 @@ class HTTP2Connection:
             self._half_open[stream.stream_id] = due
             self._reading.deadline = self._next_deadline()
 
-    def _unpark(self, stream_id: int) -> None:
-        if stream_id == 0:
-            self._ready.extend(self._parked)
-            self._parked.clear()
-            return
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream in self._parked:
-            del self._parked[stream]
-            self._ready.append(stream)
-
-    async def _write_loop(self) -> None:
+    async def _write(self) -> None:
         try:
-            while True:
-                while self._ready and self.codec.backlog < transport.WRITE_SIZE:
-                    stream = self._ready.popleft()
-                    if stream.write_frame():
-                        self._ready.append(stream)
-                if self.codec.backlog:
-                    data = self.codec.take()
-                    self._written.set()
-                    await transport.send(self._transport, data, self.settings.send_stall_timeout)
-                elif self.state is State.CLOSED:
-                    return
-                else:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
+            await self.writer.run()
         except trio.TooSlowError:
             logger.info("a client does not read its responses; the connection is cut")
             self._client_gone()
         except transport.GONE:
             self._client_gone()
-        finally:
-            self._writer_done.set()
 
     # The end.
 
     def _send_final_goaway(self) -> None:
         self.state = State.LEAVING
         self.codec.goaway(self.codec.last_stream_id, ErrorCodes.NO_ERROR)
-        self.wake_writer()
+        self.writer.wake()
 
     def _client_gone(self) -> None:
         """Cancel every request and end the connection's tasks."""
@@ -365,7 +320,7 @@ class HTTP2Connection:
         self._disconnect_streams()
         self.codec.goaway(self.codec.last_stream_id, error.code)
         self.state = State.CLOSED
-        self.wake_writer()
+        self.writer.close()
         with trio.move_on_after(self.settings.linger_timeout):
-            await self._writer_done.wait()
+            await self.writer.done.wait()
         await transport.linger(self._transport, self.settings.linger_timeout)

@@ -19,6 +19,10 @@ _ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
 RESET_COST = 2
 """A reset throws away a request already begun (CVE-2023-44487), so it counts more."""
 
+RAPID = 0.05
+"""Seconds. A request reset later than this gets its cost back: that is a client whose
+own deadline passed, and when a backend hangs, all its requests do that at once."""
+
 FRAME_CREDIT = 2
 """Per DATA frame sent: the client answers it with up to two WINDOW_UPDATEs."""
 

@@ -24,13 +24,15 @@ _CONNECTION_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"upg
 class HTTP2Exchange(Exchange):
     """One stream: its request, its response, and their flow control.
 
-    ``complete`` is set when the whole response is in frames; ``unread`` counts the
-    flow-controlled bytes of the request not yet given back to the client.
+    ``begun_at`` is on trio's clock; ``complete`` is set when the whole response is in
+    frames; ``unread`` counts the flow-controlled bytes of the request not yet given
+    back to the client.
     """
 
     def __init__(self, connection: "HTTP2Connection", stream_id: int, scope: Scope) -> None:
         super().__init__(scope)
         self.stream_id = stream_id
+        self.begun_at = trio.current_time()
         self.complete = False
         self.unread = 0
         self._connection = connection
@@ -52,7 +54,7 @@ class HTTP2Exchange(Exchange):
         window = self._codec.window(self.stream_id)
         size = min(len(self._chunk), window, MAX_FRAME_SIZE)
         if size <= 0 and self._chunk:
-            self._connection.park(self)
+            self._connection.writer.park(self)
             return False
         frame, self._chunk = self._chunk[:size], self._chunk[size:]
         self._write_data(frame, end=self._chunk_ends and not self._chunk)
@@ -77,7 +79,7 @@ class HTTP2Exchange(Exchange):
 
     def body_taken(self) -> None:
         self.give_back()
-        self._connection.wake_writer()
+        self._connection.writer.wake()
 
     async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
         block = [(b":status", b"%d" % status), date_header()]
@@ -86,21 +88,21 @@ class HTTP2Exchange(Exchange):
         self._codec.send_headers(self.stream_id, block, end=bare)
         if bare:
             self._completed()
-        self._connection.wake_writer()
+        self._connection.writer.wake()
         if data:
             await self.write_body(data, end=end)
 
     async def write_body(self, data: bytes, *, end: bool) -> None:
-        if self._connection.may_write_now() and self._fits(len(data)):
+        if self._connection.writer.may_write_now and self._fits(len(data)):
             self._write_data(data, end=end)
-            self._connection.wake_writer()
+            self._connection.writer.wake()
             return
         await self._wait_for_turn()
         if self.client_gone:
             return
         self._chunk, self._chunk_ends = memoryview(data), end
         self._chunk_written = trio.Event()
-        self._connection.enqueue(self)
+        self._connection.writer.enqueue(self)
         await self._wait_for_turn()
 
     async def write_trailers(self, headers: Headers) -> None:
@@ -108,7 +110,7 @@ class HTTP2Exchange(Exchange):
         if not self.client_gone:
             self._codec.send_headers(self.stream_id, headers, end=True)
             self._completed()
-            self._connection.wake_writer()
+            self._connection.writer.wake()
 
     async def _wait_for_turn(self) -> None:
         """Wait until no chunk is waiting; give the client up if it opens no window."""
@@ -119,7 +121,7 @@ class HTTP2Exchange(Exchange):
                 await self._chunk_written.wait()
         if patience.cancelled_caught:
             self._codec.reset(self.stream_id, ErrorCodes.CANCEL)
-            self._connection.wake_writer()
+            self._connection.writer.wake()
             self.disconnect()
         if self.client_gone:
             await trio.lowlevel.checkpoint()

@@ -1,0 +1,100 @@
+"""The writing half of a connection: one task, one send per pass, streams by turns.
+
+Streams that have a chunk of body to write stand in a queue; each writes one frame
+when its turn comes and goes to the back. A stream whose window is shut is parked
+until the client opens it.
+"""
+
+from collections import deque
+
+import trio
+
+from prism.frontends.server import transport
+from prism.frontends.server.http2.codec import Codec
+from prism.frontends.server.http2.stream import HTTP2Exchange
+
+_MAX_BACKLOG = 4 * transport.WRITE_SIZE
+"""Unsent bytes beyond which the connection reads no more: answers to what a client
+sends (PING, short responses) must not pile up if it does not take them."""
+
+
+class Writer:
+    """Sends what the codec holds. ``done`` is set when ``run`` has ended."""
+
+    def __init__(self, codec: Codec, stream: trio.abc.SendStream, stall: float) -> None:
+        self.done = trio.Event()
+        self._codec = codec
+        self._stream = stream
+        self._stall = stall
+        self._ready: deque[HTTP2Exchange] = deque()
+        self._parked: dict[HTTP2Exchange, None] = {}
+        self._closing = False
+        self._wake = trio.Event()
+        self._taken = trio.Event()
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Send what there is, then end."""
+        self._closing = True
+        self._wake.set()
+
+    @property
+    def may_write_now(self) -> bool:
+        """Whether a stream may write a frame without waiting for its turn."""
+        return not self._ready and self._codec.backlog < transport.WRITE_SIZE
+
+    def enqueue(self, stream: HTTP2Exchange) -> None:
+        """``stream`` has a chunk to write, one frame whenever its turn comes."""
+        self._ready.append(stream)
+        self._wake.set()
+
+    def park(self, stream: HTTP2Exchange) -> None:
+        """``stream`` cannot write before the client opens a window."""
+        self._parked[stream] = None
+
+    def unpark(self, stream: HTTP2Exchange) -> None:
+        """The client opened the window of ``stream``."""
+        if stream in self._parked:
+            del self._parked[stream]
+            self._ready.append(stream)
+
+    def unpark_all(self) -> None:
+        """The client opened the connection's window, or every stream's."""
+        self._ready.extend(self._parked)
+        self._parked.clear()
+
+    def forget(self, stream: HTTP2Exchange) -> None:
+        """``stream`` has ended."""
+        self._parked.pop(stream, None)
+
+    async def wait_for_room(self) -> None:
+        """Wait until the client has taken enough for more to be read from it."""
+        while self._codec.backlog > _MAX_BACKLOG:
+            self._taken = trio.Event()
+            await self._taken.wait()
+
+    async def run(self) -> None:
+        """Send until ``close``.
+
+        Raises one of ``transport.GONE`` or ``trio.TooSlowError``.
+        """
+        try:
+            while True:
+                while self._ready and self._codec.backlog < transport.WRITE_SIZE:
+                    stream = self._ready.popleft()
+                    if stream.write_frame():
+                        self._ready.append(stream)
+                if self._codec.backlog:
+                    data = self._codec.take()
+                    self._taken.set()
+                    await transport.send(self._stream, data, self._stall)
+                elif self._closing:
+                    return
+                else:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+        finally:
+            self.done.set()
