@@ -1,18 +1,28 @@
-"""The application on stock hypercorn, with a real client."""
+"""The application on Prism's own server and on stock hypercorn, with real clients."""
 
-import httpx
 import hypercorn.trio
+import httpx
 import pytest
 import trio
 from hypercorn.config import Config
 from trio.testing import wait_all_tasks_blocked
 
+from prism.frontends.server import ServerSettings, bound_address, open_listeners
+from prism.frontends.server import serve as own_serve
 
-@pytest.fixture
-async def serve(nursery):
+
+@pytest.fixture(params=["own", "hypercorn"])
+async def serve(request, nursery):
+    """Serves an application; returns the address as (host, port)."""
     stop = trio.Event()
 
-    async def start(app):
+    async def start_own(app):
+        listeners = await open_listeners("127.0.0.1", 0)
+        nursery.start_soon(lambda: own_serve(app, listeners, ServerSettings(), shutdown=stop))
+        address = bound_address(listeners[0])
+        return address.host, address.port
+
+    async def start_hypercorn(app):
         config = Config()
         config.bind = ["127.0.0.1:0"]
         config.accesslog = config.errorlog = None
@@ -21,16 +31,21 @@ async def serve(nursery):
                 app, config, shutdown_trigger=stop.wait, task_status=task_status
             )
         )
-        return address
+        host, port = address.removeprefix("http://").split(":")
+        return host, int(port)
 
-    yield start
+    yield {"own": start_own, "hypercorn": start_hypercorn}[request.param]
     stop.set()
 
 
-async def test_calls(make_namespace, make_client, serve):
-    address = await serve(make_client(make_namespace()).app)
-    async with httpx.AsyncClient(base_url=address) as client:
+@pytest.mark.parametrize("http2", [False, True])
+async def test_calls(make_namespace, make_client, serve, http2):
+    host, port = await serve(make_client(make_namespace()).app)
+    async with httpx.AsyncClient(
+        base_url=f"http://{host}:{port}", http1=not http2, http2=http2
+    ) as client:
         answer = await client.post("/v1/kv/get", content=b'{"key": "a:b"}')
+        assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
         assert (answer.status_code, answer.content) == (200, b'{"key": "a:b"}')
         assert answer.headers["content-type"] == "application/json"
         form = {"content-type": "application/x-www-form-urlencoded"}
@@ -40,6 +55,9 @@ async def test_calls(make_namespace, make_client, serve):
         assert (await client.get("/readyz")).status_code == 200
         head = await client.head("/v1")
         assert (head.status_code, head.content) == (200, b"")
+        large = await client.post("/v1/kv/get", content=b"x" * (1024 * 1024 + 1))
+        assert (large.status_code, large.json()["reason"]) == (413, "payload_too_large")
+        assert (await client.post("/v1/kv/get")).status_code == 200
 
 
 async def test_client_that_goes_away(make_namespace, make_client, serve, access_lines):
@@ -53,9 +71,7 @@ async def test_client_that_goes_away(make_namespace, make_client, serve, access_
             ended.set()
 
     namespace = make_namespace(hang)
-    address = await serve(make_client(namespace).app)
-    host, port = address.removeprefix("http://").split(":")
-    stream = await trio.open_tcp_stream(host, int(port))
+    stream = await trio.open_tcp_stream(*await serve(make_client(namespace).app))
     await stream.send_all(b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
     with trio.fail_after(5):
         await began.wait()

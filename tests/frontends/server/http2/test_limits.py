@@ -1,0 +1,86 @@
+import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+)
+
+from prism.frontends.server.http2.limits import RESET_COST, ClientError, FrameGuard
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PING = PingFrame(0, opaque_data=bytes(8)).serialize()
+
+
+def make_guard(budget=10, refill=5):
+    guard = FrameGuard(16384, budget, refill, now=0.0)
+    guard.inspect(PREFACE, 0.0)
+    return guard
+
+
+def feed(guard, data, step):
+    for start in range(0, len(data), step):
+        guard.inspect(data[start : start + step], 0.0)
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_the_same_frames_cost_the_same_however_they_are_cut(step):
+    feed(make_guard(), PING * 10, step)
+    with pytest.raises(ClientError, match="ENHANCE_YOUR_CALM"):
+        feed(make_guard(), PING * 11, step)
+
+
+def test_time_and_responses_fill_the_account_up_to_the_budget():
+    guard = make_guard()
+    guard.inspect(PING * 10, 0.0)
+    guard.inspect(PING * 5, 1.0)
+    guard.credit(3)
+    guard.inspect(PING * 3, 1.0)
+    guard.inspect(PING * 10, 1000.0)
+    with pytest.raises(ClientError):
+        guard.inspect(PING, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("frame", "cost"),
+    [
+        (PingFrame(0, opaque_data=bytes(8), flags=["ACK"]), 0),
+        (SettingsFrame(0, flags=["ACK"]), 0),
+        (SettingsFrame(0), 1),
+        (DataFrame(1, b"x"), 0),
+        (DataFrame(1, flags=["END_STREAM"]), 0),
+        (DataFrame(1), 1),
+        (RstStreamFrame(1), RESET_COST),
+        (HeadersFrame(1, b"x", flags=["END_HEADERS"]), 0),
+        (ContinuationFrame(1, b"x"), 1),
+    ],
+)
+def test_what_a_frame_costs(frame, cost):
+    guard = make_guard(budget=4, refill=0)
+    guard.inspect(frame.serialize(), 0.0)
+    guard.charge(4 - cost)
+    with pytest.raises(ClientError):
+        guard.charge(1)
+
+
+def test_a_frame_that_announces_too_much_is_refused_by_its_header():
+    with pytest.raises(ClientError) as caught:
+        make_guard().inspect(b"\x00\x40\x01\x00\x00\x00\x00\x00\x01", 0.0)
+    assert caught.value.code == ErrorCodes.FRAME_SIZE_ERROR
+
+
+@pytest.mark.parametrize("step", [1, 10_000])
+def test_a_header_block_is_open_until_its_last_byte(step):
+    guard = make_guard()
+    first = HeadersFrame(1, b"abc").serialize()
+    last = ContinuationFrame(1, b"def", flags=["END_HEADERS"]).serialize()
+    assert not guard.in_header_block
+    feed(guard, first[:-1], step)
+    assert guard.in_header_block
+    feed(guard, first[-1:] + last[:-1], step)
+    assert guard.in_header_block
+    feed(guard, last[-1:], step)
+    assert not guard.in_header_block
