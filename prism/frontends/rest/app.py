@@ -62,18 +62,12 @@ class RestApp:
                 else self._answer_while_client_stays(incoming, record)
             )
             if response is None:
-                record.fail(CallCancelled("the client went away"))
                 return
             record.bytes_out = len(response.body)
             response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
             await send_response(send, response, head=incoming.method == "HEAD")
         except trio.Cancelled:
-            # The server cancels when the client goes away, and when a drain's time is up.
-            record.fail(
-                Draining("the proxy stopped")
-                if self.draining
-                else CallCancelled("the client went away")
-            )
+            self._note_cancelled(record)
             raise
         finally:
             self._observe(record, incoming.path)
@@ -93,6 +87,9 @@ class RestApp:
             return response
         except CallError as error:
             failure = error
+        except trio.Cancelled:
+            self._note_cancelled(record)
+            raise
         except Exception:
             logger.exception("request %s failed", record.request_id)
             failure = InternalError()
@@ -148,6 +145,12 @@ class RestApp:
         )
         reply = await self._router.call(request)
         return Response(200, [(b"content-type", reply.content_type)], reply.body)
+
+    def _note_cancelled(self, record: CallRecord) -> None:
+        """A request is cancelled when its client goes away, and when a drain's time is up."""
+        record.fail(
+            Draining("the proxy stopped") if self.draining else CallCancelled("the client left")
+        )
 
     def _observe(self, record: CallRecord, path: bytes) -> None:
         seconds = trio.current_time() - record.started
