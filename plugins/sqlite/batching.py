@@ -117,6 +117,7 @@ async def run_interruptible(
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(function, jobs, limiter=limiter)
         group.cancel_scope.cancel()
+    await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio's group does not raise it
 
 
 async def _cancel_job_when_cancelled(job: Job[Any]) -> None:
