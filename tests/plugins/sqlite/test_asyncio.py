@@ -8,10 +8,10 @@ from prism.sdk import PluginError
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
-@pytest.mark.parametrize("path", [None, ":memory:"])
-def test_under_asyncio(open_plugin, path: str | None) -> None:
+@pytest.mark.parametrize("config", [{}, {"path": ":memory:"}])
+def test_under_asyncio(open_plugin, config: dict[str, str]) -> None:
     async def scenario() -> None:
-        async with open_plugin(**({"path": path} if path else {})) as sqlite:
+        async with open_plugin(**config) as sqlite:
 
             async def add() -> None:
                 for _ in range(5):
