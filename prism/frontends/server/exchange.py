@@ -113,7 +113,8 @@ class Exchange(ABC):
                     "body": body,
                     "more_body": not self.received_all,
                 }
-            self._changed = trio.Event()
+            if self._changed.is_set():
+                self._changed = trio.Event()
             await self._changed.wait()
 
     async def send(self, message: Message) -> None:

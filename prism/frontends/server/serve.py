@@ -59,7 +59,8 @@ class Server:
             idle = [item for item in self._connections if item.idle_since is not None]
             if idle:
                 min(idle, key=lambda item: item.idle_since or 0.0).shed()
-            self._place_free = trio.Event()
+            if self._place_free.is_set():
+                self._place_free = trio.Event()
             await self._place_free.wait()
 
     async def _handle(self, stream: Stream) -> None:

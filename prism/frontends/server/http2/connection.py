@@ -23,7 +23,7 @@ import trio
 from h2.errors import ErrorCodes
 
 from prism.frontends.server import transport
-from prism.frontends.server.asgi import App, BadRequest, Headers, Peer, http_scope
+from prism.frontends.server.asgi import App, BadRequest, Headers, Peer
 from prism.frontends.server.exchange import Phase
 from prism.frontends.server.http2 import codec as wire
 from prism.frontends.server.http2.limits import (
@@ -34,7 +34,7 @@ from prism.frontends.server.http2.limits import (
     ClientError,
     FrameGuard,
 )
-from prism.frontends.server.http2.stream import HTTP2Exchange
+from prism.frontends.server.http2.stream import HTTP2Exchange, request_scope
 from prism.frontends.server.http2.writer import Writer
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
@@ -220,18 +220,12 @@ class HTTP2Connection:
         if self.state in {State.LEAVING, State.CLOSED}:
             self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
             return
-        if len(self._streams) >= self.settings.max_concurrent_streams:
+        if self._is_full():
             self._guard.charge(1)
             self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
             return
-        pseudo = {name: value for name, value in headers if name[:1] == b":"}
-        regular = [item for item in headers if item[0][:1] != b":"]
-        if b":authority" in pseudo:
-            regular = [item for item in regular if item[0] != b"host"]
-            regular.insert(0, (b"host", pseudo[b":authority"]))
-        method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
         try:
-            scope = http_scope(self._peer, "2", method, target, regular)
+            scope = request_scope(self._peer, headers)
         except BadRequest as error:
             stream = HTTP2Exchange(self, stream_id, {"method": "GET"})
             job = partial(stream.answer, error.status, error.detail)
@@ -242,6 +236,18 @@ class HTTP2Connection:
         self._streams[stream_id] = stream
         self._starting.append((stream, job))
         self.idle_since = None
+
+    def _is_full(self) -> bool:
+        """Whether one more stream is too many.
+
+        A stream that the client has reset is closed for it, but takes until its
+        application has been cancelled; as many of those as of others are put up with.
+        """
+        limit = self.settings.max_concurrent_streams
+        if len(self._streams) < limit:
+            return False
+        live = sum(not stream.client_gone for stream in self._streams.values())
+        return live >= limit or len(self._streams) >= 2 * limit
 
     def _start_streams(self) -> None:
         """Start the tasks of new requests; those already reset never get one."""

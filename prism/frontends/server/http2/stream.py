@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 from h2.errors import ErrorCodes
 
-from prism.frontends.server.asgi import Headers, Scope, date_header
+from prism.frontends.server.asgi import Headers, Peer, Scope, date_header, http_scope
 from prism.frontends.server.exchange import Exchange
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
 
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 _CONNECTION_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 """Speak about an HTTP/1.1 connection and make an HTTP/2 response malformed (RFC 9113, 8.2.2)."""
+
+
+def request_scope(peer: Peer, headers: Headers) -> Scope:
+    """The ASGI scope of a request; its ``:authority`` becomes the ``host`` header.
+
+    Raises:
+        BadRequest: as ``asgi.http_scope``.
+    """
+    pseudo = {name: value for name, value in headers if name[:1] == b":"}
+    regular = [item for item in headers if item[0][:1] != b":"]
+    if b":authority" in pseudo:
+        regular = [item for item in regular if item[0] != b"host"]
+        regular.insert(0, (b"host", pseudo[b":authority"]))
+    method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    return http_scope(peer, "2", method, target, regular)
 
 
 class HTTP2Exchange(Exchange):

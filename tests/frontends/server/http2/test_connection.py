@@ -351,6 +351,19 @@ async def test_streams_above_the_limit_are_refused_not_the_connection(open_clien
         assert await client.response(stream_id) == (204, b"")
 
 
+async def test_a_client_at_the_limit_may_replace_a_stream_it_reset(open_client, helpers):
+    async def app(scope, receive, send):
+        if scope["path"] == "/waits":
+            await trio.sleep_forever()
+        await helpers.respond(send, 204)
+
+    _, client = await open_client(app, max_concurrent_streams=3)
+    ids = [await client.request(path="/waits") for _ in range(3)]
+    for stream_id in ids:
+        client.h2.reset_stream(stream_id)  # sent together with the next request
+    assert await client.response(await client.request()) == (204, b"")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -386,6 +399,25 @@ async def test_connect_is_answered_501_or_refused(open_client, server_errors):
     client.h2.send_headers(1, [(b":method", b"CONNECT"), (b":authority", b"a")], end_stream=False)
     await client.flush()
     assert (await client.response(1))[0] == 501
+    assert await server.is_alive()
+    assert server_errors() == []
+
+
+async def test_a_websocket_over_http2_is_refused(open_client, server_errors):
+    server, client = await open_client()
+    client.h2.config.validate_outbound_headers = False
+    head = [
+        (b":method", b"CONNECT"),
+        (b":protocol", b"websocket"),
+        (b":scheme", b"http"),
+        (b":authority", b"a"),
+        (b":path", b"/"),
+        (b"sec-websocket-extensions", b"\xff"),
+    ]
+    client.h2.send_headers(1, head)
+    await client.data(1, b"garbage")
+    assert (await client.response(1))[0] == 501
+    await client.data(1, b"and more")
     assert await server.is_alive()
     assert server_errors() == []
 
