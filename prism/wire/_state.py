@@ -9,6 +9,8 @@ state's row is illegal there. Triggers say who acted: ``SENT`` is this side,
 from enum import IntEnum, auto
 from typing import Final
 
+from prism.contract.exceptions import LocalProtocolError, ProtocolError, RemoteProtocolError
+
 
 class Role(IntEnum):
     """Which end of the connection this is. The host is the proxy."""
@@ -144,7 +146,12 @@ CONNECTION: Final[dict[Role, dict[ConnectionState, dict[Trigger, ConnectionState
         **_AFTER_HELLO,
     },
     Role.PLUGIN: {
-        _C.START: {_T.SENT_HELLO: _C.GREETED, _T.ENDED: _C.CLOSED},
+        _C.START: {
+            _T.SENT_HELLO: _C.GREETED,
+            _T.SENT_GOAWAY: _C.CLOSED,
+            _T.RECEIVED_GOAWAY: _C.CLOSED,
+            _T.ENDED: _C.CLOSED,
+        },
         _C.GREETED: {
             _T.RECEIVED_HELLO: _C.READY,
             _T.SENT_GOAWAY: _C.CLOSED,
@@ -196,3 +203,11 @@ CALLER: Final = _stream(cancel=_T.SENT_CANCEL, close=_T.RECEIVED_CLOSE)
 
 HANDLER: Final = _stream(cancel=_T.RECEIVED_CANCEL, close=_T.SENT_CLOSE)
 """A stream the peer opened: the peer may cancel, this side closes."""
+
+
+def refusal(trigger: Trigger, where: str) -> ProtocolError:
+    """The error for a trigger that is illegal; its name says whose fault that is."""
+    who, _, what = trigger.name.partition("_")
+    if who == "RECEIVED":
+        return RemoteProtocolError(f"{what} is not allowed in {where}")
+    return LocalProtocolError(f"cannot send {what} in {where}")

@@ -47,7 +47,7 @@ def encode(codec: int, message: msgspec.Struct) -> bytes:
     """
     try:
         return _ENCODE[codec](message)
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise LocalProtocolError(f"cannot encode {type(message).__name__}: {error}") from error
 
 

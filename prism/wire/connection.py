@@ -6,84 +6,54 @@ takes one frame from it, moves the connection's and the stream's state machine
 connection: the peer is told why by a GOAWAY, and every later ``next_event``
 raises the same error again.
 
-``send`` checks an event against the same tables, encodes it and queues the
-frame in the ``Outbox``, which has two lanes. Short frames that carry no message (CANCEL, CREDIT,
-PING, GOAWAY) are written before messages, so that a cancel never waits behind
-megabytes of DATA. Messages stay in order among themselves, and a CANCEL whose
-OPEN is still queued stays behind it.
+``send`` checks an event against the same tables, encodes it, and only then
+changes anything: an event that cannot be sent leaves no trace. The frame goes
+to the ``Outbox``, which has two lanes. Short frames that carry no message
+(CANCEL, CREDIT, PING, GOAWAY) are written before messages, so that a cancel
+never waits behind megabytes of DATA. Messages stay in order among themselves,
+and a CANCEL whose OPEN is still queued stays behind it.
 
-Two things are forgiven, since they can happen without anyone's fault or cost
-only a counter: frames for calls that are over (a cancel may cross a close on the
-way), and DATA beyond the credit, which ends that call only. A peer that sends
-too many of the former loses the connection.
+Two things are forgiven. Frames for calls that are over happen without anyone's
+fault, since a cancel may cross a close on the way: they are counted. DATA
+beyond the credit ends that call only.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
-from msgspec.structs import replace
-
-from prism.contract.exceptions import (
-    LocalProtocolError,
-    PayloadTooLarge,
-    RemoteProtocolError,
-)
-from prism.contract.messages import Message
-from prism.contract.service import REQUEST_TYPE, RESPONSE_TYPE, Method
-from prism.contract.status import StatusCode
-from prism.wire import codecs, frames, handshake
+from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.service import RESPONSE_TYPE
+from prism.wire import codecs, handshake, serialization
 from prism.wire._state import (
-    CALLER,
     CONNECTION,
-    HANDLER,
     ConnectionState,
     Role,
     StreamState,
     Trigger,
+    refusal,
 )
 from prism.wire.events import (
-    PROTOCOL_VERSION,
     Cancel,
     Close,
     Credit,
     Data,
     Event,
     GoAway,
-    GoAwayReason,
     Hello,
     Note,
     Open,
     Overrun,
     Ping,
 )
-from prism.wire.frames import ACK, END, HEADER_SIZE, NOT_STARTED, Codec, FrameType, Header
+from prism.wire.frames import ACK, END, HEADER_SIZE, MAX_STREAM_ID, Codec, FrameType, Header
 from prism.wire.outbox import Outbox
 from prism.wire.reader import FrameReader
+from prism.wire.serialization import MAX_HELLO, Payload
+from prism.wire.stream import Stream
 
-MAX_HELLO = 64 * 1024
-"""Largest HELLO: nobody is trusted with more before they have been greeted."""
-MAX_STRAY_FRAMES = 1000
-"""Frames for closed or unknown calls that a connection survives in its lifetime."""
-
-Payload = bytes | bytearray
-
-_METHODS = {int(method): method for method in Method}
-
-
-class _Stream:
-    """One open call, seen from this side."""
-
-    __slots__ = ("epoch", "method", "mine", "receive_credit", "send_credit", "state")
-
-    def __init__(
-        self, method: Method, mine: bool, state: StreamState, send_credit: int, receive_credit: int
-    ) -> None:
-        self.method = method
-        self.mine = mine
-        self.state = state
-        self.send_credit = send_credit
-        self.receive_credit = receive_credit
-        self.epoch = 0
+MAX_UNANSWERED_PINGS = 1000
+"""PINGs taken in while no answer leaves: a peer that asks without reading would
+otherwise make this side hold answers without bound. An honest one asks rarely."""
 
 
 class Connection:
@@ -104,11 +74,14 @@ class Connection:
         self._table = CONNECTION[role]
         self._state = ConnectionState.START
         self._row = self._table[self._state]
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._mine_open = 0
-        self._peer_max_frame = self._peer_window = self._peer_max_streams = 0
         self._next_stream = 1 if role is Role.HOST else 2
         self._peer_parity = 0 if role is Role.HOST else 1
+        self._peer_max_frame = MAX_HELLO
+        self._peer_window = 0
+        self._peer_max_streams = 0
+        self._unanswered = 0
         self._error: RemoteProtocolError | None = None
         self._reader = FrameReader()
         self._outbox = Outbox()
@@ -122,8 +95,12 @@ class Connection:
 
     @property
     def can_open(self) -> bool:
-        """May this side begin a call now?"""
-        return Trigger.SENT_OPEN in self._row and self._mine_open < self._peer_max_streams
+        """May this side begin a call now? Never again once its ids are used up."""
+        return (
+            Trigger.SENT_OPEN in self._row
+            and self._mine_open < self._peer_max_streams
+            and self._next_stream <= MAX_STREAM_ID
+        )
 
     @property
     def open_streams(self) -> int:
@@ -156,9 +133,11 @@ class Connection:
     # -- bytes in, events out -------------------------------------------------
 
     def receive_data(self, data: bytes | bytearray) -> None:
-        """Take in bytes from the peer; ``b""`` says that no more will come."""
-        if self._state is not ConnectionState.CLOSED:
-            self._reader.feed(data)
+        """Take in bytes from the peer; ``b""`` says that no more will come.
+
+        What comes after that, or after the connection was CLOSED, is ignored.
+        """
+        self._reader.feed(data)
 
     def next_event(self) -> Event | None:
         """What happened next, or ``None`` until more bytes come.
@@ -172,12 +151,12 @@ class Connection:
         if self._error is not None:
             raise self._error
         try:
-            while True:
+            while self._state is not ConnectionState.CLOSED:
                 limit = MAX_HELLO if self.peer_hello is None else self.local_hello.max_frame
                 frame = self._reader.next_frame(limit)
                 if frame is None:
                     if self._reader.ended:
-                        self._move(Trigger.ENDED)
+                        self._enter(self._after(Trigger.ENDED))
                     return None
                 header, payload = frame
                 event = self._RECEIVE[header.type](self, header, payload)
@@ -185,14 +164,11 @@ class Connection:
                     return event
         except RemoteProtocolError as error:
             self._error = error
-            self._say_goodbye(str(error))
+            if Trigger.SENT_GOAWAY in self._row:
+                self.send(GoAway(self.last_peer_stream, str(error)))
+            self._enter(ConnectionState.CLOSED)
             raise
-
-    def _say_goodbye(self, reason: str) -> None:
-        if Trigger.SENT_GOAWAY in self._row:
-            self.send(GoAway(self.last_peer_stream, reason))
-        self._state = ConnectionState.CLOSED
-        self._row = self._table[self._state]
+        return None
 
     # -- events in, bytes out -------------------------------------------------
 
@@ -200,9 +176,10 @@ class Connection:
         """Queue one event for the peer.
 
         Raises:
-            LocalProtocolError: the event is illegal now; nothing was queued.
+            LocalProtocolError: the event is illegal now, or a value in it is;
+                nothing was queued or changed.
             PayloadTooLarge: the encoded message is larger than the peer takes;
-                nothing was queued, and the connection is as before.
+                nothing was queued or changed.
         """
         try:
             act = self._SEND[type(event)]
@@ -215,291 +192,241 @@ class Connection:
 
         Returns some 256 KiB at a time, more only where one frame is larger.
         """
+        self._unanswered = 0
         return self._outbox.take()
 
-    def _encode(self, message: Message | Note) -> bytes:
-        payload = codecs.encode(self.codec, message)
-        if len(payload) > self._peer_max_frame:
-            raise PayloadTooLarge(self._peer_max_frame, f"a {type(message).__name__}")
-        return payload
+    # -- the state machine of the connection ----------------------------------
 
-    # -- the state machines ---------------------------------------------------
+    def _after(self, trigger: Trigger) -> ConnectionState:
+        """The state that ``trigger`` leads to; raises where it is illegal."""
+        state = self._row.get(trigger)
+        if state is None:
+            raise refusal(trigger, f"connection state {self._state.name}")
+        return state
 
-    def _check(self, trigger: Trigger) -> None:
-        if trigger not in self._row:
-            self._refuse(trigger, f"connection state {self._state.name}")
+    def _enter(self, state: ConnectionState) -> None:
+        self._state = state
+        self._row = self._table[state]
+        if state is ConnectionState.CLOSED:
+            self._reader.discard()
 
-    def _move(self, trigger: Trigger) -> None:
-        self._check(trigger)
-        self._state = self._row[trigger]
-        self._row = self._table[self._state]
+    # -- sending: check, encode, and only then change something ---------------
 
-    def _step(self, stream: _Stream, trigger: Trigger) -> None:
-        row = (CALLER if stream.mine else HANDLER)[stream.state]
-        if trigger not in row:
-            self._refuse(trigger, f"stream state {stream.state.name} of {stream.method.name}")
-        stream.state = row[trigger]
-
-    @staticmethod
-    def _refuse(trigger: Trigger, where: str) -> NoReturn:
-        who, _, what = trigger.name.partition("_")
-        if who == "RECEIVED":
-            raise RemoteProtocolError(f"{what} is not allowed in {where}")
-        raise LocalProtocolError(f"cannot send {what} in {where}")
-
-    # -- sending, one kind of event each --------------------------------------
-
-    def _send_hello(self, event: Hello) -> None:
-        self._move(Trigger.SENT_HELLO)
-        self.local_hello = event
-        if self.role is Role.HOST:
-            self.codec = codecs.CODEC_NAMES[event.codec]
-        payload = codecs.encode(Codec.JSON, event)
-        version = event.protocol_max or PROTOCOL_VERSION
-        self._outbox.put_urgent(
-            frames.pack(FrameType.HELLO, 0, payload, codec=Codec.JSON, aux=version)
-        )
-
-    def _send_open(self, event: Open) -> None:
-        self._check(Trigger.SENT_OPEN)
-        if event.stream != self._next_stream:
-            raise LocalProtocolError(f"the next stream is {self._next_stream}, not {event.stream}")
-        if not self.can_open:
-            raise LocalProtocolError("the peer takes no more calls at a time")
-        payload = self._encode(event.message)
-        method = event.method
-        entry = self._new_stream(method, mine=True, ended=event.end)
-        entry.epoch = self._outbox.epoch
-        self._streams[event.stream] = entry
-        self._mine_open += 1
-        self._next_stream += 2
-        self._outbox.put(
-            frames.pack(
-                FrameType.OPEN,
-                event.stream,
-                payload,
-                flags=END if event.end else 0,
-                codec=self.codec if payload else Codec.NONE,
-                method=method,
-                aux=event.deadline_ms,
-            ),
-        )
-
-    def _new_stream(self, method: Method, *, mine: bool, ended: bool) -> _Stream:
-        if method is not Method.EXECUTE_STREAM:
-            return _Stream(method, mine, StreamState.ENDED, 0, 0)
-        state = StreamState.OPEN
-        if ended:
-            state = StreamState.SENT_END if mine else StreamState.RECEIVED_END
-        return _Stream(method, mine, state, self._peer_window, self.local_hello.window)
-
-    def _send_data(self, event: Data) -> None:
-        entry = self._mine_or_theirs(event.stream)
-        self._check(Trigger.SENT_DATA)
-        if entry.send_credit <= 0:
-            raise LocalProtocolError(f"stream {event.stream} has no credit")
-        payload = self._encode(event.message)
-        self._step(entry, Trigger.SENT_DATA_END if event.end else Trigger.SENT_DATA)
-        entry.send_credit -= HEADER_SIZE + len(payload)
-        self._outbox.put(
-            frames.pack(
-                FrameType.DATA,
-                event.stream,
-                payload,
-                flags=END if event.end else 0,
-                codec=self.codec if payload else Codec.NONE,
-            ),
-        )
-
-    def _send_close(self, event: Close) -> None:
-        entry = self._mine_or_theirs(event.stream)
-        self._check(Trigger.SENT_CLOSE)
-        payload = self._encode(event.message) if event.message is not None else b""
-        self._step(entry, Trigger.SENT_CLOSE)
-        del self._streams[event.stream]
-        self._outbox.put(
-            frames.pack(
-                FrameType.CLOSE,
-                event.stream,
-                payload,
-                flags=NOT_STARTED if event.not_started else 0,
-                codec=self.codec if payload else Codec.NONE,
-                aux=event.status,
-            ),
-        )
-
-    def _send_cancel(self, event: Cancel) -> None:
-        entry = self._mine_or_theirs(event.stream)
-        self._check(Trigger.SENT_CANCEL)
-        repeated = entry.state is StreamState.CANCELLED
-        self._step(entry, Trigger.SENT_CANCEL)
-        if not repeated:
-            frame = frames.pack(FrameType.CANCEL, event.stream, aux=event.status)
-            on_its_way = entry.epoch < self._outbox.epoch
-            (self._outbox.put_urgent if on_its_way else self._outbox.put)(frame)
-
-    def _send_credit(self, event: Credit) -> None:
-        entry = self._mine_or_theirs(event.stream)
-        self._check(Trigger.SENT_CREDIT)
-        self._step(entry, Trigger.SENT_CREDIT)
-        entry.receive_credit += event.size
-        self._outbox.put_urgent(frames.pack(FrameType.CREDIT, event.stream, aux=event.size))
-
-    def _send_ping(self, event: Ping) -> None:
-        self._check(Trigger.SENT_PING)
-        flags = ACK if event.ack else 0
-        self._outbox.put_urgent(frames.pack(FrameType.PING, flags=flags, aux=event.token))
-
-    def _send_goaway(self, event: GoAway) -> None:
-        self._move(Trigger.SENT_GOAWAY)
-        reason = GoAwayReason(event.reason[:1000].encode(errors="replace").decode())
-        payload = codecs.encode(Codec.JSON, reason)
-        self._outbox.put_urgent(
-            frames.pack(FrameType.GOAWAY, 0, payload, codec=Codec.JSON, aux=event.last_stream),
-        )
-
-    def _send_note(self, event: Note) -> None:
-        self._check(Trigger.SENT_NOTE)
-        payload = self._encode(event)
-        self._outbox.put(frames.pack(FrameType.NOTE, 0, payload, codec=self.codec))
-
-    def _mine_or_theirs(self, stream: int) -> _Stream:
+    def _open_stream(self, stream: int) -> Stream:
         entry = self._streams.get(stream)
         if entry is None:
             raise LocalProtocolError(f"stream {stream} is not open")
         return entry
 
+    def _send_hello(self, event: Hello) -> None:
+        after = self._after(Trigger.SENT_HELLO)
+        if wrong := handshake.wrong_limit(event):
+            raise LocalProtocolError(wrong)
+        if self.role is Role.HOST:
+            offered = self.peer_hello.codecs if self.peer_hello is not None else ()
+            if event.codec not in offered or event.codec not in codecs.CODEC_NAMES:
+                raise LocalProtocolError(f"codec {event.codec!r}; offered were {list(offered)}")
+        self._outbox.put_urgent(serialization.pack_hello(event))
+        self.local_hello = event
+        if self.role is Role.HOST:
+            self.codec = codecs.CODEC_NAMES[event.codec]
+        self._enter(after)
+
+    def _send_open(self, event: Open) -> None:
+        self._after(Trigger.SENT_OPEN)
+        if event.stream != self._next_stream:
+            raise LocalProtocolError(f"the next stream is {self._next_stream}, not {event.stream}")
+        if self._mine_open >= self._peer_max_streams:
+            raise LocalProtocolError(f"the peer takes {self._peer_max_streams} calls at a time")
+        frame = serialization.pack_open(event, self.codec, self._peer_max_frame)
+        entry = Stream(event, True, self._peer_window, self.local_hello.window)
+        entry.ticket = self._outbox.put(frame)
+        self._streams[event.stream] = entry
+        self._mine_open += 1
+        self._next_stream += 2
+
+    def _send_data(self, event: Data) -> None:
+        self._after(Trigger.SENT_DATA)
+        entry = self._open_stream(event.stream)
+        after = entry.after(Trigger.SENT_DATA_END if event.end else Trigger.SENT_DATA)
+        if entry.send_credit <= 0:
+            raise LocalProtocolError(f"stream {event.stream} has no credit")
+        frame = serialization.pack_data(event, entry.sends, self.codec, self._peer_max_frame)
+        self._outbox.put(frame)
+        entry.send_credit -= len(frame)
+        entry.state = after
+
+    def _send_close(self, event: Close) -> None:
+        self._after(Trigger.SENT_CLOSE)
+        entry = self._open_stream(event.stream)
+        entry.after(Trigger.SENT_CLOSE)
+        frame = serialization.pack_close(
+            event, RESPONSE_TYPE[entry.method], self.codec, self._peer_max_frame
+        )
+        self._outbox.put(frame)
+        del self._streams[event.stream]
+
+    def _send_cancel(self, event: Cancel) -> None:
+        self._after(Trigger.SENT_CANCEL)
+        entry = self._open_stream(event.stream)
+        after = entry.after(Trigger.SENT_CANCEL)
+        frame = serialization.pack_cancel(event)
+        if entry.state is StreamState.CANCELLED:
+            return
+        if self._outbox.has_left(entry.ticket):
+            self._outbox.put_urgent(frame)
+        else:
+            self._outbox.put(frame)
+        entry.state = after
+
+    def _send_credit(self, event: Credit) -> None:
+        self._after(Trigger.SENT_CREDIT)
+        entry = self._open_stream(event.stream)
+        entry.after(Trigger.SENT_CREDIT)
+        credit = entry.receive_credit + event.size
+        if credit >= 2**32:
+            raise LocalProtocolError(f"credit of stream {event.stream} would be {credit}")
+        self._outbox.put_urgent(serialization.pack_credit(event))
+        entry.receive_credit = credit
+
+    def _send_ping(self, event: Ping) -> None:
+        self._after(Trigger.SENT_PING)
+        self._outbox.put_urgent(serialization.pack_ping(event))
+
+    def _send_goaway(self, event: GoAway) -> None:
+        after = self._after(Trigger.SENT_GOAWAY)
+        self._outbox.put_urgent(serialization.pack_goaway(event, self._peer_max_frame))
+        self._enter(after)
+
+    def _send_note(self, event: Note) -> None:
+        self._after(Trigger.SENT_NOTE)
+        self._outbox.put(serialization.pack_note(event, self.codec, self._peer_max_frame))
+
     # -- receiving, one kind of frame each ------------------------------------
 
-    def _decode(self, header: Header, kind: type[Any], payload: Payload) -> Any:
-        if payload and header.codec != self.codec:
-            raise RemoteProtocolError(
-                f"{header.type.name} frame in codec {header.codec}; "
-                f"this connection agreed on {int(self.codec)} ({self.codec.name})"
-            )
-        return codecs.decode(self.codec, kind, payload)
+    def _find_stream(self, header: Header) -> Stream | None:
+        """The call a frame belongs to; ``None`` for one that is over.
 
-    def _decode_json(self, header: Header, kind: type[Any], payload: Payload) -> Any:
-        if payload and header.codec != Codec.JSON:
-            raise RemoteProtocolError(
-                f"{header.type.name} frame in codec {header.codec}; it is always JSON (1)"
-            )
-        return codecs.decode(Codec.JSON, kind, payload)
+        Raises:
+            RemoteProtocolError: there never was such a call.
+        """
+        entry = self._streams.get(header.stream)
+        if entry is None:
+            theirs = header.stream % 2 == self._peer_parity
+            newest = self.last_peer_stream if theirs else self._next_stream - 2
+            if header.stream > newest:
+                raise RemoteProtocolError(
+                    f"{header.type.name} for stream {header.stream}, which was never opened"
+                )
+            self.stray_frames += 1
+        return entry
 
-    def _stray(self, header: Header) -> None:
-        self.stray_frames += 1
-        if self.stray_frames > MAX_STRAY_FRAMES:
+    def _expect_reading(self) -> None:
+        self._unanswered += 1
+        if self._unanswered > MAX_UNANSWERED_PINGS + self.local_hello.max_streams:
             raise RemoteProtocolError(
-                f"more than {MAX_STRAY_FRAMES} frames for calls that are not open, "
-                f"the last a {header.type.name} for stream {header.stream}"
+                f"{self._unanswered} PINGs and OPENs arrived while no answer could leave"
             )
 
     def _receive_hello(self, header: Header, payload: Payload) -> Event:
-        self._check(Trigger.RECEIVED_HELLO)
-        hello: Hello = self._decode_json(header, Hello, payload)
-        for name in ("max_frame", "window", "max_streams"):
-            if not 0 < getattr(hello, name) < 2**32:
-                raise RemoteProtocolError(f"HELLO with {name}={getattr(hello, name)}")
-        hello = replace(hello, protocol_max=header.aux)
+        after = self._after(Trigger.RECEIVED_HELLO)
+        hello = serialization.unpack_hello(header, payload)
+        if wrong := handshake.wrong_limit(hello):
+            raise RemoteProtocolError(wrong)
         if self.role is Role.PLUGIN:
             self.codec = handshake.check_answer(self.local_hello, hello)
-        self._move(Trigger.RECEIVED_HELLO)
         self.peer_hello = hello
         self._peer_max_frame = hello.max_frame
         self._peer_window = hello.window
         self._peer_max_streams = hello.max_streams
+        self._enter(after)
         return hello
 
     def _receive_open(self, header: Header, payload: Payload) -> Event:
-        self._check(Trigger.RECEIVED_OPEN)
+        self._after(Trigger.RECEIVED_OPEN)
         stream = header.stream
         if stream % 2 != self._peer_parity or stream <= self.last_peer_stream:
             raise RemoteProtocolError(
                 f"OPEN for stream {stream}: ids of this peer are "
                 f"{'odd' if self._peer_parity else 'even'} and above {self.last_peer_stream}"
             )
-        method = _METHODS.get(header.method)
-        if method is None:
-            raise RemoteProtocolError(f"OPEN for unknown method {header.method} (known: 1 to 5)")
-        message = self._decode(header, REQUEST_TYPE[method], payload)
-        ended = bool(header.flags & END) or method is not Method.EXECUTE_STREAM
+        if len(self._streams) - self._mine_open >= self.local_hello.max_streams:
+            raise RemoteProtocolError(
+                f"OPEN beyond the {self.local_hello.max_streams} calls this side takes at a time"
+            )
+        self._expect_reading()
+        event = serialization.unpack_open(header, payload, self.codec)
         self.last_peer_stream = stream
-        self._streams[stream] = self._new_stream(method, mine=False, ended=ended)
-        return Open(stream, method, message, header.aux, ended)
+        self._streams[stream] = Stream(event, False, self._peer_window, self.local_hello.window)
+        return event
 
     def _receive_data(self, header: Header, payload: Payload) -> Event | None:
-        self._check(Trigger.RECEIVED_DATA)
-        entry = self._streams.get(header.stream)
+        self._after(Trigger.RECEIVED_DATA)
+        entry = self._find_stream(header)
         if entry is None:
-            self._stray(header)
             return None
-        ended = bool(header.flags & END)
-        overrun = entry.receive_credit <= 0
-        cancelled = entry.state is StreamState.CANCELLED
-        self._step(entry, Trigger.RECEIVED_DATA_END if ended else Trigger.RECEIVED_DATA)
-        if cancelled:
+        ended = header.flags & END
+        entry.state = entry.after(Trigger.RECEIVED_DATA_END if ended else Trigger.RECEIVED_DATA)
+        if entry.state is StreamState.CANCELLED or entry.overrun:
+            self.stray_frames += 1
             return None
-        if overrun:
-            self._stray(header)
+        if entry.receive_credit <= 0:
+            entry.overrun = True
             return Overrun(header.stream)
         size = HEADER_SIZE + len(payload)
         entry.receive_credit -= size
-        types = RESPONSE_TYPE if entry.mine else REQUEST_TYPE
-        return Data(header.stream, self._decode(header, types[entry.method], payload), ended, size)
+        return serialization.unpack_data(header, payload, entry.receives, self.codec, size)
 
     def _receive_close(self, header: Header, payload: Payload) -> Event | None:
-        self._check(Trigger.RECEIVED_CLOSE)
-        entry = self._streams.get(header.stream)
+        self._after(Trigger.RECEIVED_CLOSE)
+        entry = self._find_stream(header)
         if entry is None:
-            self._stray(header)
             return None
-        self._step(entry, Trigger.RECEIVED_CLOSE)
-        message = None
-        if payload:
-            message = self._decode(header, RESPONSE_TYPE[entry.method], payload)
+        entry.after(Trigger.RECEIVED_CLOSE)
+        event = serialization.unpack_close(header, payload, RESPONSE_TYPE[entry.method], self.codec)
         del self._streams[header.stream]
         self._mine_open -= 1
-        status = StatusCode.from_wire(header.aux)
-        return Close(header.stream, status, message, bool(header.flags & NOT_STARTED))
+        return event
 
     def _receive_cancel(self, header: Header, _payload: Payload) -> Event | None:
-        self._check(Trigger.RECEIVED_CANCEL)
-        entry = self._streams.get(header.stream)
+        self._after(Trigger.RECEIVED_CANCEL)
+        entry = self._find_stream(header)
         if entry is None:
-            self._stray(header)
             return None
-        repeated = entry.state is StreamState.CANCELLED
-        self._step(entry, Trigger.RECEIVED_CANCEL)
-        if repeated:
-            self._stray(header)
+        after = entry.after(Trigger.RECEIVED_CANCEL)
+        if entry.state is StreamState.CANCELLED:
+            self.stray_frames += 1
             return None
-        return Cancel(header.stream, StatusCode.from_wire(header.aux))
+        entry.state = after
+        return serialization.unpack_cancel(header)
 
     def _receive_credit(self, header: Header, _payload: Payload) -> Event | None:
-        self._check(Trigger.RECEIVED_CREDIT)
-        entry = self._streams.get(header.stream)
+        self._after(Trigger.RECEIVED_CREDIT)
+        entry = self._find_stream(header)
         if entry is None:
-            self._stray(header)
             return None
-        self._step(entry, Trigger.RECEIVED_CREDIT)
+        entry.after(Trigger.RECEIVED_CREDIT)
         entry.send_credit += header.aux
         if entry.send_credit >= 2**32:
             raise RemoteProtocolError(f"CREDIT on stream {header.stream} adds up to over 2^32")
         return Credit(header.stream, header.aux)
 
     def _receive_ping(self, header: Header, _payload: Payload) -> Event:
-        self._check(Trigger.RECEIVED_PING)
-        return Ping(header.aux, bool(header.flags & ACK))
+        self._after(Trigger.RECEIVED_PING)
+        answered = bool(header.flags & ACK)
+        if not answered:
+            self._expect_reading()
+        return Ping(header.aux, answered)
 
     def _receive_goaway(self, header: Header, payload: Payload) -> Event:
-        reason: GoAwayReason = self._decode_json(header, GoAwayReason, payload)
-        self._move(Trigger.RECEIVED_GOAWAY)
-        return GoAway(header.aux, reason.reason)
+        after = self._after(Trigger.RECEIVED_GOAWAY)
+        event = serialization.unpack_goaway(header, payload)
+        self._enter(after)
+        return event
 
     def _receive_note(self, header: Header, payload: Payload) -> Event:
-        self._check(Trigger.RECEIVED_NOTE)
-        note: Note = self._decode(header, Note, payload)
-        return note
+        self._after(Trigger.RECEIVED_NOTE)
+        return serialization.unpack_note(header, payload, self.codec)
 
     _SEND: ClassVar[dict[type[Event], Callable[["Connection", Any], None]]] = {
         Hello: _send_hello,

@@ -4,7 +4,10 @@ Each event is one frame. ``stream`` is the call it belongs to; messages are the
 contract's Structs.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from prism.contract.messages import HealthCheckResponse, Message, PluginMetrics
 from prism.contract.service import Method
@@ -18,6 +21,8 @@ DEFAULT_WINDOW = 256 * 1024
 """Bytes of DATA a side accepts on a stream before it gives credit back."""
 DEFAULT_MAX_STREAMS = 100
 """Calls a side accepts at a time unless its HELLO says otherwise."""
+MAX_LOG_RECORDS = 1000
+"""Log records in one NOTE: decoded, tiny ones are many times their size on the wire."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +49,11 @@ class Hello(Event, frozen=True, omit_defaults=True, kw_only=True):
     window: int = DEFAULT_WINDOW
     max_streams: int = DEFAULT_MAX_STREAMS
     auth: str = ""
+
+    def __repr__(self) -> str:
+        """Leaves ``auth`` out: reprs end up in logs."""
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "auth")
+        return f"Hello({', '.join(f'{name}={value!r}' for name, value in fields)})"
 
 
 class Open(Event, frozen=True):
@@ -98,7 +108,8 @@ class Credit(Event, frozen=True):
 class Overrun(Event, frozen=True):
     """Received only: the peer sent DATA beyond its credit on this stream.
 
-    The message is dropped, and so is all later DATA of the stream. End the call.
+    It comes once: the message is dropped, and so is all later DATA of the stream.
+    End the call.
     """
 
     stream: int
@@ -130,7 +141,7 @@ class LogRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 class Note(Event, frozen=True, omit_defaults=True, kw_only=True):
     """One-way news from a plugin: logs, its metrics, a change of health."""
 
-    logs: list[LogRecord] = []
+    logs: Annotated[list[LogRecord], Meta(max_length=MAX_LOG_RECORDS)] = []
     metrics: PluginMetrics | None = None
     health: HealthCheckResponse | None = None
 

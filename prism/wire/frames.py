@@ -17,6 +17,7 @@ from typing import NamedTuple
 from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
 
 HEADER_SIZE = 16
+MAX_STREAM_ID = 2**32 - 1
 _HEADER = struct.Struct("!IIBBBBI")
 
 

@@ -7,6 +7,16 @@ from prism.wire.codecs import CODEC_NAMES
 from prism.wire.events import PROTOCOL_VERSION, Hello
 from prism.wire.frames import Codec
 
+_LIMITS = ("max_frame", "window", "max_streams")
+
+
+def wrong_limit(hello: Hello) -> str | None:
+    """What is wrong with a HELLO's limits, which are 32-bit numbers above 0."""
+    for name in _LIMITS:
+        if not 0 < getattr(hello, name) < 2**32:
+            return f"HELLO with {name}={getattr(hello, name)}; it must be 1 to 2^32 - 1"
+    return None
+
 
 def answer(offer: Hello, ours: Hello) -> Hello:
     """The host's HELLO in reply to a plugin's ``offer``.

@@ -7,33 +7,38 @@ MAX_WRITE = 256 * 1024
 
 
 class Outbox:
-    """Frames waiting to be written: urgent ones first, each lane in order.
+    """Frames waiting to be written: urgent ones first, each lane in order."""
 
-    ``epoch`` counts the calls of ``take``: a frame queued in an earlier epoch
-    than the present one may already be on its way.
-    """
-
-    __slots__ = ("_ordered", "_urgent", "epoch", "size")
+    __slots__ = ("_ordered", "_tickets", "_urgent", "size")
 
     def __init__(self) -> None:
-        self.epoch = 0
         self.size = 0
         self._urgent: deque[bytes] = deque()
         self._ordered: deque[bytes] = deque()
+        self._tickets = 0
 
-    def put(self, frame: bytes) -> None:
-        """Queue a frame behind all others."""
+    def put(self, frame: bytes) -> int:
+        """Queue a frame behind all others; returns its ticket for ``has_left``."""
         self._ordered.append(frame)
         self.size += len(frame)
+        self._tickets += 1
+        return self._tickets
 
     def put_urgent(self, frame: bytes) -> None:
         """Queue a frame behind other urgent ones only."""
         self._urgent.append(frame)
         self.size += len(frame)
 
+    def has_left(self, ticket: int) -> bool:
+        """Has the frame with this ticket been taken?"""
+        return ticket <= self._tickets - len(self._ordered)
+
     def take(self) -> bytes:
-        """Remove and join frames, up to ``MAX_WRITE`` bytes and at least one."""
-        self.epoch += 1
+        """Remove and join frames, up to ``MAX_WRITE`` bytes.
+
+        At least one frame of each lane goes, however large: a steady supply of
+        urgent frames must not hold up the others for good.
+        """
         if self.size <= MAX_WRITE:
             taken = b"".join((*self._urgent, *self._ordered))
             self._urgent.clear()
@@ -43,8 +48,10 @@ class Outbox:
         parts: list[bytes] = []
         size = 0
         for lane in (self._urgent, self._ordered):
-            while lane and (not parts or size + len(lane[0]) <= MAX_WRITE):
+            first = True
+            while lane and (first or size + len(lane[0]) <= MAX_WRITE):
                 parts.append(lane.popleft())
                 size += len(parts[-1])
+                first = False
         self.size -= size
         return b"".join(parts)

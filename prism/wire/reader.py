@@ -28,7 +28,9 @@ class FrameReader:
         return self._ended
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Add bytes; ``b""`` marks the end of the stream."""
+        """Add bytes; ``b""`` marks the end of the stream, after which none count."""
+        if self._ended:
+            return
         if data:
             self._buffer += data
         else:
@@ -56,6 +58,13 @@ class FrameReader:
         self._offset = end
         self._header = None
         return header, payload
+
+    def discard(self) -> None:
+        """Drop what has not been handed out, and whatever comes."""
+        self._buffer.clear()
+        self._offset = 0
+        self._header = None
+        self._ended = True
 
     def _wait_for_more(self) -> None:
         if self._offset:

@@ -1,0 +1,192 @@
+"""Events as frames and frames as events, without any state.
+
+What is legal when is the connection's business; here are only the fields. A
+message's type depends on its call, so the functions take it as ``kind``.
+"""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from prism.contract.exceptions import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from prism.contract.messages import Message
+from prism.contract.service import REQUEST_TYPE, Method
+from prism.contract.status import StatusCode
+from prism.wire import codecs
+from prism.wire.events import (
+    MAX_LOG_RECORDS,
+    PROTOCOL_VERSION,
+    Cancel,
+    Close,
+    Credit,
+    Data,
+    GoAway,
+    GoAwayReason,
+    Hello,
+    Note,
+    Open,
+    Ping,
+)
+from prism.wire.frames import ACK, END, NOT_STARTED, Codec, FrameType, Header, pack
+
+MAX_HELLO = 64 * 1024
+"""Largest HELLO: nobody is trusted with more before they have been greeted."""
+MAX_REASON = 1000
+"""Characters of a GOAWAY's reason that are sent."""
+
+Payload = bytes | bytearray
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_METHODS = {int(method): method for method in Method}
+
+# -- events to frames ---------------------------------------------------------
+#
+# All of these raise LocalProtocolError where a number does not fit its field or
+# a message cannot be encoded, and PayloadTooLarge where it is over ``limit``.
+
+
+def _payload(
+    message: msgspec.Struct, kind: type[msgspec.Struct], codec: Codec, limit: int
+) -> bytes:
+    if type(message) is not kind:
+        raise LocalProtocolError(f"a {type(message).__name__} in place of a {kind.__name__}")
+    payload = codecs.encode(codec, message)
+    if len(payload) > limit:
+        raise PayloadTooLarge(limit, f"a {kind.__name__}")
+    return payload
+
+
+def pack_hello(event: Hello) -> bytes:
+    """HELLO; a side that names no version speaks this one."""
+    payload = _payload(event, Hello, Codec.JSON, MAX_HELLO)
+    version = event.protocol_max or PROTOCOL_VERSION
+    return pack(FrameType.HELLO, 0, payload, codec=Codec.JSON, aux=version)
+
+
+def pack_open(event: Open, codec: Codec, limit: int) -> bytes:
+    """OPEN with the method's request."""
+    return pack(
+        FrameType.OPEN,
+        event.stream,
+        _payload(event.message, REQUEST_TYPE[event.method], codec, limit),
+        flags=END if event.end else 0,
+        codec=codec,
+        method=event.method,
+        aux=event.deadline_ms,
+    )
+
+
+def pack_data(event: Data, kind: type[Message], codec: Codec, limit: int) -> bytes:
+    """DATA with one message of a streaming call."""
+    return pack(
+        FrameType.DATA,
+        event.stream,
+        _payload(event.message, kind, codec, limit),
+        flags=END if event.end else 0,
+        codec=codec,
+    )
+
+
+def pack_close(event: Close, kind: type[Message], codec: Codec, limit: int) -> bytes:
+    """CLOSE, with the method's response if there is one."""
+    payload = b"" if event.message is None else _payload(event.message, kind, codec, limit)
+    return pack(
+        FrameType.CLOSE,
+        event.stream,
+        payload,
+        flags=NOT_STARTED if event.not_started else 0,
+        codec=codec if payload else Codec.NONE,
+        aux=event.status,
+    )
+
+
+def pack_cancel(event: Cancel) -> bytes:
+    """CANCEL."""
+    return pack(FrameType.CANCEL, event.stream, aux=event.status)
+
+
+def pack_credit(event: Credit) -> bytes:
+    """CREDIT."""
+    return pack(FrameType.CREDIT, event.stream, aux=event.size)
+
+
+def pack_ping(event: Ping) -> bytes:
+    """PING, or the answer to one."""
+    return pack(FrameType.PING, flags=ACK if event.ack else 0, aux=event.token)
+
+
+def pack_goaway(event: GoAway, limit: int) -> bytes:
+    """GOAWAY; a reason that the peer has no room for is shortened or left out."""
+    text = event.reason[:MAX_REASON].encode(errors="replace").decode()
+    payload = codecs.encode(Codec.JSON, GoAwayReason(text)) if text else b""
+    if not payload or len(payload) > limit:
+        return pack(FrameType.GOAWAY, aux=event.last_stream)
+    return pack(FrameType.GOAWAY, 0, payload, codec=Codec.JSON, aux=event.last_stream)
+
+
+def pack_note(event: Note, codec: Codec, limit: int) -> bytes:
+    """NOTE."""
+    if len(event.logs) > MAX_LOG_RECORDS:
+        raise LocalProtocolError(f"NOTE with {len(event.logs)} log records")
+    return pack(FrameType.NOTE, 0, _payload(event, Note, codec, limit), codec=codec)
+
+
+# -- frames to events ---------------------------------------------------------
+#
+# All of these raise RemoteProtocolError where the payload is not the message it
+# must be, or is in a codec other than the agreed one.
+
+
+def _message(header: Header, payload: Payload, kind: type[T], codec: Codec) -> T:
+    if payload and header.codec != codec:
+        raise RemoteProtocolError(
+            f"{header.type.name} frame in codec {header.codec}; it must be {codec} ({codec.name})"
+        )
+    return codecs.decode(codec, kind, payload)
+
+
+def unpack_hello(header: Header, payload: Payload) -> Hello:
+    """HELLO; its header's version is the highest that the sender speaks."""
+    hello = _message(header, payload, Hello, Codec.JSON)
+    return msgspec.structs.replace(hello, protocol_max=header.aux)
+
+
+def unpack_open(header: Header, payload: Payload, codec: Codec) -> Open:
+    """OPEN. Only streaming calls can have more requests to come."""
+    method = _METHODS.get(header.method)
+    if method is None:
+        raise RemoteProtocolError(f"OPEN for unknown method {header.method} (known: 1 to 5)")
+    request: Any = _message(header, payload, REQUEST_TYPE[method], codec)
+    ended = bool(header.flags & END) or method is not Method.EXECUTE_STREAM
+    return Open(header.stream, method, request, header.aux, ended)
+
+
+def unpack_data(
+    header: Header, payload: Payload, kind: type[Message], codec: Codec, size: int
+) -> Data:
+    """DATA, which used ``size`` bytes of credit."""
+    message = _message(header, payload, kind, codec)
+    return Data(header.stream, message, bool(header.flags & END), size)
+
+
+def unpack_close(header: Header, payload: Payload, kind: type[Message], codec: Codec) -> Close:
+    """CLOSE; without a payload there is no message."""
+    message = _message(header, payload, kind, codec) if payload else None
+    status = StatusCode.from_wire(header.aux)
+    return Close(header.stream, status, message, bool(header.flags & NOT_STARTED))
+
+
+def unpack_cancel(header: Header) -> Cancel:
+    """CANCEL."""
+    return Cancel(header.stream, StatusCode.from_wire(header.aux))
+
+
+def unpack_goaway(header: Header, payload: Payload) -> GoAway:
+    """GOAWAY, with or without a reason."""
+    return GoAway(header.aux, _message(header, payload, GoAwayReason, Codec.JSON).reason)
+
+
+def unpack_note(header: Header, payload: Payload, codec: Codec) -> Note:
+    """NOTE."""
+    return _message(header, payload, Note, codec)
