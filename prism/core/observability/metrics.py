@@ -94,7 +94,9 @@ class Metrics(Collector):
                 (duration, operation.duration),
                 (plugin_duration, operation.plugin_duration),
             ):
-                family.add_metric(names, histogram.buckets(), histogram.sum)
+                buckets = histogram.buckets()
+                if buckets[-1][1]:  # calls that the proxy refuses have no plugin's share
+                    family.add_metric(names, buckets, histogram.sum)
         yield from (requests, duration, plugin_duration)
 
     def _namespaces(self) -> Iterator[Metric]:

@@ -47,6 +47,8 @@ class Invoke:
                 response = await instance.channel.execute(execute)
             finally:
                 record.plugin_seconds = trio.current_time() - started
+            if response.metrics is not None:
+                instance.metrics = response.metrics
         if not response.success:
             # A plugin that fails without naming a status has not said what went wrong.
             status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN

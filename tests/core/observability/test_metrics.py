@@ -62,6 +62,15 @@ def test_calls(make_namespace, accept):
     assert any(name == "process_open_fds" for name, *_ in found)
 
 
+def test_refused_calls_have_no_plugin_duration(make_namespace):
+    namespace = make_namespace()
+    metrics = Metrics(Router([namespace]))
+    metrics.observe(record(namespace, status=StatusCode.RESOURCE_EXHAUSTED), 0.001)
+    names = {name for name, *_ in samples(metrics)}
+    assert "prism_request_duration_seconds_count" in names
+    assert "prism_plugin_duration_seconds_count" not in names
+
+
 def test_clients_cannot_make_up_series(make_namespace):
     namespace = make_namespace()
     metrics = Metrics(Router([namespace]))

@@ -6,7 +6,7 @@ from prism.contract.exceptions import (
     PluginUnavailable,
     UnknownOperation,
 )
-from prism.contract.messages import ExecuteRequest, ExecuteResponse
+from prism.contract.messages import ExecuteRequest, ExecuteResponse, PluginMetrics
 from prism.contract.status import StatusCode
 from prism.core.policies.invoke import MAX_DETAIL, Invoke
 from prism.core.request import Reply
@@ -54,3 +54,17 @@ async def test_the_plugins_error(make_namespace, make_request):
         await Invoke(make_namespace(refuse))(make_request())
     assert (caught.value.status, caught.value.http_status) == (StatusCode.ALREADY_EXISTS, 409)
     assert len(caught.value.detail) == MAX_DETAIL
+
+
+async def test_metrics_that_come_with_an_answer_are_kept(make_namespace, make_request):
+    metrics = PluginMetrics(requests_total=1)
+
+    async def answer(request):
+        given = metrics if len(channel.requests) == 1 else None
+        return ExecuteResponse(success=True, metrics=given)
+
+    namespace = make_namespace(answer)
+    channel = namespace.slot.current.channel
+    for _ in range(2):
+        await Invoke(namespace)(make_request())
+    assert namespace.slot.current.metrics == metrics
