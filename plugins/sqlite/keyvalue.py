@@ -17,6 +17,9 @@ MAX_TTL_SECONDS = 100 * 366 * 86_400.0
 PAGE_BYTES = 512 * 1024
 """A page of scan ends when its keys and values reach this; it has one item at least."""
 
+GET_MANY_BYTES = 8 * 1024 * 1024
+"""Bounds what one call makes this process hold."""
+
 SWEEP_ROWS = 100
 """Expired rows removed at a time: few enough that no write notices."""
 
@@ -61,6 +64,25 @@ class KeyValue:
         """The live value of a key."""
         row = connection.execute(_GET, self._parameters(key=key)).fetchone()
         return None if row is None else Value(row[0], binary=bool(row[1]))
+
+    def get_many(self, connection: Connection, keys: list[bytes]) -> list[Value | None]:
+        """The live values, in the order of the keys.
+
+        Raises:
+            PluginError: RESOURCE_EXHAUSTED, together they are over ``GET_MANY_BYTES``.
+        """
+        values: list[Value | None] = []
+        size = 0
+        for key in keys:
+            value = self.get(connection, key)
+            size += 0 if value is None else len(value.data)
+            if size > GET_MANY_BYTES:
+                raise PluginError(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"the values are larger than {GET_MANY_BYTES} bytes; ask for fewer keys",
+                )
+            values.append(value)
+        return values
 
     def set(self, connection: Connection, key: bytes, value: Value, ttl: float | None) -> None:
         """Set, and start the time to live anew. ``ttl`` None: the default, 0: none."""

@@ -66,11 +66,7 @@ class SQLitePlugin(Plugin):
     async def mget(self, params: p.Keys, call: Call) -> p.FoundKeys:
         """Read several keys at the same moment."""
         keys = [encode_key(key) for key in params.keys]
-
-        def work(connection: Connection) -> list[Value | None]:
-            return [self.keys.get(connection, key) for key in keys]
-
-        values = await self.database.read(work)
+        values = await self.database.read(lambda connection: self.keys.get_many(connection, keys))
         results = []
         for key, value in zip(params.keys, values, strict=True):
             result = p.FoundKey(key, found=value is not None)

@@ -174,6 +174,13 @@ async def test_mset_and_mget(sqlite) -> None:
     assert await sqlite.call("exists", key="c") == {"exists": False}
 
 
+async def test_mget_is_bounded_in_bytes(sqlite) -> None:
+    await sqlite.call("set", key="a", value="x" * 500_000)
+    assert (await sqlite.call("mget", keys=["a"] * 16))["found_count"] == 16
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "fewer keys"):
+        await sqlite.call("mget", keys=["a"] * 17)
+
+
 async def test_scan_pages_in_order_of_bytes(sqlite) -> None:
     keys = ["a", "a%", "a_", "aB", "b", "é", "éa", "\U0001f40d", "\uffff"]
     await sqlite.call("mset", items=[{"key": key, "value": key} for key in keys])
