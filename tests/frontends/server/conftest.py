@@ -23,7 +23,7 @@ from prism.frontends.server import (
     serve,
 )
 
-TEST_TIMEOUT = 6
+TEST_TIMEOUT = 20
 
 
 class RunningServer:

@@ -329,4 +329,4 @@ class HTTP2Connection:
         self.writer.close()
         with trio.move_on_after(self.settings.linger_timeout):
             await self.writer.done.wait()
-        await transport.linger(self._transport, self.settings.linger_timeout)
+            await transport.linger(self._transport, self.settings.linger_timeout)

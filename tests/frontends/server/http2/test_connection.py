@@ -439,6 +439,32 @@ async def test_an_announced_giant_frame_is_refused_before_it_comes(open_client):
     assert await server.is_alive()
 
 
+async def test_a_client_that_breaks_the_protocol_and_does_not_read_is_cut_off(
+    open_client, server_errors
+):
+    """The writer is still stuck when the connection closes."""
+    stuck = trio.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            with trio.move_on_after(0.05) as scope:
+                await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+            if scope.cancelled_caught:
+                stuck.set()
+                await trio.sleep_forever()
+
+    server, client = await open_client(app, linger_timeout=0.05)
+    client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1})
+    client.h2.increment_flow_control_window(2**30)
+    await client.request()
+    await stuck.wait()
+    await client.stream.send_all(b"\xff\xff\xff\x00\x00\x00\x00\x00\x01")
+    server.shutdown.set()
+    await server.stopped.wait()
+    assert server_errors() == []
+
+
 async def test_slow_headers_are_cut(open_client):
     server, client = await open_client(header_timeout=0.1)
     await client.flush()
