@@ -145,16 +145,21 @@ class FrameLink:
 
     def finish(self, reason: Exception) -> None:
         """End the link; the first reason given is the one that counts."""
+        self._settle(reason)
+        self._flushers.unpark_all()
+        self._scope.cancel()
+
+    def _settle(self, reason: Exception) -> None:
+        """From now on the link counts as ended, though its tasks may still run."""
         if self.ended is None:
             self.ended = reason
             self._on_end(reason)
             self._end.set()
-            self._flushers.unpark_all()
-            self._scope.cancel()
 
     async def aclose(self) -> None:
         """Write what is queued, if the peer reads on, and close. Never raises."""
-        await self._flush()
+        if self.ended is None:
+            await self._flush()
         self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
         await trio.aclose_forcefully(self._stream)
 
@@ -183,6 +188,8 @@ class FrameLink:
             if whole_frame.cancelled_caught:
                 raise RemoteProtocolError(f"a frame took more than {timeout:g} seconds to arrive")
         except RemoteProtocolError as error:
+            # No call may touch a connection that is closed; its last words may leave.
+            self._settle(error)
             await self._flush()
             self.finish(error)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -230,7 +237,7 @@ class FrameLink:
         """Wait, within limits, until everything queued has been written."""
         with trio.move_on_after(PARTING_TIME):
             self._idle_writer.unpark()
-            while self.ended is None and (self._writing or self._connection.queued_bytes):
+            while self._writing or self._connection.queued_bytes:
                 await self._flushers.park()
 
     async def _ping(self) -> None:

@@ -241,8 +241,8 @@ class FramedChannel(PluginChannel):
         """Queue one event and wake the writer."""
         self._link.send(event)
 
-    def begin(self, method: Method, message: Message, *, end: bool) -> int:
-        """Open a call; its deadline is that of the current cancel scope.
+    def begin(self, method: Method, message: Message, deadline: float, *, end: bool) -> int:
+        """Open a call that has until ``deadline`` on trio's clock.
 
         Raises:
             PluginUnavailable, Overloaded, PayloadTooLarge: it was not opened.
@@ -254,7 +254,7 @@ class FramedChannel(PluginChannel):
             raise Overloaded(f"{self.name} takes no more calls now")
         if connection.queued_bytes > self.settings.max_queued:
             raise Overloaded(f"{self.name} does not keep up with what it is sent")
-        left = (trio.current_effective_deadline() - trio.current_time()) * 1000
+        left = (deadline - trio.current_time()) * 1000
         deadline_ms = max(1, int(left)) if left <= MAX_DEADLINE_MS else 0
         stream = connection.next_stream()
         self.send(Open(stream, method, message, deadline_ms, end))
@@ -269,11 +269,13 @@ class FramedChannel(PluginChannel):
             self.send(Cancel(stream, status))
 
     async def _call(self, method: Method, message: Message) -> Close:
-        stream = self.begin(method, message, end=True)
+        deadline = trio.current_effective_deadline()
+        stream = self.begin(method, message, deadline, end=True)
         self._waiting[stream] = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            expired = trio.current_time() >= trio.current_effective_deadline()
+            # Runs outside of any task, so the deadline must be known already.
+            expired = trio.current_time() >= deadline
             self.abandon(stream, StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED)
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -302,7 +304,8 @@ class FramedChannel(PluginChannel):
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
-        stream = self.begin(Method.EXECUTE_STREAM, first, end=False)
+        deadline = trio.current_effective_deadline()
+        stream = self.begin(Method.EXECUTE_STREAM, first, deadline, end=False)
         call = FramedStreamCall(self, stream, self._connection)
         self._streams[stream] = call
         try:

@@ -81,8 +81,13 @@ def http_scope(
         "client": peer.client,
         "server": peer.server,
         "state": dict(peer.state),
-        "extensions": {"http.response.trailers": {}} if version == "2" else {},
+        "extensions": _EXTENSIONS_2 if version == "2" else _EXTENSIONS_1,
     }
+
+
+# A request whose client goes away has its task cancelled; says so to the application.
+_EXTENSIONS_1: dict[str, dict[str, object]] = {"prism.cancels_on_disconnect": {}}
+_EXTENSIONS_2: dict[str, dict[str, object]] = {"http.response.trailers": {}, **_EXTENSIONS_1}
 
 
 def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:
