@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prism_plugins.sqlite import SQLitePlugin
 
 from prism.sdk.testing import RunningPlugin, run_plugin
+from prism_plugins.sqlite import SQLitePlugin
 
 
 class FakeClock:

@@ -3,6 +3,7 @@ import threading
 import anyio
 import pytest
 import trio
+
 from prism_plugins.sqlite.batching import MAX_BATCH, Batcher
 from prism_plugins.sqlite.job import Job
 

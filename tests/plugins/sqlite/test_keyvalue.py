@@ -7,11 +7,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from prism.sdk import PluginError, Value
 from prism_plugins.sqlite.config import SQLiteConfig
 from prism_plugins.sqlite.connection import open_writer
 from prism_plugins.sqlite.keyvalue import KeyValue
-
-from prism.sdk import PluginError, Value
 
 keys = st.sampled_from(["a", "a%", "aa", "a\0", "b", "é", "\U0001f40d", "\uffff"])
 values = st.one_of(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from prism_plugins.sqlite.config import SQLiteConfig
 from prism_plugins.sqlite.connection import open_reader, open_writer
 from prism_plugins.sqlite.job import Job
