@@ -1,6 +1,7 @@
 """The sockets on which a plugin meets its host."""
 
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import Listener, SocketListener, UNIXSocketStream
+from anyio.abc import AnyByteStream, Listener, SocketListener, UNIXSocketStream
 from anyio.streams.tls import TLSListener
 
 from prism.contract.exceptions import LaunchError
 
 if TYPE_CHECKING:
     from prism.sdk.options import Options
+
+log = logging.getLogger("prism.sdk")
 
 FD_VARIABLE = "PRISM_PLUGIN_FD"
 """Environment: the number of the inherited, connected socket."""
@@ -122,9 +125,19 @@ async def listen(options: "Options") -> Listener[Any]:
             backlog=BACKLOG,
         )
         listener = await SocketListener.from_socket(sock)
-        return TLSListener(listener, _server_context(options)) if options.tls_cert else listener
+        return _TLSListener(listener, _server_context(options)) if options.tls_cert else listener
     except OSError as error:
         raise LaunchError(f"cannot listen on {address}: {error.strerror or error}") from None
+
+
+class _TLSListener(TLSListener):
+    @staticmethod
+    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
+        """One line instead of anyio's traceback: any port scanner breaks a handshake off."""
+        await anyio.aclose_forcefully(stream)
+        if not isinstance(exc, Exception):
+            raise exc
+        log.warning("a TLS handshake failed: %s", exc.__cause__ or exc)
 
 
 def _bind_unix(path: str) -> socket.socket:

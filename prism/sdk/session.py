@@ -196,7 +196,8 @@ class Session:
             HandshakeFailed: the host refused the plugin or said no HELLO.
         """
         self._new_scope = _scope_type()
-        writer_scope = anyio.CancelScope()
+        # Not cancelled with the rest: the last frames, such as logs, have yet to leave.
+        writer_scope = anyio.CancelScope(shield=True)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write, writer_scope)
