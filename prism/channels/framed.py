@@ -13,6 +13,7 @@ returns the reason.
 """
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ log = logging.getLogger("prism.channel")
 
 MAX_DEADLINE_MS = 2**32 - 1
 """Longest deadline an OPEN can carry, some 49 days; longer ones are sent as none."""
+LAST_STREAM = 2**32 - 1
+"""Ids are never reused, so a connection carries some 2^31 calls in its life."""
+STREAMS_LEFT_TO_LEAVE = 2**20
+"""Calls before the last one at which the channel asks to be replaced."""
 
 M = TypeVar("M", bound=Message)
 
@@ -90,9 +95,10 @@ def _answer(close: Close, kind: type[M]) -> M:
     """The response in a CLOSE, with the frame's status where the message has none."""
     message = close.message if close.message is not None else kind()
     assert isinstance(message, kind)  # noqa: S101 - the codec decoded it as this type
-    fields = message.__struct_fields__
-    if "success" not in fields or (close.status is StatusCode.OK and message.success):  # type: ignore[attr-defined]
+    success = getattr(message, "success", None)
+    if success is None or (success and close.status is StatusCode.OK):
         return message
+    fields = message.__struct_fields__
     changes: dict[str, Any] = {"success": False}
     if "error_code" in fields:
         stated = StatusCode.from_wire(message.error_code)  # type: ignore[attr-defined]
@@ -152,7 +158,7 @@ class FramedChannel(PluginChannel):
         grace = self.settings.cancel_grace
         while True:
             await trio.sleep(grace / 2)
-            oldest = min(self._abandoned.values(), default=float("inf"))
+            oldest = next(iter(self._abandoned.values()), float("inf"))
             if trio.current_time() - oldest >= grace:
                 self._link.finish(
                     ChannelBroken(f"it did not close a cancelled call within {grace:g} seconds")
@@ -250,33 +256,37 @@ class FramedChannel(PluginChannel):
         connection = self._connection
         if self._link.ended is not None:
             raise PluginUnavailable(f"{self.name} is gone: {self._link.ended}")
-        if not connection.can_open:
+        stream = connection.next_stream()
+        if not connection.can_open or stream > LAST_STREAM:
             raise Overloaded(f"{self.name} takes no more calls now")
         if connection.queued_bytes > self.settings.max_queued:
             raise Overloaded(f"{self.name} does not keep up with what it is sent")
         left = (deadline - trio.current_time()) * 1000
-        deadline_ms = max(1, int(left)) if left <= MAX_DEADLINE_MS else 0
-        stream = connection.next_stream()
+        # Rounded up, so that the proxy, which started first, is never the later one.
+        deadline_ms = max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
         self.send(Open(stream, method, message, deadline_ms, end))
+        if stream == LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
+            self._on_goaway(GoAway(0, "the connection's call ids are nearly used up"))
         return stream
 
     def abandon(self, stream: int, status: StatusCode) -> None:
         """Cancel an open call whose answer nobody awaits any more."""
         self._waiting.pop(stream, None)
         self._streams.pop(stream, None)
-        if self._link.ended is None and self._connection.is_open(stream):
+        if self._link.ended is not None or stream in self._abandoned:
+            return
+        if self._connection.is_open(stream):
             self._abandoned[stream] = trio.current_time()
             self.send(Cancel(stream, status))
 
     async def _call(self, method: Method, message: Message) -> Close:
-        deadline = trio.current_effective_deadline()
+        deadline = await _deadline()
         stream = self.begin(method, message, deadline, end=True)
         self._waiting[stream] = trio.lowlevel.current_task()
 
+        # Called outside of any task, so it cannot ask trio for the deadline.
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            # Runs outside of any task, so the deadline must be known already.
-            expired = trio.current_time() >= deadline
-            self.abandon(stream, StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED)
+            self.abandon(stream, _why_cancelled(deadline))
             return trio.lowlevel.Abort.SUCCEEDED
 
         close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
@@ -304,11 +314,24 @@ class FramedChannel(PluginChannel):
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
-        deadline = trio.current_effective_deadline()
+        deadline = await _deadline()
         stream = self.begin(Method.EXECUTE_STREAM, first, deadline, end=False)
         call = FramedStreamCall(self, stream, self._connection)
         self._streams[stream] = call
         try:
             yield call
         finally:
-            self.abandon(stream, StatusCode.CANCELLED)
+            self.abandon(stream, _why_cancelled(deadline))
+
+
+async def _deadline() -> float:
+    """When the present scope ends, on trio's clock; raises Cancelled if it has ended."""
+    deadline = trio.current_effective_deadline()
+    if deadline <= trio.current_time():
+        await trio.lowlevel.checkpoint_if_cancelled()
+    return deadline
+
+
+def _why_cancelled(deadline: float) -> StatusCode:
+    expired = trio.current_time() >= deadline
+    return StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED
