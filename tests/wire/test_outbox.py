@@ -1,0 +1,50 @@
+from prism.wire.outbox import MAX_WRITE, Outbox
+
+
+def test_empty():
+    assert Outbox().take() == b""
+
+
+def test_urgent_frames_leave_first_each_lane_in_order():
+    outbox = Outbox()
+    outbox.put(b"a")
+    outbox.put_urgent(b"1")
+    outbox.put(b"b")
+    outbox.put_urgent(b"2")
+    assert outbox.size == 4
+    assert outbox.take() == b"12ab"
+    assert outbox.size == 0
+
+
+def test_a_frame_put_after_another_never_passes_it():
+    outbox = Outbox()
+    outbox.put(b"x" * MAX_WRITE)
+    ticket = outbox.put(b"OPEN")
+    outbox.put(b"z")
+    assert outbox.take() == b"x" * MAX_WRITE
+    outbox.put_after(ticket, b"CANCEL")
+    assert outbox.take() == b"OPENzCANCEL"
+    outbox.put(b"y")
+    outbox.put_after(ticket, b"CANCEL")
+    assert outbox.take() == b"CANCELy"
+
+
+def test_writes_are_bounded_and_large_frames_go_whole():
+    outbox = Outbox()
+    for letter in (b"a", b"b", b"c"):
+        outbox.put(letter * (MAX_WRITE // 2))
+    outbox.put(b"d" * 2 * MAX_WRITE)
+    assert [len(outbox.take()) for _ in range(4)] == [
+        MAX_WRITE,
+        MAX_WRITE // 2,
+        2 * MAX_WRITE,
+        0,
+    ]
+
+
+def test_urgent_frames_do_not_hold_up_a_large_one_for_good():
+    outbox = Outbox()
+    outbox.put(b"m" * (MAX_WRITE + 1))
+    outbox.put_urgent(b"1")
+    assert outbox.take() == b"1" + b"m" * (MAX_WRITE + 1)
+    assert outbox.size == 0
