@@ -74,6 +74,7 @@ class FrameLink:
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
         self._writing = False
+        self._can_write = False
         self._last_heard = 0.0
         self._end = trio.Event()
         self._scope = trio.CancelScope()
@@ -103,7 +104,10 @@ class FrameLink:
         except trio.TooSlowError:
             raise HandshakeFailed(f"{self.name} sent no HELLO within {limit:g} seconds") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise HandshakeFailed(f"{self.name} went away during the handshake") from error
+            cause = error.__cause__ or error
+            raise HandshakeFailed(
+                f"{self.name} went away during the handshake ({cause})"
+            ) from error
         self._last_heard = trio.current_time()
         return offer
 
@@ -132,6 +136,7 @@ class FrameLink:
         """Carry frames until the link ends. Returns then; raises only Cancelled."""
         try:
             with self._scope:
+                self._can_write = True
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
                     nursery.start_soon(self._write)
@@ -140,13 +145,13 @@ class FrameLink:
             log.exception("bug in the link to %s", self.name)
             self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
         finally:
+            self._stop_writing()
             self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
             await trio.aclose_forcefully(self._stream)
 
     def finish(self, reason: Exception) -> None:
         """End the link; the first reason given is the one that counts."""
         self._settle(reason)
-        self._flushers.unpark_all()
         self._scope.cancel()
 
     def _settle(self, reason: Exception) -> None:
@@ -158,8 +163,7 @@ class FrameLink:
 
     async def aclose(self) -> None:
         """Write what is queued, if the peer reads on, and close. Never raises."""
-        if self.ended is None:
-            await self._flush()
+        await self._flush()
         self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
         await trio.aclose_forcefully(self._stream)
 
@@ -200,7 +204,10 @@ class FrameLink:
         while connection.state is not ConnectionState.CLOSED:
             connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
             self._last_heard = trio.current_time()
+            began = whole_frame.deadline
             while (event := connection.next_event()) is not None:
+                # A frame has ended, so the one that is incomplete now began here.
+                began = float("inf")
                 if type(event) is not Ping:
                     self._on_event(event)
                 elif not event.ack:
@@ -209,35 +216,40 @@ class FrameLink:
                 self._idle_writer.unpark()
             if not connection.mid_frame:
                 whole_frame.deadline = float("inf")
-            elif whole_frame.deadline == float("inf"):
+            elif began == float("inf"):
                 whole_frame.deadline = self._last_heard + self._settings.frame_timeout
         self.finish(ChannelBroken("it closed the connection"))
 
     async def _write(self) -> None:
         timeout = self._settings.send_timeout
-        while True:
-            data = self._connection.data_to_send()
-            if not data:
-                self._writing = False
-                self._flushers.unpark_all()
-                await self._idle_writer.park()
-                continue
-            self._writing = True
-            with trio.move_on_after(timeout) as in_time:
-                try:
-                    await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    # What the peer sent before it went may say more: the reader first.
-                    await trio.sleep(PARTING_TIME)
-                    self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
-            if in_time.cancelled_caught:
-                self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+        try:
+            while True:
+                data = self._connection.data_to_send()
+                if data:
+                    self._writing = True
+                    with trio.fail_after(timeout):
+                        await self._stream.send_all(data)
+                else:
+                    self._writing = False
+                    self._flushers.unpark_all()
+                    await self._idle_writer.park()
+        except trio.TooSlowError:
+            self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._stop_writing()
+            # What the peer sent before it went may say more: the reader first.
+            await trio.sleep(PARTING_TIME)
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+
+    def _stop_writing(self) -> None:
+        self._can_write = False
+        self._flushers.unpark_all()
 
     async def _flush(self) -> None:
         """Wait, within limits, until everything queued has been written."""
         with trio.move_on_after(PARTING_TIME):
             self._idle_writer.unpark()
-            while self._writing or self._connection.queued_bytes:
+            while self._can_write and (self._writing or self._connection.queued_bytes):
                 await self._flushers.park()
 
     async def _ping(self) -> None:
@@ -248,6 +260,6 @@ class FrameLink:
             silence = trio.current_time() - self._last_heard
             if silence > 2 * interval:
                 self.finish(ChannelBroken(f"it was silent for {silence:.0f} seconds"))
-            elif silence > interval / 2:
+            elif silence > interval / 2 and self.ended is None:
                 token = (token + 1) % 2**32
                 self.send(Ping(token))

@@ -41,7 +41,11 @@ class FramedStreamCall(StreamCall):
         self._senders = trio.lowlevel.ParkingLot()
 
     async def send(self, request: StreamRequest) -> None:
-        """Send one message; waits while the plugin gives no credit."""
+        """Send one message; waits while the plugin gives no credit.
+
+        Raises:
+            PayloadTooLarge: the plugin takes no message of this size; the call goes on.
+        """
         await trio.lowlevel.checkpoint()
         while self._over is None and self._connection.send_credit(self._stream) <= 0:
             await self._senders.park()
@@ -79,7 +83,7 @@ class FramedStreamCall(StreamCall):
             await self._receiver.park()
         data = self._inbox.popleft()
         self._received += data.size
-        if self._received >= self._give_back_at and self._connection.is_open(self._stream):
+        if self._received >= self._give_back_at and self._over is None:
             self._channel.send(Credit(self._stream, self._received))
             self._received = 0
         assert isinstance(data.message, StreamResponse)  # noqa: S101 - decoded as this type
@@ -96,16 +100,17 @@ class FramedStreamCall(StreamCall):
 
     def close(self, event: Close) -> None:
         """The plugin ended the call."""
-        detail = event.message.error if isinstance(event.message, StreamResponse) else ""
+        last = event.message if isinstance(event.message, StreamResponse) else StreamResponse()
+        status = event.status or StatusCode.from_wire(last.error_code)
         if event.not_started:
+            detail = last.error or "it takes no calls now"
             self._finish(Overloaded(f"the plugin did not start the stream: {detail}"))
-        elif event.status is StatusCode.OK:
-            last = event.message
-            if isinstance(last, StreamResponse) and (last.result_json or last.result_raw):
+        elif status is StatusCode.OK:
+            if last.result_json or last.result_raw:
                 self._inbox.append(Data(event.stream, last))
             self._finish(trio.EndOfChannel())
         else:
-            self._finish(PluginError(event.status, detail))
+            self._finish(PluginError(status, last.error))
 
     def fail(self, error: CallError) -> None:
         """The call is lost; messages that arrived before can still be received."""

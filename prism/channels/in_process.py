@@ -13,8 +13,10 @@ import trio
 
 from prism.channels.channel import PluginChannel, StreamCall
 from prism.contract.exceptions import (
+    CallError,
     ChannelClosed,
     LocalProtocolError,
+    PluginCrashed,
     PluginError,
     PluginUnavailable,
 )
@@ -45,26 +47,34 @@ class InProcessChannel(PluginChannel):
     def __init__(self, plugin: BackendPlugin, name: str = "the plugin") -> None:
         self.name = name
         self._plugin = plugin
-        self._open_calls = 0
+        self._open: set[trio.CancelScope] = set()
         self._closed = trio.Event()
 
     @property
     def open_calls(self) -> int:
         """Calls that have not returned yet."""
-        return self._open_calls
+        return len(self._open)
 
     async def _call(self, method: Callable[[Any], Awaitable[T]], request: object, failed: T) -> T:
         """Await ``method``; what it raises becomes ``failed``."""
         if self._closed.is_set():
             raise PluginUnavailable(f"{self.name} was stopped")
-        self._open_calls += 1
-        try:
-            return await method(request)
-        except Exception:
-            log.exception("%s raised where the contract wants an answer", self.name)
+        with trio.CancelScope() as scope:
+            self._open.add(scope)
+            try:
+                answer = await method(request)
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+                log.exception("%s raised where the contract wants an answer", self.name)
+                return failed
+            finally:
+                self._open.remove(scope)
+            if isinstance(answer, type(failed)):
+                return answer
+            log.error("%s answered with a %s", self.name, type(answer).__name__)
             return failed
-        finally:
-            self._open_calls -= 1
+        raise PluginCrashed(f"{self.name} was stopped during the call")
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
@@ -90,22 +100,31 @@ class InProcessChannel(PluginChannel):
         """Open a stream with its first message; leaving the block early cancels it."""
         if self._closed.is_set():
             raise PluginUnavailable(f"{self.name} was stopped")
-        self._open_calls += 1
+        call = _InProcessStream(self.name)
+        failure: Exception | None = None
+        self._open.add(call.scope)
         try:
             async with trio.open_nursery() as nursery:
-                call = _InProcessStream()
                 nursery.start_soon(call.run, self._plugin, first)
-                yield call
+                try:
+                    yield call
+                except Exception as error:
+                    # Not through the nursery, which would wrap it in a group.
+                    failure = error
                 nursery.cancel_scope.cancel()
         finally:
-            self._open_calls -= 1
+            self._open.remove(call.scope)
+        if failure is not None:
+            raise failure
 
     def go_away(self, reason: str) -> None:
         """Does nothing: a plugin in this process has nobody to send calls to."""
 
     async def aclose(self) -> None:
-        """Refuse further calls. Running ones go on: nothing can end them from here."""
+        """Refuse further calls, and cancel those that are running."""
         self._closed.set()
+        for scope in self._open:
+            scope.cancel()
         await trio.lowlevel.checkpoint()
 
     async def wait_broken(self) -> Exception:
@@ -118,35 +137,47 @@ _EXECUTE_FAILED = ExecuteResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
 
 
 class _InProcessStream(StreamCall):
-    """A stream to a generator in this process; each side waits for the other."""
+    """A stream to a generator in this process; each side waits for the other.
 
-    def __init__(self) -> None:
+    ``scope`` holds the plugin's side: cancelling it ends the stream as crashed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.scope = trio.CancelScope()
+        self._name = name
         self._send_requests, self._requests = trio.open_memory_channel[StreamRequest](0)
         self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
-        self._error: PluginError | None = None
+        self._error: CallError | None = None
 
     async def run(self, plugin: BackendPlugin, first: StreamRequest) -> None:
-        """Feed the plugin and pass on what it yields; never raises."""
+        """Feed the plugin and pass on what it yields; raises only Cancelled."""
         with self._send_responses, self._requests:
             try:
-                items = plugin.execute_stream(self._all_requests(first))
-                async with aclosing(_closable(items)) as responses:
-                    async for item in responses:
-                        if item.error_code:
-                            status = StatusCode.from_wire(item.error_code)
-                            self._error = PluginError(status, item.error)
-                            return
-                        if not item.is_final or item.result_json or item.result_raw:
-                            await self._send_responses.send(item)
-                        if item.is_final:
-                            return
-            except trio.BrokenResourceError:
-                return
-            except Exception:
+                with self.scope:
+                    await self._pass_on(plugin, first)
+                if self.scope.cancelled_caught:
+                    self._error = PluginCrashed(f"{self._name} was stopped during the call")
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
                 log.exception("a stream raised where the contract wants an answer")
                 self._error = PluginError(StatusCode.INTERNAL, _FAULT)
 
-    async def _all_requests(self, first: StreamRequest) -> AsyncIterator[StreamRequest]:
+    async def _pass_on(self, plugin: BackendPlugin, first: StreamRequest) -> None:
+        async with (
+            aclosing(self._all_requests(first)) as requests,
+            aclosing(_closable(plugin.execute_stream(requests))) as responses,
+        ):
+            async for item in responses:
+                if item.error_code:
+                    self._error = PluginError(StatusCode.from_wire(item.error_code), item.error)
+                    return
+                if not item.is_final or item.result_json or item.result_raw:
+                    await self._send_responses.send(item)
+                if item.is_final:
+                    return
+
+    async def _all_requests(self, first: StreamRequest) -> AsyncGenerator[StreamRequest, None]:
         yield first
         async for request in self._requests:
             yield request
@@ -185,3 +216,14 @@ def _closable(items: AsyncIterator[StreamResponse]) -> Any:
             yield item
 
     return wrap()
+
+
+def is_fault(error: BaseException) -> bool:
+    """Is it the plugin's own failure, and not one of ours that passes through it?
+
+    ``SystemExit`` and a stray ``asyncio.CancelledError`` are a plugin's bugs too;
+    trio's cancellation, Ctrl-C and a generator being closed are not.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((trio.Cancelled, KeyboardInterrupt, GeneratorExit)) is None
+    return not isinstance(error, (trio.Cancelled, KeyboardInterrupt, GeneratorExit))

@@ -32,14 +32,17 @@ def client_context(files: TLSFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if files.cert is not None:
         try:
-            context.load_cert_chain(files.cert, files.key)
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(files.cert, files.key, password="")
         except (OSError, ssl.SSLError) as error:
             raise LaunchError(_file_error("cert and key", files.cert, error)) from None
     return context
 
 
 def _file_error(what: str, path: str | None, error: OSError) -> str:
-    reason = "it is not valid PEM" if isinstance(error, ssl.SSLError) else error.strerror
+    reason: str | None = error.strerror
+    if isinstance(error, ssl.SSLError):
+        reason = f"not the PEM it should be ({error.reason or error})"
     return f"tls.{what}: cannot load {path}: {reason}"
 
 
@@ -58,11 +61,14 @@ async def dial(host: str, port: int, tls: TLSFiles | None) -> trio.abc.Stream:
     context = client_context(tls) if tls is not None else None
     try:
         stream = await trio.open_tcp_stream(host, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise LaunchError(f"cannot connect to {where}: {_innermost(error)}") from None
     if tls is None or context is None:
         return stream
-    secure = trio.SSLStream(stream, context, server_hostname=tls.server_name or host)
+    # Frames carry their length, so a cut connection shows without TLS's own goodbye.
+    secure = trio.SSLStream(
+        stream, context, server_hostname=tls.server_name or host, https_compatible=True
+    )
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as error:
@@ -86,7 +92,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _innermost(error: OSError) -> str:
+def _innermost(error: Exception) -> str:
     cause: BaseException = error
     while isinstance(cause.__cause__, BaseException):
         cause = cause.__cause__

@@ -24,6 +24,8 @@ from prism.contract.exceptions import ChannelError, LaunchError
 MAX_PATH = 107
 """Bytes of a path that fit into ``sockaddr_un``, besides its closing zero."""
 BACKLOG = 8
+WATCH_INTERVAL = 5.0
+"""Seconds between looks whether a listener's file is still there."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -65,14 +67,14 @@ def check_peer(stream: trio.SocketStream, group: str | None) -> PeerCredentials:
 def _is_member(peer: PeerCredentials, group: str) -> bool:
     try:
         entry = grp.getgrnam(group)
-        name = pwd.getpwuid(peer.uid).pw_name
     except KeyError:
-        name = ""
-        try:
-            entry = grp.getgrnam(group)
-        except KeyError:
-            return False
-    return peer.gid == entry.gr_gid or name in entry.gr_mem
+        return False
+    if peer.gid == entry.gr_gid:
+        return True
+    try:
+        return pwd.getpwuid(peer.uid).pw_name in entry.gr_mem
+    except KeyError:
+        return False
 
 
 class UnixListener:
@@ -85,31 +87,47 @@ class UnixListener:
         self.path = path
         self.group = group
         self._lock = lock
-        self._inode = path.stat().st_ino
+        self._inode = _inode(path)
         self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
     async def accept(self) -> tuple[trio.SocketStream, PeerCredentials]:
         """The next plugin that may talk to us.
 
         Raises:
-            ChannelError: somebody else connected; they were disconnected.
+            ChannelError: somebody else connected, and was disconnected; or the
+                kernel could not accept.
         """
-        stream = await self._listener.accept()
+        try:
+            stream = await self._listener.accept()
+        except OSError as error:
+            raise ChannelError(f"cannot accept on {self.path}: {error.strerror}") from None
         try:
             return stream, check_peer(stream, self.group)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
 
+    async def wait_removed(self) -> None:
+        """Wait until the file is gone or replaced, so that no plugin can find us."""
+        while _inode(self.path) == self._inode:  # noqa: ASYNC110 - nothing else tells
+            await trio.sleep(WATCH_INTERVAL)
+
     async def aclose(self) -> None:
-        """Stop listening; remove the file, if it is still ours."""
-        try:
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
-        except OSError:
-            pass
-        os.close(self._lock)
+        """Stop listening; remove the file, if it is still ours. Again does nothing."""
+        if self._lock >= 0:
+            if _inode(self.path) == self._inode:
+                self.path.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
         await self._listener.aclose()
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixListener:
@@ -122,24 +140,28 @@ def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixLi
         LaunchError: the path cannot be used; the message says why.
     """
     check_path(path)
-    _prepare_directory(path.parent, group)
+    group_id = _group_id(group) if group is not None else -1
+    _prepare_directory(path.parent, group_id)
     lock = _lock(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
     try:
         _remove_stale(path)
         os.fchmod(sock.fileno(), mode)
         sock.bind(os.fspath(path))
-        if group is not None:
-            os.chown(path, -1, _group_id(group))
+        bound = True
+        os.chown(path, -1, group_id)
+        # bind() took the umask's share; nobody else can have replaced the file.
+        path.chmod(mode)
         sock.listen(BACKLOG)
         return UnixListener(path, sock, lock, group)
-    except OSError as error:
+    except BaseException as error:
+        if bound:
+            path.unlink(missing_ok=True)
         sock.close()
         os.close(lock)
-        raise LaunchError(f"cannot listen on {path}: {error.strerror or error}") from None
-    except LaunchError:
-        sock.close()
-        os.close(lock)
+        if isinstance(error, OSError):
+            raise LaunchError(f"cannot listen on {path}: {error.strerror or error}") from None
         raise
 
 
@@ -153,9 +175,9 @@ async def dial(path: Path, *, group: str | None = None) -> trio.SocketStream:
     try:
         stream = await trio.open_unix_socket(os.fspath(path))
     except OSError as error:
-        hint = "is the plugin running?" if error.errno in (errno.ENOENT, errno.ECONNREFUSED) else ""
-        reason = error.strerror or str(error)
-        raise LaunchError(f"cannot connect to {path}: {reason}. {hint}".strip()) from None
+        absent = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+        hint = "; is the plugin running?" if absent else ""
+        raise LaunchError(f"cannot connect to {path}: {error.strerror or error}{hint}") from None
     try:
         check_peer(stream, group)
     except ChannelError as error:
@@ -173,24 +195,27 @@ def check_path(path: Path) -> None:
         )
 
 
-def _prepare_directory(directory: Path, group: str | None) -> None:
+def _prepare_directory(directory: Path, group_id: int) -> None:
+    """Make ``directory`` if it is missing; refuse one in which others could put a socket."""
     try:
-        directory.mkdir(mode=0o700, parents=True)
-        if group is not None:
-            os.chown(directory, -1, _group_id(group))
-            directory.chmod(0o710)
-    except FileExistsError:
-        pass
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            pass
+        else:
+            if group_id >= 0:
+                os.chown(directory, -1, group_id)
+                directory.chmod(0o710)
+        found = directory.stat()
     except OSError as error:
-        raise LaunchError(f"cannot make directory {directory}: {error.strerror}") from None
-    found = directory.stat()
+        raise LaunchError(f"cannot use directory {directory}: {error.strerror}") from None
     if not stat.S_ISDIR(found.st_mode):
         raise LaunchError(f"{directory} is not a directory")
     if found.st_uid not in (os.geteuid(), 0):
         raise LaunchError(f"directory {directory} belongs to uid {found.st_uid}, not to this user")
     # The sticky bit (as on /tmp) keeps others from replacing our socket.
-    loose = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and group is None)
-    if loose and not found.st_mode & stat.S_ISVTX:
+    by_group = found.st_mode & stat.S_IWGRP and found.st_gid != group_id
+    if (found.st_mode & stat.S_IWOTH or by_group) and not found.st_mode & stat.S_ISVTX:
         raise LaunchError(
             f"directory {directory} can be written by others "
             f"(mode {stat.S_IMODE(found.st_mode):04o}): chmod 0700 it"
