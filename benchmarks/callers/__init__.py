@@ -1,0 +1,1 @@
+"""Programs that make calls, one kind each, when ``processes.Caller`` tells them to."""

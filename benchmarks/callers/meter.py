@@ -1,0 +1,54 @@
+"""What all callers share: orders in, the call that is made, samples out."""
+
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from benchmarks.measure import Sample, cpu_seconds, percentile
+
+OPERATION = "echo"
+PARAMS = '{"key":"user:123","value":{"name":"Ada"}}'
+METADATA = {
+    "prism-request-id": "0123456789abcdef0123456789abcdef",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+}
+
+
+def next_order() -> tuple[int, float] | None:
+    """Calls in flight and seconds, from standard input; ``None`` at its end. Blocks."""
+    words = sys.stdin.readline().split()
+    return (int(words[0]), float(words[1])) if words else None
+
+
+class Meter:
+    """Times the calls of one sample; ``peer`` is the process that answers them."""
+
+    def __init__(self, peer: int, seconds: float) -> None:
+        self.latencies: list[float] = []
+        self._peer = peer
+        self._cpu, self._peer_cpu = time.process_time(), cpu_seconds(peer)
+        self._started = time.perf_counter()
+        self.until = self._started + seconds
+
+    async def keep_calling(self, call: Callable[[], Awaitable[object]]) -> None:
+        """One call after the other until the time is up, on any event loop."""
+        now = time.perf_counter()
+        while now < self.until:
+            await call()
+            now, began = time.perf_counter(), now
+            self.latencies.append(now - began)
+
+    def report(self) -> None:
+        """Write the sample to standard output."""
+        seconds = time.perf_counter() - self._started
+        sample = Sample(
+            len(self.latencies),
+            seconds,
+            percentile(self.latencies, 0.50),
+            percentile(self.latencies, 0.99),
+            time.process_time() - self._cpu,
+            cpu_seconds(self._peer) - self._peer_cpu,
+        )
+        print(msgspec.json.encode(sample).decode(), flush=True)
