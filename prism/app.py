@@ -112,6 +112,7 @@ class Proxy:
                 self._supervisor.stop()
                 await self._supervisor.wait_stopped()
                 admin_stop.set()
+        log.info("stopped")
 
     def stop(self) -> None:
         """Stop accepting, finish what is in flight, shut the plugins down."""
