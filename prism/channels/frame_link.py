@@ -125,7 +125,9 @@ class FrameLink:
             if isinstance(event, GoAway):
                 raise HandshakeFailed(f"{self.name} refused: {event.reason}")
             if self._connection.state is ConnectionState.CLOSED:
-                raise HandshakeFailed(f"{self.name} closed the connection before its HELLO")
+                raise HandshakeFailed(
+                    f"{self.name} closed the connection during the handshake, before its HELLO"
+                )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
 
     async def _send_queued(self) -> None:

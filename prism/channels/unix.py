@@ -107,15 +107,20 @@ class UnixListener:
             await trio.aclose_forcefully(stream)
             raise
 
+    @property
+    def in_place(self) -> bool:
+        """Is the file at ``path`` still this listener's?"""
+        return _inode(self.path) == self._inode
+
     async def wait_removed(self) -> None:
         """Wait until the file is gone or replaced, so that no plugin can find us."""
-        while _inode(self.path) == self._inode:  # noqa: ASYNC110 - nothing else tells
+        while self.in_place:  # noqa: ASYNC110 - nothing else tells
             await trio.sleep(WATCH_INTERVAL)
 
     async def aclose(self) -> None:
         """Stop listening; remove the file, if it is still ours. Again does nothing."""
         if self._lock >= 0:
-            if _inode(self.path) == self._inode:
+            if self.in_place:
                 self.path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1

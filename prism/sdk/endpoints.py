@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import AnyByteStream, Listener, SocketListener, UNIXSocketStream
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, UNIXSocketStream
 from anyio.streams.tls import TLSListener
 
 from prism.contract.exceptions import LaunchError
@@ -93,9 +93,10 @@ async def inherited(descriptor: int) -> UNIXSocketStream:
     try:
         sock = socket.socket(fileno=descriptor)
         sock.getpeername()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise LaunchError(
-            f"{FD_VARIABLE}={descriptor} is not a connected socket ({error.strerror}); only "
+            f"{FD_VARIABLE}={descriptor} is not a connected socket ({reason}); only "
             "Prism sets this variable, when it starts a plugin"
         ) from None
     sock.set_inheritable(False)
@@ -116,6 +117,7 @@ async def listen(options: "Options") -> Listener[Any]:
     address = options.listen
     if address is None:
         raise LaunchError("there is no address to listen on")
+    context = _server_context(options) if options.tls_cert else None
     try:
         if address.is_unix:
             return await SocketListener.from_socket(_bind_unix(address.path))
@@ -125,9 +127,22 @@ async def listen(options: "Options") -> Listener[Any]:
             backlog=BACKLOG,
         )
         listener = await SocketListener.from_socket(sock)
-        return _TLSListener(listener, _server_context(options)) if options.tls_cert else listener
     except OSError as error:
         raise LaunchError(f"cannot listen on {address}: {error.strerror or error}") from None
+    if context is None:
+        return listener
+    # Frames carry their length, so a cut connection shows without TLS's own goodbye.
+    return _TLSListener(listener, context, standard_compatible=False)
+
+
+def bound_address(listener: Listener[Any]) -> str:
+    """Where ``listener`` really listens, as in ``tcp:127.0.0.1:43211``."""
+    inner = listener.listener if isinstance(listener, TLSListener) else listener
+    where: Any = inner.extra(SocketAttribute.local_address)  # noqa: S610 - not Django's
+    if not isinstance(where, tuple):
+        return f"unix:{where}"
+    host = f"[{where[0]}]" if ":" in where[0] else where[0]
+    return f"tcp:{host}:{where[1]}"
 
 
 class _TLSListener(TLSListener):
@@ -172,8 +187,15 @@ def _remove_stale(path: str) -> None:
 def _server_context(options: "Options") -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(options.tls_cert, options.tls_key)
-    if options.tls_client_ca:
-        context.load_verify_locations(options.tls_client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    file = options.tls_cert
+    try:
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
+        if options.tls_client_ca:
+            file = options.tls_client_ca
+            context.load_verify_locations(file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise LaunchError(f"cannot use the TLS files ({file}): {reason}") from None
     return context

@@ -17,6 +17,8 @@ MAX_RECORDS = 100
 """Log records in one NOTE."""
 MAX_MESSAGE = 8 * 1024
 """Characters of one log record; longer ones are cut."""
+MAX_TEXT = 16 * 1024
+"""Characters of log records in one NOTE, whose frame a host may want small."""
 LOG_INTERVAL = 0.25
 """Seconds between looks for log records to send."""
 METRICS_INTERVAL = 10.0
@@ -44,10 +46,12 @@ class NoteHandler(logging.Handler):
         self._pending.append(LogRecord(message, record.levelname, record.name, record.created))
 
     def take(self) -> list[LogRecord]:
-        """Up to ``MAX_RECORDS`` of the oldest records."""
+        """The oldest records, as many as one NOTE takes."""
         records: list[LogRecord] = []
-        while self._pending and len(records) < MAX_RECORDS:
+        size = 0
+        while self._pending and len(records) < MAX_RECORDS and size < MAX_TEXT:
             records.append(self._pending.popleft())
+            size += len(records[-1].message)
         if self._dropped:
             text = f"{self._dropped} log records were dropped: too many at once"
             records.append(LogRecord(text, "WARNING", "prism.sdk"))

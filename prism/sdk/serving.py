@@ -91,17 +91,20 @@ class _Server:
         Raises:
             PrismError: this process cannot be of use; the message says why.
         """
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
-            try:
-                if self._options.descriptor is not None:
-                    await self._serve_inherited(self._options.descriptor)
-                elif self._options.connect is not None:
-                    await self._serve_dialled(self._options.connect)
-                else:
-                    await self._serve_accepted()
-            finally:
-                tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
+                try:
+                    if self._options.descriptor is not None:
+                        await self._serve_inherited(self._options.descriptor)
+                    elif self._options.connect is not None:
+                        await self._serve_dialled(self._options.connect)
+                    else:
+                        await self._serve_accepted()
+                finally:
+                    tasks.cancel_scope.cancel()
+        except* PrismError as group:
+            raise group.exceptions[0] from None
 
     async def _stop_on_signal(self, everything: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -164,11 +167,22 @@ class _Server:
             pause = min(pause * 2, LAST_RETRY)
 
     async def _serve_accepted(self) -> None:
-        async with await endpoints.listen(self._options) as listener:
-            await listener.serve(self._serve_accepted_stream)
+        async with (
+            await endpoints.listen(self._options) as listener,
+            anyio.create_task_group() as sessions,
+            anyio.create_task_group() as accepting,
+        ):
+            log.info("listening on %s", endpoints.bound_address(listener))
+            accepting.start_soon(listener.serve, self._serve_accepted_stream, sessions)
+            await self._stopping.wait()
+            accepting.cancel_scope.cancel()
+            await listener.aclose()
 
     async def _serve_accepted_stream(self, stream: ByteStream) -> None:
+        """Serve one host; whatever it does, the next one can be served."""
         try:
             await self._serve_session(stream)
         except HandshakeFailed as error:
             log.error("%s", error)
+        except Exception:
+            log.exception("a session failed")

@@ -8,8 +8,9 @@ CLOSE that the protocol asks for. Queued frames leave in one send.
 Workers are kept and reused: starting a task costs more than most calls. A
 worker that takes a call first wakes another if more calls wait, so that none of
 them depends on this one; a call that never has to wait is thus answered at the
-price of a function call, and one that does holds up nobody. (A context variable
-that a handler sets stays set for later calls of the same worker.)
+price of a function call, and one that does holds up nobody. A worker whose
+handler left a context variable changed takes no further calls, so that every
+call starts with the session's own context.
 
 The session ends when the host closes the connection or breaks the protocol, or
 after Shutdown was answered. Calls that are running then are cancelled.
@@ -21,7 +22,8 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from contextvars import copy_context
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Protocol
@@ -82,6 +84,8 @@ CALLS_BEFORE_PAUSE = 16
 the first answers while the rest of a burst is still being made."""
 PARTING_TIME = 2.0
 """Seconds to write what is still queued when the session ends."""
+CONNECTION_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+"""What a stream raises when its connection is gone; TLS's own errors are OSErrors."""
 
 
 class ByteStream(Protocol):
@@ -98,6 +102,9 @@ class Scope(Protocol):
     """A cancel scope: anyio's, or trio's own."""
 
     deadline: float
+
+    @property
+    def cancel_called(self) -> bool: ...
 
     def cancel(self) -> None: ...
 
@@ -150,12 +157,16 @@ class Session:
         self._scopes: dict[int, Scope] = {}
         self._waiting: deque[Open] = deque()
         self._idle_workers: list[anyio.Event] = []
+        self._context = copy_context()
+        self._reading = anyio.CancelScope()
         self._worker_is_coming = False
         self._since_pause = 0
         self._streams: dict[int, SessionStream] = {}
         self._wake_writer = anyio.Event()
         self._call_ended = anyio.Event()
+        self._all_written = anyio.Event()
         self._writing = False
+        self._can_write = True
         self._shut_down = False
         self._draining = False
         self._unary: dict[Method, Callable[[Any], Awaitable[Message]]] = {
@@ -196,6 +207,7 @@ class Session:
             HandshakeFailed: the host refused the plugin or said no HELLO.
         """
         self._new_scope = _scope_type()
+        self._context = copy_context()
         # Not cancelled with the rest: the last frames, such as logs, have yet to leave.
         writer_scope = anyio.CancelScope(shield=True)
         try:
@@ -206,7 +218,8 @@ class Session:
                     with anyio.fail_after(HANDSHAKE_TIMEOUT):
                         await self._greet()
                     async with anyio.create_task_group() as calls:
-                        await self._serve(calls)
+                        with self._reading:
+                            await self._serve(calls)
                         calls.cancel_scope.cancel()
                 except TimeoutError:
                     raise HandshakeFailed("the host did not answer HELLO in time") from None
@@ -216,13 +229,18 @@ class Session:
         except* HandshakeFailed as group:
             raise group.exceptions[0] from None
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_TIMEOUT):
+            await self._end()
+        return Ending.SHUTDOWN if self._shut_down else Ending.DISCONNECTED
+
+    async def _end(self) -> None:
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(PARTING_TIME), suppress(*CONNECTION_ERRORS):
                 await self._stream.aclose()
+            with anyio.move_on_after(STOP_TIMEOUT):
                 if not self._shut_down:
                     await self._plugin.shutdown(
                         ShutdownRequest(reason="the connection to the host ended")
                     )
-        return Ending.SHUTDOWN if self._shut_down else Ending.DISCONNECTED
 
     async def _greet(self) -> None:
         while True:
@@ -250,7 +268,10 @@ class Session:
     async def _receive(self) -> bytes:
         try:
             return await self._stream.receive(RECEIVE_SIZE)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        except anyio.EndOfStream:
+            return b""
+        except CONNECTION_ERRORS as error:
+            log.debug("the connection to the host broke: %s", error.__cause__ or error)
             return b""
 
     async def _serve(self, calls: TaskGroup) -> None:
@@ -284,14 +305,20 @@ class Session:
     def note(self, note: Note) -> None:
         """Send news to the host; dropped when the connection cannot take it."""
         if self.ready:
-            self.send(note)
+            with suppress(PayloadTooLarge, LocalProtocolError):
+                self.send(note)
 
     # -- writing --------------------------------------------------------------
 
     def send(self, event: Event) -> None:
-        """Queue one event and wake the writer."""
-        self._connection.send(event)
-        self._wake_writer.set()
+        """Queue one event and wake the writer. Once the connection is closed, drop it.
+
+        Raises:
+            LocalProtocolError, PayloadTooLarge: nothing was queued.
+        """
+        if self._connection.state is not ConnectionState.CLOSED:
+            self._connection.send(event)
+            self._wake_writer.set()
 
     async def _write(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -299,24 +326,25 @@ class Session:
                 data = self._connection.data_to_send()
                 self._writing = bool(data)
                 if data:
-                    await self._send_all(data)
+                    try:
+                        await self._stream.send(data)
+                    except CONNECTION_ERRORS:
+                        break  # the reader sees the end as well, and acts on it
                 else:
+                    self._all_written.set()
                     self._wake_writer = anyio.Event()
                     await self._wake_writer.wait()
-
-    async def _send_all(self, data: bytes) -> None:
-        try:
-            await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            # The reader sees the end as well, and acts on it.
-            await anyio.sleep_forever()
+        self._can_write = False
+        self._all_written.set()
 
     async def _flush(self) -> None:
         """Give the last frames, such as Shutdown's answer, a moment to leave."""
         with anyio.move_on_after(PARTING_TIME, shield=True):
-            while self._connection.queued_bytes or self._writing:
+            while self._can_write and (self._writing or self._connection.queued_bytes):
+                if self._all_written.is_set():
+                    self._all_written = anyio.Event()
                 self._wake_writer.set()
-                await anyio.sleep(0.001)
+                await self._all_written.wait()
 
     # -- calls ----------------------------------------------------------------
 
@@ -346,10 +374,11 @@ class Session:
         if self._idle_workers:
             self._idle_workers.pop().set()
         else:
-            calls.start_soon(self._work, calls)
+            self._context.run(calls.start_soon, self._work, calls)
 
     async def _work(self, calls: TaskGroup) -> None:
         waiting = self._waiting
+        context = copy_context()
         while True:
             self._worker_is_coming = False
             while waiting:
@@ -357,6 +386,8 @@ class Session:
                 if waiting:
                     self._wake_worker(calls)
                 await self._run_unary(event, self._scopes[event.stream])
+                if copy_context() != context:
+                    return
                 self._since_pause += 1
                 if self._since_pause >= CALLS_BEFORE_PAUSE:
                     self._since_pause = 0
@@ -370,10 +401,12 @@ class Session:
     async def _run_unary(self, event: Open, scope: Scope) -> None:
         response: Message | None = None
         status = StatusCode.CANCELLED
+        started = not scope.cancel_called
         try:
             with scope:
-                response = await self._unary[event.method](event.message)
-                status = _status_of(response)
+                if started:
+                    response = await self._unary[event.method](event.message)
+                    status = _status_of(response)
         except Exception:
             log.exception("%s failed outside its operation", event.method.name)
             status = StatusCode.INTERNAL
@@ -381,11 +414,10 @@ class Session:
             if response is None and anyio.current_time() >= scope.deadline:
                 status = StatusCode.DEADLINE_EXCEEDED
             del self._scopes[event.stream]
-            self._close(event.stream, event.method, status, response)
+            self._close(Close(event.stream, status, response, not started), event.method)
         if event.method is Method.SHUTDOWN and response is not None:
             self._shut_down = True
-            await self._flush()
-            await self._stream.aclose()
+            self._reading.cancel()
 
     async def _run_stream(self, stream: SessionStream, number: int, scope: Scope) -> None:
         status = StatusCode.CANCELLED
@@ -394,6 +426,9 @@ class Session:
             with scope:
                 last = await self._send_items(stream)
                 status = StatusCode.from_wire(last.error_code) if last else StatusCode.OK
+        except PayloadTooLarge as error:
+            status = StatusCode.RESOURCE_EXHAUSTED
+            last = StreamResponse(error=f"the plugin's message is too large: {error}")
         except Exception:
             log.exception("a stream failed outside its operation")
             status = StatusCode.INTERNAL
@@ -402,11 +437,11 @@ class Session:
                 status = StatusCode.DEADLINE_EXCEEDED
             del self._scopes[number]
             del self._streams[number]
-            self._close(number, Method.EXECUTE_STREAM, status, last)
+            self._close(Close(number, status, last), Method.EXECUTE_STREAM)
 
     async def _send_items(self, stream: SessionStream) -> StreamResponse | None:
         """Send what the plugin yields; returns its final message, if it made one."""
-        async with aclosing(_generator(self._plugin.execute_stream(stream.requests()))) as items:
+        async with aclosing(_generator(self._plugin.execute_stream(stream))) as items:
             async for item in items:
                 if item.is_final or item.error_code:
                     last: StreamResponse = item
@@ -414,22 +449,19 @@ class Session:
                 await stream.send(item)
         return None
 
-    def _close(
-        self, stream: int, method: Method, status: StatusCode, response: Message | None
-    ) -> None:
+    def _close(self, close: Close, method: Method) -> None:
         self._call_ended.set()
-        if not self._connection.is_open(stream):
+        if not self._connection.is_open(close.stream):
             return
         try:
-            self.send(Close(stream, status, response))
+            self.send(close)
         except PayloadTooLarge as error:
             refusal = _FAILURE[method](f"the plugin's answer is too large: {error}")
-            self.send(Close(stream, StatusCode.RESOURCE_EXHAUSTED, refusal))
+            self.send(Close(close.stream, StatusCode.RESOURCE_EXHAUSTED, refusal))
         except LocalProtocolError as error:
             log.exception("the answer to %s cannot be sent", method.name)
-            if self.ready:
-                refusal = _FAILURE[method](f"the plugin's answer cannot be sent: {error}")
-                self.send(Close(stream, StatusCode.INTERNAL, refusal))
+            refusal = _FAILURE[method](f"the plugin's answer cannot be sent: {error}")
+            self.send(Close(close.stream, StatusCode.INTERNAL, refusal))
 
 
 def _generator(items: AsyncIterator[StreamResponse]) -> Any:

@@ -18,8 +18,12 @@ class Sender(Protocol):
         """Queue one event for the host."""
 
 
-class SessionStream:
-    """The messages of one call, held back by credit in both directions."""
+class SessionStream(AsyncIterator[StreamRequest]):
+    """The messages of one call, held back by credit in both directions.
+
+    Iterating gives the host's messages, the opening one first, until it says END.
+    It is not a generator, so that a plugin may stop reading before that.
+    """
 
     def __init__(self, session: Sender, opened: Open, connection: Connection) -> None:
         self._session = session
@@ -29,6 +33,7 @@ class SessionStream:
         self._dealt_with = 0
         first = Data(opened.stream, opened.message, opened.end)
         self._inbox: deque[Data] = deque([first])
+        self._ended = False
         self._changed = anyio.Event()
 
     def deliver(self, event: Data) -> None:
@@ -45,22 +50,19 @@ class SessionStream:
             self._changed = anyio.Event()
         await self._changed.wait()
 
-    async def requests(self) -> AsyncIterator[StreamRequest]:
-        """The host's messages, the opening one first, until it says END.
-
-        A half-close without a message of its own arrives as an empty one that
-        is not passed on.
-        """
-        ended = False
-        while not ended:
+    async def __anext__(self) -> StreamRequest:
+        """The next message. A half-close without one of its own arrives as an empty
+        message, which is not passed on."""
+        while not self._ended:
             while not self._inbox:
                 await self._wait_for_change()
             data = self._inbox.popleft()
             self._give_back(data.size)
-            ended = data.end
+            self._ended = data.end
             assert isinstance(data.message, StreamRequest)  # noqa: S101 - decoded as this type
-            if not (ended and data.size and data.message == StreamRequest()):
-                yield data.message
+            if not (data.end and data.size and data.message == StreamRequest()):
+                return data.message
+        raise StopAsyncIteration
 
     def _give_back(self, size: int) -> None:
         self._dealt_with += size

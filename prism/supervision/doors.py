@@ -18,7 +18,7 @@ from prism import __version__
 from prism.channels import tcp, unix
 from prism.channels.channel import PluginChannel
 from prism.channels.framed import ChannelSettings, FramedChannel
-from prism.channels.in_process import InProcessChannel
+from prism.channels.in_process import InProcessChannel, is_fault
 from prism.contract.config import PluginConfig, PluginForm
 from prism.contract.exceptions import CallError, ChannelError, LaunchError
 from prism.contract.service import BackendPlugin
@@ -27,6 +27,9 @@ from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
 
 log = logging.getLogger("prism.supervision")
+
+PAUSE_AFTER_STRANGER = 0.1
+"""Seconds, so that somebody who may not connect cannot fill the log."""
 
 
 def open_door(
@@ -55,7 +58,14 @@ def open_door(
 
 @asynccontextmanager
 async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]:
-    channel = InProcessChannel(_load(spec)(), spec.label)
+    kind = _load(spec)
+    try:
+        plugin = kind()
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise LaunchError(f"{spec.label} cannot be made: {_described(error)}") from error
+    channel = InProcessChannel(plugin, spec.label)
     try:
         yield channel
     finally:
@@ -71,15 +81,21 @@ def _load(spec: InstanceSpec) -> Callable[[], BackendPlugin]:
         raise LaunchError(
             f"{spec.label}: no module {error.name!r}; is it installed for this Python?"
         ) from None
-    except Exception as error:
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         raise LaunchError(
-            f"{spec.label}: importing {module_name} failed: {type(error).__name__}: {error}"
+            f"{spec.label}: importing {module_name} failed: {_described(error)}"
         ) from error
     try:
         kind: Callable[[], BackendPlugin] = getattr(module, class_name)
     except AttributeError:
         raise LaunchError(f"{spec.label}: module {module_name} has no {class_name!r}") from None
     return kind
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _settings(plugin: PluginConfig) -> ChannelSettings:
@@ -137,12 +153,14 @@ async def _spawned(
 
 
 async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
-    """``error`` with what the process has to say about it."""
+    """``error`` with how the process ended. What it wrote is for the log alone."""
     message = str(error)
     if await child.wait_ended(process.EXIT_PATIENCE):
+        await child.wait_silent()
         message += f"; its process {child.ending}"
     if child.last_lines:
-        message += "; its last output:\n    " + "\n    ".join(child.last_lines)
+        lines = "\n    ".join(child.last_lines)
+        log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
     return LaunchError(message)
 
 
@@ -150,10 +168,39 @@ async def _explain(child: process.PluginProcess, error: Exception) -> LaunchErro
 async def _dialling_in(
     spec: InstanceSpec, news: News, listener: unix.UnixListener, nursery: trio.Nursery
 ) -> AsyncGenerator[PluginChannel, None]:
-    stream, peer = await listener.accept()
+    stream, peer = await _accept(listener)
     log.info("%s dialled in on %s (%s)", spec.label, listener.path, peer)
     async with _framed(spec, news, nursery, stream) as channel:
         yield channel
+
+
+async def _accept(
+    listener: unix.UnixListener,
+) -> tuple[trio.SocketStream, unix.PeerCredentials]:
+    """The next plugin; strangers are turned away and do not count as its failures."""
+    accepted = None
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def give_up_when_removed() -> None:
+                await listener.wait_removed()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up_when_removed)
+            while accepted is None:
+                try:
+                    accepted = await listener.accept()
+                except ChannelError as error:
+                    log.warning("%s", error)
+                    await trio.sleep(PAUSE_AFTER_STRANGER)
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        if accepted is not None:
+            await trio.aclose_forcefully(accepted[0])
+        raise
+    if accepted is None:
+        raise LaunchError(f"the socket {listener.path} was removed")
+    return accepted
 
 
 @asynccontextmanager

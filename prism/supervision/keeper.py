@@ -45,14 +45,15 @@ class Keeper:
         self.slot = slot
         self._generation = 0
         self._stopping = trio.Event()
-        self._attempt = trio.CancelScope()
+        self._starting: trio.CancelScope | None = None
+        self._listener: unix.UnixListener | None = None
         self._news = News(spec.namespace, spec.plugin_name)
 
     def stop(self) -> None:
         """Let the present instance finish its calls and end; start no other."""
         self._stopping.set()
-        if self.slot.current is None:
-            self._attempt.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the plugin running until ``stop``. A plugin's failure is never raised.
@@ -62,60 +63,79 @@ class Keeper:
         """
         backoff = Backoff()
         tell_started = _Once(task_status.started)
-        listener = None
         try:
             while not self._stopping.is_set():
-                if listener is None and self._dials_in:
-                    listener = self._listen()
-                    tell_started()
-                served = await self._run_once(listener, tell_started)
+                served = await self._run_once(tell_started)
                 tell_started()
                 with trio.move_on_after(backoff.delay(served)):
                     await self._stopping.wait()
         finally:
-            if listener is not None:
-                with trio.CancelScope(shield=True):
-                    await listener.aclose()
+            tell_started()
+            await self._stop_listening()
 
-    async def _run_once(
-        self, listener: unix.UnixListener | None, tell_started: Callable[[], None]
-    ) -> float:
+    async def _run_once(self, tell_started: Callable[[], None]) -> float:
         """One instance from start to end; returns for how many seconds it served."""
-        served_since = float("inf")
+        served_since = math.inf
         try:
-            with trio.CancelScope() as self._attempt:
+            with trio.CancelScope() as self._starting:
+                if self._dials_in:
+                    await self._listen()
+                    tell_started()
                 async with (
                     trio.open_nursery() as nursery,
-                    self._instance(listener, nursery) as instance,
+                    self._instance(nursery) as instance,
                 ):
+                    # From here on, stop() lets calls finish first.
+                    self._starting = None
                     served_since = trio.current_time()
                     self._put_in_service(instance)
                     tell_started()
-                    reason = await self._watch(instance)
-                    self.slot.clear(instance, reason)
-                    await self._retire(instance)
+                    await self._serve(instance)
         except* PrismError as group:
             self._say_absent("; ".join(str(error) for error in _leaves(group)))
         except* Exception:
             log.exception("bug while running %s", self.spec.label)
             self._say_absent("internal error; the proxy's log has the cause")
+        finally:
+            self._starting = None
         return max(0.0, trio.current_time() - served_since)
+
+    async def _serve(self, instance: Instance) -> None:
+        """Watch ``instance`` until it should leave its slot; take it out and end it."""
+        channel_works, reason = await self._watch(instance)
+        stopping = self._stopping.is_set()
+        log.log(
+            logging.INFO if stopping else logging.WARNING,
+            "instance %s leaves: %s",
+            instance.id,
+            reason,
+        )
+        absence = "the proxy is stopping" if stopping else f"it is being restarted: {reason}"
+        self.slot.clear(instance, absence)
+        if channel_works:
+            await self._retire(instance)
 
     @property
     def _dials_in(self) -> bool:
         plugin = self.spec.plugin
         return plugin.form is PluginForm.SOCKET and not plugin.dial
 
-    def _listen(self) -> unix.UnixListener | None:
+    async def _listen(self) -> None:
+        """Open the socket, unless it is open and its file still in place."""
         plugin = self.spec.plugin
         path = Path(plugin.socket or "")
-        try:
-            listener = unix.listen(path, group=plugin.group, mode=plugin.socket_mode)
-        except LaunchError as error:
-            self._say_absent(str(error))
-            return None
-        log.info("namespace %s waits for its plugin to dial %s", self.spec.namespace, path)
-        return listener
+        if self._listener is not None and not self._listener.in_place:
+            await self._stop_listening()
+        if self._listener is None:
+            self._listener = unix.listen(path, group=plugin.group, mode=plugin.socket_mode)
+            log.info("namespace %s waits for its plugin to dial %s", self.spec.namespace, path)
+        self.slot.absence = f"it waits for the plugin to dial {path}"
+
+    async def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
 
     def _say_absent(self, reason: str) -> None:
         if self.slot.absence != reason:
@@ -135,17 +155,11 @@ class Keeper:
     # -- one instance ---------------------------------------------------------
 
     @asynccontextmanager
-    async def _instance(
-        self, listener: unix.UnixListener | None, nursery: trio.Nursery
-    ) -> AsyncGenerator[Instance, None]:
+    async def _instance(self, nursery: trio.Nursery) -> AsyncGenerator[Instance, None]:
         spec = self.spec
-        if self._dials_in and listener is None:
-            raise LaunchError(self.slot.absence)
-        if listener is not None:
-            self.slot.absence = f"it waits for the plugin to dial {listener.path}"
         self._news = News(spec.namespace, spec.plugin_name)
         credentials = spec.credentials()
-        async with open_door(spec, self._news, listener, nursery) as channel:
+        async with open_door(spec, self._news, self._listener, nursery) as channel:
             answer = await self._initialize(channel, credentials)
             self._generation += 1
             declared = {operation.name: operation for operation in answer.operations}
@@ -189,33 +203,37 @@ class Keeper:
             )
         return answer
 
-    async def _watch(self, instance: Instance) -> str:
-        """Wait until ``instance`` should leave its slot; returns why, for clients."""
-        reasons: list[str] = []
+    async def _watch(self, instance: Instance) -> tuple[bool, str]:
+        """Wait until ``instance`` should leave its slot.
+
+        Returns whether its channel still works, and the reason in words.
+        """
+        found: list[tuple[bool, str]] = []
         async with trio.open_nursery() as nursery:
 
-            async def leave(wait: Callable[[], Awaitable[str]]) -> None:
-                reasons.append(await wait())
+            async def first(wait: Callable[[], Awaitable[str]], channel_works: bool) -> None:
+                found.append((channel_works, await wait()))
                 nursery.cancel_scope.cancel()
 
             async def broken() -> str:
-                return f"it is being restarted: {await instance.channel.wait_broken()}"
+                return str(await instance.channel.wait_broken())
 
             async def leaving() -> str:
                 await self._news.leaving.wait()
-                return "it is being restarted: it said that it stops"
+                return "it said that it stops"
 
             async def stopping() -> str:
                 await self._stopping.wait()
                 return "the proxy is stopping"
 
             async def unhealthy() -> str:
-                return f"it is being restarted: {await self._wait_unhealthy(instance)}"
+                return await self._wait_unhealthy(instance)
 
-            for wait in (broken, leaving, stopping, unhealthy):
-                nursery.start_soon(leave, wait)
-        log.info("namespace %s: %s", self.spec.namespace, reasons[0])
-        return reasons[0]
+            nursery.start_soon(first, broken, False)
+            for wait in (leaving, stopping, unhealthy):
+                nursery.start_soon(first, wait, True)
+        # A broken channel is what counts, whatever came with it.
+        return min(found)
 
     async def _wait_unhealthy(self, instance: Instance) -> str:
         """Check health for ever; returns after too many failures in a row."""

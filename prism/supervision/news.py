@@ -1,7 +1,6 @@
 """What a plugin says of itself between calls: log records, metrics, health, GOAWAY."""
 
 import logging
-import time
 
 import trio
 
@@ -46,15 +45,20 @@ class News:
             self.instance.health = note.health or self.instance.health
 
     def _within_rate(self) -> bool:
-        second = int(time.monotonic())
+        second = int(trio.current_time())
         if second != self._second:
-            dropped = self._taken - MAX_RECORDS_PER_SECOND
-            if dropped > 0:
-                self._log.warning("%d log records were dropped: too many at once", dropped)
+            self.report_dropped()
             self._second = second
             self._taken = 0
         self._taken += 1
         return self._taken <= MAX_RECORDS_PER_SECOND
+
+    def report_dropped(self) -> None:
+        """Say how many records went over the rate, if any did."""
+        dropped = self._taken - MAX_RECORDS_PER_SECOND
+        if dropped > 0:
+            self._log.warning("%d log records were dropped: too many at once", dropped)
+            self._taken = MAX_RECORDS_PER_SECOND
 
     def goaway(self, event: GoAway) -> None:
         """The plugin will start no more calls."""

@@ -29,8 +29,6 @@ LINES_KEPT = 20
 """Last lines of output, for the message when a start fails."""
 LINES_PER_SECOND = 200
 """Lines of output logged per second; the rest is counted."""
-
-
 EXIT_PATIENCE = 1.0
 """Seconds in which a plugin should end by itself once its connection is closed."""
 OUTPUT_PATIENCE = 1.0
@@ -57,6 +55,8 @@ class PluginProcess:
         self._process = process
         self._log = logging.getLogger(f"prism.plugin.{name}")
         self._listening = trio.CancelScope()
+        self._silent = trio.Event()
+        self._reaped = False
 
     @property
     def pid(self) -> int:
@@ -66,57 +66,57 @@ class PluginProcess:
     async def listen(self) -> None:
         """Log what the plugin writes, until it closes its output or has ended."""
         output = self._process.stdout
-        if output is None:
-            return
-        with self._listening:
-            async with output:
-                await self._log_lines(output)
+        assert output is not None  # noqa: S101 - start() asked for it
+        try:
+            with self._listening:
+                async with output:
+                    await self._log_lines(output)
+        finally:
+            self._silent.set()
 
     async def _log_lines(self, output: trio.abc.ReceiveStream) -> None:
         line = bytearray()
-        window_ends = 0.0
-        logged = dropped = 0
+        rate = _Rate()
         async for chunk in output:
-            *complete, rest = bytes(line + chunk).split(b"\n")
+            line += chunk
+            *complete, rest = line.split(b"\n")
             if len(rest) > MAX_LINE:
                 complete.append(rest)
-                rest = b""
-            line[:] = rest
-            if trio.current_time() > window_ends:
-                if dropped:
-                    self._log.warning("%d lines of output were dropped: too many", dropped)
-                window_ends = trio.current_time() + 1
-                logged = dropped = 0
+                rest = bytearray()
+            line = rest
             for raw in complete:
-                text = self._keep(raw)
-                if logged < LINES_PER_SECOND:
-                    logged += 1
-                    self._log.info("%s", text)
-                else:
-                    dropped += 1
+                self._take(raw, rate)
         if line:
-            self._log.info("%s", self._keep(line))
+            self._take(line, rate)
+        self._report_dropped(rate.dropped)
 
-    def _keep(self, raw: bytes | bytearray) -> str:
+    def _take(self, raw: bytearray, rate: "_Rate") -> None:
         text = raw[:MAX_LINE].decode(errors="replace").rstrip("\r")
         self.last_lines.append(text)
-        return text
+        self._report_dropped(rate.begin_window(trio.current_time()))
+        if rate.admits():
+            self._log.info("%s", text)
+
+    def _report_dropped(self, number: int) -> None:
+        if number:
+            self._log.warning("%d lines of output were dropped: too many at once", number)
 
     async def end(self, kill_after: float) -> str:
         """Let the process end, ask it to, kill its group; reap it. Returns how it ended.
 
         Its connection is closed by now, on which a plugin ends by itself; it has
         ``EXIT_PATIENCE`` seconds for that, and ``kill_after`` more once asked.
-        Shielded from cancellation.
+        Shielded from cancellation. The group is killed while the process is yet
+        to be reaped: until then the kernel gives its number to nobody else.
         """
         with trio.CancelScope(shield=True):
             if not await self.wait_ended(EXIT_PATIENCE):
-                with trio.move_on_after(kill_after):
-                    self._signal_group(signal.SIGTERM)
-                    await self._process.wait()
+                self._signal_group(signal.SIGTERM)
+                await self.wait_ended(kill_after)
             # What the plugin itself started dies with it.
             self._signal_group(signal.SIGKILL)
             await self._process.wait()
+            self._reaped = True
         # A grandchild that left the group may hold the output open for ever.
         self._listening.deadline = trio.current_time() + OUTPUT_PATIENCE
         return self.ending
@@ -126,23 +126,66 @@ class PluginProcess:
             os.killpg(self._process.pid, number)
 
     async def wait_ended(self, patience: float) -> bool:
-        """Has the process ended, or does it within ``patience`` seconds?"""
-        with trio.move_on_after(patience):
-            await self._process.wait()
-        return self._process.returncode is not None
+        """Has the process ended, or does it within ``patience`` seconds? Does not reap it."""
+        if self._reaped:
+            return True
+        descriptor = os.pidfd_open(self._process.pid)
+        try:
+            with trio.move_on_after(patience):
+                await trio.lowlevel.wait_readable(descriptor)
+                return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    async def wait_silent(self) -> None:
+        """Wait, within limits, until everything the process wrote has been read."""
+        with trio.move_on_after(OUTPUT_PATIENCE):
+            await self._silent.wait()
 
     @property
     def ending(self) -> str:
-        """How the process ended, in words: ``exited with status 3``."""
-        code = self._process.returncode
-        if code is None:
-            return "is still running"
+        """How the process ended, in words: ``exited with status 3``. Does not reap it."""
+        if self._reaped:
+            code = self._process.returncode or 0
+        else:
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            found = os.waitid(os.P_PID, self._process.pid, options)
+            if found is None:
+                return "is still running"
+            code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         if code >= 0:
             return f"exited with status {code}"
         try:
             return f"was ended by {signal.Signals(-code).name}"
         except ValueError:
             return f"was ended by signal {-code}"
+
+
+class _Rate:
+    """Counts lines in windows of a second."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._admitted = 0
+        self._window_ends = 0.0
+
+    def begin_window(self, now: float) -> int:
+        """Start afresh if the window is over; returns how many lines it had dropped."""
+        if now < self._window_ends:
+            return 0
+        dropped, self.dropped = self.dropped, 0
+        self._admitted = 0
+        self._window_ends = now + 1
+        return dropped
+
+    def admits(self) -> bool:
+        """Count a line; may it be logged?"""
+        if self._admitted >= LINES_PER_SECOND:
+            self.dropped += 1
+            return False
+        self._admitted += 1
+        return True
 
 
 async def start(
@@ -168,18 +211,19 @@ async def start(
                 cwd=directory,
                 start_new_session=True,
             )
-        except OSError as error:
+        except BaseException as error:
             await trio.aclose_forcefully(stream)
-            raise LaunchError(_cannot_run(name, argv, directory, error)) from None
-        except BaseException:
-            await trio.aclose_forcefully(stream)
+            if isinstance(error, OSError):
+                raise LaunchError(_cannot_run(name, argv, directory, error)) from None
+            if isinstance(error, ValueError):
+                raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
             raise
     return PluginProcess(name, process), stream
 
 
 def _cannot_run(name: str, argv: Sequence[str], directory: str | None, error: OSError) -> str:
-    if directory is not None and not Path(directory).is_dir():
-        return f"plugin {name!r}: working_directory {directory} is not a directory"
+    if directory is not None and error.filename == directory:
+        return f"plugin {name!r}: cannot enter working_directory {directory}: {error.strerror}"
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = "; give a path, or the name of a program in PATH"
