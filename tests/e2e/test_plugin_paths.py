@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from prism_process import eventually, group_members
 
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
 ECHO = [sys.executable, str(Path(__file__).parents[2] / "examples/plugins/python/echo.py")]
@@ -33,26 +34,26 @@ def test_in_process(start_prism):
 
 
 @pytest.mark.parametrize(("command", "config"), PLUGINS)
-def test_spawned(start_prism, helpers, command, config):
+def test_spawned(start_prism, command, config):
     proxy = start_prism(namespace({"type": "sidecar", "command": command}, **config))
     set_and_get(proxy)
     (pid,) = proxy.plugin_pids
-    assert helpers.group_members(pid) == [pid]
+    assert group_members(pid) == [pid]
     assert proxy.stop() == 0
-    assert not helpers.group_members(pid)
+    assert not group_members(pid)
 
 
-def test_a_spawned_plugin_ends_with_a_killed_proxy(start_prism, helpers):
+def test_a_spawned_plugin_ends_with_a_killed_proxy(start_prism):
     proxy = start_prism(namespace({"type": "sidecar", "command": SQLITE}, path="kv.db"))
     set_and_get(proxy)
     proxy.process.kill()
     proxy.process.wait()
-    helpers.eventually(lambda: not helpers.group_members(proxy.plugin_pids[0]))
+    eventually(lambda: not group_members(proxy.plugin_pids[0]))
 
 
 @pytest.mark.parametrize("first", ["proxy", "plugin"])
 @pytest.mark.parametrize(("command", "config"), PLUGINS)
-def test_dialling_in(start_prism, start_process, helpers, tmp_path, first, command, config):
+def test_dialling_in(start_prism, start_process, tmp_path, first, command, config):
     path = tmp_path / "run" / "kv.sock"
     config = {**config, "path": str(tmp_path / "kv.db")} if config else {}
     log = tmp_path / "plugin.log"
@@ -62,40 +63,40 @@ def test_dialling_in(start_prism, start_process, helpers, tmp_path, first, comma
 
     if first == "plugin":
         start_plugin()
-        helpers.eventually(lambda: log.exists() and "waiting for the proxy" in log.read_text())
+        eventually(lambda: log.exists() and "waiting for the proxy" in log.read_text())
     proxy = start_prism(namespace({"type": "sidecar", "socket": str(path)}, **config))
     if first == "proxy":
         refused = proxy.call("kv", "get", {"key": "a"})
         assert refused.status_code == 503
         assert str(path) in refused.json()["detail"]
         start_plugin()
-    helpers.eventually(proxy.ready)
+    eventually(proxy.ready)
     set_and_get(proxy)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_dialling_plugin_outlives_the_proxy(start_prism, start_process, helpers, tmp_path):
+def test_a_dialling_plugin_outlives_the_proxy(start_prism, start_process, tmp_path):
     path = tmp_path / "run" / "kv.sock"
     config = namespace({"type": "sidecar", "socket": str(path)}, path=str(tmp_path / "kv.db"))
     plugin = start_process(*SQLITE, log=tmp_path / "plugin.log", PLUGIN_SOCKET=str(path))
     proxy = start_prism(config)
-    helpers.eventually(proxy.ready)
+    eventually(proxy.ready)
     set_and_get(proxy)
     proxy.process.kill()
     proxy.process.wait()
     again = start_prism(config)  # the dead proxy's socket file is in the way, and is replaced
-    helpers.eventually(again.ready)
+    eventually(again.ready)
     assert again.call("kv", "get", {"key": "a"}).json()["found"]
     assert plugin.poll() is None
 
 
-def test_a_plugin_that_listens(start_prism, start_process, helpers, tmp_path):
+def test_a_plugin_that_listens(start_prism, start_process, tmp_path):
     path = tmp_path / "kv.sock"
     plugin = {"type": "sidecar", "socket": str(path), "dial": True}
     proxy = start_prism(namespace(plugin, path=str(tmp_path / "kv.db")))
     assert "is the plugin running?" in proxy.call("kv", "get", {"key": "a"}).json()["detail"]
     start_process(*SQLITE, "--listen", f"unix:{path}", log=tmp_path / "plugin.log")
-    helpers.eventually(proxy.ready)
+    eventually(proxy.ready)
     set_and_get(proxy)
 
 
@@ -125,7 +126,7 @@ def certificates(tmp_path):
 
 
 @pytest.fixture
-def start_remote(start_process, tmp_path, certificates, helpers):
+def start_remote(start_process, tmp_path, certificates):
     """A SQLite plugin that wants client certificates; returns its port."""
 
     def start(identity=None):
@@ -142,7 +143,7 @@ def start_remote(start_process, tmp_path, certificates, helpers):
             with socket.socket() as client:
                 return client.connect_ex(("127.0.0.1", port)) == 0
 
-        helpers.eventually(listens)
+        eventually(listens)
         return port
 
     return start
@@ -154,15 +155,15 @@ def remote(port, certificates, identity):
     return {"type": "remote", "endpoint": f"localhost:{port}", "tls": tls}
 
 
-def test_remote_over_mutual_tls(start_prism, start_remote, certificates, helpers, tmp_path):
+def test_remote_over_mutual_tls(start_prism, start_remote, certificates, tmp_path):
     plugin = remote(start_remote(), certificates, certificates.proxy)
     proxy = start_prism(namespace(plugin, path=str(tmp_path / "kv.db")))
-    helpers.eventually(proxy.ready)
+    eventually(proxy.ready)
     set_and_get(proxy)
 
 
 def test_a_remote_plugin_of_another_name_is_not_trusted(
-    start_prism, start_remote, certificates, helpers, tmp_path
+    start_prism, start_remote, certificates, tmp_path
 ):
     port = start_remote(certificates.issue("elsewhere.example.org"))
     proxy = start_prism(namespace(remote(port, certificates, certificates.proxy)))

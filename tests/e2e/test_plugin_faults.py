@@ -1,0 +1,262 @@
+"""What a plugin may do wrong, and who is hurt: its own calls, for a moment, and nobody else."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from prism_process import CHAOS, FAST_CHECKS, eventually, group_members
+
+MEMORY = {"name": "calm", "backend": "sqlite", "config": {"path": ":memory:"}}
+
+
+def chaos_namespace(*arguments, name="chaos", **plugin):
+    return {
+        "name": name,
+        "backend": "chaos",
+        "plugin": {
+            "type": "sidecar",
+            "command": [*CHAOS, *arguments],
+            "start_timeout_seconds": 5,
+            "cancel_grace_seconds": 0.3,
+            "kill_timeout_seconds": 0.5,
+            "health": FAST_CHECKS,
+            **plugin,
+        },
+    }
+
+
+SPARE = [f"chaos-{number}" for number in range(19)]
+"""Namespaces of which each is broken once: restarts of one plugin are further and further apart."""
+
+
+@pytest.fixture(scope="module")
+def spare():
+    return iter(SPARE)
+
+
+@pytest.fixture(scope="module")
+def proxy(start_shared_prism):
+    spare = [chaos_namespace(name=name) for name in SPARE]
+    return start_shared_prism({"namespaces": [MEMORY, chaos_namespace(), *spare]})
+
+
+def _check_others(proxy, name):
+    """The other namespaces work, and this one does again."""
+    calm = proxy.call("calm", "set", {"key": "a", "value": 1})
+    assert calm.json() == {"stored": True}
+
+    def serves():
+        return proxy.call(name, "echo", {"back": 1}).text == '{"back": 1}'
+
+    eventually(serves)
+    assert proxy.metric("prism_requests_in_flight", namespace=name) == 0
+    assert proxy.metric("prism_requests_in_flight", namespace="calm") == 0
+
+
+@pytest.fixture
+def chaos(proxy):
+    """The name of a namespace for faults that its plugin survives."""
+    yield "chaos"
+    _check_others(proxy, "chaos")
+
+
+@pytest.fixture
+def doomed(proxy, spare):
+    """The name of a namespace whose plugin this test ends."""
+    name = next(spare)
+    yield name
+    _check_others(proxy, name)
+    _check_others(proxy, "chaos")
+
+
+def do(proxy, name, fault, timeout="5s", **params):
+    return proxy.call(name, "do", {"fault": fault, **params}, prism_timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("fault", "params", "reason"),
+    [
+        ("crash", {}, "plugin_crashed"),
+        ("crash", {"status": 0}, "plugin_crashed"),
+        ("kill", {}, "plugin_crashed"),
+        ("truncated", {}, "protocol_error"),
+        ("garbage", {}, "protocol_error"),
+        ("oversized", {}, "protocol_error"),
+        ("answer_unopened", {}, "protocol_error"),
+        ("bad_payload", {}, "protocol_error"),
+        ("bad_payload", {"payload": '{"success": "yes"}'}, "protocol_error"),
+        ("bad_payload", {"payload": "[]"}, "protocol_error"),
+        ("bad_payload", {"payload": "{}", "codec": 2}, "protocol_error"),
+        ("bad_payload", {"payload": "{}", "codec": 77}, "protocol_error"),
+        ("deep_payload", {}, "protocol_error"),
+    ],
+)
+def test_a_fatal_fault_costs_the_call_and_the_plugin_is_started_again(
+    proxy, doomed, fault, params, reason
+):
+    before = proxy.call(doomed, "pid").json()["pid"]
+    failed = do(proxy, doomed, fault, **params)
+    assert failed.status_code == 502
+    problem = failed.json()
+    assert (problem["code"], problem["reason"]) == ("UNAVAILABLE", reason)
+    assert problem["retryable"] is False
+    assert problem["request_id"] == failed.headers["x-request-id"]
+    eventually(proxy.ready)
+    assert proxy.call(doomed, "pid").json()["pid"] != before
+
+
+def test_calls_beside_a_crash_fail_as_well_and_each_once(proxy, doomed):
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(do, proxy, doomed, "hang") for _ in range(7)]
+        eventually(lambda: proxy.metric("prism_requests_in_flight", namespace=doomed) == 7)
+        crashed = pool.submit(do, proxy, doomed, "crash").result()
+        answers = [crashed, *(future.result() for future in waiting)]
+    assert {(a.status_code, a.json()["reason"]) for a in answers} == {(502, "plugin_crashed")}
+
+
+@pytest.mark.parametrize(
+    ("fault", "params", "result"),
+    [
+        ("answer_twice", {}, {"answer": 1}),
+        ("answer_unknown", {}, {"answer": "right"}),
+        ("open_a_call", {}, {}),
+        ("big_result", {"size": 3_000_000}, "x" * 3_000_000),
+    ],
+)
+def test_a_harmless_fault_costs_nothing(proxy, chaos, fault, params, result):
+    before = proxy.call(chaos, "pid").json()
+    answer = do(proxy, chaos, fault, **params)
+    assert (answer.status_code, answer.json()) == (200, result)
+    assert proxy.call(chaos, "pid").json() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "params", "http_status", "code", "reason"),
+    [
+        ("refuse", {}, 503, "UNAVAILABLE", "overloaded"),
+        ("status", {"status": 5}, 404, "NOT_FOUND", "plugin_error"),
+        ("status", {"status": 8, "error": "full"}, 429, "RESOURCE_EXHAUSTED", "plugin_error"),
+        ("status", {"status": 99}, 500, "UNKNOWN", "plugin_error"),
+        ("status", {"status": 0}, 500, "UNKNOWN", "plugin_error"),
+        ("contradict", {}, 500, "INTERNAL", "plugin_error"),
+        ("empty_close", {}, 500, "UNKNOWN", "plugin_error"),
+        ("half_surrogate", {}, 502, "UNAVAILABLE", "protocol_error"),
+    ],
+)
+def test_an_answer_that_is_an_error(proxy, chaos, fault, params, http_status, code, reason):
+    answer = do(proxy, chaos, fault, **params)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["reason"]) == (http_status, code, reason)
+    assert problem["detail"]
+
+
+def test_a_call_that_hangs_ends_at_its_deadline_and_the_plugin_stays(proxy, chaos):
+    before = proxy.call(chaos, "pid").json()
+    answer = do(proxy, chaos, "hang", timeout="100ms")
+    assert (answer.status_code, answer.json()["reason"]) == (504, "deadline_exceeded")
+    assert proxy.call(chaos, "pid").json() == before
+
+
+@pytest.mark.parametrize("fault", ["ignore_cancel", "block"])
+def test_a_wedged_plugin_is_ended_and_replaced(proxy, doomed, fault):
+    before = proxy.call(doomed, "pid").json()
+    answer = do(proxy, doomed, fault, timeout="100ms")
+    assert (answer.status_code, answer.json()["reason"]) == (504, "deadline_exceeded")
+
+    def replaced():
+        answer = proxy.call(doomed, "pid", prism_timeout="500ms")
+        return answer.status_code == 200 and answer.json() != before
+
+    eventually(replaced)
+    assert not group_members(before["pid"])
+
+
+def test_a_sick_plugin_is_replaced(proxy, doomed):
+    before = proxy.call(doomed, "pid").json()
+    assert do(proxy, doomed, "sicken").status_code == 200
+    eventually(lambda: proxy.ready() and proxy.call(doomed, "pid").json() not in (before, None))
+
+
+def test_what_a_plugin_started_dies_with_it(proxy, doomed):
+    pid = proxy.call(doomed, "pid").json()["pid"]
+    child = do(proxy, doomed, "close_output").json()["pid"]
+    assert child in group_members(pid)
+    do(proxy, doomed, "crash")
+    eventually(lambda: not group_members(pid))
+
+
+@pytest.mark.parametrize(
+    ("fault", "params"), [("flood_output", {"lines": 20_000}), ("flood_notes", {"notes": 500})]
+)
+def test_floods_of_output_are_cut_and_counted(proxy, chaos, fault, params):
+    size = len(proxy.log)
+    assert do(proxy, chaos, fault, timeout="20s", **params).status_code == 200
+    assert len(proxy.log) - size < 600_000
+    time.sleep(1.1)  # the count comes with the first line of another second
+    do(proxy, chaos, "flood_output", lines=1)
+    do(proxy, chaos, "log", message="after the flood")
+    eventually(lambda: "were dropped: too many" in proxy.log[size:])
+
+
+@pytest.fixture
+def unwatched(start_prism):
+    """A proxy that health checks do not tell of a blocked plugin before other limits do."""
+    calm_checks = {"interval_seconds": 30}
+    namespace = chaos_namespace(cancel_grace_seconds=20, health=calm_checks)
+    return start_prism({"namespaces": [MEMORY, namespace]})
+
+
+@pytest.mark.slow
+def test_a_dribbled_frame_is_not_awaited_for_ever(unwatched):
+    answer = do(unwatched, "chaos", "dribble", timeout="30s")
+    assert (answer.status_code, answer.json()["reason"]) == (502, "protocol_error")
+    _check_others(unwatched, "chaos")
+
+
+@pytest.mark.slow
+def test_a_plugin_that_reads_nothing_does_not_fill_the_memory(unwatched):
+    before = unwatched.resident()
+    with ThreadPoolExecutor(40) as pool:
+        blocked = pool.submit(do, unwatched, "chaos", "block", timeout="3s")
+        in_flight = "prism_requests_in_flight"
+        eventually(lambda: unwatched.metric(in_flight, namespace="chaos") == 1)
+        big = {"text": "x" * 900_000}
+        calls = [
+            pool.submit(unwatched.call, "chaos", "echo", big, prism_timeout="3s") for _ in range(30)
+        ]
+        reasons = [call.result().json()["reason"] for call in [blocked, *calls]]
+    assert set(reasons) == {"overloaded", "deadline_exceeded"}
+    assert unwatched.resident() - before < 80_000_000
+    _check_others(unwatched, "chaos")
+
+
+START_FAULTS = {
+    "exit": "exited with status 7",
+    "silent": "sent no HELLO within 0.5 seconds",
+    "newer": "speaks protocol 9 to 9",
+    "garbage": "does not speak the frame protocol",
+    "no-answer": "did not answer Initialize within 0.5 seconds",
+    "refuse": "refused to start: the backend is not there",
+}
+
+
+def test_a_plugin_that_cannot_start_says_why_and_the_others_serve(start_prism):
+    faulty = [
+        chaos_namespace(fault, name=fault, start_timeout_seconds=0.5) for fault in START_FAULTS
+    ]
+    proxy = start_prism({"namespaces": [MEMORY, *faulty]})
+    assert proxy.call("calm", "get", {"key": "a"}).json() == {"found": False}
+    for fault, reason in START_FAULTS.items():
+        answer = proxy.call(fault, "echo")
+        assert (answer.status_code, answer.json()["reason"]) == (503, "plugin_unavailable")
+        assert answer.headers["retry-after"]
+        assert reason in answer.json()["detail"]
+    assert not proxy.ready()
+    assert "no backend configured" in proxy.log
+
+
+def test_a_plugin_killed_while_idle_comes_back(proxy, doomed):
+    before = proxy.call(doomed, "pid").json()["pid"]
+    os.kill(before, 9)
+    eventually(lambda: proxy.call(doomed, "pid").json().get("pid", before) != before)
