@@ -11,7 +11,7 @@ changes anything: an event that cannot be sent leaves no trace. The frame goes
 to the ``Outbox``, which has two lanes. Short frames that carry no message
 (CANCEL, CREDIT, PING, GOAWAY) are written before messages, so that a cancel
 never waits behind megabytes of DATA. Messages stay in order among themselves,
-and a CANCEL whose OPEN is still queued stays behind it.
+and a CANCEL or CREDIT whose OPEN is still queued stays behind it.
 
 Two things are forgiven. Frames for calls that are over happen without anyone's
 fault, since a cancel may cross a close on the way: they are counted. DATA
@@ -273,10 +273,7 @@ class Connection:
         frame = serialization.pack_cancel(event)
         if entry.state is StreamState.CANCELLED:
             return
-        if self._outbox.has_left(entry.ticket):
-            self._outbox.put_urgent(frame)
-        else:
-            self._outbox.put(frame)
+        self._outbox.put_after(entry.ticket, frame)
         entry.state = after
 
     def _send_credit(self, event: Credit) -> None:
@@ -286,7 +283,7 @@ class Connection:
         credit = entry.receive_credit + event.size
         if credit >= 2**32:
             raise LocalProtocolError(f"credit of stream {event.stream} would be {credit}")
-        self._outbox.put_urgent(serialization.pack_credit(event))
+        self._outbox.put_after(entry.ticket, serialization.pack_credit(event))
         entry.receive_credit = credit
 
     def _send_ping(self, event: Ping) -> None:

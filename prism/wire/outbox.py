@@ -18,7 +18,7 @@ class Outbox:
         self._tickets = 0
 
     def put(self, frame: bytes) -> int:
-        """Queue a frame behind all others; returns its ticket for ``has_left``."""
+        """Queue a frame behind all others; returns its ticket for ``put_after``."""
         self._ordered.append(frame)
         self.size += len(frame)
         self._tickets += 1
@@ -29,9 +29,12 @@ class Outbox:
         self._urgent.append(frame)
         self.size += len(frame)
 
-    def has_left(self, ticket: int) -> bool:
-        """Has the frame with this ticket been taken?"""
-        return ticket <= self._tickets - len(self._ordered)
+    def put_after(self, ticket: int, frame: bytes) -> None:
+        """Queue an urgent frame that must not pass the frame with this ticket."""
+        if ticket > self._tickets - len(self._ordered):
+            self.put(frame)
+        else:
+            self.put_urgent(frame)
 
     def take(self) -> bytes:
         """Remove and join frames, up to ``MAX_WRITE`` bytes.
