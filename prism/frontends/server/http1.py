@@ -118,6 +118,7 @@ class HTTP1Connection:
         self._waiting = trio.CancelScope()
         self._write_lock = trio.Lock()
         self._draining = False
+        self._may_skip_body = False
         self._unusable = False  # the client is gone, or a write was cut short
 
     def drain(self, deadline: float) -> None:
@@ -145,8 +146,10 @@ class HTTP1Connection:
                 upgrade = await self._handle(request)
                 if upgrade is not None:
                     return upgrade
+                if self._may_skip_body and self._h11.their_state is h11.SEND_BODY:
+                    await self._skip_body()
                 if self._draining or self._unusable or self._h11.states != _BOTH_DONE:
-                    break  # also if the request's body was not read: it is not worth it
+                    break
                 self._h11.start_next_cycle()
         except h11.RemoteProtocolError as error:
             logger.info("a client broke HTTP/1.1")
@@ -188,8 +191,23 @@ class HTTP1Connection:
         self._h11.receive_data(data)
         return data
 
+    async def _skip_body(self) -> None:
+        """Read and drop the rest of a body that nobody wanted, within limits."""
+        skipped = 0
+        with trio.move_on_after(self.settings.linger_timeout):
+            while skipped <= self.settings.max_unread_body and not self._unusable:
+                event = self._h11.next_event()
+                if event is h11.NEED_DATA:
+                    await self._receive()
+                elif isinstance(event, h11.Data):
+                    skipped += len(event.data)
+                else:
+                    return
+
     async def _handle(self, request: h11.Request) -> Upgrade | None:
         headers: Headers = list(request.headers)
+        lengths = [int(value) for name, value in headers if name == b"content-length"]
+        self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
         try:
             if is_websocket(headers):
                 raise BadRequest(501, "WebSocket is not served here")
@@ -262,9 +280,12 @@ class HTTP1Connection:
     def must_close(self, status: int) -> bool:
         """Whether the response now beginning is the connection's last.
 
-        It is for an error sent before the body was read: the client may stop there.
+        It is for an error sent before the body was read, unless the body is short:
+        the client may stop there.
         """
-        return self._draining or (status >= 400 and self._h11.their_state is h11.SEND_BODY)
+        if self._draining or status < 400 or self._h11.their_state is not h11.SEND_BODY:
+            return self._draining
+        return not self._may_skip_body or self._h11.they_are_waiting_for_100_continue
 
     async def send_continue(self) -> None:
         """Tell a client that waits for it to send its body (``Expect: 100-continue``)."""

@@ -38,6 +38,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     (a 413, a GOAWAY) before the client has read it. An HTTP/2 request that goes on
     after its response is reset after this time, for the same reason."""
 
+    max_unread_body: int = 64 * 1024
+    """HTTP/1.1: when a request was answered before its body was read, this much of it
+    is read and dropped, within ``linger_timeout``, so that the connection can go on."""
+
     goaway_grace: float = 1.0
     """Between the warning GOAWAY and the final one, unless the client's PING answer
     comes first: requests already on their way are still served."""
