@@ -1,0 +1,166 @@
+// A Prism plugin in plain Node, written from docs/protocol.md: an echo and a store in memory.
+//
+// Prism starts it (PRISM_PLUGIN_FD), or it dials in: PLUGIN_SOCKET=/path node echo.js
+'use strict';
+const net = require('node:net');
+
+const [HELLO, OPEN, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE] = [1, 2, 4, 5, 6, 7, 8, 9];
+const [INITIALIZE, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN] = [1, 2, 3, 4, 5];
+const STATUS = { OK: 0, INVALID_ARGUMENT: 3, EXHAUSTED: 8, PRECONDITION: 9, UNIMPLEMENTED: 12 };
+const HEADER = 16, JSON_CODEC = 1, ACK = 4, MAX_FRAME = 1048576;
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+class CallError extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+function invalid(why) { throw new CallError(STATUS.INVALID_ARGUMENT, why); }
+
+// -- the operations: parameters in, result out as JSON text -------------------
+
+const store = new Map();
+const keyOf = ({ key }) => typeof key === 'string' ? key : invalid('key must be a string');
+const operations = {
+  echo: (params, text) => text,
+  get(params) {
+    const key = keyOf(params), found = store.has(key);
+    return JSON.stringify(found ? { found, value: store.get(key) } : { found });
+  },
+  set(params) {
+    if (!('value' in params)) invalid('value is missing');
+    store.set(keyOf(params), params.value);
+    return '{"stored":true}';
+  },
+};
+
+function execute({ operation, params_json: text = '{}', params_raw: raw }) {
+  if (!Object.hasOwn(operations, operation)) {
+    throw new CallError(STATUS.UNIMPLEMENTED, `no operation '${operation}'`);
+  }
+  if (raw) invalid('MessagePack is not understood');
+  let params;
+  try { params = parseObject(text); } catch (error) { invalid(`parameters: ${error.message}`); }
+  return { success: true, result_json: operations[operation](params, text) };
+}
+
+function parseObject(text) {
+  const value = JSON.parse(text);
+  if (value?.constructor !== Object) throw new TypeError('not a JSON object');
+  return value;
+}
+
+// -- one connection -----------------------------------------------------------
+
+function frame(type, { stream = 0, flags = 0, aux = 0, message = null } = {}) {
+  const payload = Buffer.from(message === null ? '' : JSON.stringify(message));
+  const header = Buffer.alloc(HEADER);
+  header.writeUInt32BE(payload.length, 0);
+  header.writeUInt32BE(stream, 4);
+  header.set([type, flags, payload.length ? JSON_CODEC : 0], 8);
+  header.writeUInt32BE(aux, 12);
+  return Buffer.concat([header, payload]);
+}
+
+function check(header) { // before anything is kept for the payload
+  const length = header.readUInt32BE(0), type = header[8];
+  const ofConnection = [HELLO, PING, GOAWAY, NOTE].includes(type);
+  if (type < HELLO || type > NOTE) throw new Error(`unknown frame type ${type}`);
+  if (length > ([CANCEL, CREDIT, PING].includes(type) ? 0 : MAX_FRAME)) throw new Error('too long');
+  if (ofConnection !== (header.readUInt32BE(4) === 0)) throw new Error('wrong stream');
+  return header;
+}
+
+function serve(socket) {
+  let greeted = false, initialized = false, maxAnswer = MAX_FRAME, lastStream = 0;
+  let chunks = [], have = 0, header = null;
+
+  function answer(method, request) {
+    if (method === HEALTH_CHECK) return { status: initialized ? 0 : 2 };
+    if (method === SHUTDOWN) return { success: true };
+    if (method === EXECUTE_STREAM) throw new CallError(STATUS.UNIMPLEMENTED, 'there are no streams');
+    if (initialized === (method === INITIALIZE)) {
+      throw new CallError(STATUS.PRECONDITION, 'Initialize comes once, and first');
+    }
+    if (method === EXECUTE) return execute(request);
+    initialized = true;
+    const declared = ['echo', 'get', 'set'].map((name) => ({ name, idempotent: name !== 'set' }));
+    return { success: true, supported_operations: Object.keys(operations), operations: declared };
+  }
+
+  function open(stream, method, request) {
+    if (stream % 2 === 0 || stream <= lastStream) throw new Error(`OPEN for ${stream}`);
+    if (method < INITIALIZE || method > SHUTDOWN) throw new Error(`method ${method}`);
+    lastStream = stream;
+    let status = STATUS.OK, message;
+    try { message = answer(method, request); } catch (error) {
+      status = error.status ?? 13;
+      message = { error: error.message, error_code: status };
+    }
+    let data = frame(CLOSE, { stream, aux: status, message });
+    if (data.length - HEADER > maxAnswer) data = frame(CLOSE, { stream, aux: STATUS.EXHAUSTED });
+    socket.write(data);
+    if (method === SHUTDOWN) socket.end(() => process.exit(0));
+  }
+
+  // Each call is closed before the next frame is read, so CANCEL, CREDIT and DATA come too late.
+  function handle([type, flags, codec, method], stream, aux, payload) {
+    let message = {};
+    try { if (payload.length) message = parseObject(utf8.decode(payload)); } catch (error) {
+      throw new Error(`payload in codec ${codec}: ${error.message}`);
+    }
+    if (type === HELLO) {
+      if (greeted || message.codec !== 'json' || aux !== 1) throw new Error('wrong HELLO');
+      maxAnswer = message.max_frame ?? MAX_FRAME;
+      greeted = true;
+    } else if (!greeted) {
+      throw new Error(type === GOAWAY ? `refused: ${message.reason}` : 'no HELLO');
+    } else if (type === OPEN) {
+      open(stream, method, message);
+    } else if (type === PING && !(flags & ACK)) {
+      socket.write(frame(PING, { flags: ACK, aux }));
+    } else if (stream > lastStream) {
+      throw new Error(`frame for call ${stream}, which was never opened`);
+    }
+  }
+
+  function take(size) { // chunks are joined only when there are enough of them
+    const all = Buffer.concat(chunks, have);
+    chunks = [all.subarray(size)];
+    have -= size;
+    return all.subarray(0, size);
+  }
+
+  function read(chunk) {
+    have += chunks[chunks.push(chunk) - 1].length;
+    while (have >= (header === null ? HEADER : header.readUInt32BE(0))) {
+      if (header === null) {
+        header = check(take(HEADER));
+      } else {
+        const done = header, payload = take(header.readUInt32BE(0));
+        header = null;
+        handle(done.subarray(8, 12), done.readUInt32BE(4), done.readUInt32BE(12), payload);
+      }
+    }
+  }
+
+  socket.on('data', (chunk) => {
+    try { read(chunk); } catch (error) {
+      process.stderr.write(`the host broke the protocol: ${error.message}\n`);
+      socket.removeAllListeners('data');
+      const goodbye = frame(GOAWAY, { aux: lastStream, message: { reason: error.message } });
+      socket.end(goodbye, () => process.exit(1));
+    }
+  });
+  socket.on('end', () => process.exit(0)).on('error', () => process.exit(0));
+  socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0' } }));
+}
+
+function dial(path, pause) {
+  const socket = net.connect(path, () => serve(socket.removeAllListeners('error')));
+  socket.once('error', () => setTimeout(dial, pause, path, Math.min(2 * pause, 5000)));
+}
+
+const { PRISM_PLUGIN_FD: fd, PLUGIN_SOCKET: path } = process.env;
+if (fd) serve(new net.Socket({ fd: Number(fd), readable: true, writable: true }));
+else if (path) dial(path, 100);
+else process.exitCode = 2, console.error('set PLUGIN_SOCKET, or let Prism start this plugin');

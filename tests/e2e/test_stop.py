@@ -1,0 +1,153 @@
+"""Stopping loses nothing that was accepted, and nobody can hold it up for ever."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from http2_client import Http2Client
+from prism_process import WAITING, eventually, group_members
+
+SQLITE = {"name": "db", "backend": "sqlite"}
+
+
+class Load:
+    """Clients that increment a counter until the proxy is gone, and count the answers."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.answered = 0
+        self.refused = 0
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=target, daemon=True) for target in [self.http1] * 8
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def count(self, *, answered: int = 0, refused: int = 0) -> None:
+        with self._lock:
+            self.answered += answered
+            self.refused += refused
+
+    def http1(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        while True:
+            begun = False
+            try:
+                connection.connect() if connection.sock is None else None
+                connection.request("POST", "/v1/db/increment", b'{"key":"n"}')
+                begun = True
+                response = connection.getresponse()
+                body = response.read()
+            except (ConnectionError, http.client.RemoteDisconnected, OSError) as error:
+                connection.close()
+                self.count(refused=1)
+                # Closed before any byte of an answer: a client may ask again. Whether the
+                # call ran all the same is settled by the counter, below.
+                if isinstance(error, ConnectionRefusedError) or not begun:
+                    return
+                continue
+            assert response.status == 200, body
+            self.count(answered=1)
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_sigterm_under_load_loses_nothing(start_prism, tmp_path: Path) -> None:
+    proxy = start_prism({"namespaces": [SQLITE | {"config": {"path": str(tmp_path / "n.db")}}]})
+    load = Load(proxy.port)
+    eventually(lambda: load.answered > 300, 30)
+    assert proxy.stop() == 0
+    load.wait()
+
+    again = start_prism({"namespaces": [SQLITE | {"config": {"path": str(tmp_path / "n.db")}}]})
+    stored = json.loads(again.call("db", "get", {"key": "n"}).content)["value"]
+    assert stored == load.answered
+
+
+def test_calls_in_flight_end_before_the_proxy_does(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    client = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    client.request("POST", "/v1/w/wait", b'{"seconds": 1}')
+    eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
+    proxy.process.send_signal(signal.SIGTERM)
+    response = client.getresponse()
+    assert (response.status, response.read()) == (200, b'{"waited":1.0}')
+    client.close()
+    assert proxy.process.wait(20) == 0
+
+
+def test_a_call_beyond_the_grace_is_answered_503(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    config = {
+        "drain_timeout_seconds": 0.5,
+        "namespaces": [{"name": "w", "backend": "w", "plugin": plugin}],
+    }
+    proxy = start_prism(config)
+    client = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    client.request("POST", "/v1/w/wait", b'{"seconds": 20}')
+    eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
+    proxy.process.send_signal(signal.SIGTERM)
+    response = client.getresponse()
+    assert response.status == 503
+    assert json.loads(response.read())["code"] == "UNAVAILABLE"
+    client.close()
+    assert proxy.process.wait(20) == 0
+
+
+def test_a_client_that_never_reads_does_not_hold_up_the_end(start_prism, tmp_path: Path) -> None:
+    config = {
+        "drain_timeout_seconds": 0.5,
+        "namespaces": [SQLITE | {"config": {"path": str(tmp_path / "n.db")}}],
+    }
+    proxy = start_prism(config)
+    proxy.call("db", "set", {"key": "big", "value": "x" * 400_000})
+    deaf = socket.create_connection(("127.0.0.1", proxy.port))
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    body = b'{"key":"big"}'
+    request = b"POST /v1/db/get HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
+    for _ in range(40):
+        deaf.sendall(request + body)
+    time.sleep(0.3)
+    assert proxy.stop() == 0
+    deaf.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_proxy_stops_at_once(start_prism, number: signal.Signals) -> None:
+    proxy = start_prism()
+    assert proxy.stop(number) == 0
+    assert proxy.logged("stopped")
+
+
+def test_a_second_signal_ends_at_once(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    client = Http2Client(proxy.port)
+    stream = client.open("/v1/w/wait")
+    client.data(stream, b'{"seconds": 60}', end=True)
+    eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
+    proxy.process.send_signal(signal.SIGTERM)
+    eventually(lambda: proxy.logged("stopping on SIGTERM"))
+    assert proxy.stop(signal.SIGTERM) == 3
+    client.close()
+
+
+def test_kill_9_of_the_proxy_leaves_no_plugin(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    (pid,) = proxy.plugin_pids
+    assert group_members(os.getpgid(pid))
+    proxy.process.kill()
+    proxy.process.wait()
+    eventually(lambda: not group_members(pid))
