@@ -29,8 +29,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     slower than 6.5 KB/s, or not at all."""
 
     window_stall_timeout: float = 60.0
-    """HTTP/2: how long a stream may wait for its client's WINDOW_UPDATE. Longer than
-    ``send_stall_timeout``, since a reader of messages may pause on purpose."""
+    """HTTP/2: a client must let a stream send 64 KiB, or what is left of a chunk, within
+    this time, or the stream is reset. Longer than ``send_stall_timeout``, since a reader
+    of messages may pause on purpose."""
 
     linger_timeout: float = 1.0
     """After the last response, wait this long for the client's end of the connection.

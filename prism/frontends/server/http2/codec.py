@@ -15,7 +15,7 @@ import h2.exceptions
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 from hyperframe.exceptions import HyperframeError
-from hyperframe.frame import Frame, GoAwayFrame
+from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
 
 from prism.frontends.server.asgi import Headers
 from prism.frontends.server.http2.limits import ClientError
@@ -87,13 +87,25 @@ Event = (
 )
 
 
+_KNOWN_SETTINGS = frozenset(SettingCodes)
+
+
 class _Connection(h2.connection.H2Connection):
-    """h2 forbids sending after the client's GOAWAY, which would lose its responses."""
+    """h2 with two habits changed that a client could turn against the server."""
 
     def _receive_goaway_frame(
         self, frame: GoAwayFrame
     ) -> tuple[list[Frame], list[h2.events.Event]]:
+        """h2 forbids sending after the client's GOAWAY, which would lose its responses."""
         return [], [h2.events.ConnectionTerminated()]
+
+    def _receive_settings_frame(
+        self, frame: SettingsFrame
+    ) -> tuple[list[Frame], list[h2.events.Event]]:
+        """h2 keeps every setting, known or not: 65,536 of them take 50 MB of memory."""
+        settings = frame.settings.items()
+        frame.settings = {key: value for key, value in settings if key in _KNOWN_SETTINGS}
+        return super()._receive_settings_frame(frame)
 
 
 class Codec:
@@ -195,15 +207,12 @@ class Codec:
         return events
 
     def consumed(self, stream_id: int, size: int) -> None:
-        """``size`` bytes, counted as in ``DataReceived``, were used: the client may send more."""
+        """``size`` bytes, counted as in ``DataReceived``, were used or dropped.
+
+        The client may send more in exchange: on a stream already closed, on others only.
+        """
         self._h2.acknowledge_received_data(size, stream_id)
         self._collect()
-
-    def discarded(self, size: int) -> None:
-        """As ``consumed``, but only other streams may send more in exchange."""
-        if size:
-            self._h2.increment_flow_control_window(size)
-            self._collect()
 
     def window(self, stream_id: int) -> int:
         """How many body bytes the client takes now on an open stream; may be negative."""
@@ -238,8 +247,13 @@ class Codec:
         self._out += frame.serialize()
 
     def _cap_encoder_table(self) -> None:
-        if self._h2.encoder.header_table_size > MAX_ENCODER_TABLE:
-            self._h2.encoder.header_table_size = MAX_ENCODER_TABLE
+        encoder = self._h2.encoder
+        if encoder.header_table_size > MAX_ENCODER_TABLE:
+            encoder.header_table_size = MAX_ENCODER_TABLE
+        # Told to the client with the next headers. Of many, the smallest and the last count
+        # (RFC 7541, 4.2); hpack would keep, and send, all that a client's SETTINGS cause.
+        if len(changes := encoder.table_size_changes) > 2:
+            encoder.table_size_changes = [min(changes), changes[-1]]
 
     def _collect(self) -> None:
         self._out += self._h2.data_to_send()

@@ -188,8 +188,12 @@ class HTTP2Connection:
                     self._open_stream(event.stream_id, event.headers)
                 case wire.DataReceived(stream_id, data, size):
                     stream = self._streams.get(stream_id)
-                    if stream is None or stream.client_gone or stream.phase is Phase.DONE:
-                        self.codec.discarded(size)
+                    if size and not data:  # all padding
+                        self._guard.charge(1)
+                    if not data or stream is None or stream.phase is Phase.DONE:
+                        # After its response a request may go on until ``_half_open`` ends it:
+                        # some clients read nothing before they have sent all.
+                        self.codec.consumed(stream_id, size)
                     else:
                         stream.unread += size
                         stream.feed(data)
@@ -217,10 +221,7 @@ class HTTP2Connection:
         self.writer.wake()
 
     def _open_stream(self, stream_id: int, headers: Headers) -> None:
-        if self.state in {State.LEAVING, State.CLOSED}:
-            self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
-            return
-        if self._is_full():
+        if self.state in {State.LEAVING, State.CLOSED} or self._is_full():
             self._guard.charge(1)
             self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
             return
@@ -264,7 +265,7 @@ class HTTP2Connection:
         finally:
             if not stream.complete and not stream.client_gone:
                 self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
-            stream.give_back()
+            stream.close()
             self._remove(stream)
             self.writer.wake()
 

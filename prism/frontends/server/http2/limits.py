@@ -12,9 +12,8 @@ from h2.errors import ErrorCodes
 
 PREFACE_SIZE = 24
 _HEADER_SIZE = 9
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
-_PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 6, 7, 8, 9
-_ACK, _END_STREAM, _END_HEADERS = 0x1, 0x1, 0x4
+_DATA, _HEADERS, _RST_STREAM, _CONTINUATION = 0, 1, 3, 9
+_END_STREAM, _END_HEADERS = 0x1, 0x4
 
 RESET_COST = 2
 """A reset throws away a request already begun (CVE-2023-44487), so it counts more."""
@@ -111,7 +110,7 @@ class FrameGuard:
                 self.charge(1)
         elif kind == _RST_STREAM:
             self.charge(RESET_COST)
-        elif kind not in {_PING, _SETTINGS} or not flags & _ACK:
+        else:
             self.charge(1)
 
     def _calm(self) -> NoReturn:

@@ -13,6 +13,7 @@ from h2.errors import ErrorCodes
 from prism.frontends.server.asgi import Headers, Peer, Scope, date_header, http_scope
 from prism.frontends.server.exchange import Exchange
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
+from prism.frontends.server.transport import WRITE_SIZE
 
 if TYPE_CHECKING:
     from prism.frontends.server.http2.connection import HTTP2Connection
@@ -55,6 +56,8 @@ class HTTP2Exchange(Exchange):
         self._chunk: memoryview | None = None
         self._chunk_ends = False
         self._chunk_written = trio.Event()
+        self._patience = trio.CancelScope()
+        self._taken = 0  # bytes since the patience with the client was renewed
 
     # From the connection.
 
@@ -73,6 +76,9 @@ class HTTP2Exchange(Exchange):
             return False
         frame, self._chunk = self._chunk[:size], self._chunk[size:]
         self._write_data(frame, end=self._chunk_ends and not self._chunk)
+        self._taken += size
+        if self._taken >= WRITE_SIZE:
+            self._be_patient()
         if self._chunk:
             return True
         self._chunk = None
@@ -83,6 +89,11 @@ class HTTP2Exchange(Exchange):
         self.give_back()
         self._chunk_written.set()
         super().disconnect()
+
+    def close(self) -> None:
+        """The application has ended; what waits of its last chunk is dropped."""
+        self._chunk = None
+        self.give_back()
 
     def give_back(self) -> None:
         """Let the client send as many body bytes as have left ``received``."""
@@ -131,15 +142,22 @@ class HTTP2Exchange(Exchange):
         """Wait until no chunk is waiting; give the client up if it opens no window."""
         if self._chunk is None:
             return
-        with trio.move_on_after(self._connection.settings.window_stall_timeout) as patience:
+        with trio.CancelScope() as self._patience:
+            self._be_patient()
             while self._chunk is not None and not self.client_gone:
                 await self._chunk_written.wait()
-        if patience.cancelled_caught:
+        if self._patience.cancelled_caught:
             self._codec.reset(self.stream_id, ErrorCodes.CANCEL)
             self._connection.writer.wake()
             self.disconnect()
         if self.client_gone:
             await trio.lowlevel.checkpoint()
+
+    def _be_patient(self) -> None:
+        """From now on, the client has the full time to take the next ``WRITE_SIZE``."""
+        stall = self._connection.settings.window_stall_timeout
+        self._patience.deadline = trio.current_time() + stall
+        self._taken = 0
 
     def _fits(self, size: int) -> bool:
         return (

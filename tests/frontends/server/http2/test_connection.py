@@ -67,6 +67,35 @@ async def test_data_after_an_early_answer_is_ignored_and_its_window_given_back(
     assert await server.is_alive()
 
 
+async def test_a_client_that_reads_only_after_it_has_sent_all_gets_an_early_answer(
+    open_client, helpers
+):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 413, b"too large")
+
+    _, client = await open_client(app, linger_timeout=5)
+    stream_id = await client.request("POST", end=False)
+    for _ in range(100):
+        while client.h2.local_flow_control_window(stream_id) < 16000:
+            assert await client.read()
+        await client.data(stream_id, bytes(16000))
+    await client.data(stream_id, b"", end=True)
+    assert await client.response(stream_id) == (413, b"too large")
+    assert not client.got(h2.events.StreamReset)
+
+
+async def test_padding_alone_does_not_use_up_the_window(open_client):
+    _, client = await open_client()
+    stream_id = await client.request("POST", end=False)
+    for _ in range(600):  # x 256 bytes: more than the stream's window
+        while client.h2.local_flow_control_window(stream_id) < 300:
+            await client.read()
+        client.h2.send_data(stream_id, b"", pad_length=255)
+        await client.flush()
+    await client.data(stream_id, b"body", end=True)
+    assert await client.response(stream_id) == (200, b"body")
+
+
 async def test_a_body_nobody_reads_does_not_hold_up_other_streams(open_client, helpers):
     async def app(scope, receive, send):
         if scope["path"] == "/ignores":
@@ -241,6 +270,52 @@ async def test_a_stream_whose_window_stays_shut_is_reset(open_client):
     await cancelled.wait()
 
 
+async def test_a_slow_reader_is_not_reset_while_it_makes_progress(open_client, helpers):
+    body = bytes(10 * 65536)
+
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200, body)
+
+    _, client = await open_client(app, window_stall_timeout=1)
+    client.take_data = False
+    stream_id = await client.request()
+    while not client.got(h2.events.StreamEnded, stream_id):
+        if client.h2.remote_flow_control_window(stream_id) == 0:
+            await trio.sleep(0.2)
+            client.h2.increment_flow_control_window(65535, stream_id)
+            client.h2.increment_flow_control_window(65535)
+            await client.flush()
+        assert await client.read()
+    assert await client.response(stream_id) == (200, body)
+
+
+async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_whole(
+    open_client, helpers, server_errors
+):
+    give_up = trio.Event()
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/whole":
+            await helpers.respond(send, 200, bytes(5_000_000))
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, {"type": "http.response.body", "body": bytes(5_000_000)})
+            await give_up.wait()
+            nursery.cancel_scope.cancel()
+
+    _, client = await open_client(app)
+    client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**30})
+    client.h2.increment_flow_control_window(2**30)
+    whole, broken = await client.request(path="/whole"), await client.request(path="/broken")
+    await trio.testing.wait_all_tasks_blocked(0.05)  # the socket is full, both wait their turn
+    give_up.set()
+    assert await client.response(whole) == (200, bytes(5_000_000))
+    reset = await client.wait_for(h2.events.StreamReset, broken)
+    assert reset.error_code == ErrorCodes.INTERNAL_ERROR
+    assert server_errors() == []
+
+
 async def test_a_client_that_does_not_read_at_all_is_cut_off(open_client):
     cancelled = trio.Event()
 
@@ -283,9 +358,11 @@ async def send_ignoring_a_cut(client, data):
 
 FLOODS: dict[str, Frame] = {
     "PING": PingFrame(0, opaque_data=bytes(8)),
+    "PING answer": PingFrame(0, opaque_data=bytes(8), flags=["ACK"]),
     "SETTINGS": SettingsFrame(0),
     "PRIORITY": PriorityFrame(2**20 + 1),
     "empty DATA": DataFrame(1),
+    "padding": DataFrame(1, pad_length=5, flags=["PADDED"]),
     "WINDOW_UPDATE": WindowUpdateFrame(1, window_increment=1),
     "RST_STREAM": RstStreamFrame(1),
 }

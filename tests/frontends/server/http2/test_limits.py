@@ -47,8 +47,8 @@ def test_time_and_responses_fill_the_account_up_to_the_budget():
 @pytest.mark.parametrize(
     ("frame", "cost"),
     [
-        (PingFrame(0, opaque_data=bytes(8), flags=["ACK"]), 0),
-        (SettingsFrame(0, flags=["ACK"]), 0),
+        (PingFrame(0, opaque_data=bytes(8), flags=["ACK"]), 1),
+        (SettingsFrame(0, flags=["ACK"]), 1),
         (SettingsFrame(0), 1),
         (DataFrame(1, b"x"), 0),
         (DataFrame(1, flags=["END_STREAM"]), 0),
