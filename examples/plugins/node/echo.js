@@ -1,43 +1,35 @@
 // A Prism plugin in plain Node, written from docs/protocol.md: an echo and a store in memory.
-//
 // Prism starts it (PRISM_PLUGIN_FD), or it dials in: PLUGIN_SOCKET=/path node echo.js
 'use strict';
 const net = require('node:net');
-
 const [HELLO, OPEN, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE] = [1, 2, 4, 5, 6, 7, 8, 9];
 const [INITIALIZE, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN] = [1, 2, 3, 4, 5];
 const STATUS = { OK: 0, INVALID_ARGUMENT: 3, EXHAUSTED: 8, PRECONDITION: 9, UNIMPLEMENTED: 12 };
 const HEADER = 16, JSON_CODEC = 1, ACK = 4, MAX_FRAME = 1048576;
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
-class CallError extends Error {
-  constructor(status, message) { super(message); this.status = status; }
-}
-
-function invalid(why) { throw new CallError(STATUS.INVALID_ARGUMENT, why); }
+const callError = (status, message) => Object.assign(new Error(message), { status });
+function invalid(why) { throw callError(STATUS.INVALID_ARGUMENT, why); }
 
 // -- the operations: parameters in, result out as JSON text -------------------
-
 const store = new Map();
 const keyOf = ({ key }) => typeof key === 'string' ? key : invalid('key must be a string');
 const operations = {
   echo: (params, text) => text,
   get(params) {
-    const key = keyOf(params), found = store.has(key);
-    return JSON.stringify(found ? { found, value: store.get(key) } : { found });
+    const key = keyOf(params); // JSON leaves out the value of a missing key
+    return JSON.stringify({ found: store.has(key), value: store.get(key) });
   },
   set(params) {
-    if (!('value' in params)) invalid('value is missing');
-    store.set(keyOf(params), params.value);
+    store.set(keyOf(params), 'value' in params ? params.value : invalid('value is missing'));
     return '{"stored":true}';
   },
 };
 
-function execute({ operation, params_json: text = '{}', params_raw: raw }) {
-  if (!Object.hasOwn(operations, operation)) {
-    throw new CallError(STATUS.UNIMPLEMENTED, `no operation '${operation}'`);
-  }
-  if (raw) invalid('MessagePack is not understood');
+function execute({ operation, params_json, params_raw }) {
+  const text = params_json || '{}';
+  if (!Object.hasOwn(operations, operation)) throw callError(STATUS.UNIMPLEMENTED, 'no such operation');
+  if (params_raw) invalid('MessagePack is not understood');
   let params;
   try { params = parseObject(text); } catch (error) { invalid(`parameters: ${error.message}`); }
   return { success: true, result_json: operations[operation](params, text) };
@@ -45,12 +37,11 @@ function execute({ operation, params_json: text = '{}', params_raw: raw }) {
 
 function parseObject(text) {
   const value = JSON.parse(text);
-  if (value?.constructor !== Object) throw new TypeError('not a JSON object');
+  if (Object.prototype.toString.call(value) !== '[object Object]') throw new Error('not an object');
   return value;
 }
 
 // -- one connection -----------------------------------------------------------
-
 function frame(type, { stream = 0, flags = 0, aux = 0, message = null } = {}) {
   const payload = Buffer.from(message === null ? '' : JSON.stringify(message));
   const header = Buffer.alloc(HEADER);
@@ -75,16 +66,16 @@ function serve(socket) {
   let chunks = [], have = 0, header = null;
 
   function answer(method, request) {
-    if (method === HEALTH_CHECK) return { status: initialized ? 0 : 2 };
     if (method === SHUTDOWN) return { success: true };
-    if (method === EXECUTE_STREAM) throw new CallError(STATUS.UNIMPLEMENTED, 'there are no streams');
-    if (initialized === (method === INITIALIZE)) {
-      throw new CallError(STATUS.PRECONDITION, 'Initialize comes once, and first');
-    }
+    if (method === HEALTH_CHECK) return { status: initialized ? 0 : 2 };
+    if (method === EXECUTE_STREAM) throw callError(STATUS.UNIMPLEMENTED, 'there are no streams');
+    const inTurn = initialized !== (method === INITIALIZE);
+    if (!inTurn) throw callError(STATUS.PRECONDITION, 'Initialize comes once, and first');
     if (method === EXECUTE) return execute(request);
     initialized = true;
-    const declared = ['echo', 'get', 'set'].map((name) => ({ name, idempotent: name !== 'set' }));
-    return { success: true, supported_operations: Object.keys(operations), operations: declared };
+    const names = Object.keys(operations);
+    const declared = names.map((name) => ({ name, idempotent: name !== 'set' }));
+    return { success: true, supported_operations: names, operations: declared };
   }
 
   function open(stream, method, request) {
@@ -96,18 +87,17 @@ function serve(socket) {
       status = error.status ?? 13;
       message = { error: error.message, error_code: status };
     }
-    let data = frame(CLOSE, { stream, aux: status, message });
-    if (data.length - HEADER > maxAnswer) data = frame(CLOSE, { stream, aux: STATUS.EXHAUSTED });
-    socket.write(data);
+    const data = frame(CLOSE, { stream, aux: status, message }), fits = data.length - HEADER <= maxAnswer;
+    socket.write(fits ? data : frame(CLOSE, { stream, aux: STATUS.EXHAUSTED }));
     if (method === SHUTDOWN) socket.end(() => process.exit(0));
   }
 
   // Each call is closed before the next frame is read, so CANCEL, CREDIT and DATA come too late.
-  function handle([type, flags, codec, method], stream, aux, payload) {
-    let message = {};
-    try { if (payload.length) message = parseObject(utf8.decode(payload)); } catch (error) {
-      throw new Error(`payload in codec ${codec}: ${error.message}`);
-    }
+  function handle(header, payload) {
+    const [type, flags, codec, method] = header.subarray(8);
+    const stream = header.readUInt32BE(4), aux = header.readUInt32BE(12);
+    if (payload.length && codec !== JSON_CODEC) throw new Error(`payload in codec ${codec}`);
+    const message = payload.length ? parseObject(utf8.decode(payload)) : {};
     if (type === HELLO) {
       if (greeted || message.codec !== 'json' || aux !== 1) throw new Error('wrong HELLO');
       maxAnswer = message.max_frame ?? MAX_FRAME;
@@ -125,32 +115,25 @@ function serve(socket) {
 
   function take(size) { // chunks are joined only when there are enough of them
     const all = Buffer.concat(chunks, have);
-    chunks = [all.subarray(size)];
-    have -= size;
+    [chunks, have] = [[all.subarray(size)], have - size];
     return all.subarray(0, size);
   }
 
   function read(chunk) {
     have += chunks[chunks.push(chunk) - 1].length;
     while (have >= (header === null ? HEADER : header.readUInt32BE(0))) {
-      if (header === null) {
-        header = check(take(HEADER));
-      } else {
-        const done = header, payload = take(header.readUInt32BE(0));
-        header = null;
-        handle(done.subarray(8, 12), done.readUInt32BE(4), done.readUInt32BE(12), payload);
-      }
+      const done = header;
+      header = done === null ? check(take(HEADER)) : null;
+      if (done !== null) handle(done, take(done.readUInt32BE(0)));
     }
   }
 
-  socket.on('data', (chunk) => {
-    try { read(chunk); } catch (error) {
-      process.stderr.write(`the host broke the protocol: ${error.message}\n`);
-      socket.removeAllListeners('data');
-      const goodbye = frame(GOAWAY, { aux: lastStream, message: { reason: error.message } });
-      socket.end(goodbye, () => process.exit(1));
-    }
-  });
+  function goodbye({ message: reason }) {
+    console.error(`the host broke the protocol: ${reason}`);
+    socket.removeAllListeners('data');
+    socket.end(frame(GOAWAY, { aux: lastStream, message: { reason } }), () => process.exit(1));
+  }
+  socket.on('data', (chunk) => { try { read(chunk); } catch (error) { goodbye(error); } });
   socket.on('end', () => process.exit(0)).on('error', () => process.exit(0));
   socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0' } }));
 }
