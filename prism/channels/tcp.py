@@ -1,6 +1,7 @@
 """TCP to remote plugins, with TLS or mutual TLS. Plain text only where it was asked for."""
 
 import ipaddress
+import os
 import ssl
 from dataclasses import dataclass
 
@@ -98,4 +99,6 @@ def _innermost(error: Exception) -> str:
         cause = cause.__cause__
     if isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    return getattr(cause, "strerror", None) or str(cause)
+    number = getattr(cause, "errno", None) or 0
+    # trio's strerror repeats the address; numbers below 0 are the resolver's own.
+    return os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(cause)

@@ -1,0 +1,105 @@
+import asyncio
+
+import pytest
+import trio
+
+from prism.channels.in_process import InProcessChannel
+from prism.contract.exceptions import PluginError
+from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest, StreamResponse
+from prism.contract.status import StatusCode
+
+
+class Faulty:
+    """Raises, or answers, what it is given."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    async def execute(self, _request):
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    async def execute_stream(self, _requests):
+        yield StreamResponse(result_json="1")
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        yield self.outcome
+
+
+FAULTS = [
+    ValueError("secret"),
+    SystemExit(3),
+    asyncio.CancelledError(),
+    trio.BrokenResourceError(),
+    BaseExceptionGroup("", [SystemExit(1)]),
+    None,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+async def test_a_plugin_that_breaks_the_contract_has_failed(fault, caplog):
+    channel = InProcessChannel(Faulty(fault), "it")
+    answer = await channel.execute(ExecuteRequest(operation="x"))
+    assert (answer.success, answer.error_code) == (False, StatusCode.INTERNAL)
+    assert "secret" not in answer.error
+    assert caplog.records
+    assert channel.open_calls == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+async def test_a_stream_that_breaks_the_contract_has_failed(fault, caplog):
+    channel = InProcessChannel(Faulty(fault), "it")
+    async with channel.execute_stream(StreamRequest()) as call:
+        assert (await call.receive()).result_json == "1"
+        with pytest.raises(PluginError) as caught:
+            await call.receive()
+    assert caught.value.status is StatusCode.INTERNAL
+    assert caplog.records
+
+
+async def test_ctrl_c_is_not_the_plugins_failure():
+    channel = InProcessChannel(Faulty(KeyboardInterrupt()), "it")
+    with pytest.raises(KeyboardInterrupt):
+        await channel.execute(ExecuteRequest())
+
+
+async def test_a_plugin_may_stop_reading_a_streams_requests():
+    class Impatient:
+        async def execute_stream(self, requests):
+            assert await anext(requests) == StreamRequest(operation="x")
+            yield StreamResponse(is_final=True, result_json="2")
+
+    async with InProcessChannel(Impatient()).execute_stream(StreamRequest(operation="x")) as call:
+        assert (await call.receive()).result_json == "2"
+        with pytest.raises(trio.EndOfChannel):
+            await call.receive()
+        with pytest.raises(PluginError):
+            await call.send(StreamRequest())
+
+
+async def test_a_plugin_may_answer_with_any_iterator():
+    class Iterator:
+        def __init__(self):
+            self.left = 2
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return StreamResponse(result_json=str(self.left))
+
+    class Plain:
+        def execute_stream(self, _requests):
+            return Iterator()
+
+    async with InProcessChannel(Plain()).execute_stream(StreamRequest()) as call:
+        assert [(await call.receive()).result_json for _ in range(2)] == ["1", "0"]
+
+
+async def test_an_answer_is_passed_on_as_it_is():
+    answer = ExecuteResponse(success=True, result_json="[1]")
+    assert await InProcessChannel(Faulty(answer)).execute(ExecuteRequest()) is answer
