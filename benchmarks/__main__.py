@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks import hop, memory, proxy
-from benchmarks.measure import machine
+from benchmarks.measure import Bystanders, machine
 from benchmarks.processes import ROOT
 from benchmarks.report import update_page
 
@@ -35,13 +35,14 @@ def main() -> None:
     page = found.page or (None if found.quick else PAGE)
     seconds, rounds = (0.2, 1) if found.quick else (found.seconds, found.rounds)
     for part in found.part or PARTS:
+        bystanders = Bystanders()
         if part == "memory":
             text = memory.measure(
                 clients=20 if found.quick else 400, namespaces=10 if found.quick else 100
             )
         else:
             text = {"hop": hop, "proxy": proxy}[part].measure(rounds=rounds, seconds=seconds)
-        text = f"{machine()}.\n\n{text}"
+        text = f"{machine()}. {bystanders}\n\n{text}"
         print(f"\n{part}\n\n{text}", flush=True)
         if page:
             update_page(page, part, text)

@@ -61,12 +61,14 @@ def measure(*, rounds: int, seconds: float) -> str:
         ]
 
     rate = results.ratio(PRISM, GRPC, Load(64), lambda sample: sample.rate)
+    cost = results.ratio(GRPC, PRISM, Load(64), lambda s: (s.cpu + s.peer_cpu) / s.calls)
     delay = results.ratio(PRISM, GRPC, Load(1), lambda sample: sample.p50)
     return "\n".join(
         [
             table(HEAD, [row(name, load) for load in LOADS for name in SIDES if runs(name, load)]),
             "",
             verdict(f"Calls per second, {PRISM} / {GRPC}, 64 in flight", rate, 10, at_least=True),
+            f"- CPU time per call, both processes, {GRPC} / {PRISM}, 64 in flight: **{cost:.2f}**",
             verdict(f"p50, {PRISM} / {GRPC}, 1 in flight", delay, 0.5, at_least=False),
         ]
     )

@@ -19,22 +19,32 @@ class Target:
     """A URL to post ``body`` to; the CPU time of process ``pid``, and of ``peer``, is noted.
 
     HTTP/2 calls share one connection; over HTTP/1.1 each call in flight has its own.
+    A server that may be found starting again is asked up to ``attempts`` times.
     """
 
-    def __init__(self, url: str, body: str, pid: int, peer: int | None = None) -> None:
+    def __init__(
+        self, url: str, body: str, pid: int, peer: int | None = None, *, attempts: int = 1
+    ) -> None:
         self._url = url
         self._body = body
         self._pids = (pid, peer)
+        self._attempts = attempts
 
     def __call__(self, load: Load, seconds: float) -> Sample:
         """Measure once.
 
         Raises:
-            RuntimeError: an answer was not 200.
+            RuntimeError: an answer was not 200, or there was none at all.
         """
-        before = self._cpu()
-        latencies = (_h2load if H2LOAD else _python)(self._url, self._body, load, seconds)
-        after = self._cpu()
+        post = _h2load if H2LOAD else _python
+        for _ in range(self._attempts):
+            before = self._cpu()
+            latencies = post(self._url, self._body, load, seconds)
+            after = self._cpu()
+            if latencies:
+                break
+        else:
+            raise RuntimeError(f"{self._url} answered nothing within {seconds:g} s")
         return Sample(
             len(latencies),
             seconds,
@@ -74,8 +84,6 @@ def _h2load(url: str, body: str, load: Load, seconds: float) -> list[float]:
     # 0 stands for an HTTP/1.1 status line without a reason phrase, such as hypercorn's.
     if wrong := {status for _, status, _ in rows} - {"200", "0"}:
         raise RuntimeError(f"{url} answered {wrong}")
-    if not rows:
-        raise RuntimeError(f"{url} answered nothing within {seconds:g} s")
     return [int(duration) / 1e6 for _, _, duration in rows]
 
 

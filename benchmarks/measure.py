@@ -107,6 +107,26 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
 
 
+class Bystanders:
+    """How much of the machine everyone else used, from here to ``__str__``."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._before = self._seconds()
+
+    @staticmethod
+    def _seconds() -> float:
+        """CPU seconds of all programs but this one and those that it started and reaped."""
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        idle, waiting = ticks[3:5]
+        busy = (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK")
+        return busy - sum(os.times()[:4])
+
+    def __str__(self) -> str:
+        cores = (self._seconds() - self._before) / (time.monotonic() - self._since)
+        return f"Other programs kept {max(0.0, cores):.1f} cores busy meanwhile."
+
+
 def machine() -> str:
     """Where and when: for the page that quotes the numbers."""
     model = "unknown processor"

@@ -73,7 +73,7 @@ def _start(stack: ExitStack, folder: Path) -> dict[str, Side]:
     store = Target(f"{url}/v1/sqlite/set", PARAMS, pid)
     store(Load(1), 0.1)  # so that get finds something
     return {
-        BARE: Target(bare_url, PARAMS, bare_pid),
+        BARE: Target(bare_url, PARAMS, bare_pid, attempts=5),
         LOCAL: Target(f"{url}/v1/local/echo", PARAMS, pid),
         SPAWN: Target(f"{url}/v1/spawned/echo", PARAMS, pid, plugin),
         GET: Target(f"{url}/v1/sqlite/get", '{"key":"user:123"}', pid),
