@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from prism.contract.config import Config, ListenConfig, NamespaceConfig
+from prism.contract.exceptions import PrismError
 from prism.core.config import resolve_credentials, resolve_plugin
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
@@ -126,14 +127,23 @@ async def run_until_signalled(
     """Run a proxy until SIGTERM or SIGINT; a second signal ends it at once.
 
     Returns whether it ended gracefully.
+
+    Raises:
+        ListenError, ConfigError: as ``Proxy.run``.
     """
     proxy = Proxy(config)
     graceful = False
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, proxy, nursery.cancel_scope)
-        await proxy.run(on_ready)
-        graceful = True
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_signal, proxy, nursery.cancel_scope)
+            await proxy.run(on_ready)
+            graceful = True
+            nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        match group.exceptions:
+            case [PrismError() as error]:  # what keeps it from starting comes alone
+                raise error from error.__cause__
+        raise
     return graceful
 
 
