@@ -12,6 +12,10 @@ class Wait(Struct):
     seconds: float = 0.0
 
 
+class Fail(Struct):
+    with_: str
+
+
 class Waiting(Plugin):
     name = "waiting"
     version = "1.0.0"
@@ -41,6 +45,11 @@ class Waiting(Plugin):
     @operation(idempotent=True)
     async def count(self, params: dict[str, Any]) -> dict[str, int]:
         return {"open": self.open, "begun": self.begun}
+
+    @operation
+    async def fail(self, params: Fail) -> None:
+        """Fail as drivers do: with a credential in the message."""
+        raise RuntimeError(f"cannot log in with {self.credentials[params.with_]}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Secrets and values show up nowhere: not in logs, metrics, errors, or the process table."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from prism_process import CHAOS, FAST_CHECKS, WAITING, eventually
+
+SECRET = "canary-of-the-secrets-directory"
+INLINE = "canary-in-the-credentials"
+CONFIG = "canary-in-the-config"
+VALUE = "canary-in-the-parameters"
+CANARIES = (SECRET, INLINE, CONFIG, VALUE)
+
+
+@pytest.fixture
+def proxy(start_prism, tmp_path):
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "canary").write_text(SECRET + "\n")
+    (secrets / "canary").chmod(0o600)
+    common = {
+        "backend": "chaos",
+        "credentials": {"password": "{{ secret:canary }}", "token": INLINE},
+        "config": {"dsn": f"db://user:{CONFIG}@host/"},
+    }
+    inside = {"type": "in_process", "module": "waiting_plugin:Waiting"}
+    return start_prism(
+        {
+            "log": {"level": "debug"},
+            "secrets": {"directory": str(secrets)},
+            "namespaces": [
+                {"name": "chaos", **common, "plugin": sidecar(*CHAOS)},
+                {"name": "refuses", **common, "plugin": sidecar(*CHAOS, "refuse")},
+                {"name": "spawned", **common, "plugin": sidecar(*WAITING)},
+                {"name": "inside", **common, "plugin": inside},
+            ],
+        },
+        tracebacks=True,  # of the operation that raises
+    )
+
+
+def sidecar(*command):
+    return {"type": "sidecar", "command": list(command), "health": FAST_CHECKS}
+
+
+def process_table(pid):
+    """What any user of the machine can see of a process; nothing if it has ended."""
+    with suppress(OSError):
+        process = Path(f"/proc/{pid}")
+        for name in ("cmdline", "environ"):
+            yield (process / name).read_bytes().decode(errors="replace")
+
+
+def test_no_canary_is_seen(proxy):
+    seen = []
+
+    def call(namespace, operation, params, **headers):
+        answer = proxy.call(namespace, operation, params, **headers)
+        if answer.status_code != 200:
+            seen.append(answer.text)
+        return answer
+
+    seen += [text for pid in (proxy.pid, *proxy.plugin_pids) for text in process_table(pid)]
+    for namespace in ("chaos", "spawned", "inside"):
+        assert call(namespace, "echo", {"value": VALUE}).json() == {"value": VALUE}
+        call(namespace, VALUE, {"value": VALUE})
+        call(namespace, "echo", {"value": VALUE}, prism_timeout=VALUE)
+        proxy.client.post(f"{proxy.url}/v1/{namespace}/echo", content=f'{{"{VALUE}": }}')
+    for namespace in ("spawned", "inside"):
+        failed = call(namespace, "fail", {"with_": "password"})
+        assert failed.status_code == 500
+        call(namespace, "wait", {"seconds": VALUE})
+    call("chaos", "do", {"fault": "hang", "value": VALUE}, prism_timeout="50ms")
+    call("chaos", "do", {"fault": "bad_payload", "payload": "{"})
+    eventually(lambda: call("chaos", "echo", {}).status_code == 200)
+    call("chaos", "do", {"fault": "crash", "value": VALUE})
+    call("refuses", "echo", {"value": VALUE})
+    seen += [proxy.client.get(proxy.admin + path).text for path in ("/metrics", "/readyz")]
+    seen += [proxy.client.get(proxy.url + path).text for path in ("/v1", "/v1/refuses")]
+    assert proxy.stop() == 0
+    seen += [proxy.greeting, proxy.log]
+
+    assert proxy.log.count("cannot log in with [redacted]") == 2  # it came that far
+    for canary in CANARIES:
+        for text in seen:
+            at = text.find(canary)
+            assert at < 0, text[max(0, at - 300) : at + 100]
