@@ -27,6 +27,7 @@ _CODES = {
     431: "INVALID_ARGUMENT",
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
+    505: "UNIMPLEMENTED",
 }
 
 
@@ -119,6 +120,8 @@ def problem(status: int, detail: str) -> tuple[Headers, bytes]:
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
     ]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     return headers, body
 
 

@@ -10,7 +10,7 @@ import trio
 
 from prism.frontends.server import transport
 from prism.frontends.server.asgi import Peer
-from prism.frontends.server.http1 import HTTP1Connection
+from prism.frontends.server.http1.connection import HTTP1Connection
 from prism.frontends.server.http2.connection import HTTP2Connection
 from prism.frontends.server.log import contained, logger
 from prism.frontends.server.upgrade import PREFACE, read_opening
@@ -47,7 +47,9 @@ class Connection:
     def drain(self, deadline: float) -> None:
         """Finish what is in flight by ``deadline``, then close."""
         if self._http is None:
-            self._opening.cancel()
+            # Who has just connected is about to send a request.
+            grace = self._server.settings.goaway_grace
+            self._opening.deadline = trio.current_time() + grace
         else:
             self._http.drain(deadline)
 
@@ -71,6 +73,7 @@ class Connection:
 
     async def _serve(self) -> None:
         app, settings = self._server.app, self._server.settings
+        self._drain_if_late()
         with self._opening:
             protocol, peer = await self._handshake()
             opening = b""
@@ -113,15 +116,12 @@ class Connection:
         if not isinstance(self._stream, trio.SSLStream):
             return None, Peer("http", self._client, server, state)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
-            # A silent client must not hold one of the few places for handshakes.
-            await trio.lowlevel.wait_readable(_socket(self._stream))
-            async with self._server.handshakes:
-                try:
-                    await self._stream.do_handshake()
-                except trio.BrokenResourceError as error:
-                    # The client often sees no more than EOF, so the reason is told here.
-                    logger.info("a TLS handshake failed: %s", error.__cause__)
-                    raise
+            try:
+                await self._stream.do_handshake()
+            except trio.BrokenResourceError as error:
+                # The client often sees no more than EOF, so the reason is told here.
+                logger.info("a TLS handshake failed: %s", error.__cause__)
+                raise
         certificate = self._stream.getpeercert(binary_form=True)
         if certificate is not None:
             state["prism.peer"] = certificate

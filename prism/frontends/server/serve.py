@@ -27,7 +27,6 @@ class Server:
         self.app = app
         self.settings = settings
         self.state = {"prism.draining": shutdown}
-        self.handshakes = trio.CapacityLimiter(settings.max_tls_handshakes)
         self.drain_deadline: float | None = None
         self._connections: set[Connection] = set()
         self._per_client: Counter[str] = Counter()

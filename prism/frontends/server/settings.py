@@ -13,9 +13,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     tls_handshake_timeout: float = 10.0
     """A handshake is two round trips; a client that needs longer is not one."""
 
-    max_tls_handshakes: int = 64
-    """At once. One costs some 7 ms of CPU, so a reconnect storm must queue."""
-
     header_timeout: float = 10.0
     """For a request's header section, and for the first bytes of a new connection.
     Headers are sent in one go, so slower senders only hold connections open."""
@@ -43,9 +40,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP/1.1: when a request was answered before its body was read, this much of it
     is read and dropped, within ``linger_timeout``, so that the connection can go on."""
 
+    half_close_grace: float = 1.0
+    """HTTP/1.1: a client that ends its half of the connection after a whole request may
+    wait for the response (``nc -N``) or be gone (Ctrl-C); TCP does not tell which. The
+    request has this long to be answered before it is cancelled."""
+
     goaway_grace: float = 1.0
     """Between the warning GOAWAY and the final one, unless the client's PING answer
-    comes first: requests already on their way are still served."""
+    comes first: requests already on their way are still served. In a drain, so long
+    is waited for the first bytes of a connection just opened."""
 
     graceful_timeout: float = 30.0
     """After the shutdown event, how long requests in flight may still run."""

@@ -24,6 +24,7 @@ from prism.frontends.server import (
 )
 
 TEST_TIMEOUT = 20
+QUICK = {"linger_timeout": 0.2, "goaway_grace": 0.2, "half_close_grace": 0.2}
 
 
 class RunningServer:
@@ -182,7 +183,7 @@ async def start_server() -> AsyncIterator[StartServer]:
     async with trio.open_nursery() as nursery:
 
         async def start(app: App = echo, tls: ServerTLS | None = None, **limits) -> RunningServer:
-            settings = ServerSettings(**{"linger_timeout": 0.2, "goaway_grace": 0.2, **limits})
+            settings = ServerSettings(**{**QUICK, **limits})
             shutdown, stopped = trio.Event(), trio.Event()
 
             async def run(task_status: trio.TaskStatus[list[Address]]) -> None:

@@ -64,6 +64,20 @@ async def test_a_drain_lets_http2_finish_and_refuses_what_comes_later(
     await server.stopped.wait()
 
 
+@pytest.mark.parametrize("arrived", [0, 10])
+async def test_a_request_that_arrives_as_the_drain_begins_is_served(start_server, helpers, arrived):
+    server = await start_server(goaway_grace=5)
+    assert await server.is_alive()
+    stream = await server.connect()
+    await stream.send_all(GET[:arrived])
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    server.shutdown.set()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    await stream.send_all(GET[arrived:])
+    assert (await helpers.read_all(stream)).startswith(b"HTTP/1.1 200 ")
+    await server.stopped.wait()
+
+
 async def test_idle_http2_connections_do_not_delay_a_drain(start_server, h2_client):
     server = await start_server()
     silent = h2_client(await server.connect())
@@ -159,7 +173,7 @@ async def test_at_the_limit_the_connection_idle_for_longest_makes_room(start_ser
 async def test_what_goes_wrong_in_a_connection_stays_there(
     start_server, monkeypatch, server_errors, helpers
 ):
-    from prism.frontends.server.http1 import HTTP1Connection
+    from prism.frontends.server.http1.connection import HTTP1Connection
 
     server = await start_server()
     with monkeypatch.context() as patch:

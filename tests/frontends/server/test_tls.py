@@ -84,6 +84,15 @@ async def test_what_is_not_tls_ends_that_connection(
     assert server_errors() == []
 
 
+async def test_handshakes_that_stall_do_not_hold_up_others(start_server, files):
+    server = await start_server(tls=ServerTLS(*files.server()))
+    for _ in range(100):
+        stream = await server.connect()
+        await stream.send_all(b"\x16\x03\x01")
+    with trio.fail_after(5):  # far below the handshake's time limit
+        await connect(server, files.client())
+
+
 async def test_a_new_certificate_serves_new_connections_and_old_ones_live_on(
     start_server, files, helpers
 ):

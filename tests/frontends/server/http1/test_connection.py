@@ -5,6 +5,7 @@ import pytest
 import trio
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
 
 
 async def exchange(server, sent: bytes, helpers) -> bytes:
@@ -119,6 +120,43 @@ async def test_a_disconnect_cancels_the_application_that_does_not_watch_for_it(
     assert await server.is_alive()
 
 
+async def test_requests_before_a_half_close_are_answered(start_server, helpers):
+    server = await start_server()
+    stream = await server.connect()
+    await stream.send_all(POST + POST)
+    await stream.send_eof()
+    answer = await helpers.read_all(stream)
+    assert [(status, body) for status, _, body in parse(answer, 2)] == [(200, b"body")] * 2
+
+
+async def test_a_body_that_turns_bad_is_answered_400(start_server, helpers, server_errors):
+    cancelled = trio.Event()
+
+    async def app(scope, receive, send):
+        try:
+            while True:
+                begun.set()
+                await receive()
+        finally:
+            cancelled.set()
+
+    begun = trio.Event()
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+    await begun.wait()
+    await stream.send_all(b"not a chunk\r\n")
+    assert (await helpers.read_all(stream)).startswith(b"HTTP/1.1 400 ")
+    await cancelled.wait()
+    assert server_errors() == []
+
+
+async def test_http_1_0_is_not_upgraded(start_server, helpers):
+    server = await start_server()
+    sent = b"GET / HTTP/1.0\r\nupgrade: h2c\r\nconnection: upgrade\r\nhttp2-settings: \r\n\r\n"
+    assert (await exchange(server, sent, helpers)).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -130,6 +168,8 @@ async def test_a_disconnect_cancels_the_application_that_does_not_watch_for_it(
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 40_000, 431),
         (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+        (b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nhost: a\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nhost: a\r\n", 408),  # and then nothing
         (
             b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"

@@ -7,11 +7,10 @@ stands, already holds the protocol's rules.
 
 While the application runs, a second task reads: the body, as far as the application
 keeps up, and after it the client's end of the connection, which cancels the
-application. A client that shuts down only its sending half counts as gone, as it
-does for most proxies.
+application. A client that ends only its sending half looks the same as one that left,
+so the application still gets a moment to answer.
 """
 
-from http import HTTPStatus
 from typing import NamedTuple
 
 import h11
@@ -23,28 +22,19 @@ from prism.frontends.server.asgi import (
     BadRequest,
     Headers,
     Peer,
-    Scope,
-    date_header,
     http_scope,
     problem,
 )
-from prism.frontends.server.exchange import Exchange, Phase
+from prism.frontends.server.exchange import Phase
+from prism.frontends.server.http1.exchange import HTTP1Exchange, response_head
+from prism.frontends.server.http1.head import check_head
 from prism.frontends.server.http2.codec import Codec
 from prism.frontends.server.http2.limits import ClientError
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 from prism.frontends.server.upgrade import h2c_settings, is_websocket
 
-_REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
-
-
-def _response(status: int, headers: Headers) -> h11.Response:
-    return h11.Response(
-        status_code=status,
-        headers=[*headers, date_header()],
-        reason=_REASONS.get(status, b""),
-    )
 
 
 class Upgrade(NamedTuple):
@@ -53,47 +43,6 @@ class Upgrade(NamedTuple):
     codec: Codec
     request: Headers
     received: bytes
-
-
-class HTTP1Exchange(Exchange):
-    """One request on an HTTP/1.1 connection."""
-
-    def __init__(self, connection: "HTTP1Connection", scope: Scope) -> None:
-        super().__init__(scope)
-        self._connection = connection
-        self._room = trio.Event()
-
-    async def wait_for_room(self) -> None:
-        """Wait until the application has taken the body received so far."""
-        self._room = trio.Event()
-        await self._room.wait()
-
-    def body_taken(self) -> None:
-        self._room.set()
-
-    async def body_wanted(self) -> None:
-        await self._connection.send_continue()
-
-    async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
-        connection = self._connection
-        if connection.must_close(status):
-            headers = [item for item in headers if item[0] != b"connection"]
-            headers.append((b"connection", b"close"))
-        head = _response(status, headers)
-        await connection.write(head, *self._body_events(data, end))
-
-    async def write_body(self, data: bytes, *, end: bool) -> None:
-        await self._connection.write(*self._body_events(data, end))
-
-    async def write_trailers(self, headers: Headers) -> None:
-        await self._connection.write(h11.EndOfMessage(headers=headers))
-
-    @staticmethod
-    def _body_events(data: bytes, end: bool) -> list[h11.Event]:
-        events: list[h11.Event] = [h11.Data(data=data)] if data else []
-        if end:
-            events.append(h11.EndOfMessage())
-        return events
 
 
 class HTTP1Connection:
@@ -119,18 +68,23 @@ class HTTP1Connection:
         self._write_lock = trio.Lock()
         self._draining = False
         self._may_skip_body = False
+        self._broken_body: h11.RemoteProtocolError | None = None
         self._unusable = False  # the client is gone, or a write was cut short
 
     def drain(self, deadline: float) -> None:
-        """Finish the request in flight by ``deadline``, then close; close now if there is none."""
+        """Finish the request in flight by ``deadline``, then close; close now if there is none.
+
+        A request whose head has begun to arrive is in flight.
+        """
         self._draining = True
-        self._waiting.cancel()
+        self.shed()
         if self._exchange is not None:
             self._exchange.cancel_scope.deadline = deadline
 
     def shed(self) -> None:
         """Close, if idle: the place is needed."""
-        self._waiting.cancel()
+        if self.idle_since is not None:
+            self._waiting.cancel()
 
     async def run(self) -> Upgrade | None:
         """Serve requests until the connection must close, or HTTP/2 takes it over.
@@ -161,8 +115,8 @@ class HTTP1Connection:
     async def _next_request(self) -> h11.Request | None:
         """The next request's head, or ``None`` if the connection shall close instead."""
         now = trio.current_time()
-        self.idle_since = now
         begun = bool(self._pending or self._h11.trailing_data[0])
+        self.idle_since = None if begun else now
         patience = self.settings.header_timeout if begun else self.settings.keep_alive_timeout
         with trio.CancelScope(deadline=now + patience) as self._waiting:
             if self._draining and not begun:
@@ -170,16 +124,15 @@ class HTTP1Connection:
             while True:
                 event = self._h11.next_event()
                 if isinstance(event, h11.Request):
-                    self.idle_since = None
                     return event
                 if event is not h11.NEED_DATA:
                     return None
                 if not await self._receive():
                     continue
                 if not begun:
-                    begun = True
+                    begun, self.idle_since = True, None
                     self._waiting.deadline = trio.current_time() + self.settings.header_timeout
-        if begun and not self._draining:
+        if begun:
             await self._refuse(408, "the request's header section did not arrive in time")
         return None
 
@@ -209,9 +162,10 @@ class HTTP1Connection:
         lengths = [int(value) for name, value in headers if name == b"content-length"]
         self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
         try:
+            check_head(request)
             if is_websocket(headers):
                 raise BadRequest(501, "WebSocket is not served here")
-            if self._peer.scheme == "http":
+            if self._peer.scheme == "http" and request.http_version != b"1.0":
                 client_settings = h2c_settings(headers)
                 if client_settings is not None:
                     return await self._upgrade(request, headers, client_settings)
@@ -230,6 +184,8 @@ class HTTP1Connection:
                 nursery.cancel_scope.cancel()
         finally:
             self._exchange = None
+        if self._broken_body is not None:
+            raise self._broken_body
         return None
 
     async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
@@ -248,21 +204,24 @@ class HTTP1Connection:
         return Upgrade(codec, pseudo + headers, bytes(data))
 
     async def _read_body(self, exchange: HTTP1Exchange) -> None:
-        """Read the request's body, then watch for the client's end of the connection."""
+        """Read the request's body, then watch for the client's end of the connection.
+
+        A body that breaks the protocol is left to ``_handle``, in ``_broken_body``.
+        """
         try:
             while not exchange.client_gone:
                 if len(self._h11.trailing_data[0]) > self.settings.stream_window:
                     return  # pipelined far ahead: the end is not looked for behind that
-                if not await self._receive():
+                if not await self._receive() and exchange.received_all:
+                    await trio.sleep(self.settings.half_close_grace)
                     exchange.disconnect()
                 self._feed(exchange)
                 while len(exchange.received) >= self.settings.stream_window:
                     await exchange.wait_for_room()
                     self._feed(exchange)
-        except h11.RemoteProtocolError:
-            logger.info("a client broke HTTP/1.1 within a request")
-            if not exchange.received_all:
-                exchange.disconnect()
+        except h11.RemoteProtocolError as error:
+            self._broken_body = error
+            exchange.disconnect()
         except transport.GONE:
             exchange.disconnect()
 
@@ -313,5 +272,5 @@ class HTTP1Connection:
         if not can_answer or (exchange is not None and exchange.phase is not Phase.WAITING):
             return
         headers, body = problem(status, detail)
-        head = _response(status, [*headers, (b"connection", b"close")])
+        head = response_head(status, [*headers, (b"connection", b"close")])
         await self.write(head, h11.Data(data=body), h11.EndOfMessage())
