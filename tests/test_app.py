@@ -1,0 +1,173 @@
+import signal
+
+import httpx
+import pytest
+import trio
+
+from prism.app import Proxy, Ready, instance_spec, run_until_signalled
+from prism.contract.config import (
+    AdminConfig,
+    Config,
+    ListenConfig,
+    NamespaceConfig,
+    PluginConfig,
+    SecretsConfig,
+    ServerTLS,
+)
+from prism.contract.exceptions import ConfigError, ListenError
+
+
+def config(**changes) -> Config:
+    """One namespace on SQLite in memory, on free ports."""
+    namespace = NamespaceConfig(name="kv", backend="sqlite", config={"path": ":memory:"})
+    fields = {
+        "listen": ListenConfig(port=0),
+        "admin": AdminConfig(port=0),
+        "namespaces": [namespace],
+        "drain_timeout_seconds": 5.0,
+    }
+    return Config(**fields | changes)
+
+
+class Started:
+    """Waits for, and keeps, what ``run`` reports."""
+
+    def __init__(self) -> None:
+        self._ready: Ready | None = None
+        self._event = trio.Event()
+
+    def __call__(self, ready: Ready) -> None:
+        self._ready = ready
+        self._event.set()
+
+    async def wait(self) -> Ready:
+        await self._event.wait()
+        assert self._ready is not None
+        return self._ready
+
+
+async def get(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        return await client.get(url)
+
+
+async def test_it_serves_until_stopped_and_leaves_no_task_behind():
+    proxy = Proxy(config())
+    started = Started()
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(proxy.run, started)
+        ready = await started.wait()
+        described = await get(f"{ready.data[0]}/v1/kv")
+        assert described.json()["ready"]
+        assert (await get(f"{ready.admin[0]}/readyz")).status_code == 200
+        proxy.stop()
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    with pytest.raises(httpx.ConnectError):
+        await get(f"{ready.data[0]}/v1")
+
+
+async def test_cancelling_ends_everything_at_once():
+    started = Started()
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Proxy(config()).run, started)
+        ready = await started.wait()
+        nursery.cancel_scope.cancel()
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    with pytest.raises(httpx.ConnectError):
+        await get(f"{ready.data[0]}/v1")
+
+
+async def test_without_the_admin_port():
+    proxy = Proxy(config(admin=AdminConfig(enabled=False)))
+    started = Started()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(proxy.run, started)
+        ready = await started.wait()
+        assert ready.admin == []
+        assert (await get(f"{ready.data[0]}/readyz")).status_code == 200
+        proxy.stop()
+
+
+async def test_a_stop_before_the_start_is_over_counts():
+    proxy = Proxy(config())
+    proxy.stop()
+    await proxy.run()
+
+
+async def test_an_admin_port_in_use_gives_the_data_port_back():
+    taken = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    free = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = free.socket.getsockname()[1]
+    await free.aclose()
+    used = taken.socket.getsockname()[1]
+    ports = config(listen=ListenConfig(port=port), admin=AdminConfig(port=used))
+    with pytest.raises(ListenError, match=f"port {used}"):
+        await Proxy(ports).run()
+    await taken.aclose()
+    again = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    await again[0].aclose()
+
+
+@pytest.mark.parametrize("kind", [ListenError, ConfigError])
+async def test_what_keeps_it_from_starting_is_raised_by_itself(kind):
+    async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as taken:
+        port = taken.socket.getsockname()[1]
+        wrong = {
+            ListenError: ListenConfig(port=port),
+            ConfigError: ListenConfig(port=0, tls=ServerTLS("none.pem", "none.key")),
+        }
+        with pytest.raises(kind):
+            await run_until_signalled(config(listen=wrong[kind]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_gracefully(number):
+    graceful = await run_until_signalled(config(), lambda _ready: signal.raise_signal(number))
+    assert graceful
+
+
+async def test_a_second_signal_ends_it_at_once():
+    outcome = []
+
+    async def run(task_status=trio.TASK_STATUS_IGNORED) -> None:
+        outcome.append(await run_until_signalled(config(), task_status.started))
+
+    async with trio.open_nursery() as nursery:
+        ready = await nursery.start(run)
+        # A request whose body never comes holds the drain up.
+        address = str(ready.data[0]).removeprefix("http://").partition(":")
+        stream = await trio.open_tcp_stream(address[0], int(address[2]))
+        async with stream:
+            await stream.send_all(
+                b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
+            )
+            while not (await get(f"{ready.admin[0]}/metrics")).text.count(
+                'prism_requests_in_flight{namespace="kv"} 1.0'
+            ):
+                await trio.lowlevel.checkpoint()
+            signal.raise_signal(signal.SIGTERM)
+            while (await get(f"{ready.admin[0]}/readyz")).json()["status"] != "draining":
+                await trio.lowlevel.checkpoint()
+            signal.raise_signal(signal.SIGTERM)
+    assert outcome == [False]
+
+
+def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
+    (tmp_path / "secret").write_text("hidden\n")
+    namespace = NamespaceConfig(
+        name="kv",
+        backend="memory",
+        plugin=PluginConfig(type="sidecar", command=["echo"]),
+        config={"a": [1]},
+        credentials={"password": "{{ secret:secret }}"},
+    )
+    whole = config(namespaces=[namespace], secrets=SecretsConfig(str(tmp_path)))
+    spec = instance_spec(namespace, whole)
+    assert (spec.namespace, spec.backend, spec.plugin_name) == ("kv", "memory", "memory")
+    assert spec.config_json == '{"a":[1]}'
+    assert "hidden" not in repr(spec)
+    assert spec.credentials() == {"password": "hidden"}
+    (tmp_path / "secret").write_text("rotated\n")
+    assert spec.credentials() == {"password": "rotated"}
