@@ -1,0 +1,37 @@
+import pytest
+from click.testing import CliRunner
+
+from prism.cli.call import ANSWER_GRACE, LONGEST_CALL, _patience
+from prism.cli.main import prism
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        (None, LONGEST_CALL),
+        ("250ms", 0.25 + ANSWER_GRACE),
+        ("2s", 2 + ANSWER_GRACE),
+        ("1.5m", 90 + ANSWER_GRACE),
+        ("soon", LONGEST_CALL),  # the proxy says what is wrong with it
+        ("ms", LONGEST_CALL),
+    ],
+)
+def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
+    assert _patience(timeout) == seconds
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a/b", "get"],
+        ["kv", "../get"],
+        ["kv", "get", "--url", "ftp://127.0.0.1"],
+        ["kv", "get", "--url", "127.0.0.1:50051"],
+        ["kv", "get", "--url", "http://[::1"],
+        ["kv", "get", "--url", "https://127.0.0.1", "--ca-cert", "none.pem"],
+    ],
+)
+def test_wrong_usage(arguments):
+    result = CliRunner().invoke(prism, ["call", *arguments])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr

@@ -1,0 +1,71 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from prism import __version__
+from prism.cli import main as main_module
+from prism.cli.main import prism
+from prism.contract.exceptions import LaunchError
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "prism", *arguments], capture_output=True, text=True, timeout=20
+    )
+
+
+def test_python_dash_m_prism_is_the_command():
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"prism {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["call"], ["config"], ["config", "check"]])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help(command, option):
+    result = CliRunner().invoke(prism, [*command, option])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    assert max(map(len, result.output.splitlines())) <= 100
+    for word in {"": ["serve", "call", "config"], "serve": ["--port"], "call": ["Exit status"]}.get(
+        " ".join(command), []
+    ):
+        assert word in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nosuch"], ["serve", "--port", "70000"], ["serve", "x"], ["call", "kv"]]
+)
+def test_wrong_usage_is_status_2(arguments):
+    result = CliRunner().invoke(prism, arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LaunchError("it is not there"), "prism: it is not there\n"),
+        (ValueError("what?"), "prism: internal error: ValueError: what?\nThis is a bug."),
+    ],
+)
+def test_errors_are_sentences(monkeypatch, capsys, error, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(main_module, "prism", fail)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_variable_shows_the_traceback_of_a_bug(monkeypatch):
+    def fail():
+        raise ValueError
+
+    monkeypatch.setattr(main_module, "prism", fail)
+    monkeypatch.setenv(main_module.TRACEBACK_VARIABLE, "1")
+    with pytest.raises(ValueError):
+        main_module.main()
