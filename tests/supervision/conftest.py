@@ -1,0 +1,113 @@
+"""Plugins as small programs, and no test may leave one behind."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from prism.contract.config import PluginConfig
+from prism.supervision.spec import InstanceSpec
+
+PROGRAM = """
+import os, signal, sys, time
+from msgspec import Struct
+import anyio
+from prism.sdk import Health, Plugin, operation, serve
+
+class Nothing(Struct):
+    pass
+
+class Small(Plugin):
+    name = "small"
+    async def start(self):
+        if self.config.get("refuse"):
+            raise ValueError(self.config["refuse"])
+        if self.config.get("slow"):
+            await anyio.sleep(60)
+        self.sick = False
+    async def health(self):
+        return Health.unhealthy("sick") if self.sick else Health.healthy()
+    @operation
+    async def pid(self, params: Nothing) -> int:
+        return os.getpid()
+    @operation
+    async def wait(self, params: Nothing) -> None:
+        await anyio.sleep(60)
+    @operation
+    async def short(self, params: Nothing) -> str:
+        await anyio.sleep(0.3)
+        return "done"
+    @operation
+    async def wedge(self, params: Nothing) -> None:
+        time.sleep(60)
+    @operation
+    async def fall_sick(self, params: Nothing) -> None:
+        self.sick = True
+
+serve(Small)
+"""
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not reaped."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_children_left() -> Iterator[None]:
+    before = children()
+    yield
+    assert children() == before
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    """The path of a plugin's program."""
+    path = tmp_path / "small.py"
+    path.write_text(PROGRAM)
+    return str(path)
+
+
+MakeSpec = Callable[..., InstanceSpec]
+
+
+@pytest.fixture
+def make_spec(program: str) -> MakeSpec:
+    """The spec of a spawned plugin, or of whatever ``plugin`` says."""
+
+    def make(
+        config: dict[str, Any] | None = None, *, namespace: str = "ns", **plugin: Any
+    ) -> InstanceSpec:
+        if not plugin.keys() & {"command", "socket", "module", "endpoint", "library"}:
+            plugin["command"] = [sys.executable, program]
+        plugin = {"type": "sidecar", "kill_timeout_seconds": 1, **plugin}
+        return InstanceSpec(
+            namespace=namespace,
+            backend="memory",
+            plugin_name="small",
+            plugin=msgspec.convert(plugin, PluginConfig),
+            config_json=msgspec.json.encode(config or {}).decode(),
+            credentials=dict,
+        )
+
+    return make
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    """Does this process run? One that has ended and is not reaped does not."""
+
+    def check(pid: int) -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        return state not in "ZX"
+
+    return check

@@ -1,0 +1,358 @@
+"""Keepers of in-process plugins on a mock clock, and of real processes."""
+
+import json
+import os
+import signal
+import sys
+import types
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from prism.channels import unix
+from prism.contract.exceptions import PluginCrashed
+from prism.contract.messages import ExecuteRequest
+from prism.sdk import Health, Plugin, operation
+from prism.supervision.keeper import Keeper
+from prism.supervision.slot import Slot
+from prism.supervision.supervisor import Supervisor
+
+
+async def eventually(check, limit=30):
+    """Wait until a plain ``check`` returns something true."""
+    with trio.fail_after(limit):
+        while not (found := check()):  # noqa: ASYNC110 - the plugin is another process
+            await trio.sleep(0.01)
+    return found
+
+
+async def call(instance, name):
+    answer = await instance.channel.execute(ExecuteRequest(operation=name, params_json="{}"))
+    assert answer.success, answer.error
+    return json.loads(answer.result_json)
+
+
+async def leased_call(slot, name):
+    with slot.lease() as instance:
+        return await call(instance, name)
+
+
+@asynccontextmanager
+async def kept(spec):
+    """A keeper that has made its first attempt; stopped on leaving."""
+    slot = Slot(spec.namespace)
+    keeper = Keeper(spec, slot)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        try:
+            yield keeper, slot
+        finally:
+            keeper.stop()
+
+
+# -- in-process, on a mock clock ---------------------------------------------
+
+
+class Model(Plugin):
+    """Fails as its class attributes say; notes when each instance was made."""
+
+    made: list[float]
+    failures: int = 0
+    sick = False
+    hang = ""
+
+    def __init__(self):
+        super().__init__()
+        type(self).made.append(trio.current_time())
+
+    async def start(self):
+        if self.hang == "start":
+            await trio.sleep_forever()
+        if len(self.made) <= self.failures:
+            raise ValueError("no backend")
+
+    async def stop(self):
+        if self.hang == "stop":
+            await trio.sleep_forever()
+
+    async def health(self):
+        if self.hang == "health":
+            await trio.sleep_forever()
+        return Health.unhealthy("sick") if self.sick else Health.healthy()
+
+    @operation
+    async def wait(self, params: dict[str, int]) -> str:
+        await trio.sleep(20)
+        return "done"
+
+
+@pytest.fixture
+def model(monkeypatch):
+    kind = type("Fresh", (Model,), {"made": []})
+    module = types.ModuleType("a_model")
+    module.Fresh = kind
+    monkeypatch.setitem(sys.modules, "a_model", module)
+    return kind
+
+
+@pytest.fixture
+def in_process(make_spec, model):
+    def make(**plugin):
+        return make_spec(type="in_process", module="a_model:Fresh", **plugin)
+
+    return make
+
+
+async def test_a_plugin_is_served_and_shut_down(in_process, model, autojump_clock):
+    async with kept(in_process()) as (_keeper, slot):
+        instance = slot.current
+        assert (instance.id, instance.plugin) == ("ns/1", "small")
+        assert set(instance.operations) == {"wait"}
+    assert slot.current is None
+    assert slot.absence == "the proxy is stopping"
+
+
+async def test_failed_starts_back_off_and_say_why(in_process, model, autojump_clock, caplog):
+    model.failures = 4
+    async with kept(in_process()) as (_keeper, slot):
+        assert slot.current is None
+        assert "refused to start: start failed: ValueError: no backend" in slot.absence
+        await eventually(lambda: slot.current)
+    pauses = [b - a for a, b in zip(model.made, model.made[1:], strict=False)]
+    assert len(pauses) == 4
+    assert pauses == sorted(pauses)
+    told = [record for record in caplog.records if "has no plugin" in record.message]
+    assert len(told) == 1
+
+
+async def test_initialize_has_a_time_limit(in_process, model, autojump_clock):
+    model.hang = "start"
+    async with kept(in_process(start_timeout_seconds=3)) as (_keeper, slot):
+        assert "did not answer Initialize within 3 seconds" in slot.absence
+        assert trio.current_time() == 3
+
+
+@pytest.mark.parametrize("fault", ["sick", "health"])
+async def test_failed_health_checks_replace_the_instance(in_process, model, autojump_clock, fault):
+    health = {"interval_seconds": 10, "timeout_seconds": 5, "failure_threshold": 3}
+    async with kept(in_process(health=health)) as (_keeper, slot):
+        await trio.sleep(1)
+        first = slot.current
+        model.sick, model.hang = fault == "sick", fault
+        await eventually(lambda: slot.current is not first and slot.current, limit=100)
+        assert slot.current.generation == 2
+        assert 20 < trio.current_time() < 60
+
+
+async def test_stopping_waits_for_running_calls(in_process, autojump_clock):
+    results = []
+    async with trio.open_nursery() as nursery:
+        async with kept(in_process(drain_timeout_seconds=30)) as (keeper, slot):
+
+            async def caller():
+                results.append(await leased_call(slot, "wait"))
+
+            nursery.start_soon(caller)
+            await trio.testing.wait_all_tasks_blocked()
+            keeper.stop()
+        assert results == ["done"]
+
+
+async def test_stopping_waits_for_the_calls_of_an_instance_on_its_way_out(
+    in_process, model, autojump_clock
+):
+    results = []
+    health = {"interval_seconds": 1, "failure_threshold": 1}
+    async with trio.open_nursery() as nursery:
+        async with kept(in_process(health=health)) as (keeper, slot):
+
+            async def caller():
+                results.append(await leased_call(slot, "wait"))
+
+            nursery.start_soon(caller)
+            model.sick = True
+            await eventually(lambda: slot.current is None)
+            keeper.stop()
+        assert results == ["done"]
+    assert len(model.made) == 1
+
+
+async def test_the_drain_has_a_limit(in_process, autojump_clock):
+    async with trio.open_nursery() as nursery:
+        async with kept(in_process(drain_timeout_seconds=5)) as (keeper, slot):
+
+            async def caller():
+                with pytest.raises(PluginCrashed):
+                    await leased_call(slot, "wait")
+
+            nursery.start_soon(caller)
+            await trio.testing.wait_all_tasks_blocked()
+            keeper.stop()
+        assert trio.current_time() < 20
+
+
+async def test_a_plugin_that_hangs_in_its_shutdown_is_left_behind(
+    in_process, model, autojump_clock
+):
+    model.hang = "stop"
+    async with kept(in_process(kill_timeout_seconds=2)):
+        pass
+    assert trio.current_time() == 4
+
+
+async def test_stop_while_starting_and_before_running(in_process, model, autojump_clock):
+    model.hang = "start"
+    spec = in_process(start_timeout_seconds=1000)
+    keeper = Keeper(spec, Slot("ns"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.testing.wait_all_tasks_blocked()
+        keeper.stop()
+    assert trio.current_time() == 0
+    early = Keeper(spec, Slot("ns"))
+    early.stop()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(early.run)
+    assert len(model.made) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("no_such_module:X", "no module 'no_such_module'"),
+        ("json:Nothing", "has no 'Nothing'"),
+        ("a_model:explode", "cannot be made: SystemExit: 3"),
+        ("a_broken_one:X", "importing a_broken_one failed: SystemExit: 4"),
+    ],
+)
+async def test_a_class_that_cannot_be_had(
+    make_spec, model, module, message, autojump_clock, tmp_path, monkeypatch
+):
+    sys.modules["a_model"].explode = lambda: sys.exit(3)
+    (tmp_path / "a_broken_one.py").write_text("import sys; sys.exit(4)")
+    monkeypatch.syspath_prepend(tmp_path)
+    async with kept(make_spec(type="in_process", module=module)) as (_keeper, slot):
+        assert message in slot.absence
+
+
+# -- processes ---------------------------------------------------------------
+
+
+async def test_a_killed_process_fails_its_calls_and_is_replaced(make_spec, is_alive):
+    async with kept(make_spec()) as (_keeper, slot):
+        pid = await leased_call(slot, "pid")
+        async with trio.open_nursery() as nursery:
+
+            async def caller():
+                with pytest.raises(PluginCrashed):
+                    await leased_call(slot, "wait")
+
+            for _ in range(3):
+                nursery.start_soon(caller)
+            await eventually(lambda: slot.current.leases == 3)
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: slot.current is not None and slot.current.generation == 2)
+        assert await leased_call(slot, "pid") != pid
+    assert not is_alive(pid)
+
+
+async def test_a_process_that_asks_to_leave_is_replaced(make_spec):
+    async with kept(make_spec()) as (_keeper, slot):
+        pid = await leased_call(slot, "pid")
+        results = []
+        async with trio.open_nursery() as nursery:
+
+            async def caller():
+                results.append(await leased_call(slot, "short"))
+
+            nursery.start_soon(caller)
+            await eventually(lambda: slot.current.leases == 1)
+            await trio.sleep(0.05)
+            os.kill(pid, signal.SIGTERM)
+        assert results == ["done"]
+        await eventually(lambda: slot.current is not None and slot.current.generation == 2)
+
+
+async def test_a_wedged_process_is_ended(make_spec, is_alive):
+    async with kept(make_spec(cancel_grace_seconds=0.3)) as (_keeper, slot):
+        pid = await leased_call(slot, "pid")
+        with trio.move_on_after(0.2):
+            await leased_call(slot, "wedge")
+        await eventually(lambda: slot.current is not None and slot.current.generation == 2)
+        assert not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(7)", "exited with status 7"),
+        ("import os; os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
+        ("import time; time.sleep(60)", "sent no HELLO within 0.5 seconds"),
+        (
+            "import os; os.write(int(os.environ['PRISM_PLUGIN_FD']), b'GET / HTTP/1.1' * 9)",
+            "does not speak the frame protocol",
+        ),
+    ],
+)
+async def test_a_process_that_does_not_start(make_spec, caplog, code, message):
+    command = [sys.executable, "-c", f"print('some output', flush=True); {code}"]
+    async with kept(make_spec(command=command, start_timeout_seconds=0.5)) as (_keeper, slot):
+        assert message in slot.absence
+        assert "some output" not in slot.absence
+    assert any("last output" in text and "some output" in text for text in caplog.messages)
+
+
+async def test_a_plugin_that_dials_in_and_dials_again(make_spec, program, tmp_path):
+    path = tmp_path / "d" / "s"
+    async with kept(make_spec(socket=str(path))) as (_keeper, slot):
+        assert slot.absence == f"it waits for the plugin to dial {path}"
+        plugin = await trio.lowlevel.open_process(
+            [sys.executable, program], env=os.environ | {"PLUGIN_SOCKET": str(path)}
+        )
+        first = await eventually(lambda: slot.current)
+        path.unlink()
+        await first.channel.aclose()
+        again = await eventually(lambda: slot.current is not first and slot.current)
+        assert await leased_call(slot, "pid") == plugin.pid
+        assert again.generation == 2
+        plugin.terminate()
+        await plugin.wait()
+    assert plugin.returncode == 0
+    assert not path.exists()
+
+
+async def test_stop_while_waiting_for_a_plugin_to_dial_in(make_spec, tmp_path, autojump_clock):
+    async with kept(make_spec(socket=str(tmp_path / "d" / "s"))):
+        await trio.sleep(100)
+    assert trio.current_time() == 100
+
+
+async def test_strangers_do_not_keep_the_plugin_waiting(make_spec, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "d" / "s"
+    async with kept(make_spec(socket=str(path))) as (_keeper, slot):
+        monkeypatch.setattr(unix, "peer_credentials", lambda _: unix.PeerCredentials(1, 99, 99))
+        async with await trio.open_unix_socket(str(path)) as stranger:
+            assert await stranger.receive_some() == b""
+        refused = "refused a peer with pid 1, uid 99"
+        await eventually(lambda: any(refused in text for text in caplog.messages))
+        assert "waits for the plugin" in slot.absence
+
+
+async def test_one_namespace_that_fails_does_not_keep_the_others(make_spec, in_process):
+    supervisor = Supervisor(
+        [
+            make_spec(namespace="good"),
+            make_spec(namespace="bad", command=["/no/such/program"]),
+            make_spec({"refuse": "not today"}, namespace="refused"),
+        ]
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        assert await leased_call(supervisor.slots["good"], "pid") > 0
+        assert "cannot run /no/such/program" in supervisor.slots["bad"].absence
+        assert "not today" in supervisor.slots["refused"].absence
+        supervisor.stop()
+        await supervisor.wait_stopped()
+    assert all(slot.current is None for slot in supervisor.slots.values())
