@@ -8,6 +8,7 @@ from typing import Any
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 
 TIMEOUT = 20.0
@@ -29,12 +30,20 @@ class Response:
         return self.ended or self.reset is not None
 
 
+class _Connection(h2.connection.H2Connection):
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[h2.events.Event]]:
+        """h2 closes the connection, and would take no response that is still to come."""
+        event = h2.events.ConnectionTerminated()
+        event.last_stream_id, event.error_code = frame.last_stream_id, frame.error_code
+        return [], [event]
+
+
 class Http2Client:
     """One connection with prior knowledge. Checks nothing that it sends."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
-        self.h2 = h2.connection.H2Connection(
+        self.h2 = _Connection(
             h2.config.H2Configuration(
                 header_encoding="utf-8",
                 validate_outbound_headers=False,
@@ -120,6 +129,11 @@ class Http2Client:
                 self.responses[event.stream_id].reset = event.error_code
             case h2.events.ConnectionTerminated():
                 self.goaways.append(event.last_stream_id)
+
+    def reset(self, stream: int) -> None:
+        """Give a call up."""
+        self.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        self.flush()
 
     def close(self) -> None:
         """Close the connection."""
