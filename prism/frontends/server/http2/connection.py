@@ -73,7 +73,12 @@ class HTTP2Connection:
         self._transport = stream
         self._peer = peer
         self._guard = FrameGuard(
-            wire.MAX_FRAME_SIZE, settings.flood_budget, settings.flood_refill, trio.current_time()
+            wire.MAX_FRAME_SIZE,
+            # Compressed, it is smaller than max_header_size counts it: twice is plenty.
+            2 * settings.max_header_size,
+            settings.flood_budget,
+            settings.flood_refill,
+            trio.current_time(),
         )
         self._streams: dict[int, HTTP2Exchange] = {}
         self._starting: list[tuple[HTTP2Exchange, Callable[[], Awaitable[None]]]] = []
@@ -115,7 +120,7 @@ class HTTP2Connection:
                 if upgraded is not None:
                     self._handle([wire.RequestStarted(1, upgraded), wire.RequestEnded(1)])
                 if self._received:
-                    self._receive(self._received)
+                    await self._receive(self._received)
                 await self._read_loop()
             except ClientError as error:
                 await self._refuse_connection(error)
@@ -144,7 +149,7 @@ class HTTP2Connection:
                     if not data:
                         self._client_gone()
                         return
-                    self._receive(bytes(data))
+                    await self._receive(bytes(data))
                     self._reading.deadline = self._next_deadline()
             self._on_deadline()
 
@@ -172,10 +177,15 @@ class HTTP2Connection:
         elif self.state is State.OPEN and now >= self._next_deadline():
             self.shed()
 
-    def _receive(self, data: bytes) -> None:
-        now = trio.current_time()
-        self._guard.inspect(data, now)
-        self._handle(self.codec.receive(data))
+    async def _receive(self, data: bytes) -> None:
+        """Handle ``data`` whole, in portions between which other tasks have their turn."""
+        while data:
+            now = trio.current_time()
+            size = self._guard.inspect(data, now)
+            self._handle(self.codec.receive(data[:size]))
+            if data := data[size:]:
+                # A cancellation here would lose the rest, and with it the place in the stream.
+                await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._guard.in_header_block:
             self._headers_due = inf
         elif self._headers_due == inf:

@@ -9,14 +9,19 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from prism.frontends.server.http2.limits import RESET_COST, ClientError, FrameGuard
+from prism.frontends.server.http2.limits import (
+    FRAMES_AT_ONCE,
+    RESET_COST,
+    ClientError,
+    FrameGuard,
+)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PING = PingFrame(0, opaque_data=bytes(8)).serialize()
 
 
 def make_guard(budget=10, refill=5):
-    guard = FrameGuard(16384, budget, refill, now=0.0)
+    guard = FrameGuard(16384, 1000, budget, refill, now=0.0)
     guard.inspect(PREFACE, 0.0)
     return guard
 
@@ -64,6 +69,25 @@ def test_what_a_frame_costs(frame, cost):
     guard.charge(4 - cost)
     with pytest.raises(ClientError):
         guard.charge(1)
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_many_frames_come_in_portions(step):
+    guard, data = make_guard(), DataFrame(1, b"x").serialize() * 1000
+    portions, start = [], 0
+    while start < len(data):
+        portions.append(guard.inspect(data[start : start + step], 0.0))
+        start += portions[-1]
+    assert sum(portions) == len(data)
+    assert max(portions) <= FRAMES_AT_ONCE * 10
+
+
+def test_a_header_section_that_goes_on_is_refused():
+    guard = make_guard()
+    guard.inspect(HeadersFrame(1, bytes(900)).serialize(), 0.0)
+    guard.inspect(HeadersFrame(3, bytes(900)).serialize(), 0.0)
+    with pytest.raises(ClientError, match="header section"):
+        guard.inspect(ContinuationFrame(3, bytes(101)).serialize(), 0.0)
 
 
 def test_a_frame_that_announces_too_much_is_refused_by_its_header():
