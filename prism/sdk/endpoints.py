@@ -90,10 +90,13 @@ async def inherited(descriptor: int) -> UNIXSocketStream:
     Raises:
         LaunchError: the descriptor is not a socket.
     """
+    sock = None
     try:
         sock = socket.socket(fileno=descriptor)
         sock.getpeername()
     except (OSError, OverflowError) as error:
+        if sock is not None:
+            sock.close()
         reason = getattr(error, "strerror", None) or error
         raise LaunchError(
             f"{FD_VARIABLE}={descriptor} is not a connected socket ({reason}); only "

@@ -25,7 +25,7 @@ from prism.sdk import endpoints
 from prism.sdk.options import Options, parse_options
 from prism.sdk.plugin import Plugin
 from prism.sdk.reporting import NoteHandler, report, send_logs
-from prism.sdk.session import Ending, Session
+from prism.sdk.session import Session
 
 log = logging.getLogger("prism.sdk")
 
@@ -82,7 +82,6 @@ class _Server:
         self._plugin = plugin
         self._options = options
         self._handler = handler
-        self._sessions: set[Session] = set()
         self._stopping = anyio.Event()
 
     async def run(self) -> None:
@@ -114,29 +113,28 @@ class _Server:
                     return
                 log.info("stopping on %s", signal.Signals(number).name)
                 self._stopping.set()
-                for session in self._sessions:
-                    session.go_away("the plugin's process was asked to stop")
                 everything.deadline = anyio.current_time() + STOP_GRACE
-                if not any(session.running_calls for session in self._sessions):
-                    everything.cancel()
 
-    async def _serve_session(self, stream: ByteStream) -> Ending:
+    async def _serve_session(self, stream: ByteStream) -> None:
+        """Serve one host to its end, or until this process has stopped and drained.
+
+        Raises:
+            HandshakeFailed: the host refused the plugin or said no HELLO.
+        """
         plugin = self._plugin()
         session = Session(stream, plugin, name=plugin.name, version=plugin.version)
-        self._sessions.add(session)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(report, session, plugin, self._handler)
                 tasks.start_soon(self._end_when_drained, session, tasks.cancel_scope)
-                ending = await session.run()
+                await session.run()
                 tasks.cancel_scope.cancel()
-            return ending
-        finally:
-            self._sessions.discard(session)
+        except* HandshakeFailed as group:
+            raise group.exceptions[0] from None
 
     async def _end_when_drained(self, session: Session, scope: anyio.CancelScope) -> None:
         await self._stopping.wait()
-        await session.wait_no_calls()
+        await session.drain("the plugin's process was asked to stop")
         send_logs(session, self._handler)
         scope.cancel()
 
@@ -170,12 +168,13 @@ class _Server:
         async with (
             await endpoints.listen(self._options) as listener,
             anyio.create_task_group() as sessions,
-            anyio.create_task_group() as accepting,
         ):
             log.info("listening on %s", endpoints.bound_address(listener))
-            accepting.start_soon(listener.serve, self._serve_accepted_stream, sessions)
-            await self._stopping.wait()
-            accepting.cancel_scope.cancel()
+            async with anyio.create_task_group() as accepting:
+                accepting.start_soon(listener.serve, self._serve_accepted_stream, sessions)
+                await self._stopping.wait()
+                accepting.cancel_scope.cancel()
+            # Only now: an accept under way would raise, and end the sessions with it.
             await listener.aclose()
 
     async def _serve_accepted_stream(self, stream: ByteStream) -> None:

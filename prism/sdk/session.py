@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from contextvars import copy_context
-from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -84,6 +83,8 @@ CALLS_BEFORE_PAUSE = 16
 the first answers while the rest of a burst is still being made."""
 PARTING_TIME = 2.0
 """Seconds to write what is still queued when the session ends."""
+DRAIN_TOKEN = 0x647261
+"""Of the PING that follows a drain's GOAWAY; its echo says that the host has read both."""
 CONNECTION_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 """What a stream raises when its connection is gone; TLS's own errors are OSErrors."""
 
@@ -127,13 +128,6 @@ def _scope_type() -> Callable[..., Scope]:
     return anyio.CancelScope
 
 
-class Ending(Enum):
-    """Why a session ended."""
-
-    SHUTDOWN = auto()  # the host asked for it, and was answered
-    DISCONNECTED = auto()  # the host is gone, or broke the protocol
-
-
 class Session:
     """Serves ``plugin`` to the host at the other end of ``stream``."""
 
@@ -169,6 +163,7 @@ class Session:
         self._can_write = True
         self._shut_down = False
         self._draining = False
+        self._drain_seen = anyio.Event()
         self._unary: dict[Method, Callable[[Any], Awaitable[Message]]] = {
             Method.INITIALIZE: plugin.initialize,
             Method.HEALTH_CHECK: plugin.health_check,
@@ -185,20 +180,25 @@ class Session:
             ConnectionState.CLOSED,
         )
 
-    @property
-    def running_calls(self) -> int:
-        """Calls whose CLOSE is not sent yet."""
-        return len(self._scopes)
+    async def drain(self, reason: str) -> None:
+        """Start no more calls, and wait until the running ones have ended.
 
-    async def wait_no_calls(self) -> None:
-        """Wait until no call is running; sensible after ``go_away`` only."""
+        Calls that the host sent before it read GOAWAY are on their way; they are closed
+        as not started, so that it may repeat them. Its answer to a PING comes after them.
+        """
+        self._draining = True
+        if self.ready:
+            self.send(GoAway(self._connection.last_peer_stream, reason))
+            self.send(Ping(DRAIN_TOKEN))
+            with anyio.move_on_after(PARTING_TIME):
+                await self._drain_seen.wait()
         while self._scopes:
             self._call_ended = anyio.Event()
             await self._call_ended.wait()
 
     # -- life -----------------------------------------------------------------
 
-    async def run(self) -> Ending:
+    async def run(self) -> None:
         """Serve until the session ends; the connection is closed then.
 
         Cancelling ends it at once; ``stop`` of the plugin is still run, briefly.
@@ -230,17 +230,19 @@ class Session:
             raise group.exceptions[0] from None
         finally:
             await self._end()
-        return Ending.SHUTDOWN if self._shut_down else Ending.DISCONNECTED
 
     async def _end(self) -> None:
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(PARTING_TIME), suppress(*CONNECTION_ERRORS):
                 await self._stream.aclose()
-            with anyio.move_on_after(STOP_TIMEOUT):
-                if not self._shut_down:
-                    await self._plugin.shutdown(
-                        ShutdownRequest(reason="the connection to the host ended")
-                    )
+            if self._shut_down:
+                return
+            request = ShutdownRequest(reason="the connection to the host ended")
+            try:
+                with anyio.move_on_after(STOP_TIMEOUT):
+                    await self._plugin.shutdown(request)
+            except Exception:
+                log.exception("the plugin failed to shut down")
 
     async def _greet(self) -> None:
         while True:
@@ -291,16 +293,12 @@ class Session:
             elif isinstance(event, Ping):
                 if not event.ack:
                     self.send(Ping(event.token, ack=True))
+                elif event.token == DRAIN_TOKEN:
+                    self._drain_seen.set()
             elif isinstance(event, GoAway):
                 log.debug("the host drains this plugin: %s", event.reason)
             elif event is None:
                 return
-
-    def go_away(self, reason: str) -> None:
-        """Tell the host that this plugin will start no more calls."""
-        self._draining = True
-        if self.ready:
-            self.send(GoAway(self._connection.last_peer_stream, reason))
 
     def note(self, note: Note) -> None:
         """Send news to the host; dropped when the connection cannot take it."""

@@ -1,0 +1,90 @@
+import os
+import socket
+import stat
+
+import anyio
+import pytest
+
+from prism.contract.exceptions import LaunchError
+from prism.sdk import endpoints
+from prism.sdk.endpoints import Address
+from prism.sdk.options import Options
+
+
+@pytest.mark.parametrize("text", ["unix:/run/s", "tcp:127.0.0.1:1", "tcp:h.example:65535"])
+def test_addresses_are_written_as_they_are_read(text):
+    assert str(Address.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "unix:", "tcp:", "tcp::1", "tcp:h:", "tcp:h:x", "http://x"])
+def test_what_is_no_address(text):
+    with pytest.raises(ValueError, match="is not an address"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("localhost", True), ("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("h", False)],
+)
+def test_is_loopback(host, loopback):
+    assert Address(host=host, port=1).is_loopback is loopback
+
+
+async def test_an_inherited_socket_is_not_passed_on():
+    ours, theirs = socket.socketpair()
+    stream = await endpoints.inherited(theirs.detach())
+    ours.sendall(b"hello")
+    assert await stream.receive() == b"hello"
+    assert not os.get_inheritable(stream._raw_socket.fileno())
+    await stream.aclose()
+    ours.close()
+
+
+@pytest.mark.parametrize("descriptor", [9999, 2**70])
+async def test_a_descriptor_that_is_no_socket(descriptor):
+    with pytest.raises(LaunchError, match="is not a connected socket"):
+        await endpoints.inherited(descriptor)
+
+
+async def test_an_unconnected_socket():
+    with pytest.raises(LaunchError, match="not connected"):
+        await endpoints.inherited(socket.socket(socket.AF_UNIX).detach())
+
+
+async def test_a_unix_socket_is_private_and_a_dead_one_replaced(tmp_path):
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    options = Options(listen=Address.unix(str(path)))
+    async with await endpoints.listen(options) as listener:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert endpoints.bound_address(listener) == f"unix:{path}"
+        with pytest.raises(LaunchError, match="Address already in use"):
+            await endpoints.listen(options)
+        async with await endpoints.dial(Address.unix(str(path))):
+            pass
+
+
+async def test_what_is_not_a_socket_is_left_alone(tmp_path):
+    path = anyio.Path(tmp_path / "s")
+    await path.write_text("precious")
+    with pytest.raises(LaunchError, match="cannot listen on unix:"):
+        await endpoints.listen(Options(listen=Address.unix(str(path))))
+    assert await path.read_text() == "precious"
+
+
+async def test_tcp_says_its_port_and_when_it_is_taken():
+    async with await endpoints.listen(Options(listen=Address.parse("tcp:127.0.0.1:0"))) as first:
+        where = endpoints.bound_address(first)
+        assert where.startswith("tcp:127.0.0.1:")
+        with pytest.raises(LaunchError, match="Address already in use"):
+            await endpoints.listen(Options(listen=Address.parse(where)))
+
+
+async def test_tls_files_that_cannot_be_used(tmp_path):
+    bad = tmp_path / "bad.pem"
+    bad.write_text("not PEM")
+    address = Address.parse("tcp:127.0.0.1:0")
+    for file, reason in ((str(bad), "PEM"), ("/nowhere", "No such file")):
+        with pytest.raises(LaunchError, match=f"cannot use the TLS files.*{reason}"):
+            await endpoints.listen(Options(listen=address, tls_cert=file, tls_key=file))

@@ -1,0 +1,264 @@
+"""``serve`` as whole processes, met over each kind of socket."""
+
+import os
+import signal
+import sys
+
+import pytest
+import trio
+import trio.testing
+
+from prism.channels import tcp, unix
+from prism.channels.framed import FramedChannel
+from prism.channels.inherited import FD_VARIABLE, socket_pair
+from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
+
+PROGRAM = """
+import asyncio, logging, sys
+from msgspec import Struct
+from prism.sdk import Plugin, operation, serve
+
+class Nothing(Struct):
+    pass
+
+class Small(Plugin):
+    name = "small"
+    async def stop(self):
+        logging.getLogger("mine").warning("stopped cleanly")
+    @operation
+    async def say(self, params: Nothing) -> str:
+        logging.getLogger("mine").warning("said something")
+        return "hello"
+    @operation
+    async def only_asyncio(self, params: Nothing) -> str:
+        queue = asyncio.Queue()
+        asyncio.get_running_loop().call_later(0.01, queue.put_nowait, "from a queue")
+        await asyncio.sleep(0.01)
+        return await queue.get()
+    @operation
+    async def short(self, params: Nothing) -> str:
+        import anyio
+        await anyio.sleep(0.5)
+        return "done"
+    @operation
+    async def long(self, params: Nothing) -> str:
+        import anyio
+        await anyio.sleep(60)
+
+serve(Small, sys.argv[2:], backend=sys.argv[1])
+"""
+
+
+class Running:
+    """A plugin's process and what it has written."""
+
+    def __init__(self, process):
+        self.process = process
+        self.output = ""
+
+    async def read(self):
+        async for chunk in self.process.stderr:
+            self.output += chunk.decode()
+
+    async def until(self, text):
+        with trio.fail_after(20):
+            while text not in self.output:  # noqa: ASYNC110 - another process writes it
+                await trio.sleep(0.01)
+
+    async def ended(self):
+        with trio.fail_after(20):
+            return await self.process.wait()
+
+
+@pytest.fixture
+async def start(tmp_path, nursery):
+    """Starts the program; every process is gone at the end of the test."""
+    path = tmp_path / "small.py"
+    path.write_text(PROGRAM)
+    started = []
+
+    async def start(*arguments, backend="trio", environment=None, descriptors=()):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, str(path), backend, *arguments],
+            stderr=-1,
+            pass_fds=descriptors,
+            env=os.environ | (environment or {}),
+        )
+        started.append(process)
+        running = Running(process)
+        nursery.start_soon(running.read)
+        return running
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def serve_on(stream, nursery, **callbacks):
+    channel = FramedChannel(stream, name="it", **callbacks)
+    await channel.handshake()
+    nursery.start_soon(channel.run)
+    assert (await channel.initialize(InitializeRequest(namespace="ns"))).success
+    return channel
+
+
+async def execute(channel, operation, results=None):
+    answer = await channel.execute(ExecuteRequest(operation=operation))
+    if results is not None:
+        results.append(answer.result_json)
+    return answer.result_json
+
+
+@pytest.fixture
+async def spawn(start, nursery):
+    async def spawn(backend="trio", **callbacks):
+        ours, theirs = socket_pair()
+        with theirs:
+            number = theirs.fileno()
+            plugin = await start(
+                backend=backend, environment={FD_VARIABLE: str(number)}, descriptors=[number]
+            )
+        return plugin, await serve_on(ours, nursery, **callbacks)
+
+    return spawn
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+async def test_a_spawned_plugin_ends_with_its_connection(spawn, backend):
+    plugin, channel = await spawn(backend)
+    assert await execute(channel, "say") == '"hello"'
+    await channel.aclose()
+    assert await plugin.ended() == 0, plugin.output
+    await plugin.until("stopped cleanly")
+
+
+async def test_handlers_may_need_asyncio(spawn):
+    _plugin, channel = await spawn("asyncio")
+    assert await execute(channel, "only_asyncio") == '"from a queue"'
+    await channel.shutdown(ShutdownRequest())
+    await channel.aclose()
+
+
+async def test_logs_reach_the_host_and_the_last_ones_standard_error(spawn):
+    records = []
+    plugin, channel = await spawn(on_note=lambda note: records.extend(note.logs))
+    await execute(channel, "say")
+    with trio.fail_after(20):
+        while not records:  # noqa: ASYNC110 - another process sends them
+            await trio.sleep(0.01)
+    assert [(r.level, r.logger, r.message) for r in records] == [
+        ("WARNING", "mine", "said something")
+    ]
+    assert (await channel.shutdown(ShutdownRequest())).success
+    await channel.aclose()
+    assert await plugin.ended() == 0, plugin.output
+    await plugin.until("WARNING mine: stopped cleanly")
+    assert "said something" not in plugin.output
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+async def test_sigterm_lets_calls_finish(spawn, nursery, backend):
+    said = []
+    plugin, channel = await spawn(backend, on_goaway=said.append)
+    results = []
+    async with trio.open_nursery() as calls:
+        calls.start_soon(execute, channel, "short", results)
+        await trio.testing.wait_all_tasks_blocked()
+        await execute(channel, "say")
+        plugin.process.send_signal(signal.SIGTERM)
+    assert results == ['"done"']
+    assert await plugin.ended() == 0, plugin.output
+    assert len(said) == 1
+    await channel.aclose()
+
+
+async def test_a_second_signal_does_not_wait(spawn, nursery):
+    said = trio.Event()
+    plugin, channel = await spawn(on_goaway=lambda _: said.set())
+    async with trio.open_nursery() as calls:
+        calls.start_soon(execute, channel, "long")
+        await trio.testing.wait_all_tasks_blocked()
+        await execute(channel, "say")
+        plugin.process.send_signal(signal.SIGTERM)
+        await said.wait()
+        plugin.process.send_signal(signal.SIGTERM)
+    assert await plugin.ended() == 0, plugin.output
+    await channel.aclose()
+
+
+async def test_a_dialling_plugin_waits_for_the_proxy_and_comes_back(start, nursery, tmp_path):
+    path = tmp_path / "d" / "s"
+    plugin = await start("--connect", f"unix:{path}")
+    await plugin.until("waiting for the proxy at unix:")
+    for _ in range(2):
+        listener = unix.listen(path)
+        with trio.fail_after(20):
+            stream, _peer = await listener.accept()
+        channel = await serve_on(stream, nursery)
+        assert await execute(channel, "say") == '"hello"'
+        await channel.aclose()
+        await listener.aclose()
+    plugin.process.terminate()
+    assert await plugin.ended() == 0, plugin.output
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+async def test_a_listening_plugin_survives_hosts_and_drains(
+    start, nursery, tmp_path, kind, backend
+):
+    where = f"unix:{tmp_path}/s" if kind == "unix" else "tcp:127.0.0.1:0"
+    plugin = await start("--listen", where, "--insecure", backend=backend)
+    await plugin.until("listening on ")
+
+    async def dial():
+        if kind == "unix":
+            return await unix.dial(tmp_path / "s")
+        port = plugin.output.partition("listening on tcp:127.0.0.1:")[2].split()[0]
+        return await tcp.dial("127.0.0.1", int(port), None)
+
+    stranger = await dial()
+    await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    await stranger.receive_some()
+    await stranger.aclose()
+    channel = await serve_on(await dial(), nursery)
+    second = await serve_on(await dial(), nursery)
+    await channel.aclose()
+    results = []
+    async with trio.open_nursery() as calls:
+        calls.start_soon(execute, second, "short", results)
+        await trio.testing.wait_all_tasks_blocked()
+        await execute(second, "say")
+        plugin.process.terminate()
+    assert results == ['"done"']
+    assert await plugin.ended() == 0, plugin.output
+    assert "Traceback" not in plugin.output, plugin.output
+    await second.aclose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status", "message"),
+    [
+        ([], {FD_VARIABLE: "999"}, 1, "is not a connected socket (Bad file descriptor)"),
+        ([], {FD_VARIABLE: "garbage"}, 2, "is not a file descriptor"),
+        ([], {}, 2, "nothing says where the proxy is"),
+        (["--listen", "unix:/no/such/directory/s"], {}, 1, "cannot listen on unix:/no/such"),
+    ],
+)
+async def test_what_cannot_be_served(start, arguments, environment, status, message):
+    plugin = await start(*arguments, environment=environment)
+    assert await plugin.ended() == status
+    await plugin.until(message)
+    assert "Traceback" not in plugin.output, plugin.output
+
+
+async def test_a_host_that_refuses_ends_a_spawned_plugin(start):
+    ours, theirs = socket_pair()
+    with theirs:
+        number = theirs.fileno()
+        plugin = await start(environment={FD_VARIABLE: str(number)}, descriptors=[number])
+    await ours.aclose()
+    assert await plugin.ended() == 1
+    await plugin.until("closed the connection instead of saying HELLO")
