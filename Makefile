@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test test-fast check bench format clean
+.PHONY: help serve test test-fast check bench format generate clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file for your own)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
 	@echo "make check      formatting, lint, types, and the direction of imports"
 	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
+	@echo "make generate   what is made from the types and the .proto; tests compare it"
 	@echo "make clean      remove what the other targets made"
 
 serve: $(VENV)/.installed
@@ -38,6 +39,11 @@ bench: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generate: $(VENV)/.installed-dev
+	$(BIN)/python -m prism.core.config schema > schemas/config.schema.json
+	$(BIN)/python -m prism.core.config reference > docs/configuration.md
+	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/wire/grpc/plugin.binpb prism/plugin.proto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
