@@ -1,5 +1,6 @@
 """``prism serve``: run the proxy."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,12 +61,20 @@ def serve(file: str | None, port: int | None, admin_port: int | None) -> None:
     setup_logging(config.log.level, config.log.format)
 
     def on_ready(ready: "Ready") -> None:
-        click.echo(greeting(config, ready, demo=file is None))
-        # Whoever waits for this line behind a pipe must not wait for the buffer.
-        sys.stdout.flush()
+        _say(greeting(config, ready, demo=file is None))
 
     graceful = trio.run(run_until_signalled, config, on_ready)
     sys.exit(0 if graceful else FORCED)
+
+
+def _say(text: str) -> None:
+    """Print, and flush: whoever waits for this behind a pipe must not wait for the buffer."""
+    try:
+        click.echo(text)
+    except OSError:  # nobody reads it, which is no reason not to serve
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is left in the buffer goes there at exit
+        os.close(nowhere)
 
 
 def demo_config() -> "Config":

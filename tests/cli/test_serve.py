@@ -1,8 +1,10 @@
+import os
 import re
+import sys
 from pathlib import Path
 
 from prism.app import Ready
-from prism.cli.serve import demo_config, greeting
+from prism.cli.serve import _say, demo_config, greeting
 from prism.contract.config import Config, NamespaceConfig
 from prism.frontends.server import Address
 
@@ -31,3 +33,17 @@ def test_the_greeting_without_an_admin_port():
     config = Config(namespaces=namespaces)
     text = greeting(config, Ready(READY.data, []), demo=False)
     assert text == "Prism serves 2 namespaces on http://127.0.0.1:1234"
+
+
+def test_a_greeting_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        _say("hello")
+        output.write("what is left goes nowhere")
+
+
+def test_a_process_without_standard_output_greets_nobody(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    _say("hello")

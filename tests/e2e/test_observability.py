@@ -1,5 +1,8 @@
 """What an operator sees of calls: log lines, metrics, traces, and the plugins' own logs."""
 
+import fcntl
+import os
+
 import pytest
 from prism_process import CHAOS, FAST_CHECKS, WAITING, eventually
 
@@ -125,3 +128,17 @@ def test_probes_and_unknown_paths(proxy):
     assert proxy.client.get(f"{proxy.url}/readyz").status_code == 200
     assert proxy.client.get(f"{proxy.admin}/nosuch").status_code == 404
     assert proxy.client.post(f"{proxy.admin}/metrics").status_code == 405
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(start_prism):
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)  # a dozen lines fill it
+        proxy = start_prism(preexec=lambda: os.dup2(writing, 2))
+        for _ in range(50):
+            assert proxy.call("demo", "get", {"key": "a"}).status_code == 200
+        assert proxy.metric("prism_log_lines_dropped_total") == 0
+        assert proxy.stop() == 0
+    finally:
+        os.close(reading)
+        os.close(writing)

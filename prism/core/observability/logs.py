@@ -5,10 +5,13 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
+from textwrap import indent
 from types import TracebackType
 from typing import Any, TextIO
 
 import msgspec
+
+from prism.core.observability.log_writer import LogWriter
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _RESET = "\x1b[0m"
@@ -22,6 +25,7 @@ _COLOURS = {
 }
 # A control character in a message could rewrite the terminal or fake a line.
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPED_IN_TRACEBACK = {code: text for code, text in _ESCAPED.items() if code != ord("\n")}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -71,20 +75,23 @@ class ConsoleFormatter(logging.Formatter):
         text = (record.getMessage() + fields).translate(_ESCAPED)
         line = f"{time} {level} {record.name}: {text}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, because an exception's own text may hold a line that looks like ours.
+            traceback = self.formatException(record.exc_info).translate(_ESCAPED_IN_TRACEBACK)
+            line += "\n" + indent(traceback, "    ")
         return line
 
 
 def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002
     """Send all log lines, of every library too, to ``stream`` (standard error).
 
+    No reader of a real file or pipe can hold up who logs; see ``LogWriter``.
     ``level`` and ``format`` are the values of ``LogConfig``: ``auto`` is
     ``console`` on a terminal and ``json`` elsewhere. Uncaught exceptions and
     warnings are logged as well. Calling it again replaces the earlier set-up.
     """
     stream = sys.stderr if stream is None else stream
-    terminal = stream.isatty()
-    handler = logging.StreamHandler(stream)
+    terminal = stream is not None and stream.isatty()
+    handler = _handler(stream)
     if format == "json" or (format == "auto" and not terminal):
         handler.setFormatter(JSONFormatter())
     else:
@@ -93,10 +100,25 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     # No format shows them, and looking them up is a good part of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
+    earlier = [present for present in root.handlers if isinstance(present, LogWriter)]
     root.handlers[:] = [handler]
+    for writer in earlier:
+        writer.flush()
+        writer.close()
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+
+
+def _handler(stream: TextIO | None) -> logging.Handler:
+    if stream is None:  # the process was started without a standard error
+        return logging.NullHandler()
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # in memory, as tests have it
+        return logging.StreamHandler(stream)
+    stream.flush()
+    return LogWriter(descriptor)
 
 
 def _log_uncaught(

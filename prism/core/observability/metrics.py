@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 import prism
 from prism.contract.status import StatusCode
 from prism.core.observability.histogram import Histogram
+from prism.core.observability.log_writer import dropped_lines
 from prism.core.observability.plugin_metrics import plugin_metrics
 from prism.core.request import CallRecord
 from prism.core.router import Router
@@ -71,6 +72,9 @@ class Metrics(Collector):
             "prism_build",
             "The version of Prism and of Python",
             {"version": prism.__version__, "python": platform.python_version()},
+        )
+        yield CounterMetricFamily(
+            "prism_log_lines_dropped", "Log lines that nobody read in time", dropped_lines()
         )
         yield from self._calls()
         yield from self._namespaces()

@@ -53,6 +53,37 @@ def test_console_lines():
     assert line.endswith(r"INFO     prism.test: evil\x1b[2J\x0a2026 fake reason=a\x0ab")
 
 
+def test_an_exception_cannot_fake_a_line_or_rewrite_the_terminal():
+    stream = io.StringIO()
+    setup_logging("info", "console", stream)
+    try:
+        raise ValueError("\x1b[2J\n2026 fake")
+    except ValueError:
+        logging.getLogger("prism.test").exception("failed")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("prism.test: failed")
+    assert all(line.startswith("    ") for line in rest)
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_process_without_standard_error_has_no_log(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    setup_logging("info", "auto")
+    logging.getLogger("prism.test").error("nowhere")
+
+
+def test_a_second_set_up_takes_the_first_ones_place(tmp_path):
+    with (tmp_path / "one").open("w") as one, (tmp_path / "two").open("w") as two:
+        for stream in (one, two):
+            setup_logging("info", "json", stream)
+            logging.getLogger("prism.test").info("line")
+        (writer,) = logging.getLogger().handlers
+        writer.flush()
+        writer.close()
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / name).read_text())["message"] == "line"
+
+
 def test_colour_only_on_a_terminal_that_wants_it(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()

@@ -40,6 +40,11 @@ def samples(metrics, accept=""):
     }
 
 
+def test_lost_log_lines(monkeypatch):
+    monkeypatch.setattr("prism.core.observability.metrics.dropped_lines", lambda: 3)
+    assert samples(Metrics(Router()))["prism_log_lines_dropped_total",] == 3
+
+
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_calls(make_namespace, accept):
     namespace = make_namespace()
