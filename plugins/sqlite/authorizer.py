@@ -10,6 +10,8 @@ import sqlite3
 from enum import Enum
 
 OWN_PREFIX = "_prism_"
+_OWN_STEM = "_prism"
+"""FTS5 adds "_data" and its like to the names it is given."""
 
 _SCHEMA_TABLES = {"sqlite_master", "sqlite_temp_master"}
 """SQLite itself refuses direct changes to these; it asks about its own indirect ones."""
@@ -71,7 +73,7 @@ class Authorizer:
     def begin(self, access: Access, sql: str) -> None:
         """A client's statement follows."""
         self._access = access
-        self._names_own_tables = OWN_PREFIX in sql.lower()
+        self._names_own_tables = _OWN_STEM in sql.lower()
         self.refused = False
 
     def end(self) -> None:

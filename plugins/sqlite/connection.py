@@ -13,8 +13,15 @@ CACHED_STATEMENTS = 256
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """The write-ahead log shrinks back to this after a burst."""
 
-SQL_VALUE_LIMIT_BYTES = 16 * 1024 * 1024
-"""No value, nor a statement's text, is larger, unless ``max_value_bytes`` is."""
+SQL_VALUE_LIMIT_BYTES = 1024 * 1024
+"""No value, nor a statement's text, is larger, unless ``max_value_bytes`` is: functions such as
+``instr`` take the square of it in time, and cannot be interrupted."""
+
+SQL_COLUMNS_LIMIT = 100
+"""A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
+
+LIKE_PATTERN_LIMIT_BYTES = 1_000
+"""LIKE and GLOB take pattern times text in time, and cannot be interrupted either."""
 
 
 class Connection(sqlite3.Connection):
@@ -49,6 +56,7 @@ def open_writer(config: SQLiteConfig) -> Connection:
     except BaseException:
         connection.close()
         raise
+    _limit_columns(connection)
     return connection
 
 
@@ -56,6 +64,7 @@ def open_reader(config: SQLiteConfig) -> Connection:
     """A connection that cannot write. The file must exist."""
     connection = _connect(f"{Path(config.path).absolute().as_uri()}?mode=ro", config)
     connection.execute("PRAGMA query_only=1")
+    _limit_columns(connection)
     return connection
 
 
@@ -71,10 +80,20 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
     )
     largest = max(SQL_VALUE_LIMIT_BYTES, config.max_value_bytes + 4096)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_LIMIT_BYTES)
     connection.execute("PRAGMA trusted_schema=0")
     connection.authorizer = Authorizer()
     connection.set_authorizer(connection.authorizer)
     return connection
+
+
+def _limit_columns(connection: Connection) -> None:
+    """What is wider already stays usable: SQLite holds the schema itself to this limit."""
+    [widest] = connection.execute(
+        "SELECT max((SELECT count(*) FROM pragma_table_xinfo(t.name))) FROM sqlite_schema AS t "
+        "WHERE t.type = 'table' AND t.rootpage > 0"  # views and virtual tables may not resolve
+    ).fetchone()
+    connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, max(SQL_COLUMNS_LIMIT, widest))
 
 
 def _use_write_ahead_log(connection: Connection) -> None:

@@ -15,6 +15,8 @@ from .params import Rows
 
 RESULT_BYTES = 512 * 1024
 """A result is cut after the row that reaches this, so that it fits a frame."""
+ROW_BYTES = 4 * RESULT_BYTES
+"""A row over this is refused: it would take the event loop too long to encode."""
 
 _REFUSED = (
     "this statement is not allowed: no PRAGMA, ATTACH, transaction control, temporary tables "
@@ -34,7 +36,7 @@ def run_statement(
     be found again when a client's ``query`` has the same text.
 
     Raises:
-        PluginError: the statement is wrong, not allowed, or failed.
+        PluginError: the statement is wrong, not allowed, failed, or gives too large a row.
     """
     connection.authorizer.begin(access, sql)
     try:
@@ -84,7 +86,14 @@ def _fetch(cursor: sqlite3.Cursor, limit: int) -> Rows:
     for row in cursor:
         if len(rows) == limit or size > RESULT_BYTES:
             return Rows(columns, rows, truncated=True)
-        size += sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
+        row_size = sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
+        if row_size > ROW_BYTES:
+            raise PluginError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"row {len(rows) + 1} has {row_size} bytes; the limit is {ROW_BYTES}: "
+                "select fewer columns, or parts of them with substr()",
+            )
+        size += row_size
         rows.append(list(row))
     return Rows(columns, rows, truncated=False)
 

@@ -68,6 +68,7 @@ BY_DETOUR = [
         "CREATE VIRTUAL TABLE f USING fts5(value, content=_prism_keyvalue, content_rowid=binary)",
         "SELECT * FROM f",
     ),
+    ("CREATE VIRTUAL TABLE f USING fts5(x)", "ALTER TABLE f RENAME TO _Prism"),
     (
         "CREATE VIRTUAL TABLE f USING fts5(value, content=_prism_keyvalue)",
         "INSERT INTO f(f) VALUES ('rebuild')",

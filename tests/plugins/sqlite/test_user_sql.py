@@ -1,3 +1,6 @@
+import sqlite3
+from contextlib import closing
+
 import pytest
 import trio
 
@@ -47,6 +50,32 @@ async def test_rows_are_limited(table) -> None:
     assert len(large["rows"]) == 3
 
 
+async def test_a_row_is_limited(table) -> None:
+    """A value may have 1 MiB, and a row twice that: more would hold up everybody else."""
+    half = "zeroblob(1048576)"
+    large = await table.request("query", {"sql": f"SELECT 1, {half}"}, binary=True)
+    assert large["rows"] == [[1, bytes(1024 * 1024)]]
+    with pytest.raises(PluginError, match=r"row 2 has \d+ bytes; the limit is 2097152") as raised:
+        await table.call("query", sql=f"SELECT 1, 2, 3 UNION ALL SELECT {half}, {half}, 1")
+    assert raised.value.status is StatusCode.RESOURCE_EXHAUSTED
+    insert = f"INSERT INTO t VALUES (1, 1) RETURNING {half}, {half}, a"
+    with pytest.raises(PluginError, match="too large"):
+        await table.call("execute", sql=insert)
+    assert (await table.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
+
+
+async def test_a_wide_table_that_was_there_before_stays_usable(open_plugin, path) -> None:
+    columns = ", ".join(f"c{number}" for number in range(150))
+    with closing(sqlite3.connect(path)) as before:
+        before.execute(f"CREATE TABLE wide ({columns})")
+        before.execute("CREATE VIEW broken AS SELECT * FROM nowhere")
+    async with open_plugin() as sqlite:
+        await sqlite.call("execute", sql="INSERT INTO wide (c149) VALUES (5)")
+        assert (await sqlite.call("query", sql="SELECT * FROM wide"))["rows"][0][149] == 5
+        with pytest.raises(PluginError, match="too many columns"):
+            await sqlite.call("execute", sql=f"CREATE TABLE wider ({columns}, c150)")
+
+
 @pytest.mark.parametrize(
     ("sql", "params", "words"),
     [
@@ -58,7 +87,10 @@ async def test_rows_are_limited(table) -> None:
         ("SELECT ?", [[1]], "a parameter must be"),
         ("SELECT ?", [{"value": "*", "encoding": "base64"}], "a parameter must be"),
         ("SELECT 1 /*", [], "syntax error"),
-        ("SELECT zeroblob(1000000000)", [], "too large"),
+        ("SELECT zeroblob(1048577)", [], "too large"),
+        ("SELECT 'a' LIKE printf('%.*c', 1001, '%')", [], "too complex"),
+        ("SELECT 'a' GLOB printf('%.*c', 1001, '*')", [], "too complex"),
+        (f"SELECT {', '.join('1' * 101)}", [], "too many columns"),
     ],
 )
 async def test_wrong_statements(table, sql: str, params: list[object], words: str) -> None:
