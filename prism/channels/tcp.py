@@ -2,12 +2,21 @@
 
 import ipaddress
 import os
+import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from prism.contract.exceptions import LaunchError
+
+KEEP_ALIVE_IDLE = 15
+KEEP_ALIVE_INTERVAL = 5
+KEEP_ALIVE_PROBES = 3
+"""A silent peer is probed after 15 s, and given up after three probes 5 s apart."""
+UNACKNOWLEDGED_MS = 30_000
+"""What was sent and not acknowledged for so long ends the connection."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,14 @@ def _file_error(what: str, path: str | None, error: OSError) -> str:
     return f"tls.{what}: cannot load {path}: {reason}"
 
 
-async def dial(host: str, port: int, tls: TLSFiles | None) -> trio.abc.Stream:
+async def dial(
+    host: str, port: int, tls: TLSFiles | None, *, protocols: Sequence[str] = ()
+) -> trio.abc.Stream:
     """Connect to a plugin; with ``tls``, verify its name before anything is sent.
 
-    Without ``tls`` only loopback addresses are dialled: the contract carries
-    credentials. The caller sets the deadline.
+    ``protocols`` are offered by ALPN, and then one of them must be agreed on. Without
+    ``tls`` only loopback addresses are dialled: the contract carries credentials. The
+    caller sets the deadline.
 
     Raises:
         LaunchError: nobody listens there, or the peer is not who it should be.
@@ -60,10 +72,13 @@ async def dial(host: str, port: int, tls: TLSFiles | None) -> trio.abc.Stream:
     if tls is None and not is_loopback(host):
         raise LaunchError(f"refusing plain text to {where}: configure tls")
     context = client_context(tls) if tls is not None else None
+    if context is not None and protocols:
+        context.set_alpn_protocols(protocols)
     try:
         stream = await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as error:
         raise LaunchError(f"cannot connect to {where}: {_innermost(error)}") from None
+    _keep_alive(stream.socket)
     if tls is None or context is None:
         return stream
     # Frames carry their length, so a cut connection shows without TLS's own goodbye.
@@ -80,7 +95,19 @@ async def dial(host: str, port: int, tls: TLSFiles | None) -> trio.abc.Stream:
     except BaseException:
         await trio.aclose_forcefully(secure)
         raise
+    if protocols and secure.selected_alpn_protocol() not in protocols:
+        await trio.aclose_forcefully(secure)
+        raise LaunchError(f"{where} does not speak {' or '.join(protocols)} (ALPN)")
     return secure
+
+
+def _keep_alive(sock: trio.socket.SocketType) -> None:
+    """Have the kernel notice a peer that is gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
 
 def is_loopback(host: str) -> bool:

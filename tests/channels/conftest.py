@@ -23,8 +23,10 @@ from msgspec import Struct
 from prism.channels import tcp, unix
 from prism.channels.channel import PluginChannel
 from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel
 from prism.channels.inherited import FD_VARIABLE, socket_pair
+from prism.contract.messages import InitializeRequest
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
 from prism.sdk.session import Session
 from prism.wire import ConnectionState, Role
@@ -290,6 +292,72 @@ async def in_a_process(_tmp_path: Path, *, backend: str) -> AsyncIterator[Plugin
             process.wait()
 
 
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+GRPC_SERVER = Path(__file__).with_name("grpc_server.py")
+
+
+@asynccontextmanager
+async def grpc_server(*arguments: str | Path) -> AsyncIterator[int]:
+    """The port of a stock grpcio server that plays the probe plugin."""
+    command = [sys.executable, GRPC_SERVER, SCHEMAS, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220 - milliseconds
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            yield int(await anyio.to_thread.run_sync(output.readline))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def over_grpc(
+    port: int, files: tcp.TLSFiles | None = None, **callbacks: Any
+) -> AsyncIterator[GrpcChannel]:
+    """A channel to a gRPC server, greeted and running."""
+    stream = await tcp.dial("127.0.0.1", port, files, protocols=["h2"])
+    authority = f"127.0.0.1:{port}"
+    channel = GrpcChannel(stream, SETTINGS, authority=authority, namespace="n", **callbacks)
+    async with trio.open_nursery() as nursery:
+        try:
+            await channel.handshake()
+            nursery.start_soon(channel.run)
+            yield channel
+        finally:
+            with trio.CancelScope(shield=True):
+                await channel.aclose()
+
+
+@asynccontextmanager
+async def plain_grpc(_tmp_path: Path) -> AsyncIterator[PluginChannel]:
+    async with grpc_server() as port, over_grpc(port) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def compressed_grpc() -> AsyncIterator[PluginChannel]:
+    """A channel to a server that compresses what it sends."""
+    async with grpc_server("--gzip") as port, over_grpc(port) as channel:
+        await channel.initialize(InitializeRequest(namespace="n"))
+        yield channel
+
+
+@asynccontextmanager
+async def secure_grpc(tmp_path: Path) -> AsyncIterator[PluginChannel]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("127.0.0.1", "proxy@example.org"):
+        pem = authority.issue_cert(name).private_key_and_cert_chain_pem
+        pem.write_to_path(tmp_path / f"{name}.pem")
+    ours = str(tmp_path / "proxy@example.org.pem")
+    files = tcp.TLSFiles(ca_cert=str(tmp_path / "ca.pem"), cert=ours, key=ours)
+    async with (
+        grpc_server(tmp_path / "127.0.0.1.pem", tmp_path / "ca.pem") as port,
+        over_grpc(port, files) as channel,
+    ):
+        yield channel
+
+
 FRAMED = {
     "memory": in_memory,
     "socketpair": over_socketpair,
@@ -301,9 +369,13 @@ FRAMED = {
     "trio process": partial(in_a_process, backend="trio"),
     "asyncio process": partial(in_a_process, backend="asyncio"),
 }
-KINDS = {"in process": in_process, **FRAMED}
+GRPC = {
+    "grpc": plain_grpc,
+    "grpc, mutual tls": secure_grpc,
+}
+KINDS = {"in process": in_process, **FRAMED, **GRPC}
 """Add a new kind of channel here, and it has to keep every promise of the suite."""
-SLOW = {"trio process"}
+SLOW = {"trio process", "grpc, mutual tls"}
 
 
 def _params(kinds: dict[str, Any]) -> list[Any]:

@@ -51,6 +51,11 @@ class MessageReader:
         """Whether a message has begun and not ended; at the end of a call, it is torn."""
         return self._expected >= 0 or bool(self._buffer)
 
+    @property
+    def buffered(self) -> int:
+        """Bytes taken in and not yet part of a message that was given out."""
+        return len(self._buffer) + (PREFIX_SIZE if self._expected >= 0 else 0)
+
     def feed(self, data: bytes | bytearray) -> None:
         """Take in bytes, cut anywhere."""
         self._buffer += data

@@ -1,0 +1,170 @@
+"""One gRPC call on an HTTP/2 connection, as its link and its caller see it.
+
+The link's reader calls ``on_headers``, ``on_data``, ``on_end`` and ``fail``, which never
+block; the caller awaits ``next_message``. What has arrived and was not taken yet is
+bounded, and stays compressed if it came so: the stream's window is given back for messages
+that were taken, and for the part of one that the caller is waiting for.
+"""
+
+from typing import Protocol
+
+import trio
+
+from prism.contract.exceptions import PayloadTooLarge, PluginError, RemoteProtocolError
+from prism.contract.status import StatusCode
+from prism.wire.grpc.framing import Encoding, MessageReader
+from prism.wire.grpc.status import status_of_http
+
+Headers = dict[str, str]
+
+MAX_UNSENT = 256 * 1024
+"""Bytes of one call's messages waiting for the plugin's window before ``send`` waits."""
+
+
+class Link(Protocol):
+    """What an exchange needs of its connection."""
+
+    def give_window(self, stream_id: int, size: int) -> None: ...
+
+    def send(self, exchange: "Exchange") -> None: ...
+
+    def reset(self, stream_id: int, *, cancelled: bool) -> None: ...
+
+
+class Exchange:
+    """``headers`` and ``trailers`` are empty until they come; a trailers-only answer has
+    its trailers among its headers. ``failure`` is why no proper end will come."""
+
+    def __init__(self, link: Link, stream_id: int, window: int, limit: int) -> None:
+        self.stream_id = stream_id
+        self.headers: Headers = {}
+        self.trailers: Headers = {}
+        self.ended = False
+        self.failure: Exception | None = None
+        self.unsent = bytearray()
+        self.unsent_ends = False
+        self.sent_end = False
+        self.is_ready = False  # stands in the link's queue of those that can send
+        self._link = link
+        self._window = window
+        self._limit = limit
+        self._reader: MessageReader | None = None
+        self._owed = 0
+        self._receiver = trio.lowlevel.ParkingLot()
+        self._senders = trio.lowlevel.ParkingLot()
+
+    # From the link.
+
+    def on_headers(self, headers: Headers) -> None:
+        """The answer begins."""
+        self.headers = headers
+        http_status = headers.get(":status", "")
+        encoding = headers.get("grpc-encoding", Encoding.IDENTITY)
+        if http_status != "200":
+            status = status_of_http(int(http_status) if http_status.isdigit() else 0)
+            self._break(PluginError(status, f"the plugin's server answered HTTP {http_status}"))
+        elif not headers.get("content-type", "").startswith("application/grpc"):
+            self._break(RemoteProtocolError("its answer is not application/grpc"))
+        elif encoding not in list(Encoding):
+            self._break(RemoteProtocolError(f"its answer is in the unknown encoding {encoding!r}"))
+        else:
+            self._reader = MessageReader(self._limit, Encoding(encoding))
+
+    def on_data(self, data: bytes, size: int) -> None:
+        """Bytes of the answer; ``size`` is what they took of the window."""
+        if self._reader is not None and not self.ended:
+            self._owed += size
+            self._reader.feed(data)
+            self._receiver.unpark_all()
+
+    def on_trailers(self, trailers: Headers) -> None:
+        """The answer's status."""
+        self.trailers = trailers
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+        self.ended = True
+        self._wake_all()
+
+    def fail(self, error: Exception) -> None:
+        """No more will come of this call; messages that came before can still be taken."""
+        if self.failure is None and not self.ended:
+            self.failure = error
+        self.ended = True
+        self._wake_all()
+
+    def has_sent(self, size: int, *, end: bool) -> None:
+        """``size`` bytes of ``unsent`` are in a frame, and its END_STREAM if ``end``."""
+        del self.unsent[:size]
+        self.sent_end = end
+        if len(self.unsent) < MAX_UNSENT:
+            self._senders.unpark_all()
+
+    # From the caller.
+
+    async def wait_writable(self) -> None:
+        """Wait until ``queue`` may be called; returns at once when the call is over."""
+        await trio.lowlevel.checkpoint()
+        while len(self.unsent) >= MAX_UNSENT and not self.ended:
+            await self._senders.park()
+
+    def queue(self, data: bytes, *, end: bool) -> None:
+        """Send ``data`` as the plugin's window allows; dropped when the call is over."""
+        if not self.ended:
+            self.unsent += data
+            self.unsent_ends = end
+            self._link.send(self)
+
+    async def next_message(self) -> bytes | None:
+        """The next message of the answer, ``None`` after the last. Cancelling loses nothing.
+
+        Raises:
+            CallError, RemoteProtocolError: ``failure``, after the messages before it.
+        """
+        while True:
+            try:
+                message = self._reader.next_message() if self._reader is not None else None
+            except RemoteProtocolError as error:
+                self._break(error)
+            except PayloadTooLarge as error:
+                detail = f"the plugin's answer is too large: {error}"
+                self._break(PluginError(StatusCode.RESOURCE_EXHAUSTED, detail))
+            else:
+                if message is not None:
+                    self._give_back()
+                    return message
+            if self.failure is not None:
+                raise self.failure
+            if self.ended:
+                if self._reader is not None and self._reader.incomplete:
+                    raise RemoteProtocolError("its answer ended in the middle of a message")
+                return None
+            self._give_back(awaited=True)
+            await self._receiver.park()
+
+    def cancel(self) -> None:
+        """Tell the plugin that nobody waits any more."""
+        if not self.ended:
+            self._link.reset(self.stream_id, cancelled=True)
+            self.ended = True
+            self._wake_all()
+
+    def _break(self, error: PluginError | RemoteProtocolError) -> None:
+        """What comes cannot be used: end the call from our side."""
+        self.failure = self.failure or error
+        self._reader = None
+        self._link.reset(self.stream_id, cancelled=False)
+        self.ended = True
+        self._wake_all()
+
+    def _give_back(self, *, awaited: bool = False) -> None:
+        """Open the window, in portions, by what was taken; ``awaited``: by all that came."""
+        waiting = 0 if awaited or self._reader is None else self._reader.buffered
+        size = self._owed - waiting
+        if size >= self._window // 2 and not self.ended:
+            self._owed -= size
+            self._link.give_window(self.stream_id, size)
+
+    def _wake_all(self) -> None:
+        self._receiver.unpark_all()
+        self._senders.unpark_all()

@@ -1,0 +1,385 @@
+"""An HTTP/2 client connection at work: one byte stream, read and written by its own tasks.
+
+The shape is ``frame_link``'s: callers queue, one task writes, one reads, so that nobody's
+cancellation can tear a frame and what many callers queued leaves in one send. The wire
+format is the h2 library's.
+
+It sends no PING of its own: gRPC servers end connections that ping more often than every
+few minutes. Health checks are calls anyway, and TCP's keep-alive notices a dead peer.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import trio
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import Frame, GoAwayFrame
+
+from prism.channels.frame_link import PARTING_TIME, RECEIVE_SIZE, LinkSettings
+from prism.channels.grpc.exchange import Exchange, Headers
+from prism.contract.exceptions import (
+    CallError,
+    ChannelBroken,
+    ChannelClosed,
+    HandshakeFailed,
+    Overloaded,
+    PluginCrashed,
+    PluginError,
+    PluginMisbehaved,
+    RemoteProtocolError,
+)
+from prism.contract.status import StatusCode
+
+log = logging.getLogger("prism.channel")
+
+WINDOW = 256 * 1024
+"""Bytes of one call's answer that may be on their way or waiting to be taken."""
+CONNECTION_WINDOW = 16 * 1024 * 1024
+"""Bytes of all answers on their way; given back as they come, so that no call that
+nobody reads holds up another."""
+MAX_HEADERS = 64 * 1024
+"""Bytes of an answer's headers or trailers."""
+SEND_SIZE = 64 * 1024
+"""Body bytes put into frames before they are sent."""
+LAST_STREAM = 2**31 - 1
+STREAMS_LEFT_TO_LEAVE = 2**16
+"""Calls before the last possible one at which the connection asks to be replaced."""
+
+
+class _Connection(h2.connection.H2Connection):
+    def _receive_goaway_frame(
+        self, frame: GoAwayFrame
+    ) -> tuple[list[Frame], list[h2.events.Event]]:
+        """h2 would forbid sending; the calls that the peer still serves need it."""
+        event = h2.events.ConnectionTerminated()
+        event.last_stream_id = frame.last_stream_id
+        event.error_code = frame.error_code
+        event.additional_data = frame.additional_data
+        return [], [event]
+
+
+class HTTP2Link:
+    """Carries exchanges over ``stream``: ``handshake`` first, then ``run`` in a nursery.
+
+    ``on_leaving`` is called, with a reason, when the peer will take no more calls.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: trio.abc.Stream,
+        settings: LinkSettings,
+        *,
+        max_message: int,
+        on_leaving: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.ended: Exception | None = None
+        self._stream = stream
+        self._settings = settings
+        self._max_message = max_message
+        self._on_leaving = on_leaving
+        self._exchanges: dict[int, Exchange] = {}
+        self._ready: deque[Exchange] = deque()
+        self._blocked: list[Exchange] = []
+        self._idle_writer = trio.lowlevel.ParkingLot()
+        self._flushers = trio.lowlevel.ParkingLot()
+        self._greeted = False
+        self._leaving = False
+        self._end = trio.Event()
+        self._scope = trio.CancelScope()
+        self._h2 = _Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        announced = {
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
+            SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS,
+        }
+        self._h2.local_settings = Settings(client=True, initial_values=announced)
+        self._h2.decoder.max_header_list_size = MAX_HEADERS
+
+    # -- life -----------------------------------------------------------------
+
+    async def handshake(self) -> None:
+        """Send the preface and await the server's SETTINGS. Cancelling leaves a dead link.
+
+        Raises:
+            HandshakeFailed: the peer is no HTTP/2 server, or says nothing in time.
+        """
+        limit = self._settings.handshake_timeout
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(CONNECTION_WINDOW)
+        try:
+            with trio.fail_after(limit):
+                while not self._greeted:
+                    await self._stream.send_all(self._h2.data_to_send())
+                    data = await self._stream.receive_some(RECEIVE_SIZE)
+                    if not data:
+                        raise HandshakeFailed(f"{self.name} closed the connection at once")
+                    self._receive(bytes(data))
+        except trio.TooSlowError:
+            raise HandshakeFailed(
+                f"{self.name} sent no HTTP/2 SETTINGS within {limit:g} seconds"
+            ) from None
+        except RemoteProtocolError as error:
+            raise HandshakeFailed(f"{self.name} does not speak HTTP/2: {error}") from error
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            cause = error.__cause__ or error
+            raise HandshakeFailed(
+                f"{self.name} went away during the handshake ({cause})"
+            ) from error
+
+    async def run(self) -> None:
+        """Carry calls until the link ends. Returns then; raises only Cancelled."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+        except* Exception:
+            log.exception("bug in the link to %s", self.name)
+            self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
+        finally:
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
+
+    def finish(self, reason: Exception) -> None:
+        """End the link and its calls; the first reason given is the one that counts."""
+        if self.ended is None:
+            self.ended = reason
+            exchanges, self._exchanges = self._exchanges, {}
+            for exchange in exchanges.values():
+                exchange.fail(PluginCrashed(f"{self.name} went away during the call: {reason}"))
+            self._end.set()
+        self._scope.cancel()
+
+    async def aclose(self) -> None:
+        """Say GOAWAY, if the peer reads on, and close. Never raises."""
+        if self.ended is None and self._greeted:
+            self._h2.close_connection()
+            self.wake_writer()
+            with trio.move_on_after(PARTING_TIME):
+                await self._flushers.park()
+        self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+        await trio.aclose_forcefully(self._stream)
+
+    async def wait_ended(self) -> Exception:
+        """Wait for the end of the link; returns its reason."""
+        await self._end.wait()
+        assert self.ended is not None  # noqa: S101 - set before the event
+        return self.ended
+
+    # -- calls ----------------------------------------------------------------
+
+    @property
+    def open_exchanges(self) -> int:
+        """Calls whose answer is not complete."""
+        return len(self._exchanges)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of messages that the peer gives no window for, or did not get yet."""
+        return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked))
+
+    def open(self, headers: Iterable[tuple[str, str]]) -> Exchange:
+        """Begin a request.
+
+        Raises:
+            Overloaded: the peer takes no more calls now; this one never ran.
+        """
+        if self._leaving:
+            raise Overloaded(f"{self.name} drains and starts no more calls")
+        if self._h2.open_outbound_streams >= self._h2.remote_settings.max_concurrent_streams:
+            raise Overloaded(f"{self.name} takes no more calls now")
+        stream_id = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream_id, headers)
+        exchange = Exchange(self, stream_id, WINDOW, self._max_message)
+        self._exchanges[stream_id] = exchange
+        if stream_id >= LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
+            self._leave("the connection's stream ids are nearly used up")
+        self.wake_writer()
+        return exchange
+
+    def wake_writer(self) -> None:
+        """There may be something to send."""
+        self._idle_writer.unpark()
+
+    def send(self, exchange: Exchange) -> None:
+        """``exchange`` has something to send."""
+        if not exchange.is_ready:
+            exchange.is_ready = True
+            self._ready.append(exchange)
+            self.wake_writer()
+
+    def give_window(self, stream_id: int, size: int) -> None:
+        """Let the peer send ``size`` more bytes on a stream."""
+        try:
+            self._h2.increment_flow_control_window(size, stream_id)
+        except h2.exceptions.ProtocolError:
+            return  # the peer has ended or reset it meanwhile
+        self.wake_writer()
+
+    def reset(self, stream_id: int, *, cancelled: bool) -> None:
+        """RST_STREAM: nobody waits any more, or the peer broke the rules."""
+        if self._exchanges.pop(stream_id, None) is None or self.ended is not None:
+            return
+        self._reset_stream(stream_id, ErrorCodes.CANCEL if cancelled else ErrorCodes.PROTOCOL_ERROR)
+
+    def _reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
+        try:
+            self._h2.reset_stream(stream_id, code)
+        except h2.exceptions.ProtocolError:
+            return  # closed meanwhile
+        self.wake_writer()
+
+    def _leave(self, reason: str) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self._on_leaving(reason)
+
+    # -- reading --------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            while data := await self._stream.receive_some(RECEIVE_SIZE):
+                self._receive(bytes(data))
+                self.wake_writer()
+        except RemoteProtocolError as error:
+            self.finish(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+        else:
+            self.finish(ChannelBroken("it closed the connection"))
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            events = self._h2.receive_data(data)
+        except h2.exceptions.ProtocolError as error:
+            raise RemoteProtocolError(f"HTTP/2: {error or type(error).__name__}") from error
+        for event in events:
+            match event:
+                case h2.events.RemoteSettingsChanged():
+                    self._greeted = True
+                    self._unblock()
+                case h2.events.WindowUpdated():
+                    self._unblock()
+                case h2.events.ResponseReceived():
+                    if (exchange := self._exchanges.get(event.stream_id)) is not None:
+                        exchange.on_headers(_as_text(event.headers))
+                case h2.events.DataReceived():
+                    self._on_data(event)
+                case h2.events.TrailersReceived():
+                    if (exchange := self._exchanges.get(event.stream_id)) is not None:
+                        exchange.on_trailers(_as_text(event.headers))
+                case h2.events.StreamEnded():
+                    self._on_end(event.stream_id)
+                case h2.events.StreamReset():
+                    self._on_reset(event.stream_id, event.error_code)
+                case h2.events.ConnectionTerminated():
+                    self._on_goaway(event)
+
+    def _unblock(self) -> None:
+        blocked, self._blocked = self._blocked, []
+        for exchange in blocked:
+            if not exchange.ended:
+                self.send(exchange)
+
+    def _on_data(self, event: h2.events.DataReceived) -> None:
+        size = event.flow_controlled_length
+        if size:
+            self._h2.increment_flow_control_window(size)
+        if (exchange := self._exchanges.get(event.stream_id)) is not None:
+            exchange.on_data(event.data, size)
+
+    def _on_end(self, stream_id: int) -> None:
+        exchange = self._exchanges.pop(stream_id, None)
+        if exchange is None:
+            return
+        exchange.on_end()
+        if not exchange.sent_end:
+            # Answered before we had sent all: the rest is of no use to anybody.
+            self._reset_stream(stream_id, ErrorCodes.CANCEL)
+
+    def _on_reset(self, stream_id: int, code: ErrorCodes | int) -> None:
+        exchange = self._exchanges.pop(stream_id, None)
+        if exchange is not None:
+            exchange.fail(self._meaning_of(code))
+
+    def _meaning_of(self, code: ErrorCodes | int) -> CallError:
+        """A reset as gRPC reads it (gRPC over HTTP/2, "Errors")."""
+        if code == ErrorCodes.REFUSED_STREAM:
+            return Overloaded(f"{self.name} refused the call before it began")
+        if code == ErrorCodes.CANCEL:
+            return PluginError(StatusCode.CANCELLED, "the plugin cancelled the call")
+        if code == ErrorCodes.ENHANCE_YOUR_CALM:
+            return PluginError(StatusCode.RESOURCE_EXHAUSTED, "the plugin asks for fewer calls")
+        name = code.name if isinstance(code, ErrorCodes) else str(code)
+        return PluginMisbehaved(f"{self.name} reset the call ({name})")
+
+    def _on_goaway(self, event: h2.events.ConnectionTerminated) -> None:
+        served = event.last_stream_id
+        said = (event.additional_data or b"").decode("ascii", "replace")[:200]
+        for stream_id in [key for key in self._exchanges if served is not None and key > served]:
+            self._exchanges.pop(stream_id).fail(
+                Overloaded(f"{self.name} went away before it began the call")
+            )
+        self._leave(said or "it sent GOAWAY")
+
+    # -- writing --------------------------------------------------------------
+
+    async def _write(self) -> None:
+        timeout = self._settings.send_timeout
+        try:
+            while True:
+                self._fill()
+                if data := self._h2.data_to_send():
+                    with trio.fail_after(timeout):
+                        await self._stream.send_all(data)
+                else:
+                    self._flushers.unpark_all()
+                    await self._idle_writer.park()
+        except trio.TooSlowError:
+            self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # What the peer sent before it went may say more: the reader first.
+            await trio.sleep(PARTING_TIME)
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+
+    def _fill(self) -> None:
+        """Put one portion of body bytes into frames; calls take turns, a frame each."""
+        portion = SEND_SIZE
+        while self._ready and portion > 0:
+            exchange = self._ready.popleft()
+            portion -= self._write_frame(exchange)
+
+    def _write_frame(self, exchange: Exchange) -> int:
+        """One DATA frame of ``exchange``, if the peer's window allows; returns its size."""
+        exchange.is_ready = False
+        if exchange.ended:
+            return 0
+        unsent = exchange.unsent
+        size = 0
+        if unsent:
+            window = self._h2.local_flow_control_window(exchange.stream_id)
+            size = min(len(unsent), window, self._h2.max_outbound_frame_size)
+            if size <= 0:
+                self._blocked.append(exchange)
+                return 0
+        end = exchange.unsent_ends and size == len(unsent)
+        self._h2.send_data(exchange.stream_id, bytes(unsent[:size]), end_stream=end)
+        exchange.has_sent(size, end=end)
+        if exchange.unsent:
+            self.send(exchange)
+        return size
+
+
+def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """By name; of a repeated one the last counts, as none that gRPC reads repeats."""
+    return {
+        bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in headers
+    }

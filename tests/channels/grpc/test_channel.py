@@ -1,0 +1,477 @@
+"""The gRPC channel against a server that says what no gRPC server would, over memory streams.
+
+What every kind of channel promises is in ../test_channel.py, on stock grpcio servers.
+"""
+
+import json
+from contextlib import asynccontextmanager
+from functools import partial
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+import trio.testing
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+
+from prism.channels.framed import ChannelSettings
+from prism.channels.grpc import GrpcChannel
+from prism.channels.grpc.link import WINDOW
+from prism.contract.exceptions import (
+    ChannelBroken,
+    HandshakeFailed,
+    Overloaded,
+    PluginCrashed,
+    PluginError,
+    PluginMisbehaved,
+    PluginUnavailable,
+    RemoteProtocolError,
+)
+from prism.contract.messages import (
+    ExecuteRequest,
+    ExecuteResponse,
+    HealthCheckRequest,
+    HealthStatus,
+    StreamRequest,
+    StreamResponse,
+)
+from prism.contract.status import StatusCode
+from prism.wire.grpc.framing import Encoding, pack
+from prism.wire.grpc.protobuf import decode, encode
+
+LIMIT = 100_000
+CALL = ExecuteRequest(operation="get")
+OK = pack(encode(ExecuteResponse(success=True, result_json="1")))
+HEADERS = {":status": "200", "content-type": "application/grpc"}
+DONE = {"grpc-status": "0"}
+
+
+class Server:
+    """A server's end of the connection, played by hand."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+        )
+        self.events = []
+
+    async def greet(self, **settings):
+        self.h2.initiate_connection()
+        if settings:
+            self.h2.update_settings({SettingCodes[name]: value for name, value in settings.items()})
+        await self.flush()
+
+    async def flush(self):
+        await self.stream.send_all(self.h2.data_to_send())
+
+    async def expect(self, kind):
+        """The next event of ``kind``; others before it are passed over."""
+        with trio.fail_after(60):
+            while True:
+                while self.events:
+                    event = self.events.pop(0)
+                    if isinstance(event, kind):
+                        return event
+                data = await self.stream.receive_some(65536)
+                assert data, f"the connection ended before {kind.__name__}"
+                self.events += self.h2.receive_data(data)
+                await self.flush()
+
+    async def call(self):
+        """Take a whole request; its headers and stream id."""
+        request = await self.expect(h2.events.RequestReceived)
+        return dict(request.headers), request.stream_id
+
+    async def answer(self, stream_id, *data, headers=HEADERS, trailers=DONE):
+        only_headers = not data and trailers is None
+        self.h2.send_headers(stream_id, headers.items(), end_stream=only_headers)
+        for chunk in data:
+            self.h2.send_data(stream_id, chunk, end_stream=trailers is None)
+        if trailers is not None:
+            self.h2.send_headers(stream_id, trailers.items(), end_stream=True)
+        await self.flush()
+
+
+@asynccontextmanager
+async def opened(settings=None, server_settings=None, **callbacks):
+    ours, theirs = trio.testing.memory_stream_pair()
+    server = Server(theirs)
+    channel = GrpcChannel(
+        ours,
+        settings or ChannelSettings(max_frame=LIMIT),
+        authority="plugin.test:1",
+        namespace="ns",
+        version="9",
+        **callbacks,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(server.greet, **(server_settings or {})))
+        await channel.handshake()
+        nursery.start_soon(channel.run)
+        yield channel, server
+        await channel.aclose()
+
+
+async def outcome(call):
+    """What the awaited call returned or raised."""
+    try:
+        return await call
+    except Exception as error:
+        return error
+
+
+async def executed(channel, script):
+    """The outcome of one Execute whose server follows ``script(stream_id)``."""
+    results = []
+
+    async def call():
+        results.append(await outcome(channel.execute(CALL)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await script()
+    return results[0]
+
+
+async def test_a_call_is_what_grpc_says_it_is():
+    async with opened() as (channel, server):
+
+        async def script():
+            headers, stream_id = await server.call()
+            assert {name: headers[name] for name in headers if name != "grpc-timeout"} == {
+                ":method": "POST",
+                ":scheme": "http",
+                ":authority": "plugin.test:1",
+                ":path": "/prism.plugin.BackendPlugin/Execute",
+                "te": "trailers",
+                "content-type": "application/grpc",
+                "user-agent": "prism/9",
+                "grpc-accept-encoding": "identity,gzip",
+                "prism-namespace": "ns",
+            }
+            assert headers["grpc-timeout"].endswith("u")
+            body = (await server.expect(h2.events.DataReceived)).data
+            assert decode(ExecuteRequest, body[5:]) == CALL
+            await server.expect(h2.events.StreamEnded)
+            await server.answer(stream_id, OK[:3], OK[3:])
+
+        with trio.fail_after(50):
+            answer = await executed(channel, script)
+        assert answer.result_json == "1"
+        assert channel.open_calls == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "trailers", "status", "detail"),
+    [
+        (
+            (),
+            {**HEADERS, "grpc-status": "5", "grpc-message": "no%20key"},
+            None,
+            "NOT_FOUND",
+            "no key",
+        ),
+        ((), HEADERS, {"grpc-status": "14"}, "UNAVAILABLE", ""),
+        ((), HEADERS, {"grpc-status": "99"}, "UNKNOWN", ""),
+        ((b"nginx",), {":status": "503"}, None, "UNAVAILABLE", "HTTP 503"),
+        ((), {":status": "404"}, None, "UNIMPLEMENTED", "HTTP 404"),
+        ((pack(bytes(LIMIT + 1))[:9],), HEADERS, DONE, "RESOURCE_EXHAUSTED", "too large"),
+        (
+            (pack(bytes(10_000_000), Encoding.GZIP),),
+            {**HEADERS, "grpc-encoding": "gzip"},
+            DONE,
+            "RESOURCE_EXHAUSTED",
+            "too large",
+        ),
+    ],
+)
+async def test_statuses_are_answers(data, headers, trailers, status, detail):
+    async with opened() as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, *data, headers=headers, trailers=trailers)
+
+        answer = await executed(channel, script)
+        assert (answer.success, answer.error_code) == (False, StatusCode[status])
+        assert detail in answer.error
+
+
+@pytest.mark.parametrize(
+    ("data", "headers", "trailers", "why"),
+    [
+        ((OK,), HEADERS, None, "without a grpc-status"),
+        ((), HEADERS, DONE, "without a message"),
+        ((OK, OK), HEADERS, DONE, "two messages"),
+        ((OK[:-1],), HEADERS, DONE, "middle of a message"),
+        ((b"\x05" + OK,), HEADERS, DONE, "begins with 5"),
+        ((pack(b"\xff"),), HEADERS, DONE, "not a ExecuteResponse"),
+        ((OK,), {**HEADERS, "grpc-encoding": "br"}, DONE, "encoding 'br'"),
+        ((pack(b"x", Encoding.GZIP),), HEADERS, DONE, "no grpc-encoding"),
+        (
+            (b"<html>",),
+            {":status": "200", "content-type": "text/html"},
+            None,
+            "not application/grpc",
+        ),
+    ],
+)
+async def test_what_is_no_grpc_fails_its_call_only(data, headers, trailers, why):
+    async with opened() as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, *data, headers=headers, trailers=trailers)
+
+        error = await executed(channel, script)
+        assert isinstance(error, PluginMisbehaved), error
+        assert why in str(error)
+
+        async def good():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, OK)
+
+        assert (await executed(channel, good)).success
+
+
+async def test_a_health_check_that_fails_is_no_health():
+    async with opened() as (channel, server), trio.open_nursery() as nursery:
+        answers = []
+
+        async def check():
+            answers.append(await channel.health_check(HealthCheckRequest()))
+
+        nursery.start_soon(check)
+        _headers, stream_id = await server.call()
+        await server.answer(stream_id, trailers={"grpc-status": "13", "grpc-message": "sick"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert (answers[0].status, answers[0].message) == (HealthStatus.UNHEALTHY, "sick")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (ErrorCodes.REFUSED_STREAM, Overloaded),
+        (ErrorCodes.INTERNAL_ERROR, PluginMisbehaved),
+        (ErrorCodes.NO_ERROR, PluginMisbehaved),
+    ],
+)
+async def test_a_reset_call_fails_and_the_next_is_served(code, kind):
+    async with opened() as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            server.h2.reset_stream(stream_id, code)
+            await server.flush()
+
+        error = await executed(channel, script)
+        assert isinstance(error, kind), error
+        assert channel.open_calls == 0
+
+
+async def test_goaway_fails_what_was_not_begun_and_serves_the_rest():
+    said = []
+    async with opened(on_goaway=said.append) as (channel, server):
+        results = {}
+
+        async def call(name):
+            results[name] = await outcome(channel.execute(CALL))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, "served")
+            _headers, first = await server.call()
+            nursery.start_soon(call, "refused")
+            await server.call()
+            server.h2.close_connection(last_stream_id=first, additional_data=b"max_age")
+            await server.flush()
+            await trio.testing.wait_all_tasks_blocked()
+            assert isinstance(results["refused"], Overloaded)
+            assert [goaway.reason for goaway in said] == ["max_age"]
+            with pytest.raises(Overloaded, match="drains"):
+                await channel.execute(CALL)
+            # h2 as a server sends nothing after its own GOAWAY: its frames by hand.
+            server.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
+            await server.answer(first, OK)
+        assert results["served"].success
+
+
+async def test_the_end_of_the_connection_ends_its_calls():
+    async with opened() as (channel, server):
+
+        async def script():
+            await server.call()
+            await server.stream.aclose()
+
+        error = await executed(channel, script)
+        assert isinstance(error, PluginCrashed)
+        assert isinstance(await channel.wait_broken(), ChannelBroken)
+        with pytest.raises(PluginUnavailable):
+            await channel.execute(CALL)
+
+
+async def test_bytes_that_are_no_http2_break_the_channel():
+    async with opened() as (channel, server):
+
+        async def script():
+            await server.call()
+            await server.stream.send_all(b"\x00\x00\x05\x00\x00\x00\x00\x00\x00hello")
+
+        assert isinstance(await executed(channel, script), PluginCrashed)
+        assert isinstance(await channel.wait_broken(), RemoteProtocolError)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+async def test_a_peer_that_is_no_http2_server_is_left(said):
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = GrpcChannel(ours, authority="a")
+    await theirs.send_all(said)
+    await theirs.send_eof()
+    with pytest.raises(HandshakeFailed):
+        await channel.handshake()
+    await channel.aclose()
+
+
+async def test_a_silent_peer_is_left(autojump_clock):
+    ours, _theirs = trio.testing.memory_stream_pair()
+    channel = GrpcChannel(ours, ChannelSettings(handshake_timeout=3), authority="a")
+    with pytest.raises(HandshakeFailed, match="within 3 seconds"):
+        await channel.handshake()
+    assert trio.current_time() == 3
+
+
+async def test_a_peer_that_does_not_read_breaks_the_channel(autojump_clock):
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = GrpcChannel(ours, ChannelSettings(send_timeout=4), authority="a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(theirs).greet)
+        await channel.handshake()
+        ours.send_stream.send_all_hook = trio.sleep_forever
+        nursery.start_soon(channel.run)
+        with pytest.raises(PluginCrashed, match="read nothing for 4 seconds"):
+            await channel.execute(CALL)
+
+
+async def test_the_servers_limit_on_calls_is_kept():
+    async with opened(server_settings={"MAX_CONCURRENT_STREAMS": 1}) as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            with pytest.raises(Overloaded):
+                await channel.execute(CALL)
+            await server.answer(stream_id, OK)
+
+        assert (await executed(channel, script)).success
+
+
+async def test_a_cancelled_call_is_reset_and_forgotten():
+    async with opened() as (channel, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.execute, CALL)
+            _headers, stream_id = await server.call()
+            nursery.cancel_scope.cancel()
+        assert channel.open_calls == 0
+        reset = await server.expect(h2.events.StreamReset)
+        assert (reset.stream_id, reset.error_code) == (stream_id, ErrorCodes.CANCEL)
+
+
+async def test_an_answer_before_the_request_was_sent_ends_both():
+    async with opened(server_settings={"INITIAL_WINDOW_SIZE": 10}) as (channel, server):
+        big = ExecuteRequest(operation="x" * 5000)
+        results = []
+
+        async def call():
+            results.append(await channel.execute(big))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, trailers={"grpc-status": "8", "grpc-message": "no"})
+        assert results[0].error_code == StatusCode.RESOURCE_EXHAUSTED
+        assert (await server.expect(h2.events.StreamReset)).stream_id == stream_id
+
+
+async def test_a_request_waits_for_the_servers_window():
+    async with opened(server_settings={"INITIAL_WINDOW_SIZE": 10}) as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            body = b""
+            while not body.endswith(b"xx!"):
+                event = await server.expect(h2.events.DataReceived)
+                body += event.data
+                server.h2.acknowledge_received_data(event.flow_controlled_length, stream_id)
+                server.h2.increment_flow_control_window(1000, stream_id)
+                await server.flush()
+            await server.answer(stream_id, OK)
+
+        results = []
+
+        async def call():
+            results.append(await channel.execute(ExecuteRequest(operation="x" * 5000 + "!")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await script()
+        assert results[0].success
+
+
+async def test_a_stream_that_nobody_reads_is_not_sent_more_than_its_window():
+    item = pack(encode(StreamResponse(result_json="x" * 1000)))
+    async with opened() as (channel, server):
+        async with channel.execute_stream(StreamRequest(operation="flood")) as call:
+            _headers, stream_id = await server.call()
+            server.h2.send_headers(stream_id, HEADERS.items())
+            sent = 0
+            while server.h2.local_flow_control_window(stream_id) >= len(item):
+                server.h2.send_data(stream_id, item)
+                await server.flush()
+                sent += 1
+                await trio.testing.wait_all_tasks_blocked()
+            assert WINDOW * 0.9 < sent * len(item) <= WINDOW
+            for _ in range(sent):
+                assert len((await call.receive()).result_json) == 1000
+            await server.expect(h2.events.WindowUpdated)
+        assert (await server.expect(h2.events.StreamReset)).stream_id == stream_id
+
+
+async def test_errors_inside_a_stream_and_a_final_message_end_it():
+    async with opened() as (channel, server):
+        for last, kind in [
+            (StreamResponse(error="lost", error_code=15), PluginError),
+            (StreamResponse(is_final=True), trio.EndOfChannel),
+        ]:
+            async with channel.execute_stream(StreamRequest(operation="s")) as call:
+                _headers, stream_id = await server.call()
+                server.h2.send_headers(stream_id, HEADERS.items())
+                server.h2.send_data(stream_id, pack(encode(StreamResponse(result_json="1"))))
+                server.h2.send_data(stream_id, pack(encode(last)))
+                await server.flush()
+                assert (await call.receive()).result_json == "1"
+                for _ in range(2):
+                    with pytest.raises(kind):
+                        await call.receive()
+
+
+async def test_compressed_answers_of_a_stock_server(compressed_grpc):
+    params = json.dumps({"n": 200_000})
+    answer = await compressed_grpc.execute(ExecuteRequest(operation="big", params_json=params))
+    assert json.loads(answer.result_json) == "x" * 200_000
+    params = json.dumps({"n": 300_000})
+    answer = await compressed_grpc.execute(ExecuteRequest(operation="big", params_json=params))
+    assert answer.error_code == StatusCode.RESOURCE_EXHAUSTED
+    first = StreamRequest(operation="flood", params_json=json.dumps({"n": 1000}))
+    async with compressed_grpc.execute_stream(first) as call:
+        for _ in range(1000):
+            assert len((await call.receive()).result_json) == 1002
+
+
+async def test_a_stock_server_learns_the_namespace_and_refuses_what_is_too_large(compressed_grpc):
+    answer = await compressed_grpc.execute(ExecuteRequest(operation="metadata"))
+    assert json.loads(answer.result_json)["prism-namespace"] == "n"
+    big = ExecuteRequest(operation="echo", params_json=json.dumps({"text": "x" * 400_000}))
+    answer = await compressed_grpc.execute(big)
+    assert answer.error_code == StatusCode.RESOURCE_EXHAUSTED
+    assert "400" in answer.error
