@@ -8,7 +8,7 @@ by themselves.
 
 import importlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prism import __version__
 from prism.channels import tcp, unix
 from prism.channels.channel import PluginChannel
 from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel, is_fault
 from prism.contract.config import PluginConfig, PluginForm
 from prism.contract.exceptions import CallError, ChannelError, LaunchError
@@ -51,6 +52,8 @@ def open_door(
             return _dialled(spec, news, nursery)
         case PluginForm.ENDPOINT if plugin.type == "remote":
             return _remote(spec, news, nursery)
+        case PluginForm.ENDPOINT if plugin.type == "grpc":
+            return _grpc(spec, news, nursery)
         case PluginForm.ENDPOINT:
             raise LaunchError(f"{spec.label}: type {plugin.type!r} is not supported yet")
     raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
@@ -221,6 +224,35 @@ async def _dialled(
 async def _remote(
     spec: InstanceSpec, news: News, nursery: trio.Nursery
 ) -> AsyncGenerator[PluginChannel, None]:
+    stream = await _dial_endpoint(spec)
+    async with _framed(spec, news, nursery, stream) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def _grpc(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    stream = await _dial_endpoint(spec, protocols=["h2"])
+    channel = GrpcChannel(
+        stream,
+        _settings(spec.plugin),
+        authority=spec.plugin.endpoint or "",
+        namespace=spec.namespace,
+        name=spec.label,
+        version=__version__,
+        on_goaway=news.goaway,
+    )
+    try:
+        await channel.handshake()
+        nursery.start_soon(channel.run)
+        yield channel
+    finally:
+        with trio.CancelScope(shield=True):
+            await channel.aclose()
+
+
+async def _dial_endpoint(spec: InstanceSpec, protocols: Sequence[str] = ()) -> trio.abc.Stream:
     plugin = spec.plugin
     host, port = plugin.address
     tls = None
@@ -228,8 +260,7 @@ async def _remote(
         files = plugin.tls
         tls = tcp.TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
     with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
-        stream = await tcp.dial(host, port, tls)
+        stream = await tcp.dial(host, port, tls, protocols=protocols)
     if in_time.cancelled_caught:
         raise LaunchError(f"{spec.label}: {plugin.endpoint} did not accept in time")
-    async with _framed(spec, news, nursery, stream) as channel:
-        yield channel
+    return stream
