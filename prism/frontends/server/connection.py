@@ -13,7 +13,7 @@ from prism.frontends.server.asgi import Peer
 from prism.frontends.server.http1.connection import HTTP1Connection
 from prism.frontends.server.http2.connection import HTTP2Connection
 from prism.frontends.server.log import contained, logger
-from prism.frontends.server.upgrade import PREFACE, read_opening
+from prism.frontends.server.upgrade import PREFACE, is_foreign, read_opening
 
 if TYPE_CHECKING:
     from prism.frontends.server.serve import Server
@@ -83,6 +83,9 @@ class Connection:
                 if not opening:
                     return
         if self._opening.cancelled_caught:
+            return
+        if is_foreign(opening):
+            logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
             return
         upgraded = None
         if protocol == "h2" or opening.startswith(PREFACE):

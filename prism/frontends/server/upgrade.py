@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 
 import trio
 
@@ -12,6 +13,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """How an HTTP/2 client opens a connection (RFC 9113, 3.4)."""
 
 _SETTING_SIZE = 6  # RFC 9113, 6.5.1
+_FOREIGN_LINE = re.compile(rb"[^ \r\n]+ [^ \r\n]+ (?!HTTP/)[^ \r\n]+\r?\n")
 
 
 async def read_opening(stream: trio.abc.ReceiveStream) -> bytes:
@@ -23,6 +25,15 @@ async def read_opening(stream: trio.abc.ReceiveStream) -> bytes:
             break
         opening += data
     return opening
+
+
+def is_foreign(opening: bytes) -> bool:
+    """Whether the client speaks a protocol whose requests only look like HTTP's.
+
+    RTSP, SIP, or HTTP/2 with a broken preface, which ends the connection (RFC 9113,
+    3.4): an answer in HTTP/1.1 would be noise to all of them.
+    """
+    return _FOREIGN_LINE.match(opening) is not None
 
 
 def is_websocket(headers: Headers) -> bool:

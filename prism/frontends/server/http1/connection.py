@@ -69,7 +69,7 @@ class HTTP1Connection:
         self._draining = False
         self._may_skip_body = False
         self._broken_body: h11.RemoteProtocolError | None = None
-        self._unusable = False  # the client is gone, or a write was cut short
+        self._unusable = False  # a write was cut short
 
     def drain(self, deadline: float) -> None:
         """Finish the request in flight by ``deadline``, then close; close now if there is none.
@@ -140,7 +140,6 @@ class HTTP1Connection:
         data, self._pending = self._pending, b""
         if not data:
             data = bytes(await self._stream.receive_some(transport.READ_SIZE))
-            self._unusable = not data
         self._h11.receive_data(data)
         return data
 
@@ -148,7 +147,7 @@ class HTTP1Connection:
         """Read and drop the rest of a body that nobody wanted, within limits."""
         skipped = 0
         with trio.move_on_after(self.settings.linger_timeout):
-            while skipped <= self.settings.max_unread_body and not self._unusable:
+            while skipped <= self.settings.max_unread_body:
                 event = self._h11.next_event()
                 if event is h11.NEED_DATA:
                     await self._receive()

@@ -129,6 +129,26 @@ async def test_requests_before_a_half_close_are_answered(start_server, helpers):
     assert [(status, body) for status, _, body in parse(answer, 2)] == [(200, b"body")] * 2
 
 
+async def test_a_half_close_just_after_a_response_does_not_lose_the_next_request(
+    start_server, helpers
+):
+    half_closed = trio.Event()
+
+    async def app(scope, receive, send):
+        await helpers.echo(scope, receive, send)
+        await half_closed.wait()
+
+    server = await start_server(app)
+    stream = await server.connect()
+    await stream.send_all(POST + POST)
+    answer = bytes(await stream.receive_some(10_000))
+    await stream.send_eof()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    half_closed.set()
+    answer += await helpers.read_all(stream)
+    assert [body for _, _, body in parse(answer, 2)] == [b"body"] * 2
+
+
 async def test_a_body_that_turns_bad_is_answered_400(start_server, helpers, server_errors):
     cancelled = trio.Event()
 
@@ -281,3 +301,17 @@ async def test_a_body_nobody_reads_is_not_stored(start_server):
         for _ in range(1000):
             await stream.send_all(bytes(100_000))
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"INVALID CONNECTION PREFACE\r\n\r\n",  # h2spec's
+        b"OPTIONS * RTSP/1.0\r\ncseq: 1\r\n\r\n",
+        b"INVITE sip:b@example.org SIP/2.0\n\n",
+    ],
+)
+async def test_a_client_of_another_protocol_gets_no_http(start_server, helpers, sent):
+    server = await start_server()
+    assert await exchange(server, sent, helpers) == b""
+    assert await server.is_alive()
