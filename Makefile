@@ -19,7 +19,7 @@ serve: $(VENV)/.installed
 	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG))
 
 test: $(VENV)/.installed-dev
-	scripts/tools.sh
+	scripts/tools.sh $(VENV)
 	$(MAKE) check
 	$(BIN)/pytest $(PYTEST_ARGS)
 

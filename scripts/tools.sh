@@ -1,9 +1,12 @@
 #!/bin/sh
-# Installs the programs that tests run beside Python: curl, Node, a C compiler.
+# Installs the programs that tests run beside Python: curl, Node, a C compiler,
+# HTTP/2 clients, a browser; builds the ones in Go (tests/e2e/programs) into
+# the virtual environment $1.
 #
 # As root on Debian it installs what is missing. Elsewhere it says what to
 # install; the tests that need it are skipped then, except in CI.
 set -eu
+venv=${1:-.venv}
 missing=
 need() { # need PROGRAM PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
@@ -11,10 +14,15 @@ need() { # need PROGRAM PACKAGE
 need curl curl
 need node nodejs
 need gcc gcc
+need go golang-go
+need nghttp nghttp2-client
+need h2load nghttp2-client
+need chromium-headless-shell chromium-headless-shell
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+if [ -z "$missing" ]; then
+    :
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing Debian packages:$missing"
     apt-get update -qq
     # shellcheck disable=SC2086  # a list of words on purpose
@@ -24,4 +32,14 @@ elif [ -n "${CI:-}" ]; then
     exit 1
 else
     echo "some tests will be skipped; to run them: sudo apt-get install$missing"
+fi
+
+if command -v go >/dev/null 2>&1; then
+    tools=$(cd "$venv" && pwd)/tools
+    mkdir -p "$tools"
+    cd tests/e2e/programs
+    if ! go build -buildvcs=false -o "$tools/" github.com/summerwind/h2spec/cmd/h2spec ./http_client; then
+        echo "the Go programs could not be built; some tests will be skipped" >&2
+        [ -z "${CI:-}" ] || exit 1
+    fi
 fi

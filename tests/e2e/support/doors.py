@@ -1,0 +1,53 @@
+"""The data port as clients meet it: in clear text or over TLS, with each HTTP/2 codec."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from prism_process import Proxy
+
+CODECS = ["h2"]
+DOORS = ["cleartext", "tls"]
+SQLITE = {"name": "demo", "backend": "sqlite"}
+
+
+def open_door(
+    start: Callable[..., Proxy],
+    directory: Path,
+    door: str,
+    codec: str,
+    namespaces: list[dict[str, Any]] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Proxy:
+    """A proxy whose data port is ``door``; its CA is ``directory / "ca.pem"``."""
+    assert codec in CODECS
+    config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
+    if door == "tls":
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+        issued = ca.issue_cert("127.0.0.1", "localhost")
+        certificate, key = directory / "cert.pem", directory / "key.pem"
+        issued.cert_chain_pems[0].write_to_path(str(certificate))
+        issued.private_key_pem.write_to_path(str(key))
+        config["listen"] = {"tls": {"cert": str(certificate), "key": str(key)}}
+    return start(config, environment=environment)
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program that ``scripts/tools.sh`` installs or builds.
+
+    Without it the test is skipped, or, in CI, fails.
+    """
+    built = Path(sys.prefix) / "tools" / name
+    found = str(built) if built.exists() else shutil.which(name)
+    if found is None:
+        wanted = f"{name} is missing: run scripts/tools.sh, or install {package}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(wanted)
+        pytest.skip(wanted)
+    return found
