@@ -34,6 +34,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
+	scripts/tools.sh $(VENV)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 format: $(VENV)/.installed-dev

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import load
 from benchmarks.measure import Load, Results, Sample, percentile, take_turns
 from benchmarks.prism_server import IN_PROCESS, echo_namespace, prism
+from benchmarks.processes import server
 from benchmarks.report import table, update_page, verdict
 
 
@@ -73,6 +74,16 @@ def test_the_python_load_generator(tmp_path: Path, monkeypatch, http1: bool):
         wrong = load.Target(f"{url}/v1/echo/nothing", "{}", pid)
         with pytest.raises(subprocess.CalledProcessError):
             wrong(Load(1, http1=http1), 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("http1", [False, True])
+def test_the_python_load_generator_takes_a_url_without_a_path(monkeypatch, http1: bool):
+    monkeypatch.setattr(load, "H2LOAD", None)
+    bare = [sys.executable, "-m", "benchmarks.bare_hypercorn"]
+    with server(bare, "(http:.*)") as (pid, url):
+        target = load.Target(url, "{}", pid, attempts=5)
+        assert target(Load(1, http1=http1), 0.2).calls > 0
 
 
 @pytest.mark.slow
