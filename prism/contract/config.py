@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from prism.contract.config_base import MIB, Block, Bytes, Count, Name, PathText, Port, Seconds
+from prism.contract.config_launch import ClientTLS, Launch
 from prism.contract.config_plugin import (
     CataloguePlugin,
     CatalogueVersion,
-    ClientTLS,
     HealthConfig,
-    Launch,
     PluginConfig,
     PluginForm,
 )
+from prism.contract.config_verification import SignaturePolicy, TrustedKey, VerificationConfig
 
 __all__ = [
     "AdminConfig",
@@ -39,6 +39,9 @@ __all__ = [
     "PluginForm",
     "SecretsConfig",
     "ServerTLS",
+    "SignaturePolicy",
+    "TrustedKey",
+    "VerificationConfig",
 ]
 
 
@@ -174,6 +177,9 @@ class Config(Block, frozen=True):
     plugins: Annotated[
         list[CataloguePlugin], Meta(description="The catalogue: plugins to refer to by name.")
     ] = []
+    verification: Annotated[
+        VerificationConfig, Meta(description="Whose code may run as a plugin.")
+    ] = VerificationConfig()
     secrets: Annotated[SecretsConfig, Meta(description="Where secrets come from.")] = (
         SecretsConfig()
     )

@@ -8,7 +8,7 @@ from prism.contract.config import (
     PluginConfig,
     PluginForm,
 )
-from prism.contract.config_plugin import parse_endpoint
+from prism.contract.config_launch import parse_endpoint
 
 
 def structs_below(kind: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import inspect
 
 from prism.contract.config import CataloguePlugin, Launch, PluginConfig
-from prism.contract.config_plugin import parse_endpoint
+from prism.contract.config_launch import parse_endpoint
+from prism.core.config.catalogue import PLACEHOLDER, needs_version
 from prism.core.config.nodes import Node, Path, find
 from prism.core.config.report import Report
 from prism.core.config.typecheck import type_of
@@ -57,6 +58,7 @@ def check_plugin(plugin: PluginConfig, root: Node, path: Path, report: Report) -
         report.error(find(root, (*path, "dial")), (*path, "dial"), message)
     if plugin.socket is not None:
         _check_socket_path(plugin.socket, root, (*path, "socket"), report)
+    _check_placeholder(plugin, "a version: only catalogue plugins have", root, path, report)
     check_launch(plugin, root, path, report)
 
 
@@ -69,6 +71,8 @@ def check_catalogue_plugin(entry: CataloguePlugin, root: Node, path: Path, repor
     starts = [key for key in START_KEYS[entry.type] if key != "socket"]
     names = " or ".join(f'"{key}"' for key in starts)
     _check_keys(entry.type, common, CataloguePlugin, root, path, report, alone=not places)
+    if not places:
+        _check_placeholder(entry, '"versions"', root, path, report)
     for place, launch in places or [(path, entry)]:
         written = common | _written(root, place)
         if places:
@@ -160,6 +164,13 @@ def _check_keys(
         where = (*path, starts[1])
         message = f'either "{starts[0]}" or "{starts[1]}", not both'
         report.error(find(root, where), where, message)
+
+
+def _check_placeholder(launch: Launch, needs: str, root: Node, path: Path, report: Report) -> None:
+    key = needs_version(launch)
+    if key is not None:
+        where = (*path, key)
+        report.error(find(root, where), where, f"{PLACEHOLDER} means nothing without {needs}")
 
 
 def _check_socket_path(socket: str, root: Node, path: Path, report: Report) -> None:

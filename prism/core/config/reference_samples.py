@@ -92,14 +92,17 @@ namespaces:
     (
         "From the catalogue",
         "Describe a plugin once, in as many versions as you keep, and refer to it by name. A "
-        "version's keys replace the entry's one by one.",
+        "version's keys replace the entry's one by one, and `{version}` in the entry's paths is "
+        "replaced by the version's name (in a `module` with `_` for what a module's name cannot "
+        "hold: `orders_{version}` is `orders_v1_3`). `prism plugin verify` prints digests.",
         """\
 plugins:
   - name: orders
     type: sidecar
+    command: /opt/orders/{version}/plugin
     versions:
-      v1.2: {command: /opt/orders/1.2/plugin}
-      v1.3: {command: /opt/orders/1.3/plugin}
+      v1.2: {sha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b}
+      v1.3: {environment: {LOG_LEVEL: debug}}
 namespaces:
   - name: orders-eu
     backend: postgres

@@ -2,13 +2,14 @@
 
 import ipaddress
 import os.path
+from datetime import date
 from pathlib import Path as FilePath
 from typing import Any
 
 import msgspec
 
 from prism.contract.config import Config, NamespaceConfig
-from prism.core.config.catalogue import BUILT_IN, UnknownPlugin, resolve_plugin
+from prism.core.config.catalogue import BUILT_IN, UnknownPlugin, UnknownVersion, resolve_plugin
 from prism.core.config.nodes import Node, Path, find, to_plain
 from prism.core.config.paths import absolute_paths
 from prism.core.config.plugin_rules import check_catalogue_plugin, check_plugin, is_loopback
@@ -21,6 +22,7 @@ def check_rules(root: Node, report: Report, directory: FilePath) -> Config | Non
     config = absolute_paths(config, directory)
     _check_listeners(config, root, report)
     _check_unique_names(root, report)
+    _check_trusted_keys(config, root, report)
     for index, entry in zip(plugins, config.plugins, strict=True):
         check_catalogue_plugin(entry, root, ("plugins", index), report)
     sockets: dict[str, Path] = {}
@@ -90,6 +92,29 @@ def _check_unique_names(root: Node, report: Report) -> None:
                 report.error(node, path, message)
 
 
+def _check_trusted_keys(config: Config, root: Node, report: Report) -> None:
+    """Days exist, and keys and their names are given once."""
+    first: dict[str, Node] = {}
+    for index, key in enumerate(config.verification.trusted_keys):
+        path: Path = ("verification", "trusted_keys", index)
+        for field, text in (("name", key.name), ("key", key.key)):
+            node = find(root, (*path, field))
+            earlier = first.setdefault(text, node)
+            if earlier is not node:
+                message = f"the {field} is taken by line {earlier.line}"
+                report.error(node, (*path, field), message)
+        try:
+            date.fromisoformat(key.expires or "2000-01-01")
+        except ValueError:
+            where = (*path, "expires")
+            report.error(find(root, where), where, f"there is no day {key.expires}")
+    policy = config.verification.policy
+    if policy == "require" and not config.verification.trusted_keys:
+        where = ("verification", "policy")
+        message = '"require" needs "trusted_keys" beside it; without one no plugin could start'
+        report.error(find(root, where), where, message)
+
+
 def _check_namespace(namespace: NamespaceConfig, root: Node, path: Path, report: Report) -> None:
     limits = namespace.limits
     if limits.timeout_seconds > limits.max_timeout_seconds:
@@ -133,11 +158,14 @@ def _check_resolves(
     try:
         resolve_plugin(config, namespace)
     except UnknownPlugin as error:
-        if namespace.plugin.name is not None:
-            where: Path = (*path, "plugin", "name")
+        if isinstance(error, UnknownVersion) and namespace.plugin.version is not None:
+            where: Path = (*path, "plugin", "version")
+        elif namespace.plugin.name is not None:
+            where = (*path, "plugin", "name")
         else:
             where = (*path, "backend")
-        hint = "" if namespace.plugin.name or name in BUILT_IN else "; or describe it in `plugin:`"
+        named = namespace.plugin.name or name in BUILT_IN or isinstance(error, UnknownVersion)
+        hint = "" if named else "; or describe it in `plugin:`"
         report.error(find(root, where), where, f"{error}{hint}")
 
 

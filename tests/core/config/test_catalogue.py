@@ -39,7 +39,7 @@ def test_another_version_at_a_reload() -> None:
     plugin = resolve_plugin(config, config.namespaces[0], version="v2")
     assert (plugin.version, plugin.argv, plugin.sha256) == ("v2", ["run2"], None)
     assert plugin.environment == {"A": "own"}
-    with pytest.raises(UnknownPlugin, match='no version "v3"; it has: v1, v2'):
+    with pytest.raises(UnknownPlugin, match=r'"v3" of plugin "orders" is not in.*are v1, v2'):
         resolve_plugin(config, config.namespaces[0], version="v3")
 
 
@@ -77,5 +77,37 @@ def test_an_inline_plugin_is_its_own_result_and_has_no_versions() -> None:
 
 def test_a_plugin_without_versions_cannot_be_asked_for_one() -> None:
     config = load("backend: single")
-    with pytest.raises(UnknownPlugin, match='"single" has no versions'):
+    with pytest.raises(
+        UnknownPlugin, match='"single" is not in the catalogue; the plugin has no vers'
+    ):
         resolve_plugin(config, config.namespaces[0], version="v1")
+
+
+def test_the_version_is_put_into_the_entry_s_paths() -> None:
+    text = """
+plugins:
+  - name: orders
+    type: sidecar
+    command: ["/opt/{version}/run", "--data={version}"]
+    working_directory: work/{version}
+    signature: /sigs/{version}.sig
+    environment: {LITERAL: "{version}"}
+    versions: {v1.2: {}, v1.3: {signature: own.sig}}
+  - name: inside
+    type: in_process
+    module: "p_{version}.m:C"
+    path: "/p/{version}"
+    versions: {v1.2-rc1: {}}
+namespaces:
+  - {name: a, backend: pg, plugin: {name: orders, version: v1.2}}
+  - {name: b, backend: pg, plugin: {name: inside}}
+"""
+    config = parse_config(text, "/etc/f").config
+    plugin = resolve_plugin(config, config.namespaces[0])
+    assert plugin.argv == ["/opt/v1.2/run", "--data=v1.2"]
+    assert plugin.working_directory == "/etc/work/v1.2"
+    assert plugin.signature == "/sigs/v1.2.sig"
+    assert plugin.environment == {"LITERAL": "{version}"}
+    assert resolve_plugin(config, config.namespaces[0], "v1.3").signature == "/etc/own.sig"
+    module = resolve_plugin(config, config.namespaces[1])
+    assert (module.module, module.path) == ("p_v1_2_rc1.m:C", "/p/v1.2-rc1")

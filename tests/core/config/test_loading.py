@@ -147,8 +147,7 @@ x: 2
         "16:15: log.format: expected one of auto, console, json, found the text "
         '"jsn"; did you mean "json"?',
         "16:27: log.level: expected one of debug, error, info, warning, found the number 5",
-        "17:1: x: unknown key (accepted: listen, admin, namespaces, plugins, secrets, log, "
-        "drain_timeout_seconds, insecure)",
+        f"17:1: x: unknown key (accepted: {', '.join(Config.__struct_fields__)})",
         "18:1: the key x is here twice; first at line 17, column 1",
     ]
 

@@ -56,7 +56,9 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: sidecar, command: a, socket: b", 'either "command" or "socket", not both'),
         ("type: sidecar, socket: a, environment: {}", '"environment" means nothing without "comm'),
         ("type: sidecar, command: a, dial: true", '"dial" means nothing without "socket"'),
-        ("type: in_process, module: 'a:B', signature: s", '"signature" means nothing without "lib'),
+        ("type: sidecar, socket: a, signature: s", '"signature" means nothing without "library"'),
+        ("type: in_process, library: a, path: p", '"path" means nothing without "module"'),
+        ("type: sidecar, command: 'a/{version}'", "{version} means nothing without a version"),
         ("type: in_process, module: 'a:B', name: n", '"name" refers to the catalogue and cannot'),
         ("type: sidecar, command: a, version: v1", '"version" refers to the catalogue and cannot'),
         ("command: a", '"command" needs "type: sidecar" beside it'),
@@ -179,7 +181,38 @@ namespaces:
         '4:42: namespaces[0].plugin.name: there is no plugin "ordrs"; did you mean "orders"? '
         "(the catalogue has: orders; built in: sqlite)",
         '5:42: namespaces[1].plugin.name: the plugin "orders" needs a version, one of: v1, v2',
-        '6:42: namespaces[2].plugin.name: the plugin "orders" has no version "v3"; it has: v1, v2',
+        '6:59: namespaces[2].plugin.version: version "v3" of plugin "orders" is not in the '
+        "catalogue; there are v1, v2",
         '7:24: namespaces[3].backend: there is no plugin "postgres" '
         "(the catalogue has: orders; built in: sqlite); or describe it in `plugin:`",
+    ]
+
+
+KEY = "ed25519:" + "A" * 43 + "="
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ("{policy: require}", 'policy: "require" needs "trusted_keys" beside it'),
+        ("{trusted_keys: [{name: a, key: 'ed25519:AA='}]}", '"ed25519:" and 44 characters'),
+        (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-02-31'}}]}}", "no day 2030-02"),
+        (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-13-01'}}]}}", "in quotes"),
+        ("{revoked: [abc]}", "a key's id (16 hex digits) or a plugin's digest (64)"),
+    ],
+)
+def test_a_verification_block_that_cannot_be_used(
+    problems: Problems, block: str, problem: str
+) -> None:
+    (found,) = problems(f"verification: {block}\n")
+    assert problem in found
+
+
+def test_trusted_keys_are_unique(problems: Problems) -> None:
+    found = problems(
+        f"verification: {{trusted_keys: [{{name: a, key: '{KEY}'}}, {{name: a, key: '{KEY}'}}]}}"
+    )
+    assert [p.partition(": the ")[2] for p in found] == [
+        "name is taken by line 1",
+        "key is taken by line 1",
     ]

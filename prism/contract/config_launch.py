@@ -1,0 +1,185 @@
+"""How a plugin is started or reached: the keys that a catalogue entry may fix."""
+
+import shlex
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from prism.contract.config_base import Block, PathText
+from prism.contract.config_verification import Digest, SignaturePolicy
+
+SIDECAR = ("sidecar",)
+IN_PROCESS = ("in_process",)
+REMOTE = ("remote", "grpc", "websocket")
+STARTED = ("in_process", "sidecar")
+STARTS = ("library", "command", "module")
+
+PluginType = Literal["in_process", "sidecar", "remote", "grpc", "websocket"]
+
+Environment = Annotated[dict[str, str], Meta(extra={"private": True})]
+
+
+class ClientTLS(Block, frozen=True):
+    """TLS towards a remote plugin. The files are PEM."""
+
+    enabled: Annotated[bool, Meta(description="`false` is the same as no `tls` block.")] = True
+    ca_cert: Annotated[
+        PathText | None,
+        Meta(description="Authorities that the plugin's certificate must come from."),
+    ] = None
+    cert: Annotated[
+        PathText | None, Meta(description="The proxy's own certificate, for mutual TLS.")
+    ] = None
+    key: Annotated[PathText | None, Meta(description="The private key of `cert`.")] = None
+    server_name: Annotated[
+        str | None,
+        Meta(description="Name the plugin's certificate must carry, if not the endpoint's host."),
+    ] = None
+
+
+class Launch(Block, frozen=True):
+    """How a plugin is started or reached: the keys that a catalogue entry may fix."""
+
+    module: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z_](?:[A-Za-z0-9_.]|\{version\})*:[A-Za-z_][A-Za-z0-9_]*$(?!\n)",
+                extra={"form": '"package.module:Class"'},
+            ),
+        ]
+        | None,
+        Meta(
+            description="Python class to run inside the proxy, `package.module:Class`.",
+            examples=["prism_plugins.sqlite:SQLitePlugin"],
+            extra={"types": IN_PROCESS},
+        ),
+    ] = None
+    path: Annotated[
+        PathText | None,
+        Meta(
+            description="Directory that the module's package lies in. Without it the package is "
+            "one that is installed for the proxy's Python.",
+            extra={"types": IN_PROCESS, "needs": ("module",)},
+        ),
+    ] = None
+    library: Annotated[
+        PathText | None,
+        Meta(
+            description="Shared library. Accepted and checked, but starting it is not supported "
+            "yet.",
+            extra={"types": IN_PROCESS},
+        ),
+    ] = None
+    command: Annotated[
+        Annotated[list[str], Meta(min_length=1)] | Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Program to run, as a list or one shell-like line (no shell is involved). "
+            "A name without a slash is looked up in PATH.",
+            examples=[["python3", "plugin.py"]],
+            extra={"types": SIDECAR},
+        ),
+    ] = None
+    environment: Annotated[
+        Environment,
+        Meta(
+            description="Environment of the program, beside a small clean one. Not for secrets.",
+            extra={"types": SIDECAR, "needs": ("command",)},
+        ),
+    ] = {}
+    working_directory: Annotated[
+        PathText | None,
+        Meta(
+            description="Directory to run the program in.",
+            extra={"types": SIDECAR, "needs": ("command",)},
+        ),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        Meta(
+            description="Where the plugin listens, `host:port`.",
+            examples=["plugin.example.com:50100"],
+            extra={"types": REMOTE},
+        ),
+    ] = None
+    tls: Annotated[
+        ClientTLS | None,
+        Meta(
+            description="TLS towards the endpoint.", extra={"types": REMOTE, "needs": ("endpoint",)}
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        Meta(
+            description="Allow plain text towards the endpoint, which must be loopback.",
+            extra={"types": REMOTE, "needs": ("endpoint",)},
+        ),
+    ] = False
+    entry: Annotated[
+        str | None,
+        Meta(
+            description="The word of `command` that is the plugin's own file, where that is "
+            "neither the program nor the script of a known interpreter. `sha256` and "
+            "`signature` are about this file.",
+            examples=["plugin.jar"],
+            extra={"types": SIDECAR, "needs": ("command",)},
+        ),
+    ] = None
+    sha256: Annotated[
+        Digest | None,
+        Meta(
+            description="SHA-256 of the plugin's file, or tree digest of its Python package, as "
+            "`prism plugin verify` prints it. Checked before any of it runs.",
+            extra={"types": STARTED, "needs": STARTS},
+        ),
+    ] = None
+    signature: Annotated[
+        PathText | None,
+        Meta(
+            description="File with the plugin's signature, if not the plugin's path with `.sig` "
+            "after it.",
+            extra={"types": STARTED, "needs": STARTS},
+        ),
+    ] = None
+    signature_policy: Annotated[
+        SignaturePolicy | None,
+        Meta(
+            description="`verification.policy` for this plugin alone.",
+            extra={"types": STARTED, "needs": STARTS},
+        ),
+    ] = None
+
+    @property
+    def argv(self) -> list[str]:
+        """``command`` as a list; a single line is split as a shell would (ValueError if torn)."""
+        if isinstance(self.command, str):
+            return shlex.split(self.command)
+        return list(self.command or [])
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """``endpoint`` as (host, port); brackets of an IPv6 address are taken off.
+
+        Raises:
+            ValueError: it is not ``host:port``; the message says why.
+        """
+        return parse_endpoint(self.endpoint or "")
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Split ``host:port`` or ``[IPv6]:port``.
+
+    Raises:
+        ValueError: anything else; the message is a sentence for the operator.
+    """
+    if "://" in text or "/" in text:
+        raise ValueError("write host:port, without a scheme or a path")
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("write host:port")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not bracketed:
+        raise ValueError("put an IPv6 address in brackets: [::1]:50100")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
+        raise ValueError("the port must be a number from 1 to 65535")
+    return (host[1:-1] if bracketed else host), int(port)
