@@ -28,14 +28,20 @@ def open_door(
     assert codec in CODECS
     config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
     if door == "tls":
-        ca = trustme.CA()
-        ca.cert_pem.write_to_path(str(directory / "ca.pem"))
-        issued = ca.issue_cert("127.0.0.1", "localhost")
-        certificate, key = directory / "cert.pem", directory / "key.pem"
-        issued.cert_chain_pems[0].write_to_path(str(certificate))
-        issued.private_key_pem.write_to_path(str(key))
-        config["listen"] = {"tls": {"cert": str(certificate), "key": str(key)}}
+        certificate, key = issue_certificate(directory)
+        config["listen"] = {"tls": {"cert": certificate, "key": key}}
     return start(config, environment=environment)
+
+
+def issue_certificate(directory: Path) -> tuple[str, str]:
+    """A certificate for this machine, and its key; the CA's is ``directory / "ca.pem"``."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+    issued = ca.issue_cert("127.0.0.1", "localhost")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return str(certificate), str(key)
 
 
 def program(name: str, package: str) -> str:

@@ -1,7 +1,7 @@
 // A client as Go programs have it: net/http, and golang.org/x/net/http2 for
 // HTTP/2 without TLS.
 //
-// Usage: http_client (http1|h2c|tls) URL CALLS < BODY
+// Usage: http_client (http1|http2) URL CALLS < BODY
 //
 // Posts the body CALLS times, at most 50 at once, and prints one line for each
 // different outcome: how often, protocol, status, body.
@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/net/http2"
@@ -24,11 +25,19 @@ import (
 
 const atOnce = 50
 
-func transport(kind string) http.RoundTripper {
-	switch kind {
-	case "http1":
-		return &http.Transport{MaxIdleConnsPerHost: atOnce}
-	case "h2c":
+func transport(kind string, url string) http.RoundTripper {
+	insecure := &tls.Config{InsecureSkipVerify: true}
+	switch {
+	case kind == "http1":
+		return &http.Transport{
+			MaxIdleConnsPerHost: atOnce,
+			TLSClientConfig:     insecure,
+			// Empty rather than nil: HTTP/2 is not offered.
+			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+		}
+	case strings.HasPrefix(url, "https:"):
+		return &http.Transport{TLSClientConfig: insecure, ForceAttemptHTTP2: true}
+	default:
 		return &http2.Transport{
 			AllowHTTP: true,
 			DialTLSContext: func(
@@ -37,9 +46,6 @@ func transport(kind string) http.RoundTripper {
 				return (&net.Dialer{}).DialContext(ctx, network, address)
 			},
 		}
-	default:
-		insecure := &tls.Config{InsecureSkipVerify: true}
-		return &http.Transport{TLSClientConfig: insecure, ForceAttemptHTTP2: true}
 	}
 }
 
@@ -57,7 +63,7 @@ func call(client *http.Client, url string, body []byte) string {
 }
 
 func main() {
-	client := &http.Client{Transport: transport(os.Args[1])}
+	client := &http.Client{Transport: transport(os.Args[1], os.Args[2])}
 	calls, err := strconv.Atoi(os.Args[3])
 	if err != nil {
 		panic(err)
