@@ -27,6 +27,8 @@ RECEIVE_SIZE = 64 * 1024
 """Bytes asked of the stream at a time."""
 PARTING_TIME = 1.0
 """Seconds granted to last words: a GOAWAY that says why, or what is still queued."""
+LOOKS_PER_INTERVAL = 2
+"""Looks whether the peer has been heard, per ping interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class FrameLink:
         self._writing = False
         self._can_write = False
         self._last_heard = 0.0
+        self._heard = False
         self._end = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -109,6 +112,7 @@ class FrameLink:
                 f"{self.name} went away during the handshake ({cause})"
             ) from error
         self._last_heard = trio.current_time()
+        self._heard = True
         return offer
 
     async def _receive_hello(self) -> Hello:
@@ -164,10 +168,15 @@ class FrameLink:
             self._end.set()
 
     async def aclose(self) -> None:
-        """Write what is queued, if the peer reads on, and close. Never raises."""
-        await self._flush()
-        self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
-        await trio.aclose_forcefully(self._stream)
+        """Write what is queued, if the peer reads on, and close. Never raises.
+
+        Cancelling leaves out the writing only.
+        """
+        try:
+            await self._flush()
+        finally:
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
 
     async def wait_ended(self) -> Exception:
         """Wait for the end of the link; returns its reason."""
@@ -206,6 +215,7 @@ class FrameLink:
         while connection.state is not ConnectionState.CLOSED:
             connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
             self._last_heard = trio.current_time()
+            self._heard = True
             began = whole_frame.deadline
             while (event := connection.next_event()) is not None:
                 # A frame has ended, so the one that is incomplete now began here.
@@ -255,13 +265,20 @@ class FrameLink:
                 await self._flushers.park()
 
     async def _ping(self) -> None:
+        """Ask a peer that is silent, and end the link with one that stays so.
+
+        Silence is counted in looks: after a pause of this process itself (SIGSTOP, a
+        frozen container) the clock would blame peers that nobody has listened to.
+        """
         interval = self._settings.ping_interval
-        token = 0
+        token = silent_looks = 0
         while True:
-            await trio.sleep(interval / 2)
-            silence = trio.current_time() - self._last_heard
-            if silence > 2 * interval:
+            await trio.sleep(interval / LOOKS_PER_INTERVAL)
+            silent_looks = 0 if self._heard else silent_looks + 1
+            self._heard = False
+            if silent_looks >= 2 * LOOKS_PER_INTERVAL:
+                silence = trio.current_time() - self._last_heard
                 self.finish(ChannelBroken(f"it was silent for {silence:.0f} seconds"))
-            elif silence > interval / 2 and self.ended is None:
+            elif silent_looks and self.ended is None:
                 token = (token + 1) % 2**32
                 self.send(Ping(token))

@@ -64,9 +64,7 @@ class InProcessChannel(PluginChannel):
             try:
                 answer = await method(request)
             except BaseException as error:
-                if not is_fault(error):
-                    raise
-                log.exception("%s raised where the contract wants an answer", self.name)
+                _raise_what_passes(error, f"{self.name} raised where the contract wants an answer")
                 return failed
             finally:
                 self._open.remove(scope)
@@ -158,9 +156,7 @@ class _InProcessStream(StreamCall):
                 if self.scope.cancelled_caught:
                     self._error = PluginCrashed(f"{self._name} was stopped during the call")
             except BaseException as error:
-                if not is_fault(error):
-                    raise
-                log.exception("a stream raised where the contract wants an answer")
+                _raise_what_passes(error, "a stream raised where the contract wants an answer")
                 self._error = PluginError(StatusCode.INTERNAL, _FAULT)
 
     async def _pass_on(self, plugin: BackendPlugin, first: StreamRequest) -> None:
@@ -218,12 +214,32 @@ def _closable(items: AsyncIterator[StreamResponse]) -> Any:
     return wrap()
 
 
-def is_fault(error: BaseException) -> bool:
-    """Is it the plugin's own failure, and not one of ours that passes through it?
+_PASSING = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+"""What passes through a plugin without being its own: trio's cancellation, Ctrl-C, and a
+generator being closed. ``SystemExit`` and a stray ``asyncio.CancelledError`` are its bugs."""
 
-    ``SystemExit`` and a stray ``asyncio.CancelledError`` are a plugin's bugs too;
-    trio's cancellation, Ctrl-C and a generator being closed are not.
-    """
+
+def is_fault(error: BaseException) -> bool:
+    """Is it the plugin's own failure alone, with nothing in it that passes through?"""
     if isinstance(error, BaseExceptionGroup):
-        return error.subgroup((trio.Cancelled, KeyboardInterrupt, GeneratorExit)) is None
-    return not isinstance(error, (trio.Cancelled, KeyboardInterrupt, GeneratorExit))
+        return error.subgroup(_PASSING) is None
+    return not isinstance(error, _PASSING)
+
+
+def _raise_what_passes(error: BaseException, what: str) -> None:
+    """Log the plugin's own share in ``error``, and raise the rest if there is one.
+
+    A plugin with a nursery may be cancelled and fail at it, which gives a group of both.
+    """
+    passing: BaseException | None = None
+    own: BaseException | None = None
+    if isinstance(error, BaseExceptionGroup):
+        passing, own = error.split(_PASSING)
+    elif is_fault(error):
+        own = error
+    else:
+        passing = error
+    if own is not None:
+        log.error(what, exc_info=own)
+    if passing is not None:
+        raise passing

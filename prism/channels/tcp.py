@@ -81,10 +81,15 @@ async def dial(
     _keep_alive(stream.socket)
     if tls is None or context is None:
         return stream
-    # Frames carry their length, so a cut connection shows without TLS's own goodbye.
-    secure = trio.SSLStream(
-        stream, context, server_hostname=tls.server_name or host, https_compatible=True
-    )
+    name = tls.server_name or host
+    try:
+        # Frames carry their length, so a cut connection shows without TLS's own goodbye.
+        secure = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
+    except (ValueError, TypeError) as error:
+        await trio.aclose_forcefully(stream)
+        raise LaunchError(
+            f"TLS with {where}: {name!r} cannot be a server's name: {error}"
+        ) from None
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as error:

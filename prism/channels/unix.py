@@ -262,9 +262,12 @@ def _remove_stale(path: Path) -> None:
     if found.st_uid != os.geteuid():
         raise LaunchError(f"{path} belongs to uid {found.st_uid}, not to this user")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
-        else:
-            raise LaunchError(f"{path} is in use: another process listens there")
+            return
+        except BlockingIOError:  # somebody listens, and does not keep up
+            pass
+        raise LaunchError(f"{path} is in use: another process listens there")

@@ -181,10 +181,13 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # whoever listens there may not keep up
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink(missing_ok=True)
+        except BlockingIOError:
+            pass
 
 
 def _server_context(options: "Options") -> ssl.SSLContext:

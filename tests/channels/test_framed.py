@@ -12,6 +12,7 @@ from prism.channels.framed import ChannelSettings, FramedChannel
 from prism.contract.exceptions import (
     CallError,
     ChannelBroken,
+    ChannelClosed,
     HandshakeFailed,
     Overloaded,
     PluginCrashed,
@@ -250,6 +251,36 @@ async def test_answered_pings_keep_a_quiet_channel(streams, autojump_clock):
         with trio.move_on_after(1) as still_up:
             await channel.wait_broken()
         assert still_up.cancelled_caught
+
+
+async def test_a_pause_of_the_proxy_itself_is_no_silence_of_the_plugin(streams, mock_clock):
+    async with channel_over(streams, ChannelSettings(ping_interval=4)) as (channel, plugin):
+        broken = []
+
+        async def watch():
+            broken.append(await channel.wait_broken())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            nursery.start_soon(plugin.next)  # answers pings
+            for _ in range(20):  # the clock shows silence, but there was no time to listen
+                mock_clock.jump(100)
+                await trio.testing.wait_all_tasks_blocked()
+            assert not broken
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_aclose_closes_all_the_same(streams):
+    async with channel_over(streams) as (channel, _plugin):
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            channel.go_away("so that there is something to write")
+            await channel.aclose()
+        assert scope.cancelled_caught
+        assert isinstance(await channel.wait_broken(), ChannelClosed)
+        with pytest.raises(PluginUnavailable):
+            await channel.execute(REQUEST)
 
 
 async def test_a_cancelled_call_that_is_never_closed_breaks_the_channel(streams, autojump_clock):

@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from prism.channels.in_process import InProcessChannel
-from prism.contract.exceptions import PluginError
+from prism.contract.exceptions import PluginCrashed, PluginError
 from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest, StreamResponse
 from prism.contract.status import StatusCode
 
@@ -56,6 +56,58 @@ async def test_a_stream_that_breaks_the_contract_has_failed(fault, caplog):
             await call.receive()
     assert caught.value.status is StatusCode.INTERNAL
     assert caplog.records
+
+
+class FailsAtBeingCancelled:
+    """Waits in a nursery, and raises when that is cancelled: a group of both."""
+
+    async def _fail(self):
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("the clean-up failed")
+
+    async def execute(self, _request):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fail)
+            await trio.sleep_forever()
+
+    async def execute_stream(self, _requests):
+        yield StreamResponse(result_json="1")
+        await self.execute(None)
+
+
+async def test_what_fails_at_being_cancelled_is_contained(caplog, autojump_clock):
+    channel = InProcessChannel(FailsAtBeingCancelled(), "it")
+    with trio.move_on_after(2) as scope:
+        await channel.execute(ExecuteRequest(operation="x"))
+    assert scope.cancelled_caught
+    assert "the clean-up failed" in caplog.text
+    assert channel.open_calls == 0
+
+
+async def test_what_fails_at_being_stopped_has_crashed(caplog, autojump_clock):
+    channel = InProcessChannel(FailsAtBeingCancelled(), "it")
+
+    async def close():
+        await trio.sleep(1)
+        await channel.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close)
+        with pytest.raises(PluginCrashed):
+            await channel.execute(ExecuteRequest(operation="x"))
+    assert "the clean-up failed" in caplog.text
+
+
+async def test_a_stream_that_fails_at_being_cancelled_is_contained(caplog, autojump_clock):
+    channel = InProcessChannel(FailsAtBeingCancelled(), "it")
+    with trio.move_on_after(2) as scope:
+        async with channel.execute_stream(StreamRequest()) as call:
+            assert (await call.receive()).result_json == "1"
+            await call.receive()
+    assert scope.cancelled_caught
+    assert "the clean-up failed" in caplog.text
 
 
 async def test_ctrl_c_is_not_the_plugins_failure():

@@ -123,6 +123,12 @@ async def test_a_host_that_is_no_name(ca_file):
         await tcp.dial("x" * 70 + ".example", 1, tcp.TLSFiles(ca_cert=ca_file))
 
 
+@pytest.mark.parametrize("name", [".example", "a\0b"])
+async def test_a_stated_name_that_is_no_name(authority, ca_file, name):
+    files = tcp.TLSFiles(ca_cert=ca_file, server_name=name)
+    assert "cannot be a server's name" in await refusal(server_context(authority), files)
+
+
 def test_files_that_cannot_be_used(tmp_path, authority, ca_file):
     with pytest.raises(LaunchError, match=r"tls.ca_cert: cannot load /nowhere: No such file"):
         tcp.client_context(tcp.TLSFiles(ca_cert="/nowhere"))

@@ -4,6 +4,7 @@ import socket
 import stat
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,19 @@ async def test_a_live_socket_is_left_alone(tmp_path):
             unix.listen(path)
         async with await trio.open_unix_socket(str(path)):
             pass
+
+
+def test_a_live_socket_that_nobody_accepts_on_holds_nobody_up(tmp_path):
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other, ExitStack() as waiting:
+        other.bind(str(path))
+        other.listen(0)
+        for _ in range(10):  # more than the backlog takes
+            connecting = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            connecting.setblocking(False)
+            connecting.connect_ex(str(path))
+        with pytest.raises(LaunchError, match="another process listens"):
+            unix.listen(path)
 
 
 @pytest.mark.parametrize("kind", ["file", "symlink"])
