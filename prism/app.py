@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from prism.contract.config import Config, ListenConfig, NamespaceConfig
-from prism.contract.exceptions import PrismError
+from prism.contract.exceptions import Draining, PrismError
 from prism.core.config import resolve_credentials, resolve_plugin
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
@@ -118,6 +118,8 @@ class Proxy:
     def stop(self) -> None:
         """Stop accepting, finish what is in flight, shut the plugins down."""
         self._rest.draining = self._admin.draining = True
+        for namespace in self.router.namespaces():
+            namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()
 
 

@@ -103,6 +103,15 @@ class NamespaceLimits(Block, frozen=True):
     max_in_flight: Annotated[
         Count, Meta(description="Calls at a time; one more is answered 429.")
     ] = 1024
+    max_streams: Annotated[
+        Count, Meta(description="Open streams, beside the calls; one more is answered 429.")
+    ] = 1024
+    max_streams_per_client: Annotated[
+        Count, Meta(description="Open streams of one client address.")
+    ] = 256
+    stream_idle_timeout_seconds: Annotated[
+        Seconds, Meta(description="A stream ends when no message went either way for so long.")
+    ] = 300.0
     timeout_seconds: Annotated[
         Seconds, Meta(description="Deadline of a call whose caller names none.")
     ] = 30.0

@@ -22,9 +22,9 @@
         │   └── UnknownOperation    404  the plugin offers no such operation
         ├── RequestTimeout          408  the request's body did not arrive in time
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
+        ├── TooManyStreams          429  the limit on open streams is reached
         ├── CallCancelled           499  the caller went away
         ├── InternalError           500  a bug in Prism; the client learns no more
-        ├── StreamsNotOffered       501  the client accepts nothing but a stream
         ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
         ├── PluginUnavailable       503  no instance can take the call; it never ran
@@ -229,6 +229,18 @@ class TooManyInFlight(CallError):
         super().__init__(f"namespace {namespace!r} already has {limit} calls in flight, its limit")
 
 
+class TooManyStreams(CallError):
+    """The namespace, or this client of it, already has as many streams as it may."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    reason = "too_many_streams"
+    retryable = True
+
+    def __init__(self, whose: str, limit: int) -> None:
+        super().__init__(f"{whose} already has {limit} streams open, the limit")
+
+
 class CallCancelled(CallError):
     """The caller went away before the answer."""
 
@@ -242,17 +254,6 @@ class InternalError(CallError):
 
     def __init__(self, detail: str = "internal error; the proxy's log has the cause") -> None:
         super().__init__(detail)
-
-
-class StreamsNotOffered(CallError):
-    """The client accepts nothing but a stream, and this front end offers none yet."""
-
-    status = StatusCode.UNIMPLEMENTED
-    http_status = 501
-    reason = "streams_not_offered"
-
-    def __init__(self) -> None:
-        super().__init__("streams are not offered over HTTP yet; accept application/json")
 
 
 class PluginCrashed(CallError):

@@ -112,13 +112,17 @@ class StreamRequest(Message, frozen=True):
 
 
 class StreamResponse(Message, frozen=True):
-    """One message from the plugin on a stream."""
+    """One message from the plugin on a stream.
+
+    ``position``, where a plugin gives it, is where a later stream can resume after this.
+    """
 
     result_json: str = ""
     is_final: bool = False
     error: str = ""
     error_code: Int32 = 0
     result_raw: bytes = b""
+    position: str = ""
 
 
 class HealthStatus(IntEnum):
@@ -195,6 +199,7 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "error": 3,
         "error_code": 4,
         "result_raw": 5,
+        "position": 6,
     },
     HealthCheckRequest: {"connection_id": 1},
     HealthCheckResponse: {"status": 1, "message": 2, "details": 3, "metrics": 4},

@@ -1,14 +1,21 @@
 """A namespace: what clients address, and what its calls have in common."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from prism.contract.config import NamespaceConfig, NamespaceLimits
+from prism.contract.exceptions import CallError
 from prism.supervision.slot import Slot
+
+if TYPE_CHECKING:
+    from prism.core.policies.relay import OpenStream
 
 
 @dataclass(eq=False, slots=True)
 class Namespace:
-    """One namespace. ``in_flight`` counts its calls between admission and answer."""
+    """One namespace. ``in_flight`` counts its calls between admission and answer,
+    ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin."""
 
     name: str
     slot: Slot
@@ -16,6 +23,8 @@ class Namespace:
     backend: str = ""
     description: str = ""
     in_flight: int = field(default=0, init=False)
+    streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
+    open_streams: set["OpenStream"] = field(default_factory=set, init=False)
 
     @classmethod
     def from_config(cls, config: NamespaceConfig, slot: Slot) -> "Namespace":
@@ -27,3 +36,8 @@ class Namespace:
         if timeout is None:
             return now + self.limits.timeout_seconds
         return now + min(timeout, self.limits.max_timeout_seconds)
+
+    def end_streams(self, reason: CallError) -> None:
+        """End every open stream with ``reason``, between two messages."""
+        for stream in list(self.open_streams):
+            stream.end(reason)

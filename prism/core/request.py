@@ -14,6 +14,7 @@ from prism.contract.exceptions import CallError
 from prism.contract.status import StatusCode
 from prism.core.namespace import Namespace
 from prism.core.observability.trace import Trace
+from prism.core.stream import ClientStream
 
 
 class CallRecord(msgspec.Struct):
@@ -22,7 +23,8 @@ class CallRecord(msgspec.Struct):
     ``target`` is set once the namespace is known to exist; ``namespace`` and
     ``operation`` are the names that the client used, empty while they have not
     been recognised as names. ``plugin_seconds`` is None while the plugin has not
-    been called. ``started`` is on trio's clock.
+    been called. ``started`` is on trio's clock. ``is_answered``: all of the answer has
+    been handed to the server, so that what happens to the client is no part of the call.
     """
 
     started: float
@@ -37,6 +39,7 @@ class CallRecord(msgspec.Struct):
     bytes_in: int = 0
     bytes_out: int = 0
     is_call: bool = False
+    is_answered: bool = False
     status: StatusCode = StatusCode.OK
     http_status: int = 0
     reason: str = ""
@@ -70,7 +73,11 @@ class Params(ABC):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One call, as the policies see it. ``deadline`` is on trio's clock."""
+    """One call, as the policies see it. ``deadline`` is on trio's clock.
+
+    ``stream`` is there when the caller wants a stream; ``params`` are its first message
+    then. ``client`` is the address by which streams are counted.
+    """
 
     namespace: str
     operation: str
@@ -79,6 +86,8 @@ class Request(msgspec.Struct, frozen=True):
     principal: str
     deadline: float
     record: CallRecord
+    client: str = ""
+    stream: ClientStream | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from prism.sdk.health import Health
 from prism.sdk.metrics import Metrics
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
+from prism.sdk.position import Positioned
 from prism.sdk.value import Encoding, Value
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Metrics",
     "Plugin",
     "PluginError",
+    "Positioned",
     "StatusCode",
     "Value",
     "operation",

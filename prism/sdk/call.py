@@ -13,6 +13,7 @@ T = TypeVar("T")
 PRINCIPAL = "prism-principal"
 REQUEST_ID = "prism-request-id"
 TRACEPARENT = "traceparent"
+LAST_EVENT_ID = "prism-last-event-id"
 
 
 class Call:
@@ -54,6 +55,11 @@ class Call:
     def traceparent(self) -> str:
         """The W3C trace context of the caller's span; "" when there is none."""
         return self.metadata.get(TRACEPARENT, "")
+
+    @property
+    def resume_after(self) -> str:
+        """The position after which the client wants its stream; "" for the beginning."""
+        return self.metadata.get(LAST_EVENT_ID, "")
 
     def time_left(self) -> float:
         """Seconds until the call is cancelled; ``math.inf`` when it has no deadline.

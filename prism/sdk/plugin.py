@@ -40,6 +40,7 @@ from prism.sdk.failures import Failures
 from prism.sdk.health import Health
 from prism.sdk.metrics import Metrics
 from prism.sdk.operation import Operation, compile_operations
+from prism.sdk.position import Positioned
 from prism.sdk.running_calls import RunningCalls
 from prism.sdk.state import State
 
@@ -184,10 +185,13 @@ class Plugin:
             arguments = (self, params, call) if operation.takes_call else (self, params)
             async with aclosing(operation.handler(*arguments)) as items:
                 async for item in items:
+                    value, position = item if isinstance(item, Positioned) else (item, "")
                     if binary:
-                        yield StreamResponse(result_raw=encode_msgpack(item))
+                        raw = encode_msgpack(value)
+                        yield StreamResponse(result_raw=raw, position=position)
                     else:
-                        yield StreamResponse(result_json=encode_json(item))
+                        text = encode_json(value)
+                        yield StreamResponse(result_json=text, position=position)
             yield StreamResponse(is_final=True)
         except Exception as error:
             self.metrics.requests_failed += 1

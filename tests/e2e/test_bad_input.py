@@ -138,7 +138,7 @@ REQUESTS = {
         "INVALID_ARGUMENT",
     ),
     "compressed": ({"headers": [("content-encoding", "gzip")]}, 400, "INVALID_ARGUMENT"),
-    "streams": ({"headers": [("accept", "text/event-stream")]}, 501, "UNIMPLEMENTED"),
+    "streams": ({"headers": [("accept", "text/event-stream")]}, 400, "INVALID_ARGUMENT"),
     **{
         f"timeout {value!r}": ({"headers": [("prism-timeout", value)]}, 400, "INVALID_ARGUMENT")
         for value in ("5", "0s", "-1s", "1h", "ms", "1e3s", "9" * 40 + "s", "1s, 2s", "\xb2s")

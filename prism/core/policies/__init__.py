@@ -4,16 +4,21 @@ To add one: write ``class X(Policy)`` in a file of its own, and put it in
 ``POLICIES`` where it belongs, with the reason for the place.
 
 Around all of them, in the front end, is the call's record: refused calls are
-logged and counted too. Innermost is ``Invoke``, the call to the plugin.
+logged and counted too. Innermost is the call to the plugin: ``Invoke``, or
+``InvokeStream`` where the front end carries a stream.
 """
+
+from collections.abc import Awaitable
 
 from prism.core.namespace import Namespace
 from prism.core.policies.deadline import Deadline
 from prism.core.policies.in_flight import InFlightLimit
 from prism.core.policies.invoke import Invoke
+from prism.core.policies.invoke_stream import InvokeStream
 from prism.core.policies.policy import Policy
 from prism.core.policies.read_params import ReadParams
-from prism.core.request import Handler
+from prism.core.policies.stream_limit import StreamLimit
+from prism.core.request import Handler, Reply, Request
 
 POLICIES: tuple[type[Policy], ...] = (
     # First, so that the client gets its answer in time whatever any other does.
@@ -21,6 +26,7 @@ POLICIES: tuple[type[Policy], ...] = (
     # Before the body, so that refusing is cheap, and so that the limit also
     # bounds the memory that bodies take.
     InFlightLimit,
+    StreamLimit,
     # Before the lease on an instance, so that a slow client cannot hold up a drain.
     ReadParams,
 )
@@ -28,7 +34,12 @@ POLICIES: tuple[type[Policy], ...] = (
 
 def build_stack(namespace: Namespace) -> Handler:
     """All policies for ``namespace``, composed once and for all of its calls."""
-    handler: Handler = Invoke(namespace)
+    unary, streaming = Invoke(namespace), InvokeStream(namespace)
+
+    def invoke(request: Request) -> Awaitable[Reply]:
+        return unary(request) if request.stream is None else streaming(request)
+
+    handler: Handler = invoke
     for policy in reversed(POLICIES):
         handler = policy(namespace, handler)
     return handler

@@ -6,9 +6,14 @@ from prism.core.request import Reply, Request
 
 
 class InFlightLimit(Policy):
-    """Refuses the call that would be one too many, at once: a queue would only add delay."""
+    """Refuses the call that would be one too many, at once: a queue would only add delay.
+
+    Streams are ``StreamLimit``'s.
+    """
 
     async def __call__(self, request: Request) -> Reply:
+        if request.stream is not None:
+            return await self.following(request)
         namespace = self.namespace
         limit = namespace.limits.max_in_flight
         if namespace.in_flight >= limit:

@@ -62,7 +62,7 @@ class Invoke:
         if declaration.streaming:
             raise InvalidRequest(
                 f"operation {request.operation!r} answers with a stream, not with one result; "
-                "streams are not offered over HTTP yet"
+                "accept text/event-stream or application/x-ndjson"
             )
 
 

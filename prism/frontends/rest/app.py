@@ -1,12 +1,14 @@
 """The data plane's ASGI application. Runs on Prism's own server and on any other.
 
-POST /v1/{namespace}/{operation}    call: params in, result out
+POST /v1/{namespace}/{operation}    call: params in, result out; or a stream, if asked for
+GET  /v1/{namespace}/{operation}    an event stream, for browsers
 GET  /v1/{namespace}                describe a namespace
 GET  /v1                            list the namespaces
 GET  /healthz, /readyz              probes
 """
 
 import logging
+from math import inf
 
 import trio
 
@@ -22,7 +24,7 @@ from prism.contract.exceptions import (
 from prism.core.names import namespace_name, operation_name
 from prism.core.observability.access_log import log_access
 from prism.core.observability.metrics import Metrics
-from prism.core.request import CallRecord, Request
+from prism.core.request import CallRecord, Params, Request
 from prism.core.router import Router
 from prism.frontends.lifespan import decline_protocol
 from prism.frontends.probes import PROBES, answer_probe, check_get
@@ -32,6 +34,14 @@ from prism.frontends.rest.describe import description, summary
 from prism.frontends.rest.disconnect import DisconnectWatch, server_cancels
 from prism.frontends.rest.incoming import Incoming
 from prism.frontends.rest.params import BodyParams
+from prism.frontends.rest.streams import (
+    EventStream,
+    HTTPStream,
+    QueryParams,
+    RequestLines,
+    StreamFormat,
+    choose_format,
+)
 from prism.frontends.server import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -52,7 +62,7 @@ class RestApp:
         if scope["type"] != "http":
             await decline_protocol(scope, receive, send)
             return
-        incoming = Incoming.from_scope(scope, receive)
+        incoming = Incoming.from_scope(scope, receive, send)
         headers = incoming.headers
         record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
         try:
@@ -79,11 +89,12 @@ class RestApp:
         watched = incoming._replace(receive=watch.receive)
         return await watch.run(lambda: self._answer(watched, record))
 
-    async def _answer(self, incoming: Incoming, record: CallRecord) -> Response:
-        """The response, whatever happens."""
+    async def _answer(self, incoming: Incoming, record: CallRecord) -> Response | None:
+        """The response, whatever happens; ``None`` when it was a stream and is sent."""
         try:
             response = await self._dispatch(incoming, record)
-            record.http_status = response.status
+            if response is not None:
+                record.http_status = response.status
             return response
         except CallError as error:
             failure = error
@@ -96,15 +107,19 @@ class RestApp:
         record.fail(failure)
         return problem(failure, record)
 
-    async def _dispatch(self, incoming: Incoming, record: CallRecord) -> Response:
+    async def _dispatch(self, incoming: Incoming, record: CallRecord) -> Response | None:
         method, path = incoming.method, incoming.path
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
                 record.is_call = True
                 record.namespace = namespace_name(raw_namespace)
                 record.operation = operation_name(raw_operation)
-                if method != "POST":
+                kind = self._format(incoming, record)
+                if method != "POST" and not (method == "GET" and kind is EventStream):
                     raise MethodNotAllowed(method, path.decode("ascii"), ("POST",))
+                if kind is not None:
+                    await self._stream(incoming, record, kind())
+                    return None
                 return await self._call(incoming, record)
             case [b"", b"v1", raw_namespace]:
                 record.namespace = namespace_name(raw_namespace)
@@ -125,20 +140,12 @@ class RestApp:
         if incoming.query:
             raise InvalidRequest("a call takes no query string; put parameters into the JSON body")
         headers.check_call()
-        metadata = {
-            "prism-namespace": record.namespace,
-            "prism-principal": record.principal,
-            "prism-request-id": record.request_id,
-            "traceparent": record.trace.parent,
-        }
-        if record.trace.state:
-            metadata["tracestate"] = record.trace.state
         deadline = namespace.deadline(record.started, headers.timeout())
         request = Request(
             namespace=record.namespace,
             operation=record.operation,
             params=BodyParams(incoming.receive, headers.content_length(), deadline, record),
-            metadata=metadata,
+            metadata=_metadata(record),
             principal=record.principal,
             deadline=deadline,
             record=record,
@@ -146,8 +153,64 @@ class RestApp:
         reply = await self._router.call(request)
         return Response(200, [(b"content-type", reply.content_type)], reply.body)
 
+    def _format(self, incoming: Incoming, record: CallRecord) -> type[StreamFormat] | None:
+        """How the answer is written: as a stream, or ``None``."""
+        instance = self._router.find(record.namespace).slot.current
+        declared = instance.operations.get(record.operation) if instance is not None else None
+        streaming = declared is not None and declared.streaming
+        return choose_format(incoming.headers.accept(), streaming=streaming)
+
+    async def _stream(self, incoming: Incoming, record: CallRecord, form: StreamFormat) -> None:
+        headers = incoming.headers
+        record.target = self._router.find(record.namespace)
+        headers.check_call()
+        timeout = headers.timeout()
+        deadline = inf if timeout is None else record.started + timeout
+        lines = None
+        if incoming.method == "GET":
+            params: Params = QueryParams(incoming.query)
+        elif incoming.query:
+            raise InvalidRequest("a POST takes no query string; put parameters into the body")
+        elif headers.sends_lines():
+            params = lines = RequestLines(incoming.receive, record)
+        else:
+            params = BodyParams(incoming.receive, headers.content_length(), deadline, record)
+        stream = HTTPStream(incoming.send, record, form, lines)
+        metadata = _metadata(record)
+        if resume_after := headers.last_event_id():
+            metadata["prism-last-event-id"] = resume_after
+        request = Request(
+            namespace=record.namespace,
+            operation=record.operation,
+            params=params,
+            metadata=metadata,
+            principal=record.principal,
+            deadline=deadline,
+            record=record,
+            client=incoming.client,
+            stream=stream,
+        )
+        failure: CallError | None = None
+        try:
+            await self._router.call(request)
+        except CallError as error:
+            if not stream.begun:
+                raise
+            failure = error
+        except Exception:
+            if not stream.begun:
+                raise
+            logger.exception("request %s failed", record.request_id)
+            failure = InternalError()
+        if failure is not None:
+            record.fail(failure)
+            record.http_status = 200
+        await stream.end(failure)
+
     def _note_cancelled(self, record: CallRecord) -> None:
         """A request is cancelled when its client goes away, and when a drain's time is up."""
+        if record.is_answered:
+            return
         record.fail(
             Draining("the proxy stopped") if self.draining else CallCancelled("the client left")
         )
@@ -158,3 +221,16 @@ class RestApp:
             self._metrics.observe(record, seconds)
         if path not in PROBES:  # they come every few seconds and would drown the rest
             log_access(record, seconds)
+
+
+def _metadata(record: CallRecord) -> dict[str, str]:
+    """What the plugin is told of a call beside its params."""
+    metadata = {
+        "prism-namespace": record.namespace,
+        "prism-principal": record.principal,
+        "prism-request-id": record.request_id,
+        "traceparent": record.trace.parent,
+    }
+    if record.trace.state:
+        metadata["tracestate"] = record.trace.state
+    return metadata

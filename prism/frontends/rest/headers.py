@@ -7,7 +7,7 @@ imitate ``prism-principal`` and its like have no effect at all.
 import re
 from collections.abc import Iterable
 
-from prism.contract.exceptions import InvalidRequest, StreamsNotOffered
+from prism.contract.exceptions import InvalidRequest
 from prism.core.ids import random_hex
 from prism.core.observability.trace import Trace, new_trace, parse_trace
 from prism.core.timeout import parse_timeout
@@ -17,6 +17,8 @@ _READ = frozenset(
         b"accept",
         b"content-encoding",
         b"content-length",
+        b"content-type",
+        b"last-event-id",
         b"prism-timeout",
         b"traceparent",
         b"tracestate",
@@ -24,7 +26,7 @@ _READ = frozenset(
     }
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
-_STREAM_TYPES = (b"text/event-stream", b"application/x-ndjson")
+_MAX_EVENT_ID = 1024
 
 
 class RequestHeaders:
@@ -71,22 +73,38 @@ class RequestHeaders:
         given = self._values.get(b"content-length", b"")
         return int(given) if given.isdigit() and len(given) < 20 else None
 
-    def check_call(self) -> None:
-        """See that one plain JSON answer to a plain body is what the client wants.
+    def accept(self) -> bytes:
+        """What the client takes; empty when it does not say."""
+        return self._values.get(b"accept", b"")
+
+    def sends_lines(self) -> bool:
+        """Whether the body is newline-delimited JSON."""
+        given = self._values.get(b"content-type", b"")
+        return given.partition(b";")[0].strip().lower() == b"application/x-ndjson"
+
+    def last_event_id(self) -> str:
+        """Where the client wants a stream resumed; empty for its beginning.
 
         Raises:
-            InvalidRequest: the body is compressed.
-            StreamsNotOffered: the client accepts nothing but a stream.
+            InvalidRequest: it is no text, or longer than any id given out.
+        """
+        given = self._values.get(b"last-event-id", b"")
+        try:
+            text = given.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest("last-event-id is not UTF-8") from None
+        if len(given) > _MAX_EVENT_ID:
+            raise InvalidRequest(f"last-event-id is longer than {_MAX_EVENT_ID} bytes")
+        return text
+
+    def check_call(self) -> None:
+        """See that the body is plain.
+
+        Raises:
+            InvalidRequest: it is compressed.
         """
         encoding = self._values.get(b"content-encoding", b"identity").strip().lower()
         if encoding != b"identity":
             raise InvalidRequest(
                 "send the body without content-encoding: Prism does not decompress"
             )
-        accept = self._values.get(b"accept")
-        if accept is not None and accept != b"*/*":
-            accept = accept.lower()
-            if any(kind in accept for kind in _STREAM_TYPES) and not (
-                b"application/json" in accept or b"*/*" in accept or b"application/*" in accept
-            ):
-                raise StreamsNotOffered

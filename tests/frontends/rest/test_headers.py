@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import InvalidRequest, StreamsNotOffered
+from prism.contract.exceptions import InvalidRequest
 from prism.frontends.rest.headers import RequestHeaders
 
 
@@ -50,16 +50,24 @@ def test_content_lengths_that_are_none(value):
 
 
 @pytest.mark.parametrize(
-    "accept", ["*/*", "application/json", "text/html, */*;q=0.8", "text/event-stream, */*", "x"]
+    ("value", "lines"),
+    [
+        ("application/x-ndjson", True),
+        ("Application/X-NDJSON; charset=utf-8", True),
+        ("application/json", False),
+        ("", False),
+    ],
 )
-def test_accepted(accept):
-    headers(accept=accept).check_call()
+def test_bodies_of_lines(value, lines):
+    assert headers(content_type=value).sends_lines() is lines
 
 
-@pytest.mark.parametrize("accept", ["text/event-stream", "Application/X-NDJSON;q=1"])
-def test_streams(accept):
-    with pytest.raises(StreamsNotOffered):
-        headers(accept=accept).check_call()
+def test_where_to_resume():
+    assert headers().last_event_id() == ""
+    assert headers(last_event_id="42:é").last_event_id() == "42:é"
+    for bad in (b"\xff", b"x" * 1025):
+        with pytest.raises(InvalidRequest, match="last-event-id"):
+            RequestHeaders([(b"last-event-id", bad)]).last_event_id()
 
 
 NAMES = [b"x-request-id", b"traceparent", b"tracestate", b"prism-timeout", b"prism-principal"]

@@ -1,0 +1,31 @@
+"""A namespace carries a bounded number of streams at a time, and of each client's."""
+
+from prism.contract.exceptions import TooManyStreams
+from prism.core.policies.policy import Policy
+from prism.core.request import Reply, Request
+
+
+class StreamLimit(Policy):
+    """Refuses the stream that would be one too many; other calls pass.
+
+    Streams last, so they are counted apart from calls: neither can starve the other.
+    """
+
+    async def __call__(self, request: Request) -> Reply:
+        if request.stream is None:
+            return await self.following(request)
+        namespace, client = self.namespace, request.client
+        limits, streams = namespace.limits, namespace.streams_by_client
+        if streams.total() >= limits.max_streams:
+            raise TooManyStreams(f"namespace {namespace.name!r}", limits.max_streams)
+        if streams[client] >= limits.max_streams_per_client:
+            raise TooManyStreams(
+                f"this client of namespace {namespace.name!r}", limits.max_streams_per_client
+            )
+        streams[client] += 1
+        try:
+            return await self.following(request)
+        finally:
+            streams[client] -= 1
+            if not streams[client]:
+                del streams[client]

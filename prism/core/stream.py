@@ -1,0 +1,46 @@
+"""The client's side of a streaming call, as every front end offers it to the core.
+
+SSE, NDJSON, WebSocket and gRPC differ in how a message travels and in how an error is
+said once messages have gone out; what happens between client and plugin is the same.
+"""
+
+from abc import ABC, abstractmethod
+from math import inf
+
+from prism.contract.messages import StreamRequest, StreamResponse
+
+
+class ClientStream(ABC):
+    """One client's stream. The first message is the request's params and not repeated here.
+
+    ``one_way``: the client sends nothing after that. ``heartbeat``: seconds without a
+    message after which ``beat`` is called.
+    """
+
+    one_way: bool = True
+    heartbeat: float = inf
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """The plugin has accepted the call; a first message may be long in coming."""
+
+    @abstractmethod
+    async def send(self, response: StreamResponse) -> None:
+        """Send one message on; waits while the client takes no more. Calls ``begin`` first.
+
+        Raises:
+            PluginMisbehaved: the message cannot be carried.
+            CallCancelled: the client went away.
+        """
+
+    async def receive(self) -> StreamRequest | None:
+        """The client's next message, ``None`` when it has said that there are no more.
+
+        Raises:
+            InvalidRequest: what came is not a message.
+            CallCancelled: the client went away.
+        """
+        return None
+
+    async def beat(self) -> None:  # noqa: B027
+        """Show the client that the stream is alive."""

@@ -1,0 +1,99 @@
+"""A stream's messages from the client: the lines of a body, or params in the URL."""
+
+from urllib.parse import unquote_to_bytes
+
+import trio
+
+from prism.contract.exceptions import (
+    CallCancelled,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+)
+from prism.contract.messages import StreamRequest
+from prism.core.json_text import check_params
+from prism.core.request import CallRecord, Params
+from prism.frontends.rest.params import IDLE_SECONDS
+from prism.frontends.server import Receive
+
+PARAMS_KEY = b"params="
+
+
+class RequestLines(Params):
+    """The body as ``application/x-ndjson``: the first line is the call's params, each
+    further one a message. Blank lines say nothing."""
+
+    def __init__(self, receive: Receive, record: CallRecord) -> None:
+        self._receive = receive
+        self._record = record
+        self._buffer = bytearray()
+        self._searched = 0
+        self._complete = False
+        self._limit = 0
+
+    async def read(self, limit: int) -> bytes:
+        """The first line; see ``Params.read``."""
+        self._limit = limit
+        with trio.move_on_after(IDLE_SECONDS):
+            return await self._next_line() or b""
+        raise RequestTimeout(f"no first line came within {IDLE_SECONDS:g} s")
+
+    async def next_message(self) -> StreamRequest | None:
+        """The next message, ``None`` after the last.
+
+        Raises:
+            InvalidRequest: a line is not a JSON object, or over the namespace's limit.
+            CallCancelled: the client went away.
+        """
+        line = await self._next_line()
+        return None if line is None else StreamRequest(params_json=check_params(line))
+
+    async def _next_line(self) -> bytes | None:
+        while True:
+            end = self._buffer.find(b"\n", self._searched)
+            if end < 0 and not self._complete:
+                self._searched = len(self._buffer)
+                await self._receive_more()
+                continue
+            if end < 0:
+                line, end = bytes(self._buffer), len(self._buffer)
+            else:
+                line = bytes(self._buffer[:end])
+            if len(line) > self._limit:
+                raise PayloadTooLarge(self._limit, "a line of the request's body")
+            del self._buffer[: end + 1]
+            self._searched = 0
+            if line.strip():
+                return line
+            if self._complete and not self._buffer:
+                return None
+
+    async def _receive_more(self) -> None:
+        if len(self._buffer) > self._limit:
+            raise PayloadTooLarge(self._limit, "a line of the request's body")
+        message = await self._receive()
+        if message["type"] != "http.request":
+            raise CallCancelled("the client went away before its stream ended")
+        chunk = message.get("body", b"")
+        self._record.bytes_in += len(chunk)
+        self._buffer += chunk
+        self._complete = not message.get("more_body", False)
+
+
+class QueryParams(Params):
+    """The params in the URL, as ``?params=`` and JSON: an EventSource of a browser sends
+    no body."""
+
+    def __init__(self, query: bytes) -> None:
+        self._query = query
+
+    async def read(self, limit: int) -> bytes:
+        """The JSON; ``{}`` without a query."""
+        if not self._query:
+            return b""
+        if not self._query.startswith(PARAMS_KEY) or b"&" in self._query:
+            raise InvalidRequest("the query of a stream is params=, and its parameters as JSON")
+        params = unquote_to_bytes(self._query.removeprefix(PARAMS_KEY).replace(b"+", b" "))
+        if len(params) > limit:
+            raise PayloadTooLarge(limit, "the query")
+        return params

@@ -1,0 +1,125 @@
+"""How messages, errors and heartbeats are written in each of the stream formats."""
+
+import base64
+from abc import ABC, abstractmethod
+from itertools import count
+from math import inf
+from typing import ClassVar
+
+from prism.contract.exceptions import PluginMisbehaved
+from prism.contract.messages import StreamResponse
+
+HEARTBEAT_SECONDS = 15.0
+"""Of silence before an event stream gets a comment. Proxies and load balancers give a
+silent connection up after 30 to 60 seconds."""
+
+
+_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+
+class StreamFormat(ABC):
+    """Writes one stream. Made anew for each."""
+
+    content_type: ClassVar[bytes]
+    heartbeat: ClassVar[float] = inf
+
+    @abstractmethod
+    def message(self, response: StreamResponse) -> bytes:
+        """One message.
+
+        Raises:
+            PluginMisbehaved: it cannot be written.
+        """
+
+    @abstractmethod
+    def error(self, problem: bytes) -> bytes:
+        """How the stream ends where an error cut it short; ``problem`` is RFC 9457's JSON."""
+
+    @abstractmethod
+    def end(self) -> bytes:
+        """How the stream ends well."""
+
+    def beat(self) -> bytes:
+        """A sign of life."""
+        return b""
+
+
+class EventStream(StreamFormat):
+    """``text/event-stream`` (WHATWG HTML, 9.2).
+
+    An event's id is the position that the plugin gave the message, or else its number in
+    this stream. The end is an event of its own, since a browser would connect again.
+    """
+
+    content_type = b"text/event-stream"
+    heartbeat = HEARTBEAT_SECONDS
+
+    def __init__(self) -> None:
+        self._number = count(1)
+
+    def message(self, response: StreamResponse) -> bytes:
+        number = next(self._number)
+        position = response.position or str(number)
+        if any(character in position for character in "\r\n\0"):
+            raise PluginMisbehaved("the plugin gave a message a position with a line break")
+        lines = _json(response).splitlines()
+        data = b"".join(b"data: %b\n" % line for line in lines)
+        return b"id: %b\n%b\n" % (position.encode(errors="replace"), data)
+
+    def error(self, problem: bytes) -> bytes:
+        return b"event: error\ndata: %b\n\n" % problem
+
+    def end(self) -> bytes:
+        return b"event: end\ndata: {}\n\n"
+
+    def beat(self) -> bytes:
+        return b": still here\n\n"
+
+
+class JSONLines(StreamFormat):
+    """``application/x-ndjson``: one JSON value a line. An error is a last line whose only
+    member is ``$error``."""
+
+    content_type = b"application/x-ndjson"
+
+    def message(self, response: StreamResponse) -> bytes:
+        # Within JSON a line break is white space; in strings it is escaped.
+        return _json(response).translate(_BREAKS_TO_SPACES) + b"\n"
+
+    def error(self, problem: bytes) -> bytes:
+        return b'{"$error":%b}\n' % problem
+
+    def end(self) -> bytes:
+        return b""
+
+
+def _json(response: StreamResponse) -> bytes:
+    """The message's JSON; one that the plugin gave in MessagePack travels as base64."""
+    if response.result_raw and not response.result_json:
+        encoded = base64.b64encode(response.result_raw)
+        return b'{"encoding":"base64","value":"%b"}' % encoded
+    try:
+        # No result is an empty one, as for a single call.
+        return response.result_json.encode() or b"{}"
+    except UnicodeEncodeError:
+        raise PluginMisbehaved("the plugin's message is not valid Unicode") from None
+
+
+_FORMATS: dict[bytes, type[StreamFormat]] = {
+    kind.content_type: kind for kind in (EventStream, JSONLines)
+}
+
+
+def choose_format(accept: bytes, *, streaming: bool) -> type[StreamFormat] | None:
+    """The format of the answer to a client that accepts ``accept``; ``None``: one JSON value.
+
+    ``streaming`` says which kind of operation is called. It decides where the client
+    takes both kinds of answers; where it does not, its wish counts, and the call is refused
+    later with a reason.
+    """
+    kinds = [item.partition(b";")[0].strip() for item in accept.lower().split(b",")]
+    named = next((_FORMATS[kind] for kind in kinds if kind in _FORMATS), None)
+    takes_anything = not accept or b"*/*" in kinds or b"application/*" in kinds
+    if streaming:
+        return named or (JSONLines if takes_anything else None)
+    return None if takes_anything or b"application/json" in kinds else named

@@ -1,0 +1,65 @@
+"""A streaming call whose messages are the body of one HTTP response."""
+
+from prism.contract.exceptions import CallError
+from prism.contract.messages import StreamRequest, StreamResponse
+from prism.core.request import CallRecord
+from prism.core.stream import ClientStream
+from prism.frontends.problems import problem
+from prism.frontends.rest.streams.body import RequestLines
+from prism.frontends.rest.streams.formats import StreamFormat
+from prism.frontends.server import Send
+
+
+class HTTPStream(ClientStream):
+    """Writes the response. ``begun`` tells whether its head has gone out, after which an
+    error can only be said within it."""
+
+    def __init__(
+        self, send: Send, record: CallRecord, form: StreamFormat, lines: RequestLines | None
+    ) -> None:
+        self.begun = False
+        self.one_way = lines is None
+        self.heartbeat = form.heartbeat
+        self._send = send
+        self._record = record
+        self._form = form
+        self._lines = lines
+
+    async def receive(self) -> StreamRequest | None:
+        return await self._lines.next_message() if self._lines is not None else None
+
+    async def begin(self) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        self._record.http_status = 200
+        headers = [
+            (b"content-type", self._form.content_type),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # nginx holds responses back otherwise
+            (b"x-request-id", self._record.request_id.encode("ascii")),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        # ASGI servers hold the head until the first of the body.
+        await self._write(self._form.beat())
+
+    async def send(self, response: StreamResponse) -> None:
+        text = self._form.message(response)
+        await self.begin()
+        await self._write(text)
+
+    async def beat(self) -> None:
+        await self._write(self._form.beat())
+
+    async def end(self, error: CallError | None = None) -> None:
+        """End the response; with ``error``, where it has begun and was cut short."""
+        self._record.is_answered = True
+        if error is None:
+            await self._write(self._form.end(), more=False)
+        else:
+            body = problem(error, self._record).body
+            await self._write(self._form.error(body), more=False)
+
+    async def _write(self, data: bytes, *, more: bool = True) -> None:
+        self._record.bytes_out += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})

@@ -1,0 +1,113 @@
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prism.contract.exceptions import (
+    CallCancelled,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+)
+from prism.core.observability.trace import new_trace
+from prism.core.request import CallRecord
+from prism.frontends.rest.params import IDLE_SECONDS
+from prism.frontends.rest.streams.body import QueryParams, RequestLines
+
+
+def lines_of(*chunks, whole=True):
+    pending = list(chunks)
+
+    async def receive():
+        await trio.lowlevel.checkpoint()
+        if not pending:
+            if whole:
+                return {"type": "http.request"}
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": pending.pop(0), "more_body": True}
+
+    return RequestLines(receive, CallRecord(0.0, "id", new_trace()))
+
+
+async def read_all(lines, limit=100):
+    found = [(await lines.read(limit)).decode()]
+    while (message := await lines.next_message()) is not None:
+        found.append(message.params_json)
+    return found
+
+
+@given(
+    st.lists(st.sampled_from(['{"a":1}', '{"b":"\\n"}', "{}"]), min_size=1, max_size=6),
+    st.integers(1, 30),
+    st.booleans(),
+)
+def test_lines_arrive_however_they_are_cut(texts, step, ends_with_a_break):
+    data = "\n\n".join(texts).encode() + b"\n" * ends_with_a_break
+    chunks = [data[start : start + step] for start in range(0, len(data), step)]
+    assert trio.run(read_all, lines_of(*chunks)) == texts
+
+
+async def test_no_line_at_all_is_no_params():
+    lines = lines_of(b"\n \n")
+    assert await lines.read(10) == b""
+    assert await lines.next_message() is None
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[1]", b'{"a":1,"a":2}', b"\xff"])
+async def test_a_bad_line_is_said_and_costs_the_stream(line):
+    lines = lines_of(b"{}\n", line + b"\n{}\n")
+    await lines.read(100)
+    with pytest.raises(InvalidRequest):
+        await lines.next_message()
+
+
+@pytest.mark.parametrize(
+    "chunks", [[b"x" * 200], [b"x" * 60, b"x" * 60, b"\n"], [b"x" * 101 + b"\n"]]
+)
+async def test_a_line_over_the_limit_is_refused_before_it_is_whole(chunks):
+    with pytest.raises(PayloadTooLarge, match="limit of 100 bytes"):
+        await lines_of(*chunks).read(100)
+
+
+async def test_the_limit_is_a_lines_not_the_streams():
+    lines = lines_of(*[b'{"a":"' + b"x" * 80 + b'"}\n'] * 50)
+    assert len(await read_all(lines)) == 50
+
+
+async def test_a_client_that_goes_away_is_gone():
+    lines = lines_of(b"{}\n", b'{"a"', whole=False)
+    await lines.read(100)
+    with pytest.raises(CallCancelled):
+        await lines.next_message()
+
+
+async def test_a_first_line_must_come(autojump_clock):
+    async def receive():
+        await trio.sleep(20)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    lines = RequestLines(receive, CallRecord(0.0, "id", new_trace()))
+    with pytest.raises(RequestTimeout):
+        await lines.read(100)
+    assert trio.current_time() == IDLE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("query", "params"),
+    [(b"", b""), (b"params=%7B%22a%22%3A+1%7D", b'{"a": 1}'), (b"params=", b"")],
+)
+async def test_params_in_the_url(query, params):
+    assert await QueryParams(query).read(100) == params
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        (b"a=1", InvalidRequest),
+        (b"params={}&b=1", InvalidRequest),
+        (b"params=" + b"x" * 101, PayloadTooLarge),
+    ],
+)
+async def test_other_queries_are_refused(query, error):
+    with pytest.raises(error):
+        await QueryParams(query).read(100)
