@@ -1,10 +1,13 @@
 """The counters behind ``PluginMetrics``."""
 
+import logging
 from dataclasses import dataclass, field
 
 import msgspec
 
 from prism.contract.messages import PluginMetrics
+
+log = logging.getLogger("prism.sdk")
 
 
 @dataclass(slots=True)
@@ -36,5 +39,14 @@ class Metrics:
             queries_executed=self.queries_executed,
             cache_hits=self.cache_hits,
             cache_misses=self.cache_misses,
-            custom_metrics_json=msgspec.json.encode(self.custom).decode() if self.custom else "",
+            custom_metrics_json=_encode(self.custom) if self.custom else "",
         )
+
+
+def _encode(custom: dict[str, float]) -> str:
+    """What is no number costs the author these metrics, not the call or the process."""
+    try:
+        return msgspec.json.encode(custom).decode()
+    except (TypeError, ValueError, OverflowError) as error:
+        log.warning("metrics.custom cannot be reported: %s", error)
+        return ""

@@ -76,12 +76,12 @@ async def report(session: Session, plugin: BackendPlugin, handler: NoteHandler) 
         if metrics is not None and anyio.current_time() >= next_metrics:
             next_metrics = anyio.current_time() + METRICS_INTERVAL
             current = metrics.snapshot()
-            if current != reported:
+            if current != reported and session.takes_notes:
                 session.note(Note(metrics=current))
                 reported = current
 
 
 def send_logs(session: Session, handler: NoteHandler) -> None:
-    """Send what the handler holds, if the session can take it."""
-    while session.ready and (records := handler.take()):
+    """Send what the handler holds, as far as the session takes it."""
+    while session.takes_notes and (records := handler.take()):
         session.note(Note(logs=records))

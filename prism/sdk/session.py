@@ -81,6 +81,8 @@ MAX_IDLE_WORKERS = 64
 CALLS_BEFORE_PAUSE = 16
 """Calls after which the reader and the writer get a turn: the host can work on
 the first answers while the rest of a burst is still being made."""
+MAX_QUEUED_FOR_NOTES = 256 * 1024
+"""Bytes waiting for a host that does not read, at which it gets no more news of us."""
 PARTING_TIME = 2.0
 """Seconds to write what is still queued when the session ends."""
 DRAIN_TOKEN = 0x647261
@@ -179,6 +181,11 @@ class Session:
             ConnectionState.GREETED,
             ConnectionState.CLOSED,
         )
+
+    @property
+    def takes_notes(self) -> bool:
+        """Is it ready, and does the host read what it is sent?"""
+        return self.ready and self._connection.queued_bytes < MAX_QUEUED_FOR_NOTES
 
     async def drain(self, reason: str) -> None:
         """Start no more calls, and wait until the running ones have ended.
@@ -302,7 +309,7 @@ class Session:
 
     def note(self, note: Note) -> None:
         """Send news to the host; dropped when the connection cannot take it."""
-        if self.ready:
+        if self.takes_notes:
             with suppress(PayloadTooLarge, LocalProtocolError):
                 self.send(note)
 

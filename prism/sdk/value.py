@@ -67,6 +67,7 @@ def _read_msgpack(value: Raw, encoding: Encoding | UnsetType) -> Value:
         decoded = msgspec.msgpack.decode(value)
         if isinstance(decoded, bytes):
             if encoding == "json":
+                decoded.decode()  # msgspec does not look inside the text of a Raw
                 msgspec.json.decode(decoded, type=Raw)
             return Value(decoded, binary=encoding != "json")
         _refuse_what_json_lacks(decoded)

@@ -15,10 +15,10 @@ from prism.sdk.reporting import (
 
 
 class FakeSession:
-    """Takes notes while it is ready."""
+    """Keeps the notes it is given."""
 
     def __init__(self):
-        self.ready = True
+        self.takes_notes = True
         self.notes = []
 
     def note(self, note):
@@ -85,13 +85,34 @@ def test_what_no_host_took_is_printed(logger, handler, capsys):
 
 def test_logs_wait_for_a_session_that_is_ready(logger, handler):
     session = FakeSession()
-    session.ready = False
+    session.takes_notes = False
     logger.info("early")
     send_logs(session, handler)
     assert session.notes == []
-    session.ready = True
+    session.takes_notes = True
     send_logs(session, handler)
     assert [r.message for note in session.notes for r in note.logs] == ["early"]
+
+
+async def test_metrics_wait_for_a_session_that_takes_them(handler, autojump_clock):
+    class Measured:
+        metrics = Metrics()
+
+    session = FakeSession()
+    session.takes_notes = False
+    with trio.move_on_after(35):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(report, session, Measured(), handler)
+            await trio.sleep(15)
+            session.takes_notes = True
+    assert len(session.notes) == 1
+
+
+def test_a_custom_metric_that_is_no_number_costs_nothing_else(caplog):
+    metrics = Metrics(requests_total=3, custom={"pool": object()})
+    snapshot = metrics.snapshot()
+    assert (snapshot.requests_total, snapshot.custom_metrics_json) == (3, "")
+    assert "metrics.custom cannot be reported" in caplog.text
 
 
 async def test_metrics_are_reported_when_they_changed(handler, autojump_clock):

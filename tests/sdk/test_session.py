@@ -1,6 +1,7 @@
 """A plugin's session with a host that is scripted by hand, over streams in memory."""
 
 import contextvars
+import logging
 import math
 from collections import deque
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from prism.contract.messages import (
     ExecuteRequest,
     HealthCheckRequest,
     InitializeRequest,
+    PluginMetrics,
     ShutdownRequest,
     StreamRequest,
 )
@@ -23,7 +25,8 @@ from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.sdk import Plugin, operation
 from prism.sdk import session as session_module
-from prism.sdk.session import Session
+from prism.sdk.reporting import NoteHandler, send_logs
+from prism.sdk.session import MAX_QUEUED_FOR_NOTES, Session
 from prism.wire import ConnectionState, Role
 from prism.wire.connection import Connection
 from prism.wire.events import (
@@ -341,6 +344,25 @@ async def test_draining_refuses_calls_unstarted_until_the_host_has_seen_it():
         await host.send(Ping(ping.token, ack=True))
         with trio.fail_after(5):
             await drained.wait()
+
+
+async def test_news_for_a_host_that_does_not_read_is_bounded(autojump_clock):
+    handler = NoteHandler()
+
+    async def send(_data):
+        await trio.sleep_forever()
+
+    async with session_with() as (_host, _plugin, session, _ended):
+        session._stream.send = send
+        for second in range(100):
+            for _ in range(1000):
+                handler.handle(logging.makeLogRecord({"msg": "x" * 1000}))
+            send_logs(session, handler)
+            session.note(Note(metrics=PluginMetrics(requests_total=second)))
+            await trio.sleep(1)
+        assert session._connection.queued_bytes < MAX_QUEUED_FOR_NOTES + 64 * 1024
+        assert not session.takes_notes
+        assert "were dropped" in handler.take()[-1].message
 
 
 async def test_a_note_too_large_for_the_host_is_dropped():

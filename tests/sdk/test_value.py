@@ -71,6 +71,7 @@ def test_json_that_messagepack_cannot_hold() -> None:
         (msgspec.msgpack.encode([float("inf")]), UNSET, BINARY),
         (msgspec.msgpack.encode({1: 2}), UNSET, BINARY),
         (msgspec.msgpack.encode(b"{"), "json", BINARY),
+        (msgspec.msgpack.encode(b'"\xff"'), "json", BINARY),
         (b"\xa1\xff", UNSET, BINARY),
         (b"\x91" * 5000, UNSET, BINARY),
         (b"\xd6\xff\x00\x00\x00\x00", UNSET, BINARY),
