@@ -5,10 +5,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from http2_client import Http2Client
 from prism_process import WAITING, eventually, group_members
@@ -85,6 +89,50 @@ def test_calls_in_flight_end_before_the_proxy_does(start_prism) -> None:
     assert (response.status, response.read()) == (200, b'{"waited":1.0}')
     client.close()
     assert proxy.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("calls", [1, 20])
+def test_http2_calls_in_flight_of_httpx_end_before_the_proxy_does(start_prism, calls: int) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    with (
+        httpx.Client(http1=False, http2=True, timeout=20, trust_env=False) as client,
+        ThreadPoolExecutor(calls) as pool,
+    ):
+        url = f"{proxy.url}/v1/w/wait"
+        waits = [{"seconds": 0.5 + number / 40} for number in range(calls)]
+        answers = [pool.submit(client.post, url, json=wait) for wait in waits]
+        eventually(lambda: proxy.call("w", "count").json()["open"] == calls)
+        proxy.process.send_signal(signal.SIGTERM)
+        assert [answer.result().status_code for answer in answers] == [200] * calls
+    assert proxy.process.wait(20) == 0
+
+
+def test_the_call_of_prism_call_ends_before_the_proxy_does(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    command = [sys.executable, "-m", "prism", "call", "w", "wait", '{"seconds":1}']
+    with subprocess.Popen(
+        [*command, "--url", proxy.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as call:
+        eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
+        proxy.process.send_signal(signal.SIGINT)
+        assert call.communicate(timeout=20) == ('{"waited":1.0}\n', "")
+    assert proxy.process.wait(20) == 0
+
+
+def test_a_call_whose_client_leaves_a_stopping_proxy_is_logged_as_such(start_prism) -> None:
+    plugin = {"type": "sidecar", "command": WAITING}
+    proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    client = Http2Client(proxy.port)
+    client.data(client.open("/v1/w/wait"), b'{"seconds": 60}', end=True)
+    eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
+    proxy.process.send_signal(signal.SIGTERM)
+    eventually(lambda: proxy.logged("stopping on SIGTERM"))
+    client.break_off()
+    assert proxy.process.wait(20) == 0
+    (line,) = [record for record in proxy.records if record.get("operation") == "wait"]
+    assert (line["status"], line["reason"]) == ("CANCELLED", "client_gone")
 
 
 def test_a_call_beyond_the_grace_is_answered_503(start_prism) -> None:

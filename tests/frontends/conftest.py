@@ -52,6 +52,7 @@ class Client:
         headers: dict[str, str | bytes] | None = None,
         *,
         cancels: bool = False,
+        state: dict[str, Any] | None = None,
     ) -> Answer | None:
         raw = target if isinstance(target, bytes) else target.encode()
         raw_path, _, query = raw.partition(b"?")
@@ -86,6 +87,7 @@ class Client:
             "raw_path": raw_path,
             "query_string": query,
             "extensions": extensions,
+            "state": state or {},
             "headers": [
                 (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
                 for name, value in (headers or {}).items()

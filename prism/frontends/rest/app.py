@@ -31,7 +31,7 @@ from prism.frontends.probes import PROBES, answer_probe, check_get
 from prism.frontends.problems import problem
 from prism.frontends.responses import Response, json_response, send_response
 from prism.frontends.rest.describe import description, summary
-from prism.frontends.rest.disconnect import DisconnectWatch, server_cancels
+from prism.frontends.rest.disconnect import CLIENT_GONE, DisconnectWatch, server_cancels
 from prism.frontends.rest.incoming import Incoming
 from prism.frontends.rest.params import BodyParams
 from prism.frontends.rest.streams import (
@@ -46,6 +46,8 @@ from prism.frontends.server import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+_CLIENT_LEFT = CallCancelled("the client left")
+_STOPPED = Draining("the proxy stopped")
 _HINT = "POST /v1/{namespace}/{operation} makes a call, GET /v1 lists the namespaces"
 
 
@@ -77,7 +79,9 @@ class RestApp:
             response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
             await send_response(send, response, head=incoming.method == "HEAD")
         except trio.Cancelled:
-            self._note_cancelled(record)
+            gone = CLIENT_GONE in scope.get("state", {})
+            if not record.is_answered:
+                record.fail(_CLIENT_LEFT if gone else _STOPPED)
             raise
         finally:
             self._observe(record, incoming.path)
@@ -87,7 +91,10 @@ class RestApp:
     ) -> Response | None:
         watch = DisconnectWatch(incoming.receive)
         watched = incoming._replace(receive=watch.receive)
-        return await watch.run(lambda: self._answer(watched, record))
+        response = await watch.run(lambda: self._answer(watched, record))
+        if response is None and not record.is_answered:
+            record.fail(_CLIENT_LEFT)
+        return response
 
     async def _answer(self, incoming: Incoming, record: CallRecord) -> Response | None:
         """The response, whatever happens; ``None`` when it was a stream and is sent."""
@@ -98,9 +105,6 @@ class RestApp:
             return response
         except CallError as error:
             failure = error
-        except trio.Cancelled:
-            self._note_cancelled(record)
-            raise
         except Exception:
             logger.exception("request %s failed", record.request_id)
             failure = InternalError()
@@ -206,14 +210,6 @@ class RestApp:
             record.fail(failure)
             record.http_status = 200
         await stream.end(failure)
-
-    def _note_cancelled(self, record: CallRecord) -> None:
-        """A request is cancelled when its client goes away, and when a drain's time is up."""
-        if record.is_answered:
-            return
-        record.fail(
-            Draining("the proxy stopped") if self.draining else CallCancelled("the client left")
-        )
 
     def _observe(self, record: CallRecord, path: bytes) -> None:
         seconds = trio.current_time() - record.started

@@ -17,6 +17,9 @@ T = TypeVar("T")
 EXTENSION = "prism.cancels_on_disconnect"
 """The ASGI extension by which a server says that it cancels the task."""
 
+CLIENT_GONE = "prism.client_gone"
+"""In ``scope["state"]`` once that has happened; it also cancels when a drain's time is up."""
+
 
 def server_cancels(scope: Scope) -> bool:
     """Whether the server cancels the request's task when the client goes away."""

@@ -68,8 +68,12 @@ class Exchange(ABC):
         self._changed.set()
 
     def disconnect(self) -> None:
-        """The client is gone: cancel the application, and tell it through ``receive``."""
+        """The client is gone: cancel the application, and tell it through ``receive``.
+
+        ``scope["state"]["prism.client_gone"]`` tells it apart from the end of a drain.
+        """
         self.client_gone = True
+        self.scope.setdefault("state", {})["prism.client_gone"] = True
         self._changed.set()
         self.cancel_scope.cancel()
 

@@ -328,18 +328,19 @@ async def test_client_gone_on_a_server_that_only_tells(make_namespace, make_clie
 
 
 @pytest.mark.parametrize(
-    ("draining", "expected"),
-    [(False, ("CANCELLED", 499, "client_gone")), (True, ("UNAVAILABLE", 503, "draining"))],
+    ("state", "expected"),
+    [
+        ({"prism.client_gone": True}, ("CANCELLED", 499, "client_gone")),
+        ({}, ("UNAVAILABLE", 503, "draining")),
+    ],
 )
-async def test_cancelled_by_the_server(
-    make_namespace, make_client, access_lines, draining, expected
-):
+async def test_cancelled_by_the_server(make_namespace, make_client, access_lines, state, expected):
     namespace = make_namespace(hang)
     client = make_client(namespace)
+    client.app.draining = True
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: client.request("POST", "/v1/kv/get", cancels=True))
+        nursery.start_soon(lambda: client.request("POST", "/v1/kv/get", cancels=True, state=state))
         await trio.testing.wait_all_tasks_blocked()
-        client.app.draining = draining
         nursery.cancel_scope.cancel()
     assert namespace.in_flight == 0
     (line,) = access_lines

@@ -42,26 +42,86 @@ async def test_a_drain_lets_http1_finish_and_closes(start_server, helpers):
         await server.connect()
 
 
-async def test_a_drain_lets_http2_finish_and_refuses_what_comes_later(
+class Gates:
+    """An application that answers each path when told to."""
+
+    def __init__(self, helpers, *paths):
+        self.begun = {path: trio.Event() for path in paths}
+        self.go_on = {path: trio.Event() for path in paths}
+        self._respond = helpers.respond
+
+    async def __call__(self, scope, receive, send):
+        path = scope["path"]
+        self.begun[path].set()
+        await self.go_on[path].wait()
+        await self._respond(send, 200, path.encode())
+
+
+async def test_a_drain_says_goaway_once_the_open_http2_requests_are_answered(
     start_server, h2_client, helpers
 ):
-    app = Gate(helpers)
+    app = Gates(helpers, "/first", "/second", "/later")
     server = await start_server(app)
     client = h2_client(await server.connect())
-    first = await client.request()
-    await app.begun.wait()
+    first, second = [await client.request(path=path) for path in ("/first", "/second")]
+    await app.begun["/second"].wait()
     server.shutdown.set()
+    app.go_on["/first"].set()
+    assert await client.response(first) == (200, b"/first")
+    later = await client.request(path="/later")
+    await app.begun["/later"].wait()
+    assert not client.got(h2.events.ConnectionTerminated)
+    app.go_on["/second"].set()
+    assert await client.response(second) == (200, b"/second")
     while len(client.got(h2.events.ConnectionTerminated)) < 2:
         await client.read()
     warning, final = client.got(h2.events.ConnectionTerminated)
-    assert (warning.last_stream_id, final.last_stream_id) == (2**31 - 1, 1)
-    late = await client.request()
-    reset = await client.wait_for(h2.events.StreamReset, late)
+    assert (warning.last_stream_id, final.last_stream_id) == (2**31 - 1, later)
+    refused = await client.request()
+    reset = await client.wait_for(h2.events.StreamReset, refused)
     assert reset.error_code == ErrorCodes.REFUSED_STREAM
-    app.go_on.set()
-    assert await client.response(first) == (200, b"done")
+    app.go_on["/later"].set()
+    assert await client.response(later) == (200, b"/later")
     await client.read_to_end()
     await server.stopped.wait()
+
+
+async def test_a_drain_says_goaway_when_half_of_its_time_is_gone(start_server, h2_client, helpers):
+    app = Gate(helpers)
+    server = await start_server(app, graceful_timeout=2)
+    client = h2_client(await server.connect())
+    request = await client.request()
+    await app.begun.wait()
+    began = trio.current_time()
+    server.shutdown.set()
+    await client.wait_for(h2.events.ConnectionTerminated)
+    assert 1 <= trio.current_time() - began < 2
+    app.go_on.set()
+    assert await client.response(request) == (200, b"done")
+    await client.read_to_end()
+    await server.stopped.wait()
+
+
+async def test_a_drain_serves_an_http2_request_that_came_with_the_connection(
+    start_server, h2_client, helpers
+):
+    server = await start_server(goaway_grace=5)
+    client = h2_client(await server.connect())
+    client.h2.send_headers(
+        1,
+        [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+        end_stream=True,
+    )
+    opening = client.h2.data_to_send()
+    await client.stream.send_all(opening[:10])
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    server.shutdown.set()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    await client.stream.send_all(opening[10:])
+    assert await client.response(1) == (200, b"")
+    kinds = [type(event) for event in client.events]
+    await client.wait_for(h2.events.ConnectionTerminated)
+    assert h2.events.ConnectionTerminated not in kinds[: kinds.index(h2.events.StreamEnded)]
 
 
 @pytest.mark.parametrize("arrived", [0, 10])

@@ -6,12 +6,18 @@ does reading stop too. One task writes (see `writer`). Each request has a task o
 
 ::
 
-    OPEN ──drain, idle, client's GOAWAY──▶ WARNED ──PING answered──▶ LEAVING ──▶ CLOSED
-      │                                                              no streams    ▲
-      └────────────── client gone, protocol error, flood ──────────────────────────┘
+    OPEN ──drain──▶ FINISHING
+      │                │ those streams answered and PING too, or half of the time gone
+      ├── idle, client's GOAWAY ──▶ WARNED ──PING answered──▶ LEAVING ──▶ CLOSED
+      │                                                       no streams    ▲
+      └────────────── client gone, protocol error, flood ───────────────────┘
 
-WARNED has sent GOAWAY(2^31-1) and still serves new requests; LEAVING has sent GOAWAY
-with the true last id and refuses later ones with REFUSED_STREAM, which is safe to retry.
+FINISHING has told the client nothing: httpx gives up the responses that it has not
+dealt with when it reads GOAWAY, even those read with it. So the streams open when the drain
+began are answered first; then it waits, not for long, for a moment without any, and
+for PING to show that the client has read all answers. WARNED has sent GOAWAY(2^31-1) and still
+serves new requests; LEAVING has sent GOAWAY with the true last id and refuses later
+ones with REFUSED_STREAM, which is safe to retry.
 """
 
 from collections.abc import Awaitable, Callable
@@ -47,6 +53,7 @@ class State(Enum):
     """Where a connection is on its way to its end; drawn above."""
 
     OPEN = auto()
+    FINISHING = auto()
     WARNED = auto()
     LEAVING = auto()
     CLOSED = auto()
@@ -83,9 +90,11 @@ class HTTP2Connection:
         self._streams: dict[int, HTTP2Exchange] = {}
         self._starting: list[tuple[HTTP2Exchange, Callable[[], Awaitable[None]]]] = []
         self._received = received
+        self._started = False
         self._half_open: dict[int, float] = {}  # answered before the request ended
         self._request_deadline = inf
-        self._final_goaway_at = inf
+        self._finishing: set[int] = set()  # open when the drain began, and still
+        self._goaway_at = inf  # the next of the two
         self._headers_due = inf
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -97,15 +106,28 @@ class HTTP2Connection:
         self._request_deadline = deadline
         for stream in self._streams.values():
             stream.cancel_scope.deadline = deadline
-        self.shed()
+        if self._started:  # else ``run`` first looks which requests have come already
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        if not self._streams:
+            self.shed()
+        elif self.state is State.OPEN:
+            self.state = State.FINISHING
+            self._finishing = set(self._streams)
+            now = trio.current_time()
+            # The other half is for clients that have more to ask, and go on after GOAWAY.
+            self._goaway_at = now + (self._request_deadline - now) / 2
+            self._reading.deadline = self._next_deadline()
 
     def shed(self) -> None:
         """Begin to close: warn the client, serve what is on its way, refuse the rest."""
-        if self.state is State.OPEN:
+        if self.state in {State.OPEN, State.FINISHING}:
             self.state = State.WARNED
-            self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
+            # In this order: python-h2 takes no PING after GOAWAY. They leave as one.
             self.codec.ping(_LAST_CALL)
-            self._final_goaway_at = trio.current_time() + self.settings.goaway_grace
+            self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
+            self._goaway_at = trio.current_time() + self.settings.goaway_grace
             self.writer.wake()
             self._reading.deadline = self._next_deadline()
 
@@ -121,6 +143,9 @@ class HTTP2Connection:
                     self._handle([wire.RequestStarted(1, upgraded), wire.RequestEnded(1)])
                 if self._received:
                     await self._receive(self._received)
+                self._started = True
+                if self._request_deadline != inf:
+                    self._begin_drain()
                 await self._read_loop()
             except ClientError as error:
                 await self._refuse_connection(error)
@@ -158,8 +183,8 @@ class HTTP2Connection:
         deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
         if self.state is State.OPEN and self.idle_since is not None:
             deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
-        elif self.state is State.WARNED:
-            deadline = min(deadline, self._final_goaway_at)
+        elif self.state in {State.FINISHING, State.WARNED}:
+            deadline = min(deadline, self._goaway_at)
         elif self.state is State.CLOSED or (self.state is State.LEAVING and not self._streams):
             deadline = -inf
         return deadline
@@ -172,9 +197,9 @@ class HTTP2Connection:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
             self.writer.wake()
-        if self.state is State.WARNED and now >= self._final_goaway_at:
+        if self.state is State.WARNED and now >= self._goaway_at:
             self._send_final_goaway()
-        elif self.state is State.OPEN and now >= self._next_deadline():
+        elif self.state in {State.OPEN, State.FINISHING} and now >= self._next_deadline():
             self.shed()
 
     async def _receive(self, data: bytes) -> None:
@@ -225,6 +250,8 @@ class HTTP2Connection:
                 case wire.PingAnswered(payload):
                     if payload == _LAST_CALL and self.state is State.WARNED:
                         self._send_final_goaway()
+                    elif self.state is State.FINISHING and payload == self._all_answered():
+                        self.shed()
                 case wire.ClientLeaving():
                     self.shed()
         self._start_streams()
@@ -282,9 +309,19 @@ class HTTP2Connection:
     def _remove(self, stream: HTTP2Exchange) -> None:
         del self._streams[stream.stream_id]
         self.writer.forget(stream)
+        self._finishing.discard(stream.stream_id)
+        if self.state is State.FINISHING and not self._finishing:
+            soon = trio.current_time() + self.settings.goaway_grace
+            self._goaway_at = min(self._goaway_at, soon)
+            if not self._streams:
+                self.codec.ping(self._all_answered())
         if not self._streams:
             self.idle_since = trio.current_time()
-            self._reading.deadline = self._next_deadline()
+        self._reading.deadline = self._next_deadline()
+
+    def _all_answered(self) -> bytes:
+        """The PING that follows the answer to the last request so far."""
+        return self.codec.last_stream_id.to_bytes(8)
 
     # From the streams.
 
