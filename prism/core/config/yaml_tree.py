@@ -149,6 +149,8 @@ class _Builder:
             return Unreadable("YAML reads this as a date; put it in quotes")
         if tag not in _SCALAR_TAGS:
             return Unreadable(_TAG_REFUSED)
+        if "\0" in text:  # no path, program, variable or host can hold it
+            return Unreadable("the character U+0000 is not supported")
         if tag in (_TAG + "int", _TAG + "float") and ":" in text:
             return Unreadable(
                 "YAML reads this as a number in base 60; put it in quotes if it is text"
@@ -234,6 +236,9 @@ class _Builder:
             opened.merged.append(value)
             return
         name = key.value if isinstance(key.value, str) else key.written
+        if isinstance(key.value, Unreadable):
+            self._problem(key, key.value.reason)
+            return
         if not isinstance(key.value, str):
             self._problem(key, "this key is not text; put it in quotes")
             key = Node(name, key.line, key.column)

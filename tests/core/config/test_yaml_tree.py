@@ -88,6 +88,7 @@ def test_an_equals_sign_is_text() -> None:
         ("!!binary aGk=", "tag"),
         ("!!set {a}", "tag"),
         ("!mine [a]", "tag"),
+        (r'"/tmp/a\0b"', "U+0000"),
         ("{{ secret:x }}", "quotes"),
         ("{[a]: b}", "quotes"),
     ],
@@ -109,6 +110,16 @@ def test_every_problem_that_does_not_stop_the_reading() -> None:
     ]
     assert root is not None
     assert to_plain(root) == {"a": 1, "b": 2, "5": "x", "on": "y"}
+
+
+def test_a_key_that_cannot_be_used() -> None:
+    root, problems = parse_tree('"a\\0": 1\n2020-01-01: 2\nb: 3\n', "f")
+    assert [str(problem) for problem in problems] == [
+        "f:1:1: the character U+0000 is not supported",
+        "f:2:1: YAML reads this as a date; put it in quotes",
+    ]
+    assert root is not None
+    assert to_plain(root) == {"b": 3}
 
 
 @pytest.mark.parametrize(
