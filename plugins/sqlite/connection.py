@@ -8,6 +8,7 @@ from prism.sdk import PluginError, StatusCode
 from .authorizer import Authorizer
 from .config import SQLiteConfig
 from .schema import prepare_schema
+from .trim import replace_trim
 
 CACHED_STATEMENTS = 256
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
@@ -15,7 +16,7 @@ WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 
 SQL_VALUE_LIMIT_BYTES = 1024 * 1024
 """No value, nor a statement's text, is larger, unless ``max_value_bytes`` is: functions such as
-``instr`` take the square of it in time, and cannot be interrupted."""
+``instr`` take the square of it in time (4 s), and cannot be interrupted."""
 
 SQL_COLUMNS_LIMIT = 100
 """A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
@@ -82,6 +83,7 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_LIMIT_BYTES)
     connection.execute("PRAGMA trusted_schema=0")
+    replace_trim(connection)
     connection.authorizer = Authorizer()
     connection.set_authorizer(connection.authorizer)
     return connection
