@@ -1,4 +1,4 @@
-"""``trim(X, Y)``, ``ltrim`` and ``rtrim``, in time that grows with the text and not with its square.
+"""``trim(X, Y)``, ``ltrim`` and ``rtrim`` in time that grows with the text, not with its square.
 
 SQLite compares each character of X with each of Y. On two texts of a megabyte
 that takes half an hour, in which nothing can interrupt it. The forms with one

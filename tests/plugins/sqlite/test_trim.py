@@ -20,7 +20,7 @@ def test_the_answers_are_sqlites_own(value, characters):
     with closing(sqlite3.connect(":memory:")) as own, closing(sqlite3.connect(":memory:")) as ours:
         replace_trim(ours)
         for name in FUNCTIONS:
-            query = f"SELECT {name}(?, ?), {name}(?)"  # noqa: S608
+            query = f"SELECT {name}(?, ?), {name}(?)"
             parameters = (value, characters, value)
             expected = own.execute(query, parameters).fetchone()
             assert ours.execute(query, parameters).fetchone() == expected
@@ -37,5 +37,5 @@ async def test_long_texts_take_no_time(open_plugin):
     long = "printf('%.*c', 1000000, 'a')"
     async with open_plugin() as sqlite:
         for name in FUNCTIONS:
-            sql = f"SELECT {name}({long}, printf('%.*c', 1000000, 'b') || 'a')"  # noqa: S608
+            sql = f"SELECT {name}({long}, printf('%.*c', 1000000, 'b') || 'a')"
             assert (await sqlite.call("query", sql=sql))["rows"] == [[""]]
