@@ -351,14 +351,19 @@ def test_dialling_in_again_and_again(command, tmp_path):
             listener.settimeout(LIMIT)
             listener.bind(str(path))
             listener.listen()
+            for told_to_shut_down in (True, False, True):
+                sock, _ = listener.accept()
+                with sock:
+                    host = Host(sock)
+                    host.greet()
+                    host.initialize()
+                    assert host.result("echo", '{"a":1}') == '{"a":1}'
+                    if told_to_shut_down:
+                        host.call(Method.SHUTDOWN, ShutdownRequest())
+                        assert sock.recv(1) == b""
             sock, _ = listener.accept()
-        with sock:
-            host = Host(sock)
-            host.greet()
-            host.initialize()
-            assert host.result("echo", '{"a":1}') == '{"a":1}'
-            host.call(Method.SHUTDOWN, ShutdownRequest())
-            assert process.wait(LIMIT) == 0
+            sock.close()
+        assert process.poll() is None
     finally:
         process.kill()
         process.wait(LIMIT)

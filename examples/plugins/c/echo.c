@@ -26,6 +26,7 @@ enum { OK = 0, INVALID_ARGUMENT = 3, EXHAUSTED = 8, PRECONDITION = 9, UNIMPLEMEN
 enum { HEADER = 16, JSON = 1, ACK = 4, MAX_FRAME = 1048576, MAX_DEPTH = 100 };
 
 static int conn;
+static char **again; /* this program's arguments, if it dials in */
 static uint32_t last_stream, max_answer = MAX_FRAME;
 
 /* -- text that grows ------------------------------------------------------- */
@@ -184,7 +185,13 @@ static int text_field(const char *object, const char *name, Text *out) { /* 0: n
 
 /* -- frames ---------------------------------------------------------------- */
 
-static void end_stream(int status) { close(conn); exit(status); }
+static void rest(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
+
+static void end_stream(int status) { /* who dials in waits for the next host, with nothing carried over */
+    close(conn);
+    if (again != NULL) { rest(status == 0 ? 100 : 5000); execvp(again[0], again); }
+    exit(status);
+}
 
 static int read_all(unsigned char *bytes, size_t count) { /* 0: the stream has ended */
     while (count > 0) {
@@ -391,17 +398,18 @@ static int dial(const char *path) {
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
         if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
         if (fd >= 0) close(fd);
-        nanosleep(&(struct timespec){pause / 1000, pause % 1000 * 1000000}, NULL);
+        rest(pause);
     }
 }
 
-int main(void) {
+int main(int count, char **arguments) {
     const char *fd = getenv("PRISM_PLUGIN_FD"), *path = getenv("PLUGIN_SOCKET");
     if (fd == NULL && path == NULL) {
         fputs("set PLUGIN_SOCKET, or let Prism start this plugin\n", stderr);
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
+    again = fd != NULL || count == 0 ? NULL : arguments;
     conn = fd != NULL ? atoi(fd) : dial(path);
     serve();
 }

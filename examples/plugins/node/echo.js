@@ -61,9 +61,9 @@ function check(header) { // before anything is kept for the payload
   return header;
 }
 
-function serve(socket) {
+function serve(socket, over) { // over(status) is called once, when the connection has ended
   let greeted = false, initialized = false, maxAnswer = MAX_FRAME, lastStream = 0;
-  let chunks = [], have = 0, header = null;
+  let chunks = [], have = 0, header = null, status = 0;
 
   function answer(method, request) {
     if (method === SHUTDOWN) return { success: true };
@@ -82,14 +82,14 @@ function serve(socket) {
     if (stream % 2 === 0 || stream <= lastStream) throw new Error(`OPEN for ${stream}`);
     if (method < INITIALIZE || method > SHUTDOWN) throw new Error(`method ${method}`);
     lastStream = stream;
-    let status = STATUS.OK, message;
+    let aux = STATUS.OK, message;
     try { message = answer(method, request); } catch (error) {
-      status = error.status ?? 13;
-      message = { error: error.message, error_code: status };
+      aux = error.status ?? 13;
+      message = { error: error.message, error_code: aux };
     }
-    const data = frame(CLOSE, { stream, aux: status, message }), fits = data.length - HEADER <= maxAnswer;
+    const data = frame(CLOSE, { stream, aux, message }), fits = data.length - HEADER <= maxAnswer;
     socket.write(fits ? data : frame(CLOSE, { stream, aux: STATUS.EXHAUSTED }));
-    if (method === SHUTDOWN) socket.end(() => process.exit(0));
+    if (method === SHUTDOWN) socket.end(() => socket.destroy());
   }
 
   // Each call is closed before the next frame is read, so CANCEL, CREDIT and DATA come too late.
@@ -130,20 +130,26 @@ function serve(socket) {
 
   function goodbye({ message: reason }) {
     console.error(`the host broke the protocol: ${reason}`);
+    status = 1;
     socket.removeAllListeners('data');
-    socket.end(frame(GOAWAY, { aux: lastStream, message: { reason } }), () => process.exit(1));
+    socket.end(frame(GOAWAY, { aux: lastStream, message: { reason } }), () => socket.destroy());
   }
   socket.on('data', (chunk) => { try { read(chunk); } catch (error) { goodbye(error); } });
-  socket.on('end', () => process.exit(0)).on('error', () => process.exit(0));
+  socket.on('end', () => socket.destroy()).on('error', () => {}).on('close', () => over(status));
   socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0' } }));
 }
 
-function dial(path, pause) {
-  const socket = net.connect(path, () => serve(socket.removeAllListeners('error')));
-  socket.once('error', () => setTimeout(dial, pause, path, Math.min(2 * pause, 5000)));
+function dial(path, pause) { // as a new plugin each time; one that was refused waits longest
+  const again = (wait) => setTimeout(dial, wait, path, Math.min(2 * wait, 5000));
+  const socket = net.connect(path, () => {
+    socket.off('error', failed).off('close', tried);
+    serve(socket, (status) => again(status ? 5000 : 100));
+  });
+  const failed = () => {}, tried = () => again(pause);
+  socket.on('error', failed).on('close', tried);
 }
 
 const { PRISM_PLUGIN_FD: fd, PLUGIN_SOCKET: path } = process.env;
-if (fd) serve(new net.Socket({ fd: Number(fd), readable: true, writable: true }));
+if (fd) serve(new net.Socket({ fd: Number(fd), readable: true, writable: true }), process.exit);
 else if (path) dial(path, 100);
 else process.exitCode = 2, console.error('set PLUGIN_SOCKET, or let Prism start this plugin');
