@@ -44,7 +44,9 @@ format: $(VENV)/.installed-dev
 generate: $(VENV)/.installed-dev
 	$(BIN)/python -m prism.core.config schema > schemas/config.schema.json
 	$(BIN)/python -m prism.core.config reference > docs/configuration.md
-	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/wire/grpc/plugin.binpb prism/plugin.proto
+	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/wire/grpc/descriptors.binpb \
+		prism/plugin.proto grpc/health/v1/health.proto \
+		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,7 +23,7 @@ from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
 from prism.frontends.admin import AdminApp
-from prism.frontends.rest import RestApp
+from prism.frontends.door import DoorApp
 from prism.frontends.server import (
     Address,
     Listener,
@@ -66,7 +66,7 @@ class Proxy:
             for namespace in self.config.namespaces
         )
         metrics = Metrics(self.router)
-        self._rest = RestApp(self.router, metrics)
+        self._door = DoorApp(self.router, metrics)
         self._admin = AdminApp(self.router, metrics)
 
     async def run(self, on_ready: Callable[[Ready], None] = lambda _ready: None) -> None:
@@ -108,7 +108,7 @@ class Proxy:
                         [bound_address(listener) for listener in admin_listeners],
                     )
                 )
-                await serve(self._rest, listeners, _server_settings(config), shutdown=self.shutdown)
+                await serve(self._door, listeners, _server_settings(config), shutdown=self.shutdown)
                 log.info("all requests are answered; stopping the plugins")
                 self._supervisor.stop()
                 await self._supervisor.wait_stopped()
@@ -117,7 +117,8 @@ class Proxy:
 
     def stop(self) -> None:
         """Stop accepting, finish what is in flight, shut the plugins down."""
-        self._rest.draining = self._admin.draining = True
+        self._admin.draining = True
+        self._door.stop()
         for namespace in self.router.namespaces():
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()

@@ -16,10 +16,13 @@
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
+        │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
+        │   ├── NotForClients       403  a call that only the proxy makes
         │   └── PayloadTooLarge     413  the body is over the namespace's limit
         ├── NotFound                404  nothing is at this path
         │   ├── UnknownNamespace    404  no such namespace, or none the caller may see
-        │   └── UnknownOperation    404  the plugin offers no such operation
+        │   ├── UnknownOperation    404  the plugin offers no such operation
+        │   └── UnknownMethod       404  no such gRPC method
         ├── RequestTimeout          408  the request's body did not arrive in time
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── TooManyStreams          429  the limit on open streams is reached
@@ -164,6 +167,28 @@ class MethodNotAllowed(InvalidRequest):
         self.allowed = tuple(allowed)
 
 
+class UnsupportedEncoding(InvalidRequest):
+    """The request is compressed in a way that is not spoken here."""
+
+    status = StatusCode.UNIMPLEMENTED
+    http_status = 415
+    reason = "unsupported_encoding"
+
+    def __init__(self, encoding: str, known: Sequence[str]) -> None:
+        super().__init__(f"encoding {encoding[:40]!r} is not known here; use {' or '.join(known)}")
+
+
+class NotForClients(InvalidRequest):
+    """A method of the contract that only the proxy calls."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "not_for_clients"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} is the proxy's to call; clients have Execute and ExecuteStream")
+
+
 class PayloadTooLarge(InvalidRequest):
     """The body, or an encoded message, is over a limit."""
 
@@ -205,6 +230,18 @@ class UnknownOperation(NotFound):
         offered = ", ".join(sorted(supported)) or "none"
         super().__init__(
             f"namespace {namespace!r} has no operation {operation!r}; it offers: {offered}"
+        )
+
+
+class UnknownMethod(NotFound):
+    """There is no such gRPC method."""
+
+    status = StatusCode.UNIMPLEMENTED
+    reason = "unknown_method"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"there is no method {path[:200]!r}; server reflection lists what there is"
         )
 
 

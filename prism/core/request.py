@@ -44,6 +44,18 @@ class CallRecord(msgspec.Struct):
     http_status: int = 0
     reason: str = ""
 
+    def metadata(self) -> dict[str, str]:
+        """What the plugin is told of the call beside its parameters."""
+        metadata = {
+            "prism-namespace": self.namespace,
+            "prism-principal": self.principal,
+            "prism-request-id": self.request_id,
+            "traceparent": self.trace.parent,
+        }
+        if self.trace.state:
+            metadata["tracestate"] = self.trace.state
+        return metadata
+
     def fail(self, error: CallError) -> None:
         """Note that the call ended with ``error``."""
         self.status = error.status
@@ -56,10 +68,13 @@ class Params(ABC):
 
     They are read late, so that a call can be refused without taking in its body.
     ``text`` is the JSON exactly as received, once the ``ReadParams`` policy has
-    read and checked it; until then it is empty.
+    read and checked it; until then it is empty. ``raw`` is MessagePack in its place.
+    ``operation`` is set by ``read`` where the name comes with the parameters.
     """
 
     text: str = ""
+    raw: bytes = b""
+    operation: str = ""
 
     @abstractmethod
     async def read(self, limit: int) -> bytes:

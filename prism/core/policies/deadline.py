@@ -13,7 +13,7 @@ class Deadline(Policy):
     async def __call__(self, request: Request) -> Reply:
         with trio.CancelScope(deadline=request.deadline):
             return await self.following(request)
-        if not request.params.text:
+        if not (request.params.text or request.params.raw):
             raise RequestTimeout("the request's body did not arrive within the call's deadline")
         allowed = request.deadline - request.record.started
         raise DeadlineExceeded(f"the call did not end within its {allowed:g} s; it may have run")

@@ -40,6 +40,7 @@ class Invoke:
             execute = ExecuteRequest(
                 operation=request.operation,
                 params_json=request.params.text,
+                params_raw=request.params.raw,
                 metadata=request.metadata,
             )
             started = trio.current_time()

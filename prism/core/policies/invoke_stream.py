@@ -33,6 +33,7 @@ class InvokeStream:
             first = StreamRequest(
                 operation=request.operation,
                 params_json=request.params.text,
+                params_raw=request.params.raw,
                 metadata=request.metadata,
             )
             stream = OpenStream(instance.id)

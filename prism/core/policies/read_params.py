@@ -1,6 +1,7 @@
 """The parameters are read within the namespace's size limit, and are JSON."""
 
 import trio
+from msgspec.structs import replace
 
 from prism.core.json_text import check_params
 from prism.core.policies.policy import Policy
@@ -11,11 +12,18 @@ LARGE_BODY = 128 * 1024
 
 
 class ReadParams(Policy):
-    """Reads and checks ``request.params``; from here on inwards its text is there."""
+    """Reads and checks ``request.params``; from here on inwards its text is there.
+
+    MessagePack passes as it is: the SDK decodes it by the operation's types.
+    """
 
     async def __call__(self, request: Request) -> Reply:
         params = request.params
         body = await params.read(self.namespace.limits.max_payload_bytes)
+        if params.operation:
+            request = replace(request, operation=params.operation)
+        if params.raw:
+            return await self.following(request)
         if len(body) <= LARGE_BODY:
             params.text = check_params(body)
         else:

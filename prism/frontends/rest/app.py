@@ -149,7 +149,7 @@ class RestApp:
             namespace=record.namespace,
             operation=record.operation,
             params=BodyParams(incoming.receive, headers.content_length(), deadline, record),
-            metadata=_metadata(record),
+            metadata=record.metadata(),
             principal=record.principal,
             deadline=deadline,
             record=record,
@@ -180,7 +180,7 @@ class RestApp:
         else:
             params = BodyParams(incoming.receive, headers.content_length(), deadline, record)
         stream = HTTPStream(incoming.send, record, form, lines)
-        metadata = _metadata(record)
+        metadata = record.metadata()
         if resume_after := headers.last_event_id():
             metadata["prism-last-event-id"] = resume_after
         request = Request(
@@ -217,16 +217,3 @@ class RestApp:
             self._metrics.observe(record, seconds)
         if path not in PROBES:  # they come every few seconds and would drown the rest
             log_access(record, seconds)
-
-
-def _metadata(record: CallRecord) -> dict[str, str]:
-    """What the plugin is told of a call beside its params."""
-    metadata = {
-        "prism-namespace": record.namespace,
-        "prism-principal": record.principal,
-        "prism-request-id": record.request_id,
-        "traceparent": record.trace.parent,
-    }
-    if record.trace.state:
-        metadata["tracestate"] = record.trace.state
-    return metadata

@@ -1,37 +1,23 @@
-"""Contract messages as protobuf, by the compiled ``schemas/prism/plugin.proto``.
+"""Contract messages as protobuf, by ``schemas/prism/plugin.proto``.
 
-``plugin.binpb`` is what protoc made of it (a test compares the two); server reflection
-hands it out as it is. The library's own classes never leave this module.
+The library's own classes for them never leave this module.
 
 proto3 cannot tell a field at its default from an absent one, so a HealthCheckResponse
 without a status is HEALTHY here, as every gRPC server means it, and UNHEALTHY in frames.
 """
 
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, TypeVar
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, EncodeError
-from google.protobuf.message_factory import GetMessageClass
 
 from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
 from prism.contract.messages import FIELD_NUMBERS, HealthStatus, Message
+from prism.wire.grpc.descriptors import message_class
 
 T = TypeVar("T", bound=Message)
 
-FILE_DESCRIPTOR: bytes = (
-    FileDescriptorSet.FromString(files(__package__).joinpath("plugin.binpb").read_bytes())
-    .file[0]
-    .SerializeToString()
-)
-"""The serialized ``FileDescriptorProto`` of plugin.proto."""
-
 PACKAGE = "prism.plugin"
-
-_pool = DescriptorPool()
-_pool.AddSerializedFile(FILE_DESCRIPTOR)
 
 _Getter = Callable[[Any], Any]
 
@@ -41,9 +27,7 @@ class _Translation:
 
     def __init__(self, kind: type[Message]) -> None:
         self.kind = kind
-        self.protobuf: Any = GetMessageClass(
-            _pool.FindMessageTypeByName(f"{PACKAGE}.{kind.__name__}")
-        )
+        self.protobuf = message_class(f"{PACKAGE}.{kind.__name__}")
         self._readers: dict[str, _Getter] = {
             field.name: _reader(field) for field in self.protobuf.DESCRIPTOR.fields
         }

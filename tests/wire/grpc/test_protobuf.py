@@ -1,9 +1,5 @@
-from pathlib import Path
-
 import msgspec
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_tools import protoc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +17,6 @@ from prism.contract.messages import (
     ProxyCapabilities,
 )
 from prism.wire.grpc import protobuf
-
-SCHEMAS = Path(__file__).parents[3] / "schemas"
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -68,14 +62,6 @@ def test_what_is_encoded_is_decoded_again(kind):
         assert protobuf.decode(kind, protobuf.encode(message)) == message
 
     check()
-
-
-def test_the_compiled_file_is_the_schema(tmp_path):
-    out = tmp_path / "plugin.binpb"
-    arguments = ["protoc", f"-I{SCHEMAS}", f"--descriptor_set_out={out}", "prism/plugin.proto"]
-    assert protoc.main(arguments) == 0
-    compiled = FileDescriptorSet.FromString(out.read_bytes()).file[0]
-    assert compiled.SerializeToString() == protobuf.FILE_DESCRIPTOR, "run: make generate"
 
 
 def test_bytes_are_those_of_the_protocol_buffer_specification():

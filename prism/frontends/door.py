@@ -1,0 +1,27 @@
+"""The data port's ASGI application: gRPC calls go one way, all else the other."""
+
+from prism.core.observability.metrics import Metrics
+from prism.core.router import Router
+from prism.frontends.grpc import GrpcApp, is_grpc
+from prism.frontends.rest import RestApp
+from prism.frontends.server import Receive, Scope, Send
+
+
+class DoorApp:
+    """ASGI application. ``stop`` it when the proxy begins to stop: calls still run."""
+
+    def __init__(self, router: Router, metrics: Metrics) -> None:
+        self._rest = RestApp(router, metrics)
+        self._grpc = GrpcApp(router, metrics)
+
+    def stop(self) -> None:
+        """Tell probes and watches that the proxy drains."""
+        self._rest.draining = True
+        self._grpc.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if is_grpc(scope):
+            await self._grpc(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)

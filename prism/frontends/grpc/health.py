@@ -1,0 +1,63 @@
+"""``grpc.health.v1.Health``: the readiness of namespaces, as gRPC's load balancers ask it.
+
+``service`` is a namespace's name; empty means all of them together, as ``/readyz`` does.
+"""
+
+import trio
+from google.protobuf.message import DecodeError
+
+from prism.contract.exceptions import Draining, InvalidRequest, UnknownNamespace
+from prism.core.router import Router
+from prism.frontends.grpc.call import GrpcCall
+from prism.wire.grpc.descriptors import message_class
+
+_Request = message_class("grpc.health.v1.HealthCheckRequest")
+_Response = message_class("grpc.health.v1.HealthCheckResponse")
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
+
+MAX_REQUEST = 4096
+WATCH_INTERVAL = 0.5
+"""Seconds between two looks at what is watched."""
+
+
+async def check(call: GrpcCall, router: Router, *, draining: bool) -> None:
+    """The present state; NOT_FOUND for a namespace that there is not."""
+    service = await _service(call)
+    status = _status(router, service, draining=draining)
+    if status == _SERVICE_UNKNOWN:
+        raise UnknownNamespace(service)
+    await call.finish(last=_Response(status=status).SerializeToString())
+
+
+async def watch(call: GrpcCall, router: Router, stopping: trio.Event) -> None:
+    """The present state and every change of it, until the client leaves or the proxy stops."""
+    service = await _service(call)
+    told = None
+    while not stopping.is_set():
+        status = _status(router, service, draining=False)
+        if status != told:
+            await call.send_message(_Response(status=status).SerializeToString())
+            told = status
+        with trio.move_on_after(WATCH_INTERVAL):
+            await stopping.wait()
+    await call.send_message(_Response(status=_NOT_SERVING).SerializeToString())
+    raise Draining("the proxy is stopping")
+
+
+async def _service(call: GrpcCall) -> str:
+    call.expect_messages(MAX_REQUEST)
+    try:
+        service: str = _Request.FromString(await call.only_message()).service
+    except DecodeError:
+        raise InvalidRequest("the message is not a HealthCheckRequest") from None
+    return service
+
+
+def _status(router: Router, service: str, *, draining: bool) -> int:
+    namespaces = router.namespaces()
+    if service:
+        namespaces = [namespace for namespace in namespaces if namespace.name == service]
+        if not namespaces:
+            return _SERVICE_UNKNOWN
+    ready = all(namespace.slot.current is not None for namespace in namespaces)
+    return _SERVING if ready and not draining else _NOT_SERVING
