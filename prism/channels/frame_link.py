@@ -53,8 +53,8 @@ class FrameLink:
     """Carries a host's ``Connection`` over ``stream``.
 
     ``handshake`` first; then ``run`` in a nursery, until the link ends. Events go
-    to ``on_event`` and the end to ``on_end``, both from the link's own tasks:
-    they must not block.
+    to ``on_event``, the end to ``on_end``, and ``on_taken`` is told when queued bytes
+    were taken to be written: all from the link's own tasks, so they must not block.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class FrameLink:
         settings: LinkSettings,
         on_event: Callable[[Event], None],
         on_end: Callable[[Exception], None],
+        on_taken: Callable[[], None],
     ) -> None:
         self.name = name
         self.ended: Exception | None = None
@@ -73,6 +74,7 @@ class FrameLink:
         self._settings = settings
         self._on_event = on_event
         self._on_end = on_end
+        self._on_taken = on_taken
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
         self._writing = False
@@ -238,6 +240,7 @@ class FrameLink:
             while True:
                 data = self._connection.data_to_send()
                 if data:
+                    self._on_taken()
                     self._writing = True
                     with trio.fail_after(timeout):
                         await self._stream.send_all(data)

@@ -82,7 +82,8 @@ class ChannelSettings(LinkSettings):
 
     Args:
         max_frame: largest message accepted from the plugin.
-        max_queued: bytes queued for the plugin beyond which new calls are refused.
+        max_queued: bytes queued for the plugin beyond which new calls are refused,
+            and streams wait, whatever credit the plugin gave them.
         cancel_grace: for the CLOSE of a cancelled call.
     """
 
@@ -128,13 +129,20 @@ class FramedChannel(PluginChannel):
             Role.HOST, Hello(name="prism", version=version, max_frame=self.settings.max_frame)
         )
         self._link = FrameLink(
-            name, stream, self._connection, self.settings, self._dispatch, self._fail_all
+            name,
+            stream,
+            self._connection,
+            self.settings,
+            self._dispatch,
+            self._fail_all,
+            self._wake_streams,
         )
         self._on_note = on_note
         self._on_goaway = on_goaway
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         self._streams: dict[int, FramedStreamCall] = {}
         self._abandoned: dict[int, float] = {}
+        self._streams_wait = False
 
     # -- life -----------------------------------------------------------------
 
@@ -216,7 +224,7 @@ class FramedChannel(PluginChannel):
     def _on_credit(self, event: Credit) -> None:
         call = self._streams.get(event.stream)
         if call is not None:
-            call.credit()
+            call.wake()
 
     def _on_overrun(self, event: Overrun) -> None:
         call = self._streams.get(event.stream)
@@ -246,6 +254,17 @@ class FramedChannel(PluginChannel):
     def send(self, event: Event) -> None:
         """Queue one event and wake the writer."""
         self._link.send(event)
+
+    @property
+    def has_room(self) -> bool:
+        """May a stream queue a message now? If not, its ``wake`` follows."""
+        self._streams_wait = self._connection.queued_bytes > self.settings.max_queued
+        return not self._streams_wait
+
+    def _wake_streams(self) -> None:
+        if self._streams_wait and self.has_room:
+            for call in self._streams.values():
+                call.wake()
 
     def begin(self, method: Method, message: Message, deadline: float, *, end: bool) -> int:
         """Open a call that has until ``deadline`` on trio's clock.

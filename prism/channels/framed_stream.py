@@ -16,6 +16,10 @@ from prism.wire.events import Close, Credit, Data, Event
 class Sender(Protocol):
     """What a stream call needs of its channel."""
 
+    @property
+    def has_room(self) -> bool:
+        """May a message be queued now? If not, the channel calls ``wake`` once it may."""
+
     def send(self, event: Event) -> None:
         """Queue one event for the plugin."""
 
@@ -25,7 +29,7 @@ class FramedStreamCall(StreamCall):
 
     What the plugin sent and nobody has received yet waits in ``_inbox``; it is
     bounded by the window, since credit goes back only as messages are received.
-    The reader calls ``deliver``, ``credit``, ``close`` and ``fail``; none blocks.
+    The channel calls ``deliver``, ``wake``, ``close`` and ``fail``; none blocks.
     """
 
     def __init__(self, channel: Sender, stream: int, connection: Connection) -> None:
@@ -41,13 +45,13 @@ class FramedStreamCall(StreamCall):
         self._senders = trio.lowlevel.ParkingLot()
 
     async def send(self, request: StreamRequest) -> None:
-        """Send one message; waits while the plugin gives no credit.
+        """Send one message; waits while the plugin gives no credit, or does not read.
 
         Raises:
             PayloadTooLarge: the plugin takes no message of this size; the call goes on.
         """
         await trio.lowlevel.checkpoint()
-        while self._over is None and self._connection.send_credit(self._stream) <= 0:
+        while self._over is None and not self._may_send:
             await self._senders.park()
         self._check_sending()
         self._channel.send(Data(self._stream, request))
@@ -60,11 +64,15 @@ class FramedStreamCall(StreamCall):
         """
         if self._sent_end:
             return
-        while self._over is None and self._connection.send_credit(self._stream) <= 0:
+        while self._over is None and not self._may_send:
             await self._senders.park()
         self._sent_end = True
         if self._over is None:
             self._channel.send(Data(self._stream, StreamRequest(), end=True))
+
+    @property
+    def _may_send(self) -> bool:
+        return self._connection.send_credit(self._stream) > 0 and self._channel.has_room
 
     def _check_sending(self) -> None:
         if self._sent_end:
@@ -94,8 +102,8 @@ class FramedStreamCall(StreamCall):
         self._inbox.append(event)
         self._receiver.unpark_all()
 
-    def credit(self) -> None:
-        """The plugin has room again."""
+    def wake(self) -> None:
+        """The plugin or the channel has room again."""
         self._senders.unpark_all()
 
     def close(self, event: Close) -> None:

@@ -30,6 +30,8 @@ from prism.contract.messages import (
 )
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
+from prism.wire import Role
+from prism.wire.connection import Connection
 from prism.wire.events import Cancel, Close, Credit, Data, GoAway, Hello, Note, Open, Ping
 from prism.wire.frames import Codec, FrameType, pack
 
@@ -251,6 +253,47 @@ async def test_answered_pings_keep_a_quiet_channel(streams, autojump_clock):
         with trio.move_on_after(1) as still_up:
             await channel.wait_broken()
         assert still_up.cancelled_caught
+
+
+async def test_streams_wait_for_a_plugin_that_does_not_read(streams, autojump_clock):
+    """However much credit it gives: the credit bounds its memory, not ours."""
+    ours, plugin = streams
+    hello = Hello(name="generous", codecs=("json",), window=2**32 - 1)
+    plugin.connection = Connection(Role.PLUGIN, hello)
+    settings = ChannelSettings(max_queued=1000, send_timeout=100)
+    async with channel_over(streams, settings) as (channel, _plugin):
+        sent = []
+        reads, send_all = trio.Event(), ours.send_all
+
+        async def send_when_read(data):
+            await reads.wait()
+            await send_all(data)
+
+        ours.send_all = send_when_read
+
+        async def stream(text):
+            async with channel.execute_stream(StreamRequest(operation="x")) as call:
+                for _ in range(10):
+                    await call.send(StreamRequest(params_json=text * 600))
+                    sent.append(text)
+                await call.end()
+                with pytest.raises(trio.EndOfChannel):
+                    await call.receive()
+
+        async with trio.open_nursery() as nursery:
+            for text in "ab":
+                nursery.start_soon(stream, text)
+            await trio.sleep(1)
+            assert channel._connection.queued_bytes < 2000
+            assert len(sent) < 10
+            reads.set()
+            ends = 0
+            while ends < 2:
+                event = await plugin.next()
+                if isinstance(event, Data) and event.end:
+                    ends += 1
+                    await plugin.send(Close(event.stream, StatusCode.OK))
+        assert sorted(sent) == ["a"] * 10 + ["b"] * 10
 
 
 async def test_a_pause_of_the_proxy_itself_is_no_silence_of_the_plugin(streams, mock_clock):
