@@ -302,3 +302,16 @@ async def test_closing_ends_open_calls_as_crashed_and_later_ones_as_unavailable(
         assert isinstance(await channel.wait_broken(), ChannelClosed)
         channel.go_away("again")
         await channel.aclose()
+
+
+async def test_a_cancelled_aclose_closes_all_the_same(open_channel):
+    async with initialized(open_channel) as channel:
+        assert await result(channel, "echo", text="a") == {"text": "a"}
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            channel.go_away("so that there is something to write")
+            await channel.aclose()
+        with trio.fail_after(20):
+            assert isinstance(await channel.wait_broken(), ChannelClosed)
+        with pytest.raises(PluginUnavailable):
+            await channel.execute(request("echo"))

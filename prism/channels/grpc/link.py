@@ -159,14 +159,19 @@ class HTTP2Link:
         self._scope.cancel()
 
     async def aclose(self) -> None:
-        """Say GOAWAY, if the peer reads on, and close. Never raises."""
-        if self.ended is None and self._greeted:
-            self._h2.close_connection()
-            self.wake_writer()
-            with trio.move_on_after(PARTING_TIME):
-                await self._flushers.park()
-        self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
-        await trio.aclose_forcefully(self._stream)
+        """Say GOAWAY, if the peer reads on, and close. Never raises.
+
+        Cancelling leaves out the GOAWAY only.
+        """
+        try:
+            if self.ended is None and self._greeted:
+                self._h2.close_connection()
+                self.wake_writer()
+                with trio.move_on_after(PARTING_TIME):
+                    await self._flushers.park()
+        finally:
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
 
     async def wait_ended(self) -> Exception:
         """Wait for the end of the link; returns its reason."""
