@@ -69,6 +69,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_header_size: int = 32 * 1024
     """Of a request's header section: room for a large token, not for a bomb."""
 
+    max_header_fields: int = 100
+    """Of a request, in number: each costs some microseconds, whatever its size."""
+
     stream_window: int = 64 * 1024 - 1
     """Body bytes one request may have waiting for the application (HTTP/2's default)."""
 

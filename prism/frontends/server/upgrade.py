@@ -13,7 +13,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """How an HTTP/2 client opens a connection (RFC 9113, 3.4)."""
 
 _SETTING_SIZE = 6  # RFC 9113, 6.5.1
-_FOREIGN_LINE = re.compile(rb"[^ \r\n]+ [^ \r\n]+ (?!HTTP/)[^ \r\n]+\r?\n")
+_FOREIGN_LINE = re.compile(rb"[^ \r\n]+ [^ \r\n]+ (?!(?i:HTTP/))[^ \r\n]+\r?\n")
 
 
 async def read_opening(stream: trio.abc.ReceiveStream) -> bytes:

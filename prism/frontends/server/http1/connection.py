@@ -27,12 +27,16 @@ from prism.frontends.server.asgi import (
 )
 from prism.frontends.server.exchange import Phase
 from prism.frontends.server.http1.exchange import HTTP1Exchange, response_head
-from prism.frontends.server.http1.head import check_head
+from prism.frontends.server.http1.head import check_head, check_raw_head, origin_form
 from prism.frontends.server.http2.codec import Codec
 from prism.frontends.server.http2.limits import ClientError
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 from prism.frontends.server.upgrade import h2c_settings, is_websocket
+
+EVENTS_AT_ONCE = 64
+"""Pieces of a body handled before other tasks get a turn. One read may bring thousands
+of tiny chunks, at some 15 microseconds each."""
 
 _BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
@@ -108,12 +112,18 @@ class HTTP1Connection:
         except h11.RemoteProtocolError as error:
             logger.info("a client broke HTTP/1.1")
             await self._refuse(error.error_status_hint, "the request is not valid HTTP/1.1")
+        except BadRequest as error:
+            await self._refuse(error.status, error.detail)
         if self._h11.our_state is not h11.IDLE and not self._unusable:
             await transport.linger(self._stream, self.settings.linger_timeout)
         return None
 
     async def _next_request(self) -> h11.Request | None:
-        """The next request's head, or ``None`` if the connection shall close instead."""
+        """The next request's head, or ``None`` if the connection shall close instead.
+
+        Raises:
+            BadRequest, h11.RemoteProtocolError: what has come is no request.
+        """
         now = trio.current_time()
         begun = bool(self._pending or self._h11.trailing_data[0])
         self.idle_since = None if begun else now
@@ -122,6 +132,7 @@ class HTTP1Connection:
             if self._draining and not begun:
                 return None
             while True:
+                check_raw_head(self._h11.trailing_data[0], self.settings.max_header_fields)
                 event = self._h11.next_event()
                 if isinstance(event, h11.Request):
                     return event
@@ -145,7 +156,7 @@ class HTTP1Connection:
 
     async def _skip_body(self) -> None:
         """Read and drop the rest of a body that nobody wanted, within limits."""
-        skipped = 0
+        skipped = pieces = 0
         with trio.move_on_after(self.settings.linger_timeout):
             while skipped <= self.settings.max_unread_body:
                 event = self._h11.next_event()
@@ -153,6 +164,9 @@ class HTTP1Connection:
                     await self._receive()
                 elif isinstance(event, h11.Data):
                     skipped += len(event.data)
+                    pieces += 1
+                    if pieces % EVENTS_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
                 else:
                     return
 
@@ -160,20 +174,17 @@ class HTTP1Connection:
         headers: Headers = list(request.headers)
         lengths = [int(value) for name, value in headers if name == b"content-length"]
         self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
-        try:
-            check_head(request)
-            if is_websocket(headers):
-                raise BadRequest(501, "WebSocket is not served here")
-            if self._peer.scheme == "http" and request.http_version != b"1.0":
-                client_settings = h2c_settings(headers)
-                if client_settings is not None:
-                    return await self._upgrade(request, headers, client_settings)
-            scope = http_scope(
-                self._peer, request.http_version.decode(), request.method, request.target, headers
-            )
-        except BadRequest as error:
-            await self._refuse(error.status, error.detail)
-            return None
+        check_head(request)
+        if is_websocket(headers):
+            raise BadRequest(501, "WebSocket is not served here")
+        if self._peer.scheme == "http" and request.http_version != b"1.0":
+            client_settings = h2c_settings(headers)
+            if client_settings is not None:
+                return await self._upgrade(request, headers, client_settings)
+        target, headers = origin_form(request.target, headers)
+        scope = http_scope(
+            self._peer, request.http_version.decode(), request.method, target, headers
+        )
         self._exchange = exchange = HTTP1Exchange(self, scope)
         try:
             self._feed(exchange)
@@ -209,31 +220,41 @@ class HTTP1Connection:
         """
         try:
             while not exchange.client_gone:
+                while self._feed(exchange):
+                    if len(exchange.received) >= self.settings.stream_window:
+                        await exchange.wait_for_room()
+                    else:
+                        await trio.lowlevel.checkpoint()
                 if len(self._h11.trailing_data[0]) > self.settings.stream_window:
                     return  # pipelined far ahead: the end is not looked for behind that
                 if not await self._receive() and exchange.received_all:
                     await trio.sleep(self.settings.half_close_grace)
                     exchange.disconnect()
-                self._feed(exchange)
-                while len(exchange.received) >= self.settings.stream_window:
-                    await exchange.wait_for_room()
-                    self._feed(exchange)
         except h11.RemoteProtocolError as error:
             self._broken_body = error
             exchange.disconnect()
         except transport.GONE:
             exchange.disconnect()
 
-    def _feed(self, exchange: HTTP1Exchange) -> None:
-        """Pass on what has been received, as far as there is room for it."""
-        while len(exchange.received) < self.settings.stream_window:
+    def _feed(self, exchange: HTTP1Exchange) -> bool:
+        """Pass on what has been received. Returns whether some is left for another turn.
+
+        What follows the end of the request is not looked at: after one that closes the
+        connection, clients may send anything.
+        """
+        for _ in range(EVENTS_AT_ONCE):
+            if exchange.received_all:
+                return False
+            if len(exchange.received) >= self.settings.stream_window:
+                return True
             event = self._h11.next_event()
             if isinstance(event, h11.Data):
                 exchange.feed(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 exchange.feed_end()
             else:
-                return
+                return False
+        return True
 
     def must_close(self, status: int) -> bool:
         """Whether the response now beginning is the connection's last.

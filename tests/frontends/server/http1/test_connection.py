@@ -4,6 +4,8 @@ import h11
 import pytest
 import trio
 
+from prism.frontends.server.http1.connection import EVENTS_AT_ONCE, HTTP1Connection
+
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
 
@@ -66,6 +68,48 @@ async def test_continue_is_sent_when_the_application_asks_for_the_body(start_ser
     assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 100 ")
     await stream.send_all(b"hi")
     assert parse(await helpers.read_all(stream))[0][2] == b"hi"
+
+
+@pytest.mark.parametrize(
+    "more", [b"\r\n", b"GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n", b"\xff" * 9]
+)
+async def test_what_follows_a_last_request_is_dropped(start_server, helpers, more):
+    server = await start_server()
+    sent = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody"
+    answer = await exchange(server, sent + more, helpers)
+    assert [body for _, _, body in parse(answer)] == [b"body"]
+
+
+async def test_a_whole_url_as_target_is_understood(start_server, helpers):
+    async def app(scope, receive, send):
+        host = dict(scope["headers"])[b"host"]
+        await helpers.respond(
+            send, 200, b" ".join([host, scope["raw_path"], scope["query_string"]])
+        )
+
+    server = await start_server(app)
+    sent = b"GET http://b:1/x?y=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    [(_, _, body)] = parse(await exchange(server, sent, helpers))
+    assert body == b"b:1 /x y=1"
+
+
+async def test_a_multitude_of_tiny_chunks_comes_in_portions(start_server, helpers, monkeypatch):
+    """Other tasks have their turn in between; and nothing is lost."""
+    portions = []
+    feed = HTTP1Connection._feed
+
+    def counting(connection, exchange):
+        before = len(exchange.received)
+        more = feed(connection, exchange)
+        portions.append(len(exchange.received) - before)
+        return more
+
+    monkeypatch.setattr(HTTP1Connection, "_feed", counting)
+    server = await start_server()
+    head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = await exchange(server, head + b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n", helpers)
+    assert parse(answer)[0][2] == b"x" * 3000
+    assert max(portions) <= EVENTS_AT_ONCE
 
 
 async def test_a_chunked_request_gets_a_chunked_response(start_server, helpers):
@@ -183,7 +227,11 @@ async def test_http_1_0_is_not_upgraded(start_server, helpers):
         (b"GARBAGE\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n", 400),
         (b"GET nopath HTTP/1.1\r\nhost: a\r\n\r\n", 400),
-        (b"GET http://b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"GET ftp://b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"GET http://u@b/ HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n" + b"a:\r\n" * 100 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 200, 431),  # without waiting for the end
         (b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", 501),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 40_000, 431),
@@ -308,7 +356,7 @@ async def test_a_body_nobody_reads_is_not_stored(start_server):
     [
         b"INVALID CONNECTION PREFACE\r\n\r\n",  # h2spec's
         b"OPTIONS * RTSP/1.0\r\ncseq: 1\r\n\r\n",
-        b"INVITE sip:b@example.org SIP/2.0\n\n",
+        b"INVITE sip:b@example.org SIP/2.0\r\n\r\n",
     ],
 )
 async def test_a_client_of_another_protocol_gets_no_http(start_server, helpers, sent):
