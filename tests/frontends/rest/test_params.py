@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 import trio
 
@@ -51,3 +53,23 @@ async def test_too_large(chunks, declared):
 async def test_client_goes_away():
     with pytest.raises(CallCancelled):
         await params([b"x", None]).read(3)
+
+
+async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_size():
+    size = 100_000
+    left = size // 2
+
+    async def receive():
+        nonlocal left
+        left -= 1
+        return {"type": "http.request", "body": b"%02d" % (left % 100), "more_body": bool(left)}
+
+    deadline = trio.current_time() + 10
+    body = BodyParams(receive, None, deadline, CallRecord(0.0, "id", new_trace()))
+    tracemalloc.start()
+    try:
+        assert len(await body.read(size)) == size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * size
