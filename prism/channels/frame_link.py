@@ -7,6 +7,7 @@ that many callers queued in one pass of the scheduler leave in one send.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -101,9 +102,8 @@ class FrameLink:
                     reply = handshake.answer(offer, self._connection.local_hello)
                 except HandshakeFailed as refusal:
                     self._connection.send(GoAway(0, str(refusal)))
+                    await self._send_farewell()
                     raise
-                finally:
-                    await self._send_queued()
                 self._connection.send(reply)
                 await self._send_queued()
         except trio.TooSlowError:
@@ -122,7 +122,7 @@ class FrameLink:
             try:
                 event = self._connection.next_event()
             except RemoteProtocolError as error:
-                await self._send_queued()
+                await self._send_farewell()
                 raise HandshakeFailed(
                     f"{self.name} does not speak the frame protocol: {error}"
                 ) from error
@@ -135,6 +135,11 @@ class FrameLink:
                     f"{self.name} closed the connection during the handshake, before its HELLO"
                 )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+
+    async def _send_farewell(self) -> None:
+        """Say why this is the end. That a plugin did not stay to hear it is not the reason."""
+        with suppress(trio.BrokenResourceError):
+            await self._send_queued()
 
     async def _send_queued(self) -> None:
         while data := self._connection.data_to_send():

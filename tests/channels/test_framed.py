@@ -9,6 +9,7 @@ import trio.testing
 
 from prism.channels import framed as framed_module
 from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.inherited import socket_pair
 from prism.contract.exceptions import (
     CallError,
     ChannelBroken,
@@ -101,6 +102,23 @@ async def test_a_handshake_that_fails_says_why(streams, said, message):
     if said:
         await plugin.stream.send_all(said)
     await plugin.stream.send_eof()
+    with pytest.raises(HandshakeFailed, match=message):
+        await channel.handshake()
+    await channel.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "does not speak the frame protocol"),
+        (pack(FrameType.HELLO, 0, b'{"codecs":["json"]}', codec=1, aux=9), "speaks protocol 9"),
+    ],
+)
+async def test_the_reason_counts_although_nobody_stayed_to_hear_it(said, message):
+    ours, theirs = socket_pair()
+    channel = FramedChannel(ours, name="it")
+    with theirs:
+        theirs.sendall(said)
     with pytest.raises(HandshakeFailed, match=message):
         await channel.handshake()
     await channel.aclose()
