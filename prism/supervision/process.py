@@ -20,6 +20,7 @@ import trio
 
 from prism.channels.inherited import FD_VARIABLE, socket_pair
 from prism.contract.exceptions import LaunchError
+from prism.supervision.guardian import guardian
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables of the proxy's own environment that a plugin gets to see, besides PATH."""
@@ -115,6 +116,7 @@ class PluginProcess:
                 await self.wait_ended(kill_after)
             # What the plugin itself started dies with it.
             self._signal_group(signal.SIGKILL)
+            await guardian().release(self._process.pid)
             await self._process.wait()
             self._reaped = True
         # A grandchild that left the group may hold the output open for ever.
@@ -189,9 +191,18 @@ class _Rate:
 
 
 async def start(
-    name: str, argv: Sequence[str], environment: Mapping[str, str], directory: str | None
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str | None,
+    *,
+    executable: str | None = None,
+    descriptors: Sequence[int] = (),
 ) -> tuple[PluginProcess, trio.SocketStream]:
     """Start a plugin; returns its process and our end of its socket.
+
+    ``executable`` is run instead of the first word of ``argv``, which the program
+    still finds as its name. ``descriptors`` are handed down under their numbers.
 
     Raises:
         LaunchError: the program cannot be run; the message says why.
@@ -203,10 +214,11 @@ async def start(
         try:
             process = await trio.lowlevel.open_process(
                 list(argv),
+                executable=executable,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *descriptors],
                 env=variables,
                 cwd=directory,
                 start_new_session=True,
@@ -218,6 +230,8 @@ async def start(
             if isinstance(error, ValueError):
                 raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
             raise
+    with trio.CancelScope(shield=True):  # or nobody would know of the process
+        await guardian().watch(process.pid)
     return PluginProcess(name, process), stream
 
 

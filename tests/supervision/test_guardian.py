@@ -1,0 +1,120 @@
+"""What a killed proxy leaves running is ended, by the guardian alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from prism.supervision import process
+from prism.supervision.guardian import guardian
+
+HOST = """
+import sys
+import trio
+from prism.supervision import process
+
+async def main():
+    child, stream = await process.start("small", [sys.executable, "-c", sys.argv[1]], {}, None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        while len(child.last_lines) < 1:
+            await trio.sleep(0.01)
+        print(child.pid, *child.last_lines, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+GRANDCHILD = (
+    "import os, signal, subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+    " start_new_session=False)\n"
+    "print(child.pid, flush=True)\n"
+)
+ENDS_WITH_ITS_CONNECTION = "os.read(int(os.environ['PRISM_PLUGIN_FD']), 1)"
+GOES_ON = "time.sleep(600)"
+
+
+def wait_gone(pid, is_alive):
+    """Wait for the end of a process that is no child of ours."""
+    give_up = time.monotonic() + 20
+    while is_alive(pid):
+        assert time.monotonic() < give_up, f"{pid} goes on"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("then", [ENDS_WITH_ITS_CONNECTION, GOES_ON])
+def test_nothing_outlives_a_host_that_was_killed(then, is_alive):
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, GRANDCHILD + then], stdout=subprocess.PIPE, text=True
+    )
+    plugin, grandchild = map(int, host.stdout.readline().split())
+    assert is_alive(plugin)
+    assert is_alive(grandchild)
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    wait_gone(plugin, is_alive)
+    wait_gone(grandchild, is_alive)
+
+
+def test_a_stubborn_one_is_killed(is_alive):
+    """Its program, with the patience it has left out: what it does last is what counts."""
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(600)"
+    program = Path(process.__file__).with_name("guardian_main.py").read_text()
+    program = program.replace("EXIT_PATIENCE = 1.0", "EXIT_PATIENCE = 0.1")
+    program = program.replace("KILL_AFTER = 5.0", "KILL_AFTER = 0.1")
+    victim = subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert victim.stdout.readline() == b"up\n"
+    victim.stdout.close()
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], input=b"+%d\n" % victim.pid, check=True
+    )
+    assert victim.wait() == -signal.SIGKILL
+
+
+def test_what_the_host_has_ended_itself_is_left_alone():
+    other = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    program = str(Path(process.__file__).with_name("guardian_main.py"))
+    told = b"+%d\n-%d\n+999999999\n" % (other.pid, other.pid)
+    subprocess.run([sys.executable, "-I", "-S", program], input=told, check=True, timeout=20)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+async def test_there_is_one_while_there_are_plugins():
+    assert guardian().pid is None
+    first, stream = await process.start("small", ["sleep", "600"], {}, None)
+    pid = guardian().pid
+    second, other = await process.start("small", ["sleep", "600"], {}, None)
+    assert guardian().pid == pid
+    for child, its in ((first, stream), (second, other)):
+        await its.aclose()
+        os.kill(child.pid, signal.SIGKILL)
+        await child.end(1)
+        await child._process.stdout.aclose()
+    assert guardian().pid is None
+
+
+async def test_one_that_was_killed_is_replaced_and_knows_everything(is_alive):
+    started = [await process.start("small", ["sleep", "600"], {}, None) for _ in range(2)]
+    lost = guardian().pid
+    os.kill(lost, signal.SIGKILL)
+    wait_gone(lost, is_alive)
+    started.append(await process.start("small", ["sleep", "600"], {}, None))
+    assert guardian().pid not in (None, lost)
+    # The pipe ends, as if the host had died: it must end all three.
+    await guardian()._process.stdin.aclose()
+    for child, stream in started:
+        with trio.fail_after(20):
+            assert await child.wait_ended(20)
+        await stream.aclose()
+        assert await child.end(1) == "was ended by SIGTERM"
+        await child._process.stdout.aclose()
