@@ -178,6 +178,7 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
         credentials=partial(
             resolve_credentials, namespace.credentials, Path(config.secrets.directory)
         ),
+        verification=config.verification,
     )
 
 

@@ -11,7 +11,8 @@
     │   ├── ChannelClosed           ... because this side closed it
     │   ├── ChannelBroken           ... because the peer, or the path to it, failed
     │   └── HandshakeFailed         ... because both sides could not agree to start
-    ├── LaunchError                 a plugin could not be started
+    ├── LaunchError                 a plugin could not be started ...
+    │   └── PluginRefused           ... because its code failed a check; none of it ran
     ├── ListenError                 an address could not be listened on
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
@@ -110,6 +111,31 @@ class HandshakeFailed(ChannelError):
 
 class LaunchError(PrismError):
     """A plugin could not be started; the message says which one, why, and what to do."""
+
+
+class PluginRefused(LaunchError):
+    """A plugin whose code must not run: which check failed, and how to pass it.
+
+    ``reason`` is a stable word for programs; docs/plugin-verification.md lists
+    them, and ``prism.supervision.verification.refusals`` has a class for each.
+    ``place`` is the file or directory at fault.
+    """
+
+    reason: str = "refused"
+
+    def __init__(self, plugin: str, place: str, found: str, expected: str, way_out: str) -> None:
+        super().__init__(plugin, place, found, expected, way_out)
+        self.plugin = plugin
+        self.place = place
+        self.found = found
+        self.expected = expected
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plugin} was refused ({self.reason}): {self.place}: {self.found}; "
+            f"expected {self.expected}; {self.way_out}"
+        )
 
 
 class ListenError(PrismError):

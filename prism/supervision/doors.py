@@ -6,7 +6,6 @@ ends the process, if there is one, whatever happened inside; its tasks then end
 by themselves.
 """
 
-import importlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,11 +20,12 @@ from prism.channels.framed import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel, is_fault
 from prism.contract.config import PluginConfig, PluginForm
-from prism.contract.exceptions import CallError, ChannelError, LaunchError
+from prism.contract.exceptions import CallError, ChannelError, LaunchError, PluginRefused
 from prism.contract.service import BackendPlugin
 from prism.supervision import process
 from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
+from prism.supervision.verification import VerifiedModule, Verifier, log_verdict
 
 log = logging.getLogger("prism.supervision")
 
@@ -44,6 +44,8 @@ def open_door(
     match plugin.form:
         case PluginForm.MODULE:
             return _in_process(spec)
+        case PluginForm.LIBRARY:
+            log_verdict(spec.label, _verifier(spec).library(), spec.verification)
         case PluginForm.COMMAND:
             return _spawned(spec, news, nursery)
         case PluginForm.SOCKET if listener is not None:
@@ -61,7 +63,9 @@ def open_door(
 
 @asynccontextmanager
 async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]:
-    kind = _load(spec)
+    verified = _verifier(spec).module()  # blocks, as the import that follows it does
+    log_verdict(spec.label, verified.verdict, spec.verification)
+    kind = _load(spec, verified)
     try:
         plugin = kind()
     except BaseException as error:
@@ -76,10 +80,16 @@ async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]
             await channel.aclose()
 
 
-def _load(spec: InstanceSpec) -> Callable[[], BackendPlugin]:
+def _verifier(spec: InstanceSpec) -> Verifier:
+    return Verifier(spec.plugin, spec.label, spec.verification)
+
+
+def _load(spec: InstanceSpec, verified: VerifiedModule) -> Callable[[], BackendPlugin]:
     module_name, _, class_name = (spec.plugin.module or "").partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = verified.import_module()
+    except PluginRefused:
+        raise
     except ModuleNotFoundError as error:
         raise LaunchError(
             f"{spec.label}: no module {error.name!r}; is it installed for this Python?"
@@ -136,13 +146,21 @@ async def _spawned(
     spec: InstanceSpec, news: News, nursery: trio.Nursery
 ) -> AsyncGenerator[PluginChannel, None]:
     plugin = spec.plugin
+    search_path = process.clean_environment(plugin.environment)["PATH"]
     try:
-        argv = plugin.argv
+        command = await trio.to_thread.run_sync(_verifier(spec).command, search_path)
     except ValueError as error:
         raise LaunchError(f"{spec.label}: command: {error}") from None
-    child, stream = await process.start(
-        spec.plugin_name, argv, plugin.environment, plugin.working_directory
-    )
+    with command:
+        log_verdict(spec.label, command.verdict, spec.verification)
+        child, stream = await process.start(
+            spec.plugin_name,
+            command.words,
+            plugin.environment,
+            plugin.working_directory,
+            executable=command.executable,
+            descriptors=command.descriptors,
+        )
     log.info("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
     nursery.start_soon(child.listen)
     try:

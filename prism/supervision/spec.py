@@ -1,9 +1,9 @@
 """What the proxy needs to know to run one namespace's plugin."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from prism.contract.config import PluginConfig
+from prism.contract.config import PluginConfig, VerificationConfig
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class InstanceSpec:
     plugin: PluginConfig
     config_json: str
     credentials: Callable[[], dict[str, str]]
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
 
     @property
     def label(self) -> str:

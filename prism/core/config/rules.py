@@ -14,6 +14,7 @@ from prism.core.config.nodes import Node, Path, find, to_plain
 from prism.core.config.paths import absolute_paths
 from prism.core.config.plugin_rules import check_catalogue_plugin, check_plugin, is_loopback
 from prism.core.config.report import Report
+from prism.supervision.verification.keys import is_weak, public_bytes
 
 
 def check_rules(root: Node, report: Report, directory: FilePath) -> Config | None:
@@ -103,6 +104,9 @@ def _check_trusted_keys(config: Config, root: Node, report: Report) -> None:
             if earlier is not node:
                 message = f"the {field} is taken by line {earlier.line}"
                 report.error(node, (*path, field), message)
+        if is_weak(public_bytes(key.key)):
+            message = "no private key belongs to this, and anybody could sign for it"
+            report.error(find(root, (*path, "key")), (*path, "key"), message)
         try:
             date.fromisoformat(key.expires or "2000-01-01")
         except ValueError:

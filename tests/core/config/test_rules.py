@@ -188,7 +188,8 @@ namespaces:
     ]
 
 
-KEY = "ed25519:" + "A" * 43 + "="
+KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+NO_KEY = "ed25519:" + "A" * 43 + "="
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,7 @@ KEY = "ed25519:" + "A" * 43 + "="
         ("{trusted_keys: [{name: a, key: 'ed25519:AA='}]}", '"ed25519:" and 44 characters'),
         (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-02-31'}}]}}", "no day 2030-02"),
         (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-13-01'}}]}}", "in quotes"),
+        (f"{{trusted_keys: [{{name: a, key: '{NO_KEY}'}}]}}", "anybody could sign for it"),
         ("{revoked: [abc]}", "a key's id (16 hex digits) or a plugin's digest (64)"),
     ],
 )
