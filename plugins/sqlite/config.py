@@ -9,8 +9,9 @@ from msgspec import Meta
 class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings; only ``path`` usually needs one.
 
-    ``path``: the database file, relative to the working directory; its
-    directory must exist. ``:memory:`` keeps everything in memory, gone at stop.
+    ``path``: the database file; its directory must exist. A relative one starts at
+    the configuration's directory: Prism makes it absolute inside the proxy, and a
+    process of its own is started there. ``:memory:`` keeps everything in memory, gone at stop.
     Several namespaces may share a file: keys are apart, SQL tables are shared.
 
     ``synchronous``: ``full`` makes every acknowledged write survive a power
@@ -21,7 +22,9 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when it travels as base64.
     """
 
-    path: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$")] = "prism.db"
+    path: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True})] = (
+        "prism.db"
+    )
     synchronous: Literal["full", "normal"] = "full"
     busy_timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 5_000
     max_value_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = 512 * 1024

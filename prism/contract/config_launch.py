@@ -90,7 +90,7 @@ class Launch(Block, frozen=True):
     working_directory: Annotated[
         PathText | None,
         Meta(
-            description="Directory to run the program in.",
+            description="Directory to run the program in; without it, that of this file.",
             extra={"types": SIDECAR, "needs": ("command",)},
         ),
     ] = None

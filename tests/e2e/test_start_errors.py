@@ -74,7 +74,13 @@ FAULTY = {
     "directory-missing": ({"config": {"path": "none/a.db"}}, "none"),
     "a-directory": ({"config": {"path": "."}}, "."),
     "not-a-database": ({"config": {"path": "text.db"}}, "not a database"),
-    "wrong-config": ({"config": {"pth": "a.db"}}, "pth"),
+    "wrong-config": (
+        {
+            "plugin": {"type": "sidecar", "command": ["python", "-m", "prism_plugins.sqlite"]},
+            "config": {"pth": "a.db"},
+        },
+        "pth",
+    ),
     "no-secret": ({"credentials": {"password": "{{ secret:none }}"}}, '"none"'),
     "no-module": (
         {"plugin": {"type": "in_process", "module": "nowhere:Plugin"}},

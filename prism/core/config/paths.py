@@ -1,12 +1,12 @@
 """Relative paths in a configuration start at the file's own directory."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 from msgspec import inspect
 
-from prism.contract.config import Config, Launch
+from prism.contract.config import CataloguePlugin, Config, Launch, PluginConfig
 from prism.core.config.typecheck import type_of
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -15,7 +15,8 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 def absolute_paths(config: Config, directory: Path) -> Config:
     """``config`` with every path absolute and every ``command`` a list.
 
-    A command's program is a path only if it has a slash. A command line whose
+    A command runs in ``directory`` unless it says where, so that file names among its
+    arguments start there too. Its program is a path only if it has a slash. A command line whose
     quotes do not match stays as it is, for the rules to report.
     """
     return _block(config, directory)
@@ -30,7 +31,16 @@ def _block(block: _Struct, directory: Path) -> _Struct:
     }
     if isinstance(block, Launch) and block.command:
         changes["command"] = _command(block, directory)
+    if _starts_program(block) and block.working_directory is None:
+        changes["working_directory"] = str(directory)
     return msgspec.structs.replace(block, **changes)
+
+
+def _starts_program(block: msgspec.Struct) -> TypeGuard[Launch]:
+    """Whether it is for this block, not for one that it is merged with, to say where it runs."""
+    if isinstance(block, CataloguePlugin):
+        return block.type == "sidecar"
+    return isinstance(block, PluginConfig) and block.command is not None
 
 
 def _value(value: Any, kind: inspect.Type, directory: Path) -> Any:

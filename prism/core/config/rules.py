@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from prism.contract.config import Config, NamespaceConfig
+from prism.core.config.built_in import check_config, with_absolute_paths
 from prism.core.config.catalogue import BUILT_IN, UnknownPlugin, UnknownVersion, resolve_plugin
 from prism.core.config.nodes import Node, Path, find, to_plain
 from prism.core.config.paths import absolute_paths
@@ -35,7 +36,7 @@ def check_rules(root: Node, report: Report, directory: FilePath) -> Config | Non
         _check_resolves(config, namespace, root, path, report)
     if not config.namespaces and report.sound(()):
         report.warning(root, (), "there are no namespaces, so clients can reach nothing")
-    return None if report.errors else config
+    return None if report.errors else with_absolute_paths(config, directory)
 
 
 def _sound_part(root: Node, report: Report) -> tuple[Config, list[int], list[int]]:
@@ -155,12 +156,17 @@ def _check_socket_unique(
 def _check_resolves(
     config: Config, namespace: NamespaceConfig, root: Node, path: Path, report: Report
 ) -> None:
-    """The plugin's name and version exist; not asked where the answer may be hidden by errors."""
+    """The plugin's name and version exist, and its config fits, as far as it is known.
+
+    Not asked where the answer may be hidden by errors.
+    """
     name = namespace.plugin.name or namespace.backend
     if not report.sound(("plugins",)) or not report.sound((*path, "plugin")):
         return
     try:
-        resolve_plugin(config, namespace)
+        plugin = resolve_plugin(config, namespace)
+        if namespace.config:
+            check_config(plugin, root, (*path, "config"), report)
     except UnknownPlugin as error:
         if isinstance(error, UnknownVersion) and namespace.plugin.version is not None:
             where: Path = (*path, "plugin", "version")

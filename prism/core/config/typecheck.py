@@ -31,7 +31,12 @@ def type_of(struct: type[msgspec.Struct]) -> inspect.Type:
 
 def check_types(root: Node, struct: type[msgspec.Struct], report: Report) -> None:
     """Report every place where ``root`` does not fit ``struct``."""
-    _Check(report).check(root, type_of(struct), (), private=False)
+    check_types_at(root, struct, (), report)
+
+
+def check_types_at(node: Node, struct: type[msgspec.Struct], path: Path, report: Report) -> None:
+    """The same for a part of the file: ``node`` stands at ``path``."""
+    _Check(report).check(node, type_of(struct), path, private=False)
 
 
 class _Check:

@@ -18,9 +18,9 @@ def expected(kind: inspect.Type) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType(ge=ge, le=le):
-            return f"a whole number from {ge} to {le}"
+            return f"a whole number from {ge}" + (f" to {le}" if le is not None else "")
         case inspect.FloatType(gt=gt, le=le):
-            return f"a number above {_short(gt)}, at most {_short(le)}"
+            return f"a number above {_short(gt)}" + (f", at most {_short(le)}" if le else "")
         case inspect.StrType(min_length=min_length):
             return "text that is not empty" if min_length else "text"
         case inspect.LiteralType(values=values):

@@ -131,7 +131,8 @@ def test_a_placeholder_anywhere_else_is_an_error(problems: Problems, block: str)
     ],
 )
 def test_a_password_in_the_file_draws_a_warning(block: str, path: str) -> None:
-    text = f"namespaces: [{{name: a, backend: sqlite, {block}}}]"
+    plugin = "plugin: {type: sidecar, command: run}"
+    text = f"namespaces: [{{name: a, backend: b, {plugin}, {block}}}]"
     (warning,) = parse_config(text, "f").warnings
     assert warning.path == f"namespaces[0].{path}"
     assert "CANARY" not in str(warning)

@@ -84,7 +84,49 @@ namespaces:
     assert config.namespaces[0].plugin.argv == ["/etc/prism/bin/run", "x y"]
     assert config.namespaces[0].plugin.working_directory == "/etc/prism/work"
     assert config.namespaces[0].config == {"path": "notes.db"}, "the plugin's own business"
+    assert config.plugins[0].working_directory == "/etc/prism"
+    assert config.namespaces[1].plugin.working_directory == "/etc/prism"
     assert config.namespaces[1].plugin.argv == ["python3", "run.py"], "looked up in PATH"
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("", "/etc/prism/prism.db"),
+        ("config: {path: a.db}", "/etc/prism/a.db"),
+        ("config: {path: /a.db}", "/a.db"),
+        ("config: {path: ':memory:'}", ":memory:"),
+    ],
+)
+def test_paths_of_built_in_plugins_start_at_the_file(written: str, path: str) -> None:
+    text = f"namespaces:\n  - name: a\n    backend: sqlite\n    {written}\n"
+    config = parse_config(text, "/etc/prism/prism.yaml").config
+    assert config.namespaces[0].config == {"path": path}
+
+
+def test_the_config_of_built_in_plugins_is_checked(problems: Problems) -> None:
+    text = """\
+namespaces:
+  - name: a
+    backend: sqlite
+    config:
+      pth: a.db
+      readers: 65
+      max_rows: 0
+      sql_timeout_seconds: 0
+      synchronous: ful
+  - name: b
+    backend: sqlite
+    plugin: {type: sidecar, command: run}
+    config: {pth: not asked}
+"""
+    found = problems(text)
+    assert [line.partition(": ")[0] for line in found] == [
+        f"{line}:{column}" for line, column in [(5, 7), (6, 16), (7, 17), (8, 28), (9, 20)]
+    ]
+    assert found[0].startswith('5:7: namespaces[0].config.pth: unknown key; did you mean "path"?')
+    assert "expected a whole number from 1, found" in found[2]
+    assert "expected a number above 0, found" in found[3]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -153,10 +195,12 @@ x: 2
 
 
 def test_yaml_s_booleans_in_plugin_settings_draw_a_warning() -> None:
-    text = "namespaces:\n  - {name: a, backend: sqlite, config: {country: no, x: true, y: 'on'}}\n"
+    plugin = "plugin: {type: sidecar, command: r}"
+    config = "config: {country: no, x: true, y: 'on'}"
+    text = f"namespaces:\n  - {{name: a, {config}, backend: b, {plugin}}}\n"
     (warning,) = parse_config(text, "f").warnings
     assert str(warning) == (
-        "f:2:50: namespaces[0].config.country: YAML reads no as false; write false, "
+        "f:2:33: namespaces[0].config.country: YAML reads no as false; write false, "
         'or put it in quotes if you mean the word: "no"'
     )
 
