@@ -7,8 +7,7 @@ the stop itself can be watched.
 """
 
 import logging
-import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,10 @@ from pathlib import Path
 import msgspec
 import trio
 
-from prism.contract.config import Config, ListenConfig, NamespaceConfig
-from prism.contract.exceptions import Draining, PrismError
+from prism.contract.config import Config, NamespaceConfig
+from prism.contract.exceptions import Draining, ListenError
 from prism.core.config import resolve_credentials, resolve_plugin
+from prism.core.config.plugin_rules import is_loopback
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
@@ -30,9 +30,13 @@ from prism.frontends.server import (
     ServerSettings,
     ServerTLS,
     bound_address,
+    descriptor,
+    listen_on,
     open_listeners,
     serve,
 )
+from prism.lifecycle.given_sockets import GivenSocket, Role, for_place
+from prism.lifecycle.successor import PassedSocket
 from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
@@ -52,9 +56,13 @@ class Ready:
 
 @dataclass
 class Proxy:
-    """A proxy for ``config``. ``run`` it once; ``stop`` ends it gracefully."""
+    """A proxy for ``config``. ``run`` it once; ``stop`` ends it gracefully.
+
+    ``given`` are listening sockets to use instead of opening them.
+    """
 
     config: Config
+    given: Sequence[GivenSocket] = ()
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -68,9 +76,19 @@ class Proxy:
         metrics = Metrics(self.router)
         self._door = DoorApp(self.router, metrics)
         self._admin = AdminApp(self.router, metrics)
+        self._admin_stop = trio.Event()
+        self._tls: ServerTLS | None = None
+        self.sockets: list[PassedSocket] = []
 
-    async def run(self, on_ready: Callable[[Ready], None] = lambda _ready: None) -> None:
+    async def run(
+        self,
+        on_ready: Callable[[Ready], None] = lambda _ready: None,
+        wait_for_permission: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
         """Serve until ``stop``; returns when every call and every plugin has ended.
+
+        ``wait_for_permission`` is awaited when the plugins have started and before the
+        first connection is accepted.
 
         Cancelling ends everything at once, plugins included.
 
@@ -78,19 +96,11 @@ class Proxy:
             ListenError: a port cannot be used; nothing was started.
             ConfigError: a certificate cannot be used; nothing was started.
         """
-        config = self.config
-        listeners = await _open_data_port(config.listen)
-        admin_listeners: list[Listener] = []
-        if config.admin.enabled:
-            try:
-                admin_listeners = await open_listeners(config.admin.address, config.admin.port)
-            except BaseException:
-                await _close(listeners)
-                raise
-        admin_stop = trio.Event()
+        listeners, admin_listeners = await self._listen()
         async with trio.open_nursery() as supervision:
             try:
                 await supervision.start(self._supervisor.run)
+                await wait_for_permission()
             except BaseException:
                 await _close([*listeners, *admin_listeners])
                 raise
@@ -99,7 +109,11 @@ class Proxy:
                     admin_settings = ServerSettings(graceful_timeout=ADMIN_GRACE)
                     admin_nursery.start_soon(
                         partial(
-                            serve, self._admin, admin_listeners, admin_settings, shutdown=admin_stop
+                            serve,
+                            self._admin,
+                            admin_listeners,
+                            admin_settings,
+                            shutdown=self._admin_stop,
                         )
                     )
                 on_ready(
@@ -108,62 +122,88 @@ class Proxy:
                         [bound_address(listener) for listener in admin_listeners],
                     )
                 )
-                await serve(self._door, listeners, _server_settings(config), shutdown=self.shutdown)
+                settings = _server_settings(self.config)
+                await serve(self._door, listeners, settings, shutdown=self.shutdown)
                 log.info("all requests are answered; stopping the plugins")
                 self._supervisor.stop()
                 await self._supervisor.wait_stopped()
-                admin_stop.set()
+                self._admin_stop.set()
         log.info("stopped")
 
-    def stop(self) -> None:
-        """Stop accepting, finish what is in flight, shut the plugins down."""
-        self._admin.draining = True
-        self._door.stop()
+    def stop(self, *, replaced: bool = False) -> None:
+        """Stop accepting, finish what is in flight, shut the plugins down.
+
+        ``replaced``: a successor accepts at the same addresses. The probes of those are
+        then answered as before, and the admin port is left to the successor at once.
+        """
+        self._admin.draining = not replaced
+        self._door.stop(replaced=replaced)
         for namespace in self.router.namespaces():
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()
+        if replaced:
+            self._admin_stop.set()
 
+    def reload(self) -> None:
+        """What SIGHUP does, in this order. What cannot be replaced stays as it is."""
+        for action in (self._reload_certificate,):
+            action()
 
-async def run_until_signalled(
-    config: Config, on_ready: Callable[[Ready], None] = lambda _ready: None
-) -> bool:
-    """Run a proxy until SIGTERM or SIGINT; a second signal ends it at once.
+    def absences(self) -> dict[str, str]:
+        """Each namespace, and why it has no plugin now; "" if it has."""
+        return {
+            namespace.name: "" if namespace.slot.current else namespace.slot.absence
+            for namespace in self.router.namespaces()
+        }
 
-    Returns whether it ended gracefully.
+    def _reload_certificate(self) -> None:
+        if self._tls is not None:
+            self._tls.reload()
 
-    Raises:
-        ListenError, ConfigError: as ``Proxy.run``.
-    """
-    proxy = Proxy(config)
-    graceful = False
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_stop_on_signal, proxy, nursery.cancel_scope)
-            await proxy.run(on_ready)
-            graceful = True
-            nursery.cancel_scope.cancel()
-    except ExceptionGroup as group:
-        match group.exceptions:
-            case [PrismError() as error]:  # what keeps it from starting comes alone
-                raise error from error.__cause__
-        raise
-    return graceful
+    async def _listen(self) -> tuple[list[Listener], list[Listener]]:
+        """The listeners of the data port, and those of the admin port."""
+        listen, admin = self.config.listen, self.config.admin
+        if listen.tls is not None:
+            client_ca = Path(listen.tls.client_ca) if listen.tls.client_ca else None
+            self._tls = ServerTLS(Path(listen.tls.cert), Path(listen.tls.key), client_ca)
+        listeners: list[Listener] = []
+        admin_listeners: list[Listener] = []
+        try:
+            listeners = await self._open("data", listen.address, listen.port, self._tls)
+            if admin.enabled:
+                admin_listeners = await self._open("admin", admin.address, admin.port)
+        except BaseException:
+            await _close(listeners)
+            raise
+        finally:
+            used = {passed.descriptor for passed in self.sockets}
+            for item in self.given:
+                if item.socket.fileno() not in used:
+                    item.socket.close()
+        return listeners, admin_listeners
 
+    async def _open(
+        self, role: Role, address: str, port: int, tls: ServerTLS | None = None
+    ) -> list[Listener]:
+        place = f"{address}:{port}"
+        given = for_place(self.given, role, place)
+        if given:
+            listeners = listen_on([item.socket for item in given], tls=tls)
+            self._check_reach(listeners)
+            place = given[0].place
+        else:
+            listeners = await open_listeners(address, port, tls=tls)
+        self.sockets += [PassedSocket(role, place, descriptor(item)) for item in listeners]
+        return listeners
 
-async def _stop_on_signal(proxy: Proxy, everything: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if proxy.shutdown.is_set():
-                log.warning("ending at once on a second signal (%s)", name)
-                everything.cancel()
-                return
-            log.info(
-                "stopping on %s: requests in flight have %g seconds; again to end at once",
-                name,
-                proxy.config.drain_timeout_seconds,
-            )
-            proxy.stop()
+    def _check_reach(self, listeners: list[Listener]) -> None:
+        """A socket that was given is under the same rule as an address in the file."""
+        for listener in listeners:
+            address = bound_address(listener)
+            if address.port and not is_loopback(address.host) and not self.config.insecure:
+                why = "it can be reached from other machines, and clients are not authenticated"
+                way_out = 'give one that is on loopback, or accept it with "insecure: true"'
+                raise ListenError(f"the given socket {address}", why, way_out)
 
 
 def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
@@ -180,14 +220,6 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
         ),
         verification=config.verification,
     )
-
-
-async def _open_data_port(listen: ListenConfig) -> list[Listener]:
-    tls = None
-    if listen.tls is not None:
-        client_ca = Path(listen.tls.client_ca) if listen.tls.client_ca else None
-        tls = ServerTLS(Path(listen.tls.cert), Path(listen.tls.key), client_ca)
-    return await open_listeners(listen.address, listen.port, tls=tls)
 
 
 async def _close(listeners: list[Listener]) -> None:

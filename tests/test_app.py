@@ -4,7 +4,7 @@ import httpx
 import pytest
 import trio
 
-from prism.app import Proxy, Ready, instance_spec, run_until_signalled
+from prism.app import Proxy, Ready, instance_spec
 from prism.contract.config import (
     AdminConfig,
     Config,
@@ -15,6 +15,7 @@ from prism.contract.config import (
     ServerTLS,
 )
 from prism.contract.exceptions import ConfigError, ListenError
+from prism.running import run_until_signalled
 
 
 def config(**changes) -> Config:

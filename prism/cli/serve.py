@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prism.app import Ready
     from prism.contract.config import Config
+    from prism.lifecycle.given_sockets import GivenSocket
+    from prism.lifecycle.predecessor import Predecessor
 
+DESCRIPTOR = click.IntRange(0)
 FORCED = 3
 """Exit status after a second signal."""
 DEMO_DATABASE = "prism.db"
@@ -23,7 +28,8 @@ Examples:
   prism serve --port 8080 --admin-port 0
 
 SIGTERM or Ctrl-C finishes what is in flight and exits with 0; a second one ends
-at once, with 3.
+at once, with 3. SIGHUP reads the TLS files again. SIGUSR2 starts a successor on the
+same sockets, and ends when it serves: a rolling restart (docs/operations.md).
 """
 
 
@@ -38,14 +44,58 @@ at once, with 3.
 )
 @click.option("--port", type=click.IntRange(0, 65535), help="Data port; 0 takes a free one.")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Admin port; 0 takes a free one.")
-def serve(file: str | None, port: int | None, admin_port: int | None) -> None:
+@click.option(
+    "--fd", "data_fds", multiple=True, type=DESCRIPTOR, help="Inherited socket for the data port."
+)
+@click.option(
+    "--admin-fd",
+    "admin_fds",
+    multiple=True,
+    type=DESCRIPTOR,
+    help="Inherited socket for the admin port.",
+)
+def serve(
+    file: str | None,
+    port: int | None,
+    admin_port: int | None,
+    data_fds: tuple[int, ...],
+    admin_fds: tuple[int, ...],
+) -> None:
     """Run the proxy until SIGTERM or Ctrl-C."""
+    from prism.contract.exceptions import PrismError
+    from prism.lifecycle import given_sockets
+    from prism.lifecycle.predecessor import take_over
+
+    handover = take_over(os.environ)
+    if handover is not None:
+        predecessor, given = handover
+    else:
+        predecessor, given = None, given_sockets.from_service_manager(os.environ)
+        given += [given_sockets.from_descriptor(number, "data") for number in data_fds]
+        given += [given_sockets.from_descriptor(number, "admin") for number in admin_fds]
+    try:
+        graceful = _run(file, port, admin_port, given, predecessor)
+    except PrismError as error:
+        if predecessor is None:
+            raise
+        predecessor.failed(str(error))  # and is the one to log it
+        sys.exit(1)
+    sys.exit(0 if graceful else FORCED)
+
+
+def _run(
+    file: str | None,
+    port: int | None,
+    admin_port: int | None,
+    given: "Sequence[GivenSocket]",
+    predecessor: "Predecessor | None",
+) -> bool:
     import trio
     from msgspec.structs import replace
 
-    from prism.app import run_until_signalled
     from prism.core.config import load_config
     from prism.core.observability.logs import setup_logging
+    from prism.running import run_until_signalled
 
     if file is None:
         config = demo_config()
@@ -63,8 +113,7 @@ def serve(file: str | None, port: int | None, admin_port: int | None) -> None:
     def on_ready(ready: "Ready") -> None:
         _say(greeting(config, ready, demo=file is None))
 
-    graceful = trio.run(run_until_signalled, config, on_ready)
-    sys.exit(0 if graceful else FORCED)
+    return trio.run(run_until_signalled, config, on_ready, given, predecessor)
 
 
 def _say(text: str) -> None:

@@ -196,6 +196,9 @@ class Config(Block, frozen=True):
     drain_timeout_seconds: Annotated[
         Seconds, Meta(description="For open requests to end after SIGTERM.")
     ] = 30.0
+    handover_timeout_seconds: Annotated[
+        Seconds, Meta(description="For a successor to get ready after SIGUSR2.")
+    ] = 60.0
     insecure: Annotated[
         bool,
         Meta(description="Allow listening beyond loopback although clients are not authenticated."),

@@ -14,6 +14,7 @@
     ├── LaunchError                 a plugin could not be started ...
     │   └── PluginRefused           ... because its code failed a check; none of it ran
     ├── ListenError                 an address could not be listened on
+    ├── HandoverFailed              a successor did not take the proxy's place
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
@@ -141,15 +142,18 @@ class PluginRefused(LaunchError):
 class ListenError(PrismError):
     """An address could not be listened on; says why, and the way out."""
 
-    def __init__(self, host: str, port: int, why: str, way_out: str) -> None:
-        super().__init__(host, port, why, way_out)
-        self.host = host
-        self.port = port
+    def __init__(self, place: str, why: str, way_out: str) -> None:
+        super().__init__(place, why, way_out)
+        self.place = place
         self.why = why
         self.way_out = way_out
 
     def __str__(self) -> str:
-        return f"cannot listen on {self.host}, port {self.port}: {self.why}; {self.way_out}"
+        return f"cannot listen on {self.place}: {self.why}; {self.way_out}"
+
+
+class HandoverFailed(PrismError):
+    """A successor did not take this process's place; the message says why."""
 
 
 class CallError(PrismError):

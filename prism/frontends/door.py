@@ -14,9 +14,12 @@ class DoorApp:
         self._rest = RestApp(router, metrics)
         self._grpc = GrpcApp(router, metrics)
 
-    def stop(self) -> None:
-        """Tell probes and watches that the proxy drains."""
-        self._rest.draining = True
+    def stop(self, *, replaced: bool = False) -> None:
+        """Tell probes and watches that the proxy drains.
+
+        Where a successor serves at the same address, probes are answered as before.
+        """
+        self._rest.draining = not replaced
         self._grpc.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

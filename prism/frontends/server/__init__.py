@@ -15,6 +15,8 @@ from prism.frontends.server.listeners import (
     Listener,
     TLSListener,
     bound_address,
+    descriptor,
+    listen_on,
     open_listeners,
 )
 from prism.frontends.server.serve import serve
@@ -33,6 +35,8 @@ __all__ = [
     "ServerTLS",
     "TLSListener",
     "bound_address",
+    "descriptor",
+    "listen_on",
     "open_listeners",
     "serve",
 ]

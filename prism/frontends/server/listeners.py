@@ -1,8 +1,9 @@
-"""Where connections come from: TCP, with or without TLS."""
+"""Where connections come from: sockets opened here or given, with or without TLS."""
 
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import trio
@@ -62,28 +63,44 @@ async def open_listeners(
     Raises:
         ListenError: with the reason and what to do about it.
     """
+    place = f"{host}, port {port}"
     if not 0 <= port <= 65535:
-        raise ListenError(host, port, "there is no such port", "choose one from 1 to 65535")
+        raise ListenError(place, "there is no such port", "choose one from 1 to 65535")
     try:
         opened = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     except socket.gaierror as error:
         why = "the name cannot be resolved"
-        raise ListenError(host, port, why, "check its spelling, or use an IP address") from error
+        raise ListenError(place, why, "check its spelling, or use an IP address") from error
     except OSError as error:
         cause = _first_cause(error)
         number = cause.errno or 0
         way_out = _WAYS_OUT.get(number, "see the reason given")
-        raise ListenError(host, port, os.strerror(number).lower(), way_out) from error
+        raise ListenError(place, os.strerror(number).lower(), way_out) from error
     return [TLSListener(item, tls) for item in opened] if tls is not None else list(opened)
+
+
+def listen_on(sockets: Iterable[socket.socket], *, tls: ServerTLS | None = None) -> list[Listener]:
+    """Accept from sockets that listen already, and are closed with their listeners."""
+    plain = [trio.SocketListener(trio.socket.from_stdlib_socket(item)) for item in sockets]
+    return [TLSListener(item, tls) for item in plain] if tls is not None else list(plain)
+
+
+def descriptor(listener: Listener) -> int:
+    """The number of the listener's socket in this process."""
+    return _socket(listener).fileno()
 
 
 def bound_address(listener: Listener) -> Address:
     """The address a listener is bound to; a Unix socket's path is its host, with port 0."""
     secure = isinstance(listener, TLSListener)
-    plain = listener.transport_listener if isinstance(listener, TLSListener) else listener
-    name = plain.socket.getsockname()
+    name = _socket(listener).getsockname()
     host, port = (name[0], name[1]) if isinstance(name, tuple) else (str(name), 0)
     return Address("https" if secure else "http", host, port)
+
+
+def _socket(listener: Listener) -> trio.socket.SocketType:
+    plain = listener.transport_listener if isinstance(listener, TLSListener) else listener
+    return plain.socket
 
 
 def _first_cause(error: OSError) -> OSError:

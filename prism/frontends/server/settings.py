@@ -48,7 +48,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     goaway_grace: float = 1.0
     """Between the warning GOAWAY and the final one, unless the client's PING answer
     comes first: requests already on their way are still served. In a drain, so long
-    is waited for the first bytes of a connection just opened."""
+    is waited for the first bytes of a connection just opened, and for one last request
+    on an idle HTTP/1.1 connection."""
 
     graceful_timeout: float = 30.0
     """After the shutdown event, how long requests in flight may still run."""

@@ -76,12 +76,15 @@ class HTTP1Connection:
         self._unusable = False  # a write was cut short
 
     def drain(self, deadline: float) -> None:
-        """Finish the request in flight by ``deadline``, then close; close now if there is none.
+        """Finish the request in flight by ``deadline``, then close.
 
-        A request whose head has begun to arrive is in flight.
+        HTTP/1.1 cannot announce a close, and a request may be on its way. So if there is
+        none in flight, one more is answered, with ``connection: close``, for a moment.
         """
         self._draining = True
-        self.shed()
+        if self.idle_since is not None:
+            last_call = trio.current_time() + self._idle_patience
+            self._waiting.deadline = min(self._waiting.deadline, last_call)
         if self._exchange is not None:
             self._exchange.cancel_scope.deadline = deadline
 
@@ -106,7 +109,7 @@ class HTTP1Connection:
                     return upgrade
                 if self._may_skip_body and self._h11.their_state is h11.SEND_BODY:
                     await self._skip_body()
-                if self._draining or self._unusable or self._h11.states != _BOTH_DONE:
+                if self._unusable or self._h11.states != _BOTH_DONE:
                     break
                 self._h11.start_next_cycle()
         except h11.RemoteProtocolError as error:
@@ -127,10 +130,8 @@ class HTTP1Connection:
         now = trio.current_time()
         begun = bool(self._pending or self._h11.trailing_data[0])
         self.idle_since = None if begun else now
-        patience = self.settings.header_timeout if begun else self.settings.keep_alive_timeout
+        patience = self.settings.header_timeout if begun else self._idle_patience
         with trio.CancelScope(deadline=now + patience) as self._waiting:
-            if self._draining and not begun:
-                return None
             while True:
                 check_raw_head(self._h11.trailing_data[0], self.settings.max_header_fields)
                 event = self._h11.next_event()
@@ -146,6 +147,10 @@ class HTTP1Connection:
         if begun:
             await self._refuse(408, "the request's header section did not arrive in time")
         return None
+
+    @property
+    def _idle_patience(self) -> float:
+        return self.settings.goaway_grace if self._draining else self.settings.keep_alive_timeout
 
     async def _receive(self) -> bytes:
         data, self._pending = self._pending, b""

@@ -1,0 +1,183 @@
+"""A proxy under signals: how the process is told to stop, to reload, and to make way.
+
+=================  ==========================================================
+SIGTERM, SIGINT    finish what is in flight and end; a second one ends at once
+SIGHUP             read again what may change (``Proxy.reload`` lists it)
+SIGUSR2            start a successor, hand the sockets over, then end
+=================  ==========================================================
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import trio
+
+from prism.app import Proxy, Ready
+from prism.contract.config import Config
+from prism.contract.exceptions import HandoverFailed, PrismError
+from prism.lifecycle import service_manager
+from prism.lifecycle.given_sockets import GivenSocket
+from prism.lifecycle.predecessor import Predecessor
+from prism.lifecycle.successor import hand_over
+
+log = logging.getLogger("prism")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+
+async def run_until_signalled(
+    config: Config,
+    on_ready: Callable[[Ready], None] = lambda _ready: None,
+    given: Sequence[GivenSocket] = (),
+    predecessor: Predecessor | None = None,
+) -> bool:
+    """Run a proxy until a signal, or a successor, ends it.
+
+    Returns whether it ended gracefully.
+
+    Raises:
+        ListenError, ConfigError: as ``Proxy.run``.
+        HandoverFailed: ``predecessor`` did not let this process in.
+    """
+    proxy = Proxy(config, given)
+    graceful = False
+    try:
+        async with trio.open_nursery() as nursery:
+            control = _Control(proxy, nursery.cancel_scope)
+            await nursery.start(control.obey_signals)
+            await control.run(on_ready, predecessor)
+            graceful = True
+            nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        if (error := _only_error(group)) is not None:
+            raise error from error.__cause__
+        raise
+    return graceful
+
+
+def _only_error(error: Exception) -> PrismError | None:
+    """What keeps a proxy from starting comes alone, in as many groups as there are nurseries."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, PrismError) else None
+
+
+class _Control:
+    """What the signals do to one proxy."""
+
+    def __init__(self, proxy: Proxy, everything: trio.CancelScope) -> None:
+        self._proxy = proxy
+        self._everything = everything
+        self._handover: trio.CancelScope | None = None
+        self._serving = self._told_to_stop = False
+        self._had_terminal = _has_terminal()
+        self._status = ""
+
+    async def run(self, on_ready: Callable[[Ready], None], predecessor: Predecessor | None) -> None:
+        """Run the proxy, and tell those who wait for it that it serves."""
+
+        def serving(ready: Ready) -> None:
+            self._serving = True
+            self._status = f"serving {', '.join(str(address) for address in ready.data)}"
+            if predecessor is not None:
+                predecessor.serving()
+            service_manager.ready(self._status)
+            on_ready(ready)
+
+        async def wait_for_permission() -> None:
+            if predecessor is not None:
+                await predecessor.wait_for_verdict(self._proxy.absences())
+            await trio.lowlevel.checkpoint()
+
+        await self._proxy.run(serving, wait_for_permission)
+
+    async def obey_signals(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Do what each signal says, until one says to end at once."""
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    name = signal.Signals(number).name
+                    if number == signal.SIGUSR2:
+                        self._make_way(nursery)
+                    elif number == signal.SIGHUP and not self._terminal_is_gone():
+                        self._reload()
+                    else:
+                        self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        if self._told_to_stop:
+            log.warning("ending at once on a second signal (%s)", name)
+            self._everything.cancel()
+            return
+        self._told_to_stop = True
+        log.info(
+            "stopping on %s: requests in flight have %g seconds; again to end at once",
+            name,
+            self._proxy.config.drain_timeout_seconds,
+        )
+        if self._proxy.shutdown.is_set():
+            return  # a successor serves, and this process is stopping already
+        service_manager.stopping("finishing requests in flight")
+        if self._handover is not None:
+            self._handover.cancel()
+        self._proxy.stop()
+
+    def _reload(self) -> None:
+        log.info("reloading on SIGHUP")
+        if not self._serving or self._handover is not None:
+            self._proxy.reload()  # the service manager waits for something else
+            return
+        service_manager.reloading("reading files again")
+        self._proxy.reload()
+        service_manager.ready(self._status)
+
+    def _make_way(self, nursery: trio.Nursery) -> None:
+        if self._handover is not None:
+            log.warning("SIGUSR2 is refused: a successor is being started already")
+        elif self._proxy.shutdown.is_set() or not self._serving:
+            log.warning("SIGUSR2 is refused: this process is starting or stopping")
+        else:
+            self._handover = trio.CancelScope()
+            nursery.start_soon(self._hand_over, self._handover)
+
+    async def _hand_over(self, scope: trio.CancelScope) -> None:
+        proxy = self._proxy
+        service_manager.reloading("starting a successor")
+        try:
+            with scope:
+                pid = await hand_over(
+                    command(),
+                    proxy.sockets,
+                    proxy.absences,
+                    proxy.config.handover_timeout_seconds,
+                )
+                log.info("pid %d serves now; finishing what is in flight here", pid)
+                service_manager.replaced(pid, f"pid {pid} took over; {self._status}")
+                proxy.stop(replaced=True)
+        except HandoverFailed as error:
+            log.error("the successor failed, so this process goes on: %s", error)
+            service_manager.ready(f"{self._status}; a successor failed: {error}")
+        finally:
+            self._handover = None
+
+    def _terminal_is_gone(self) -> bool:
+        """Whether SIGHUP came because the terminal that this was started from was closed."""
+        return self._had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
+
+
+def command() -> list[str]:
+    """The command line of this process, to be run again by its successor."""
+    return [sys.executable, *sys.orig_argv[1:]]

@@ -1,0 +1,315 @@
+"""A rolling restart under load: no call is lost, and no failure of a successor is felt."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from doors import open_door, program
+from h2.errors import ErrorCodes
+from handover import begin_handover, hand_over, successors
+from http2_client import Http2Client
+from prism_process import CHAOS, SUPPORT, eventually, group_members
+
+THREADS = 4
+
+
+def database(path):
+    return {"name": "db", "backend": "sqlite", "config": {"path": str(path)}}
+
+
+class Load:
+    """Threads that call until told to stop; each call must be answered 200."""
+
+    def __init__(self, call, threads=THREADS):
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(threads)
+        self.answered = 0
+        self._lock = threading.Lock()
+        self._workers = [self._pool.submit(self._work, call) for _ in range(threads)]
+
+    def _work(self, call):
+        with call() as one:
+            while not self._stop.is_set():
+                one()
+                with self._lock:
+                    self.answered += 1
+
+    def goes_on(self, calls=200):
+        """Wait until so many more calls were answered."""
+        goal = self.answered + calls
+        eventually(lambda: self.answered >= goal or any(w.done() for w in self._workers))
+
+    def end(self):
+        self._stop.set()
+        for worker in self._workers:
+            worker.result()
+        self._pool.shutdown()
+        return self.answered
+
+
+class Increments:
+    """One client of its own that counts up."""
+
+    def __init__(self, url, **options):
+        self._client = httpx.Client(trust_env=False, timeout=30, **options)
+        self._url = f"{url}/v1/db/increment"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._client.close()
+
+    def __call__(self):
+        response = self._client.post(self._url, content='{"key":"n"}')
+        assert response.status_code == 200, response.text
+
+
+class Http2Increments:
+    """The same over HTTP/2: a call is repeated only where the protocol says that it never ran."""
+
+    def __init__(self, port):
+        self._port = port
+        self._client = Http2Client(port)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._client.close()
+
+    def __call__(self):
+        while True:
+            if self._client.closed or self._client.goaways:
+                self._client.close()
+                self._client = Http2Client(self._port)
+            response = self._client.request("/v1/db/increment", b'{"key":"n"}')
+            if response.ended:
+                assert response.status == 200, response.body
+                return
+            refused = response.reset == ErrorCodes.REFUSED_STREAM
+            stream = self._client.h2.highest_outbound_stream_id
+            assert refused or stream > self._client.goaways[-1], "accepted, and never answered"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["cleartext", "tls"])
+def test_every_http1_call_is_answered_and_counted_once(start_prism, tmp_path, door):
+    proxy = open_door(start_prism, tmp_path, door, "h2", [database(tmp_path / "n.db")])
+    load = Load(lambda: Increments(proxy.url, verify=False))
+    roll(proxy, load)
+    answered = load.end()
+    assert proxy.call("db", "get", {"key": "n"}).json()["value"] == answered
+
+
+@pytest.mark.slow
+def test_every_http2_call_is_answered_and_counted_once(start_prism, tmp_path):
+    proxy = start_prism({"namespaces": [database(tmp_path / "n.db")]})
+    load = Load(lambda: Http2Increments(proxy.port))
+    roll(proxy, load)
+    answered = load.end()
+    assert proxy.call("db", "get", {"key": "n"}).json()["value"] == answered
+
+
+def roll(proxy, load):
+    """Three rolling restarts in a row, each under load."""
+    for _ in range(3):
+        load.goes_on()
+        hand_over(proxy)
+    load.goes_on()
+
+
+@pytest.mark.slow
+def test_h2load_notices_nothing(start_prism, tmp_path):
+    """Over HTTP/1.1: h2load does not connect again after an HTTP/2 GOAWAY."""
+    h2load = program("h2load", "nghttp2-client")
+    proxy = start_prism({"namespaces": [database(tmp_path / "n.db")]})
+    body = tmp_path / "body"
+    body.write_text('{"key":"n"}')
+    shape = ["--h1", "--requests", "8000", "--clients", "8", "--data", str(body)]
+    with subprocess.Popen(
+        [h2load, *shape, f"{proxy.url}/v1/db/increment"], stdout=subprocess.PIPE, text=True
+    ) as load:
+        labels = {"namespace": "db", "operation": "increment", "status": "OK"}
+        eventually(lambda: proxy.metric("prism_requests_total", **labels) > 100)
+        hand_over(proxy)
+        hand_over(proxy)
+        assert load.poll() is None, "the load was over before the restarts were"
+        printed, _ = load.communicate(timeout=60)
+    assert "8000 done, 8000 succeeded, 0 failed, 0 errored, 0 timeout" in printed
+    assert "8000 2xx" in printed
+    assert proxy.call("db", "get", {"key": "n"}).json()["value"] == 8000
+
+
+@pytest.mark.slow
+def test_grpc_clients_notice_nothing(start_process, tmp_path):
+    """Servers that follow each other on one listening socket, which the test holds."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        number = listening.fileno()
+        servers = []
+
+        def start_server():
+            printed = tmp_path / f"printed-{len(servers)}"
+            server = [sys.executable, str(SUPPORT / "grpc_echo.py"), "h2"]
+            servers.append(
+                start_process(*server, log=printed, pass_fds=[number], GRPC_ECHO_FD=str(number))
+            )
+            eventually(lambda: printed.exists() and printed.read_text().strip())
+
+        start_server()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        load = Load(lambda: GrpcCalls(address), threads=8)
+        for _ in range(4):
+            load.goes_on()
+            start_server()
+            servers[-2].terminate()
+            assert servers[-2].wait(20) == 0
+        load.goes_on()
+        assert load.end() > 1000
+
+
+class GrpcCalls:
+    """A channel of its own; grpcio repeats a call only if the server never began it."""
+
+    def __init__(self, address):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._echo = self._channel.unary_unary("/test.Echo/Unary")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._channel.close()
+
+    def __call__(self):
+        assert self._echo(b"x" * 100, timeout=20) == b"x" * 100
+
+
+def go_on(proxy, why):
+    """The successor failed for this reason, and the proxy serves as before."""
+    eventually(lambda: "so this process goes on" in proxy.log)
+    [record] = proxy.logged("so this process goes on")
+    assert re.search(why, record["message"]), record["message"]
+    assert proxy.call("echo", "echo", {"n": 1}).json() == {"n": 1}
+    assert not group_members(successors(proxy)[-1])
+    hand_over(proxy)
+    assert proxy.call("echo", "echo", {"n": 2}).json() == {"n": 2}
+
+
+ECHO = {"name": "echo", "backend": "chaos", "plugin": {"type": "sidecar", "command": CHAOS}}
+NEVER = ECHO | {"name": "never", "plugin": {"type": "sidecar", "command": [*CHAOS, "no-answer"]}}
+
+
+@pytest.fixture
+def proxy(start_prism):
+    return start_prism({"namespaces": [ECHO]})
+
+
+def rewrite(proxy, config):
+    """Change the configuration file; returns what it was."""
+    file = proxy.directory / "prism.yaml"
+    before = file.read_text()
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
+    return before
+
+
+def test_a_bad_configuration_keeps_the_old_process(proxy):
+    before = rewrite(proxy, "namespaces: [{name: UPPER}]")
+    begin_handover(proxy)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    rewrite(proxy, before)
+    go_on(proxy, r"prism.yaml:1:\d+: namespaces\[0\]")
+
+
+def test_a_plugin_that_became_worse_keeps_the_old_process(proxy):
+    broken = ECHO | {"plugin": {"type": "sidecar", "command": ["/no/such/program"]}}
+    before = rewrite(proxy, {"namespaces": [broken]})
+    begin_handover(proxy)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    rewrite(proxy, before)
+    go_on(proxy, "namespace 'echo' is not ready: .*program")
+
+
+def test_a_new_namespace_that_is_broken_is_no_obstacle(proxy):
+    broken = ECHO | {"name": "new", "plugin": {"type": "sidecar", "command": ["/no/such"]}}
+    rewrite(proxy, {"namespaces": [ECHO, broken]})
+    hand_over(proxy)
+    assert proxy.call("echo", "echo", {"n": 1}).json() == {"n": 1}
+    assert proxy.call("new", "echo").status_code == 503
+
+
+def test_an_address_that_changed_is_opened_anew(proxy):
+    old = proxy.admin
+    rewrite(proxy, {"namespaces": [ECHO], "admin": {"address": "127.0.0.2"}})
+    hand_over(proxy)
+    assert proxy.call("echo", "echo", {"n": 1}).json() == {"n": 1}
+    with pytest.raises(httpx.ConnectError):
+        proxy.client.get(f"{old}/readyz")
+
+
+def test_a_successor_killed_while_it_starts_is_not_missed(proxy):
+    before = rewrite(proxy, {"namespaces": [ECHO, NEVER]})
+    pid = begin_handover(proxy)
+    eventually(lambda: "for namespace never" in proxy.log)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    rewrite(proxy, before)
+    go_on(proxy, "it was ended by SIGKILL")
+
+
+def test_a_successor_that_takes_too_long_is_ended(start_prism):
+    proxy = start_prism({"namespaces": [ECHO], "handover_timeout_seconds": 2})
+    before = rewrite(proxy, {"namespaces": [ECHO, NEVER]})
+    begin_handover(proxy)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    rewrite(proxy, before)
+    go_on(proxy, "it was not ready within 2 seconds")
+
+
+def test_a_second_successor_is_refused_while_the_first_one_starts(proxy):
+    before = rewrite(proxy, {"namespaces": [ECHO, NEVER]})
+    pid = begin_handover(proxy)
+    proxy.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: proxy.logged("SIGUSR2 is refused"))
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    rewrite(proxy, before)
+    go_on(proxy, "it was ended by SIGKILL")
+
+
+def test_a_stop_while_a_successor_starts_ends_both(proxy):
+    rewrite(proxy, {"namespaces": [ECHO, NEVER]})
+    begin_handover(proxy)
+    assert proxy.stop() == 0
+    assert not group_members(successors(proxy)[-1])
+
+
+def test_plugins_inherit_no_listening_socket(proxy):
+    hand_over(proxy)
+    plugin = proxy.call("echo", "pid").json()["pid"]
+    descriptors = Path(f"/proc/{plugin}/fd")
+    kinds = [str(descriptor.readlink()) for descriptor in descriptors.iterdir()]
+    assert len([kind for kind in kinds if kind.startswith("socket:")]) == 1
+
+
+def test_restarts_leave_no_descriptor_behind(proxy):
+    def descriptors():
+        return len(list(Path(f"/proc/{proxy.pid}/fd").iterdir()))
+
+    hand_over(proxy)
+    eventually(lambda: descriptors() > 0)
+    first = descriptors()
+    for _ in range(3):
+        hand_over(proxy)
+    assert descriptors() == first
