@@ -105,6 +105,7 @@ class Http2Increments:
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["cleartext", "tls"])
 def test_every_http1_call_is_answered_and_counted_once(start_prism, tmp_path, door):
+    """With httpx, over HTTP/1.1: over HTTP/2 it gives up on a call that meets a GOAWAY."""
     proxy = open_door(start_prism, tmp_path, door, "h2", [database(tmp_path / "n.db")])
     load = Load(lambda: Increments(proxy.url, verify=False))
     roll(proxy, load)
