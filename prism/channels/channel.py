@@ -20,6 +20,7 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
+from prism.contract.redaction import Redaction
 
 
 class StreamCall(ABC):
@@ -58,7 +59,12 @@ class PluginChannel(ABC):
     ``PluginMisbehaved``, ``PluginUnavailable``, ``Overloaded``, ``PayloadTooLarge``.
 
     Cancelling a call cancels it in the plugin and leaves the channel usable.
+
+    No credential of ``initialize`` comes back in an error, a health message or a
+    log record: ``redaction`` takes them out.
     """
+
+    redaction = Redaction()
 
     @abstractmethod
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:

@@ -47,6 +47,7 @@ from prism.contract.messages import (
     ShutdownResponse,
     StreamRequest,
 )
+from prism.contract.redaction import Redaction
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.wire import Role
@@ -236,6 +237,11 @@ class FramedChannel(PluginChannel):
     def _on_open(self, event: Open) -> None:
         self._connection.send(Close(event.stream, StatusCode.UNIMPLEMENTED, not_started=True))
 
+    def _on_notes(self, event: Note) -> None:
+        logs = [self.redaction.fields(record, "message") for record in event.logs]
+        health = event.health and self.redaction.fields(event.health, "message", "details")
+        self._on_note(Note(logs=logs, metrics=event.metrics, health=health))
+
     def _dispatch(self, event: Event) -> None:
         self._handlers[type(event)](self, event)
 
@@ -245,7 +251,7 @@ class FramedChannel(PluginChannel):
         Credit: _on_credit,
         Overrun: _on_overrun,
         Open: _on_open,
-        Note: lambda self, event: self._on_note(event),
+        Note: _on_notes,
         GoAway: lambda self, event: self._on_goaway(event),
     }
 
@@ -311,24 +317,29 @@ class FramedChannel(PluginChannel):
         close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
         if close.not_started:
             detail = getattr(close.message, "error", "") or "it takes no calls now"
-            raise Overloaded(f"{self.name} did not start the call: {detail}")
+            raise Overloaded(f"{self.name} did not start the call: {self.redaction.text(detail)}")
         return close
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
-        return _answer(await self._call(Method.INITIALIZE, request), InitializeResponse)
+        self.redaction = Redaction(request.credentials)
+        answer = _answer(await self._call(Method.INITIALIZE, request), InitializeResponse)
+        return self.redaction.fields(answer, "error")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
-        return _answer(await self._call(Method.EXECUTE, request), ExecuteResponse)
+        answer = _answer(await self._call(Method.EXECUTE, request), ExecuteResponse)
+        return answer if answer.success else self.redaction.fields(answer, "error")
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""
-        return _answer(await self._call(Method.HEALTH_CHECK, request), HealthCheckResponse)
+        answer = _answer(await self._call(Method.HEALTH_CHECK, request), HealthCheckResponse)
+        return self.redaction.fields(answer, "message", "details")
 
     async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse:
         """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
-        return _answer(await self._call(Method.SHUTDOWN, request), ShutdownResponse)
+        answer = _answer(await self._call(Method.SHUTDOWN, request), ShutdownResponse)
+        return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:

@@ -8,6 +8,7 @@ import trio
 from prism.channels.channel import StreamCall
 from prism.contract.exceptions import CallError, LocalProtocolError, Overloaded, PluginError
 from prism.contract.messages import StreamRequest, StreamResponse
+from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
 from prism.wire.connection import Connection
 from prism.wire.events import Close, Credit, Data, Event
@@ -15,6 +16,8 @@ from prism.wire.events import Close, Credit, Data, Event
 
 class Sender(Protocol):
     """What a stream call needs of its channel."""
+
+    redaction: Redaction
 
     @property
     def has_room(self) -> bool:
@@ -94,8 +97,9 @@ class FramedStreamCall(StreamCall):
         if self._received >= self._give_back_at and self._over is None:
             self._channel.send(Credit(self._stream, self._received))
             self._received = 0
-        assert isinstance(data.message, StreamResponse)  # noqa: S101 - decoded as this type
-        return data.message
+        message = data.message
+        assert isinstance(message, StreamResponse)  # noqa: S101 - decoded as this type
+        return self._channel.redaction.fields(message, "error") if message.error else message
 
     def deliver(self, event: Data) -> None:
         """Take in a message from the plugin."""
@@ -110,15 +114,16 @@ class FramedStreamCall(StreamCall):
         """The plugin ended the call."""
         last = event.message if isinstance(event.message, StreamResponse) else StreamResponse()
         status = event.status or StatusCode.from_wire(last.error_code)
+        error = self._channel.redaction.text(last.error)
         if event.not_started:
-            detail = last.error or "it takes no calls now"
+            detail = error or "it takes no calls now"
             self._finish(Overloaded(f"the plugin did not start the stream: {detail}"))
         elif status is StatusCode.OK:
             if last.result_json or last.result_raw:
                 self._inbox.append(Data(event.stream, last))
             self._finish(trio.EndOfChannel())
         else:
-            self._finish(PluginError(status, last.error))
+            self._finish(PluginError(status, error))
 
     def fail(self, error: CallError) -> None:
         """The call is lost; messages that arrived before can still be received."""

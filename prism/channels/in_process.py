@@ -32,6 +32,7 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
+from prism.contract.redaction import Redaction
 from prism.contract.service import BackendPlugin
 from prism.contract.status import StatusCode
 
@@ -64,7 +65,9 @@ class InProcessChannel(PluginChannel):
             try:
                 answer = await method(request)
             except BaseException as error:
-                _raise_what_passes(error, f"{self.name} raised where the contract wants an answer")
+                _raise_what_passes(
+                    error, f"{self.name} raised where the contract wants an answer", self.redaction
+                )
                 return failed
             finally:
                 self._open.remove(scope)
@@ -77,28 +80,32 @@ class InProcessChannel(PluginChannel):
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
         failed = InitializeResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
-        return await self._call(self._plugin.initialize, request, failed)
+        self.redaction = Redaction(request.credentials)
+        answer = await self._call(self._plugin.initialize, request, failed)
+        return self.redaction.fields(answer, "error")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
-        return await self._call(self._plugin.execute, request, _EXECUTE_FAILED)
+        answer = await self._call(self._plugin.execute, request, _EXECUTE_FAILED)
+        return answer if answer.success else self.redaction.fields(answer, "error")
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""
-        return await self._call(
-            self._plugin.health_check, request, HealthCheckResponse(message=_FAULT)
-        )
+        failed = HealthCheckResponse(message=_FAULT)
+        answer = await self._call(self._plugin.health_check, request, failed)
+        return self.redaction.fields(answer, "message", "details")
 
     async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse:
         """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
-        return await self._call(self._plugin.shutdown, request, ShutdownResponse(error=_FAULT))
+        answer = await self._call(self._plugin.shutdown, request, ShutdownResponse(error=_FAULT))
+        return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncGenerator[StreamCall, None]:
         """Open a stream with its first message; leaving the block early cancels it."""
         if self._closed.is_set():
             raise PluginUnavailable(f"{self.name} was stopped")
-        call = _InProcessStream(self.name)
+        call = _InProcessStream(self.name, self.redaction)
         failure: Exception | None = None
         self._open.add(call.scope)
         try:
@@ -140,9 +147,10 @@ class _InProcessStream(StreamCall):
     ``scope`` holds the plugin's side: cancelling it ends the stream as crashed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, redaction: Redaction) -> None:
         self.scope = trio.CancelScope()
         self._name = name
+        self._redaction = redaction
         self._send_requests, self._requests = trio.open_memory_channel[StreamRequest](0)
         self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
         self._error: CallError | None = None
@@ -156,7 +164,9 @@ class _InProcessStream(StreamCall):
                 if self.scope.cancelled_caught:
                     self._error = PluginCrashed(f"{self._name} was stopped during the call")
             except BaseException as error:
-                _raise_what_passes(error, "a stream raised where the contract wants an answer")
+                _raise_what_passes(
+                    error, "a stream raised where the contract wants an answer", self._redaction
+                )
                 self._error = PluginError(StatusCode.INTERNAL, _FAULT)
 
     async def _pass_on(self, plugin: BackendPlugin, first: StreamRequest) -> None:
@@ -166,7 +176,8 @@ class _InProcessStream(StreamCall):
         ):
             async for item in responses:
                 if item.error_code:
-                    self._error = PluginError(StatusCode.from_wire(item.error_code), item.error)
+                    detail = self._redaction.text(item.error)
+                    self._error = PluginError(StatusCode.from_wire(item.error_code), detail)
                     return
                 if not item.is_final or item.result_json or item.result_raw:
                     await self._send_responses.send(item)
@@ -226,7 +237,7 @@ def is_fault(error: BaseException) -> bool:
     return not isinstance(error, _PASSING)
 
 
-def _raise_what_passes(error: BaseException, what: str) -> None:
+def _raise_what_passes(error: BaseException, what: str, redaction: Redaction) -> None:
     """Log the plugin's own share in ``error``, and raise the rest if there is one.
 
     A plugin with a nursery may be cancelled and fail at it, which gives a group of both.
@@ -240,6 +251,6 @@ def _raise_what_passes(error: BaseException, what: str) -> None:
     else:
         passing = error
     if own is not None:
-        log.error(what, exc_info=own)
+        log.error("%s\n%s", what, redaction.traceback(own))
     if passing is not None:
         raise passing

@@ -1,22 +1,16 @@
 """What an exception becomes: a status and a sentence for the caller, a log entry for us.
 
 Callers learn what a plugin says on purpose (``PluginError``) and no more.
-Credentials are taken out of every sentence and every traceback, also in the
-spellings that drivers use: percent-encoded in a URL, escaped in a repr or in JSON.
+Credentials are taken out of every sentence and every traceback.
 """
 
 import logging
 import secrets
-import traceback
 from collections.abc import Mapping
-from urllib.parse import quote, quote_plus
-
-import msgspec
 
 from prism.contract.exceptions import CallError
+from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
-
-_REDACTED = "[redacted]"
 
 
 class Failures:
@@ -24,27 +18,17 @@ class Failures:
 
     def __init__(self, plugin: str) -> None:
         self._logger = logging.getLogger(f"prism.plugin.{plugin}")
-        self._secrets: list[str] = []
+        self._redaction = Redaction()
 
     def keep_secret(self, credentials: Mapping[str, str]) -> None:
         """From now on these values appear in no answer and no log entry."""
-        spellings: set[str] = set()
-        for value in credentials.values():
-            spellings |= {value, quote(value, safe=""), quote(value), quote_plus(value)}
-            spellings |= {repr(value)[1:-1], msgspec.json.encode(value).decode()[1:-1]}
-        self._secrets = sorted(spellings - {""}, key=len, reverse=True)
-
-    def redact(self, text: str) -> str:
-        """The text without any credential's value."""
-        for secret in self._secrets:
-            text = text.replace(secret, _REDACTED)
-        return text
+        self._redaction = Redaction(credentials)
 
     def of_call(self, error: Exception, operation: str) -> tuple[StatusCode, str]:
         """Status and detail for the caller of an operation that raised ``error``."""
         said = _said_on_purpose(error)
         if said is not None:
-            return said.status, self.redact(said.detail)
+            return said.status, self._redaction.text(said.detail)
         error_id = secrets.token_hex(4)
         self._log(error, f"operation {operation!r} failed, error id {error_id}")
         detail = f"the plugin failed unexpectedly; its log has the cause under error id {error_id}"
@@ -57,13 +41,14 @@ class Failures:
         """
         said = _said_on_purpose(error)
         if said is not None:
-            return said.status, self.redact(said.detail)
+            return said.status, self._redaction.text(said.detail)
         self._log(error, f"{step} failed")
-        return StatusCode.INTERNAL, self.redact(f"{step} failed: {type(error).__name__}: {error}")
+        return StatusCode.INTERNAL, self._redaction.text(
+            f"{step} failed: {type(error).__name__}: {error}"
+        )
 
     def _log(self, error: Exception, what: str) -> None:
-        text = "".join(traceback.format_exception(error))
-        self._logger.error("%s\n%s", what, self.redact(text.rstrip()))
+        self._logger.error("%s\n%s", what, self._redaction.traceback(error))
 
 
 def _said_on_purpose(error: BaseException) -> CallError | None:

@@ -22,6 +22,7 @@ from prism.contract.messages import (
     ShutdownRequest,
     StreamRequest,
 )
+from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
 
 MAX_FRAME = 256 * 1024
@@ -315,3 +316,20 @@ async def test_a_cancelled_aclose_closes_all_the_same(open_channel):
             assert isinstance(await channel.wait_broken(), ChannelClosed)
         with pytest.raises(PluginUnavailable):
             await channel.execute(request("echo"))
+
+
+async def test_credentials_never_come_back(open_channel):
+    async with open_channel() as channel:
+        credentials = {"password": "not for you"}
+        await channel.initialize(InitializeRequest(namespace="n", credentials=credentials))
+        assert channel.redaction.text("as not%20for%20you@db") == "as [redacted]@db"
+        # One that the plugin does not know as a secret, since the SDK would hide it as well.
+        channel.redaction = Redaction({"password": "broken off"})
+        answer = await channel.execute(request("fail", text="it is broken off"))
+        assert answer.error == "it is [redacted]"
+        async with channel.execute_stream(first("break_off", n=1)) as call:
+            await call.receive()
+            with pytest.raises(PluginError) as caught:
+                await call.receive()
+        assert caught.value.status is StatusCode.DATA_LOSS
+        assert caught.value.detail.startswith("[redacted]")

@@ -26,6 +26,9 @@ from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
     HealthCheckRequest,
+    HealthCheckResponse,
+    InitializeRequest,
+    InitializeResponse,
     StreamRequest,
     StreamResponse,
 )
@@ -33,7 +36,18 @@ from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.wire import Role
 from prism.wire.connection import Connection
-from prism.wire.events import Cancel, Close, Credit, Data, GoAway, Hello, Note, Open, Ping
+from prism.wire.events import (
+    Cancel,
+    Close,
+    Credit,
+    Data,
+    GoAway,
+    Hello,
+    LogRecord,
+    Note,
+    Open,
+    Ping,
+)
 from prism.wire.frames import Codec, FrameType, pack
 
 REQUEST = ExecuteRequest(operation="get")
@@ -271,6 +285,33 @@ async def test_answered_pings_keep_a_quiet_channel(streams, autojump_clock):
         with trio.move_on_after(1) as still_up:
             await channel.wait_broken()
         assert still_up.cancelled_caught
+
+
+async def test_credentials_come_back_in_no_message_and_no_note(streams):
+    taken = []
+    async with channel_over(streams, on_note=taken.append) as (channel, plugin):
+        answers = []
+
+        async def initialize():
+            request = InitializeRequest(credentials={"password": "canary"})
+            answers.append(await channel.initialize(request))
+            answers.append(await channel.health_check(HealthCheckRequest()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(initialize)
+            opened = await plugin.expect(Open)
+            refused = InitializeResponse(error="cannot connect to db://u:canary@h")
+            await plugin.send(Close(opened.stream, StatusCode.UNAVAILABLE, refused))
+            opened = await plugin.expect(Open)
+            sick = HealthCheckResponse(message="canary", details={"dsn": "u:canary"})
+            await plugin.send(Close(opened.stream, StatusCode.OK, sick))
+            await plugin.send(Note(logs=[LogRecord("login canary", "ERROR")], health=sick))
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers[0].error == "cannot connect to db://u:[redacted]@h"
+        assert len(answers) == 2
+        assert len(taken) == 1
+        assert "canary" not in repr([answers, taken])
+        assert taken[0].logs[0].level == "ERROR"
 
 
 async def test_streams_wait_for_a_plugin_that_does_not_read(streams, autojump_clock):

@@ -5,7 +5,14 @@ import trio
 
 from prism.channels.in_process import InProcessChannel
 from prism.contract.exceptions import PluginCrashed, PluginError
-from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest, StreamResponse
+from prism.contract.messages import (
+    ExecuteRequest,
+    ExecuteResponse,
+    InitializeRequest,
+    InitializeResponse,
+    StreamRequest,
+    StreamResponse,
+)
 from prism.contract.status import StatusCode
 
 
@@ -56,6 +63,26 @@ async def test_a_stream_that_breaks_the_contract_has_failed(fault, caplog):
             await call.receive()
     assert caught.value.status is StatusCode.INTERNAL
     assert caplog.records
+
+
+async def test_credentials_come_back_in_no_answer_and_no_log(caplog):
+    class Leaks:
+        async def initialize(self, request):
+            self.password = request.credentials["password"]
+            return InitializeResponse(error=f"cannot log in with {self.password}")
+
+        async def execute(self, request):
+            if request.operation == "raise":
+                raise ValueError(self.password)
+            return ExecuteResponse(error=f"wrong password {self.password}")
+
+    channel = InProcessChannel(Leaks(), "it")
+    answer = await channel.initialize(InitializeRequest(credentials={"password": "canary"}))
+    assert answer.error == "cannot log in with [redacted]"
+    assert (await channel.execute(ExecuteRequest())).error == "wrong password [redacted]"
+    await channel.execute(ExecuteRequest(operation="raise"))
+    assert "ValueError: [redacted]" in caplog.text
+    assert "canary" not in caplog.text
 
 
 class FailsAtBeingCancelled:

@@ -34,6 +34,7 @@ from prism.contract.messages import (
     ShutdownResponse,
     StreamRequest,
 )
+from prism.contract.redaction import Redaction
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.wire.events import GoAway
@@ -126,19 +127,24 @@ class GrpcChannel(PluginChannel):
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
-        return await self._unary(Method.INITIALIZE, request, InitializeResponse)
+        self.redaction = Redaction(request.credentials)
+        answer = await self._unary(Method.INITIALIZE, request, InitializeResponse)
+        return self.redaction.fields(answer, "error")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
-        return await self._unary(Method.EXECUTE, request, ExecuteResponse)
+        answer = await self._unary(Method.EXECUTE, request, ExecuteResponse)
+        return answer if answer.success else self.redaction.fields(answer, "error")
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""
-        return await self._unary(Method.HEALTH_CHECK, request, HealthCheckResponse)
+        answer = await self._unary(Method.HEALTH_CHECK, request, HealthCheckResponse)
+        return self.redaction.fields(answer, "message", "details")
 
     async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse:
         """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
-        return await self._unary(Method.SHUTDOWN, request, ShutdownResponse)
+        answer = await self._unary(Method.SHUTDOWN, request, ShutdownResponse)
+        return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
@@ -146,7 +152,7 @@ class GrpcChannel(PluginChannel):
         await trio.lowlevel.checkpoint_if_cancelled()
         exchange = self._begin(Method.EXECUTE_STREAM, first, end=False)
         try:
-            yield GrpcStreamCall(exchange, self.name)
+            yield GrpcStreamCall(exchange, self.name, self.redaction)
         finally:
             exchange.cancel()
 

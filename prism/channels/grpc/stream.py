@@ -12,6 +12,7 @@ from prism.contract.exceptions import (
     RemoteProtocolError,
 )
 from prism.contract.messages import StreamRequest, StreamResponse
+from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
 from prism.wire.grpc import framing, protobuf
 from prism.wire.grpc.status import decode_message, parse_status
@@ -35,9 +36,10 @@ def ending_of(exchange: Exchange) -> None:
 class GrpcStreamCall(StreamCall):
     """Messages of one call; HTTP/2's windows hold each side back."""
 
-    def __init__(self, exchange: Exchange, name: str) -> None:
+    def __init__(self, exchange: Exchange, name: str, redaction: Redaction) -> None:
         self._exchange = exchange
         self._name = name
+        self._redaction = redaction
         self._sent_end = False
         self._over: CallError | trio.EndOfChannel | None = None
 
@@ -71,6 +73,9 @@ class GrpcStreamCall(StreamCall):
         except RemoteProtocolError as error:
             self._over = PluginMisbehaved(f"{self._name} broke the rules of gRPC: {error}")
             raise self._over from error
+        except PluginError as error:
+            self._over = PluginError(error.status, self._redaction.text(error.detail))
+            raise self._over from None
         except (CallError, trio.EndOfChannel) as over:
             self._over = over
             raise
