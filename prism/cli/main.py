@@ -12,6 +12,7 @@ import click
 from prism import __version__
 from prism.cli.call import call
 from prism.cli.config import config
+from prism.cli.plugin import plugin
 from prism.cli.serve import serve
 from prism.contract.exceptions import PrismError
 
@@ -33,6 +34,7 @@ def prism() -> None:
 prism.add_command(serve)
 prism.add_command(call)
 prism.add_command(config)
+prism.add_command(plugin)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,15 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.hexdigest}"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is to be judged: the plugin's file, or its package with the digest of each file."""
+
+    path: str
+    digest: Digest
+    files: Mapping[str, str]
 
 
 FILE = "sha256"

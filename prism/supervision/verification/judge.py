@@ -3,13 +3,13 @@
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 from prism.contract.config import PluginConfig, TrustedKey, VerificationConfig
 from prism.supervision.verification import keys, signature
-from prism.supervision.verification.content import Digest
+from prism.supervision.verification.content import Content
 from prism.supervision.verification.refusals import (
     DigestMismatch,
     DigestRevoked,
@@ -29,15 +29,6 @@ log = logging.getLogger("prism.verification")
 
 SHOWN = 3
 """Names of files that differ, in a message."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What is to be judged: the plugin's file, or its package with the digest of each file."""
-
-    path: str
-    digest: Digest
-    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism.supervision.verification.content import FILE, TREE, Digest
+from prism.supervision.verification.content import FILE, TREE, Content, Digest, hash_file
 from prism.supervision.verification.refusals import (
     FileMissing,
     ModuleUnverifiable,
@@ -66,6 +66,21 @@ def read_tree(opened: Opened, trust: Trust) -> Tree:
     reader = _Reader(trust)
     reader.visit(opened.descriptor, opened.path, "")
     return Tree(opened.path, reader.files, tree_digest(reader.files), True)
+
+
+def content_of(opened: Opened, trust: Trust) -> Content:
+    """The content of a file, or of a package's directory; closes it. Blocks.
+
+    Raises:
+        PluginRefused: a part of it fails a check.
+    """
+    try:
+        if stat.S_ISDIR(opened.status.st_mode):
+            tree = read_tree(opened, trust)
+            return Content(tree.path, tree.digest, tree.digests)
+        return Content(opened.path, hash_file(opened, trust), {})
+    finally:
+        os.close(opened.descriptor)
 
 
 def tree_digest(files: Mapping[str, bytes]) -> Digest:

@@ -13,8 +13,8 @@ from datetime import date
 
 from prism.contract.config import PluginConfig, PluginForm, VerificationConfig
 from prism.supervision.verification.command import Command, take_apart
-from prism.supervision.verification.content import hash_file, sealed_copy
-from prism.supervision.verification.judge import Content, Judge, Verdict, today
+from prism.supervision.verification.content import Content, hash_file, sealed_copy
+from prism.supervision.verification.judge import Judge, Verdict, today
 from prism.supervision.verification.module import VerifiedModule, is_own, locate
 from prism.supervision.verification.refusals import (
     EntryUnknown,
@@ -22,7 +22,7 @@ from prism.supervision.verification.refusals import (
     ModuleUnverifiable,
     NotExecutable,
 )
-from prism.supervision.verification.tree import read_tree
+from prism.supervision.verification.tree import content_of, read_tree
 from prism.supervision.verification.trust import Opened, Trust
 
 
@@ -144,6 +144,14 @@ class Verifier:
         from_tree = verdict.vouched or plugin.path is not None
         return VerifiedModule(name, self._label, tree if from_tree else None, verdict)
 
+    def path(self, path: str) -> Verdict:
+        """Check a file or a package's directory, whatever plugin it may belong to.
+
+        Raises:
+            PluginRefused: it may not run.
+        """
+        return self._judge.judge(content_of(self._trust.open(path), self._trust), self._plugin)
+
     def library(self) -> Verdict:
         """Check a native library.
 
@@ -151,8 +159,8 @@ class Verifier:
             PluginRefused: it may not be loaded.
         """
         with self._open(self._plugin.library or "") as library:
-            digest = hash_file(library, self._trust)
-            return self._judge.judge(Content(library.path, digest, {}), self._plugin)
+            content = Content(library.path, hash_file(library, self._trust), {})
+            return self._judge.judge(content, self._plugin)
 
     @property
     def _named(self) -> bool:

@@ -1,0 +1,70 @@
+"""How commands print what they found: a table for people, JSON or YAML for programs.
+
+Programs get every field; the table has those that a line has room for.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+GAP = "  "
+
+output_option = click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+"""``--output``, which a command passes on to :func:`show` or :func:`show_one`."""
+
+
+def show(records: Sequence[Mapping[str, Any]], output: str, columns: Sequence[str]) -> None:
+    """Print records that have the same fields; ``columns`` are the table's."""
+    if output != "table":
+        _show_data([dict(record) for record in records], output)
+        return
+    rows = [[column.replace("_", " ").upper() for column in columns]]
+    rows += [[_cell(record.get(column)) for column in columns] for record in records]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(GAP.join(cells).rstrip())
+
+
+def show_one(record: Mapping[str, Any], output: str) -> None:
+    """Print one record, a line for each field."""
+    if output != "table":
+        _show_data(dict(record), output)
+        return
+    width = max(map(len, record)) + 1
+    for name, value in record.items():
+        click.echo(f"{(name.replace('_', ' ') + ':').ljust(width)} {_cell(value)}")
+
+
+def _show_data(data: Any, output: str) -> None:
+    if output == "yaml":
+        import yaml
+
+        yaml.safe_dump(data, sys.stdout, sort_keys=False, allow_unicode=True)
+    else:
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _cell(value: Any) -> str:
+    """A value on one line. What a plugin or a file has named cannot drive the terminal."""
+    match value:
+        case None | "" | []:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(_cell, value))
+        case _:
+            return "".join(
+                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
+            )

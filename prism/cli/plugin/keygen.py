@@ -1,0 +1,53 @@
+"""``prism plugin keygen``: make a key to sign plugins with."""
+
+from pathlib import Path
+
+import click
+
+from prism.cli.output import output_option, show_one
+
+EPILOG = """\b
+Examples:
+  prism plugin keygen release.key
+  prism plugin keygen --name orders-team keys/orders.key
+
+\b
+The private key is written to FILE, which only you can read and which must not exist.
+Keep it off the machines that run Prism; they need the public key only.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("file", metavar="FILE")
+@click.option("--name", metavar="NAME", help="Whose key it is; by default FILE without its ending.")
+@output_option
+def keygen(file: str, name: str | None, output: str) -> None:
+    """Make a key to sign plugins with, and print what to trust it by."""
+    import msgspec
+
+    from prism.contract.config import TrustedKey
+    from prism.supervision.verification import keys
+
+    path = Path(file)
+    name = name or path.stem.lower()
+    trusted = {"name": name, "key": keys.public_text(bytes(32))}
+    try:
+        msgspec.convert(trusted, TrustedKey)
+    except msgspec.ValidationError:
+        raise click.UsageError(
+            f"{name!r} is no name: 1 to 63 lower-case letters, digits and hyphens; use --name"
+        ) from None
+    public = keys.generate(path).public
+    text = keys.public_text(public)
+    if output != "table":
+        show_one(
+            {"name": name, "key": text, "id": keys.key_id(public), "private_key": file}, output
+        )
+        return
+    click.echo(
+        f"# The private key is in {file}. Whoever trusts it has in the configuration:\n"
+        "verification:\n"
+        "  trusted_keys:\n"
+        f"    - name: {name}\n"
+        f'      key: "{text}"  # id {keys.key_id(public)}'
+    )

@@ -1,0 +1,177 @@
+"""``prism plugin verify``: may these plugins run? Asked without running any."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prism.cli.output import output_option, show
+
+if TYPE_CHECKING:
+    from prism.contract.config import Config, PluginConfig
+    from prism.supervision.verification import Verdict
+
+COLUMNS = ("plugin", "version", "result", "signed_by", "pinned", "digest", "file")
+
+EPILOG = """\b
+Examples:
+  prism plugin verify --config prism.yaml              every plugin that Prism starts
+  prism plugin verify --config prism.yaml orders v1.3  one version
+  prism plugin verify --config prism.yaml ./dist/orders
+  prism plugin verify --key ed25519:... ./dist/orders
+
+\b
+A TARGET with a slash is a path; another is a plugin's name in the catalogue. The
+digest is what `sha256` in the configuration takes. Exit status: 0 when all of them
+may run, 1 otherwise.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("target", metavar="[NAME [VERSION] | PATH]", required=False)
+@click.argument("version", metavar="", required=False)
+@click.option(
+    "--config", "-c", "file", metavar="FILE", envvar="PRISM_CONFIG", help="The configuration."
+)
+@click.option("--key", "keys", metavar="KEY", multiple=True, help="Trust this public key as well.")
+@output_option
+def verify(
+    target: str | None, version: str | None, file: str | None, keys: tuple[str, ...], output: str
+) -> None:
+    """Check plugins as Prism does before it starts them."""
+    from prism.contract.config import Config
+    from prism.core.config import load_config
+
+    config = load_config(file).config if file is not None else Config()
+    config = _with_keys(config, keys)
+    if target is not None and "/" in target:
+        if version is not None:
+            raise click.UsageError("a path has no VERSION")
+        checks = [_path_check(target, config)]
+    elif file is None:
+        raise click.UsageError("give a path with a slash in it, or a --config with plugins")
+    else:
+        checks = list(_catalogue_checks(config, target, version))
+        if target is None:
+            checks += _inline_checks(config)
+    records, problems = _run(checks)
+    if records or output != "table":
+        show(records, output, COLUMNS)
+    else:
+        click.echo("Prism starts none of these plugins, so there is nothing to verify")
+    for problem in problems:
+        click.echo(f"prism: {problem}", err=True)
+    if problems:
+        raise SystemExit(1)
+
+
+Check = tuple[str, str | None, "Callable[[], Verdict | None]"]
+"""A plugin's name, its version, and what verifies it."""
+
+
+def _run(checks: list[Check]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A record for each check, and a sentence for each refusal."""
+    from prism.contract.exceptions import PluginRefused
+
+    records: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for name, version, check in checks:
+        record: dict[str, Any] = {"plugin": name, "version": version, "result": "ok"}
+        record |= dict.fromkeys(("signed_by", "key", "pinned", "digest", "file", "problem"))
+        verdict = None
+        try:
+            verdict = check()
+        except PluginRefused as error:
+            problems.append(str(error))
+            record["result"] = error.reason
+            record["problem"] = str(error)
+        if verdict is not None:
+            record |= {
+                "signed_by": verdict.signer,
+                "key": verdict.key,
+                "pinned": verdict.pinned,
+                "digest": verdict.content.digest.hexdigest,
+                "file": verdict.content.path,
+            }
+        records.append(record)
+    return records, problems
+
+
+def _check(plugin: "PluginConfig", label: str, config: "Config") -> "Callable[[], Verdict | None]":
+    from prism.supervision.process import clean_environment
+    from prism.supervision.verification import Verifier
+
+    verifier = Verifier(plugin, label, config.verification)
+    return lambda: verifier.verify(clean_environment(plugin.environment)["PATH"])
+
+
+def _path_check(path: str, config: "Config") -> Check:
+    from pathlib import Path
+
+    from prism.contract.config import PluginConfig
+    from prism.supervision.verification import Verifier
+
+    verifier = Verifier(PluginConfig(), path, config.verification)
+    place = str(Path.cwd() / path)
+    return path, None, lambda: verifier.path(place)
+
+
+def _catalogue_checks(config: "Config", name: str | None, version: str | None) -> Iterator[Check]:
+    """The catalogue's plugins that Prism starts: all, one by name, or one version of it.
+
+    Raises:
+        click.UsageError: the catalogue has no such plugin or version; says what it has.
+    """
+    from prism.contract.config import NamespaceConfig, PluginConfig
+    from prism.core.config import UnknownPlugin, resolve_plugin
+
+    entries = {entry.name: entry for entry in config.plugins}
+    if name is None:
+        wanted = [(entry.name, v) for entry in config.plugins for v in entry.versions or [None]]
+    elif version is None and name in entries and entries[name].versions:
+        wanted = [(name, v) for v in entries[name].versions]
+    else:
+        wanted = [(name, version)]
+    for plugin_name, plugin_version in wanted:
+        reference = PluginConfig(name=plugin_name, version=plugin_version)
+        namespace = NamespaceConfig(name="none", backend="none", plugin=reference)
+        try:
+            plugin = resolve_plugin(config, namespace)
+        except UnknownPlugin as error:
+            raise click.UsageError(str(error)) from None
+        if _is_started(plugin):
+            label = f"plugin {plugin_name!r}" + (f" {plugin_version}" if plugin_version else "")
+            yield plugin_name, plugin_version, _check(plugin, label, config)
+
+
+def _inline_checks(config: "Config") -> Iterator[Check]:
+    """The plugins that namespaces have for themselves, under the names of their namespaces."""
+    for namespace in config.namespaces:
+        plugin = namespace.plugin
+        if plugin.type is not None and _is_started(plugin):
+            label = f"the plugin of namespace {namespace.name!r}"
+            yield namespace.name, None, _check(plugin, label, config)
+
+
+def _is_started(plugin: "PluginConfig") -> bool:
+    from prism.contract.config import PluginForm
+
+    return plugin.form in (PluginForm.COMMAND, PluginForm.MODULE, PluginForm.LIBRARY)
+
+
+def _with_keys(config: "Config", keys: tuple[str, ...]) -> "Config":
+    """The configuration with the command line's keys among the trusted ones."""
+    import msgspec
+
+    from prism.contract.config import TrustedKey
+
+    trusted = list(config.verification.trusted_keys)
+    for number, key in enumerate(keys, 1):
+        try:
+            trusted.append(msgspec.convert({"name": f"given-{number}", "key": key}, TrustedKey))
+        except msgspec.ValidationError:
+            raise click.UsageError(
+                f'--key {key}: expected "ed25519:" and 44 characters, as keygen prints it'
+            ) from None
+    verification = msgspec.structs.replace(config.verification, trusted_keys=trusted)
+    return msgspec.structs.replace(config, verification=verification)

@@ -1,0 +1,51 @@
+import json
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from prism.cli.output import output_option, show, show_one
+
+RECORDS = [
+    {"name": "a", "healthy": True, "tags": ["x", "y"], "extra": 1},
+    {"name": "long\x1b[31m\nname", "healthy": False, "tags": [], "extra": None},
+]
+
+
+@click.command()
+@output_option
+def many(output: str) -> None:
+    show(RECORDS, output, ("name", "healthy", "tags"))
+
+
+@click.command()
+@output_option
+def one(output: str) -> None:
+    show_one({"name": "a", "last_error": None}, output)
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, arguments).stdout
+
+
+def test_a_table_is_for_people_and_cannot_drive_the_terminal():
+    assert run(many) == (
+        "NAME            HEALTHY  TAGS\n"
+        "a               yes      x, y\n"
+        "long\ufffd[31m\ufffdname  no       -\n"
+    )
+
+
+@pytest.mark.parametrize(("name", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_programs_get_everything(name, read):
+    assert read(run(many, "--output", name)) == RECORDS
+    assert read(run(one, "-o", name)) == {"name": "a", "last_error": None}
+
+
+def test_one_record_has_a_line_for_each_field():
+    assert run(one) == "name:       a\nlast error: -\n"
+
+
+def test_no_records():
+    assert run(click.command()(output_option(lambda output: show([], output, ("a",))))) == "A\n"
