@@ -48,10 +48,11 @@ ADMIN_GRACE = 1.0
 
 @dataclass(frozen=True)
 class Ready:
-    """Where a proxy that has started can be reached."""
+    """Where a proxy that has started can be reached, and ``waiting``: who has no plugin yet."""
 
     data: list[Address]
     admin: list[Address]
+    waiting: Sequence[str] = ()
 
 
 @dataclass
@@ -120,6 +121,11 @@ class Proxy:
                     Ready(
                         [bound_address(listener) for listener in listeners],
                         [bound_address(listener) for listener in admin_listeners],
+                        [
+                            namespace.name
+                            for namespace in self.router.namespaces()
+                            if namespace.slot.current is None
+                        ],
                     )
                 )
                 settings = _server_settings(self.config)

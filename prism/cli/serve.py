@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prism.app import Ready
-    from prism.contract.config import Config
+    from prism.contract.config import Config, NamespaceConfig
     from prism.lifecycle.given_sockets import GivenSocket
     from prism.lifecycle.predecessor import Predecessor
 
@@ -96,6 +96,7 @@ def _run(
     from prism.core.config import load_config
     from prism.core.observability.logs import setup_logging
     from prism.running import run_until_signalled
+    from prism.supervision.import_path import look_in
 
     if file is None:
         config = demo_config()
@@ -104,6 +105,8 @@ def _run(
         config = loaded.config
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
+        if any(_has_only_a_name(namespace, config) for namespace in config.namespaces):
+            look_in(Path(file).absolute().parent)
     if port is not None:
         config = replace(config, listen=replace(config.listen, port=port))
     if admin_port is not None:
@@ -114,6 +117,14 @@ def _run(
         _say(greeting(config, ready, demo=file is None))
 
     return trio.run(run_until_signalled, config, on_ready, given, predecessor)
+
+
+def _has_only_a_name(namespace: "NamespaceConfig", config: "Config") -> bool:
+    """Whether its plugin is a Python module, and nothing says where that lies."""
+    from prism.core.config import resolve_plugin
+
+    plugin = resolve_plugin(config, namespace)
+    return plugin.module is not None and plugin.path is None
 
 
 def _say(text: str) -> None:
@@ -139,7 +150,8 @@ def greeting(config: "Config", ready: "Ready", *, demo: bool) -> str:
     """What a started proxy says on standard output."""
     count = len(config.namespaces)
     where = ", ".join(str(address) for address in ready.data)
-    lines = [f"Prism serves {count} namespace{'' if count == 1 else 's'} on {where}"]
+    state = f", {count - len(ready.waiting)} ready," if ready.waiting else ""
+    lines = [f"Prism serves {count} namespace{'' if count == 1 else 's'}{state} on {where}"]
     if ready.admin:
         lines.append(f"Metrics and health on {ready.admin[0]}/metrics, /readyz")
     if demo:

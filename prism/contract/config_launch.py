@@ -59,7 +59,7 @@ class Launch(Block, frozen=True):
         PathText | None,
         Meta(
             description="Directory that the module's package lies in. Without it the package is "
-            "one that is installed for the proxy's Python.",
+            "looked for among those installed for the proxy's Python, then beside this file.",
             extra={"types": IN_PROCESS, "needs": ("module",)},
         ),
     ] = None

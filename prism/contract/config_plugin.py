@@ -28,7 +28,9 @@ class CataloguePlugin(Launch, frozen=True, kw_only=True):
     """A plugin that namespaces can refer to by name."""
 
     name: Annotated[Name, Meta(description="Name for `plugin.name`, or a namespace's `backend`.")]
-    type: Annotated[PluginType, Meta(description="How the plugin runs.")]
+    type: Annotated[
+        PluginType, Meta(description="How the plugin runs; `websocket` is not supported yet.")
+    ]
     versions: Annotated[
         dict[Version, CatalogueVersion],
         Meta(
@@ -59,7 +61,10 @@ class PluginConfig(Launch, frozen=True):
     version: Annotated[
         Version | None, Meta(description="Which of its versions, where it has several.")
     ] = None
-    type: Annotated[PluginType | None, Meta(description="How an inline plugin runs.")] = None
+    type: Annotated[
+        PluginType | None,
+        Meta(description="How an inline plugin runs; `websocket` is not supported yet."),
+    ] = None
     socket: Annotated[
         PathText | None,
         Meta(
@@ -120,6 +125,8 @@ class PluginConfig(Launch, frozen=True):
         """Why this plugin, though valid, cannot be started by this release; None if it can."""
         if self.form is PluginForm.LIBRARY:
             return f"starting a shared library ({self.library}) is not supported yet"
+        if self.type == "websocket":
+            return "type websocket is not supported yet"
         return None
 
     @property

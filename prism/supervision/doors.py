@@ -23,6 +23,7 @@ from prism.contract.config import PluginConfig, PluginForm
 from prism.contract.exceptions import CallError, ChannelError, LaunchError, PluginRefused
 from prism.contract.service import BackendPlugin
 from prism.supervision import process
+from prism.supervision.import_path import explain_missing
 from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
 from prism.supervision.verification import VerifiedModule, Verifier, log_verdict
@@ -91,9 +92,8 @@ def _load(spec: InstanceSpec, verified: VerifiedModule) -> Callable[[], BackendP
     except PluginRefused:
         raise
     except ModuleNotFoundError as error:
-        raise LaunchError(
-            f"{spec.label}: no module {error.name!r}; is it installed for this Python?"
-        ) from None
+        missing = explain_missing(error.name or module_name, spec.plugin.path)
+        raise LaunchError(f"{spec.label}: {missing}") from None
     except BaseException as error:
         if not is_fault(error):
             raise

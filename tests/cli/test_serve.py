@@ -35,6 +35,12 @@ def test_the_greeting_without_an_admin_port():
     assert text == "Prism serves 2 namespaces on http://127.0.0.1:1234"
 
 
+def test_the_greeting_counts_who_has_no_plugin_yet():
+    namespaces = [NamespaceConfig(name=name, backend="sqlite") for name in ("a", "b")]
+    text = greeting(Config(namespaces=namespaces), Ready(READY.data, [], ["b"]), demo=False)
+    assert text == "Prism serves 2 namespaces, 1 ready, on http://127.0.0.1:1234"
+
+
 def test_a_greeting_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)

@@ -28,6 +28,19 @@ PLUGINS = [
 ]
 
 
+def test_in_process_from_the_configuration_s_directory(start_prism, tmp_path):
+    (tmp_path / "beside.py").write_text(
+        "from waiting_plugin import Waiting\n\n\nclass Beside(Waiting):\n    pass\n"
+    )
+    plugin = {"type": "in_process", "module": "beside:Beside"}
+    proxy = start_prism(
+        {"namespaces": [{"name": "b", "backend": "b", "plugin": plugin}]},
+        # Else Python itself would look in the current directory.
+        environment={"PYTHONSAFEPATH": "1"},
+    )
+    assert proxy.call("b", "echo", {"a": 1}).json() == {"a": 1}
+
+
 def test_in_process(start_prism):
     plugin = {"type": "in_process", "module": "prism_plugins.sqlite:SQLitePlugin"}
     set_and_get(start_prism(namespace(plugin, path="kv.db")))

@@ -84,7 +84,7 @@ FAULTY = {
     "no-secret": ({"credentials": {"password": "{{ secret:none }}"}}, '"none"'),
     "no-module": (
         {"plugin": {"type": "in_process", "module": "nowhere:Plugin"}},
-        "no module 'nowhere'",
+        f"no module 'nowhere': it is neither installed for {sys.executable} nor in /",
     ),
     "no-class": (
         {"plugin": {"type": "in_process", "module": "prism_plugins.sqlite:Nothing"}},

@@ -74,8 +74,8 @@ namespaces:
     ),
     (
         "A plugin on another machine",
-        "`type` is `remote` for frames over TCP, `grpc`, or `websocket`. Plain text is possible "
-        "to loopback only, with `insecure: true`.",
+        "`type` is `remote` for frames over TCP, `grpc`, or `websocket` (accepted, but not "
+        "supported yet). Plain text is possible to loopback only, with `insecure: true`.",
         """\
 namespaces:
   - name: warehouse

@@ -165,11 +165,14 @@ def _check_resolves(
         return
     try:
         plugin = resolve_plugin(config, namespace)
+        if plugin.unsupported is not None:
+            where: Path = (*path, "plugin")
+            report.warning(find(root, where), where, f"it cannot start: {plugin.unsupported}")
         if namespace.config:
             check_config(plugin, root, (*path, "config"), report)
     except UnknownPlugin as error:
         if isinstance(error, UnknownVersion) and namespace.plugin.version is not None:
-            where: Path = (*path, "plugin", "version")
+            where = (*path, "plugin", "version")
         elif namespace.plugin.name is not None:
             where = (*path, "plugin", "name")
         else:
