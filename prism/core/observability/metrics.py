@@ -8,6 +8,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterator
 
+import trio
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -76,6 +77,9 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "prism_log_lines_dropped", "Log lines that nobody read in time", dropped_lines()
         )
+        if trio.lowlevel.in_trio_run():  # else nothing is served, as in some tests
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            yield GaugeMetricFamily("prism_tasks", "Tasks of the proxy's event loop", tasks)
         yield from self._calls()
         yield from self._namespaces()
         yield from plugin_metrics(self._router.namespaces())

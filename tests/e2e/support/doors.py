@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,21 @@ def open_door(
     door: str,
     codec: str,
     namespaces: list[dict[str, Any]] | None = None,
-    environment: Mapping[str, str] | None = None,
+    *,
+    quiet: bool = False,
 ) -> Proxy:
-    """A proxy whose data port is ``door``; its CA is ``directory / "ca.pem"``."""
+    """A proxy whose data port is ``door``; its CA is ``directory / "ca.pem"``.
+
+    ``quiet``: it logs errors alone.
+    """
     assert codec in CODECS
     config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
+    if quiet:
+        config["log"] = {"level": "error"}
     if door == "tls":
         certificate, key = issue_certificate(directory)
         config["listen"] = {"tls": {"cert": certificate, "key": key}}
-    return start(config, environment=environment)
+    return start(config)
 
 
 def issue_certificate(directory: Path) -> tuple[str, str]:

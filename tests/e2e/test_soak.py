@@ -1,0 +1,56 @@
+"""A great many calls leave the proxy as large as it was: memory, tasks, descriptors.
+
+``PRISM_SOAK_CALLS`` sets how many; CI makes a million in some two minutes, where the
+codec is nghttp2. They are made by h2load: half of them on four connections for the
+whole time, half in batches whose connections come and go.
+"""
+
+import os
+import subprocess
+
+import pytest
+from doors import CODECS, open_door, program
+
+ROUNDS = 5
+"""The first is the warm-up, and is left out of the comparison."""
+CALLS = {"h2": 200_000}
+DEFAULT_CALLS = 1_000_000
+GROWTH = 3 * 2**20
+"""Bytes. A leak of 10 in each call would show at a million."""
+
+CLOSING = 2
+"""Descriptors and tasks of connections that were closed a moment ago."""
+
+INSIDE = {"type": "in_process", "module": "waiting_plugin:Waiting"}
+
+
+def load(h2load, url, body, calls, connections):
+    shape = ["--requests", calls, "--clients", connections, "--max-concurrent-streams", 25]
+    command = [h2load, *map(str, shape), "--data", str(body), url]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert f"{calls} succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_soak(start_prism, tmp_path, codec):
+    h2load = program("h2load", "nghttp2-client")
+    calls = int(os.environ.get("PRISM_SOAK_CALLS") or CALLS.get(codec, DEFAULT_CALLS))
+    namespaces = [{"name": "inside", "backend": "waiting", "plugin": INSIDE}]
+    proxy = open_door(start_prism, tmp_path, "cleartext", codec, namespaces, quiet=True)
+    url = f"{proxy.url}/v1/inside/count"
+    body = tmp_path / "body.json"
+    body.write_text("{}")
+    portion = calls // ROUNDS
+    sizes = []
+    for _ in range(ROUNDS):
+        load(h2load, url, body, portion // 2, 4)
+        for _ in range(20):
+            load(h2load, url, body, portion // 40, 25)
+        resident, descriptors = proxy.resident(), proxy.metric("process_open_fds")
+        sizes.append((resident, descriptors, proxy.metric("prism_tasks")))
+    print(f"{calls} calls; resident, descriptors, tasks after each fifth: {sizes}")
+    _, first, *_, last = sizes
+    assert last[0] - first[0] < GROWTH, sizes
+    assert last[1] <= first[1] + CLOSING, sizes
+    assert last[2] <= first[2] + CLOSING, sizes
