@@ -45,6 +45,7 @@ class Database:
         self._sweep = sweep
         self._sweep_at = 0.0
         self._closing = False
+        self._next_commit: anyio.Event | None = None
         self._long: set[Job[Any]] = set()  # running, to be interrupted by close
         self._readers = config.readers
         self._pool: list[Connection] = []
@@ -76,10 +77,28 @@ class Database:
         Cancelled before its batch began it never runs; later, it may be committed.
         """
         if may_take_long:
-            return await self._run_long(self._writes.run, work)
+            try:
+                return await self._run_long(self._writes.run, work)
+            finally:
+                self._announce_commit()
         job = Job(work)
         await self._writes.run(job)
+        self._announce_commit()
         return self._outcome(job)
+
+    def next_commit(self) -> anyio.Event:
+        """Set when something has been written through this object, after now.
+
+        Take it before reading what is to be newer than the reading.
+        """
+        if self._next_commit is None:
+            self._next_commit = anyio.Event()
+        return self._next_commit
+
+    def _announce_commit(self) -> None:
+        committed, self._next_commit = self._next_commit, None
+        if committed is not None:
+            committed.set()
 
     async def read(self, work: Work[T]) -> T:
         """Run a short read on a snapshot that has every write answered before."""

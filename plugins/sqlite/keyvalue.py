@@ -46,6 +46,9 @@ _SWEEP = """DELETE FROM _prism_keyvalue WHERE namespace = :namespace AND key IN 
     SELECT key FROM _prism_keyvalue
     WHERE namespace = :namespace AND expires_at <= :now LIMIT :limit)"""
 
+_EXPIRED = """SELECT 1 FROM _prism_keyvalue
+    WHERE namespace = :namespace AND expires_at <= :now LIMIT 1"""
+
 _INTEGER = re.compile(rb"-?(0|[1-9][0-9]*)\Z")
 _AFTER_ALL_KEYS = b"\xff"  # a byte that UTF-8 never has
 
@@ -56,7 +59,7 @@ class KeyValue:
     def __init__(
         self, namespace: str, clock: Callable[[], float], default_ttl: float | None
     ) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         self._clock = clock
         self._default_ttl = default_ttl
 
@@ -108,7 +111,7 @@ class KeyValue:
         self, connection: Connection, prefix: str, cursor: str, limit: int, *, keys_only: bool
     ) -> tuple[list[tuple[str, Value]], bool]:
         """Up to ``limit`` items after ``cursor``, and whether there are more."""
-        first, end = _range(prefix, cursor)
+        first, end = key_range(prefix, cursor)
         parameters = self._parameters(first=first, end=end, limit=limit + 1)
         items: list[tuple[str, Value]] = []
         size = 0
@@ -123,7 +126,7 @@ class KeyValue:
 
     def count(self, connection: Connection, prefix: str) -> int:
         """How many live keys begin with ``prefix``."""
-        first, end = _range(prefix, "")
+        first, end = key_range(prefix, "")
         row = connection.execute(_COUNT, self._parameters(first=first, end=end)).fetchone()
         return int(row[0])
 
@@ -168,6 +171,10 @@ class KeyValue:
         connection.execute(_INSERT, parameters)
         return total
 
+    def has_expired(self, connection: Connection) -> bool:
+        """Whether there is something to sweep."""
+        return connection.execute(_EXPIRED, self._parameters()).fetchone() is not None
+
     def sweep(self, connection: Connection) -> bool:
         """Remove some expired rows of this namespace; True when more may remain."""
         cursor = connection.execute(_SWEEP, self._parameters(limit=SWEEP_ROWS))
@@ -179,7 +186,7 @@ class KeyValue:
         )
 
     def _parameters(self, **parameters: object) -> dict[str, object]:
-        return {"namespace": self._namespace, "now": int(self._clock() * 1000), **parameters}
+        return {"namespace": self.namespace, "now": int(self._clock() * 1000), **parameters}
 
     def _expires_at(self, ttl: float | None) -> int | None:
         ttl = self._default_ttl if ttl is None else ttl
@@ -203,7 +210,8 @@ def encode_key(key: str) -> bytes:
     return encoded
 
 
-def _range(prefix: str, cursor: str) -> tuple[bytes, bytes]:
+def key_range(prefix: str, cursor: str) -> tuple[bytes, bytes]:
+    """The first key with ``prefix`` after ``cursor``, and the first one beyond the prefix."""
     start = prefix.encode()
     first = max(start, cursor.encode() + b"\0") if cursor else start
     end = start[:-1] + bytes([start[-1] + 1]) if start else _AFTER_ALL_KEYS

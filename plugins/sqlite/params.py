@@ -1,6 +1,6 @@
 """What the operations take and give. An unknown field is an error: it may be a typing mistake."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -9,9 +9,13 @@ from prism.sdk import Encoding
 
 MAX_KEYS = 1_000
 MAX_SCAN = 10_000
+MAX_DEQUEUE = 100
+MAX_DELAY = 366 * 86_400.0
 
 KeyText = Annotated[str, Meta(min_length=1, max_length=1024)]
 Seconds = Annotated[float, Meta(ge=0)]
+QueueName = Annotated[str, Meta(min_length=1, max_length=200)]
+Delay = Annotated[float, Meta(ge=0, le=MAX_DELAY)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -56,6 +60,60 @@ class Scan(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_SCAN)] = 100
     cursor: str = ""
     keys_only: bool = False
+
+
+class ScanAll(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of scan as a stream. ``cursor`` is a key: what comes after it."""
+
+    prefix: str = ""
+    cursor: str = ""
+    keys_only: bool = False
+
+
+class Watch(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of watch. ``existing``: first the keys there are, then an event ``ready``.
+    ``after`` is the position of an earlier watch's message."""
+
+    prefix: str = ""
+    existing: bool = False
+    after: str = ""
+    keys_only: bool = False
+
+
+class Queue(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of queue_size."""
+
+    queue: QueueName
+
+
+class Enqueue(Queue, forbid_unknown_fields=True):
+    """Params of enqueue."""
+
+    value: Raw = Raw(b"null")
+    encoding: Encoding | UnsetType = UNSET
+    delay_seconds: Delay = 0
+
+
+class Dequeue(Queue, forbid_unknown_fields=True):
+    """Params of dequeue. ``wait_seconds``: how long to wait for a message if there is none.
+    A message delivered ``max_deliveries`` times goes to the queue's dead letters."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_DEQUEUE)] = 1
+    visibility_timeout_seconds: Annotated[float, Meta(gt=0, le=MAX_DELAY)] = 30.0
+    max_deliveries: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
+    wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 0
+
+
+class Receipt(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of acknowledge."""
+
+    receipt: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class Reject(Receipt, forbid_unknown_fields=True):
+    """Params of reject."""
+
+    delay_seconds: Delay = 0
 
 
 class Prefix(msgspec.Struct, forbid_unknown_fields=True):
@@ -134,6 +192,32 @@ class Page(msgspec.Struct):
 
     items: list[ScanItem]
     cursor: str | UnsetType = UNSET
+
+
+class Changed(msgspec.Struct):
+    """One of watch's messages: a key was set or deleted; ``ready`` ends those there were."""
+
+    event: Literal["set", "delete", "ready"]
+    key: str | UnsetType = UNSET
+    value: Raw | UnsetType = UNSET
+    encoding: Encoding | UnsetType = UNSET
+
+
+class Message(msgspec.Struct):
+    """One of dequeue's messages. ``enqueued_at`` is Unix seconds."""
+
+    id: int
+    receipt: str
+    deliveries: int
+    enqueued_at: float
+    value: Raw | UnsetType = UNSET
+    encoding: Encoding | UnsetType = UNSET
+
+
+class Messages(msgspec.Struct):
+    """Result of dequeue."""
+
+    messages: list[Message]
 
 
 class Rows(msgspec.Struct):

@@ -55,6 +55,7 @@ class OperationDeclaration(Message, frozen=True):
     name: str = ""
     idempotent: bool = False
     streaming: bool = False
+    also_streaming: bool = False
 
 
 class InitializeResponse(Message, frozen=True):
@@ -182,7 +183,7 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "operations": 5,
         "error_code": 6,
     },
-    OperationDeclaration: {"name": 1, "idempotent": 2, "streaming": 3},
+    OperationDeclaration: {"name": 1, "idempotent": 2, "streaming": 3, "also_streaming": 4},
     ExecuteRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
     ExecuteResponse: {
         "success": 1,

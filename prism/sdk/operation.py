@@ -6,7 +6,7 @@ mistake in a plugin shows when it is imported and not with its first call.
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints, overload
 
 from prism.contract.messages import OperationDeclaration
@@ -28,7 +28,8 @@ class Operation:
     """One operation of a plugin class, ready to be called.
 
     ``handler`` is the undecorated function: a coroutine function, or an async
-    generator function when ``streaming``.
+    generator function when ``streaming``. ``stream`` is the streaming form that an
+    operation has beside this one.
     """
 
     name: str
@@ -37,12 +38,16 @@ class Operation:
     takes_call: bool
     streaming: bool
     idempotent: bool
+    stream: "Operation | None" = None
 
     @property
     def declaration(self) -> OperationDeclaration:
         """What Initialize tells the proxy about this operation."""
         return OperationDeclaration(
-            name=self.name, idempotent=self.idempotent, streaming=self.streaming
+            name=self.name,
+            idempotent=self.idempotent,
+            streaming=self.streaming,
+            also_streaming=self.stream is not None,
         )
 
 
@@ -60,7 +65,8 @@ def operation(
     """Offer a method as an operation.
 
     The method is ``async def method(self, params)`` or ``(self, params, call)``;
-    an async generator makes a streaming operation. The annotation of ``params``
+    an async generator makes a streaming operation. Two methods with one ``name``, one of
+    each kind, are two forms of one operation. The annotation of ``params``
     is what the client's JSON or MessagePack is decoded to, usually a msgspec Struct.
 
     Args:
@@ -93,8 +99,12 @@ def compile_operations(plugin: type, reserved: frozenset[str]) -> dict[str, Oper
                 f"and write @operation(name={attribute!r})"
             )
         found = _compile(where, mark.name or attribute, mark.idempotent, function)
-        if found.name in compiled:
-            raise TypeError(f"{where}: the class already has an operation named {found.name!r}")
+        other = compiled.get(found.name)
+        if other is not None:
+            if other.streaming is found.streaming or other.stream is not None:
+                raise TypeError(f"{where}: the class already has an operation named {found.name!r}")
+            single, stream = (other, found) if found.streaming else (found, other)
+            found = replace(single, stream=stream)
         compiled[found.name] = found
     return compiled
 

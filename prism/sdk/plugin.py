@@ -253,6 +253,8 @@ class Plugin:
                 StatusCode.UNIMPLEMENTED,
                 f"plugin {self.name!r} has no operation {name!r}; it offers: {offered}",
             )
+        if streaming and operation.stream is not None:
+            return operation.stream
         if operation.streaming is not streaming:
             right = "as a stream" if operation.streaming else "as a single call"
             raise PluginError(StatusCode.UNIMPLEMENTED, f"operation {name!r} is called {right}")

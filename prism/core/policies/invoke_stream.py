@@ -53,7 +53,7 @@ def _check_offered(request: Request, instance: Instance) -> None:
     declaration = instance.operations.get(request.operation)
     if declaration is None:
         raise UnknownOperation(request.namespace, request.operation, list(instance.operations))
-    if not declaration.streaming:
+    if not (declaration.streaming or declaration.also_streaming):
         raise InvalidRequest(
             f"operation {request.operation!r} answers with one result, not with a stream; "
             "accept application/json"

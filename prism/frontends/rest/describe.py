@@ -33,7 +33,11 @@ def description(namespace: Namespace) -> dict[str, Any]:
     return described | {
         "plugin": {"name": instance.plugin, "version": instance.version},
         "operations": {
-            name: {"idempotent": declared.idempotent, "streaming": declared.streaming}
+            name: {
+                "idempotent": declared.idempotent,
+                "streaming": declared.streaming,
+                "also_streaming": declared.also_streaming,
+            }
             for name, declared in sorted(instance.operations.items())
         },
         "health": {

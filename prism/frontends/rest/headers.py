@@ -83,7 +83,8 @@ class RequestHeaders:
         return given.partition(b";")[0].strip().lower() == b"application/x-ndjson"
 
     def last_event_id(self) -> str:
-        """Where the client wants a stream resumed; empty for its beginning.
+        """Where the client wants a stream resumed; empty for its beginning, which is also
+        where a message without a position stands.
 
         Raises:
             InvalidRequest: it is no text, or longer than any id given out.
@@ -95,7 +96,7 @@ class RequestHeaders:
             raise InvalidRequest("last-event-id is not UTF-8") from None
         if len(given) > _MAX_EVENT_ID:
             raise InvalidRequest(f"last-event-id is longer than {_MAX_EVENT_ID} bytes")
-        return text
+        return "" if text.startswith("#") else text
 
     def check_call(self) -> None:
         """See that the body is plain.

@@ -377,7 +377,11 @@ async def test_listing_and_description(make_namespace, make_client):
     assert [entry["namespace"] for entry in listed] == ["a", "b"]
     answer = await client.request("GET", "/v1/a")
     assert answer.json["plugin"] == {"name": "function", "version": "1.0"}
-    assert answer.json["operations"]["get"] == {"idempotent": True, "streaming": False}
+    assert answer.json["operations"]["get"] == {
+        "idempotent": True,
+        "streaming": False,
+        "also_streaming": False,
+    }
     assert answer.json["health"] == {"status": "HEALTHY", "message": "fine"}
     assert answer.json["limits"]["max_in_flight"] == 1024
     head = await client.request("HEAD", "/v1/a")

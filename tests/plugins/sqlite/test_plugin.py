@@ -343,4 +343,6 @@ async def test_data_outlives_the_plugin(open_plugin) -> None:
 
 async def test_operations_declare_what_may_be_repeated(sqlite) -> None:
     idempotent = {name for name, one in sqlite.plugin.operations.items() if one.idempotent}
-    assert idempotent == {"get", "exists", "mget", "scan", "count", "ttl", "query"}
+    assert idempotent == {
+        "get", "exists", "mget", "scan", "count", "ttl", "query", "watch", "queue_size",
+    }  # fmt: skip

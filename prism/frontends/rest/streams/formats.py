@@ -48,7 +48,8 @@ class EventStream(StreamFormat):
     """``text/event-stream`` (WHATWG HTML, 9.2).
 
     An event's id is the position that the plugin gave the message, or else its number in
-    this stream. The end is an event of its own, since a browser would connect again.
+    this stream behind a ``#``, which nobody takes for a position. The end is an event of its
+    own, since a browser would connect again.
     """
 
     content_type = b"text/event-stream"
@@ -59,9 +60,10 @@ class EventStream(StreamFormat):
 
     def message(self, response: StreamResponse) -> bytes:
         number = next(self._number)
-        position = response.position or str(number)
-        if any(character in position for character in "\r\n\0"):
-            raise PluginMisbehaved("the plugin gave a message a position with a line break")
+        position = response.position
+        if position.startswith("#") or any(character in position for character in "\r\n\0"):
+            raise PluginMisbehaved("the plugin gave a message a position with # or a line break")
+        position = position or f"#{number}"
         lines = _json(response).splitlines()
         data = b"".join(b"data: %b\n" % line for line in lines)
         return b"id: %b\n%b\n" % (position.encode(errors="replace"), data)

@@ -32,17 +32,17 @@ def test_what_the_client_takes_and_what_is_called_decide(accept, of_stream, of_c
 
 def test_events_have_ids():
     events = EventStream()
-    assert events.message(said('{"a":1}')) == b'id: 1\ndata: {"a":1}\n\n'
+    assert events.message(said('{"a":1}')) == b'id: #1\ndata: {"a":1}\n\n'
     assert events.message(said("2", position="k:9")) == b"id: k:9\ndata: 2\n\n"
-    assert events.message(said("3")) == b"id: 3\ndata: 3\n\n"
+    assert events.message(said("3")) == b"id: #3\ndata: 3\n\n"
 
 
 def test_line_breaks_in_an_event_are_lines_of_its_data():
     text = '{\n "a":\r\n1}'
-    assert EventStream().message(said(text)) == b'id: 1\ndata: {\ndata:  "a":\ndata: 1}\n\n'
+    assert EventStream().message(said(text)) == b'id: #1\ndata: {\ndata:  "a":\ndata: 1}\n\n'
 
 
-@pytest.mark.parametrize("position", ["a\nb", "a\rb", "a\0b"])
+@pytest.mark.parametrize("position", ["a\nb", "a\rb", "a\0b", "#1"])
 def test_a_position_cannot_forge_an_event(position):
     with pytest.raises(PluginMisbehaved):
         EventStream().message(said("1", position=position))

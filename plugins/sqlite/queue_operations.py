@@ -1,0 +1,83 @@
+"""Durable queues."""
+
+from time import monotonic
+
+import anyio
+
+from prism.sdk import Call, operation
+
+from . import params as p
+from .connection import Connection
+from .store import Store
+from .work_queue import Delivery
+
+LOOK_AGAIN_SECONDS = 1.0
+"""Nobody tells when a message's delay or visibility timeout is over."""
+
+
+class QueueOperations(Store):
+    """Messages that are handed out until one consumer has dealt with them."""
+
+    @operation
+    async def enqueue(self, params: p.Enqueue, call: Call) -> dict[str, int]:
+        """Add a message to a queue."""
+        value = self.read_value(params.value, params.encoding, call)
+        number = await self.database.write(
+            lambda connection: self.queues.enqueue(
+                connection, params.queue, value, params.delay_seconds
+            )
+        )
+        return {"id": number}
+
+    @operation
+    async def dequeue(self, params: p.Dequeue, call: Call) -> p.Messages:
+        """Take messages; each comes back unless it is acknowledged in time."""
+
+        def work(connection: Connection) -> list[Delivery]:
+            return self.queues.dequeue(
+                connection,
+                params.queue,
+                params.limit,
+                params.visibility_timeout_seconds,
+                params.max_deliveries,
+            )
+
+        give_up = monotonic() + params.wait_seconds
+        while True:
+            committed = self.database.next_commit()
+            found = await self.database.write(work)
+            left = give_up - monotonic()
+            if found or left <= 0:
+                return p.Messages([_shown(delivery, call) for delivery in found])
+            with anyio.move_on_after(min(left, LOOK_AGAIN_SECONDS)):
+                await committed.wait()
+
+    @operation
+    async def acknowledge(self, params: p.Receipt) -> dict[str, bool]:
+        """A message is dealt with."""
+        gone = await self.database.write(
+            lambda connection: self.queues.acknowledge(connection, params.receipt)
+        )
+        return {"acknowledged": gone}
+
+    @operation
+    async def reject(self, params: p.Reject) -> dict[str, bool]:
+        """Give a message back before its time."""
+        returned = await self.database.write(
+            lambda connection: self.queues.reject(connection, params.receipt, params.delay_seconds)
+        )
+        return {"rejected": returned}
+
+    @operation(idempotent=True)
+    async def queue_size(self, params: p.Queue) -> dict[str, int]:
+        """How many messages a queue has: to be had now, and delayed or handed out."""
+        ready, waiting = await self.database.read(
+            lambda connection: self.queues.size(connection, params.queue)
+        )
+        return {"ready": ready, "not_ready": waiting}
+
+
+def _shown(delivery: Delivery, call: Call) -> p.Message:
+    message = p.Message(delivery.id, delivery.receipt, delivery.deliveries, delivery.enqueued_at)
+    message.value, message.encoding = delivery.value.write(call)
+    return message

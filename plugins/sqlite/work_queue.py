@@ -1,0 +1,104 @@
+"""Durable queues: a message is handed out, and comes back unless it is acknowledged in time.
+
+Nothing here waits or commits; it runs in worker threads, inside a transaction. Delivery is
+at least once: a consumer that dies, or is slower than the visibility timeout, leaves its
+message to the next. One that was handed out ``max_deliveries`` times goes to the queue's
+dead letters, which are a queue as well.
+"""
+
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prism.sdk import Value
+
+from .connection import Connection
+
+DEAD_LETTERS = ".dead"
+"""Behind a queue's name, that of its dead letters."""
+
+_ENQUEUE = """INSERT INTO _prism_queue
+    (namespace, queue, value, binary, enqueued_at, visible_at, deliveries)
+    VALUES (:namespace, :queue, :value, :binary, :now, :visible_at, 0)"""
+_NEXT = """SELECT id, value, binary, enqueued_at, deliveries FROM _prism_queue
+    WHERE namespace = :namespace AND queue = :queue AND visible_at <= :now
+    ORDER BY visible_at, id LIMIT 1"""
+_HAND_OUT = """UPDATE _prism_queue
+    SET deliveries = deliveries + 1, visible_at = :visible_at, receipt = :receipt WHERE id = :id"""
+_BURY = """UPDATE _prism_queue SET queue = :dead, visible_at = :now, receipt = NULL, deliveries = 0
+    WHERE id = :id"""
+_HELD = "namespace = :namespace AND receipt = :receipt AND visible_at > :now"
+_ACKNOWLEDGE = f"DELETE FROM _prism_queue WHERE {_HELD}"  # noqa: S608
+_REJECT = f"UPDATE _prism_queue SET visible_at = :visible_at, receipt = NULL WHERE {_HELD}"  # noqa: S608
+_COUNT = """SELECT count(*) FILTER (WHERE visible_at <= :now), count(*) FROM _prism_queue
+    WHERE namespace = :namespace AND queue = :queue"""
+
+
+class Delivery(NamedTuple):
+    """A message handed out; ``receipt`` acknowledges or rejects this delivery of it."""
+
+    id: int
+    receipt: str
+    value: Value
+    deliveries: int
+    enqueued_at: float
+
+
+class WorkQueue:
+    """One namespace's queues. ``clock`` gives wall-clock seconds since 1970."""
+
+    def __init__(self, namespace: str, clock: Callable[[], float]) -> None:
+        self._namespace = namespace
+        self._clock = clock
+
+    def enqueue(self, connection: Connection, queue: str, value: Value, delay: float) -> int:
+        """Add a message that can be had after ``delay`` seconds; returns its id."""
+        parameters = self._parameters(
+            queue=queue, value=value.data, binary=value.binary, visible_at=self._in(delay)
+        )
+        return connection.execute(_ENQUEUE, parameters).lastrowid or 0
+
+    def dequeue(
+        self,
+        connection: Connection,
+        queue: str,
+        limit: int,
+        visibility_timeout: float,
+        max_deliveries: int,
+    ) -> list[Delivery]:
+        """Hand out up to ``limit`` messages, the ones that wait longest first."""
+        found: list[Delivery] = []
+        while len(found) < limit:
+            row = connection.execute(_NEXT, self._parameters(queue=queue)).fetchone()
+            if row is None:
+                break
+            number, value, binary, enqueued_at, deliveries = row
+            if deliveries >= max_deliveries and not queue.endswith(DEAD_LETTERS):
+                connection.execute(_BURY, self._parameters(id=number, dead=queue + DEAD_LETTERS))
+                continue
+            receipt = secrets.token_urlsafe(16)
+            handed = {"id": number, "receipt": receipt, "visible_at": self._in(visibility_timeout)}
+            connection.execute(_HAND_OUT, handed)
+            message = Value(value, binary=bool(binary))
+            found.append(Delivery(number, receipt, message, deliveries + 1, enqueued_at / 1000))
+        return found
+
+    def acknowledge(self, connection: Connection, receipt: str) -> bool:
+        """The message is dealt with and gone; False when it was no longer this receipt's."""
+        return connection.execute(_ACKNOWLEDGE, self._parameters(receipt=receipt)).rowcount == 1
+
+    def reject(self, connection: Connection, receipt: str, delay: float) -> bool:
+        """Give the message back, to be had after ``delay`` seconds; False as above."""
+        parameters = self._parameters(receipt=receipt, visible_at=self._in(delay))
+        return connection.execute(_REJECT, parameters).rowcount == 1
+
+    def size(self, connection: Connection, queue: str) -> tuple[int, int]:
+        """(messages that can be had now, messages that are delayed or handed out)."""
+        ready, all_of_them = connection.execute(_COUNT, self._parameters(queue=queue)).fetchone()
+        return ready, all_of_them - ready
+
+    def _in(self, seconds: float) -> int:
+        return int((self._clock() + seconds) * 1000)
+
+    def _parameters(self, **parameters: object) -> dict[str, object]:
+        return {"namespace": self._namespace, "now": int(self._clock() * 1000), **parameters}

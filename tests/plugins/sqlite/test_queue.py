@@ -1,0 +1,158 @@
+"""Durable queues, with a clock that is moved by hand."""
+
+import base64
+
+import pytest
+import trio
+
+from prism.sdk import PluginError, StatusCode
+
+
+async def take(sqlite, **params):
+    return (await sqlite.call("dequeue", queue="jobs", **params))["messages"]
+
+
+async def test_a_message_is_handed_out_once_and_gone_when_acknowledged(sqlite):
+    assert await take(sqlite) == []
+    enqueued = await sqlite.call("enqueue", queue="jobs", value={"do": "this"})
+    (message,) = await take(sqlite)
+    assert (message["id"], message["value"], message["deliveries"]) == (
+        enqueued["id"],
+        {"do": "this"},
+        1,
+    )
+    assert await take(sqlite) == []
+    receipt = message["receipt"]
+    assert await sqlite.call("acknowledge", receipt=receipt) == {"acknowledged": True}
+    assert await sqlite.call("acknowledge", receipt=receipt) == {"acknowledged": False}
+    assert await sqlite.call("queue_size", queue="jobs") == {"ready": 0, "not_ready": 0}
+
+
+async def test_order_and_limit(sqlite):
+    for number in range(5):
+        await sqlite.call("enqueue", queue="jobs", value=number)
+    await sqlite.call("enqueue", queue="others", value="x")
+    assert [message["value"] for message in await take(sqlite, limit=3)] == [0, 1, 2]
+    assert [message["value"] for message in await take(sqlite, limit=100)] == [3, 4]
+    assert await sqlite.call("queue_size", queue="jobs") == {"ready": 0, "not_ready": 5}
+
+
+async def test_what_is_not_acknowledged_in_time_comes_back(sqlite, clock):
+    await sqlite.call("enqueue", queue="jobs", value=1)
+    (first,) = await take(sqlite, visibility_timeout_seconds=10)
+    clock.now += 9
+    assert await take(sqlite) == []
+    clock.now += 1
+    (second,) = await take(sqlite)
+    assert (second["id"], second["deliveries"]) == (first["id"], 2)
+    assert await sqlite.call("acknowledge", receipt=first["receipt"]) == {"acknowledged": False}
+    assert await sqlite.call("acknowledge", receipt=second["receipt"]) == {"acknowledged": True}
+
+
+async def test_a_late_acknowledgement_does_not_count(sqlite, clock):
+    await sqlite.call("enqueue", queue="jobs", value=1)
+    (message,) = await take(sqlite, visibility_timeout_seconds=10)
+    clock.now += 11
+    assert not (await sqlite.call("acknowledge", receipt=message["receipt"]))["acknowledged"]
+    assert len(await take(sqlite)) == 1
+
+
+async def test_a_rejected_message_comes_back_when_told(sqlite, clock):
+    await sqlite.call("enqueue", queue="jobs", value=1)
+    (message,) = await take(sqlite)
+    assert await sqlite.call("reject", receipt=message["receipt"], delay_seconds=5) == {
+        "rejected": True
+    }
+    assert await take(sqlite) == []
+    clock.now += 5
+    (again,) = await take(sqlite)
+    await sqlite.call("reject", receipt=again["receipt"])
+    assert len(await take(sqlite)) == 1
+
+
+async def test_a_delayed_message_waits(sqlite, clock):
+    await sqlite.call("enqueue", queue="jobs", value=1, delay_seconds=60)
+    assert await take(sqlite) == []
+    clock.now += 60
+    assert len(await take(sqlite)) == 1
+
+
+async def test_a_message_nobody_can_deal_with_becomes_a_dead_letter(sqlite):
+    await sqlite.call("enqueue", queue="jobs", value="poison")
+    await sqlite.call("enqueue", queue="jobs", value="good")
+    for _ in range(2):
+        message = next(m for m in await take(sqlite, limit=9, max_deliveries=2) if m)
+        assert message["value"] == "poison"
+        await sqlite.call("reject", receipt=message["receipt"])
+    rest = await take(sqlite, limit=9, max_deliveries=2)
+    assert "poison" not in [message["value"] for message in rest]
+    (dead,) = (await sqlite.call("dequeue", queue="jobs.dead", max_deliveries=1))["messages"]
+    assert (dead["value"], dead["deliveries"]) == ("poison", 1)
+    assert (await sqlite.call("acknowledge", receipt=dead["receipt"]))["acknowledged"]
+
+
+async def test_a_consumer_can_wait(sqlite, nursery):
+    taken = []
+
+    async def consume():
+        taken.extend(await take(sqlite, wait_seconds=60))
+
+    async with trio.open_nursery() as consumers:
+        consumers.start_soon(consume)
+        await trio.sleep(0.05)
+        assert taken == []
+        await sqlite.call("enqueue", queue="jobs", value="at last")
+    assert [message["value"] for message in taken] == ["at last"]
+    assert await take(sqlite, wait_seconds=0.01) == []
+
+
+async def test_each_message_goes_to_one_consumer(sqlite):
+    for number in range(50):
+        await sqlite.call("enqueue", queue="jobs", value=number)
+    taken = []
+
+    async def consume():
+        while messages := await take(sqlite, limit=3):
+            taken.extend(message["value"] for message in messages)
+
+    async with trio.open_nursery() as consumers:
+        for _ in range(5):
+            consumers.start_soon(consume)
+    assert sorted(taken) == list(range(50))
+
+
+async def test_bytes(sqlite):
+    text = base64.b64encode(b"\x00\xff").decode()
+    await sqlite.call("enqueue", queue="jobs", value=text, encoding="base64")
+    (message,) = await take(sqlite)
+    assert (message["value"], message["encoding"]) == (text, "base64")
+
+
+async def test_queues_are_their_namespaces_own_and_survive(open_plugin):
+    async with open_plugin("one") as one, open_plugin("two") as two:
+        await one.call("enqueue", queue="jobs", value=1)
+        (message,) = await take(one)
+        assert await take(two) == []
+        theirs = await two.call("acknowledge", receipt=message["receipt"])
+        assert theirs == {"acknowledged": False}
+        await one.call("reject", receipt=message["receipt"])
+    async with open_plugin("one") as one:
+        assert len(await take(one)) == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "params"),
+    [
+        ("enqueue", {"queue": ""}),
+        ("enqueue", {"queue": "q", "value": "x" * 600_000}),
+        ("dequeue", {"queue": "q", "limit": 0}),
+        ("dequeue", {"queue": "q", "visibility_timeout_seconds": 0}),
+        ("reject", {"receipt": "r", "delay_seconds": -1}),
+        ("acknowledge", {"receipt": ""}),
+        ("dequeue", {"queue": "q", "wait": 1}),
+    ],
+)
+async def test_what_cannot_be(sqlite, operation, params):
+    with pytest.raises(PluginError) as caught:
+        await sqlite.request(operation, params)
+    assert caught.value.status is StatusCode.INVALID_ARGUMENT
