@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def open_door(
     codec: str,
     namespaces: list[dict[str, Any]] | None = None,
     *,
+    limits: Mapping[str, int] | None = None,
     quiet: bool = False,
 ) -> Proxy:
     """A proxy whose data port is ``door``; its CA is ``directory / "ca.pem"``.
@@ -33,9 +34,11 @@ def open_door(
     config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
     if quiet:
         config["log"] = {"level": "error"}
+    listen: dict[str, Any] = {"limits": limits or {}}
     if door == "tls":
         certificate, key = issue_certificate(directory)
-        config["listen"] = {"tls": {"cert": certificate, "key": key}}
+        listen["tls"] = {"cert": certificate, "key": key}
+    config["listen"] = listen
     return start(config)
 
 
