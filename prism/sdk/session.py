@@ -1,16 +1,10 @@
 """One connection to a host: frames in, calls to a plugin, frames out.
 
-Theory of operation. The task that runs the session reads, a second one writes,
-and workers run the calls, each under its own cancel scope with the deadline the
-host gave it. Whatever happens to a call, its worker ends it by queueing the one
-CLOSE that the protocol asks for. Queued frames leave in one send.
-
-Workers are kept and reused: starting a task costs more than most calls. A
-worker that takes a call first wakes another if more calls wait, so that none of
-them depends on this one; a call that never has to wait is thus answered at the
-price of a function call, and one that does holds up nobody. A worker whose
-handler left a context variable changed takes no further calls, so that every
-call starts with the session's own context.
+Theory of operation. The task that runs the session reads, a second one writes
+(``session_writer``), and workers run the calls (``workers``), each under its own
+cancel scope with the deadline the host gave it. Whatever happens to a call, its
+worker ends it by queueing the one CLOSE that the protocol asks for. Queued frames
+leave in one send.
 
 The session ends when the host closes the connection or breaks the protocol, or
 after Shutdown was answered. Calls that are running then are cancelled.
@@ -19,12 +13,8 @@ after Shutdown was answered. Calls that are running then are cancelled.
 import logging
 import math
 import secrets
-import sys
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from contextvars import copy_context
-from types import TracebackType
 from typing import Any, Protocol
 
 import anyio
@@ -47,7 +37,10 @@ from prism.contract.messages import (
 )
 from prism.contract.service import BackendPlugin, Method
 from prism.contract.status import StatusCode
+from prism.sdk.scopes import Scope, scope_type
 from prism.sdk.session_stream import SessionStream
+from prism.sdk.session_writer import CONNECTION_ERRORS, SessionWriter
+from prism.sdk.workers import Workers
 from prism.wire import ConnectionState, Role
 from prism.wire.codecs import CODEC_NAMES
 from prism.wire.connection import Connection
@@ -76,19 +69,12 @@ HANDSHAKE_TIMEOUT = 30.0
 """Seconds for the host's HELLO."""
 STOP_TIMEOUT = 10.0
 """Seconds for the plugin's ``shutdown`` when the host is gone."""
-MAX_IDLE_WORKERS = 64
-"""Workers kept for the next calls; more are started when needed, and end after."""
-CALLS_BEFORE_PAUSE = 16
-"""Calls after which the reader and the writer get a turn: the host can work on
-the first answers while the rest of a burst is still being made."""
 MAX_QUEUED_FOR_NOTES = 256 * 1024
 """Bytes waiting for a host that does not read, at which it gets no more news of us."""
 PARTING_TIME = 2.0
 """Seconds to write what is still queued when the session ends."""
 DRAIN_TOKEN = 0x647261
 """Of the PING that follows a drain's GOAWAY; its echo says that the host has read both."""
-CONNECTION_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-"""What a stream raises when its connection is gone; TLS's own errors are OSErrors."""
 
 
 class ByteStream(Protocol):
@@ -99,35 +85,6 @@ class ByteStream(Protocol):
     async def send(self, item: bytes) -> None: ...
 
     async def aclose(self) -> None: ...
-
-
-class Scope(Protocol):
-    """A cancel scope: anyio's, or trio's own."""
-
-    deadline: float
-
-    @property
-    def cancel_called(self) -> bool: ...
-
-    def cancel(self) -> None: ...
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None: ...
-
-
-def _scope_type() -> Callable[..., Scope]:
-    """What makes cancel scopes here; trio's own are half the cost of anyio's around them."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        kind: Callable[..., Scope] = trio.CancelScope
-        return kind
-    return anyio.CancelScope
 
 
 class Session:
@@ -151,18 +108,10 @@ class Session:
             ),
         )
         self._scopes: dict[int, Scope] = {}
-        self._waiting: deque[Open] = deque()
-        self._idle_workers: list[anyio.Event] = []
-        self._context = copy_context()
         self._reading = anyio.CancelScope()
-        self._worker_is_coming = False
-        self._since_pause = 0
         self._streams: dict[int, SessionStream] = {}
-        self._wake_writer = anyio.Event()
+        self._writer = SessionWriter(stream, self._connection)
         self._call_ended = anyio.Event()
-        self._all_written = anyio.Event()
-        self._writing = False
-        self._can_write = True
         self._shut_down = False
         self._draining = False
         self._drain_seen = anyio.Event()
@@ -213,25 +162,25 @@ class Session:
         Raises:
             HandshakeFailed: the host refused the plugin or said no HELLO.
         """
-        self._new_scope = _scope_type()
-        self._context = copy_context()
+        self._new_scope = scope_type()
         # Not cancelled with the rest: the last frames, such as logs, have yet to leave.
         writer_scope = anyio.CancelScope(shield=True)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._write, writer_scope)
+                tasks.start_soon(self._writer.run, writer_scope)
                 try:
                     self.send(self._connection.local_hello)
                     with anyio.fail_after(HANDSHAKE_TIMEOUT):
                         await self._greet()
                     async with anyio.create_task_group() as calls:
+                        workers = Workers(calls, self._run_unary)
                         with self._reading:
-                            await self._serve(calls)
+                            await self._serve(calls, workers)
                         calls.cancel_scope.cancel()
                 except TimeoutError:
                     raise HandshakeFailed("the host did not answer HELLO in time") from None
                 finally:
-                    await self._flush()
+                    await self._writer.flush(PARTING_TIME)
                     writer_scope.cancel()
         except* HandshakeFailed as group:
             raise group.exceptions[0] from None
@@ -283,11 +232,11 @@ class Session:
             log.debug("the connection to the host broke: %s", error.__cause__ or error)
             return b""
 
-    async def _serve(self, calls: TaskGroup) -> None:
+    async def _serve(self, calls: TaskGroup, workers: Workers) -> None:
         while not self._shut_down:
             event = await self._next_event()
             if isinstance(event, Open):
-                self._open(event, calls)
+                self._open(event, calls, workers)
             elif isinstance(event, Data):
                 if (stream := self._streams.get(event.stream)) is not None:
                     stream.deliver(event)
@@ -323,37 +272,11 @@ class Session:
         """
         if self._connection.state is not ConnectionState.CLOSED:
             self._connection.send(event)
-            self._wake_writer.set()
-
-    async def _write(self, scope: anyio.CancelScope) -> None:
-        with scope:
-            while True:
-                data = self._connection.data_to_send()
-                self._writing = bool(data)
-                if data:
-                    try:
-                        await self._stream.send(data)
-                    except CONNECTION_ERRORS:
-                        break  # the reader sees the end as well, and acts on it
-                else:
-                    self._all_written.set()
-                    self._wake_writer = anyio.Event()
-                    await self._wake_writer.wait()
-        self._can_write = False
-        self._all_written.set()
-
-    async def _flush(self) -> None:
-        """Give the last frames, such as Shutdown's answer, a moment to leave."""
-        with anyio.move_on_after(PARTING_TIME, shield=True):
-            while self._can_write and (self._writing or self._connection.queued_bytes):
-                if self._all_written.is_set():
-                    self._all_written = anyio.Event()
-                self._wake_writer.set()
-                await self._all_written.wait()
+            self._writer.wake()
 
     # -- calls ----------------------------------------------------------------
 
-    def _open(self, event: Open, calls: TaskGroup) -> None:
+    def _open(self, event: Open, calls: TaskGroup, workers: Workers) -> None:
         full = len(self._scopes) >= MAX_STREAMS
         if full or self._draining:
             status = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.UNAVAILABLE
@@ -369,41 +292,10 @@ class Session:
             self._streams[event.stream] = stream
             calls.start_soon(self._run_stream, stream, event.stream, scope)
         else:
-            self._waiting.append(event)
-            self._wake_worker(calls)
+            workers.add(event)
 
-    def _wake_worker(self, calls: TaskGroup) -> None:
-        if self._worker_is_coming:
-            return
-        self._worker_is_coming = True
-        if self._idle_workers:
-            self._idle_workers.pop().set()
-        else:
-            self._context.run(calls.start_soon, self._work, calls)
-
-    async def _work(self, calls: TaskGroup) -> None:
-        waiting = self._waiting
-        context = copy_context()
-        while True:
-            self._worker_is_coming = False
-            while waiting:
-                event = waiting.popleft()
-                if waiting:
-                    self._wake_worker(calls)
-                await self._run_unary(event, self._scopes[event.stream])
-                if copy_context() != context:
-                    return
-                self._since_pause += 1
-                if self._since_pause >= CALLS_BEFORE_PAUSE:
-                    self._since_pause = 0
-                    await anyio.lowlevel.checkpoint()
-            if len(self._idle_workers) >= MAX_IDLE_WORKERS:
-                return
-            wake = anyio.Event()
-            self._idle_workers.append(wake)
-            await wake.wait()
-
-    async def _run_unary(self, event: Open, scope: Scope) -> None:
+    async def _run_unary(self, event: Open) -> None:
+        scope = self._scopes[event.stream]
         response: Message | None = None
         status = StatusCode.CANCELLED
         started = not scope.cancel_called
