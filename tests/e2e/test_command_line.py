@@ -45,6 +45,14 @@ def test_parameters_as_an_argument_and_from_standard_input(call):
     assert call("kv", "get", "-", stdin='{"key":"a"}') == (0, found, "")
 
 
+def test_what_is_no_utf8_is_the_proxys_to_explain(call):
+    status, output, said = call("kv", "get", b'{"key":"\xff"}')
+    assert (status, output) == (1, "")
+    assert "the body is not UTF-8: invalid start byte at byte 8" in said
+    status, _, said = call("kv", "get", "-", stdin="\udcff", errors="surrogateescape")
+    assert (status, "the body is not UTF-8" in said) == (1, True)
+
+
 def test_errors_go_to_standard_error(call):
     status, output, said = call("kv", "get", '{"ky":"a"}')
     assert (status, output) == (1, "")
