@@ -14,6 +14,7 @@ need() { # need PROGRAM PACKAGE
 need curl curl
 need node nodejs
 need gcc gcc
+need openssl openssl
 need go golang-go
 need nghttp nghttp2-client
 need h2load nghttp2-client

@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/getting-started.md", "docs/sqlite.md", "docs/http-api.md"]
+PAGES = [
+    "README.md",
+    "docs/getting-started.md",
+    "docs/sqlite.md",
+    "docs/http-api.md",
+    "docs/plugin-verification.md",
+]
 PRISM = Path(sys.executable).parent / "prism"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -30,6 +36,9 @@ def steps(page: str) -> list[tuple[str, str]]:
             while command.endswith("\\"):
                 line, _, output = output.partition("\n")
                 command = command[:-1] + line.strip()
+            if "<<'END'" in command:
+                text, _, output = output.partition("\nEND\n")
+                command = f"{command}\n{text}\nEND\n"
             found.append((command, output.strip()))
     return found
 
