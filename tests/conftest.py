@@ -9,7 +9,7 @@ import trio
 
 from prism.channels.channel import PluginChannel, StreamCall
 from prism.contract.config import NamespaceLimits
-from prism.contract.exceptions import ChannelClosed, PluginCrashed
+from prism.contract.exceptions import CallError, ChannelClosed, PluginCrashed
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -70,6 +70,13 @@ class FunctionChannel(PluginChannel):
     async def wait_broken(self) -> Exception:
         await self._closed.wait()
         return ChannelClosed("closed")
+
+    @property
+    def ended(self) -> Exception | None:
+        return ChannelClosed("closed") if self._closed.is_set() else None
+
+    def give_up_calls(self, error: CallError) -> None:
+        raise NotImplementedError
 
     @property
     def open_calls(self) -> int:

@@ -8,6 +8,7 @@ the plugin how much of that scope's time is left.
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 
+from prism.contract.exceptions import CallError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -100,6 +101,18 @@ class PluginChannel(ABC):
 
         ``ChannelClosed`` after ``aclose``, otherwise ``ChannelBroken`` or
         ``RemoteProtocolError``.
+        """
+
+    @property
+    @abstractmethod
+    def ended(self) -> Exception | None:
+        """Why the channel can carry no more calls; None while it can."""
+
+    @abstractmethod
+    def give_up_calls(self, error: CallError) -> None:
+        """Cancel every open call in the plugin, and let each end with ``error`` here.
+
+        For the end of a drain. The channel can be used afterwards. Never raises.
         """
 
     @property

@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -166,7 +167,11 @@ class FramedChannel(PluginChannel):
     async def _watch_cancelled_calls(self) -> None:
         grace = self.settings.cancel_grace
         while True:
-            await trio.sleep(grace / 2)
+            due = trio.current_time() + grace / 2
+            await trio.sleep_until(due)
+            if trio.current_time() - due > grace:
+                # This process was stopped, and could read no CLOSE: the grace begins anew.
+                self._abandoned = dict.fromkeys(self._abandoned, trio.current_time())
             oldest = next(iter(self._abandoned.values()), float("inf"))
             if trio.current_time() - oldest >= grace:
                 self._link.finish(
@@ -195,6 +200,20 @@ class FramedChannel(PluginChannel):
     async def wait_broken(self) -> Exception:
         """Wait for the end of the channel; returns its reason."""
         return await self._link.wait_ended()
+
+    @property
+    def ended(self) -> Exception | None:
+        """Why the channel can carry no more calls; None while it can."""
+        return self._link.ended
+
+    def give_up_calls(self, error: CallError) -> None:
+        """Cancel every open call in the plugin, and let each end with ``error`` here."""
+        for stream, task in list(self._waiting.items()):
+            self.abandon(stream, StatusCode.UNAVAILABLE)
+            trio.lowlevel.reschedule(task, outcome.Error(copy(error)))
+        for stream, call in list(self._streams.items()):
+            self.abandon(stream, StatusCode.UNAVAILABLE)
+            call.fail(error)
 
     @property
     def open_calls(self) -> int:

@@ -7,6 +7,7 @@ proxy's memory and its event loop. What is contained are its exceptions.
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from copy import copy
 from typing import Any, TypeVar
 
 import trio
@@ -50,11 +51,23 @@ class InProcessChannel(PluginChannel):
         self._plugin = plugin
         self._open: set[trio.CancelScope] = set()
         self._closed = trio.Event()
+        self._cut: CallError | None = None
 
     @property
     def open_calls(self) -> int:
         """Calls that have not returned yet."""
         return len(self._open)
+
+    @property
+    def ended(self) -> Exception | None:
+        """Why the channel can carry no more calls; None while it can."""
+        return ChannelClosed(f"{self.name} was stopped") if self._closed.is_set() else None
+
+    def give_up_calls(self, error: CallError) -> None:
+        """Cancel every open call, and let each end with ``error``."""
+        self._cut = error
+        for scope in self._open:
+            scope.cancel()
 
     async def _call(self, method: Callable[[Any], Awaitable[T]], request: object, failed: T) -> T:
         """Await ``method``; what it raises becomes ``failed``."""
@@ -75,7 +88,11 @@ class InProcessChannel(PluginChannel):
                 return answer
             log.error("%s answered with a %s", self.name, type(answer).__name__)
             return failed
-        raise PluginCrashed(f"{self.name} was stopped during the call")
+        raise (
+            copy(self._cut)
+            if self._cut
+            else PluginCrashed(f"{self.name} was stopped during the call")
+        )
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
@@ -105,7 +122,7 @@ class InProcessChannel(PluginChannel):
         """Open a stream with its first message; leaving the block early cancels it."""
         if self._closed.is_set():
             raise PluginUnavailable(f"{self.name} was stopped")
-        call = _InProcessStream(self.name, self.redaction)
+        call = _InProcessStream(self.name, self.redaction, lambda: self._cut)
         failure: Exception | None = None
         self._open.add(call.scope)
         try:
@@ -147,10 +164,13 @@ class _InProcessStream(StreamCall):
     ``scope`` holds the plugin's side: cancelling it ends the stream as crashed.
     """
 
-    def __init__(self, name: str, redaction: Redaction) -> None:
+    def __init__(
+        self, name: str, redaction: Redaction, why_cut: Callable[[], CallError | None]
+    ) -> None:
         self.scope = trio.CancelScope()
         self._name = name
         self._redaction = redaction
+        self._why_cut = why_cut
         self._send_requests, self._requests = trio.open_memory_channel[StreamRequest](0)
         self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
         self._error: CallError | None = None
@@ -162,7 +182,9 @@ class _InProcessStream(StreamCall):
                 with self.scope:
                     await self._pass_on(plugin, first)
                 if self.scope.cancelled_caught:
-                    self._error = PluginCrashed(f"{self._name} was stopped during the call")
+                    self._error = self._why_cut() or PluginCrashed(
+                        f"{self._name} was stopped during the call"
+                    )
             except BaseException as error:
                 _raise_what_passes(
                     error, "a stream raised where the contract wants an answer", self._redaction

@@ -18,6 +18,7 @@ from prism.contract.config_plugin import (
     HealthConfig,
     PluginConfig,
     PluginForm,
+    RestartConfig,
 )
 from prism.contract.config_verification import SignaturePolicy, TrustedKey, VerificationConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "NamespaceLimits",
     "PluginConfig",
     "PluginForm",
+    "RestartConfig",
     "SecretsConfig",
     "ServerTLS",
     "SignaturePolicy",
@@ -112,6 +114,10 @@ class NamespaceLimits(Block, frozen=True):
     stream_idle_timeout_seconds: Annotated[
         Seconds, Meta(description="A stream ends when no message went either way for so long.")
     ] = 300.0
+    max_waiting: Annotated[
+        Count,
+        Meta(description="Calls at a time that wait for a plugin to come back; one more is 503."),
+    ] = 1024
     timeout_seconds: Annotated[
         Seconds, Meta(description="Deadline of a call whose caller names none.")
     ] = 30.0
@@ -155,6 +161,14 @@ class NamespaceConfig(Block, frozen=True):
     limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
         NamespaceLimits()
     )
+    while_unavailable: Annotated[
+        Literal["wait", "fail"],
+        Meta(
+            description="What becomes of calls while the plugin restarts. `wait`: they wait, up to "
+            "their deadline, until it has had its first new start; if that fails, they are "
+            "answered 503 at once until it is back. `fail`: 503 at once."
+        ),
+    ] = "wait"
 
 
 class SecretsConfig(Block, frozen=True):

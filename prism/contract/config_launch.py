@@ -115,6 +115,14 @@ class Launch(Block, frozen=True):
             extra={"types": REMOTE, "needs": ("endpoint",)},
         ),
     ] = False
+    overlap: Annotated[
+        bool | None,
+        Meta(
+            description="`false` for a plugin that cannot run twice at a time (an exclusive file): "
+            "a reload then stops the old one before it starts the new one, and holds the "
+            "calls meanwhile. The default is `true`.",
+        ),
+    ] = None
     entry: Annotated[
         str | None,
         Meta(

@@ -20,6 +20,26 @@ class HealthConfig(Block, frozen=True):
     ] = 3
 
 
+class RestartConfig(Block, frozen=True):
+    """When the proxy starts a plugin again that failed, and when it stops trying."""
+
+    first_delay_seconds: Annotated[
+        Seconds, Meta(description="Pause after the first failure; it doubles with each in a row.")
+    ] = 0.1
+    max_delay_seconds: Annotated[Seconds, Meta(description="Longest pause.")] = 30.0
+    good_run_seconds: Annotated[
+        Seconds, Meta(description="Service after which a failure counts as the first again.")
+    ] = 60.0
+    max_crashes: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)],
+        Meta(
+            description="Crashes in a row after which the plugin has failed and waits for a reset; "
+            "0 never gives up. A plugin that says why it cannot start, or that is not there "
+            "to connect to, has not crashed."
+        ),
+    ] = 20
+
+
 class CatalogueVersion(Launch, frozen=True):
     """One version of a catalogue plugin: the keys that differ from its siblings."""
 
@@ -96,7 +116,8 @@ class PluginConfig(Launch, frozen=True):
         ),
     ] = None
     start_timeout_seconds: Annotated[
-        Seconds, Meta(description="From start to a successful Initialize.")
+        Seconds,
+        Meta(description="From start to a successful Initialize, and from there to health."),
     ] = 10.0
     drain_timeout_seconds: Annotated[
         Seconds, Meta(description="For open calls to end at a reload or stop.")
@@ -111,6 +132,9 @@ class PluginConfig(Launch, frozen=True):
         16 * MIB
     )
     health: Annotated[HealthConfig, Meta(description="Health checks.")] = HealthConfig()
+    restart: Annotated[RestartConfig, Meta(description="Restarts after failures.")] = (
+        RestartConfig()
+    )
 
     @property
     def form(self) -> PluginForm:

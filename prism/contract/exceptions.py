@@ -24,8 +24,10 @@
         ├── NotFound                404  nothing is at this path
         │   ├── UnknownNamespace    404  no such namespace, or none the caller may see
         │   ├── UnknownOperation    404  the plugin offers no such operation
-        │   └── UnknownMethod       404  no such gRPC method
+        │   ├── UnknownMethod       404  no such gRPC method
+        │   └── UnknownVersion      404  the catalogue has no such version of the plugin
         ├── RequestTimeout          408  the request's body did not arrive in time
+        ├── OperationInProgress     409  the namespace's plugin is being reloaded already
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── TooManyStreams          429  the limit on open streams is reached
         ├── CallCancelled           499  the caller went away
@@ -34,7 +36,7 @@
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
         ├── PluginUnavailable       503  no instance can take the call; it never ran
         ├── Overloaded              503  the plugin takes no more work now; it never ran
-        ├── Draining                503  the proxy is stopping
+        ├── Draining                503  the proxy is stopping, or the instance replaced
         ├── DeadlineExceeded        504  the call's time is up; outcome unknown
         └── PluginError             ---  the plugin's own answer, with its status
 
@@ -111,7 +113,17 @@ class HandshakeFailed(ChannelError):
 
 
 class LaunchError(PrismError):
-    """A plugin could not be started; the message says which one, why, and what to do."""
+    """A plugin could not be started; the message says which one, why, and what to do.
+
+    ``output`` is what its process wrote last: for operators, never for clients.
+    ``crashed``: it was started and failed by itself, so that starting it again and again
+    may be of no use; not so where a backend or a peer is not there yet.
+    """
+
+    def __init__(self, message: str, *, output: Sequence[str] = (), crashed: bool = False) -> None:
+        super().__init__(message)
+        self.output = tuple(output)
+        self.crashed = crashed
 
 
 class PluginRefused(LaunchError):
@@ -275,6 +287,12 @@ class UnknownMethod(NotFound):
         )
 
 
+class UnknownVersion(NotFound):
+    """The catalogue has no such version of the namespace's plugin; says what it has."""
+
+    reason = "unknown_version"
+
+
 class RequestTimeout(CallError):
     """The client did not deliver its request in time."""
 
@@ -282,6 +300,20 @@ class RequestTimeout(CallError):
     http_status = 408
     reason = "request_timeout"
     retryable = True
+
+
+class OperationInProgress(CallError):
+    """One reload, restart or drain at a time is run on a namespace."""
+
+    status = StatusCode.ABORTED
+    http_status = 409
+    reason = "operation_in_progress"
+    retryable = True
+
+    def __init__(self, namespace: str, operation: str) -> None:
+        super().__init__(f"a {operation} of namespace {namespace!r} is already under way")
+        self.namespace = namespace
+        self.operation = operation
 
 
 class TooManyInFlight(CallError):
@@ -340,12 +372,19 @@ class PluginMisbehaved(CallError):
 
 
 class PluginUnavailable(CallError):
-    """No instance can take the call. It never ran."""
+    """No instance can take the call. It never ran.
+
+    ``retry_after``: seconds until the next start of the plugin, where that is known.
+    """
 
     status = StatusCode.UNAVAILABLE
     http_status = 503
     reason = "plugin_unavailable"
     retryable = True
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class Overloaded(CallError):
@@ -358,7 +397,7 @@ class Overloaded(CallError):
 
 
 class Draining(CallError):
-    """The proxy is stopping and could not finish the call."""
+    """The proxy is stopping, or the instance replaced, and could not finish the call."""
 
     status = StatusCode.UNAVAILABLE
     http_status = 503

@@ -16,6 +16,7 @@ from prism.channels.grpc.exchange import Exchange
 from prism.channels.grpc.link import HTTP2Link
 from prism.channels.grpc.stream import GrpcStreamCall, ending_of
 from prism.contract.exceptions import (
+    CallError,
     Overloaded,
     PluginError,
     PluginMisbehaved,
@@ -114,6 +115,15 @@ class GrpcChannel(PluginChannel):
     async def wait_broken(self) -> Exception:
         """Wait for the end of the channel; returns its reason."""
         return await self._link.wait_ended()
+
+    @property
+    def ended(self) -> Exception | None:
+        """Why the channel can carry no more calls; None while it can."""
+        return self._link.ended
+
+    def give_up_calls(self, error: CallError) -> None:
+        """Cancel every open call, and let each end with ``error``."""
+        self._link.give_up(error)
 
     @property
     def open_calls(self) -> int:

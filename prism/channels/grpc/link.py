@@ -11,6 +11,7 @@ few minutes. Health checks are calls anyway, and TCP's keep-alive notices a dead
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from copy import copy
 
 import h2.config
 import h2.connection
@@ -234,6 +235,13 @@ class HTTP2Link:
         if self._exchanges.pop(stream_id, None) is None or self.ended is not None:
             return
         self._reset_stream(stream_id, ErrorCodes.CANCEL if cancelled else ErrorCodes.PROTOCOL_ERROR)
+
+    def give_up(self, error: CallError) -> None:
+        """Cancel all exchanges; who waits for one gets ``error``."""
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            self._reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
+            exchange.fail(copy(error))
 
     def _reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
         try:
