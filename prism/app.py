@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 import trio
 
-from prism.contract.config import Config, NamespaceConfig
-from prism.contract.exceptions import Draining, ListenError
-from prism.core.config import resolve_credentials, resolve_plugin
+from prism.contract.config import Config, NamespaceConfig, PluginConfig
+from prism.contract.exceptions import Draining, ListenError, UnknownVersion
+from prism.core.config import Credentials, UnknownPlugin, resolve_plugin
 from prism.core.config.plugin_rules import is_loopback
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
@@ -221,11 +221,17 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
         plugin_name=namespace.plugin.name or namespace.backend,
         plugin=plugin,
         config_json=msgspec.json.encode(namespace.config).decode(),
-        credentials=partial(
-            resolve_credentials, namespace.credentials, Path(config.secrets.directory)
-        ),
+        credentials=Credentials(namespace.credentials, Path(config.secrets.directory)),
         verification=config.verification,
+        at_version=partial(_plugin_at_version, config, namespace),
     )
+
+
+def _plugin_at_version(config: Config, namespace: NamespaceConfig, version: str) -> PluginConfig:
+    try:
+        return resolve_plugin(config, namespace, version)
+    except UnknownPlugin as error:
+        raise UnknownVersion(f"namespace {namespace.name!r}: {error}") from None
 
 
 async def _close(listeners: list[Listener]) -> None:

@@ -120,8 +120,8 @@ class LaunchError(PrismError):
     may be of no use; not so where a backend or a peer is not there yet.
     """
 
-    def __init__(self, message: str, *, output: Sequence[str] = (), crashed: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, *facts: str, output: Sequence[str] = (), crashed: bool = False) -> None:
+        super().__init__(*facts)
         self.output = tuple(output)
         self.crashed = crashed
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prism.contract.config import NamespaceConfig, NamespaceLimits
 from prism.contract.exceptions import CallError
@@ -22,6 +22,7 @@ class Namespace:
     limits: NamespaceLimits = field(default_factory=NamespaceLimits)
     backend: str = ""
     description: str = ""
+    while_unavailable: Literal["wait", "fail"] = "wait"
     in_flight: int = field(default=0, init=False)
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
@@ -29,7 +30,14 @@ class Namespace:
     @classmethod
     def from_config(cls, config: NamespaceConfig, slot: Slot) -> "Namespace":
         """The namespace that ``config`` describes, with its plugin in ``slot``."""
-        return cls(config.name, slot, config.limits, config.backend, config.description)
+        return cls(
+            config.name,
+            slot,
+            config.limits,
+            config.backend,
+            config.description,
+            config.while_unavailable,
+        )
 
     def deadline(self, now: float, timeout: float | None) -> float:
         """When a call that starts ``now`` must end, if it asks for ``timeout`` seconds."""

@@ -1,27 +1,41 @@
-"""How long to wait before starting a plugin again."""
+"""When a plugin that failed is started again, and when no longer."""
 
 import random
 from collections.abc import Callable
 
-FIRST_DELAY = 0.1
-LAST_DELAY = 30.0
-"""Seconds; each delay doubles the one before, up to the last."""
+from prism.contract.config import RestartConfig
+
 JITTER = 0.2
 """Share by which a delay varies, so that many plugins do not restart in step."""
-GOOD_RUN = 60.0
-"""Seconds of service after which a failure counts as the first again."""
 
 
 class Backoff:
-    """The delays between the starts of one plugin."""
+    """The pauses between the starts of one plugin, and the limit of its crashes.
 
-    def __init__(self, rand: Callable[[], float] = random.random) -> None:
+    Only crashes in a row can exhaust it: a backend that is down may come back by
+    itself, a program that ends itself at its start seldom mends.
+    """
+
+    def __init__(self, config: RestartConfig, rand: Callable[[], float] = random.random) -> None:
+        self._config = config
         self._rand = rand
-        self._next = FIRST_DELAY
+        self.reset()
 
-    def delay(self, served: float) -> float:
-        """Seconds to wait now, after a run that served for ``served`` seconds."""
-        if served >= GOOD_RUN:
-            self._next = FIRST_DELAY
-        delay, self._next = self._next, min(self._next * 2, LAST_DELAY)
+    def reset(self) -> None:
+        """Forget all failures."""
+        self._next = self._config.first_delay_seconds
+        self.crashes = 0
+
+    def after(self, served: float, *, crashed: bool) -> float | None:
+        """Seconds to wait now, after a run that served for ``served`` seconds.
+
+        None: it has crashed too often, and is not to be started again.
+        """
+        config = self._config
+        if served >= config.good_run_seconds:
+            self.reset()
+        self.crashes = self.crashes + 1 if crashed else 0
+        if config.max_crashes and self.crashes >= config.max_crashes:
+            return None
+        delay, self._next = self._next, min(self._next * 2, config.max_delay_seconds)
         return delay * (1 + JITTER * (2 * self._rand() - 1))

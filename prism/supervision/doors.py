@@ -7,7 +7,7 @@ by themselves.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -20,13 +20,12 @@ from prism.channels.framed import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel, is_fault
 from prism.contract.config import PluginConfig, PluginForm
-from prism.contract.exceptions import CallError, ChannelError, LaunchError, PluginRefused
-from prism.contract.service import BackendPlugin
+from prism.contract.exceptions import CallError, ChannelError, LaunchError
 from prism.supervision import process
-from prism.supervision.import_path import explain_missing
+from prism.supervision.loading import load_plugin
 from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
-from prism.supervision.verification import VerifiedModule, Verifier, log_verdict
+from prism.supervision.verification import Verifier, log_verdict
 
 log = logging.getLogger("prism.supervision")
 
@@ -35,16 +34,22 @@ PAUSE_AFTER_STRANGER = 0.1
 
 
 def open_door(
-    spec: InstanceSpec, news: News, listener: unix.UnixListener | None, nursery: trio.Nursery
+    spec: InstanceSpec,
+    news: News,
+    listener: unix.UnixListener | None,
+    nursery: trio.Nursery,
+    *,
+    fresh: bool = False,
 ) -> AbstractAsyncContextManager[PluginChannel]:
     """The way to ``spec``'s plugin; ``listener`` is where it dials in, if it does.
 
-    Entering raises LaunchError or ChannelError when the plugin cannot be reached.
+    ``fresh`` loads the code of a plugin in this process anew. Entering raises
+    LaunchError or ChannelError when the plugin cannot be reached.
     """
     plugin = spec.plugin
     match plugin.form:
         case PluginForm.MODULE:
-            return _in_process(spec)
+            return _in_process(spec, fresh=fresh)
         case PluginForm.LIBRARY:
             log_verdict(spec.label, _verifier(spec).library(), spec.verification)
         case PluginForm.COMMAND:
@@ -63,16 +68,16 @@ def open_door(
 
 
 @asynccontextmanager
-async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]:
-    verified = _verifier(spec).module()  # blocks, as the import that follows it does
-    log_verdict(spec.label, verified.verdict, spec.verification)
-    kind = _load(spec, verified)
+async def _in_process(spec: InstanceSpec, *, fresh: bool) -> AsyncGenerator[PluginChannel, None]:
+    kind = await load_plugin(spec, fresh=fresh)
     try:
         plugin = kind()
     except BaseException as error:
         if not is_fault(error):
             raise
-        raise LaunchError(f"{spec.label} cannot be made: {_described(error)}") from error
+        raise LaunchError(
+            f"{spec.label} cannot be made: {_described(error)}", crashed=True
+        ) from error
     channel = InProcessChannel(plugin, spec.label)
     try:
         yield channel
@@ -83,28 +88,6 @@ async def _in_process(spec: InstanceSpec) -> AsyncGenerator[PluginChannel, None]
 
 def _verifier(spec: InstanceSpec) -> Verifier:
     return Verifier(spec.plugin, spec.label, spec.verification)
-
-
-def _load(spec: InstanceSpec, verified: VerifiedModule) -> Callable[[], BackendPlugin]:
-    module_name, _, class_name = (spec.plugin.module or "").partition(":")
-    try:
-        module = verified.import_module()
-    except PluginRefused:
-        raise
-    except ModuleNotFoundError as error:
-        missing = explain_missing(error.name or module_name, spec.plugin.path)
-        raise LaunchError(f"{spec.label}: {missing}") from None
-    except BaseException as error:
-        if not is_fault(error):
-            raise
-        raise LaunchError(
-            f"{spec.label}: importing {module_name} failed: {_described(error)}"
-        ) from error
-    try:
-        kind: Callable[[], BackendPlugin] = getattr(module, class_name)
-    except AttributeError:
-        raise LaunchError(f"{spec.label}: module {module_name} has no {class_name!r}") from None
-    return kind
 
 
 def _described(error: BaseException) -> str:
@@ -158,9 +141,11 @@ async def _spawned(
             command.words,
             plugin.environment,
             plugin.working_directory,
+            news.output,
             executable=command.executable,
             descriptors=command.descriptors,
         )
+    news.pid = child.pid
     log.info("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
     nursery.start_soon(child.listen)
     try:
@@ -169,12 +154,12 @@ async def _spawned(
     except (ChannelError, LaunchError, CallError) as error:
         raise await _explain(child, error) from error
     finally:
-        how = await child.end(plugin.kill_timeout_seconds)
-        log.info("%s (pid %d) %s", spec.label, child.pid, how)
+        news.ending = await child.end(plugin.kill_timeout_seconds)
+        log.info("%s (pid %d) %s", spec.label, child.pid, news.ending)
 
 
 async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
-    """``error`` with how the process ended. What it wrote is for the log alone."""
+    """``error`` with how the process ended, and what it wrote: that is for operators alone."""
     message = str(error)
     if await child.wait_ended(process.EXIT_PATIENCE):
         await child.wait_silent()
@@ -182,7 +167,7 @@ async def _explain(child: process.PluginProcess, error: Exception) -> LaunchErro
     if child.last_lines:
         lines = "\n    ".join(child.last_lines)
         log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
-    return LaunchError(message)
+    return LaunchError(message, output=child.last_lines, crashed=getattr(error, "crashed", True))
 
 
 @asynccontextmanager
@@ -190,6 +175,7 @@ async def _dialling_in(
     spec: InstanceSpec, news: News, listener: unix.UnixListener, nursery: trio.Nursery
 ) -> AsyncGenerator[PluginChannel, None]:
     stream, peer = await _accept(listener)
+    news.pid = peer.pid
     log.info("%s dialled in on %s (%s)", spec.label, listener.path, peer)
     async with _framed(spec, news, nursery, stream) as channel:
         yield channel

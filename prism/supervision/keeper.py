@@ -1,59 +1,62 @@
-"""Keeps one namespace's plugin running: start, watch, end, and start again."""
+"""Keeps one namespace's plugin running: start, watch, start again, and one operation at a time.
+
+Theory of operation. The keeper's loop has one aim: that there is a serving
+generation. If there is none it makes attempts, further and further apart, until
+one serves, or until the plugin has crashed too often. A generation that leaves
+tells so in plain code, which clears the slot. Operations (reload, restart,
+drain: see ``reload``) run in a task beside the loop; they *park* it while they
+want no instance but their own, and put in place what shall serve: that ends an
+attempt that is under way.
+"""
 
 import logging
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+import outcome
 import trio
 
-from prism import __version__
-from prism.channels import unix
-from prism.channels.channel import PluginChannel
 from prism.contract.config import PluginForm
-from prism.contract.exceptions import CallError, LaunchError, PrismError
-from prism.contract.messages import (
-    HealthCheckRequest,
-    HealthCheckResponse,
-    HealthStatus,
-    InitializeRequest,
-    InitializeResponse,
-    OperationDeclaration,
-    ProxyCapabilities,
-    ShutdownRequest,
-)
+from prism.contract.exceptions import Draining, LaunchError, OperationInProgress
 from prism.supervision.backoff import Backoff
-from prism.supervision.doors import open_door
-from prism.supervision.instance import Instance
-from prism.supervision.news import News
+from prism.supervision.dial_in import DialIn
+from prism.supervision.generation import Generation
+from prism.supervision.journal import Journal
 from prism.supervision.slot import Slot
 from prism.supervision.spec import InstanceSpec
 
 log = logging.getLogger("prism.supervision")
 
-SHUTDOWN_PATIENCE = 2.0
-"""Seconds beyond its own limit that a plugin's Shutdown may take."""
+STOPPING = "the proxy is stopping"
+STARTED_BY_US = (PluginForm.COMMAND, PluginForm.MODULE)
+"""Plugins whose crashes count towards the limit: the others are somebody else's to start."""
+
+T = TypeVar("T")
 
 
 class Keeper:
-    """Runs the instances of one namespace, one after the other."""
+    """Runs the generations of one namespace."""
 
-    def __init__(self, spec: InstanceSpec, slot: Slot) -> None:
+    def __init__(self, spec: InstanceSpec, slot: Slot, journal: Journal | None = None) -> None:
         self.spec = spec
         self.slot = slot
-        self._generation = 0
-        self._stopping = trio.Event()
-        self._starting: trio.CancelScope | None = None
-        self._listener: unix.UnixListener | None = None
-        self._news = News(spec.namespace, spec.plugin_name)
+        self.journal = journal or Journal(spec.namespace)
+        self.current: Generation | None = None
+        self.newest: Generation | None = None
+        self.generations: list[Generation] = []
+        self.operation: str | None = None
+        self.last_failure: LaunchError | None = None
+        self.stopping = False
+        self.made = self.journal.events.clock()
+        self._number = 0
+        self._delay = 0.0
+        self._backoff = Backoff(spec.plugin.restart)
+        self._parked: trio.Event | None = None
+        self._attempt = trio.CancelScope()
+        self._dial_in = DialIn(spec.namespace)
+        self._nursery: trio.Nursery | None = None
 
-    def stop(self) -> None:
-        """Let the present instance finish its calls and end; start no other."""
-        self._stopping.set()
-        if self._starting is not None:
-            self._starting.cancel()
+    # -- the loop -------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the plugin running until ``stop``. A plugin's failure is never raised.
@@ -61,221 +64,232 @@ class Keeper:
         Started once the first attempt has ended, well or badly, or once the
         socket is open on which the plugin will dial in.
         """
-        backoff = Backoff()
         tell_started = _Once(task_status.started)
         try:
-            while not self._stopping.is_set():
-                served = await self._run_once(tell_started)
-                tell_started()
-                with trio.move_on_after(backoff.delay(served)):
-                    await self._stopping.wait()
+            async with trio.open_nursery() as self._nursery:
+                while not self.stopping:
+                    if self._parked is not None:
+                        await self._parked.wait()
+                    elif self.current is not None:
+                        await self._wait_gone(self.current)
+                    else:
+                        await self._try_to_serve(tell_started)
+                        tell_started()
         finally:
             tell_started()
-            await self._stop_listening()
+            self._nursery = None
+            await self._dial_in.keep_only(None)
 
-    async def _run_once(self, tell_started: Callable[[], None]) -> float:
-        """One instance from start to end; returns for how many seconds it served."""
-        served_since = math.inf
-        try:
-            with trio.CancelScope() as self._starting:
-                if self._dials_in:
-                    await self._listen()
-                    tell_started()
-                async with (
-                    trio.open_nursery() as nursery,
-                    self._instance(nursery) as instance,
-                ):
-                    # From here on, stop() lets calls finish first.
-                    self._starting = None
-                    served_since = trio.current_time()
-                    self._put_in_service(instance)
-                    tell_started()
-                    await self._serve(instance)
-        except* PrismError as group:
-            self._say_absent("; ".join(str(error) for error in _leaves(group)))
-        except* Exception:
-            log.exception("bug while running %s", self.spec.label)
-            self._say_absent("internal error; the proxy's log has the cause")
-        finally:
-            self._starting = None
-        return max(0.0, trio.current_time() - served_since)
+    def stop(self, reason: str = STOPPING) -> None:
+        """Let the present instance finish its calls and end; start no other."""
+        self.stopping = True
+        self.slot.say_absent(reason)
+        self._attempt.cancel()
+        self.unpark()
+        for generation in list(self.generations):
+            generation.retire(reason)
 
-    async def _serve(self, instance: Instance) -> None:
-        """Watch ``instance`` until it should leave its slot; take it out and end it."""
-        channel_works, reason = await self._watch(instance)
-        stopping = self._stopping.is_set()
-        log.log(
-            logging.INFO if stopping else logging.WARNING,
-            "instance %s leaves: %s",
-            instance.id,
-            reason,
+    async def _wait_gone(self, generation: Generation) -> None:
+        """Wait until ``generation`` serves no more; note a failure, if nothing replaced it."""
+        with trio.CancelScope() as self._attempt:
+            await generation.wait_leaving()
+            if self.current is None and (generation.broke or not generation.spec.may_overlap):
+                # How it ended is worth knowing, and comes soon.
+                await generation.wait_ended()
+        if self.current is None and self._parked is None and not self.stopping:
+            self._note_failure(generation.error, generation.served)
+
+    async def _try_to_serve(self, tell_started: Callable[[], None]) -> None:
+        """One attempt: a pause, if there must be one, and a new generation."""
+        with trio.CancelScope() as self._attempt:
+            try:
+                generation = await self.launch(self.spec, delay=self._delay)
+            except LaunchError as error:
+                self._note_failure(error, served=0.0)
+                tell_started()
+                await trio.sleep(self._delay)
+                return
+            try:
+                if self.spec.dials_in:
+                    self.slot.say_absent(
+                        f"it waits for the plugin to dial {self.spec.plugin.socket}"
+                    )
+                    tell_started()
+                if await generation.wait_settled():
+                    self.install(generation)
+                    return
+            finally:
+                if self.current is not generation:
+                    generation.retire("it is not needed any more")
+            await generation.wait_ended()
+            self._note_failure(generation.error, generation.served)
+
+    def _note_failure(self, failure: LaunchError, served: float) -> None:
+        """Decide when to try again, or to try no more."""
+        self.last_failure = failure
+        crashed = failure.crashed and self.spec.plugin.form in STARTED_BY_US
+        delay = self._backoff.after(served, crashed=crashed)
+        if delay is None:
+            self.park()
+            self._say_absent(f"it crashed {self._backoff.crashes} times in a row: {failure}")
+            log.error(
+                "namespace %s: gave up on %s until it is reset",
+                self.spec.namespace,
+                self.spec.label,
+            )
+            return
+        self._delay = delay
+        if served:
+            self.journal.restarts += 1
+        self._say_absent(
+            f"it is being restarted: {failure}" if served else str(failure),
+            # Its first new start is near; whether a second one helps, nobody knows.
+            expected=served > 0 and not self.spec.dials_in,
+            retry_at=trio.current_time() + delay,
         )
-        absence = "the proxy is stopping" if stopping else f"it is being restarted: {reason}"
-        self.slot.clear(instance, absence)
-        if channel_works:
-            await self._retire(instance)
 
-    @property
-    def _dials_in(self) -> bool:
-        plugin = self.spec.plugin
-        return plugin.form is PluginForm.SOCKET and not plugin.dial
-
-    async def _listen(self) -> None:
-        """Open the socket, unless it is open and its file still in place."""
-        plugin = self.spec.plugin
-        path = Path(plugin.socket or "")
-        if self._listener is not None and not self._listener.in_place:
-            await self._stop_listening()
-        if self._listener is None:
-            self._listener = unix.listen(path, group=plugin.group, mode=plugin.socket_mode)
-            log.info("namespace %s waits for its plugin to dial %s", self.spec.namespace, path)
-        self.slot.absence = f"it waits for the plugin to dial {path}"
-
-    async def _stop_listening(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            with trio.CancelScope(shield=True):
-                await listener.aclose()
-
-    def _say_absent(self, reason: str) -> None:
+    def _say_absent(
+        self, reason: str, *, expected: bool = False, retry_at: float | None = None
+    ) -> None:
         if self.slot.absence != reason:
             log.warning("namespace %s has no plugin: %s", self.spec.namespace, reason)
-        self.slot.absence = reason
+        self.slot.say_absent(reason, expected=expected, retry_at=retry_at)
 
-    def _put_in_service(self, instance: Instance) -> None:
+    # -- what operations use --------------------------------------------------
+
+    async def perform(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run ``work`` as the namespace's one operation, in a task of the keeper's.
+
+        Cancelling stops the waiting, not the work.
+
+        Raises:
+            OperationInProgress: there is one already.
+            Draining: the keeper stops, or has not begun.
+        """
+        if self.operation is not None:
+            raise OperationInProgress(self.spec.namespace, self.operation)
+        if self.stopping or self._nursery is None:
+            raise Draining(STOPPING)
+        self.operation = operation
+        done = trio.Event()
+        result: list[outcome.Outcome[T]] = []
+
+        async def run() -> None:
+            try:
+                result.append(await outcome.acapture(work))
+            finally:
+                self.operation = None
+                done.set()
+
+        self._nursery.start_soon(run)
+        await done.wait()
+        return result[0].unwrap()
+
+    async def launch(
+        self, spec: InstanceSpec, *, delay: float = 0.0, fresh: bool = False
+    ) -> Generation:
+        """Begin a new generation; it serves once it is installed.
+
+        Raises:
+            LaunchError: the socket cannot be opened on which it should dial in.
+        """
+        assert self._nursery is not None  # noqa: S101 - only called while running
+        listener = await self._dial_in.open(spec.plugin) if spec.dials_in else None
+        self._number += 1
+        generation = Generation(
+            spec,
+            self._number,
+            self.journal,
+            delay=delay,
+            reason=f"for {delay:.3g} s, as {self.slot.absence}" if delay else "",
+            fresh=fresh,
+            listener=listener,
+            on_leaving=self._left,
+        )
+        self.newest = generation
+        self.generations.append(generation)
+        self._nursery.start_soon(self._run_generation, generation)
+        return generation
+
+    async def _run_generation(self, generation: Generation) -> None:
+        try:
+            await generation.run()
+        finally:
+            self.generations.remove(generation)
+
+    def install(self, generation: Generation) -> None:
+        """Let ``generation`` serve from now on: the swap."""
+        instance = generation.instance
+        assert instance is not None  # noqa: S101 - it is settled
+        self.current = self.newest = generation
+        if self.spec.plugin.restart != generation.spec.plugin.restart:
+            self._backoff = Backoff(generation.spec.plugin.restart)
+        self.spec = generation.spec
         self.slot.fill(instance)
+        self._delay = 0.0
+        self._attempt.cancel()
+        self.unpark()
         log.info(
             "namespace %s is served by %s %s (instance %s)",
             instance.namespace,
-            self.spec.label,
+            generation.spec.label,
             instance.version,
             instance.id,
         )
 
-    # -- one instance ---------------------------------------------------------
+    def _left(self, generation: Generation) -> None:
+        """A generation must get no more calls: called in the moment that it is known."""
+        if self.slot.canary is not None and self.slot.canary is generation.instance:
+            self.slot.canary = None
+        if self.current is not generation or generation.instance is None:
+            return
+        self.current = None
+        if self._parked is not None or self.stopping:
+            self.slot.clear(generation.instance)  # what is going on has been said
+            return
+        reason = generation.leaving_reason
+        log.warning("instance %s leaves: %s", generation.id, reason)
+        self.slot.say_absent(f"it is being restarted: {reason}", expected=not self.spec.dials_in)
+        self.slot.clear(generation.instance)
 
-    @asynccontextmanager
-    async def _instance(self, nursery: trio.Nursery) -> AsyncGenerator[Instance, None]:
-        spec = self.spec
-        self._news = News(spec.namespace, spec.plugin_name)
-        credentials = spec.credentials()
-        async with open_door(spec, self._news, self._listener, nursery) as channel:
-            answer = await self._initialize(channel, credentials)
-            self._generation += 1
-            declared = {operation.name: operation for operation in answer.operations}
-            instance = Instance(
-                namespace=spec.namespace,
-                generation=self._generation,
-                plugin=spec.plugin_name,
-                version=answer.plugin_version,
-                channel=channel,
-                operations={
-                    name: declared.get(name, OperationDeclaration(name=name))
-                    for name in answer.supported_operations or declared
-                },
-            )
-            self._news.instance = instance
-            yield instance
+    def park(self) -> None:
+        """Make no attempts until ``unpark`` or ``install``."""
+        if self._parked is None:
+            self._parked = trio.Event()
+        self._attempt.cancel()
 
-    async def _initialize(
-        self, channel: PluginChannel, credentials: dict[str, str]
-    ) -> InitializeResponse:
-        spec = self.spec
-        limit = spec.plugin.start_timeout_seconds
-        request = InitializeRequest(
-            namespace=spec.namespace,
-            backend_type=spec.backend,
-            config_json=spec.config_json,
-            credentials=credentials,
-            capabilities=ProxyCapabilities(
-                supports_metrics_push=True,
-                supports_distributed_tracing=True,
-                proxy_version=__version__,
-            ),
-        )
-        with trio.move_on_after(limit) as in_time:
-            answer = await channel.initialize(request)
-        if in_time.cancelled_caught:
-            raise LaunchError(f"{spec.label} did not answer Initialize within {limit:g} seconds")
-        if not answer.success:
-            raise LaunchError(
-                f"{spec.label} refused to start: {answer.error or 'it did not say why'}"
-            )
-        return answer
+    def unpark(self) -> None:
+        """Go on making attempts, at once."""
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.set()
 
-    async def _watch(self, instance: Instance) -> tuple[bool, str]:
-        """Wait until ``instance`` should leave its slot.
+    @property
+    def parked(self) -> bool:
+        """Are no attempts made now?"""
+        return self._parked is not None
 
-        Returns whether its channel still works, and the reason in words.
+    def forgive(self) -> None:
+        """Forget past failures."""
+        self._backoff.reset()
+        self._delay = 0.0
+
+    def reset(self) -> None:
+        """Forget past failures; if there is no instance, try now.
+
+        Raises:
+            OperationInProgress: another operation decides on that.
         """
-        found: list[tuple[bool, str]] = []
-        async with trio.open_nursery() as nursery:
+        if self.operation is not None:
+            raise OperationInProgress(self.spec.namespace, self.operation)
+        self.forgive()
+        if self.current is None:
+            self._attempt.cancel()
+            self.unpark()
 
-            async def first(wait: Callable[[], Awaitable[str]], channel_works: bool) -> None:
-                found.append((channel_works, await wait()))
-                nursery.cancel_scope.cancel()
-
-            async def broken() -> str:
-                return str(await instance.channel.wait_broken())
-
-            async def leaving() -> str:
-                await self._news.leaving.wait()
-                return "it said that it stops"
-
-            async def stopping() -> str:
-                await self._stopping.wait()
-                return "the proxy is stopping"
-
-            async def unhealthy() -> str:
-                return await self._wait_unhealthy(instance)
-
-            nursery.start_soon(first, broken, False)
-            for wait in (leaving, stopping, unhealthy):
-                nursery.start_soon(first, wait, True)
-        # A broken channel is what counts, whatever came with it.
-        return min(found)
-
-    async def _wait_unhealthy(self, instance: Instance) -> str:
-        """Check health for ever; returns after too many failures in a row."""
-        health = self.spec.plugin.health
-        failures = 0
-        while True:
-            answer = await self._check_health(instance)
-            instance.health = answer
-            instance.metrics = answer.metrics or instance.metrics
-            failures = failures + 1 if answer.status is HealthStatus.UNHEALTHY else 0
-            if failures >= health.failure_threshold:
-                return f"{failures} health checks in a row failed: {answer.message}"
-            await trio.sleep(health.interval_seconds)
-
-    async def _check_health(self, instance: Instance) -> HealthCheckResponse:
-        limit = self.spec.plugin.health.timeout_seconds
-        try:
-            with trio.fail_after(limit):
-                return await instance.channel.health_check(HealthCheckRequest())
-        except trio.TooSlowError:
-            return HealthCheckResponse(message=f"no answer within {limit:g} seconds")
-        except CallError as error:
-            return HealthCheckResponse(message=str(error))
-
-    async def _retire(self, instance: Instance) -> None:
-        """Let the calls of an instance end, within limits, and shut it down."""
-        plugin = self.spec.plugin
-        channel = instance.channel
-        channel.go_away("the proxy no longer sends calls here")
-        with trio.move_on_after(plugin.drain_timeout_seconds):
-            await instance.wait_no_leases()
-        request = ShutdownRequest(
-            timeout_seconds=math.ceil(plugin.kill_timeout_seconds), reason="stop"
-        )
-        with trio.move_on_after(plugin.kill_timeout_seconds + SHUTDOWN_PATIENCE):
-            try:
-                answer = await channel.shutdown(request)
-            except CallError as error:
-                log.debug("%s could not be told to shut down: %s", self.spec.label, error)
-                return
-            if not answer.success:
-                log.warning("%s did not shut down cleanly: %s", self.spec.label, answer.error)
+    async def forget_sockets(self) -> None:
+        """Close the sockets that only a version needed that is not served any more."""
+        await self._dial_in.keep_only(self.spec.plugin)
 
 
 class _Once:
@@ -288,11 +302,3 @@ class _Once:
         function, self._function = self._function, None
         if function is not None:
             function()
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    """The plain exceptions in a tree of groups."""
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

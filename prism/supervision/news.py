@@ -1,10 +1,13 @@
 """What a plugin says of itself between calls: log records, metrics, health, GOAWAY."""
 
 import logging
+from collections.abc import Callable
 
 import trio
 
+from prism.contract.messages import HealthCheckResponse
 from prism.supervision.instance import Instance
+from prism.supervision.journal import Journal
 from prism.wire.events import GoAway, Note
 
 MAX_RECORDS_PER_SECOND = 500
@@ -15,13 +18,27 @@ log = logging.getLogger("prism.supervision")
 
 
 class News:
-    """Receives one instance's NOTE frames. Called from the reader: nothing blocks."""
+    """Receives what one generation says by itself. Called from the reader: nothing blocks.
 
-    def __init__(self, namespace: str, plugin: str) -> None:
+    ``pid`` and ``ending`` are set by the way in which the plugin is reached, where it
+    knows its process and how that ended.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        plugin: str,
+        label: str,
+        on_health: Callable[[HealthCheckResponse], None] = lambda _health: None,
+    ) -> None:
         self.instance: Instance | None = None
         self.leaving = trio.Event()
-        self._namespace = namespace
+        self.pid: int | None = None
+        self.ending = ""
+        self.label = label
+        self._journal = journal
         self._plugin = plugin
+        self._on_health = on_health
         self._log = logging.getLogger(f"prism.plugin.{plugin}")
         self._second = 0
         self._taken = 0
@@ -31,6 +48,7 @@ class News:
         for record in note.logs:
             if not self._within_rate():
                 continue
+            self._journal.line(self.label, "note", record.level, record.message)
             level = _LEVELS.get(record.level, logging.INFO)
             if self._log.isEnabledFor(level):
                 source = record.logger or self._log.name
@@ -38,11 +56,16 @@ class News:
                     level,
                     "%s",
                     record.message,
-                    extra={"fields": {"namespace": self._namespace, "source": source}},
+                    extra={"fields": {"namespace": self._journal.namespace, "source": source}},
                 )
         if self.instance is not None:
             self.instance.metrics = note.metrics or self.instance.metrics
-            self.instance.health = note.health or self.instance.health
+            if note.health is not None:
+                self._on_health(note.health)
+
+    def output(self, text: str) -> None:
+        """The plugin's process wrote a line."""
+        self._journal.line(self.label, "output", "INFO", text)
 
     def _within_rate(self) -> bool:
         second = int(trio.current_time())
@@ -63,6 +86,11 @@ class News:
     def goaway(self, event: GoAway) -> None:
         """The plugin will start no more calls."""
         log.info(
-            "plugin %r of namespace %s drains: %s", self._plugin, self._namespace, event.reason
+            "plugin %r of namespace %s drains: %s",
+            self._plugin,
+            self._journal.namespace,
+            event.reason,
         )
+        if self.instance is not None:
+            self.instance.leaving = True
         self.leaving.set()

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -50,10 +50,11 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 class PluginProcess:
     """One process. Made by :func:`start`; ``run`` and ``end`` belong to its owner."""
 
-    def __init__(self, name: str, process: trio.Process) -> None:
+    def __init__(self, name: str, process: trio.Process, on_line: Callable[[str], None]) -> None:
         self.name = name
         self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._process = process
+        self._on_line = on_line
         self._log = logging.getLogger(f"prism.plugin.{name}")
         self._listening = trio.CancelScope()
         self._silent = trio.Event()
@@ -97,6 +98,7 @@ class PluginProcess:
         self._report_dropped(rate.begin_window(trio.current_time()))
         if rate.admits():
             self._log.info("%s", text)
+            self._on_line(text)
 
     def _report_dropped(self, number: int) -> None:
         if number:
@@ -195,12 +197,14 @@ async def start(
     argv: Sequence[str],
     environment: Mapping[str, str],
     directory: str | None,
+    on_line: Callable[[str], None] = lambda _line: None,
     *,
     executable: str | None = None,
     descriptors: Sequence[int] = (),
 ) -> tuple[PluginProcess, trio.SocketStream]:
     """Start a plugin; returns its process and our end of its socket.
 
+    ``on_line`` gets each line of its output, within the rate; it must not block.
     ``executable`` is run instead of the first word of ``argv``, which the program
     still finds as its name. ``descriptors`` are handed down under their numbers.
 
@@ -232,7 +236,7 @@ async def start(
             raise
     with trio.CancelScope(shield=True):  # or nobody would know of the process
         await guardian().watch(process.pid)
-    return PluginProcess(name, process), stream
+    return PluginProcess(name, process, on_line), stream
 
 
 def _cannot_run(name: str, argv: Sequence[str], directory: str | None, error: OSError) -> str:

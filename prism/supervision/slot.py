@@ -2,51 +2,156 @@
 
 Calls take a lease on whatever instance is in the slot at that moment and keep
 it until they end, so an instance is drained when its last lease is returned.
-All of this is plain synchronous code: nothing here can block or be cancelled.
+Leasing is plain synchronous code: nothing in it can block or be cancelled. Only
+who finds the slot empty may wait.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from types import TracebackType
+
+import trio
 
 from prism.contract.exceptions import PluginUnavailable
 from prism.supervision.instance import Instance
+
+
+class Lease:
+    """One call's hold on an instance. A context manager, entered once."""
+
+    __slots__ = ("_instance", "_slot")
+
+    def __init__(self, slot: "Slot") -> None:
+        self._slot = slot
+
+    def __enter__(self) -> Instance:
+        """The instance that serves the call.
+
+        Raises:
+            PluginUnavailable: the slot is empty; the call has not begun.
+        """
+        self._instance = self._slot.choose()
+        self._instance.acquire()
+        return self._instance
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._instance.release(error)
 
 
 class Slot:
     """Where a namespace's calls find their plugin.
 
     ``current`` is ``None`` while there is no instance; ``absence`` then says
-    why, in words fit for a client.
+    why, in words fit for a client, ``expected`` whether one is about to come, ``held``
+    whether that was asked for, so that all calls should wait for it, and ``retry_at`` (on
+    trio's clock) when the next start is due. ``waiting`` calls wait for one; ``retried``
+    counts calls that were given to another instance, by reason. ``canary`` is an instance
+    that gets ``share`` of the calls.
     """
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
         self.current: Instance | None = None
+        self.canary: Instance | None = None
+        self.share = 0.0
         self.absence = "it has not started yet"
+        self.expected = True
+        self.held = False
+        self.retry_at: float | None = None
+        self.waiting = 0
+        self.retried: Counter[str] = Counter()
+        self._owed = 0.0
+        self._idempotent: frozenset[str] = frozenset()
+        self._changed = trio.lowlevel.ParkingLot()
 
-    @contextmanager
-    def lease(self) -> Iterator[Instance]:
-        """Hold the current instance for one call.
+    def lease(self) -> Lease:
+        """Hold the current instance for one call; entering it raises PluginUnavailable."""
+        return Lease(self)
+
+    def choose(self) -> Instance:
+        """The instance for the next call.
 
         Raises:
-            PluginUnavailable: the slot is empty; the call has not begun.
+            PluginUnavailable: there is none.
         """
         instance = self.current
         if instance is None:
-            raise PluginUnavailable(f"namespace {self.namespace!r} has no plugin: {self.absence}")
-        instance.leases += 1
-        try:
-            yield instance
-        finally:
-            instance.release()
+            raise self.unavailable()
+        if self.canary is not None and self.canary.takes_calls:
+            self._owed += self.share
+            if self._owed >= 1:
+                self._owed -= 1
+                return self.canary
+        return instance
+
+    def unavailable(self) -> PluginUnavailable:
+        """What a call is told that finds no instance."""
+        pause = None if self.retry_at is None else max(0.0, self.retry_at - trio.current_time())
+        return PluginUnavailable(
+            f"namespace {self.namespace!r} has no plugin: {self.absence}", retry_after=pause
+        )
 
     def fill(self, instance: Instance) -> Instance | None:
         """Put ``instance`` in the slot; returns the one it replaces."""
         previous, self.current = self.current, instance
+        self.retry_at = None
+        self._idempotent = frozenset(
+            name for name, declared in instance.operations.items() if declared.idempotent
+        )
+        self._changed.unpark_all()
         return previous
 
-    def clear(self, instance: Instance, absence: str) -> None:
-        """Take ``instance`` out, if it is still the current one."""
+    def clear(self, instance: Instance, absence: str | None = None) -> None:
+        """Take ``instance`` out, if it is still the current one; ``absence`` may be said before."""
         if self.current is instance:
             self.current = None
-            self.absence = absence
+            if absence is not None:
+                self.say_absent(absence)
+            self._changed.unpark_all()
+
+    def say_absent(
+        self,
+        absence: str,
+        *,
+        expected: bool = False,
+        held: bool = False,
+        retry_at: float | None = None,
+    ) -> None:
+        """Say why there is no instance, or will be none, and what can be hoped for."""
+        self.absence = absence
+        self.expected = expected or held
+        self.held = held
+        self.retry_at = retry_at
+        self._changed.unpark_all()
+
+    def is_idempotent(self, operation: str) -> bool:
+        """Did the last instance declare that the operation may be repeated?"""
+        return operation in self._idempotent
+
+    def still_serves(self, instance: str) -> bool:
+        """Is the instance with this id here, and does it take calls?"""
+        return any(
+            present is not None and present.id == instance and present.takes_calls
+            for present in (self.current, self.canary)
+        )
+
+    async def wait_filled(self) -> None:
+        """Wait for an instance that takes calls, while one can be expected.
+
+        The caller sets the deadline. Cancelling leaves nothing behind.
+
+        Raises:
+            PluginUnavailable: none will come soon.
+        """
+        self.waiting += 1
+        try:
+            while self.current is None or not self.current.takes_calls:
+                if self.current is None and not self.expected:
+                    raise self.unavailable()
+                await self._changed.park()
+        finally:
+            self.waiting -= 1

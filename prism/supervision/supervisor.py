@@ -1,25 +1,59 @@
-"""All keepers of one proxy: starts every namespace's plugin, and stops them together."""
+"""All plugins of one proxy, and what an operator may do with them.
 
-from collections.abc import Iterable
+This is the API that the admin port, the command line and configuration reloads
+stand on:
+
+==================================  ==================================================
+``status()``, ``status_of(ns)``     what is, as frozen Structs (``report``)
+``events``                          what happens: a bounded feed, ``events.follow()``
+``logs(ns)``                        what a plugin wrote: a bounded feed, likewise
+``await reload(ns, version, canary)``  replace the instance; returns a ``Receipt``
+``await restart(ns)``               end it, then start it; returns a ``Receipt``
+``await drain(ns)``                 end it after its calls, start none; a ``Receipt``
+``reset(ns)``                       try again now, though it failed too often
+``await apply(specs, commit)``      namespaces added, changed and removed as one change
+==================================  ==================================================
+
+Everything here raises ``CallError``s that front ends know how to tell:
+``UnknownNamespace`` 404, ``UnknownVersion`` 404, ``OperationInProgress`` 409,
+``InvalidRequest`` 400, ``Draining`` 503. A reload that fails is not an exception: its
+receipt says ``rolled_back``, and why. Cancelling who waits for a reload does not
+cancel the reload.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import trio
 
+from prism.contract.exceptions import InvalidRequest, UnknownNamespace
+from prism.supervision.canary import Canary
+from prism.supervision.feed import Feed
+from prism.supervision.journal import EventFeed, Journal
 from prism.supervision.keeper import Keeper
+from prism.supervision.reload import Reload
+from prism.supervision.report import LogLine, NamespaceStatus, Receipt
 from prism.supervision.slot import Slot
 from prism.supervision.spec import InstanceSpec
+from prism.supervision.status import status_of
 
 
 class Supervisor:
     """Runs one keeper per namespace."""
 
-    def __init__(self, specs: Iterable[InstanceSpec]) -> None:
-        self.slots: dict[str, Slot] = {}
-        self._keepers: list[Keeper] = []
+    def __init__(self, specs: Iterable[InstanceSpec] = ()) -> None:
+        self.events = EventFeed()
+        self._keepers: dict[str, Keeper] = {}
+        self._nursery: trio.Nursery | None = None
+        self._stop = trio.Event()
         self._stopped = trio.Event()
         for spec in specs:
-            slot = Slot(spec.namespace)
-            self.slots[spec.namespace] = slot
-            self._keepers.append(Keeper(spec, slot))
+            self._keepers[spec.namespace] = self._make_keeper(spec)
+
+    def _make_keeper(self, spec: InstanceSpec) -> Keeper:
+        return Keeper(spec, Slot(spec.namespace), Journal(spec.namespace, self.events))
+
+    # -- life -----------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep all plugins running until ``stop``.
@@ -27,18 +61,131 @@ class Supervisor:
         Started when every namespace has had its first attempt. One that failed
         does not keep the others, or the proxy, from serving.
         """
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             async with trio.open_nursery() as starting:
-                for keeper in self._keepers:
-                    starting.start_soon(nursery.start, keeper.run)
+                for keeper in self._keepers.values():
+                    starting.start_soon(self._nursery.start, keeper.run)
             task_status.started()
+            await self._stop.wait()
+        self._nursery = None
         self._stopped.set()
 
     def stop(self) -> None:
         """Shut all plugins down, side by side; ``run`` returns when they have ended."""
-        for keeper in self._keepers:
+        self._stop.set()
+        for keeper in self._keepers.values():
             keeper.stop()
 
     async def wait_stopped(self) -> None:
         """Wait until every plugin has ended."""
         await self._stopped.wait()
+
+    # -- what is --------------------------------------------------------------
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Where each namespace's calls find their plugin."""
+        return {name: keeper.slot for name, keeper in self._keepers.items()}
+
+    @property
+    def journals(self) -> Mapping[str, Journal]:
+        """What is counted and kept of each namespace's plugin, for metrics."""
+        return {name: keeper.journal for name, keeper in self._keepers.items()}
+
+    def _find(self, namespace: str) -> Keeper:
+        try:
+            return self._keepers[namespace]
+        except KeyError:
+            raise UnknownNamespace(namespace) from None
+
+    def status(self) -> list[NamespaceStatus]:
+        """All namespaces, sorted by name."""
+        return [status_of(keeper) for _, keeper in sorted(self._keepers.items())]
+
+    def status_of(self, namespace: str) -> NamespaceStatus:
+        """One namespace. Raises UnknownNamespace."""
+        return status_of(self._find(namespace))
+
+    def logs(self, namespace: str) -> Feed[LogLine]:
+        """The last lines of the namespace's plugin, and those to come. Raises UnknownNamespace.
+
+        Lines of standard output and error of a plugin that the proxy started, and the log
+        records that any plugin on the SDK sends. They outlive the instance.
+        """
+        return self._find(namespace).journal.lines
+
+    # -- what can be done -----------------------------------------------------
+
+    async def reload(
+        self, namespace: str, version: str | None = None, canary: Canary | None = None
+    ) -> Receipt:
+        """Replace the instance: by another ``version``, or by the same one anew.
+
+        ``canary`` tries the new one on a share of the calls first. Returns when the old
+        instance has ended, or the new one was given up.
+
+        Raises:
+            UnknownNamespace, UnknownVersion, OperationInProgress, Draining
+            InvalidRequest: a canary for a plugin that must not overlap.
+        """
+        keeper = self._find(namespace)
+        spec = keeper.spec
+        if version is not None:
+            spec = replace(spec, plugin=spec.at_version(version))
+        return await self._replace(keeper, spec, canary)
+
+    async def update(self, spec: InstanceSpec, canary: Canary | None = None) -> Receipt:
+        """As ``reload``, with a new configuration of an existing namespace."""
+        return await self._replace(self._find(spec.namespace), spec, canary)
+
+    async def _replace(self, keeper: Keeper, spec: InstanceSpec, canary: Canary | None) -> Receipt:
+        overlap = spec.may_overlap and keeper.spec.may_overlap
+        if canary is not None and not overlap:
+            raise InvalidRequest(
+                f"{spec.label} must not run twice at a time (overlap: false), "
+                "so it cannot be tried on a part of the calls"
+            )
+
+        async def work() -> Receipt:
+            return await Reload(keeper, spec, canary).run(overlap=overlap)
+
+        return await keeper.perform("canary" if canary else "reload", work)
+
+    async def restart(self, namespace: str) -> Receipt:
+        """End the instance, then start one of the same version; calls are held meanwhile.
+
+        Also the way out of FAILED and of a drain.
+
+        Raises:
+            UnknownNamespace, OperationInProgress, Draining
+        """
+        keeper = self._find(namespace)
+
+        async def work() -> Receipt:
+            keeper.forgive()
+            return await Reload(keeper, keeper.spec).stop_then_start()
+
+        return await keeper.perform("restart", work)
+
+    async def drain(self, namespace: str) -> Receipt:
+        """Give the instance no more calls, let it finish and end; start none until a restart.
+
+        Raises:
+            UnknownNamespace, OperationInProgress, Draining
+        """
+        keeper = self._find(namespace)
+
+        async def work() -> Receipt:
+            return await Reload(keeper, keeper.spec).drain()
+
+        return await keeper.perform("drain", work)
+
+    def reset(self, namespace: str) -> NamespaceStatus:
+        """Forget past failures; where there is no instance, try to start one now.
+
+        Raises:
+            UnknownNamespace, OperationInProgress
+        """
+        keeper = self._find(namespace)
+        keeper.reset()
+        return status_of(keeper)

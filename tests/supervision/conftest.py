@@ -1,12 +1,17 @@
 """Plugins as small programs, and no test may leave one behind."""
 
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from supervised_plugin import Model
 
 from prism.contract.config import PluginConfig
 from prism.supervision.spec import InstanceSpec
@@ -111,3 +116,23 @@ def is_alive() -> Callable[[int], bool]:
         return state not in "ZX"
 
     return check
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> type[Model]:
+    """The class of an in-process plugin, at ``a_model:Fresh``."""
+    kind = type("Fresh", (Model,), {"made": []})
+    module = types.ModuleType("a_model")
+    module.Fresh = kind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_model", module)
+    return kind
+
+
+@pytest.fixture
+def in_process(make_spec: MakeSpec, model: type[Model]) -> MakeSpec:
+    """The spec of an in-process plugin of the class ``model``."""
+
+    def make(**plugin: Any) -> InstanceSpec:
+        return make_spec(type="in_process", module="a_model:Fresh", **plugin)
+
+    return make

@@ -2,12 +2,13 @@ import logging
 
 from prism.contract.messages import HealthCheckResponse, HealthStatus, PluginMetrics
 from prism.supervision.instance import Instance
+from prism.supervision.journal import Journal
 from prism.supervision.news import MAX_RECORDS_PER_SECOND, News
 from prism.wire.events import GoAway, LogRecord, Note
 
 
 async def test_log_records_arrive_under_the_plugins_name(caplog):
-    news = News("ns", "small")
+    news = News(Journal("ns"), "small", "ns/1")
     records = [LogRecord("a message", "WARNING", "mine"), LogRecord("odd %s", "NO SUCH LEVEL")]
     with caplog.at_level("INFO"):
         news.take(Note(logs=records))
@@ -19,7 +20,7 @@ async def test_log_records_arrive_under_the_plugins_name(caplog):
 
 
 async def test_a_flood_of_records_is_cut_and_counted(caplog, mock_clock):
-    news = News("ns", "small")
+    news = News(Journal("ns"), "small", "ns/1")
     flood = Note(logs=[LogRecord("x", "INFO")] * (MAX_RECORDS_PER_SECOND + 7))
     with caplog.at_level(logging.INFO):
         news.take(flood)
@@ -33,7 +34,8 @@ async def test_a_flood_of_records_is_cut_and_counted(caplog, mock_clock):
 
 
 async def test_metrics_and_health_belong_to_the_instance():
-    news = News("ns", "small")
+    said = []
+    news = News(Journal("ns"), "small", "ns/1", said.append)
     metrics, health = (
         PluginMetrics(requests_total=3),
         HealthCheckResponse(status=HealthStatus.DEGRADED),
@@ -42,11 +44,11 @@ async def test_metrics_and_health_belong_to_the_instance():
     news.instance = Instance("ns", 1, "p", "1", channel=None, operations={})
     news.take(Note(metrics=metrics))
     news.take(Note(health=health))
-    assert (news.instance.metrics, news.instance.health) == (metrics, health)
+    assert (news.instance.metrics, said) == (metrics, [health])
 
 
 async def test_goaway_is_heard():
-    news = News("ns", "small")
+    news = News(Journal("ns"), "small", "ns/1")
     assert not news.leaving.is_set()
     news.goaway(GoAway(0, "upgrade"))
     assert news.leaving.is_set()

@@ -1,18 +1,19 @@
 """The configuration: from a YAML file to ``prism.contract.config.Config``.
 
 ``load_config`` reads a file; everything wrong with it is in one ``ConfigError``.
-``resolve_plugin`` tells which plugin a namespace means, ``resolve_credentials``
-reads its secrets when an instance is made, ``redacted`` is what may be shown.
+``resolve_plugin`` tells which plugin a namespace means, ``Credentials`` reads its secrets
+when an instance is made, ``redacted`` is what may be shown.
 ``schema_json`` and ``reference_markdown`` are generated from the same types.
 """
 
 from prism.core.config.catalogue import UnknownPlugin, resolve_plugin
-from prism.core.config.credentials import redacted, resolve_credentials
+from prism.core.config.credentials import Credentials, redacted, resolve_credentials
 from prism.core.config.loading import LoadedConfig, load_config, parse_config
 from prism.core.config.reference import reference_markdown
 from prism.core.config.schema import config_schema, schema_json
 
 __all__ = [
+    "Credentials",
     "LoadedConfig",
     "UnknownPlugin",
     "config_schema",

@@ -30,6 +30,9 @@ VERSIONED = (
 """The keys in which the placeholder is replaced."""
 
 
+_UNSET = Launch()
+
+
 class UnknownPlugin(LookupError):
     """The catalogue has no such plugin; says what it has."""
 
@@ -76,7 +79,7 @@ def launch_keys(entry: CataloguePlugin, version: str | None) -> dict[str, Any]:
         field.name: getattr(launch, field.name)
         for launch in launches
         for field in msgspec.structs.fields(Launch)
-        if launch is entry or getattr(launch, field.name) not in (None, False, {})
+        if launch is entry or getattr(launch, field.name) != getattr(_UNSET, field.name)
     }
     if version is not None:
         for name in VERSIONED:

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -31,6 +32,21 @@ _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://[^:@/\s]*:)([^\s/]+
 _PAIR_PASSWORD = re.compile(r"\b((?:password|passwd|pwd)=)([^\s&;]+)", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A namespace's credentials, resolved when called; two with the same texts are equal.
+
+    Its repr hides the texts: one that is no reference may be a secret itself.
+    """
+
+    texts: Mapping[str, str] = field(repr=False)
+    directory: FilePath
+
+    def __call__(self) -> dict[str, str]:
+        """The credentials with their secrets, as they are now. Raises ConfigError."""
+        return resolve_credentials(self.texts, self.directory)
 
 
 def resolve_credentials(

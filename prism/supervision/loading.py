@@ -1,0 +1,97 @@
+"""Loads the class of a plugin that runs in the proxy's own process.
+
+A reload wants the code that is on disk now, while the old instance goes on with
+the code that it has. So its package is taken out of ``sys.modules`` and imported
+again: new module objects, beside the old ones, which stay alive for as long as
+the old instance uses them. If that fails, the old ones are put back. (A package
+that is imported from verified bytes is renewed by ``verification``, when they differ.)
+
+What is fresh is the plugin's own package: the package that the module is in or
+is, and everything below it. Libraries are shared, as everything in a process is.
+An import that the old instance makes later, inside a function, finds the new
+modules; and extension modules in C cannot be loaded twice by Python. A plugin
+for which that matters belongs into a process of its own.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import trio
+
+from prism.channels.in_process import is_fault
+from prism.contract.exceptions import LaunchError, PluginRefused
+from prism.contract.service import BackendPlugin
+from prism.supervision.import_path import explain_missing
+from prism.supervision.spec import InstanceSpec
+from prism.supervision.verification import VerifiedModule, Verifier, log_verdict
+
+
+async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], BackendPlugin]:
+    """The class that ``spec.plugin.module`` names (``package.module:Class``).
+
+    A fresh import runs in a thread, so that calls go on meanwhile; it is not ended by a
+    cancellation, only left behind.
+
+    Raises:
+        LaunchError: it may not run, is not there, or cannot be imported.
+    """
+    label = spec.label
+    module_name, _, class_name = (spec.plugin.module or "").partition(":")
+    try:
+        if fresh:
+            module = await trio.to_thread.run_sync(_import, spec, True)
+        else:
+            module = _import(spec, fresh=False)
+    except PluginRefused:
+        raise
+    except ModuleNotFoundError as error:
+        missing = explain_missing(error.name or module_name, spec.plugin.path)
+        raise LaunchError(f"{label}: {missing}", crashed=True) from None
+    except BaseException as error:
+        if not is_fault(error):
+            raise
+        raise LaunchError(
+            f"{label}: importing {module_name} failed: {type(error).__name__}: {error}",
+            crashed=True,
+        ) from error
+    try:
+        kind: Callable[[], BackendPlugin] = getattr(module, class_name)
+    except AttributeError:
+        raise LaunchError(
+            f"{label}: module {module_name} has no {class_name!r}", crashed=True
+        ) from None
+    return kind
+
+
+def _import(spec: InstanceSpec, fresh: bool) -> ModuleType:
+    verified = Verifier(spec.plugin, spec.label, spec.verification).module()
+    log_verdict(spec.label, verified.verdict, spec.verification)
+    if fresh and verified.tree is None:
+        return import_afresh(verified)
+    return verified.import_module()
+
+
+def import_afresh(verified: VerifiedModule) -> ModuleType:
+    """Import a module and its package again, whether or not they are loaded.
+
+    Whatever the import raises passes through; ``sys.modules`` is then as it was.
+    """
+    name = verified.name
+    loaded = sys.modules.get(name)
+    package = (getattr(loaded, "__package__", None) or name) if loaded is not None else name
+    old = _take_out(package)
+    importlib.invalidate_caches()
+    try:
+        return verified.import_module()
+    except BaseException:
+        _take_out(package)
+        sys.modules.update(old)
+        raise
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    """Remove the package and all below it from ``sys.modules``; returns what was removed."""
+    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+    return {name: sys.modules.pop(name) for name in names}
