@@ -23,7 +23,8 @@ class CallRecord(msgspec.Struct):
     ``target`` is set once the namespace is known to exist; ``namespace`` and
     ``operation`` are the names that the client used, empty while they have not
     been recognised as names. ``plugin_seconds`` is None while the plugin has not
-    been called. ``started`` is on trio's clock. ``is_answered``: all of the answer has
+    been called. ``retries`` counts further attempts, on another instance. ``started`` is
+    on trio's clock. ``is_answered``: all of the answer has
     been handed to the server, so that what happens to the client is no part of the call.
     """
 
@@ -36,6 +37,7 @@ class CallRecord(msgspec.Struct):
     operation: str = ""
     instance: str = ""
     plugin_seconds: float | None = None
+    retries: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     is_call: bool = False

@@ -4,6 +4,7 @@
 say for programs what went wrong, ``detail`` for people.
 """
 
+import math
 from http import HTTPStatus
 
 from prism.contract.exceptions import CallError, MethodNotAllowed
@@ -11,10 +12,9 @@ from prism.core.request import CallRecord
 from prism.frontends.responses import Response, encode_json
 
 RETRY_AFTER_SECONDS = 1
-"""What 429 and 503 advise. Restarts and bursts are mostly over by then."""
+"""What 429 and 503 advise, unless the error knows better. Bursts are mostly over by then."""
 
 _PROBLEM = (b"content-type", b"application/problem+json")
-_RETRY_AFTER = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)
 _TITLES = {int(status): status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
@@ -37,7 +37,8 @@ def problem(error: CallError, record: CallRecord) -> Response:
         members["operation"] = record.operation
     headers = [_PROBLEM]
     if status in {429, 503}:
-        headers.append(_RETRY_AFTER)
+        pause = getattr(error, "retry_after", None) or RETRY_AFTER_SECONDS
+        headers.append((b"retry-after", b"%d" % math.ceil(pause)))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     return Response(status, headers, encode_json(members))

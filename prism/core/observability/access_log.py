@@ -31,6 +31,8 @@ def log_access(record: CallRecord, seconds: float) -> None:
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
     }
+    if record.retries:
+        fields["retries"] = record.retries
     if record.reason:
         fields["reason"] = record.reason
     # Made by hand: Logger.info would walk the stack for a source line that says nothing.

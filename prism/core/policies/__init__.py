@@ -11,12 +11,14 @@ logged and counted too. Innermost is the call to the plugin: ``Invoke``, or
 from collections.abc import Awaitable
 
 from prism.core.namespace import Namespace
+from prism.core.policies.await_plugin import AwaitPlugin
 from prism.core.policies.deadline import Deadline
 from prism.core.policies.in_flight import InFlightLimit
 from prism.core.policies.invoke import Invoke
 from prism.core.policies.invoke_stream import InvokeStream
 from prism.core.policies.policy import Policy
 from prism.core.policies.read_params import ReadParams
+from prism.core.policies.retry import Retry
 from prism.core.policies.stream_limit import StreamLimit
 from prism.core.request import Handler, Reply, Request
 
@@ -29,6 +31,10 @@ POLICIES: tuple[type[Policy], ...] = (
     StreamLimit,
     # Before the lease on an instance, so that a slow client cannot hold up a drain.
     ReadParams,
+    # After the body, so that from here to the lease nothing else takes time.
+    AwaitPlugin,
+    # Innermost: what it repeats is the call to the plugin and nothing else.
+    Retry,
 )
 
 

@@ -3,6 +3,7 @@
 import trio
 
 from prism.contract.exceptions import (
+    CallError,
     InvalidRequest,
     PluginError,
     PluginMisbehaved,
@@ -46,14 +47,18 @@ class Invoke:
             started = trio.current_time()
             try:
                 response = await instance.channel.execute(execute)
+            except CallError as error:
+                if instance.sample is not None:
+                    instance.sample.take(trio.current_time() - started, error.status)
+                raise
             finally:
                 record.plugin_seconds = trio.current_time() - started
+            if instance.sample is not None:
+                instance.sample.take(record.plugin_seconds, _status(response))
             if response.metrics is not None:
                 instance.metrics = response.metrics
         if not response.success:
-            # A plugin that fails without naming a status has not said what went wrong.
-            status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
-            raise PluginError(status, response.error[:MAX_DETAIL])
+            raise PluginError(_status(response), response.error[:MAX_DETAIL])
         return _reply(response)
 
     def _check_offered(self, request: Request, instance: Instance) -> None:
@@ -65,6 +70,13 @@ class Invoke:
                 f"operation {request.operation!r} answers with a stream, not with one result; "
                 "accept text/event-stream or application/x-ndjson"
             )
+
+
+def _status(response: ExecuteResponse) -> StatusCode:
+    if response.success:
+        return StatusCode.OK
+    # A plugin that fails without naming a status has not said what went wrong.
+    return StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
 
 
 def _reply(response: ExecuteResponse) -> Reply:
