@@ -35,6 +35,7 @@ from prism.frontends.server import (
     open_listeners,
     serve,
 )
+from prism.frontends.server.http2.implementation import choose
 from prism.lifecycle.given_sockets import GivenSocket, Role, for_place
 from prism.lifecycle.successor import PassedSocket
 from prism.supervision.spec import InstanceSpec
@@ -117,6 +118,7 @@ class Proxy:
                             shutdown=self._admin_stop,
                         )
                     )
+                log.info("HTTP/2 is served by %s", choose(ServerSettings().http2_codec))
                 on_ready(
                     Ready(
                         [bound_address(listener) for listener in listeners],

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs that tests run beside Python: curl, Node, a C compiler,
-# HTTP/2 clients, a browser; builds the ones in Go (tests/e2e/programs) into
+# HTTP/2 clients, nghttp2's headers, a browser; builds the ones in Go (tests/e2e/programs) into
 # the virtual environment $1.
 #
 # As root on Debian it installs what is missing. Elsewhere it says what to
@@ -20,6 +20,7 @@ need nghttp nghttp2-client
 need h2load nghttp2-client
 need chromium-headless-shell chromium-headless-shell
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+[ -e /usr/include/nghttp2/nghttp2.h ] || missing="$missing libnghttp2-dev"
 
 if [ -z "$missing" ]; then
     :

@@ -23,12 +23,28 @@ TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: prism serve",
 )
-@click.version_option(__version__, prog_name="prism", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, asked: show_version(context) if asked else None,
+    help="Show the version, and that of the HTTP/2 codec, and exit.",
+)
 def prism() -> None:
     """One door before many data stores.
 
     Clients call namespaces over HTTP; plugins know the backends behind them.
     """
+
+
+def show_version(context: click.Context) -> None:
+    """Print what runs here; the proxy's dependencies are imported only for this."""
+    from prism.frontends.server import ServerSettings
+    from prism.frontends.server.http2.implementation import choose
+
+    click.echo(f"prism {__version__} (HTTP/2: {choose(ServerSettings().http2_codec)})")
+    context.exit()
 
 
 prism.add_command(serve)

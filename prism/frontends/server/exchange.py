@@ -45,11 +45,11 @@ class Exchange(ABC):
         self.scope = scope
         self.phase = Phase.WAITING
         self.client_gone = False
-        self.received = bytearray()
+        self.received: bytes | bytearray = b""
         self.received_all = False
         self.cancel_scope = trio.CancelScope()
         self._body_delivered = False
-        self._changed = trio.Event()
+        self._changed: trio.Event | None = None  # while somebody waits for it
         self._head: tuple[int, Headers] = (0, [])
         self._trailers: Headers = []
         self._trailers_announced = False
@@ -59,13 +59,18 @@ class Exchange(ABC):
 
     def feed(self, data: bytes | bytearray) -> None:
         """Body bytes have come."""
-        self.received += data
-        self._changed.set()
+        if not self.received:
+            self.received = data
+        elif isinstance(self.received, bytearray):
+            self.received += data
+        else:
+            self.received = bytearray(self.received) + data
+        self._wake_receivers()
 
     def feed_end(self) -> None:
         """The request is complete."""
         self.received_all = True
-        self._changed.set()
+        self._wake_receivers()
 
     def disconnect(self) -> None:
         """The client is gone: cancel the application, and tell it through ``receive``.
@@ -74,8 +79,13 @@ class Exchange(ABC):
         """
         self.client_gone = True
         self.scope.setdefault("state", {})["prism.client_gone"] = True
-        self._changed.set()
+        self._wake_receivers()
         self.cancel_scope.cancel()
+
+    def _wake_receivers(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     # The application's side.
 
@@ -109,15 +119,15 @@ class Exchange(ABC):
                 return {"type": "http.disconnect"}
             if self.received or (self.received_all and not self._body_delivered):
                 body = bytes(self.received)
-                self.received.clear()
+                self.received = b""
                 self._body_delivered = self.received_all
-                self.body_taken()
+                self.body_taken(len(body))
                 return {
                     "type": "http.request",
                     "body": body,
                     "more_body": not self.received_all,
                 }
-            if self._changed.is_set():
+            if self._changed is None:
                 self._changed = trio.Event()
             await self._changed.wait()
 
@@ -170,7 +180,7 @@ class Exchange(ABC):
 
     def _finish(self) -> None:
         self.phase = Phase.DONE
-        self._changed.set()
+        self._wake_receivers()
 
     # What the HTTP version fills in.
 
@@ -178,8 +188,8 @@ class Exchange(ABC):
         """The application is about to wait for the body (HTTP/1.1: ``100 Continue``)."""
 
     @abstractmethod
-    def body_taken(self) -> None:
-        """``received`` was emptied: the client may send more."""
+    def body_taken(self, size: int) -> None:
+        """``received`` was emptied of ``size`` bytes: the client may send more."""
 
     @abstractmethod
     async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:

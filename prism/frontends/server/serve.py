@@ -8,6 +8,7 @@ import trio
 
 from prism.frontends.server.asgi import App
 from prism.frontends.server.connection import Connection, Stream, client_address
+from prism.frontends.server.http2.implementation import choose
 from prism.frontends.server.listeners import Address, Listener, bound_address
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
@@ -104,8 +105,12 @@ async def serve(
     verified one, as ``scope["state"]["prism.peer"]``.
 
     Cancelling closes every connection at once.
+
+    Raises:
+        CodecUnavailable: ``settings.http2_codec`` is not there; nothing was accepted.
     """
     settings = settings or ServerSettings()
+    choose(settings.http2_codec)
     server = Server(app, settings, shutdown)
     async with trio.open_nursery() as handling:
         try:

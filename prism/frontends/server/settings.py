@@ -4,7 +4,11 @@ Two limits of a request live in the application instead, because they depend on
 the namespace: how large a body may be, and how slowly it may arrive.
 """
 
+import os
+
 import msgspec
+
+CODEC_VARIABLE = "PRISM_HTTP2_CODEC"
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,3 +91,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     flood_refill: int = 400
     """... and per second in the long run. Honest clients stay far below: each response
     and each DATA frame sent to them gives back more than they spend."""
+
+    http2_codec: str = msgspec.field(default_factory=lambda: os.environ.get(CODEC_VARIABLE, ""))
+    """``h2`` or ``nghttp2``; empty: the faster one that is there."""

@@ -14,7 +14,7 @@ class Recorder(Exchange):
         super().__init__({"method": method, "extensions": {"http.response.trailers": {}}})
         self.written = []
 
-    def body_taken(self):
+    def body_taken(self, size):
         self.written.append("taken")
 
     async def write_head(self, status, headers, data, *, end):

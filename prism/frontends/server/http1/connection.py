@@ -29,6 +29,8 @@ from prism.frontends.server.exchange import Phase
 from prism.frontends.server.http1.exchange import HTTP1Exchange, response_head
 from prism.frontends.server.http1.head import check_head, check_raw_head, origin_form
 from prism.frontends.server.http2.codec import Codec
+from prism.frontends.server.http2.events import Request
+from prism.frontends.server.http2.implementation import choose
 from prism.frontends.server.http2.limits import ClientError
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
@@ -45,7 +47,7 @@ class Upgrade(NamedTuple):
     """HTTP/2 takes over. ``request`` is its stream 1, ``received`` came after it."""
 
     codec: Codec
-    request: Headers
+    request: Request
     received: bytes
 
 
@@ -205,7 +207,7 @@ class HTTP1Connection:
 
     async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
         try:
-            codec = Codec(self.settings, upgrade=payload)
+            codec = choose(self.settings.http2_codec).codec(self.settings, payload)
         except ClientError as error:
             raise BadRequest(400, "HTTP2-Settings holds invalid settings") from error
         await self.write(
@@ -215,8 +217,8 @@ class HTTP1Connection:
         )
         self._h11.next_event()  # the end of the request, which has no body
         data, _ = self._h11.trailing_data
-        pseudo = [(b":method", request.method), (b":path", request.target)]
-        return Upgrade(codec, pseudo + headers, bytes(data))
+        first = Request(1, request.method, request.target, b"", headers, b"", ended=True)
+        return Upgrade(codec, first, bytes(data))
 
     async def _read_body(self, exchange: HTTP1Exchange) -> None:
         """Read the request's body, then watch for the client's end of the connection.

@@ -37,7 +37,7 @@ class HTTP1Exchange(Exchange):
         self._room = trio.Event()
         await self._room.wait()
 
-    def body_taken(self) -> None:
+    def body_taken(self, size: int) -> None:
         self._room.set()
 
     async def body_wanted(self) -> None:

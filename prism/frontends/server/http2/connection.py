@@ -20,33 +20,43 @@ serves new requests; LEAVING has sent GOAWAY with the true last id and refuses l
 ones with REFUSED_STREAM, which is safe to retry.
 """
 
-from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from functools import partial
 from math import inf
 
 import trio
 from h2.errors import ErrorCodes
 
 from prism.frontends.server import transport
-from prism.frontends.server.asgi import App, BadRequest, Headers, Peer
+from prism.frontends.server.asgi import App, Peer
 from prism.frontends.server.exchange import Phase
-from prism.frontends.server.http2 import codec as wire
+from prism.frontends.server.http2.codec import MAX_FRAME_SIZE, Codec
+from prism.frontends.server.http2.events import (
+    ClientLeaving,
+    DataReceived,
+    Event,
+    PingAnswered,
+    Request,
+    RequestEnded,
+    RequestMalformed,
+    StreamReset,
+    WindowOpened,
+)
+from prism.frontends.server.http2.implementation import choose
 from prism.frontends.server.http2.limits import (
     FRAME_CREDIT,
     RAPID,
     RESET_COST,
     RESPONSE_CREDIT,
     ClientError,
-    FrameGuard,
 )
-from prism.frontends.server.http2.stream import HTTP2Exchange, request_scope
+from prism.frontends.server.http2.stream import HTTP2Exchange
 from prism.frontends.server.http2.writer import Writer
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _LAST_CALL = b"lastcall"
+_TASK_NAME = "an HTTP/2 request"
 
 
 class State(Enum):
@@ -60,7 +70,10 @@ class State(Enum):
 
 
 class HTTP2Connection:
-    """One HTTP/2 connection; ``run`` serves it to its end."""
+    """One HTTP/2 connection; ``run`` serves it to its end.
+
+    ``now`` is when the bytes being handled were received, on trio's clock.
+    """
 
     def __init__(
         self,
@@ -68,27 +81,29 @@ class HTTP2Connection:
         stream: trio.abc.Stream,
         peer: Peer,
         settings: ServerSettings,
-        codec: wire.Codec | None = None,
+        codec: Codec | None = None,
         received: bytes = b"",
     ) -> None:
         self.settings = settings
-        self.codec = codec or wire.Codec(settings)
+        implementation = choose(settings.http2_codec)
+        self.codec = codec or implementation.codec(settings, None)
         self.writer = Writer(self.codec, stream, settings.send_stall_timeout)
         self.state = State.OPEN
-        self.idle_since: float | None = trio.current_time()
+        self.now = trio.current_time()
+        self.idle_since: float | None = self.now
         self._app = app
         self._transport = stream
         self._peer = peer
-        self._guard = FrameGuard(
-            wire.MAX_FRAME_SIZE,
+        self._guard = implementation.guard(
+            MAX_FRAME_SIZE,
             # Compressed, it is smaller than max_header_size counts it: twice is plenty.
             2 * settings.max_header_size,
             settings.flood_budget,
             settings.flood_refill,
-            trio.current_time(),
+            self.now,
         )
         self._streams: dict[int, HTTP2Exchange] = {}
-        self._starting: list[tuple[HTTP2Exchange, Callable[[], Awaitable[None]]]] = []
+        self._starting: list[HTTP2Exchange] = []
         self._received = received
         self._started = False
         self._half_open: dict[int, float] = {}  # answered before the request ended
@@ -131,16 +146,16 @@ class HTTP2Connection:
             self.writer.wake()
             self._reading.deadline = self._next_deadline()
 
-    async def run(self, upgraded: Headers | None = None) -> None:
+    async def run(self, upgraded: Request | None = None) -> None:
         """Serve until the client leaves or the connection is drained.
 
-        ``upgraded`` is the HTTP/1.1 request that became stream 1, pseudo headers first.
+        ``upgraded`` is the HTTP/1.1 request that became stream 1.
         """
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._write)
             try:
                 if upgraded is not None:
-                    self._handle([wire.RequestStarted(1, upgraded), wire.RequestEnded(1)])
+                    self._handle([upgraded])
                 if self._received:
                     await self._receive(self._received)
                 self._started = True
@@ -204,76 +219,80 @@ class HTTP2Connection:
 
     async def _receive(self, data: bytes) -> None:
         """Handle ``data`` whole, in portions between which other tasks have their turn."""
-        while data:
-            now = trio.current_time()
-            size = self._guard.inspect(data, now)
+        while True:
+            self.now = trio.current_time()
+            size = self._guard.inspect(data, self.now)
+            if size == len(data):
+                self._handle(self.codec.receive(data))
+                break
             self._handle(self.codec.receive(data[:size]))
-            if data := data[size:]:
-                # A cancellation here would lose the rest, and with it the place in the stream.
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            data = data[size:]
+            # A cancellation here would lose the rest, and with it the place in the stream.
+            await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._guard.in_header_block:
             self._headers_due = inf
         elif self._headers_due == inf:
-            self._headers_due = now + self.settings.header_timeout
+            self._headers_due = self.now + self.settings.header_timeout
 
-    def _handle(self, events: list[wire.Event]) -> None:
+    def _handle(self, events: list[Event]) -> None:
         for event in events:
             match event:
-                case wire.RequestStarted():
-                    self._open_stream(event.stream_id, event.headers)
-                case wire.DataReceived(stream_id, data, size):
+                case Request():
+                    self._open_stream(event)
+                case DataReceived(stream_id, data):
                     stream = self._streams.get(stream_id)
-                    if size and not data:  # all padding
-                        self._guard.charge(1)
-                    if not data or stream is None or stream.phase is Phase.DONE:
+                    if stream is None or stream.phase is Phase.DONE:
                         # After its response a request may go on until ``_half_open`` ends it:
                         # some clients read nothing before they have sent all.
-                        self.codec.consumed(stream_id, size)
+                        self.codec.consumed(stream_id, len(data))
                     else:
-                        stream.unread += size
                         stream.feed(data)
-                case wire.RequestEnded(stream_id):
+                case RequestEnded(stream_id):
                     self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
                         stream.feed_end()
-                case wire.StreamReset(stream_id):
+                case StreamReset(stream_id):
                     self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
-                        if trio.current_time() - stream.begun_at > RAPID:
+                        if self.now - stream.begun_at > RAPID:
                             self._guard.credit(RESET_COST)
                         stream.disconnect()
-                case wire.WindowOpened(stream_id):
-                    if stream_id == 0:
-                        self.writer.unpark_all()
-                    elif (stream := self._streams.get(stream_id)) is not None:
+                case RequestMalformed(stream_id, reason):
+                    self._refuse_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+                    self._half_open.pop(stream_id, None)
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        stream.disconnect()
+                    logger.info("a client's HTTP/2 request is refused: %s", reason)
+                case WindowOpened(0):
+                    self.writer.unpark_all()
+                case WindowOpened(stream_id):
+                    if (stream := self._streams.get(stream_id)) is not None:
                         self.writer.unpark(stream)
-                case wire.PingAnswered(payload):
+                case PingAnswered(payload):
                     if payload == _LAST_CALL and self.state is State.WARNED:
                         self._send_final_goaway()
                     elif self.state is State.FINISHING and payload == self._all_answered():
                         self.shed()
-                case wire.ClientLeaving():
+                case ClientLeaving():
                     self.shed()
         self._start_streams()
         self.writer.wake()
 
-    def _open_stream(self, stream_id: int, headers: Headers) -> None:
+    def _open_stream(self, request: Request) -> None:
         if self.state in {State.LEAVING, State.CLOSED} or self._is_full():
-            self._guard.charge(1)
-            self.codec.reset(stream_id, ErrorCodes.REFUSED_STREAM)
+            self._refuse_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            self.codec.consumed(request.stream_id, len(request.body))
             return
-        try:
-            scope = request_scope(self._peer, headers)
-        except BadRequest as error:
-            stream = HTTP2Exchange(self, stream_id, {"method": "GET"})
-            job = partial(stream.answer, error.status, error.detail)
-        else:
-            stream = HTTP2Exchange(self, stream_id, scope)
-            job = partial(stream.run, self._app)
-        stream.cancel_scope.deadline = self._request_deadline
-        self._streams[stream_id] = stream
-        self._starting.append((stream, job))
+        stream = HTTP2Exchange(self, self._peer, request)
+        if self._request_deadline != inf:
+            stream.cancel_scope.deadline = self._request_deadline
+        self._streams[request.stream_id] = stream
+        self._starting.append(stream)
         self.idle_since = None
+
+    def _refuse_stream(self, stream_id: int, code: ErrorCodes) -> None:
+        self._guard.charge(1)
+        self.codec.reset(stream_id, code)
 
     def _is_full(self) -> bool:
         """Whether one more stream is too many.
@@ -290,15 +309,18 @@ class HTTP2Connection:
     def _start_streams(self) -> None:
         """Start the tasks of new requests; those already reset never get one."""
         starting, self._starting = self._starting, []
-        for stream, job in starting:
+        for stream in starting:
             if stream.client_gone:
                 self._remove(stream)
             else:
-                self._nursery.start_soon(self._run_stream, stream, job)
+                self._nursery.start_soon(self._run_stream, stream, name=_TASK_NAME)
 
-    async def _run_stream(self, stream: HTTP2Exchange, job: Callable[[], Awaitable[None]]) -> None:
+    async def _run_stream(self, stream: HTTP2Exchange) -> None:
         try:
-            await job()
+            if stream.refusal is None:
+                await stream.run(self._app)
+            else:
+                await stream.answer(stream.refusal.status, stream.refusal.detail)
         finally:
             if not stream.complete and not stream.client_gone:
                 self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)

@@ -1,9 +1,10 @@
 """What a client may send before it counts as a flood.
 
-The guard looks only at frame headers, before the codec spends any work on a frame
-and whatever codec that is. It stops frames that announce more than they may, and
-keeps an account: frames that cost work and carry none draw from it, time and the
-responses sent fill it up again.
+The guard looks only at frame headers (and a pad length), before the codec spends any work
+on a frame. It stops frames that announce more than they may, and keeps an account: frames
+that cost work and carry none draw from it, time and the responses sent fill it up again.
+
+This guard goes with the h2 codec; native/guard.c is the same in C, for the other.
 """
 
 from typing import NoReturn
@@ -13,7 +14,7 @@ from h2.errors import ErrorCodes
 PREFACE_SIZE = 24
 _HEADER_SIZE = 9
 _DATA, _HEADERS, _RST_STREAM, _CONTINUATION = 0, 1, 3, 9
-_END_STREAM, _END_HEADERS = 0x1, 0x4
+_END_STREAM, _END_HEADERS, _PADDED = 0x1, 0x4, 0x8
 
 FRAMES_AT_ONCE = 64
 """Frames handled before other tasks get a turn. One read may bring thousands of tiny
@@ -59,6 +60,7 @@ class FrameGuard:
         self._balance = float(budget)
         self._refilled_at = now
         self._to_skip = PREFACE_SIZE
+        self._padded_length = 0  # of a DATA frame whose pad length is the next byte
         self._header = b""
         self._in_headers = False
         self._headers_follow = False
@@ -81,6 +83,10 @@ class FrameGuard:
         position, size, frames = 0, len(data), 0
         while position < size and (self._to_skip or frames < FRAMES_AT_ONCE):
             if self._to_skip:
+                if self._padded_length:
+                    if data[position] + 1 >= self._padded_length:
+                        self.charge(1)  # all padding
+                    self._padded_length = 0
                 step = min(self._to_skip, size - position)
                 self._to_skip -= step
                 position += step
@@ -123,8 +129,12 @@ class FrameGuard:
             if self._header_block > self._max_header_block:
                 raise ClientError(ErrorCodes.ENHANCE_YOUR_CALM, "a header section is too large")
         elif kind == _DATA:
-            if length == 0 and not flags & _END_STREAM:
+            if flags & _END_STREAM:
+                return
+            if length == 0:
                 self.charge(1)
+            elif flags & _PADDED:
+                self._padded_length = length
         elif kind == _RST_STREAM:
             self.charge(RESET_COST)
         else:

@@ -33,8 +33,9 @@ class Writer:
         self._taken = trio.Event()
 
     def wake(self) -> None:
-        """There may be something to send."""
-        self._wake.set()
+        """Send what there is, once those who are about to add to it have done so."""
+        if self._codec.backlog:
+            self._wake.set()
 
     def close(self) -> None:
         """Send what there is, then end."""
@@ -59,16 +60,19 @@ class Writer:
         """The client opened the window of ``stream``."""
         if stream in self._parked:
             del self._parked[stream]
-            self._ready.append(stream)
+            self.enqueue(stream)
 
     def unpark_all(self) -> None:
         """The client opened the connection's window, or every stream's."""
-        self._ready.extend(self._parked)
-        self._parked.clear()
+        if self._parked:
+            self._ready.extend(self._parked)
+            self._parked.clear()
+            self._wake.set()
 
     def forget(self, stream: HTTP2Exchange) -> None:
         """``stream`` has ended."""
-        self._parked.pop(stream, None)
+        if self._parked:
+            self._parked.pop(stream, None)
 
     async def wait_for_room(self) -> None:
         """Wait until the client has taken enough for more to be read from it."""

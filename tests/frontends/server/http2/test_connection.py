@@ -21,8 +21,9 @@ from hyperframe.frame import (
 
 
 @pytest.fixture
-def open_client(start_server, h2_client):
+def open_client(start_server, h2_client, codec_name):
     async def open_client(app=None, **limits):
+        limits.setdefault("http2_codec", codec_name)
         server = await start_server(app, **limits) if app else await start_server(**limits)
         return server, h2_client(await server.connect())
 

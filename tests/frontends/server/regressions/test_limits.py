@@ -118,7 +118,7 @@ async def test_frames_handled_while_other_tasks_wait(start, expected, helpers, m
         return events
 
     monkeypatch.setattr(h2.connection.H2Connection, "receive_data", counting)
-    server = await start(helpers.echo)
+    server = await start(helpers.echo, prism={"http2_codec": "h2"})
     stream = await server.connect()
     await stream.send_all(PREFACE + request(1, flags=["END_HEADERS"]))
     await trio.testing.wait_all_tasks_blocked(0.02)

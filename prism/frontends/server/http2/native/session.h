@@ -1,0 +1,142 @@
+/* One server-side HTTP/2 connection on nghttp2, sans-I/O: the codec of codec.Codec.
+ *
+ * Theory of operation. nghttp2 is driven only from `receive` and from the calls that
+ * send; both end in `session_flush`, so that between calls nothing waits inside nghttp2:
+ * what it has to say is in `out`. Its callbacks only collect: they note events in an
+ * array of plain structs, which become Python objects once nghttp2 has returned. No
+ * callback runs Python code, except that an allocation may run the garbage collector,
+ * whose finalizers could call back into the session; `busy` refuses that.
+ *
+ * Error handling. A callback whose allocation fails leaves the Python exception set and
+ * returns NG_ERR_CALLBACK_FAILURE; whoever called nghttp2 returns NULL then. What the
+ * client did wrong goes into `error_code` and `error_reason`, is raised once as
+ * ClientError, and leaves the session dead: later calls have no effect, save `goaway`
+ * and `take`.
+ */
+#ifndef PRISM_SESSION_H
+#define PRISM_SESSION_H
+
+#include "head.h"
+
+#define MAX_FRAME_SIZE 16384
+#define NO_ERROR 0u
+#define PROTOCOL_ERROR 1u
+#define STREAM_CLOSED 5u
+#define FRAME_SIZE_ERROR 6u
+#define INTERNAL_ERROR 2u
+#define ENHANCE_YOUR_CALM 11u
+
+/* One stream, from its HEADERS until nghttp2 closes it. */
+typedef struct Stream {
+    struct Stream *previous, *next; /* all of a session, or those closed in this call */
+    int32_t id;
+    Head head;
+    size_t head_size;  /* as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+    int64_t received;  /* bytes of body */
+    PyObject *body;    /* what came of it together with the head */
+    char announced;    /* its Request event was made */
+    char pending;      /* ... in the present call, so DATA can still be added to it */
+    char ended;
+    char dropped;      /* malformed: nothing more of it is told */
+    char reset;        /* by either side */
+    char by_our_reset;
+} Stream;
+
+typedef enum {
+    EVENT_REQUEST,
+    EVENT_DATA,
+    EVENT_ENDED,
+    EVENT_MALFORMED,
+    EVENT_RESET,
+    EVENT_WINDOW,
+    EVENT_PING,
+    EVENT_LEAVING,
+} EventKind;
+
+typedef struct {
+    EventKind kind;
+    int32_t stream_id;
+    Stream *stream;     /* of EVENT_REQUEST */
+    PyObject *data;     /* of EVENT_DATA and EVENT_PING */
+    const char *reason; /* of EVENT_MALFORMED */
+} Event;
+
+#define REMEMBERED 128 /* a power of two */
+
+/* Streams that were closed lately. nghttp2 ignores what comes for a closed stream, which is
+ * right only if it may have crossed our RST_STREAM (RFC 9113, 5.1). */
+typedef struct {
+    int32_t id;
+    char by_our_reset;
+} Closed;
+
+/* A client's GOAWAY must not reach nghttp2, which would then stop reading and answering once
+ * no stream is open: requests on their way would be lost. It passes as a frame of a type
+ * that nobody knows. This follows the frames to find it. */
+typedef struct {
+    size_t to_skip;
+    uint8_t header[9];
+    uint8_t header_len;
+} Follower;
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    ng_session *session;
+    size_t max_header_size;
+    int32_t last_stream_id;
+    int32_t highest_id; /* of any HEADERS begun */
+    Closed remembered[REMEMBERED];
+    PyObject *out; /* bytes, not seen by anyone else; the first out_len are used */
+    Py_ssize_t out_len;
+    Event *events;
+    size_t event_count, event_room;
+    Stream *streams;
+    Stream *closed;
+    const uint8_t *chunk; /* what read_chunk gives to nghttp2 */
+    size_t chunk_len;
+    Follower follower;
+    int32_t hidden_reset; /* a stream whose RST_STREAM must not be sent; 0: none */
+    PairCache pairs;
+    char busy;
+    char dead;
+    char failed; /* error_code holds */
+    uint32_t error_code;
+    char error_reason[128];
+} Session;
+
+/* events.c */
+Event *session_add_event(Session *self, EventKind kind, int32_t stream_id);
+PyObject *session_make_events(Session *self);
+void session_drop_events(Session *self);
+
+/* streams.c */
+Stream *session_add_stream(Session *self, int32_t id);
+void session_close_stream(Session *self, Stream *stream);
+void session_free_streams(Session *self);
+void session_free_closed(Session *self);
+int session_headers_complete(Session *self, Stream *stream, int ended);
+int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t len);
+int session_end_request(Session *self, Stream *stream);
+int session_refuse_request(Session *self, Stream *stream, const char *reason);
+
+/* receiving.c */
+void session_set_callbacks(ng_callbacks *callbacks);
+void session_fail(Session *self, uint32_t code, const char *reason, size_t len);
+PyObject *session_receive(Session *self, PyObject *data);
+
+/* sending.c */
+int session_flush(Session *self);
+int session_append(Session *self, const uint8_t *data, size_t len);
+PyObject *session_raise(Session *self, ssize_t result);
+PyObject *session_take(Session *self, PyObject *ignored);
+PyObject *session_send_headers(Session *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *session_send_data(Session *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *session_send_response(Session *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *session_window(Session *self, PyObject *stream_id);
+PyObject *session_consumed(Session *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *session_reset(Session *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *session_ping(Session *self, PyObject *payload);
+PyObject *session_goaway(Session *self, PyObject *const *args, Py_ssize_t nargs);
+
+#endif
