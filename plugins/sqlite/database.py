@@ -46,6 +46,7 @@ class Database:
         self._sweep_at = 0.0
         self._closing = False
         self._next_commit: anyio.Event | None = None
+        self._has_changed = False  # and whoever waits for it has not been told
         self._long: set[Job[Any]] = set()  # running, to be interrupted by close
         self._readers = config.readers
         self._pool: list[Connection] = []
@@ -87,15 +88,19 @@ class Database:
         return self._outcome(job)
 
     def next_commit(self) -> anyio.Event:
-        """Set when something has been written through this object, after now.
+        """Set when something has been changed through this object, after now.
 
-        Take it before reading what is to be newer than the reading.
+        Take it before reading what is to be newer than the reading. A write that changes
+        nothing does not set it: those who look by writing would wake each other for ever.
         """
         if self._next_commit is None:
             self._next_commit = anyio.Event()
         return self._next_commit
 
     def _announce_commit(self) -> None:
+        if not self._has_changed:
+            return
+        self._has_changed = False
         committed, self._next_commit = self._next_commit, None
         if committed is not None:
             committed.set()
@@ -176,10 +181,19 @@ class Database:
     def _run_writes(self, jobs: list[Job[Any]]) -> None:
         if monotonic() >= self._sweep_at:
             jobs = [*jobs, Job(self._sweep_some)]
+        changes = self._count_changes()
         commit_together(self._writer, jobs)
         self.commits += 1
+        if self._count_changes() != changes:
+            self._has_changed = True
         if self._closing:
             self._writer.close()
+
+    def _count_changes(self) -> int:
+        try:
+            return self._writer.total_changes
+        except sqlite3.ProgrammingError:  # closed; the jobs find out as well
+            return 0
 
     def _run_reads(self, jobs: list[Job[Any]]) -> None:
         read_together(self._reader, jobs)
