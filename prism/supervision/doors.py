@@ -164,7 +164,7 @@ async def _explain(child: process.PluginProcess, error: Exception) -> LaunchErro
     if await child.wait_ended(process.EXIT_PATIENCE):
         await child.wait_silent()
         message += f"; its process {child.ending}"
-    if child.last_lines:
+    if child.last_lines and not log.isEnabledFor(logging.INFO):  # else they were logged as they came
         lines = "\n    ".join(child.last_lines)
         log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
     return LaunchError(message, output=child.last_lines, crashed=getattr(error, "crashed", True))

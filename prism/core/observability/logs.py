@@ -25,7 +25,7 @@ _COLOURS = {
 }
 # A control character in a message could rewrite the terminal or fake a line.
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_ESCAPED_IN_TRACEBACK = {code: text for code, text in _ESCAPED.items() if code != ord("\n")}
+_ESCAPED_BUT_NEWLINE = {code: text for code, text in _ESCAPED.items() if code != ord("\n")}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -54,14 +54,18 @@ class JSONFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line for people: time, level, logger, message, ``name=value`` for each field."""
+    """One line for people: time, level, logger, message, ``name=value`` for each field.
+
+    What a message or an exception has beyond its first line follows, indented: so no text
+    of a plugin's or a client's can look like a line of ours.
+    """
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, and the traceback if there is one, without the last line's end."""
+        """The line and what belongs to it, without the last line's end."""
         level = f"{record.levelname:<8}"
         time = _time(record)
         if self._colour:
@@ -72,12 +76,12 @@ class ConsoleFormatter(logging.Formatter):
             for name, value in getattr(record, "fields", {}).items()
             if value not in {"", None}
         )
-        text = (record.getMessage() + fields).translate(_ESCAPED)
-        line = f"{time} {level} {record.name}: {text}"
+        first, _, more = record.getMessage().partition("\n")
+        line = f"{time} {level} {record.name}: {(first + fields).translate(_ESCAPED)}"
         if record.exc_info:
-            # Indented, because an exception's own text may hold a line that looks like ours.
-            traceback = self.formatException(record.exc_info).translate(_ESCAPED_IN_TRACEBACK)
-            line += "\n" + indent(traceback, "    ")
+            more += ("\n" if more else "") + self.formatException(record.exc_info)
+        if more:
+            line += "\n" + indent(more.translate(_ESCAPED_BUT_NEWLINE), "    ", lambda _: True)
         return line
 
 

@@ -49,8 +49,18 @@ def test_console_lines():
     logging.getLogger("prism.test").info(
         "evil\x1b[2J\n2026 fake", extra={"fields": {"reason": "a\nb", "empty": ""}}
     )
-    (line,) = stream.getvalue().splitlines()
-    assert line.endswith(r"INFO     prism.test: evil\x1b[2J\x0a2026 fake reason=a\x0ab")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith(r"INFO     prism.test: evil\x1b[2J reason=a\x0ab")
+    assert second == "    2026 fake"
+
+
+def test_a_message_of_many_lines_is_indented_below_its_first():
+    stream = io.StringIO()
+    setup_logging("debug", "console", stream)
+    logging.getLogger("prism.test").error("failed\nTraceback:\n\n  File\x1b\r\n2026 fake")
+    first, *rest = stream.getvalue().split("\n")
+    assert first.endswith("prism.test: failed")
+    assert rest == ["    Traceback:", "    ", r"      File\x1b\x0d", "    2026 fake", ""]
 
 
 def test_an_exception_cannot_fake_a_line_or_rewrite_the_terminal():
