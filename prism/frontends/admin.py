@@ -51,5 +51,5 @@ class AdminApp:
             return Response(200, [(b"content-type", content_type.encode("ascii"))], body)
         if path in PROBES:
             check_get(scope["method"], path.decode("ascii"))
-            return answer_probe(path, self._router, draining=self.draining)
+            return answer_probe(path, self._router, draining=self.draining, for_operators=True)
         raise NotFound("nothing is at this path; the admin port has /metrics, /healthz and /readyz")

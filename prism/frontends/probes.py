@@ -2,7 +2,8 @@
 
 Alive means that the process answers; it says nothing of plugins, because
 restarting the proxy does not mend a plugin. Ready means that every namespace has
-an instance and the proxy is not draining.
+an instance and the proxy is not draining. Who may only make calls is told no more than
+whether; operators read which namespaces wait, and why.
 """
 
 from prism.contract.exceptions import MethodNotAllowed
@@ -21,16 +22,18 @@ def check_get(method: str, path: str) -> None:
         raise MethodNotAllowed(method, path, GET_METHODS)
 
 
-def answer_probe(path: bytes, router: Router, *, draining: bool) -> Response:
+def answer_probe(
+    path: bytes, router: Router, *, draining: bool, for_operators: bool = False
+) -> Response:
     """The answer to a GET of one of ``PROBES``."""
     if path == HEALTHZ:
         return json_response(200, {"status": "alive"})
-    namespaces = {
-        namespace.name: "ready" if namespace.slot.current else namespace.slot.absence
-        for namespace in router.namespaces()
-    }
     waiting = any(namespace.slot.current is None for namespace in router.namespaces())
     status = "draining" if draining else "not ready" if waiting else "ready"
-    return json_response(
-        200 if status == "ready" else 503, {"status": status, "namespaces": namespaces}
-    )
+    answer: dict[str, object] = {"status": status}
+    if for_operators:
+        answer["namespaces"] = {
+            namespace.name: "ready" if namespace.slot.current else namespace.slot.absence
+            for namespace in router.namespaces()
+        }
+    return json_response(200 if status == "ready" else 503, answer)

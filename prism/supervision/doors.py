@@ -160,14 +160,16 @@ async def _spawned(
 
 async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
     """``error`` with how the process ended, and what it wrote: that is for operators alone."""
-    message = str(error)
+    message, crashed = str(error), getattr(error, "crashed", True)
     if await child.wait_ended(process.EXIT_PATIENCE):
         await child.wait_silent()
-        message += f"; its process {child.ending}"
-    if child.last_lines and not log.isEnabledFor(logging.INFO):  # else they were logged as they came
+        if crashed:  # else it has said why itself, and went as it should
+            message += f"; its process {child.ending}"
+    # Where INFO is logged they were, as they came.
+    if child.last_lines and not log.isEnabledFor(logging.INFO):
         lines = "\n    ".join(child.last_lines)
         log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
-    return LaunchError(message, output=child.last_lines, crashed=getattr(error, "crashed", True))
+    return LaunchError(message, output=child.last_lines, crashed=crashed)
 
 
 @asynccontextmanager

@@ -46,11 +46,11 @@ class Slot:
     """Where a namespace's calls find their plugin.
 
     ``current`` is ``None`` while there is no instance; ``absence`` then says
-    why, in words fit for a client, ``expected`` whether one is about to come, ``held``
-    whether that was asked for, so that all calls should wait for it, and ``retry_at`` (on
-    trio's clock) when the next start is due. ``waiting`` calls wait for one; ``retried``
-    counts calls that were given to another instance, by reason. ``canary`` is an instance
-    that gets ``share`` of the calls.
+    why, to operators alone (it may name hosts and files), ``expected`` whether one is
+    about to come, ``held`` whether that was asked for, so that all calls should wait for
+    it, and ``retry_at`` (on trio's clock) when the next start is due. ``waiting`` calls
+    wait for one; ``retried`` counts calls that were given to another instance, by reason.
+    ``canary`` is an instance that gets ``share`` of the calls.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -92,7 +92,7 @@ class Slot:
         """What a call is told that finds no instance."""
         pause = None if self.retry_at is None else max(0.0, self.retry_at - trio.current_time())
         return PluginUnavailable(
-            f"namespace {self.namespace!r} has no plugin: {self.absence}", retry_after=pause
+            f"namespace {self.namespace!r} has no plugin now", retry_after=pause
         )
 
     def fill(self, instance: Instance) -> Instance | None:

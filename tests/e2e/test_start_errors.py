@@ -119,6 +119,7 @@ def test_a_namespace_that_cannot_start_leaves_the_others_served(start_prism, tmp
         assert reason in states[name]
         refused = proxy.call(name, "get", {"key": "a"})
         assert (refused.status_code, refused.json()["reason"]) == (503, "plugin_unavailable")
+        assert refused.json()["detail"] == f"namespace {name!r} has no plugin now"
         assert proxy.logged(f"namespace {name} has no plugin")
 
 

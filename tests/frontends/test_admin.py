@@ -34,6 +34,17 @@ async def test_probes(admin):
     assert (await admin.request("GET", "/readyz")).json["status"] == "draining"
 
 
+async def test_operators_read_why_a_namespace_is_not_ready(make_namespace, make_client):
+    namespace = make_namespace()
+    namespace.slot.clear(namespace.slot.current, "it is restarting")
+    router = Router([namespace])
+    client = make_client()
+    client.app = AdminApp(router, Metrics(router))
+    answer = await client.request("GET", "/readyz")
+    assert answer.status == 503
+    assert answer.json == {"status": "not ready", "namespaces": {"kv": "it is restarting"}}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("POST", "/metrics", 405), ("POST", "/readyz", 405), ("GET", "/v1", 404), ("GET", "/", 404)],

@@ -11,6 +11,9 @@ from prism.frontends.problems import problem
 
 ARGUMENTS = {
     "detail": "why",
+    "encoding": "br",
+    "known": ["identity"],
+    "whose": "namespace 'kv'",
     "limit": 3,
     "namespace": "kv",
     "operation": "get",

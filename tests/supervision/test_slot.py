@@ -11,10 +11,12 @@ def instance(generation=1):
     return Instance("ns", generation, "p", "1", channel=None, operations={})
 
 
-def test_an_empty_slot_says_why():
+def test_an_empty_slot_tells_callers_no_reasons():
     slot = Slot("ns")
-    with pytest.raises(PluginUnavailable, match="'ns' has no plugin: it has not started yet"):
+    slot.absence = "no database at db:5432"
+    with pytest.raises(PluginUnavailable) as caught:
         slot.lease().__enter__()
+    assert str(caught.value) == "namespace 'ns' has no plugin now"
 
 
 async def test_an_instance_is_drained_when_its_last_lease_is_returned():

@@ -22,13 +22,13 @@ def summary(namespace: Namespace) -> dict[str, Any]:
 def description(namespace: Namespace) -> dict[str, Any]:
     """A namespace in full: its plugin, operations, health and limits.
 
-    ``plugin`` is null while no instance is there; ``absence`` then says why.
+    ``plugin`` is null while no instance is there.
     ``health.status`` is null until the first check.
     """
     instance = namespace.slot.current
     described = summary(namespace) | {"limits": msgspec.to_builtins(namespace.limits)}
     if instance is None:
-        return described | {"plugin": None, "operations": {}, "absence": namespace.slot.absence}
+        return described | {"plugin": None, "operations": {}}
     health = instance.health
     return described | {
         "plugin": {"name": instance.plugin, "version": instance.version},
