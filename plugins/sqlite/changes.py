@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prism.sdk import PluginError, StatusCode, Value
 
 from .connection import Connection
-from .keyvalue import KeyValue, key_range
+from .keyvalue import PAGE_BYTES, KeyValue, key_range
 
 MAX_CHANGES = 100_000
 """Changes kept in a file. A watch that was away for longer has to begin anew."""
@@ -44,8 +44,9 @@ def newest(connection: Connection) -> int:
 
 def read_changes(
     connection: Connection, keys: KeyValue, prefix: str, after: int, limit: int
-) -> list[Change]:
-    """Up to ``limit`` keys of ``keys``' namespace that changed after the place ``after``.
+) -> tuple[list[Change], bool]:
+    """Up to ``limit`` keys of ``keys``' namespace that changed after the place ``after``,
+    fewer where their values are large, and whether there may be more.
 
     Raises:
         PluginError: OUT_OF_RANGE, the log does not reach back so far, or not up to there.
@@ -69,7 +70,15 @@ def read_changes(
             "limit": limit,
         },
     ).fetchall()
-    return [Change(sequence, key.decode(), keys.get(connection, key)) for sequence, key in found]
+    changes: list[Change] = []
+    size = 0
+    for sequence, key in found:
+        value = keys.get(connection, key)
+        changes.append(Change(sequence, key.decode(), value))
+        size += 0 if value is None else len(value.data)
+        if size >= PAGE_BYTES:
+            break
+    return changes, len(found) == limit or len(changes) < len(found)
 
 
 def trim(connection: Connection) -> bool:

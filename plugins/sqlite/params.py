@@ -12,9 +12,11 @@ MAX_SCAN = 10_000
 MAX_DEQUEUE = 100
 MAX_DELAY = 366 * 86_400.0
 
+MAX_QUEUE_NAME = 200
+
 KeyText = Annotated[str, Meta(min_length=1, max_length=1024)]
 Seconds = Annotated[float, Meta(ge=0)]
-QueueName = Annotated[str, Meta(min_length=1, max_length=200)]
+QueueName = Annotated[str, Meta(min_length=1, max_length=MAX_QUEUE_NAME)]
 Delay = Annotated[float, Meta(ge=0, le=MAX_DELAY)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -87,8 +89,9 @@ class Queue(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Enqueue(Queue, forbid_unknown_fields=True):
-    """Params of enqueue."""
+    """Params of enqueue. The name leaves room for that of the queue's dead letters."""
 
+    queue: Annotated[str, Meta(min_length=1, max_length=MAX_QUEUE_NAME - 5)]
     value: Raw = Raw(b"null")
     encoding: Encoding | UnsetType = UNSET
     delay_seconds: Delay = 0

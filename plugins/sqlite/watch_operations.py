@@ -42,15 +42,15 @@ class WatchOperations(Store):
             committed = self.database.next_commit()
             since = position
 
-            def read(connection: Connection, since: int = since) -> tuple[int, list[Change]]:
+            def read(connection: Connection, since: int = since) -> tuple[int, list[Change], bool]:
                 reached = newest(connection)
                 found = read_changes(connection, self.keys, params.prefix, since, READ_AT_ONCE)
-                return reached, found
+                return reached, *found
 
-            reached, changes = await self.database.read(read)
+            reached, changes, more = await self.database.read(read)
             for change in changes:
                 yield Positioned(_shown(change, call, params), str(change.sequence))
-            if len(changes) == READ_AT_ONCE:
+            if more:
                 position = changes[-1].sequence
                 continue
             position = reached

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from prism.sdk import Value
 
 from .connection import Connection
+from .keyvalue import PAGE_BYTES
 
 DEAD_LETTERS = ".dead"
 """Behind a queue's name, that of its dead letters."""
@@ -66,8 +67,13 @@ class WorkQueue:
         visibility_timeout: float,
         max_deliveries: int,
     ) -> list[Delivery]:
-        """Hand out up to ``limit`` messages, the ones that wait longest first."""
+        """Hand out up to ``limit`` messages, the ones that wait longest first.
+
+        Fewer where they are large: an answer that fits no frame would be lost, and count
+        as a delivery of every message in it.
+        """
         found: list[Delivery] = []
+        size = 0
         while len(found) < limit:
             row = connection.execute(_NEXT, self._parameters(queue=queue)).fetchone()
             if row is None:
@@ -76,6 +82,9 @@ class WorkQueue:
             if deliveries >= max_deliveries and not queue.endswith(DEAD_LETTERS):
                 connection.execute(_BURY, self._parameters(id=number, dead=queue + DEAD_LETTERS))
                 continue
+            if found and size + len(value) > PAGE_BYTES:
+                break
+            size += len(value)
             receipt = secrets.token_urlsafe(16)
             handed = {"id": number, "receipt": receipt, "visible_at": self._in(visibility_timeout)}
             connection.execute(_HAND_OUT, handed)

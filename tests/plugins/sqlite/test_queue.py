@@ -178,3 +178,28 @@ async def test_a_consumer_that_waits_is_woken_by_a_message(sqlite):
         await sqlite.call("exists", key="a")
         await sqlite.call("enqueue", queue="jobs", value="now")
     assert [message["value"] for message in taken[0]] == ["now"]
+
+
+async def test_large_messages_come_a_few_at_a_time(sqlite):
+    for number in range(4):
+        await sqlite.call("enqueue", queue="jobs", value=str(number) * 300_000)
+    taken = [await take(sqlite, limit=100) for _ in range(4)]
+    assert [[message["value"][0] for message in messages] for messages in taken] == [
+        ["0"],
+        ["1"],
+        ["2"],
+        ["3"],
+    ]
+    assert await take(sqlite) == []
+
+
+async def test_the_longest_name_leaves_room_for_dead_letters(sqlite):
+    name = "q" * 195
+    await sqlite.call("enqueue", queue=name, value=1)
+    (message,) = (await sqlite.call("dequeue", queue=name, max_deliveries=1))["messages"]
+    await sqlite.call("reject", receipt=message["receipt"])
+    assert await sqlite.call("dequeue", queue=name, max_deliveries=1) == {"messages": []}
+    dead = await sqlite.call("dequeue", queue=name + ".dead")
+    assert [found["value"] for found in dead["messages"]] == [1]
+    with pytest.raises(PluginError):
+        await sqlite.call("enqueue", queue=name + "q", value=1)

@@ -103,6 +103,18 @@ async def test_a_watch_resumes_where_another_ended(sqlite):
             assert await watch.next() == {"event": "delete", "key": "a"}
 
 
+async def test_large_values_are_read_a_few_at_a_time_and_none_is_left_out(sqlite, monkeypatch):
+    monkeypatch.setattr(changes_module, "PAGE_BYTES", 1000)
+    async with watching(sqlite) as watch:
+        await started(watch, sqlite)
+        position = watch.position
+    keys = [f"large{number}" for number in range(7)]
+    for key in keys:
+        await sqlite.call("set", key=key, value="x" * 600)
+    async with watching(sqlite, prefix="large", after=position) as watch:
+        assert [(await watch.next())["key"] for _ in keys] == keys
+
+
 async def test_what_there_is_comes_first_if_asked_for(sqlite):
     items = [{"key": f"k{number:04}", "value": number} for number in range(1200)]
     await sqlite.call("mset", items=items[:600])
