@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prism.supervision.verification.refusals import TooLarge
+from prism.supervision.verification.refusals import CopyFailed, TooLarge
 from prism.supervision.verification.trust import Opened, Trust
 
 MAX_FILE = 1024 * 1024 * 1024
@@ -57,7 +57,7 @@ def hash_file(opened: Opened, trust: Trust, copy: int | None = None) -> Digest:
     hashed = hashlib.sha256()
     size = 0
     os.lseek(opened.descriptor, 0, os.SEEK_SET)
-    while chunk := os.read(opened.descriptor, _CHUNK):
+    while chunk := _read(opened, trust):
         size += len(chunk)
         if size > MAX_FILE:
             raise TooLarge(
@@ -74,15 +74,35 @@ def hash_file(opened: Opened, trust: Trust, copy: int | None = None) -> Digest:
     return Digest(FILE, hashed.hexdigest())
 
 
-def sealed_copy(opened: Opened, trust: Trust) -> tuple[int, Digest]:
-    """A copy of an open file in memory that not even we can change, and its digest."""
-    copy = _memory_file(Path(opened.path).name)
+def _read(opened: Opened, trust: Trust) -> bytes:
     try:
-        digest = hash_file(opened, trust, copy)
-        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(copy)
-        raise
+        return os.read(opened.descriptor, _CHUNK)
+    except OSError as error:
+        raise trust.unreadable(opened.path, error) from None
+
+
+def sealed_copy(opened: Opened, trust: Trust) -> tuple[int, Digest]:
+    """A copy of an open file in memory that not even we can change, and its digest. Blocks.
+
+    Raises:
+        PluginRefused: it cannot be read, or not be copied.
+    """
+    try:
+        copy = _memory_file(Path(opened.path).name)
+        try:
+            digest = hash_file(opened, trust, copy)
+            fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            os.close(copy)
+            raise
+    except OSError as error:
+        raise CopyFailed(
+            trust.plugin,
+            opened.path,
+            f"it cannot be copied into memory: {error.strerror}",
+            "memory for it, and a system that runs files there (sysctl vm.memfd_noexec below 2)",
+            "make room, or change the setting",
+        ) from None
     return copy, digest
 
 

@@ -12,6 +12,8 @@ With the same content it is the same modules.
 
 import importlib
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -19,6 +21,9 @@ from importlib.util import spec_from_loader
 from types import CodeType, ModuleType
 
 from prism.supervision.verification.tree import Tree
+
+_changing: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+"""By package: a reload imports in a thread, and another may want the same package."""
 
 
 class NameTaken(Exception):
@@ -102,6 +107,11 @@ def import_module(name: str, tree: Tree) -> ModuleType:
         NameTaken: a module of the package's name is there that no tree was the source of.
     """
     package = name.partition(".")[0]
+    with _changing[package]:
+        return _import_module(name, package, tree)
+
+
+def _import_module(name: str, package: str, tree: Tree) -> ModuleType:
     present = sys.modules.get(package)
     finder = next(
         (f for f in sys.meta_path if isinstance(f, TreeFinder) and f.package == package), None

@@ -150,7 +150,10 @@ class Judge:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise self._malformed(place, "it is not a regular file")
-            return file.read(signature.MAX_BYTES + 1)
+            try:
+                return file.read(signature.MAX_BYTES + 1)
+            except OSError as error:
+                raise self._malformed(place, f"it cannot be read: {error.strerror}") from None
 
     def _malformed(self, place: str, found: str) -> SignatureMalformed:
         return SignatureMalformed(

@@ -30,6 +30,12 @@ class NotExecutable(PluginRefused):
     reason = "not_executable"
 
 
+class CopyFailed(PluginRefused):
+    """It must run from a copy in memory, and the system does not make one."""
+
+    reason = "copy_failed"
+
+
 class TooLarge(PluginRefused):
     """It is over a limit."""
 

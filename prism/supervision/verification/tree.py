@@ -14,7 +14,6 @@ from pathlib import Path
 
 from prism.supervision.verification.content import FILE, TREE, Content, Digest, hash_file
 from prism.supervision.verification.refusals import (
-    FileMissing,
     ModuleUnverifiable,
     SymbolicLink,
     TooLarge,
@@ -110,7 +109,10 @@ class _Reader:
             here = f"{place}/{name}"
             if not name.isprintable():
                 raise self._unverifiable(here, "its name has characters that cannot be shown")
-            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            try:
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except OSError as error:  # it went away
+                raise self._trust.unreadable(here, error) from None
             if stat.S_ISLNK(status.st_mode):
                 raise SymbolicLink(
                     self._trust.plugin,
@@ -124,13 +126,7 @@ class _Reader:
             try:
                 self._enter(directory, name, here, prefix)
             except OSError as error:
-                raise FileMissing(
-                    self._trust.plugin,
-                    here,
-                    f"it cannot be opened: {error.strerror}",
-                    "a file that can be read",
-                    "change its permissions, and change nothing while it is being read",
-                ) from None
+                raise self._trust.unreadable(here, error) from None
 
     def _enter(self, directory: int, name: str, place: str, prefix: str) -> None:
         descriptor = os.open(name, _OPEN, dir_fd=directory)

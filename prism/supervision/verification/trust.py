@@ -81,13 +81,7 @@ class Trust:
                 self.plugin, path, "it is not there", "a file", "install it, or correct the path"
             ) from None
         except OSError as error:
-            raise Unreadable(
-                self.plugin,
-                path,
-                f"it cannot be opened: {error.strerror}",
-                f"a file that uid {os.geteuid()} may read",
-                "change its permissions",
-            ) from None
+            raise self.unreadable(path, error) from None
 
     def _walk(self, path: str) -> Opened:
         names = _names(path)
@@ -104,6 +98,8 @@ class Trust:
             self.check(os.fstat(root), "/", root)
             while names:
                 steps += 1
+                if links > MAX_LINKS or steps > MAX_STEPS:
+                    raise self._endless(path)
                 name = names.pop()
                 parent = way[-1][1] if way else root
                 place = "/" + "/".join([*(step for step, _ in way), name])
@@ -113,14 +109,6 @@ class Trust:
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if stat.S_ISLNK(status.st_mode):
                     links += 1
-                    if links > MAX_LINKS or steps > MAX_STEPS:
-                        raise SymbolicLink(
-                            self.plugin,
-                            path,
-                            "its symbolic links have no end",
-                            f"at most {MAX_LINKS} of them",
-                            "name the file itself",
-                        )
                     self.check(status, place)
                     target = os.readlink(name, dir_fd=parent)
                     if target.startswith("/"):
@@ -199,6 +187,25 @@ class Trust:
             return False
         primary = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group}
         return listed | primary <= self.owners
+
+    def _endless(self, path: str) -> SymbolicLink:
+        return SymbolicLink(
+            self.plugin,
+            path,
+            "its symbolic links have no end",
+            f"at most {MAX_LINKS} of them, and {MAX_STEPS} names",
+            "name the file itself",
+        )
+
+    def unreadable(self, place: str, error: OSError) -> Unreadable:
+        """The refusal of something that the system did not let us read."""
+        return Unreadable(
+            self.plugin,
+            place,
+            f"it cannot be read: {error.strerror}",
+            f"a file that uid {os.geteuid()} may read, on a disk that works",
+            "change its permissions, or look at the disk",
+        )
 
     def not_regular(self, status: os.stat_result, place: str) -> NotRegular:
         """The refusal of something that is neither a file nor a directory."""

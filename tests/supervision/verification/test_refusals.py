@@ -1,5 +1,6 @@
 """Every way to be refused, with real files; and that what is right passes each check."""
 
+import errno
 import grp
 import os
 import pwd
@@ -214,6 +215,36 @@ def test_a_program_that_is_not_executable(verify, program, release):
     program.chmod(0o644)
     verify()  # for the start to say
     assert refused(verify, {"trusted_keys": [release.trusted]}).reason == "not_executable"
+
+
+def test_a_system_that_makes_no_copy(verify, program, monkeypatch):
+    def no_memory(*_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    pinned = verify().content.digest.hexdigest
+    monkeypatch.setattr(os, "memfd_create", no_memory)
+    error = refused(verify, sha256=pinned)
+    assert error.reason == "copy_failed"
+    assert "Cannot allocate memory" in error.found
+    assert not verify().vouched, "nothing needs a copy then"
+
+
+@pytest.mark.parametrize("kind", ["command", "package"])
+def test_a_disk_that_fails(verify, program, monkeypatch, kind):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    if kind == "command":
+        monkeypatch.setattr(os, "read", broken)
+        error = refused(verify)
+    else:
+        monkeypatch.setattr("prism.supervision.verification.tree._Reader.read", broken)
+        package = program.parent / "orders"
+        package.mkdir(mode=0o755)
+        (package / "__init__.py").touch(0o644)
+        error = refused(verify, module="orders:Orders", path=str(program.parent))
+    assert error.reason == "unreadable"
+    assert "Input/output error" in error.found
 
 
 def test_a_file_over_the_limit(verify, program, monkeypatch):
