@@ -7,6 +7,7 @@ the stop itself can be watched.
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from prism.frontends.server import (
     Address,
     Listener,
     ServerSettings,
+    ServerStatistics,
     ServerTLS,
     bound_address,
     descriptor,
@@ -36,6 +38,8 @@ from prism.frontends.server import (
     serve,
 )
 from prism.frontends.server.http2.implementation import choose
+from prism.frontends.server_metrics import ServerMetrics
+from prism.lifecycle.descriptors import connections_that_fit
 from prism.lifecycle.given_sockets import GivenSocket, Role, for_place
 from prism.lifecycle.successor import PassedSocket
 from prism.supervision.spec import InstanceSpec
@@ -43,8 +47,10 @@ from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")
 
-ADMIN_GRACE = 1.0
-"""Seconds for the admin port's last requests at the end."""
+ADMIN_SETTINGS = ServerSettings(
+    graceful_timeout=1.0, max_connections=64, max_connections_per_peer=64
+)
+"""The admin port has few clients, and must not use up what the data port needs."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,10 @@ class Proxy:
             Namespace.from_config(namespace, self._supervisor.slots[namespace.name])
             for namespace in self.config.namespaces
         )
-        metrics = Metrics(self.router)
-        self._door = DoorApp(self.router, metrics)
-        self._admin = AdminApp(self.router, metrics)
+        self._metrics = Metrics(self.router)
+        self._statistics = ServerStatistics()
+        self._door = DoorApp(self.router, self._metrics)
+        self._admin = AdminApp(self.router, self._metrics)
         self._admin_stop = trio.Event()
         self._tls: ServerTLS | None = None
         self.sockets: list[PassedSocket] = []
@@ -98,7 +105,9 @@ class Proxy:
             ListenError: a port cannot be used; nothing was started.
             ConfigError: a certificate cannot be used; nothing was started.
         """
+        settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
+        self._metrics.register(ServerMetrics(self._statistics, self._tls))
         async with trio.open_nursery() as supervision:
             try:
                 await supervision.start(self._supervisor.run)
@@ -108,16 +117,14 @@ class Proxy:
                 raise
             async with trio.open_nursery() as admin_nursery:
                 if admin_listeners:
-                    admin_settings = ServerSettings(graceful_timeout=ADMIN_GRACE)
-                    admin_nursery.start_soon(
-                        partial(
-                            serve,
-                            self._admin,
-                            admin_listeners,
-                            admin_settings,
-                            shutdown=self._admin_stop,
-                        )
+                    serve_admin = partial(
+                        serve,
+                        self._admin,
+                        admin_listeners,
+                        ADMIN_SETTINGS,
+                        shutdown=self._admin_stop,
                     )
+                    admin_nursery.start_soon(serve_admin)
                 log.info("HTTP/2 is served by %s", choose(ServerSettings().http2_codec))
                 on_ready(
                     Ready(
@@ -130,8 +137,13 @@ class Proxy:
                         ],
                     )
                 )
-                settings = _server_settings(self.config)
-                await serve(self._door, listeners, settings, shutdown=self.shutdown)
+                await serve(
+                    self._door,
+                    listeners,
+                    settings,
+                    shutdown=self.shutdown,
+                    statistics=self._statistics,
+                )
                 log.info("all requests are answered; stopping the plugins")
                 self._supervisor.stop()
                 await self._supervisor.wait_stopped()
@@ -246,7 +258,9 @@ def _server_settings(config: Config) -> ServerSettings:
     limits = config.listen.limits
     return ServerSettings(
         graceful_timeout=config.drain_timeout_seconds,
-        max_connections=limits.max_connections,
+        max_connections=connections_that_fit(limits.max_connections),
         max_connections_per_peer=limits.max_connections_per_peer,
         max_concurrent_streams=limits.max_concurrent_streams,
+        max_concurrent_handshakes=limits.max_concurrent_handshakes,
+        max_connection_age=limits.max_connection_age_seconds or math.inf,
     )

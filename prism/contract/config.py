@@ -59,7 +59,7 @@ class ServerTLS(Block, frozen=True):
 
 
 class ListenLimits(Block, frozen=True):
-    """What clients may use of the proxy before they are refused."""
+    """What clients may use of the proxy before they are refused, or must wait."""
 
     max_connections: Annotated[Count, Meta(description="Open connections, all clients.")] = 4096
     max_connections_per_peer: Annotated[
@@ -68,6 +68,16 @@ class ListenLimits(Block, frozen=True):
     max_concurrent_streams: Annotated[
         Count, Meta(description="Requests at a time on one HTTP/2 connection.")
     ] = 128
+    max_concurrent_handshakes: Annotated[
+        Count, Meta(description="TLS handshakes at a time; more wait for their turn.")
+    ] = 32
+    max_connection_age_seconds: Annotated[
+        Seconds | None,
+        Meta(
+            description="After this time, give or take a tenth, a connection is closed gracefully, "
+            "so that its client must present its certificate anew. Without it, never."
+        ),
+    ] = None
 
 
 class ListenConfig(Block, frozen=True):

@@ -36,11 +36,9 @@ def served(port, address="127.0.0.1"):
 
 def test_without_a_descriptor_left_it_waits_and_goes_on(start_prism):
     limit = 64
-
-    def few_descriptors():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-
-    proxy = start_prism(preexec=few_descriptors)
+    proxy = start_prism()
+    # At its start it would have kept fewer connections than that.
+    resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (limit, limit))
     with ExitStack() as stack:
         for _ in range(2 * limit):
             stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port), 20))

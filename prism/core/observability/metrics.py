@@ -52,6 +52,10 @@ class Metrics(Collector):
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
+    def register(self, collector: Collector) -> None:
+        """Have ``collector`` read, too, at each scrape."""
+        self._registry.register(collector)
+
     def observe(self, record: CallRecord, seconds: float) -> None:
         """Count a call that ended after ``seconds``."""
         operation = self._operations.get((record.namespace, record.operation))

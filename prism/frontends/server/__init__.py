@@ -21,6 +21,7 @@ from prism.frontends.server.listeners import (
 )
 from prism.frontends.server.serve import serve
 from prism.frontends.server.settings import ServerSettings
+from prism.frontends.server.statistics import ServerStatistics
 from prism.frontends.server.tls import ServerTLS
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Scope",
     "Send",
     "ServerSettings",
+    "ServerStatistics",
     "ServerTLS",
     "TLSListener",
     "bound_address",

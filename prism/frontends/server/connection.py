@@ -4,6 +4,8 @@ Whatever goes wrong inside ends here: it is logged, the connection is closed, an
 other connections do not notice.
 """
 
+import math
+import random
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from prism.frontends.server.serve import Server
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+def jitter() -> float:
+    """Around 1: connections opened together (after a restart) shall not end together."""
+    return random.uniform(0.9, 1.1)  # noqa: S311 - it guards nothing
 
 
 def client_address(stream: Stream) -> tuple[str, int] | None:
@@ -38,11 +45,21 @@ class Connection:
         self._client = client
         self._opening = trio.CancelScope()
         self._http: HTTP1Connection | HTTP2Connection | None = None
+        self._silent_since: float | None = trio.current_time()
+        self.retires_at = trio.current_time() + server.settings.max_connection_age * jitter()
 
     @property
     def idle_since(self) -> float | None:
-        """Since when nothing is in flight, on trio's clock."""
-        return None if self._http is None else self._http.idle_since
+        """Since when nothing is in flight, on trio's clock.
+
+        Who has just connected is about to send a request, unless it takes its time.
+        """
+        if self._http is not None:
+            return self._http.idle_since
+        if self._silent_since is None:
+            return None
+        patience = self._server.settings.goaway_grace
+        return self._silent_since if trio.current_time() > self._silent_since + patience else None
 
     def drain(self, deadline: float) -> None:
         """Finish what is in flight by ``deadline``, then close."""
@@ -57,6 +74,13 @@ class Connection:
         """Close gracefully to make room."""
         if self._http is not None:
             self._http.shed()
+        else:
+            self._opening.cancel()
+
+    def retire(self) -> None:
+        """Close as in a drain, because the connection is old."""
+        self.retires_at = math.inf
+        self.drain(trio.current_time() + self._server.settings.graceful_timeout)
 
     async def run(self) -> None:
         """Serve the connection to its end. Raises ``trio.Cancelled`` at most."""
@@ -75,6 +99,7 @@ class Connection:
         app, settings = self._server.app, self._server.settings
         self._drain_if_late()
         with self._opening:
+            await self._wait_for_first_bytes()
             protocol, peer = await self._handshake()
             opening = b""
             if protocol != "h2":
@@ -108,6 +133,11 @@ class Connection:
         if self._server.drain_deadline is not None:
             self.drain(self._server.drain_deadline)
 
+    async def _wait_for_first_bytes(self) -> None:
+        with trio.fail_after(self._server.settings.header_timeout):
+            await trio.lowlevel.wait_readable(_socket(self._stream))
+        self._silent_since = None
+
     async def _handshake(self) -> tuple[str | None, Peer]:
         """The protocol agreed on by ALPN, and who the peer is.
 
@@ -120,7 +150,7 @@ class Connection:
             return None, Peer("http", self._client, server, state)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:
-                await self._stream.do_handshake()
+                await self._server.handshakes.perform(self._stream)
             except trio.BrokenResourceError as error:
                 # The client often sees no more than EOF, so the reason is told here.
                 logger.info("a TLS handshake failed: %s", error.__cause__)

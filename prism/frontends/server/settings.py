@@ -4,6 +4,7 @@ Two limits of a request live in the application instead, because they depend on
 the namespace: how large a body may be, and how slowly it may arrive.
 """
 
+import math
 import os
 
 import msgspec
@@ -15,7 +16,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one serving process. Times are seconds, sizes bytes."""
 
     tls_handshake_timeout: float = 10.0
-    """A handshake is two round trips; a client that needs longer is not one."""
+    """From a client's first bytes, its place in the queue of handshakes included: a
+    handshake is two round trips, and who has waited so long has often given up."""
 
     header_timeout: float = 10.0
     """For a request's header section, and for the first bytes of a new connection.
@@ -66,6 +68,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Per client address; further ones are closed at once. A quarter of all, so that
     one address cannot hold the server, yet many clients behind one NAT, and load
     generators on loopback, fit."""
+
+    max_concurrent_handshakes: int = 32
+    """TLS handshakes with a turn; more wait for theirs. One takes about seven milliseconds
+    of a core, most of it in two pieces, so that no request waits longer than a tenth of
+    a second behind all of them. Clients 0.2 s away, 32 at a time, keep one core busy."""
+
+    max_connection_age: float = math.inf
+    """After this time, give or take a tenth, a connection is closed as gracefully as in a
+    drain: its client must prove again who it is, and may find another server."""
 
     max_concurrent_streams: int = 100
     """Per HTTP/2 connection, the usual value of edge proxies. More are refused with

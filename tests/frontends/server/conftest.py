@@ -18,6 +18,7 @@ from prism.frontends.server import (
     Scope,
     Send,
     ServerSettings,
+    ServerStatistics,
     ServerTLS,
     open_listeners,
     serve,
@@ -30,8 +31,15 @@ QUICK = {"linger_timeout": 0.2, "goaway_grace": 0.2, "half_close_grace": 0.2}
 class RunningServer:
     """A server in the test's nursery; ``stopped`` is set when ``serve`` has returned."""
 
-    def __init__(self, address: Address, shutdown: trio.Event, stopped: trio.Event) -> None:
+    def __init__(
+        self,
+        address: Address,
+        shutdown: trio.Event,
+        stopped: trio.Event,
+        statistics: ServerStatistics,
+    ) -> None:
         self.address = address
+        self.statistics = statistics
         self.shutdown = shutdown
         self.stopped = stopped
 
@@ -185,14 +193,22 @@ async def start_server() -> AsyncIterator[StartServer]:
         async def start(app: App = echo, tls: ServerTLS | None = None, **limits) -> RunningServer:
             settings = ServerSettings(**{**QUICK, **limits})
             shutdown, stopped = trio.Event(), trio.Event()
+            statistics = ServerStatistics()
 
             async def run(task_status: trio.TaskStatus[list[Address]]) -> None:
                 listeners = await open_listeners("127.0.0.1", 0, tls=tls)
-                await serve(app, listeners, settings, shutdown=shutdown, task_status=task_status)
+                await serve(
+                    app,
+                    listeners,
+                    settings,
+                    shutdown=shutdown,
+                    statistics=statistics,
+                    task_status=task_status,
+                )
                 stopped.set()
 
             addresses = await nursery.start(run)
-            servers.append(RunningServer(addresses[0], shutdown, stopped))
+            servers.append(RunningServer(addresses[0], shutdown, stopped, statistics))
             return servers[-1]
 
         async def watchdog() -> None:

@@ -230,6 +230,49 @@ async def test_at_the_limit_the_connection_idle_for_longest_makes_room(start_ser
     assert await helpers.read_all(streams[0]) == b""
 
 
+async def test_at_the_limit_connections_that_never_said_anything_make_room(start_server, helpers):
+    server = await start_server(max_connections=2, goaway_grace=0.05)
+    silent = [await server.connect() for _ in range(2)]
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert await server.is_alive()
+    assert await helpers.read_all(silent[0]) == b""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_old_connection_is_closed_gracefully(start_server, h2_client, helpers, version):
+    app = Gate(helpers)
+    server = await start_server(app, max_connection_age=0.2, goaway_grace=0.05)
+    stream = await server.connect()
+    if version == 1:
+        await stream.send_all(GET)
+        await app.begun.wait()
+        await trio.sleep(0.3)  # its age, on the server's clock, is what is tested
+        app.go_on.set()
+        answer = await helpers.read_all(stream)
+        assert answer.endswith(b"done")
+        assert b"connection: close" in answer.lower()
+    else:
+        client = h2_client(stream)
+        stream_id = await client.request()
+        app.go_on.set()
+        assert await client.response(stream_id) == (200, b"done")
+        await client.read_to_end()
+        assert len(client.got(h2.events.ConnectionTerminated)) == 2
+    assert server.statistics.retired == 1
+
+
+async def test_connections_are_counted(start_server, helpers):
+    server = await start_server(max_connections_per_peer=1)
+    stream = await server.connect()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert await helpers.read_all(await server.connect()) == b""
+    counted = server.statistics
+    assert (counted.connections, counted.accepted, counted.refused) == (1, 2, 1)
+    await stream.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert counted.connections == 0
+
+
 async def test_what_goes_wrong_in_a_connection_stays_there(
     start_server, monkeypatch, server_errors, helpers
 ):

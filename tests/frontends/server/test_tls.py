@@ -1,3 +1,5 @@
+import datetime
+import logging
 import ssl
 
 import pytest
@@ -6,7 +8,7 @@ import trustme
 from cryptography import x509
 
 from prism.contract.exceptions import ConfigError
-from prism.frontends.server import ServerTLS
+from prism.frontends.server import ServerTLS, handshakes
 
 
 class Files:
@@ -18,8 +20,8 @@ class Files:
         self.ca_file = directory / "ca.pem"
         self.ca.cert_pem.write_to_path(str(self.ca_file))
 
-    def server(self, name="server"):
-        issued = self.ca.issue_cert("127.0.0.1", "localhost")
+    def server(self, name="server", not_after=None):
+        issued = self.ca.issue_cert("127.0.0.1", "localhost", not_after=not_after)
         cert, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
         for number, blob in enumerate(issued.cert_chain_pems):
             blob.write_to_path(str(cert), append=number > 0)
@@ -93,6 +95,34 @@ async def test_handshakes_that_stall_do_not_hold_up_others(start_server, files):
         await connect(server, files.client())
 
 
+async def test_slow_handshakes_lose_their_turns_to_others(start_server, files, monkeypatch):
+    monkeypatch.setattr(handshakes, "TURN", 0.05)
+    server = await start_server(tls=ServerTLS(*files.server()), max_concurrent_handshakes=2)
+    for _ in range(10):
+        stream = await server.connect()
+        await stream.send_all(b"\x16\x03\x01")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(connect, server, files.client())
+
+
+async def test_a_client_that_gave_up_while_it_waited_costs_no_handshake(start_server, files):
+    server = await start_server(tls=ServerTLS(*files.server()), max_concurrent_handshakes=1)
+    first = await server.connect()
+    await first.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    second = await server.connect()
+    await second.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert server.statistics.handshakes_waiting == 1
+    await second.aclose()
+    await first.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert (server.statistics.handshakes_waiting, server.statistics.handshakes_failed) == (0, 2)
+    await connect(server, files.client())
+
+
 async def test_a_new_certificate_serves_new_connections_and_old_ones_live_on(
     start_server, files, helpers
 ):
@@ -105,6 +135,32 @@ async def test_a_new_certificate_serves_new_connections_and_old_ones_live_on(
     assert (await connect(server, context)).getpeercert(binary_form=True) != before
     await old.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
     assert (await helpers.read_all(old)).startswith(b"HTTP/1.1 200")
+
+
+async def test_reading_the_files_again_counts_and_never_raises(files):
+    cert, key = files.server()
+    tls = ServerTLS(cert, key)
+    first = tls.certificate
+    files.server()
+    assert tls.reload()
+    assert tls.certificate != first
+    cert.write_text("not a certificate")
+    context, second = tls.context, tls.certificate
+    assert not tls.reload()
+    assert (tls.context, tls.certificate) == (context, second)
+    assert (tls.reloads, tls.failed_reloads) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(-1, logging.ERROR), (3, logging.WARNING), (60, logging.INFO)]
+)
+def test_the_end_of_the_certificate_is_logged(files, caplog, days, level):
+    caplog.set_level(logging.INFO, "prism.server")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, minutes=1)
+    ServerTLS(*files.server(not_after=end))
+    [record] = caplog.records
+    assert record.levelno == level
+    assert f"{end:%Y-%m-%d}" in record.getMessage()
 
 
 async def test_a_bad_certificate_leaves_the_old_one_in_service(start_server, files, tmp_path):

@@ -1,0 +1,157 @@
+"""TLS over the life of a proxy: certificates that change, storms, limits."""
+
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+from prism_process import SUPPORT, eventually
+
+DAY = 86_400
+
+
+class Files:
+    """A CA, and the server's files, which can be written again."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.ca = trustme.CA()
+        self.ca_file = directory / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+        self.cert, self.key = directory / "cert.pem", directory / "key.pem"
+        self.issue()
+
+    def issue(self):
+        issued = self.ca.issue_cert("127.0.0.1", "localhost")
+        issued.cert_chain_pems[0].write_to_path(str(self.cert))
+        issued.private_key_pem.write_to_path(str(self.key))
+
+    def client(self):
+        """The path of a client's certificate and key, in one file."""
+        file = self.directory / "client.pem"
+        self.ca.issue_cert("client@example.org").private_key_and_cert_chain_pem.write_to_path(
+            str(file)
+        )
+        return file
+
+    def config(self, mutual=False, **limits):
+        tls = {"cert": str(self.cert), "key": str(self.key)}
+        if mutual:
+            tls["client_ca"] = str(self.ca_file)
+        namespace = {"name": "demo", "backend": "sqlite"}
+        return {"listen": {"tls": tls, "limits": limits}, "namespaces": [namespace]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+def served(port, files):
+    """The certificate (DER) that a new connection is shown."""
+    context = ssl.create_default_context(cafile=files.ca_file)
+    with (
+        socket.create_connection(("127.0.0.1", port), 20) as tcp,
+        context.wrap_socket(tcp, server_hostname="localhost") as tls,
+    ):
+        return tls.getpeercert(binary_form=True)
+
+
+def reload(proxy, times):
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: proxy.metric("prism_tls_reloads_total") == times)
+
+
+def test_sighup_serves_the_new_certificate_and_old_connections_live_on(start_prism, files):
+    proxy = start_prism(files.config())
+    before = served(proxy.port, files)
+    context = ssl.create_default_context(cafile=files.ca_file)
+    with httpx.Client(verify=context, trust_env=False, timeout=20) as old:
+        assert old.get(f"{proxy.url}/v1").status_code == 200
+        files.issue()
+        assert served(proxy.port, files) == before
+        reload(proxy, 1)
+        assert served(proxy.port, files) != before
+        shown = old.get(f"{proxy.url}/v1")
+        stream = shown.extensions["network_stream"].get_extra_info("ssl_object")
+        assert stream.getpeercert(True) == before
+    assert proxy.metric("prism_tls_reloads_failed_total") == 0
+    eventually(lambda: len(proxy.logged("is good until")) == 2)
+    first, second = proxy.logged("is good until")
+    assert first["message"] != second["message"]
+
+
+def test_bad_files_keep_the_old_certificate_and_say_why(start_prism, files):
+    proxy = start_prism(files.config())
+    before = served(proxy.port, files)
+    expiry = proxy.metric("prism_tls_certificate_expiry_timestamp_seconds")
+    assert expiry > time.time() + DAY
+    files.cert.write_text("no certificate")
+    reload(proxy, 1)
+    files.cert.unlink()
+    reload(proxy, 2)
+    assert served(proxy.port, files) == before
+    assert proxy.metric("prism_tls_reloads_failed_total") == 2
+    assert proxy.metric("prism_tls_certificate_expiry_timestamp_seconds") == expiry
+    eventually(lambda: len(proxy.logged("the certificate in use stays")) == 2)
+    for record in proxy.logged("the certificate in use stays"):
+        assert str(files.cert) in record["message"]
+    files.issue()
+    reload(proxy, 3)
+    assert served(proxy.port, files) != before
+
+
+@pytest.mark.slow
+def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start_prism, files):
+    proxy = start_prism(files.config(mutual=True, max_concurrent_handshakes=8))
+    client = str(files.client())
+    context = ssl.create_default_context(cafile=files.ca_file)
+    context.load_cert_chain(client)
+    command = [sys.executable, str(SUPPORT / "tls_storm.py"), str(proxy.port), "300"]
+    with (
+        httpx.Client(verify=context, trust_env=False, timeout=20) as other,
+        subprocess.Popen(
+            [*command, str(files.ca_file), client, client], stdout=subprocess.PIPE, text=True
+        ) as storm,
+    ):
+        meanwhile = 0
+        while storm.poll() is None:
+            assert other.get(f"{proxy.url}/v1").status_code == 200
+            meanwhile += 1
+        printed, _ = storm.communicate()
+    assert printed.split()[0] == "300"
+    assert meanwhile > 10
+    assert proxy.metric("prism_tls_handshakes_failed_total") == 0
+
+
+def test_more_clients_than_descriptors(start_prism):
+    """Those idle for longest make room, so that the proxy never runs out of descriptors."""
+    hard = 100
+
+    def few_descriptors():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    proxy = start_prism(preexec=few_descriptors)
+    [record] = eventually(lambda: proxy.logged("open files are allowed"))
+    assert "at most 50 connections are kept instead of 4096" in record["message"]
+    idle = []
+    try:
+        for _ in range(150):
+            idle.append(socket.create_connection(("127.0.0.1", proxy.port), 20))
+            idle[-1].sendall(b"GET /v1 HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert idle[-1].recv(1000).startswith(b"HTTP/1.1 200")
+        assert proxy.metric("prism_connections") <= 50
+        assert proxy.metric("prism_connections_shed_total") >= 100
+        assert proxy.call("demo", "set", {"key": "a", "value": 1}).status_code == 200
+    finally:
+        for connection in idle:
+            connection.close()
+    assert not proxy.logged("cannot accept")
+    assert len(list(Path(f"/proc/{proxy.pid}/fd").iterdir())) < hard
