@@ -148,9 +148,14 @@ def test_a_call_beyond_the_grace_is_answered_503(start_prism) -> None:
     proxy.process.send_signal(signal.SIGTERM)
     response = client.getresponse()
     assert response.status == 503
-    assert json.loads(response.read())["code"] == "UNAVAILABLE"
+    problem = json.loads(response.read())
+    assert (problem["code"], problem["reason"]) == ("UNAVAILABLE", "draining")
+    assert problem["retryable"] is False
+    assert response.headers["x-request-id"] == problem["request_id"]
     client.close()
     assert proxy.process.wait(20) == 0
+    (line,) = [record for record in proxy.records if record.get("operation") == "wait"]
+    assert (line["request_id"], line["reason"]) == (problem["request_id"], "draining")
 
 
 def test_a_client_that_never_reads_does_not_hold_up_the_end(start_prism, tmp_path: Path) -> None:

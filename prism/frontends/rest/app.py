@@ -43,6 +43,7 @@ from prism.frontends.rest.streams import (
     choose_format,
 )
 from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.server.asgi import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class RestApp:
         incoming = Incoming.from_scope(scope, receive, send)
         headers = incoming.headers
         record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
+        scope.setdefault("state", {})[REQUEST_ID] = record.request_id
         try:
             response = await (
                 self._answer(incoming, record)

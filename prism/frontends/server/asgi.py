@@ -10,6 +10,9 @@ from urllib.parse import unquote
 
 import msgspec
 
+from prism.core.ids import random_hex
+from prism.frontends.server.log import logger
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -21,14 +24,20 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
-_CODES = {
-    400: "INVALID_ARGUMENT",
-    408: "DEADLINE_EXCEEDED",
-    431: "INVALID_ARGUMENT",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    505: "UNIMPLEMENTED",
+REQUEST_ID = "prism.request_id"
+"""Where in ``scope["state"]`` an application leaves the id that it gave a request."""
+
+_KINDS = {
+    400: ("INVALID_ARGUMENT", "invalid_request"),
+    408: ("DEADLINE_EXCEEDED", "request_timeout"),
+    431: ("INVALID_ARGUMENT", "headers_too_large"),
+    500: ("INTERNAL", "internal"),
+    501: ("UNIMPLEMENTED", "not_served"),
+    503: ("UNAVAILABLE", "draining"),
+    505: ("UNIMPLEMENTED", "not_served"),
 }
+"""The gRPC status and the reason, as ``prism.contract.exceptions`` has them for the rest."""
+_RETRYABLE = {408}  # what was stopped by the end of a drain may have run
 
 
 class BadRequest(Exception):
@@ -105,20 +114,33 @@ def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:
     return checked
 
 
-def problem(status: int, detail: str) -> tuple[Headers, bytes]:
-    """Headers and body of an error that the server itself answers (RFC 9457)."""
+def problem(status: int, detail: str, request_id: str = "") -> tuple[Headers, bytes]:
+    """Headers and body of an error that the server itself answers (RFC 9457).
+
+    It has all that the application's errors have. Without an application there is no
+    line in the access log for ``request_id``, so the answer is logged here.
+    """
+    code, reason = _KINDS.get(status, ("UNKNOWN", "not_served"))
+    if not request_id:
+        request_id = random_hex(32)
+        fields = {"request_id": request_id, "http_status": status, "reason": reason}
+        logger.info("a request is refused: %s", detail, extra={"fields": fields})
     body = msgspec.json.encode(
         {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
-            "code": _CODES.get(status, "INTERNAL"),
+            "code": code,
+            "reason": reason,
             "detail": detail,
+            "request_id": request_id,
+            "retryable": status in _RETRYABLE,
         }
     )
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode("ascii")),
     ]
     if status == 503:
         headers.append((b"retry-after", b"1"))

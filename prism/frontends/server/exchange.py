@@ -14,7 +14,15 @@ from enum import Enum, auto
 
 import trio
 
-from prism.frontends.server.asgi import App, Headers, Message, Scope, checked_headers, problem
+from prism.frontends.server.asgi import (
+    REQUEST_ID,
+    App,
+    Headers,
+    Message,
+    Scope,
+    checked_headers,
+    problem,
+)
 from prism.frontends.server.log import contained
 
 _BODILESS = {204, 304}
@@ -105,7 +113,7 @@ class Exchange(ABC):
 
     async def answer(self, status: int, detail: str) -> None:
         """Answer in the application's place; only while nothing is on the wire."""
-        headers, body = problem(status, detail)
+        headers, body = problem(status, detail, self.scope.get("state", {}).get(REQUEST_ID, ""))
         self.phase = Phase.DONE
         await self.write_head(status, headers, b"" if self._no_body else body, end=True)
 

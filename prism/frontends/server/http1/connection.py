@@ -135,7 +135,11 @@ class HTTP1Connection:
         patience = self.settings.header_timeout if begun else self._idle_patience
         with trio.CancelScope(deadline=now + patience) as self._waiting:
             while True:
-                check_raw_head(self._h11.trailing_data[0], self.settings.max_header_fields)
+                check_raw_head(
+                    self._h11.trailing_data[0],
+                    self.settings.max_header_size,
+                    self.settings.max_header_fields,
+                )
                 event = self._h11.next_event()
                 if isinstance(event, h11.Request):
                     return event

@@ -15,18 +15,21 @@ _HOST = re.compile(rb"(?:[-\w.~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?")  # 
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?][^#]*)?")
 
 
-def check_raw_head(received: bytes, max_fields: int) -> None:
+def check_raw_head(received: bytes, max_size: int, max_fields: int) -> None:
     """Check the bytes of a head, of which more may be to come, before h11 parses them.
 
     h11 spends some microseconds on each field, so that their number counts, not only
-    their size; and it takes lines that end with LF alone, or go on in the next line.
+    their size, which it looks at only until the end has come; and it takes lines that end
+    with LF alone, or go on in the next line.
 
     Raises:
-        BadRequest: there are too many fields, or lines that others may end elsewhere
-            (RFC 9112, 2.2 and 5.2).
+        BadRequest: it is too large, there are too many fields, or there are lines that
+            others may end elsewhere (RFC 9112, 2.2 and 5.2).
     """
     end = _END.search(received)
     head = received[: end.end()] if end else received
+    if len(head) > max_size:
+        raise BadRequest(431, f"a request's head has at most {max_size} bytes")
     lines = head.count(b"\n")
     if lines > max_fields + 2:  # the request line and the empty one
         raise BadRequest(431, f"a request has at most {max_fields} header fields")

@@ -1,3 +1,4 @@
+import json
 import socket
 
 import h11
@@ -235,6 +236,7 @@ async def test_http_1_0_is_not_upgraded(start_server, helpers):
         (b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", 501),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 40_000, 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 33_000 + b"\r\n\r\n", 431),
         (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 501),
         (b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\nhost: a\r\n\r\n", 505),
@@ -261,11 +263,20 @@ async def test_http_1_0_is_not_upgraded(start_server, helpers):
         ),
     ],
 )
-async def test_what_cannot_be_served_is_refused(start_server, helpers, server_errors, sent, status):
+async def test_what_cannot_be_served_is_refused(
+    start_server, helpers, server_errors, caplog, sent, status
+):
     server = await start_server(header_timeout=0.1)
     answer = await exchange(server, sent, helpers)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in answer
+    top, _, body = answer.partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert problem["reason"]
+    assert problem["retryable"] is (status == 408)
+    assert f"x-request-id: {problem['request_id']}".encode() in top
+    (line,) = [record for record in caplog.records if "is refused" in record.message]
+    assert line.fields["request_id"] == problem["request_id"]
     assert await server.is_alive()
     assert server_errors() == []
 

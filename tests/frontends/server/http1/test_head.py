@@ -72,7 +72,7 @@ def test_a_host_that_is_one(host):
 )
 def test_bytes_that_are_refused_before_they_are_parsed(received, status):
     with pytest.raises(BadRequest) as caught:
-        check_raw_head(received, 5)
+        check_raw_head(received, 1000, 5)
     assert caught.value.status == status
 
 
@@ -87,7 +87,7 @@ def test_bytes_that_are_refused_before_they_are_parsed(received, status):
     ],
 )
 def test_bytes_that_may_be_parsed(received):
-    check_raw_head(received, 5)
+    check_raw_head(received, 1000, 5)
 
 
 @pytest.mark.parametrize(
