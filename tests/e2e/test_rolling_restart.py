@@ -21,6 +21,7 @@ from http2_client import Http2Client
 from prism_process import CHAOS, SUPPORT, eventually, group_members
 
 THREADS = 4
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def database(path):
@@ -240,6 +241,22 @@ def test_a_plugin_that_became_worse_keeps_the_old_process(proxy):
     eventually(lambda: "so this process goes on" in proxy.log)
     rewrite(proxy, before)
     go_on(proxy, "namespace 'echo' is not ready: .*program")
+
+
+def test_a_plugin_that_dials_in_keeps_the_old_process(start_prism, start_process, tmp_path):
+    """It has one connection, to the old process, which would be missed in the new one."""
+    address = tmp_path / "run" / "echo.sock"
+    plugin = {"type": "sidecar", "socket": str(address)}
+    proxy = start_prism({"namespaces": [{"name": "dialled", "backend": "x", "plugin": plugin}]})
+    echo = [sys.executable, str(EXAMPLES / "plugins/python/echo.py")]
+    start_process(*echo, "--connect", f"unix:{address}", log=tmp_path / "plugin")
+    eventually(proxy.ready)
+    begin_handover(proxy)
+    eventually(lambda: "so this process goes on" in proxy.log)
+    [record] = proxy.logged("so this process goes on")
+    assert "namespace 'dialled' is not ready" in record["message"]
+    assert "in use by another proxy" in record["message"]
+    assert proxy.call("dialled", "get", {"key": "a"}).json() == {"found": False}
 
 
 def test_a_new_namespace_that_is_broken_is_no_obstacle(proxy):
