@@ -32,11 +32,12 @@ BACKLOG = 16
 
 @dataclass(frozen=True)
 class Address:
-    """``unix:PATH`` or ``tcp:HOST:PORT``."""
+    """``unix:PATH``, ``tcp:HOST:PORT``, or ``ws:HOST:PORT`` for frames in a WebSocket."""
 
     path: str = ""
     host: str = ""
     port: int = 0
+    is_websocket: bool = False
 
     @classmethod
     def unix(cls, path: str) -> "Address":
@@ -52,18 +53,21 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Read ``unix:PATH`` or ``tcp:HOST:PORT``.
+        """Read one of the forms.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is none of them.
         """
         kind, _, rest = text.partition(":")
         if kind == "unix" and rest:
             return cls.unix(rest)
         host, _, port = rest.rpartition(":")
-        if kind == "tcp" and host and port.isascii() and port.isdigit() and int(port) < 65536:
-            return cls(host=host.strip("[]"), port=int(port))
-        raise ValueError(f"{text!r} is not an address: write unix:PATH or tcp:HOST:PORT")
+        is_port = port.isascii() and port.isdigit() and int(port) < 65536
+        if kind in {"tcp", "ws"} and host and is_port:
+            return cls(host=host.strip("[]"), port=int(port), is_websocket=kind == "ws")
+        raise ValueError(
+            f"{text!r} is not an address: write unix:PATH, tcp:HOST:PORT or ws:HOST:PORT"
+        )
 
     @property
     def is_unix(self) -> bool:
@@ -81,7 +85,9 @@ class Address:
             return False
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"tcp:{self.host}:{self.port}"
+        if self.path:
+            return f"unix:{self.path}"
+        return f"{'ws' if self.is_websocket else 'tcp'}:{self.host}:{self.port}"
 
 
 async def inherited(descriptor: int) -> UNIXSocketStream:

@@ -15,17 +15,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import anyio
-from anyio.abc import ByteStream, UNIXSocketStream
+from anyio.abc import Listener, UNIXSocketStream
 
 from prism.contract.exceptions import HandshakeFailed, PrismError
 from prism.sdk import endpoints
 from prism.sdk.options import Options, parse_options
 from prism.sdk.plugin import Plugin
 from prism.sdk.reporting import NoteHandler, report, send_logs
-from prism.sdk.session import Session
+from prism.sdk.session import ByteStream, Session
+from prism.sdk.websocket import WebSocketStream
 
 log = logging.getLogger("prism.sdk")
 
@@ -169,7 +170,7 @@ class _Server:
             await endpoints.listen(self._options) as listener,
             anyio.create_task_group() as sessions,
         ):
-            log.info("listening on %s", endpoints.bound_address(listener))
+            log.info("listening on %s", self._where(listener))
             async with anyio.create_task_group() as accepting:
                 accepting.start_soon(listener.serve, self._serve_accepted_stream, sessions)
                 await self._stopping.wait()
@@ -177,10 +178,32 @@ class _Server:
             # Only now: an accept under way would raise, and end the sessions with it.
             await listener.aclose()
 
+    def _where(self, listener: Listener[Any]) -> str:
+        where = endpoints.bound_address(listener)
+        listen = self._options.listen
+        return where.replace("tcp:", "ws:", 1) if listen and listen.is_websocket else where
+
+    async def _opened(self, stream: ByteStream) -> ByteStream:
+        """What frames travel in on an accepted connection.
+
+        Raises:
+            HandshakeFailed: a WebSocket was expected; the connection is closed.
+        """
+        listen = self._options.listen
+        if listen is None or not listen.is_websocket:
+            return stream
+        websocket = WebSocketStream(stream)
+        try:
+            await websocket.accept()
+        except HandshakeFailed:
+            await stream.aclose()
+            raise
+        return websocket
+
     async def _serve_accepted_stream(self, stream: ByteStream) -> None:
         """Serve one host; whatever it does, the next one can be served."""
         try:
-            await self._serve_session(stream)
+            await self._serve_session(await self._opened(stream))
         except HandshakeFailed as error:
             log.error("%s", error)
         except Exception:

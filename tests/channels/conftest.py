@@ -20,7 +20,7 @@ import trio.testing
 import trustme
 from msgspec import Struct
 
-from prism.channels import tcp, unix
+from prism.channels import tcp, unix, websocket
 from prism.channels.channel import PluginChannel
 from prism.channels.framed import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
@@ -29,6 +29,7 @@ from prism.channels.inherited import FD_VARIABLE, socket_pair
 from prism.contract.messages import InitializeRequest
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
 from prism.sdk.session import Session
+from prism.sdk.websocket import WebSocketStream as PluginWebSocket
 from prism.wire import ConnectionState, Role
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Hello, Ping
@@ -272,6 +273,24 @@ async def over_tls(tmp_path: Path, *, mutual: bool = False) -> AsyncIterator[Plu
 
 
 @asynccontextmanager
+async def over_websocket(_tmp_path: Path) -> AsyncIterator[PluginChannel]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with trio.open_nursery() as nursery, listener:
+
+        async def serve() -> None:
+            inner = PluginWebSocket(_TrioBytes(await listener.accept()))
+            await inner.accept()
+            plugin = Probe()
+            await Session(inner, plugin, name=plugin.name, version=plugin.version).run()
+
+        nursery.start_soon(serve)
+        stream = await websocket.dial(f"ws://127.0.0.1:{port}/plugin", None, nursery)
+        async with framed(stream) as channel:
+            yield channel
+
+
+@asynccontextmanager
 async def in_a_process(_tmp_path: Path, *, backend: str) -> AsyncIterator[PluginChannel]:
     ours, theirs = socket_pair()
     with theirs:
@@ -366,6 +385,7 @@ FRAMED = {
     "tcp": over_tcp,
     "tls": over_tls,
     "mutual tls": partial(over_tls, mutual=True),
+    "websocket": over_websocket,
     "trio process": partial(in_a_process, backend="trio"),
     "asyncio process": partial(in_a_process, backend="asyncio"),
 }
