@@ -6,8 +6,6 @@ client; load balancers, ingresses and TLS terminators on the way need know no mo
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import trio
 from trio_websocket import (
@@ -20,6 +18,7 @@ from trio_websocket import (
 )
 
 from prism.channels import tcp
+from prism.contract.config_launch import WebSocketURL
 from prism.contract.exceptions import LaunchError
 
 SUBPROTOCOL = "prism.frames.v1"
@@ -28,31 +27,6 @@ MAX_MESSAGE = 1024 * 1024
 """Bytes of a message, both ways; longer frames span several."""
 CLOSE_PATIENCE = 1.0
 """Seconds for the peer's half of the closing handshake."""
-
-
-class Endpoint(NamedTuple):
-    """Where a WebSocket plugin is."""
-
-    secure: bool
-    host: str
-    port: int
-    target: str
-
-    @classmethod
-    def parse(cls, url: str) -> "Endpoint":
-        """Read ``wss://host[:port]/path`` or ``ws://…``.
-
-        Raises:
-            ValueError: it is neither; the message is a sentence for the operator.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise ValueError("write wss://host/path, or ws:// for loopback")
-        if parts.username is not None or parts.fragment:
-            raise ValueError("leave user names and fragments out of the URL")
-        secure = parts.scheme == "wss"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(secure, parts.hostname, parts.port or (443 if secure else 80), target)
 
 
 class _Reader:
@@ -150,7 +124,7 @@ async def dial(url: str, tls: tcp.TLSFiles | None, nursery: trio.Nursery) -> Web
     Raises:
         LaunchError: nobody listens there, it is not who it should be, or no WebSocket.
     """
-    endpoint = Endpoint.parse(url)
+    endpoint = WebSocketURL.parse(url)
     files = (tls or tcp.TLSFiles()) if endpoint.secure else None
     protocols = ["http/1.1"] if endpoint.secure else []
     transport = await tcp.dial(endpoint.host, endpoint.port, files, protocols=protocols)
@@ -184,7 +158,7 @@ async def _abandon(reader: _Reader, transport: trio.abc.Stream) -> None:
     await trio.aclose_forcefully(transport)
 
 
-def _authority(endpoint: Endpoint) -> str:
+def _authority(endpoint: WebSocketURL) -> str:
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     default = 443 if endpoint.secure else 80
     return host if endpoint.port == default else f"{host}:{endpoint.port}"

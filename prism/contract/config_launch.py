@@ -1,7 +1,8 @@
 """How a plugin is started or reached: the keys that a catalogue entry may fix."""
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -97,7 +98,8 @@ class Launch(Block, frozen=True):
     endpoint: Annotated[
         str | None,
         Meta(
-            description="Where the plugin listens, `host:port`.",
+            description="Where the plugin listens, `host:port`; for `websocket` a URL, "
+            "`wss://host/path`.",
             examples=["plugin.example.com:50100"],
             extra={"types": REMOTE},
         ),
@@ -173,6 +175,15 @@ class Launch(Block, frozen=True):
         """
         return parse_endpoint(self.endpoint or "")
 
+    @property
+    def websocket_url(self) -> str:
+        """``endpoint`` as a URL; ``host:port`` alone is its root."""
+        endpoint = self.endpoint or ""
+        if "://" in endpoint:
+            return endpoint
+        secure = self.tls is not None and self.tls.enabled
+        return f"{'wss' if secure else 'ws'}://{endpoint}/"
+
 
 def parse_endpoint(text: str) -> tuple[str, int]:
     """Split ``host:port`` or ``[IPv6]:port``.
@@ -191,3 +202,32 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
         raise ValueError("the port must be a number from 1 to 65535")
     return (host[1:-1] if bracketed else host), int(port)
+
+
+class WebSocketURL(NamedTuple):
+    """Where a plugin behind a WebSocket is."""
+
+    secure: bool
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def parse(cls, url: str) -> "WebSocketURL":
+        """Read ``wss://host[:port]/path`` or ``ws://…``.
+
+        Raises:
+            ValueError: anything else; the message is a sentence for the operator.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+            raise ValueError("write wss://host/path, or ws:// for loopback")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("leave user names and fragments out of the URL")
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError("the port must be a number from 1 to 65535") from None
+        secure = parts.scheme == "wss"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(secure, parts.hostname, port or (443 if secure else 80), target)

@@ -48,9 +48,7 @@ class CataloguePlugin(Launch, frozen=True, kw_only=True):
     """A plugin that namespaces can refer to by name."""
 
     name: Annotated[Name, Meta(description="Name for `plugin.name`, or a namespace's `backend`.")]
-    type: Annotated[
-        PluginType, Meta(description="How the plugin runs; `websocket` is not supported yet.")
-    ]
+    type: Annotated[PluginType, Meta(description="How the plugin runs.")]
     versions: Annotated[
         dict[Version, CatalogueVersion],
         Meta(
@@ -83,7 +81,7 @@ class PluginConfig(Launch, frozen=True):
     ] = None
     type: Annotated[
         PluginType | None,
-        Meta(description="How an inline plugin runs; `websocket` is not supported yet."),
+        Meta(description="How an inline plugin runs."),
     ] = None
     socket: Annotated[
         PathText | None,
@@ -149,8 +147,6 @@ class PluginConfig(Launch, frozen=True):
         """Why this plugin, though valid, cannot be started by this release; None if it can."""
         if self.form is PluginForm.LIBRARY:
             return f"starting a shared library ({self.library}) is not supported yet"
-        if self.type == "websocket":
-            return "type websocket is not supported yet"
         return None
 
     @property

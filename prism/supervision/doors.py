@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from prism import __version__
-from prism.channels import tcp, unix
+from prism.channels import tcp, unix, websocket
 from prism.channels.channel import PluginChannel
 from prism.channels.framed import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
@@ -62,6 +62,8 @@ def open_door(
             return _remote(spec, news, nursery)
         case PluginForm.ENDPOINT if plugin.type == "grpc":
             return _grpc(spec, news, nursery)
+        case PluginForm.ENDPOINT if plugin.type == "websocket":
+            return _websocket(spec, news, nursery)
         case PluginForm.ENDPOINT:
             raise LaunchError(f"{spec.label}: type {plugin.type!r} is not supported yet")
     raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
@@ -258,15 +260,31 @@ async def _grpc(
             await channel.aclose()
 
 
+@asynccontextmanager
+async def _websocket(
+    spec: InstanceSpec, news: News, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    plugin = spec.plugin
+    with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
+        stream = await websocket.dial(plugin.websocket_url, _tls_files(plugin), nursery)
+    if in_time.cancelled_caught:
+        raise LaunchError(f"{spec.label}: {plugin.endpoint} did not accept in time")
+    async with _framed(spec, news, nursery, stream) as channel:
+        yield channel
+
+
+def _tls_files(plugin: PluginConfig) -> tcp.TLSFiles | None:
+    if plugin.tls is None or not plugin.tls.enabled:
+        return None
+    files = plugin.tls
+    return tcp.TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
+
+
 async def _dial_endpoint(spec: InstanceSpec, protocols: Sequence[str] = ()) -> trio.abc.Stream:
     plugin = spec.plugin
     host, port = plugin.address
-    tls = None
-    if plugin.tls is not None and plugin.tls.enabled:
-        files = plugin.tls
-        tls = tcp.TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
     with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
-        stream = await tcp.dial(host, port, tls, protocols=protocols)
+        stream = await tcp.dial(host, port, _tls_files(plugin), protocols=protocols)
     if in_time.cancelled_caught:
         raise LaunchError(f"{spec.label}: {plugin.endpoint} did not accept in time")
     return stream

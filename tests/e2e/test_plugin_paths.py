@@ -194,3 +194,32 @@ def test_a_proxy_that_the_plugin_does_not_know_is_refused(
     refused = proxy.call("kv", "get", {"key": "a"})
     assert refused.json()["reason"] == "plugin_unavailable"
     assert "handshake" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_behind_a_websocket(start_prism, start_process, certificates, tmp_path, secure):
+    log = tmp_path / "plugin.log"
+    arguments, tls = ["--insecure"], {}
+    if secure:
+        cert, key = certificates.plugin
+        arguments = ["--tls-cert", cert, "--tls-key", key]
+        tls = {"tls": {"ca_cert": certificates.ca}}
+    start_process(*SQLITE, "--listen", "ws:localhost:0", *arguments, log=log)
+    eventually(lambda: "listening on ws:" in log.read_text())
+    port = log.read_text().partition("listening on ws:127.0.0.1:")[2].split()[0]
+    url = f"{'wss' if secure else 'ws'}://localhost:{port}/plugin"
+    plugin = {"type": "websocket", "endpoint": url, **tls}
+    if not secure:
+        plugin["insecure"] = True
+    proxy = start_prism(namespace(plugin, path=str(tmp_path / "kv.db")))
+    eventually(proxy.ready)
+    set_and_get(proxy)
+    assert proxy.stop() == 0
+
+
+def test_an_endpoint_that_is_no_websocket_is_said(start_prism):
+    other = start_prism()
+    plugin = {"type": "websocket", "endpoint": f"127.0.0.1:{other.port}", "insecure": True}
+    proxy = start_prism(namespace(plugin))
+    assert not proxy.ready()
+    eventually(lambda: "answered HTTP 404, not a WebSocket" in proxy.log)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import inspect
 
 from prism.contract.config import CataloguePlugin, Launch, PluginConfig
-from prism.contract.config_launch import parse_endpoint
+from prism.contract.config_launch import PluginType, WebSocketURL, parse_endpoint
 from prism.core.config.catalogue import PLACEHOLDER, needs_version
 from prism.core.config.nodes import Node, Path, find
 from prism.core.config.report import Report
@@ -59,7 +59,7 @@ def check_plugin(plugin: PluginConfig, root: Node, path: Path, report: Report) -
     if plugin.socket is not None:
         _check_socket_path(plugin.socket, root, (*path, "socket"), report)
     _check_placeholder(plugin, "a version: only catalogue plugins have", root, path, report)
-    check_launch(plugin, root, path, report)
+    check_launch(plugin, plugin.type, root, path, report)
 
 
 def check_catalogue_plugin(entry: CataloguePlugin, root: Node, path: Path, report: Report) -> None:
@@ -80,11 +80,16 @@ def check_catalogue_plugin(entry: CataloguePlugin, root: Node, path: Path, repor
         if report.sound(place) and not any(key in written for key in starts):
             report.error(find(root, place), place, f"type {entry.type} needs {names}")
         if report.sound(place):
-            check_launch(launch, root, place, report, entry)
+            check_launch(launch, entry.type, root, place, report, entry)
 
 
 def check_launch(
-    launch: Launch, root: Node, path: Path, report: Report, common: Launch | None = None
+    launch: Launch,
+    kind: PluginType,
+    root: Node,
+    path: Path,
+    report: Report,
+    common: Launch | None = None,
 ) -> None:
     """That the command can be split and the endpoint used; ``common`` fills what is not set."""
     common = common or launch
@@ -102,12 +107,16 @@ def check_launch(
         report.error(find(root, (*path, "tls")), (*path, "tls"), message)
     if endpoint is None:
         return
+    secure = tls is not None and tls.enabled
     try:
-        host, _ = parse_endpoint(endpoint)
+        if kind == "websocket" and "://" in endpoint:
+            secure, host, _, _ = WebSocketURL.parse(endpoint)
+        else:
+            host, _ = parse_endpoint(endpoint)
     except ValueError as error:
         report.error(find(root, (*path, "endpoint")), (*path, "endpoint"), str(error))
         return
-    if tls is not None and tls.enabled:
+    if secure:
         return
     message = ""
     if not is_loopback(host):

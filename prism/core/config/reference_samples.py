@@ -74,8 +74,9 @@ namespaces:
     ),
     (
         "A plugin on another machine",
-        "`type` is `remote` for frames over TCP, `grpc`, or `websocket` (accepted, but not "
-        "supported yet). Plain text is possible to loopback only, with `insecure: true`.",
+        "`type` is `remote` for frames over TCP, `grpc` for a gRPC server, or `websocket` for "
+        "frames inside a WebSocket, whose `endpoint` is a URL such as `wss://example.com/plugin`. "
+        "Plain text is possible to loopback only, with `insecure: true`.",
         """\
 namespaces:
   - name: warehouse
