@@ -100,7 +100,8 @@ async def dial(
     except BaseException:
         await trio.aclose_forcefully(secure)
         raise
-    if protocols and secure.selected_alpn_protocol() not in protocols:
+    # A server that knows no ALPN speaks HTTP/1.1.
+    if protocols and (secure.selected_alpn_protocol() or "http/1.1") not in protocols:
         await trio.aclose_forcefully(secure)
         raise LaunchError(f"{where} does not speak {' or '.join(protocols)} (ALPN)")
     return secure

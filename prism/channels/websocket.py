@@ -11,7 +11,6 @@ import trio
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
-    ConnectionTimeout,
     HandshakeError,
     WebSocketConnection,
     wrap_client_stream,
@@ -32,11 +31,14 @@ CLOSE_PATIENCE = 1.0
 class _Reader:
     """The nursery that the library's reader is given: one that can end it alone.
 
-    It waits, for ever, while nobody takes the message that it has read.
+    The reader waits, for ever, while nobody takes the message that it has read. What it
+    raises, such as a refused handshake, ends ``opening`` rather than the nursery.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.scope = trio.CancelScope()
+        self.opening = trio.CancelScope()
+        self.failure: Exception | None = None
         self._nursery = nursery
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
@@ -46,7 +48,11 @@ class _Reader:
         self, function: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
     ) -> None:
         with self.scope:
-            await function(*arguments)
+            try:
+                await function(*arguments)
+            except Exception as error:
+                self.failure = error
+                self.opening.cancel()
 
 
 class WebSocketStream(trio.abc.Stream):
@@ -130,27 +136,30 @@ async def dial(url: str, tls: tcp.TLSFiles | None, nursery: trio.Nursery) -> Web
     transport = await tcp.dial(endpoint.host, endpoint.port, files, protocols=protocols)
     reader = _Reader(nursery)
     try:
-        connection = await wrap_client_stream(
-            reader,  # type: ignore[arg-type]  # as much of a nursery as the library uses
-            transport,  # type: ignore[arg-type]  # either of the two that tcp.dial returns
-            _authority(endpoint),
-            endpoint.target,
-            subprotocols=[SUBPROTOCOL],
-            max_message_size=MAX_MESSAGE,
-            receive_buffer_size=64 * 1024,
-        )
-    except ConnectionRejected as error:
+        with reader.opening:
+            connection = await wrap_client_stream(
+                reader,  # type: ignore[arg-type]  # as much of a nursery as the library uses
+                transport,  # type: ignore[arg-type]  # either of the two that tcp.dial returns
+                _authority(endpoint),
+                endpoint.target,
+                subprotocols=[SUBPROTOCOL],
+                max_message_size=MAX_MESSAGE,
+                receive_buffer_size=64 * 1024,
+            )
+            return WebSocketStream(connection, transport, reader)
+    except BaseException as error:
         await _abandon(reader, transport)
-        raise LaunchError(f"{url} answered HTTP {error.status_code}, not a WebSocket") from None
-    except (HandshakeError, ConnectionClosed, ConnectionTimeout) as error:
-        await _abandon(reader, transport)
-        raise LaunchError(
-            f"{url} does not speak WebSocket: {error or type(error).__name__}"
-        ) from None
-    except BaseException:
-        await _abandon(reader, transport)
+        if isinstance(error, HandshakeError | ConnectionClosed):
+            raise LaunchError(_refusal(url, error)) from None
         raise
-    return WebSocketStream(connection, transport, reader)
+    await _abandon(reader, transport)
+    raise LaunchError(_refusal(url, reader.failure)) from None
+
+
+def _refusal(url: str, error: Exception | None) -> str:
+    if isinstance(error, ConnectionRejected):
+        return f"{url} answered HTTP {error.status_code}, not a WebSocket"
+    return f"{url} does not speak WebSocket: {error or type(error).__name__}"
 
 
 async def _abandon(reader: _Reader, transport: trio.abc.Stream) -> None:

@@ -150,6 +150,11 @@ class Proxy:
         """Every namespace has its plugin."""
         return self.client.get(f"{self.admin}/readyz").status_code == 200
 
+    def absence(self, namespace: str) -> str:
+        """Why a namespace has no plugin, as operators are told; "ready" if it has one."""
+        told: str = self.client.get(f"{self.admin}/readyz").json()["namespaces"][namespace]
+        return told
+
     def resident(self) -> int:
         """Bytes of memory in use."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
