@@ -72,6 +72,7 @@ class Guardian:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},
+                cwd="/",  # it keeps no directory busy
                 start_new_session=True,  # a terminal's Ctrl-C is not for it
             )
             assert self._process.stdin is not None  # noqa: S101 - as above

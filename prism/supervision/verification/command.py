@@ -105,7 +105,8 @@ def find_program(name: str, directory: str | None, search_path: str) -> str | No
 
 
 def _absolute(word: str, directory: str | None) -> str:
-    return os.path.join(os.getcwd(), directory or "", word)  # noqa: PTH109, PTH118 - keeps ".."
+    path = os.path.join(directory or "", word)  # noqa: PTH118 - keeps ".."
+    return path if path.startswith("/") else os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
 
 
 def _interpreter(program: str) -> Interpreter | None:

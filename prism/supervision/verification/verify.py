@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from pathlib import Path
 
 from prism.contract.config import PluginConfig, PluginForm, VerificationConfig
 from prism.supervision.verification.command import Command, take_apart
@@ -97,6 +98,7 @@ class Verifier:
             PluginRefused: it may not run.
         """
         plugin = self._plugin
+        self._check_directory()
         command = take_apart(plugin.argv, plugin.entry, plugin.working_directory, search_path)
         if command.program is None:
             if self._required:
@@ -161,6 +163,13 @@ class Verifier:
         with self._open(self._plugin.library or "") as library:
             content = Content(library.path, hash_file(library, self._trust), {})
             return self._judge.judge(content, self._plugin)
+
+    def _check_directory(self) -> None:
+        """The directory to run in, from which ``python -m`` and others take code."""
+        directory = self._plugin.working_directory
+        # Entering one that is not there fails when the process starts, which says so best.
+        if directory is not None and Path(directory).is_dir():
+            os.close(self._trust.open(directory).descriptor)
 
     @property
     def _named(self) -> bool:

@@ -435,6 +435,19 @@ def test_the_script_of_an_interpreter_is_what_is_judged(verify, home, release):
     assert named.content.path == str(script)
 
 
+def test_a_working_directory_that_others_can_write(verify, home):
+    place = home / "work"
+    place.mkdir()
+    place.chmod(0o777)
+    keys = {"command": ["python3", "-m", "plugin"], "working_directory": str(place)}
+    error = refused(verify, **keys)
+    assert (error.reason, error.place) == ("world_writable", str(place))
+    place.chmod(0o755)
+    assert verify(**keys) is None
+    place.rmdir()
+    assert verify(**keys) is None, "starting it says best that it is not there"
+
+
 def test_an_interpreter_that_others_can_write(verify, program, home):
     script = home / "plugin.sh"
     script.write_text("echo ran\n")

@@ -1,6 +1,7 @@
 """The text of signatures: one way to write each, and nothing else is one."""
 
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -110,6 +111,15 @@ def test_the_page_s_way_to_check_one_with_openssl(release, tmp_path) -> None:
         text=True,
     )
     assert "Signature Verified Successfully" in done.stdout, done
+
+
+def test_a_proxy_that_checks_no_signatures_loads_no_cryptography() -> None:
+    code = (
+        "import sys, prism.app, prism.cli.main, prism.supervision.verification.signing;"
+        "print([name for name in sys.modules if name.startswith('cryptography')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # -- keys -------------------------------------------------------------------------
