@@ -1,5 +1,3 @@
-import signal
-
 import httpx
 import pytest
 import trio
@@ -12,10 +10,8 @@ from prism.contract.config import (
     NamespaceConfig,
     PluginConfig,
     SecretsConfig,
-    ServerTLS,
 )
-from prism.contract.exceptions import ConfigError, ListenError
-from prism.running import run_until_signalled
+from prism.contract.exceptions import ListenError
 
 
 def config(**changes) -> Config:
@@ -109,50 +105,6 @@ async def test_an_admin_port_in_use_gives_the_data_port_back():
     await taken.aclose()
     again = await trio.open_tcp_listeners(port, host="127.0.0.1")
     await again[0].aclose()
-
-
-@pytest.mark.parametrize("kind", [ListenError, ConfigError])
-async def test_what_keeps_it_from_starting_is_raised_by_itself(kind):
-    async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as taken:
-        port = taken.socket.getsockname()[1]
-        wrong = {
-            ListenError: ListenConfig(port=port),
-            ConfigError: ListenConfig(port=0, tls=ServerTLS("none.pem", "none.key")),
-        }
-        with pytest.raises(kind):
-            await run_until_signalled(config(listen=wrong[kind]))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_gracefully(number):
-    graceful = await run_until_signalled(config(), lambda _ready: signal.raise_signal(number))
-    assert graceful
-
-
-async def test_a_second_signal_ends_it_at_once():
-    outcome = []
-
-    async def run(task_status=trio.TASK_STATUS_IGNORED) -> None:
-        outcome.append(await run_until_signalled(config(), task_status.started))
-
-    async with trio.open_nursery() as nursery:
-        ready = await nursery.start(run)
-        # A request whose body never comes holds the drain up.
-        address = str(ready.data[0]).removeprefix("http://").partition(":")
-        stream = await trio.open_tcp_stream(address[0], int(address[2]))
-        async with stream:
-            await stream.send_all(
-                b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
-            )
-            while not (await get(f"{ready.admin[0]}/metrics")).text.count(
-                'prism_requests_in_flight{namespace="kv"} 1.0'
-            ):
-                await trio.lowlevel.checkpoint()
-            signal.raise_signal(signal.SIGTERM)
-            while (await get(f"{ready.admin[0]}/readyz")).json()["status"] != "draining":
-                await trio.lowlevel.checkpoint()
-            signal.raise_signal(signal.SIGTERM)
-    assert outcome == [False]
 
 
 def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
