@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,7 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start processes (plugins that dial or listen) that end with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(
-        *command: str, log: Path, pass_fds: Sequence[int] = (), **environment: str
-    ) -> subprocess.Popen[bytes]:
+    def start(*command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             started.append(
                 subprocess.Popen(
@@ -75,7 +73,6 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
                     stdout=output,
                     stderr=output,
                     env={**os.environ, **environment},
-                    pass_fds=pass_fds,
                 )
             )
         return started[-1]

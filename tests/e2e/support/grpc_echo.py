@@ -1,21 +1,16 @@
 """An ASGI application for gRPC clients, on Prism's server, in a process of its own.
 
-Usage: python grpc_echo.py CODEC [CERTIFICATE KEY]; it prints its port, which is that of the
-listening socket GRPC_ECHO_FD, if that is set. SIGTERM stops it gracefully. Calls of any method get
+Usage: python grpc_echo.py CODEC [CERTIFICATE KEY]; it prints its port. Calls of any method get
 their messages back, or status 5 with the message as details if they say ``missing``.
 """
 
-import os
-import signal
-import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from prism.frontends.server import ServerTLS, bound_address, listen_on, open_listeners, serve
+from prism.frontends.server import ServerTLS, bound_address, open_listeners, serve
 
 PREFIX = 5  # a flag and the length, before each message
 
@@ -37,19 +32,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 async def main(codec: str, *files: str) -> None:
     assert codec == "h2"
     tls = ServerTLS(*map(Path, files)) if files else None
-    if "GRPC_ECHO_FD" in os.environ:
-        inherited = socket.socket(fileno=int(os.environ["GRPC_ECHO_FD"]))
-        listeners = listen_on([inherited], tls=tls)
-    else:
-        listeners = await open_listeners("127.0.0.1", 0, tls=tls)
-    shutdown = trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(serve, app, listeners, shutdown=shutdown))
-            print(bound_address(listeners[0]).port, flush=True)
-            async for _ in signals:
-                shutdown.set()
-                break
+    listeners = await open_listeners("127.0.0.1", 0, tls=tls)
+    print(bound_address(listeners[0]).port, flush=True)
+    await serve(app, listeners, shutdown=trio.Event())
 
 
 if __name__ == "__main__":
