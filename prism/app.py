@@ -74,14 +74,14 @@ class Proxy:
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self._supervisor = Supervisor(
+        self.supervisor = Supervisor(
             instance_spec(namespace, self.config) for namespace in self.config.namespaces
         )
         self.router = Router(
-            Namespace.from_config(namespace, self._supervisor.slots[namespace.name])
+            Namespace.from_config(namespace, self.supervisor.slots[namespace.name])
             for namespace in self.config.namespaces
         )
-        self._metrics = Metrics(self.router)
+        self._metrics = Metrics(self.router, self.supervisor)
         self._statistics = ServerStatistics()
         self._door = DoorApp(self.router, self._metrics)
         self._admin = AdminApp(self.router, self._metrics)
@@ -110,7 +110,7 @@ class Proxy:
         self._metrics.register(ServerMetrics(self._statistics, self._tls))
         async with trio.open_nursery() as supervision:
             try:
-                await supervision.start(self._supervisor.run)
+                await supervision.start(self.supervisor.run)
                 await wait_for_permission()
             except BaseException:
                 await _close([*listeners, *admin_listeners])
@@ -145,8 +145,8 @@ class Proxy:
                     statistics=self._statistics,
                 )
                 log.info("all requests are answered; stopping the plugins")
-                self._supervisor.stop()
-                await self._supervisor.wait_stopped()
+                self.supervisor.stop()
+                await self.supervisor.wait_stopped()
                 self._admin_stop.set()
         log.info("stopped")
 

@@ -116,7 +116,7 @@ class _Server:
                 self._stopping.set()
                 everything.deadline = anyio.current_time() + STOP_GRACE
 
-    async def _serve_session(self, stream: ByteStream) -> None:
+    async def _serve_session(self, stream: ByteStream) -> Session:
         """Serve one host to its end, or until this process has stopped and drained.
 
         Raises:
@@ -132,6 +132,7 @@ class _Server:
                 tasks.cancel_scope.cancel()
         except* HandshakeFailed as group:
             raise group.exceptions[0] from None
+        return session
 
     async def _end_when_drained(self, session: Session, scope: anyio.CancelScope) -> None:
         await self._stopping.wait()
@@ -156,7 +157,10 @@ class _Server:
             else:
                 told = False
                 try:
-                    await self._serve_session(stream)
+                    session = await self._serve_session(stream)
+                    if session.replaced:
+                        log.info("another process has taken this one's place; ending")
+                        return
                     pause = FIRST_RETRY
                 except HandshakeFailed as error:
                     log.error("%s", error)

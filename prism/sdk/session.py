@@ -73,6 +73,8 @@ MAX_QUEUED_FOR_NOTES = 256 * 1024
 """Bytes waiting for a host that does not read, at which it gets no more news of us."""
 PARTING_TIME = 2.0
 """Seconds to write what is still queued when the session ends."""
+REPLACED = "replaced"
+"""The reason in a Shutdown that is for good: another process has this one's place."""
 DRAIN_TOKEN = 0x647261
 """Of the PING that follows a drain's GOAWAY; its echo says that the host has read both."""
 
@@ -113,6 +115,7 @@ class Session:
         self._writer = SessionWriter(stream, self._connection)
         self._call_ended = anyio.Event()
         self._shut_down = False
+        self.replaced = False
         self._draining = False
         self._drain_seen = anyio.Event()
         self._unary: dict[Method, Callable[[Any], Awaitable[Message]]] = {
@@ -314,6 +317,7 @@ class Session:
             self._close(Close(event.stream, status, response, not started), event.method)
         if event.method is Method.SHUTDOWN and response is not None:
             self._shut_down = True
+            self.replaced = getattr(event.message, "reason", "") == REPLACED
             self._reading.cancel()
 
     async def _run_stream(self, stream: SessionStream, number: int, scope: Scope) -> None:

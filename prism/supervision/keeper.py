@@ -13,12 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import outcome
 import trio
 
 from prism.contract.config import PluginForm
 from prism.contract.exceptions import Draining, LaunchError, OperationInProgress
 from prism.supervision.backoff import Backoff
+from prism.supervision.detached import run_detached
 from prism.supervision.dial_in import DialIn
 from prism.supervision.generation import Generation
 from prism.supervision.journal import Journal
@@ -55,6 +55,7 @@ class Keeper:
         self._attempt = trio.CancelScope()
         self._dial_in = DialIn(spec.namespace)
         self._nursery: trio.Nursery | None = None
+        self._stopped = trio.Event()
 
     # -- the loop -------------------------------------------------------------
 
@@ -79,6 +80,11 @@ class Keeper:
             tell_started()
             self._nursery = None
             await self._dial_in.keep_only(None)
+            self._stopped.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until ``run`` has ended, and with it all that it started."""
+        await self._stopped.wait()
 
     def stop(self, reason: str = STOPPING) -> None:
         """Let the present instance finish its calls and end; start no other."""
@@ -171,19 +177,11 @@ class Keeper:
         if self.stopping or self._nursery is None:
             raise Draining(STOPPING)
         self.operation = operation
-        done = trio.Event()
-        result: list[outcome.Outcome[T]] = []
 
-        async def run() -> None:
-            try:
-                result.append(await outcome.acapture(work))
-            finally:
-                self.operation = None
-                done.set()
+        def done() -> None:
+            self.operation = None
 
-        self._nursery.start_soon(run)
-        await done.wait()
-        return result[0].unwrap()
+        return await run_detached(self._nursery, work, done)
 
     async def launch(
         self, spec: InstanceSpec, *, delay: float = 0.0, fresh: bool = False

@@ -169,7 +169,7 @@ class Reload:
 
     async def _end_old(self, reason: str) -> None:
         if self.old is not None:
-            self.old.retire(reason, replaced=True)
+            self.old.retire(reason)
             await self.old.wait_ended()
 
     async def _start_again(self, reason: str) -> None:

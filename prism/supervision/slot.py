@@ -99,6 +99,7 @@ class Slot:
         """Put ``instance`` in the slot; returns the one it replaces."""
         previous, self.current = self.current, instance
         self.retry_at = None
+        self.held = False
         self._idempotent = frozenset(
             name for name, declared in instance.operations.items() if declared.idempotent
         )

@@ -11,7 +11,9 @@ stand on:
 ``await restart(ns)``               end it, then start it; returns a ``Receipt``
 ``await drain(ns)``                 end it after its calls, start none; a ``Receipt``
 ``reset(ns)``                       try again now, though it failed too often
-``await apply(specs, commit)``      namespaces added, changed and removed as one change
+``plan(specs)``                     what ``apply`` would do with each namespace
+``await apply(specs, commit)``      namespaces added, changed, removed as one change
+``await add(spec)``, ``remove(ns)`` the same for one namespace
 ==================================  ==================================================
 
 Everything here raises ``CallError``s that front ends know how to tell:
@@ -26,8 +28,15 @@ from dataclasses import replace
 
 import trio
 
-from prism.contract.exceptions import InvalidRequest, UnknownNamespace
+from prism.contract.exceptions import (
+    Draining,
+    InvalidRequest,
+    OperationInProgress,
+    UnknownNamespace,
+)
+from prism.supervision.apply import Application, Applied, Change, Commit, plan
 from prism.supervision.canary import Canary
+from prism.supervision.detached import run_detached
 from prism.supervision.feed import Feed
 from prism.supervision.journal import EventFeed, Journal
 from prism.supervision.keeper import Keeper
@@ -47,6 +56,7 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._stopped = trio.Event()
+        self._applying = False
         for spec in specs:
             self._keepers[spec.namespace] = self._make_keeper(spec)
 
@@ -179,6 +189,60 @@ class Supervisor:
             return await Reload(keeper, keeper.spec).drain()
 
         return await keeper.perform("drain", work)
+
+    # -- namespaces that come and go ------------------------------------------
+
+    def plan(self, specs: Iterable[InstanceSpec]) -> list[Change]:
+        """What ``apply`` would do. Equal specs restart nothing."""
+        return plan(self._keepers, specs)
+
+    async def apply(
+        self,
+        specs: Iterable[InstanceSpec],
+        commit: Commit = lambda _slots, _removed: None,
+        *,
+        only: bool = True,
+    ) -> Applied:
+        """Make ``specs`` what is run: as one change, or, if one cannot start, not at all.
+
+        ``commit`` is called in the moment of the change, in plain code, with the slots
+        of the new namespaces and the names of the removed ones: the place to change a
+        router. Returns when what was replaced or removed has ended. With ``only=False``
+        namespaces that are not named stay.
+
+        Raises:
+            OperationInProgress: one of these namespaces is being changed already, or another
+                configuration is being applied.
+            Draining: the proxy stops.
+        """
+        specs = list(specs)
+        if not only:
+            named = {spec.namespace for spec in specs}
+            specs += [k.spec for name, k in self._keepers.items() if name not in named]
+        if self._applying:
+            raise OperationInProgress("*", "configuration change")
+        if self._nursery is None or self._stop.is_set():
+            raise Draining("the proxy is stopping")
+        application = Application(self._keepers, specs, self._make_keeper, self._nursery)
+        self._applying = True
+
+        def done() -> None:
+            self._applying = False
+
+        async def work() -> Applied:
+            return await application.run(commit)
+
+        return await run_detached(self._nursery, work, done)
+
+    async def add(self, spec: InstanceSpec, commit: Commit = lambda _s, _r: None) -> Applied:
+        """``apply`` for one more namespace, or for a change of one."""
+        return await self.apply([spec], commit, only=False)
+
+    async def remove(self, namespace: str, commit: Commit = lambda _s, _r: None) -> Applied:
+        """End the namespace's plugin after its calls, and forget it. Raises UnknownNamespace."""
+        self._find(namespace)
+        rest = [k.spec for name, k in self._keepers.items() if name != namespace]
+        return await self.apply(rest, commit)
 
     def reset(self, namespace: str) -> NamespaceStatus:
         """Forget past failures; where there is no instance, try to start one now.

@@ -119,12 +119,17 @@ def is_alive() -> Callable[[int], bool]:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> type[Model]:
-    """The class of an in-process plugin, at ``a_model:Fresh``."""
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Model]:
+    """The class of an in-process plugin, at ``a_model:Fresh``, however often that is imported."""
     kind = type("Fresh", (Model,), {"made": []})
-    module = types.ModuleType("a_model")
-    module.Fresh = kind  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "a_model", module)
+    what_it_has = types.ModuleType("a_models_class")
+    what_it_has.Fresh = kind  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_models_class", what_it_has)
+    monkeypatch.delitem(sys.modules, "a_model", raising=False)
+    (tmp_path / "a_model.py").write_text(
+        "import a_models_class\ndef __getattr__(name): return getattr(a_models_class, name)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     return kind
 
 

@@ -160,7 +160,7 @@ async def test_stop_while_starting_and_before_running(in_process, model, autojum
 async def test_a_class_that_cannot_be_had(
     make_spec, model, module, message, autojump_clock, tmp_path, monkeypatch
 ):
-    sys.modules["a_model"].explode = lambda: sys.exit(3)
+    sys.modules["a_models_class"].explode = lambda: sys.exit(3)
     (tmp_path / "a_broken_one.py").write_text("import sys; sys.exit(4)")
     monkeypatch.syspath_prepend(tmp_path)
     async with kept(make_spec(type="in_process", module=module)) as (_keeper, slot):

@@ -25,8 +25,10 @@ from prism.contract.status import StatusCode
 from prism.core.observability.histogram import Histogram
 from prism.core.observability.log_writer import dropped_lines
 from prism.core.observability.plugin_metrics import plugin_metrics
+from prism.core.observability.supervision_metrics import supervision_metrics
 from prism.core.request import CallRecord
 from prism.core.router import Router
+from prism.supervision.supervisor import Supervisor
 
 UNKNOWN = "_unknown"
 
@@ -45,8 +47,9 @@ class _Operation:
 class Metrics(Collector):
     """Counts calls, and reads everything else when it is scraped."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, supervisor: Supervisor | None = None) -> None:
         self._router = router
+        self._supervisor = supervisor
         self._operations: dict[tuple[str, str], _Operation] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -87,6 +90,8 @@ class Metrics(Collector):
         yield from self._calls()
         yield from self._namespaces()
         yield from plugin_metrics(self._router.namespaces())
+        if self._supervisor is not None:
+            yield from supervision_metrics(self._supervisor)
 
     def _calls(self) -> Iterator[Metric]:
         labels = ["namespace", "operation"]

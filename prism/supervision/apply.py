@@ -1,0 +1,188 @@
+"""Changing many namespaces as one change, or not at all.
+
+What a configuration reload stands on. Everything that can fail is done first,
+beside what serves: new namespaces start, changed ones start their new instance. If
+one of them does not come up, all of that is taken back, and nothing has changed. Then,
+in one piece of plain code, all of it takes effect. Only plugins that may not run
+twice are replaced after that, one way or the other.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+import trio
+
+from prism.contract.exceptions import LaunchError, OperationInProgress
+from prism.supervision.keeper import Keeper
+from prism.supervision.reload import Reload
+from prism.supervision.report import Receipt
+from prism.supervision.slot import Slot
+from prism.supervision.spec import InstanceSpec
+
+Action = Literal["start", "reload", "restart", "stop", "stay"]
+
+REMOVED = "the namespace was removed"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What becomes of one namespace. ``restart``: its plugin may not run twice."""
+
+    namespace: str
+    action: Action
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """How it went: all ``changes`` took effect, or, with ``failures``, none of them.
+
+    ``failures`` maps a namespace to the reason. ``receipts`` are of those replaced.
+    """
+
+    changes: list[Change]
+    failures: dict[str, str]
+    receipts: list[Receipt]
+
+    @property
+    def applied(self) -> bool:
+        """Did the changes take effect?"""
+        return not self.failures
+
+
+Commit = Callable[[dict[str, Slot], list[str]], None]
+"""Called at the moment of the change with the new namespaces' slots, and the removed names."""
+
+
+def plan(keepers: dict[str, Keeper], specs: Iterable[InstanceSpec]) -> list[Change]:
+    """What ``specs`` would change, sorted by namespace. Equal specs restart nothing."""
+    wanted = {spec.namespace: spec for spec in specs}
+    changes = [Change(name, "stop") for name in keepers.keys() - wanted.keys()]
+    for name, spec in wanted.items():
+        keeper = keepers.get(name)
+        if keeper is None:
+            changes.append(Change(name, "start"))
+        elif keeper.spec == spec:
+            changes.append(Change(name, "stay"))
+        elif spec.may_overlap and keeper.spec.may_overlap:
+            changes.append(Change(name, "reload"))
+        else:
+            changes.append(Change(name, "restart"))
+    return sorted(changes, key=lambda change: change.namespace)
+
+
+class Application:
+    """One application of ``specs`` to the supervisor's ``keepers``.
+
+    New keepers run in ``nursery``.
+    """
+
+    def __init__(
+        self,
+        keepers: dict[str, Keeper],
+        specs: Iterable[InstanceSpec],
+        make_keeper: Callable[[InstanceSpec], Keeper],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._keepers = keepers
+        self._specs = {spec.namespace: spec for spec in specs}
+        self._nursery = nursery
+        self.changes = plan(keepers, self._specs.values())
+        self._new = {name: make_keeper(self._specs[name]) for name in self._named("start")}
+        self._failures: dict[str, str] = {}
+        self._receipts: list[Receipt] = []
+        self._removed: list[Keeper] = []
+
+    def _named(self, *actions: Action) -> list[str]:
+        return [change.namespace for change in self.changes if change.action in actions]
+
+    async def run(self, commit: Commit) -> Applied:
+        """Do it. Cancelling before the change takes back what was begun.
+
+        Raises:
+            OperationInProgress: a namespace that would change is being changed already.
+        """
+        touched = [self._keepers[name] for name in self._named("reload", "restart", "stop")]
+        for keeper in touched:
+            if keeper.operation is not None:
+                raise OperationInProgress(keeper.spec.namespace, keeper.operation)
+        for keeper in touched:
+            keeper.operation = "configuration change"
+        try:
+            reloads = {
+                name: Reload(self._keepers[name], self._specs[name])
+                for name in self._named("reload")
+            }
+            committed = False
+            try:
+                await self._prepare(reloads)
+                if not self._failures:
+                    self._take_effect(reloads, commit)
+                    committed = True
+            finally:
+                if not committed:
+                    with trio.CancelScope(shield=True):
+                        await self._take_back(reloads)
+            if committed:
+                await self._finish(reloads)
+        finally:
+            for keeper in touched:
+                keeper.operation = None
+        return Applied(self.changes, self._failures, self._receipts)
+
+    async def _prepare(self, reloads: dict[str, Reload]) -> None:
+        async def start(name: str, keeper: Keeper) -> None:
+            await self._nursery.start(keeper.run)
+            if keeper.slot.current is None and not keeper.spec.dials_in:
+                self._failures[name] = keeper.slot.absence
+
+        async def prepare(name: str, reload: Reload) -> None:
+            try:
+                await reload.prepare()
+            except LaunchError as error:
+                self._failures[name] = str(error)
+
+        async with trio.open_nursery() as nursery:
+            for name, keeper in self._new.items():
+                nursery.start_soon(start, name, keeper)
+            for name, reload in reloads.items():
+                nursery.start_soon(prepare, name, reload)
+
+    def _take_effect(self, reloads: dict[str, Reload], commit: Commit) -> None:
+        for reload in reloads.values():
+            reload.commit()
+        removed = self._named("stop")
+        self._removed = [self._keepers.pop(name) for name in removed]
+        self._keepers.update(self._new)
+        for name in self._named("stay"):
+            self._keepers[name].spec = self._specs[name]  # equal, but of the new catalogue
+        commit({name: keeper.slot for name, keeper in self._new.items()}, removed)
+        for keeper in self._removed:
+            keeper.journal.events.record("removed", keeper.spec.namespace)
+            keeper.stop(REMOVED)
+        for name, keeper in self._new.items():
+            keeper.journal.events.record("added", name)
+
+    async def _take_back(self, reloads: dict[str, Reload]) -> None:
+        for keeper in self._new.values():
+            keeper.stop("the configuration was not applied")
+        async with trio.open_nursery() as nursery:
+            for keeper in self._new.values():
+                nursery.start_soon(keeper.wait_stopped)
+            for name, reload in reloads.items():
+                reason = self._failures.get(name, "the configuration was not applied")
+                nursery.start_soon(reload.give_up, reason)
+
+    async def _finish(self, reloads: dict[str, Reload]) -> None:
+        async def finish(reload: Reload) -> None:
+            self._receipts.append(await reload.finish())
+
+        async def restart(name: str) -> None:
+            reload = Reload(self._keepers[name], self._specs[name])
+            self._receipts.append(await reload.stop_then_start())
+
+        async with trio.open_nursery() as nursery:
+            for reload in reloads.values():
+                nursery.start_soon(finish, reload)
+            for name in self._named("restart"):
+                nursery.start_soon(restart, name)
+            for keeper in self._removed:
+                nursery.start_soon(keeper.wait_stopped)

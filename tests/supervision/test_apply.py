@@ -1,0 +1,99 @@
+"""Namespaces that come, go and change while others serve."""
+
+import sys
+
+import pytest
+import trio
+import trio.testing
+from supervised_plugin import eventually, leased_call, supervised
+
+from prism.contract.exceptions import OperationInProgress, UnknownNamespace
+from prism.supervision.lifecycle import State
+
+
+@pytest.fixture
+def named(in_process):
+    def make(name, **plugin):
+        return in_process(namespace=name, **plugin)
+
+    return make
+
+
+def actions(changes):
+    return {change.namespace: change.action for change in changes}
+
+
+async def test_the_plan_says_what_becomes_of_each(named):
+    a, b, c, d = (named(name) for name in "abcd")
+    async with supervised(a, b, c, d) as supervisor:
+        wanted = [
+            named("a"),
+            named("b", drain_timeout_seconds=7),
+            named("c", overlap=False),
+            named("e"),
+        ]
+        expected = {"a": "stay", "b": "reload", "c": "restart", "d": "stop", "e": "start"}
+        assert actions(supervisor.plan(wanted)) == expected
+
+
+async def test_all_of_it_takes_effect_at_once(named):
+    async with supervised(*(named(name) for name in "abcd")) as supervisor:
+        before = {name: slot.current for name, slot in supervisor.slots.items()}
+        seen = []
+
+        def commit(added, removed):
+            seen.append((sorted(added), removed))
+            # The calls of this moment find the new instances already, and the old ones whole.
+            assert added["e"].current is not None
+            assert supervisor.slots["b"].current is not before["b"]
+
+        wanted = [named("a"), named("b", drain_timeout_seconds=7), named("c", overlap=False)]
+        applied = await supervisor.apply([*wanted, named("e")], commit)
+        assert applied.applied
+        assert seen == [(["e"], ["d"])]
+        after = {name: slot.current for name, slot in supervisor.slots.items()}
+        assert set(after) == {"a", "b", "c", "e"}
+        assert after["a"] is before["a"]
+        assert {after[name].generation for name in "bc"} == {2}
+        assert sorted(receipt.namespace for receipt in applied.receipts) == ["b", "c"]
+        assert [e.kind for e in supervisor.events.recent() if e.kind in ("added", "removed")] == [
+            "removed",
+            "added",
+        ]
+        with pytest.raises(UnknownNamespace):
+            supervisor.status_of("d")
+
+
+async def test_one_that_cannot_start_keeps_everything_as_it_was(named, make_spec):
+    async with supervised(named("a"), named("b")) as supervisor:
+        before = {name: slot.current for name, slot in supervisor.slots.items()}
+        bad = make_spec(namespace="bad", command=[sys.executable, "-c", "raise SystemExit(9)"])
+        applied = await supervisor.apply(
+            [named("a", drain_timeout_seconds=7), named("new"), bad], pytest.fail
+        )
+        assert not applied.applied
+        assert list(applied.failures) == ["bad"]
+        assert "exited with status 9" in applied.failures["bad"]
+        assert {name: slot.current for name, slot in supervisor.slots.items()} == before
+        assert supervisor.status_of("a").state is State.READY
+        assert supervisor.status_of("a").operation is None
+        assert await leased_call(supervisor.slots["a"], "which") == 1
+
+
+async def test_one_at_a_time(named):
+    async with supervised(named("a")) as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.apply, [named("a", drain_timeout_seconds=7)])
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OperationInProgress):
+            await supervisor.apply([])
+        with pytest.raises(OperationInProgress):
+            await supervisor.reload("a")
+        await eventually(lambda: not supervisor.status_of("a").operation)
+
+
+async def test_one_namespace_comes_and_goes(named):
+    async with supervised() as supervisor:
+        assert (await supervisor.add(named("a"))).applied
+        assert (await supervisor.add(named("b"))).applied
+        assert (await supervisor.remove("a")).applied
+        assert set(supervisor.slots) == {"b"}
