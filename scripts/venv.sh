@@ -5,11 +5,12 @@ venv=$1
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null 2>&1; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    # One that was asked for by name is not replaced by another.
+    if [ "$python" = python3 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "installing python3 (Debian package)"
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3 python3-venv >/dev/null
     else
-        echo "no $python here: install Python 3.11 or later (Debian: sudo apt-get install python3 python3-venv)" >&2
+        echo "$python: not found; install Python 3.11 or later (Debian: sudo apt-get install python3 python3-venv)" >&2
         exit 1
     fi
 fi

@@ -131,8 +131,11 @@ class FrameLink:
             if isinstance(event, GoAway):
                 raise HandshakeFailed(f"{self.name} refused: {event.reason}")
             if self._connection.state is ConnectionState.CLOSED:
+                over_tls = isinstance(self._stream, trio.SSLStream)
+                hint = "; does it want a client certificate (tls.cert)?" if over_tls else ""
                 raise HandshakeFailed(
-                    f"{self.name} closed the connection during the handshake, before its HELLO"
+                    f"{self.name} closed the connection during the handshake, "
+                    f"before its HELLO{hint}"
                 )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def call(
         raise click.UsageError(f"--url {url}: {error}") from None
     except httpx.HTTPError as error:
         click.echo(f"prism: cannot call {url}: {error or type(error).__name__}", err=True)
-        if isinstance(error, httpx.ConnectError):
+        if isinstance(error, httpx.ConnectError) and "refused" in str(error):
             click.echo("Is the proxy running? Start one with: prism serve", err=True)
         sys.exit(1)
     if verbose:
@@ -94,19 +95,22 @@ def call(
 
 
 def _client(url: str, ca_cert: str | None, cert: str | None, patience: float) -> "httpx.Client":
-    import ssl
-
     import httpx
 
     verify: ssl.SSLContext | bool = True
     if ca_cert is not None or cert is not None:
         try:
             verify = ssl.create_default_context(cafile=ca_cert)
+        except OSError as error:  # ssl.SSLError is one
+            raise click.UsageError(f"cannot use {ca_cert}: {_reason(error)}") from None
+        try:
             if cert is not None:
-                verify.load_cert_chain(cert)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror if not isinstance(error, ssl.SSLError) else "not valid PEM"
-            raise click.UsageError(f"cannot use {ca_cert or cert}: {reason}") from None
+                verify.load_cert_chain(cert, password="")
+        except OSError as error:
+            raise click.UsageError(
+                f"cannot use {cert}: {_reason(error)}; it must hold the certificate and its "
+                "private key, unencrypted"
+            ) from None
     return httpx.Client(
         # Without TLS there is no ALPN: HTTP/2 is spoken with prior knowledge.
         http1=url.startswith("https:"),
@@ -115,6 +119,10 @@ def _client(url: str, ca_cert: str | None, cert: str | None, patience: float) ->
         timeout=httpx.Timeout(patience, connect=CONNECT_TIMEOUT),
         trust_env=False,
     )
+
+
+def _reason(error: OSError) -> str:
+    return "not the PEM it should be" if isinstance(error, ssl.SSLError) else str(error.strerror)
 
 
 def _patience(timeout: str | None) -> float:

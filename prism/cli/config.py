@@ -1,6 +1,11 @@
 """``prism config``: check a configuration, and describe what one may contain."""
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from prism.contract.config import ListenConfig
 
 EPILOG = """\b
 Examples:
@@ -35,10 +40,28 @@ def check(files: tuple[str, ...]) -> None:
             continue
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
+        if (unusable := _tls_problem(loaded.config.listen)) is not None:
+            click.echo(f"warning: {unusable}", err=True)
         names = ", ".join(namespace.name for namespace in loaded.config.namespaces)
         click.echo(f"{file}: ok, namespaces: {names or 'none'}")
     if failed:
         raise SystemExit(1)
+
+
+def _tls_problem(listen: "ListenConfig") -> str | None:
+    """Why the listener's files cannot be used here; they may be elsewhere than the checker."""
+    from pathlib import Path
+
+    from prism.contract.exceptions import ConfigError
+    from prism.frontends.server import ServerTLS
+
+    if (tls := listen.tls) is None:
+        return None
+    try:
+        ServerTLS(Path(tls.cert), Path(tls.key), Path(tls.client_ca) if tls.client_ca else None)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 @config.command()

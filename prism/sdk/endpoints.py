@@ -161,7 +161,8 @@ class _TLSListener(TLSListener):
         await anyio.aclose_forcefully(stream)
         if not isinstance(exc, Exception):
             raise exc
-        log.warning("a TLS handshake failed: %s", exc.__cause__ or exc)
+        reason = str(exc.__cause__ or exc) or "the host closed the connection"
+        log.warning("a TLS handshake failed: %s", reason)
 
 
 def _bind_unix(path: str) -> socket.socket:

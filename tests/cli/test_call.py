@@ -1,4 +1,5 @@
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from prism.cli.call import ANSWER_GRACE, LONGEST_CALL, _patience
@@ -43,3 +44,14 @@ def test_wrong_usage(arguments):
     result = CliRunner().invoke(prism, ["call", *arguments])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
+
+
+def test_a_certificate_without_its_key_is_named(tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("me").cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+    files = ["--ca-cert", str(tmp_path / "ca.pem"), "--cert", str(tmp_path / "client.pem")]
+    result = CliRunner().invoke(prism, ["call", "kv", "get", "--url", "https://[::1]:1", *files])
+    assert result.exit_code == 2
+    assert "client.pem: not the PEM it should be; it must hold the certificate" in result.stderr
+    assert "ca.pem" not in result.stderr

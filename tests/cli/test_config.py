@@ -34,6 +34,16 @@ def test_every_problem_of_every_file():
 
 
 @pytest.mark.usefixtures("files")
+def test_a_certificate_that_is_not_here_draws_a_warning_that_names_it():
+    Path("cert.pem").touch()
+    Path("tls.yaml").write_text(GOOD + "listen: {tls: {cert: cert.pem, key: none.pem}}\n")
+    result = CliRunner().invoke(prism, ["config", "check", "tls.yaml"])
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {Path('none.pem').absolute()}: tls: cannot be used for TLS")
+
+
+@pytest.mark.usefixtures("files")
 def test_warnings_do_not_fail():
     result = CliRunner().invoke(prism, ["config", "check", "warned.yaml"])
     assert result.exit_code == 0

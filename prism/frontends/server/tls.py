@@ -87,6 +87,12 @@ def _read(file: Path) -> Certificate | None:
 
 
 def _build(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    files = [path for path in (certificate, key, client_ca) if path is not None]
+    for path in files:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise _unusable(str(path), error) from error
     config = Config()
     config.certfile, config.keyfile = str(certificate), str(key)
     if client_ca is not None:
@@ -95,9 +101,12 @@ def _build(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLConte
     try:
         context = cast("ssl.SSLContext", config.create_ssl_context())
     except OSError as error:  # ssl.SSLError is one
-        files = ", ".join(str(path) for path in (certificate, key, client_ca) if path is not None)
-        reason = error.strerror or getattr(error, "reason", None) or type(error).__name__
-        problem = ConfigProblem(files, 0, 0, "tls", f"cannot be used for TLS: {reason}")
-        raise ConfigError([problem]) from error
+        raise _unusable(", ".join(map(str, files)), error) from error
     context.options |= ssl.OP_NO_RENEGOTIATION  # hypercorn's options drop Python's default
     return context
+
+
+def _unusable(files: str, error: OSError) -> ConfigError:
+    reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
+    problem = ConfigProblem(files, 0, 0, "tls", f"cannot be used for TLS: {reason}")
+    return ConfigError([problem])
