@@ -55,7 +55,10 @@ def call(
     cert: str | None,
     verbose: bool,
 ) -> None:
-    """Call OPERATION of NAMESPACE with the parameters JSON (`-` reads standard input)."""
+    """Make one call, with parameters in JSON.
+
+    OPERATION of NAMESPACE is called; `-` in place of JSON reads standard input.
+    """
     import httpx
 
     # Bytes as they were given: if they are no UTF-8, the proxy says where.

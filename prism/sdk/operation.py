@@ -5,6 +5,7 @@ mistake in a plugin shows when it is imported and not with its first call.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints, overload
@@ -15,6 +16,7 @@ from prism.sdk.codec import ParamsDecoder
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
 _MARK = "__prism_operation__"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch  # what a URL's path may hold
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ def _mark_of(value: object) -> _Mark | None:
 def _compile(where: str, name: str, idempotent: bool, function: object) -> Operation:
     if not inspect.isfunction(function):
         raise TypeError(f"{where}: an operation must be a plain method")
+    if _NAME(name) is None:
+        raise TypeError(
+            f"{where}: no client can call an operation named {name!r}; a name has 1 to 64 "
+            "lower-case letters, digits and underscores, a letter first"
+        )
     streaming = inspect.isasyncgenfunction(function)
     if not streaming and not inspect.iscoroutinefunction(function):
         raise TypeError(f"{where}: an operation must be written with 'async def'")

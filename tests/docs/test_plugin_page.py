@@ -47,6 +47,7 @@ async def test_who(page: SimpleNamespace) -> None:
 
 
 async def test_count(page: SimpleNamespace) -> None:
+    await page.test_count()
     async with run_plugin(page.Count) as count:
         assert [number async for number in count.stream("count", upto=3)] == [0, 1, 2]
         doubled = count.stream("double", {"upto": 4}, {"upto": 5})

@@ -100,3 +100,12 @@ def test_a_method_of_the_sdk() -> None:
         class Wrong(Plugin):
             @operation
             async def execute(self, params: Key) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["Bad", "get-all", "1st", "_x", "x" * 65, "\u00e9"])
+def test_a_name_that_no_client_can_call(name: str) -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.method: no client can call"):
+
+        class Wrong(Plugin):
+            @operation(name=name)
+            async def method(self, params: dict[str, int]) -> None: ...

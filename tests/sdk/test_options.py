@@ -39,7 +39,11 @@ def test_the_command_line_counts_before_the_environment():
         ([], {FD_VARIABLE: "-1"}, "is not a file descriptor"),
         ([], {SOCKET_VARIABLE: "/" + "x" * 107}, "the most is 107"),
         (["--connect", "tcp:127.0.0.1:1"], {}, "plugins dial Unix sockets only"),
-        (["--connect", "/run/s"], {}, "is not an address: write unix:PATH or tcp:HOST:PORT"),
+        (
+            ["--connect", "/run/s"],
+            {},
+            "is not an address: write unix:PATH, tcp:HOST:PORT or ws:HOST:PORT",
+        ),
         (["--listen", "tcp:host"], {}, "is not an address"),
         (["--listen", "tcp:h:65536"], {}, "is not an address"),
         (["--listen", "tcp:h:²"], {}, "is not an address"),
