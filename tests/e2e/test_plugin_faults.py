@@ -1,8 +1,10 @@
 """What a plugin may do wrong, and who is hurt: its own calls, for a moment, and nobody else."""
 
 import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from prism_process import CHAOS, FAST_CHECKS, eventually, group_members
@@ -26,7 +28,7 @@ def chaos_namespace(*arguments, name="chaos", **plugin):
     }
 
 
-SPARE = [f"chaos-{number}" for number in range(19)]
+SPARE = [f"chaos-{number}" for number in range(22)]
 """Namespaces of which each is broken once: restarts of one plugin are further and further apart."""
 
 
@@ -260,3 +262,31 @@ def test_a_plugin_killed_while_idle_comes_back(proxy, doomed):
     before = proxy.call(doomed, "pid").json()["pid"]
     os.kill(before, 9)
     eventually(lambda: proxy.call(doomed, "pid").json().get("pid", before) != before)
+
+
+def test_a_stopped_plugin_is_replaced_and_its_late_answers_reach_nobody(proxy, doomed):
+    before = proxy.call(doomed, "pid").json()["pid"]
+    os.kill(before, signal.SIGSTOP)
+    late = proxy.call(doomed, "pid", prism_timeout="100ms")
+    assert (late.status_code, late.json()["reason"]) == (504, "deadline_exceeded")
+    with suppress(ProcessLookupError):
+        os.kill(before, signal.SIGCONT)
+    eventually(lambda: proxy.call(doomed, "echo", {"n": 1}).text == '{"n": 1}')
+    answers = [proxy.call(doomed, "echo", {"n": n}).json() for n in range(20)]
+    assert answers == [{"n": n} for n in range(20)]
+
+
+def test_a_plugin_that_stays_stopped_is_killed(proxy, doomed):
+    before = proxy.call(doomed, "pid").json()["pid"]
+    os.kill(before, signal.SIGSTOP)
+    eventually(lambda: not group_members(before), limit=20)
+    eventually(lambda: proxy.call(doomed, "pid", prism_timeout="2s").status_code == 200)
+
+
+def test_a_call_beside_a_restart_waits_for_it(proxy, doomed):
+    before = proxy.call(doomed, "pid").json()["pid"]
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: not group_members(before))
+    answers = [proxy.call(doomed, "pid") for _ in range(5)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert before not in {answer.json()["pid"] for answer in answers}
