@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help serve test test-fast check bench format generate clean
 
 help:
-	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file for your own)"
+	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
 	@echo "make test       set up everything, and run every check and test"
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
 	@echo "make check      formatting, lint, types, and the direction of imports"
@@ -16,7 +16,7 @@ help:
 	@echo "make clean      remove what the other targets made"
 
 serve: $(VENV)/.installed
-	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG))
+	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)

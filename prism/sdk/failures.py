@@ -24,13 +24,19 @@ class Failures:
         """From now on these values appear in no answer and no log entry."""
         self._redaction = Redaction(credentials)
 
-    def of_call(self, error: Exception, operation: str) -> tuple[StatusCode, str]:
-        """Status and detail for the caller of an operation that raised ``error``."""
+    def of_call(
+        self, error: Exception, operation: str, request_id: str = ""
+    ) -> tuple[StatusCode, str]:
+        """Status and detail for the caller of an operation that raised ``error``.
+
+        ``request_id`` leads from the log entry to the proxy's line about the call.
+        """
         said = _said_on_purpose(error)
         if said is not None:
             return said.status, self._redaction.text(said.detail)
         error_id = secrets.token_hex(4)
-        self._log(error, f"operation {operation!r} failed, error id {error_id}")
+        request = f", request {request_id}" if request_id else ""
+        self._log(error, f"operation {operation!r} failed, error id {error_id}{request}")
         detail = f"the plugin failed unexpectedly; its log has the cause under error id {error_id}"
         return StatusCode.INTERNAL, detail
 

@@ -159,7 +159,8 @@ class Plugin:
             return ExecuteResponse(success=True, result_json=text, metrics=metrics)
         except Exception as error:
             self.metrics.requests_failed += 1
-            code, detail = self._failures.of_call(error, request.operation)
+            request_id = request.metadata.get("prism-request-id", "")
+            code, detail = self._failures.of_call(error, request.operation, request_id)
             return ExecuteResponse(error=detail, error_code=code)
         finally:
             self._calls.end(started)
@@ -174,9 +175,9 @@ class Plugin:
         ``requests`` stays the caller's to close.
         """
         started = self._calls.begin()
-        name = ""
+        first = StreamRequest()
         try:
-            first = await anext(requests, StreamRequest())
+            first = await anext(requests, first)
             name = first.operation
             binary = bool(first.params_raw)
             operation = self._find(name, streaming=True)
@@ -195,7 +196,8 @@ class Plugin:
             yield StreamResponse(is_final=True)
         except Exception as error:
             self.metrics.requests_failed += 1
-            code, detail = self._failures.of_call(error, name)
+            request_id = first.metadata.get("prism-request-id", "")
+            code, detail = self._failures.of_call(error, first.operation, request_id)
             yield StreamResponse(is_final=True, error=detail, error_code=code)
         finally:
             self._calls.end(started)

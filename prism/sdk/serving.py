@@ -156,6 +156,7 @@ class _Server:
                     told = True
             else:
                 told = False
+                log.info("dialled %s; one plugin at a time is answered there", address)
                 try:
                     session = await self._serve_session(stream)
                     if session.replaced:

@@ -228,10 +228,9 @@ class Keeper:
         self._attempt.cancel()
         self.unpark()
         log.info(
-            "namespace %s is served by %s %s (instance %s)",
+            "namespace %s is served by %s (instance %s)",
             instance.namespace,
-            generation.spec.label,
-            instance.version,
+            f"{generation.spec.label} {instance.version}".rstrip(),
             instance.id,
         )
 

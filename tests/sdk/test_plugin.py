@@ -233,9 +233,16 @@ async def test_a_bug_is_internal_and_only_the_log_has_it(echo, caplog) -> None:
     assert answer.error_code == StatusCode.INTERNAL
     assert "secret detail" not in answer.error
     error_id = answer.error.split()[-1]
-    assert error_id in caplog.text
+    assert f"error id {error_id}\n" in caplog.text
     assert "secret detail [redacted]" in caplog.text
     assert (await plugin.execute(execute("get"))).success
+
+
+async def test_the_log_of_a_bug_leads_to_the_request(echo, caplog) -> None:
+    plugin = await initialized(echo)
+    metadata = {"prism-request-id": "r-1"}
+    await plugin.execute(ExecuteRequest("bug", '{"key": "a"}', metadata))
+    assert ", request r-1\n" in caplog.text
 
 
 async def test_a_result_that_cannot_be_encoded_is_internal(echo, caplog) -> None:
