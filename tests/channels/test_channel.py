@@ -8,6 +8,7 @@ import trio
 
 from prism.contract.exceptions import (
     ChannelClosed,
+    Draining,
     LocalProtocolError,
     PayloadTooLarge,
     PluginCrashed,
@@ -303,6 +304,39 @@ async def test_closing_ends_open_calls_as_crashed_and_later_ones_as_unavailable(
         assert isinstance(await channel.wait_broken(), ChannelClosed)
         channel.go_away("again")
         await channel.aclose()
+
+
+async def test_calls_that_are_given_up_end_with_the_reason_and_are_cancelled(open_channel):
+    async with initialized(open_channel) as channel:
+        failures = []
+
+        async def call():
+            with pytest.raises(Draining, match="no more time") as caught:
+                await channel.execute(request("wait"))
+            failures.append(caught.value)
+
+        async def stream():
+            async with channel.execute_stream(first("chat", text="a")) as call:
+                await call.receive()
+                with pytest.raises(Draining, match="no more time") as caught:
+                    await call.receive()
+                failures.append(caught.value)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            nursery.start_soon(stream)
+
+            async def both_wait():
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                return channel.open_calls == 2 and await counted(channel, "waiting", 1)
+
+            await until(both_wait)
+            channel.give_up_calls(Draining("no more time"))
+        assert len(failures) == 2
+        assert await until(lambda: counted(channel, "cancelled", 1))
+        assert channel.ended is None
+        await channel.aclose()
+        assert channel.ended is not None
 
 
 async def test_a_cancelled_aclose_closes_all_the_same(open_channel):
