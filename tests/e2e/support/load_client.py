@@ -8,6 +8,7 @@ it was answered, the status, the problem's reason and whether it may be repeated
 """
 
 import json
+import socket
 import sys
 import threading
 from typing import Any, TextIO
@@ -24,6 +25,8 @@ class Client(Http2Client):
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        # Head and body leave apart: without this each call would wait for an ACK.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ends: dict[int, int] = {}
 
     def take(self, event: h2.events.Event) -> None:
