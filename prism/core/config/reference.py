@@ -30,6 +30,7 @@ Prism reads one YAML file. This is enough to start with:
 - Nothing is taken from the environment.
 - Names of namespaces and plugins have 1 to 63 lower-case letters, digits and hyphens.
 - `schemas/config.schema.json` is a JSON Schema of this page, for editors.
+- `examples/config/` has whole files, for several kinds of plugin and for a catalogue.
 """
 
 _SECRETS = """\
