@@ -9,6 +9,7 @@ there is no moment in which others could connect or replace it. The kernel:
 import errno
 import fcntl
 import grp
+import logging
 import os
 import pwd
 import socket
@@ -20,6 +21,8 @@ from pathlib import Path
 import trio
 
 from prism.contract.exceptions import ChannelError, LaunchError
+
+log = logging.getLogger("prism.channel")
 
 MAX_PATH = 107
 """Bytes of a path that fit into ``sockaddr_un``, besides its closing zero."""
@@ -224,6 +227,14 @@ def _prepare_directory(directory: Path, group_id: int) -> None:
         raise LaunchError(
             f"directory {directory} can be written by others "
             f"(mode {stat.S_IMODE(found.st_mode):04o}): chmod 0700 it"
+        )
+    enters = stat.S_IXOTH | (stat.S_IXGRP if found.st_gid == group_id else 0)
+    if group_id >= 0 and not found.st_mode & enters:
+        group = grp.getgrgid(group_id).gr_name
+        log.warning(
+            "group %s cannot enter %s (mode %04o): chgrp %s %s && chmod 0710 %s",
+            *(group, directory, stat.S_IMODE(found.st_mode)),
+            *(group, directory, directory),
         )
 
 

@@ -154,6 +154,19 @@ def test_a_directory_that_is_none(tmp_path, prepare, message):
         unix.listen(tmp_path / "f" / "s")
 
 
+async def test_a_directory_that_locks_the_group_out_draws_a_warning(tmp_path, caplog):
+    directory = tmp_path / "d"
+    directory.mkdir(mode=0o700)
+    group = grp.getgrgid(os.getegid()).gr_name
+    await unix.listen(directory / "s", group=group, mode=0o660).aclose()
+    (message,) = caplog.messages
+    assert message.startswith(f"group {group} cannot enter {directory} (mode 0700): chgrp")
+    directory.chmod(0o710)
+    caplog.clear()
+    await unix.listen(directory / "s", group=group, mode=0o660).aclose()
+    assert caplog.messages == []
+
+
 def test_an_unknown_group_leaves_nothing_behind(tmp_path):
     with pytest.raises(LaunchError, match="no group 'nosuchgroup'"):
         unix.listen(tmp_path / "d" / "s", group="nosuchgroup")
