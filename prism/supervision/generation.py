@@ -10,32 +10,17 @@ ends. Whatever happens, ``run`` returns only when the plugin's process is reaped
 """
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
-from prism import __version__
 from prism.channels import unix
-from prism.channels.channel import PluginChannel
-from prism.contract.exceptions import (
-    CallError,
-    ConfigError,
-    Draining,
-    LaunchError,
-    PrismError,
-)
-from prism.contract.messages import (
-    HealthCheckResponse,
-    HealthStatus,
-    InitializeRequest,
-    InitializeResponse,
-    OperationDeclaration,
-    ProxyCapabilities,
-    ShutdownRequest,
-)
+from prism.contract.exceptions import ConfigError, LaunchError, PrismError
+from prism.contract.messages import HealthCheckResponse, HealthStatus
 from prism.supervision.doors import open_door
+from prism.supervision.farewell import REPLACED, drain, shut_down
+from prism.supervision.greeting import declared_operations, initialize
 from prism.supervision.health import HealthMonitor
 from prism.supervision.instance import Instance
 from prism.supervision.journal import Journal
@@ -44,11 +29,6 @@ from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
 
 log = logging.getLogger("prism.supervision")
-
-SHUTDOWN_PATIENCE = 2.0
-"""Seconds beyond its own limit that a plugin's Shutdown may take."""
-REPLACED = "replaced"
-"""The reason of a Shutdown after which a plugin that dialled in need not dial again."""
 
 
 class Generation:
@@ -195,59 +175,23 @@ class Generation:
         ):
             self._mark("connected")
             self.lifecycle.move(Trigger.CONNECTED)
-            answer = await self._initialize(channel, credentials)
+            answer = await initialize(channel, spec, credentials)
             self._monitor = HealthMonitor(channel, spec.plugin.health, self._take_health)
-            self.instance = self._news.instance = self._make_instance(channel, answer)
+            self.instance = self._news.instance = Instance(
+                namespace=spec.namespace,
+                generation=self.number,
+                plugin=spec.plugin_name,
+                version=answer.plugin_version,
+                channel=channel,
+                operations=declared_operations(answer),
+                pid=self._news.pid,
+            )
             await self._monitor.wait_serviceable(spec.plugin.start_timeout_seconds)
             self._mark("ready")
             self._settled.set()
             error = await self._serve(self.instance, self._monitor)
             if error is not None:
                 raise error
-
-    async def _initialize(
-        self, channel: PluginChannel, credentials: dict[str, str]
-    ) -> InitializeResponse:
-        spec = self.spec
-        limit = spec.plugin.start_timeout_seconds
-        request = InitializeRequest(
-            namespace=spec.namespace,
-            backend_type=spec.backend,
-            config_json=spec.config_json,
-            credentials=credentials,
-            capabilities=ProxyCapabilities(
-                supports_metrics_push=True,
-                supports_distributed_tracing=True,
-                supports_hot_reload=True,
-                proxy_version=__version__,
-            ),
-        )
-        with trio.move_on_after(limit) as in_time:
-            answer = await channel.initialize(request)
-        if in_time.cancelled_caught:
-            raise LaunchError(
-                f"{spec.label} did not answer Initialize within {limit:g} seconds", crashed=True
-            )
-        if not answer.success:
-            raise LaunchError(
-                f"{spec.label} refused to start: {answer.error or 'it did not say why'}"
-            )
-        return answer
-
-    def _make_instance(self, channel: PluginChannel, answer: InitializeResponse) -> Instance:
-        declared = {operation.name: operation for operation in answer.operations}
-        return Instance(
-            namespace=self.spec.namespace,
-            generation=self.number,
-            plugin=self.spec.plugin_name,
-            version=answer.plugin_version,
-            channel=channel,
-            operations={
-                name: declared.get(name, OperationDeclaration(name=name))
-                for name in answer.supported_operations or declared
-            },
-            pid=self._news.pid,
-        )
 
     def _take_health(self, health: HealthCheckResponse) -> None:
         """A health check was answered, or the plugin said by itself that its health changed."""
@@ -299,10 +243,10 @@ class Generation:
             self.broke = True
             return LaunchError(str(broken), crashed=True)
         self.lifecycle.move(Trigger.RETIRED, self.leaving_reason)
-        await self._drain(instance)
+        await drain(instance, self.spec.plugin.drain_timeout_seconds)
         self._mark("drained")
         self.lifecycle.move(Trigger.DRAINED)
-        await self._shut_down(instance.channel)
+        await shut_down(instance, self.spec.plugin.kill_timeout_seconds, self._stop_reason)
         self._mark("shut_down")
         return None
 
@@ -315,33 +259,6 @@ class Generation:
             self.instance.leaving = True
         self._leaving.set()
         self._on_leaving(self)
-
-    async def _drain(self, instance: Instance) -> None:
-        """Let the calls end; those that take too long are told so, and cancelled."""
-        limit = self.spec.plugin.drain_timeout_seconds
-        instance.channel.go_away("the proxy no longer sends calls here")
-        with trio.move_on_after(limit) as in_time:
-            await instance.wait_no_leases()
-        if in_time.cancelled_caught:
-            log.warning("%s: %d calls did not end within %g s", self.id, instance.leases, limit)
-            detail = f"the plugin is being replaced, and the call did not end within {limit:g} s"
-            instance.channel.give_up_calls(Draining(f"{detail}; it may have run"))
-            with trio.move_on_after(SHUTDOWN_PATIENCE):
-                await instance.wait_no_leases()
-
-    async def _shut_down(self, channel: PluginChannel) -> None:
-        patience = self.spec.plugin.kill_timeout_seconds
-        request = ShutdownRequest(timeout_seconds=math.ceil(patience), reason=self._stop_reason)
-        with trio.move_on_after(patience + SHUTDOWN_PATIENCE) as in_time:
-            try:
-                answer = await channel.shutdown(request)
-            except CallError as error:
-                log.debug("%s could not be told to shut down: %s", self.spec.label, error)
-                return
-            if not answer.success:
-                log.warning("%s did not shut down cleanly: %s", self.spec.label, answer.error)
-        if in_time.cancelled_caught:
-            log.warning("%s (%s) did not answer Shutdown", self.spec.label, self.id)
 
     # -- its end --------------------------------------------------------------
 

@@ -11,12 +11,11 @@ changed together or not at all.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import trio
 
 from prism.contract.exceptions import LaunchError
-from prism.supervision.canary import Canary, Verdict, judge
+from prism.supervision.canary import Canary
 from prism.supervision.generation import Generation
 from prism.supervision.instance import Instance
 from prism.supervision.keeper import Keeper
@@ -27,11 +26,8 @@ from prism.supervision.report import (
     Phases,
     Receipt,
 )
-from prism.supervision.sample import Sample
 from prism.supervision.spec import InstanceSpec
-
-JUDGE_EVERY = 0.25
-"""Seconds between two looks at a canary."""
+from prism.supervision.trial import try_out
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,7 @@ class Reload:
         self._began = trio.current_time()
         self._before = _Counts.of(self._old_instance)
         self._retried_before = keeper.slot.retried.total()
+        self._verdict = ""
         self._canary_seconds: float | None = None
         self._swapped_at: float | None = None
         self._gone_at: float | None = None
@@ -78,9 +75,13 @@ class Reload:
         if not overlap:
             return await self.stop_then_start()
         try:
-            await self.prepare()
-            if self.canary is not None:
-                await self._try_out(self.canary)
+            new = await self.prepare()
+            if self.canary is not None and self.old is not None:
+                began = trio.current_time()
+                try:
+                    self._verdict = await try_out(self.keeper, self.canary, self.old, new)
+                finally:
+                    self._canary_seconds = trio.current_time() - began
         except LaunchError as error:
             return await self.give_up(str(error))
         except BaseException:
@@ -90,25 +91,26 @@ class Reload:
         self.commit()
         return await self.finish()
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> Generation:
         """Start the new instance and wait until it is healthy. The old one learns nothing.
 
         Raises:
             LaunchError: it did not come to that; ``give_up`` is next.
         """
         self._say(f"starting {self.spec.label}{_in_version(self.spec)}")
-        self.new = await self.keeper.launch(self.spec, fresh=True)
+        new = self.new = await self.keeper.launch(self.spec, fresh=True)
         limit = self.spec.plugin.start_timeout_seconds
         # Who dials in, comes whenever it will; all others keep to their own limits.
         with trio.move_on_after(limit if self.spec.dials_in else float("inf")) as in_time:
-            settled = await self.new.wait_settled()
+            settled = await new.wait_settled()
         if in_time.cancelled_caught:
             raise LaunchError(
                 f"no new process dialled {self.spec.plugin.socket} within {limit:g} seconds: "
                 "start one beside the old one, then reload"
             )
         if not settled:
-            raise self.new.error
+            raise new.error
+        return new
 
     def commit(self) -> None:
         """The swap: from here on the new instance gets every call, and the old one none."""
@@ -200,55 +202,10 @@ class Reload:
         self._gone_at = trio.current_time()
         return self._receipt("drained", "")
 
-    # -- canary ---------------------------------------------------------------
-
-    async def _try_out(self, canary: Canary) -> None:
-        """Give the new instance its share of the calls until it is judged.
-
-        Raises:
-            LaunchError: it is to be rolled back.
-        """
-        old, new = self._old_instance, self.new
-        if old is None or new is None or new.instance is None:
-            return  # there is nothing to compare it with, and nothing to lose
-        slot = self.keeper.slot
-        old.sample, new.instance.sample = Sample(), Sample()
-        began = trio.current_time()
-        self.keeper.journal.step("canary", new.id, f"it gets {canary.share:.0%} of the calls")
-        slot.canary, slot.share = new.instance, canary.share
-        try:
-            while True:
-                await trio.sleep(JUDGE_EVERY)
-                if self.keeper.stopping:
-                    raise LaunchError("the proxy is stopping")
-                if not new.serving:
-                    await new.wait_ended()
-                    raise LaunchError(f"on trial, it left: {new.error}")
-                if not old.takes_calls:
-                    self._tell_verdict("the old instance is gone, so it takes over")
-                    return
-                seconds = trio.current_time() - began
-                verdict, reason = judge(canary, old.sample, new.instance.sample, seconds)
-                if verdict is Verdict.PROMOTE:
-                    self._tell_verdict(reason)
-                    return
-                if verdict is Verdict.ROLL_BACK:
-                    raise LaunchError(reason)
-        finally:
-            self._canary_seconds = trio.current_time() - began
-            slot.canary = None
-            old.sample = new.instance.sample = None
-
-    def _tell_verdict(self, reason: str) -> None:
-        self._verdict = reason
-        self.keeper.journal.step("canary", self.new.id if self.new else "", f"promoted: {reason}")
-
-    _verdict = ""
-
     # -- telling --------------------------------------------------------------
 
-    def _say(self, reason: str, kind: Literal["reload", "canary"] = "reload") -> None:
-        self.keeper.journal.step(kind, self.new.id if self.new else "", reason)
+    def _say(self, reason: str) -> None:
+        self.keeper.journal.step("reload", self.new.id if self.new else "", reason)
 
     def _receipt(self, outcome: Outcome, reason: str) -> Receipt:
         now = trio.current_time()
