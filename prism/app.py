@@ -83,7 +83,8 @@ class Proxy:
         )
         self._metrics = Metrics(self.router, self.supervisor)
         self._statistics = ServerStatistics()
-        self._door = DoorApp(self.router, self._metrics)
+        origins = frozenset(origin.lower() for origin in self.config.listen.websocket_origins)
+        self._door = DoorApp(self.router, self._metrics, origins)
         self._admin = AdminApp(self.router, self._metrics)
         self._admin_stop = trio.Event()
         self._tls: ServerTLS | None = None

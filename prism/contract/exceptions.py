@@ -20,6 +20,7 @@
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
         │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
         │   ├── NotForClients       403  a call that only the proxy makes
+        │   ├── ForeignOrigin       403  a web page of another site
         │   └── PayloadTooLarge     413  the body is over the namespace's limit
         ├── NotFound                404  nothing is at this path
         │   ├── UnknownNamespace    404  no such namespace, or none the caller may see
@@ -229,6 +230,19 @@ class NotForClients(InvalidRequest):
 
     def __init__(self, method: str) -> None:
         super().__init__(f"{method} is the proxy's to call; clients have Execute and ExecuteStream")
+
+
+class ForeignOrigin(InvalidRequest):
+    """A web page of another site tries to use its visitor's access."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "foreign_origin"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"pages of {origin[:200]} may not connect; listen.websocket_origins lists who may"
+        )
 
 
 class PayloadTooLarge(InvalidRequest):

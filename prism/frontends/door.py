@@ -1,18 +1,22 @@
-"""The data port's ASGI application: gRPC calls go one way, all else the other."""
+"""The data port's ASGI application: each kind of request goes to its own front end."""
 
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
 from prism.frontends.grpc import GrpcApp, is_grpc
 from prism.frontends.rest import RestApp
 from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.websocket import WebSocketApp
 
 
 class DoorApp:
     """ASGI application. ``stop`` it when the proxy begins to stop: calls still run."""
 
-    def __init__(self, router: Router, metrics: Metrics) -> None:
+    def __init__(
+        self, router: Router, metrics: Metrics, origins: frozenset[str] = frozenset()
+    ) -> None:
         self._rest = RestApp(router, metrics)
         self._grpc = GrpcApp(router, metrics)
+        self._websocket = WebSocketApp(router, metrics, origins)
 
     def stop(self, *, replaced: bool = False) -> None:
         """Tell probes and watches that the proxy drains.
@@ -24,7 +28,9 @@ class DoorApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if is_grpc(scope):
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif is_grpc(scope):
             await self._grpc(scope, receive, send)
         else:
             await self._rest(scope, receive, send)

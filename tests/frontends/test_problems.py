@@ -12,6 +12,7 @@ from prism.frontends.problems import problem
 ARGUMENTS = {
     "detail": "why",
     "encoding": "br",
+    "origin": "https://elsewhere.example",
     "known": ["identity"],
     "whose": "namespace 'kv'",
     "limit": 3,

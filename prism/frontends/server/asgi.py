@@ -30,6 +30,7 @@ REQUEST_ID = "prism.request_id"
 _KINDS = {
     400: ("INVALID_ARGUMENT", "invalid_request"),
     408: ("DEADLINE_EXCEEDED", "request_timeout"),
+    426: ("UNIMPLEMENTED", "not_served"),
     431: ("INVALID_ARGUMENT", "headers_too_large"),
     500: ("INTERNAL", "internal"),
     501: ("UNIMPLEMENTED", "not_served"),
@@ -144,6 +145,8 @@ def problem(status: int, detail: str, request_id: str = "") -> tuple[Headers, by
     ]
     if status == 503:
         headers.append((b"retry-after", b"1"))
+    elif status == 426:  # RFC 6455, 4.4
+        headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
     return headers, body
 
 

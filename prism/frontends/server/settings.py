@@ -6,10 +6,19 @@ the namespace: how large a body may be, and how slowly it may arrive.
 
 import math
 import os
+from typing import NamedTuple
 
 import msgspec
 
 CODEC_VARIABLE = "PRISM_HTTP2_CODEC"
+
+
+class WebSocketLimits(NamedTuple):
+    """Times are seconds, sizes bytes; the reasons are in ``ServerSettings``."""
+
+    max_message: int
+    ping_interval: float
+    ping_timeout: float
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +87,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """After this time, give or take a tenth, a connection is closed as gracefully as in a
     drain: its client must prove again who it is, and may find another server."""
 
+    websocket_max_message: int = 1024 * 1024
+    """Bytes of a message from a client; a larger one closes its WebSocket with 1009."""
+
+    websocket_ping_interval: float = 30.0
+    """Of silence before a WebSocket's client is asked whether it is there: middle boxes
+    forget silent connections after a minute."""
+
+    websocket_ping_timeout: float = 30.0
+    """For its answer; without one the WebSocket is closed."""
+
     max_concurrent_streams: int = 100
     """Per HTTP/2 connection, the usual value of edge proxies. More are refused with
     REFUSED_STREAM, which clients may retry."""
@@ -105,3 +124,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     http2_codec: str = msgspec.field(default_factory=lambda: os.environ.get(CODEC_VARIABLE, ""))
     """``h2`` or ``nghttp2``; empty: the faster one that is there."""
+
+    @property
+    def websocket_limits(self) -> WebSocketLimits:
+        """What one WebSocket is held to."""
+        return WebSocketLimits(
+            self.websocket_max_message, self.websocket_ping_interval, self.websocket_ping_timeout
+        )

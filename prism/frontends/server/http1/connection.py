@@ -28,6 +28,7 @@ from prism.frontends.server.asgi import (
 from prism.frontends.server.exchange import Phase
 from prism.frontends.server.http1.exchange import HTTP1Exchange, response_head
 from prism.frontends.server.http1.head import check_head, check_raw_head, origin_form
+from prism.frontends.server.http1.websocket import HTTP1WebSocket, accept_token
 from prism.frontends.server.http2.codec import Codec
 from prism.frontends.server.http2.events import Request
 from prism.frontends.server.http2.implementation import choose
@@ -35,6 +36,7 @@ from prism.frontends.server.http2.limits import ClientError
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 from prism.frontends.server.upgrade import h2c_settings, is_websocket
+from prism.frontends.server.websocket import WebSocketAdapter
 
 EVENTS_AT_ONCE = 64
 """Pieces of a body handled before other tasks get a turn. One read may bring thousands
@@ -65,6 +67,7 @@ class HTTP1Connection:
         self.settings = settings
         self.idle_since: float | None = trio.current_time()
         self._app = app
+        self._websocket = WebSocketAdapter(app, settings.websocket_limits)
         self._stream = stream
         self._peer = peer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header_size)
@@ -187,7 +190,8 @@ class HTTP1Connection:
         self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
         check_head(request)
         if is_websocket(headers):
-            raise BadRequest(501, "WebSocket is not served here")
+            await self._serve_websocket(request, headers)
+            return None
         if self._peer.scheme == "http" and request.http_version != b"1.0":
             client_settings = h2c_settings(headers)
             if client_settings is not None:
@@ -208,6 +212,42 @@ class HTTP1Connection:
         if self._broken_body is not None:
             raise self._broken_body
         return None
+
+    async def _serve_websocket(self, request: h11.Request, headers: Headers) -> None:
+        """Serve a WebSocket to its end, or refuse it; the connection closes then."""
+        if request.method != b"GET" or request.http_version == b"1.0":
+            raise BadRequest(400, "a WebSocket begins with a GET of HTTP/1.1")
+        if any(name in {b"content-length", b"transfer-encoding"} for name, _ in headers):
+            raise BadRequest(400, "a WebSocket's handshake has no body")
+        token = accept_token(headers)
+        target, headers = origin_form(request.target, headers)
+        scope = http_scope(self._peer, "1.1", request.method, target, headers)
+        self._exchange = exchange = HTTP1WebSocket(self, scope, token)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_raw, exchange)
+                await exchange.run(self._websocket)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._exchange = None
+
+    async def _read_raw(self, exchange: HTTP1WebSocket) -> None:
+        """Feed what comes to ``exchange``, as far as it keeps up, until the client's end."""
+        self._h11.next_event()  # the end of the request, which has no body
+        data = self._h11.trailing_data[0]
+        try:
+            while True:
+                if data:
+                    exchange.feed(data)
+                while len(exchange.received) >= self.settings.stream_window:
+                    await exchange.wait_for_room()
+                data = bytes(await self._stream.receive_some(transport.READ_SIZE))
+                if not data:
+                    break
+        except transport.GONE:
+            pass
+        exchange.feed_end()
+        exchange.disconnect()
 
     async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
         try:
@@ -284,7 +324,9 @@ class HTTP1Connection:
 
     async def write(self, *events: h11.Event) -> None:
         """Send ``events`` in one go. If the client cannot take them, it counts as gone."""
-        data = b"".join(self._h11.send(event) or b"" for event in events)
+        await self._send(b"".join(self._h11.send(event) or b"" for event in events))
+
+    async def _send(self, data: bytes) -> None:
         try:
             async with self._write_lock:
                 self._unusable = True
@@ -295,6 +337,10 @@ class HTTP1Connection:
                 raise
             self._exchange.disconnect()
             await trio.lowlevel.checkpoint()
+
+    async def write_raw(self, data: bytes) -> None:
+        """Send bytes that are no longer HTTP's; see ``write``."""
+        await self._send(data)
 
     async def _refuse(self, status: int, detail: str) -> None:
         """Answer without the application, and make this the last response."""

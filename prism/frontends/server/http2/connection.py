@@ -53,6 +53,7 @@ from prism.frontends.server.http2.stream import HTTP2Exchange
 from prism.frontends.server.http2.writer import Writer
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
+from prism.frontends.server.websocket import WebSocketAdapter
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _LAST_CALL = b"lastcall"
@@ -92,6 +93,7 @@ class HTTP2Connection:
         self.now = trio.current_time()
         self.idle_since: float | None = self.now
         self._app = app
+        self._websocket = WebSocketAdapter(app, settings.websocket_limits)
         self._transport = stream
         self._peer = peer
         self._guard = implementation.guard(
@@ -318,7 +320,7 @@ class HTTP2Connection:
     async def _run_stream(self, stream: HTTP2Exchange) -> None:
         try:
             if stream.refusal is None:
-                await stream.run(self._app)
+                await stream.run(self._websocket if stream.is_websocket else self._app)
             else:
                 await stream.answer(stream.refusal.status, stream.refusal.detail)
         finally:

@@ -146,6 +146,7 @@ class H2Codec:
             SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_size,
             SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window,
             SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
+            SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
         }
         self._h2.local_settings = Settings(client=False, initial_values=announced)
         self._h2.decoder.max_header_list_size = settings.max_header_size

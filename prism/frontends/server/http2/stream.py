@@ -41,9 +41,13 @@ class HTTP2Exchange(Exchange):
 
     def __init__(self, connection: "HTTP2Connection", peer: Peer, request: Request) -> None:
         self.refusal: BadRequest | None = None
+        self.is_websocket = request.protocol == b"websocket"  # RFC 8441
         scope: Scope
         try:
-            scope = http_scope(peer, "2", request.method, request.target, request.headers)
+            if request.protocol and not self.is_websocket:
+                raise BadRequest(501, "the :protocol is not known here")
+            method = b"GET" if self.is_websocket else request.method
+            scope = http_scope(peer, "2", method, request.target, request.headers)
         except BadRequest as error:
             self.refusal = error
             scope = {"method": "GET"}

@@ -244,7 +244,7 @@ async def test_http_1_0_is_not_upgraded(start_server, helpers):
         (
             b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
             b"sec-websocket-extensions: \xff\r\n\r\nbytes after the request",
-            501,
+            426,
         ),
         (
             b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade\r\n"

@@ -62,7 +62,7 @@ def test_the_limits_are_announced(client, codec):
     announced = client.remote_settings
     assert announced[SettingCodes.MAX_CONCURRENT_STREAMS] == 100
     assert announced[SettingCodes.MAX_HEADER_LIST_SIZE] == 32 * 1024
-    assert announced[SettingCodes.ENABLE_CONNECT_PROTOCOL] == 0
+    assert announced[SettingCodes.ENABLE_CONNECT_PROTOCOL] == 1
     assert client.outbound_flow_control_window == 2**20
 
 

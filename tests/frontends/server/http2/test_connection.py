@@ -481,8 +481,17 @@ async def test_connect_is_answered_501_or_refused(open_client, server_errors):
     assert server_errors() == []
 
 
-async def test_a_websocket_over_http2_is_refused(open_client, server_errors):
-    server, client = await open_client()
+async def test_garbage_on_a_websocket_over_http2_ends_that_alone(open_client, server_errors):
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"alive"})
+            return
+        assert await receive() == {"type": "websocket.connect"}
+        await send({"type": "websocket.accept"})
+        assert (await receive())["code"] == 1002
+
+    server, client = await open_client(app)
     client.h2.config.validate_outbound_headers = False
     head = [
         (b":method", b"CONNECT"),
@@ -494,8 +503,8 @@ async def test_a_websocket_over_http2_is_refused(open_client, server_errors):
     ]
     client.h2.send_headers(1, head)
     await client.data(1, b"garbage")
-    assert (await client.response(1))[0] == 501
-    await client.data(1, b"and more")
+    status, body = await client.response(1)
+    assert (status, body[:1], body[2:4]) == (200, b"\x88", (1002).to_bytes(2))
     assert await server.is_alive()
     assert server_errors() == []
 

@@ -40,6 +40,7 @@ enum { /* settings */
     NG_SETTINGS_INITIAL_WINDOW_SIZE = 4,
     NG_SETTINGS_MAX_FRAME_SIZE = 5,
     NG_SETTINGS_MAX_HEADER_LIST_SIZE = 6,
+    NG_SETTINGS_ENABLE_CONNECT_PROTOCOL = 8,
 };
 
 enum { /* what a HEADERS frame is */

@@ -92,8 +92,9 @@ static int announce(Session *self, const Options *options)
         {NG_SETTINGS_MAX_HEADER_LIST_SIZE, options->max_header_size},
         {NG_SETTINGS_INITIAL_WINDOW_SIZE, options->stream_window},
         {NG_SETTINGS_MAX_FRAME_SIZE, MAX_FRAME_SIZE},
+        {NG_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1},
     };
-    int result = ng.submit_settings(self->session, NG_FLAG_NONE, settings, 4);
+    int result = ng.submit_settings(self->session, NG_FLAG_NONE, settings, 5);
 
     if (result == 0 && session_flush(self) < 0) {
         result = NG_ERR_CALLBACK_FAILURE;
