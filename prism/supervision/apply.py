@@ -90,6 +90,13 @@ class Application:
         self._failures: dict[str, str] = {}
         self._receipts: list[Receipt] = []
         self._removed: list[Keeper] = []
+        self._stopping = False
+
+    def stop(self) -> None:
+        """The proxy stops: what has not taken effect yet never will."""
+        self._stopping = True
+        for keeper in self._new.values():
+            keeper.stop()
 
     def _named(self, *actions: Action) -> list[str]:
         return [change.namespace for change in self.changes if change.action in actions]
@@ -114,6 +121,7 @@ class Application:
             committed = False
             try:
                 await self._prepare(reloads)
+                self._look_again(reloads)
                 if not self._failures:
                     self._take_effect(reloads, commit)
                     committed = True
@@ -145,6 +153,15 @@ class Application:
                 nursery.start_soon(start, name, keeper)
             for name, reload in reloads.items():
                 nursery.start_soon(prepare, name, reload)
+
+    def _look_again(self, reloads: dict[str, Reload]) -> None:
+        """What was ready first has waited for the others, and may be gone again."""
+        for name, reload in reloads.items():
+            if name not in self._failures and reload.new is not None and not reload.new.serving:
+                self._failures[name] = str(reload.new.error)
+        for name, keeper in self._new.items():
+            if self._stopping:
+                self._failures.setdefault(name, keeper.slot.absence)
 
     def _take_effect(self, reloads: dict[str, Reload], commit: Commit) -> None:
         for reload in reloads.values():

@@ -99,6 +99,8 @@ class Keeper:
         """Wait until ``generation`` serves no more; note a failure, if nothing replaced it."""
         with trio.CancelScope() as self._attempt:
             await generation.wait_leaving()
+            if self.current is generation:  # it was leaving when it was installed
+                self._left(generation)
             if self.current is None and (generation.broke or not generation.spec.may_overlap):
                 # How it ended is worth knowing, and comes soon.
                 await generation.wait_ended()
@@ -189,9 +191,11 @@ class Keeper:
         """Begin a new generation; it serves once it is installed.
 
         Raises:
-            LaunchError: the socket cannot be opened on which it should dial in.
+            LaunchError: the keeper stops, or the socket cannot be opened on which the
+                plugin should dial in.
         """
-        assert self._nursery is not None  # noqa: S101 - only called while running
+        if self.stopping or self._nursery is None:
+            raise LaunchError(STOPPING)
         listener = await self._dial_in.open(spec.plugin) if spec.dials_in else None
         self._number += 1
         generation = Generation(

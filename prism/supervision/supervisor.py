@@ -56,7 +56,7 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._stopped = trio.Event()
-        self._applying = False
+        self._application: Application | None = None
         for spec in specs:
             self._keepers[spec.namespace] = self._make_keeper(spec)
 
@@ -83,6 +83,8 @@ class Supervisor:
     def stop(self) -> None:
         """Shut all plugins down, side by side; ``run`` returns when they have ended."""
         self._stop.set()
+        if self._application is not None:
+            self._application.stop()
         for keeper in self._keepers.values():
             keeper.stop()
 
@@ -219,15 +221,15 @@ class Supervisor:
         if not only:
             named = {spec.namespace for spec in specs}
             specs += [k.spec for name, k in self._keepers.items() if name not in named]
-        if self._applying:
+        if self._application is not None:
             raise OperationInProgress("*", "configuration change")
         if self._nursery is None or self._stop.is_set():
             raise Draining("the proxy is stopping")
         application = Application(self._keepers, specs, self._make_keeper, self._nursery)
-        self._applying = True
+        self._application = application
 
         def done() -> None:
-            self._applying = False
+            self._application = None
 
         async def work() -> Applied:
             return await application.run(commit)

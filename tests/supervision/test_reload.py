@@ -430,3 +430,21 @@ async def test_a_reload_to_another_version_of_the_catalogue(make_spec, program):
         await supervisor.reload("ns", "v1.3")
         assert supervisor.status_of("ns").configured_version == "v1.3"
         assert math.isfinite(supervisor.status_of("ns").since)
+
+
+async def test_a_stop_while_the_calls_of_a_restart_are_held(quick, autojump_clock):
+    receipts = []
+    async with trio.open_nursery() as nursery:
+        async with supervised(quick()) as supervisor:
+            nursery.start_soon(hold, supervisor.slots["ns"], [])
+            await trio.testing.wait_all_tasks_blocked()
+
+            async def restart():
+                receipts.append(await supervisor.restart("ns"))
+
+            nursery.start_soon(restart)
+            await trio.testing.wait_all_tasks_blocked()
+            supervisor.stop()
+        await eventually(lambda: receipts)
+    assert (receipts[0].outcome, receipts[0].reason) == ("rolled_back", "the proxy is stopping")
+    assert trio.current_time() < 30
