@@ -12,7 +12,7 @@ import pytest
 import trio
 from h2.settings import SettingCodes
 from prism_process import SUPPORT, eventually
-from trio_websocket import ConnectionClosed, open_websocket_url
+from trio_websocket import ConnectionClosed, wrap_client_stream
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError
@@ -125,13 +125,12 @@ async def over_http2(proxy, target):
 
 @asynccontextmanager
 async def over_http1(proxy, target, **arguments):
-    url = f"ws://127.0.0.1:{proxy.port}{target}"
-    async with open_websocket_url(url, **arguments) as client:
-        try:
-            yield client
-        finally:
-            # The library leaves it open where the server closed first.
-            await trio.aclose_forcefully(client._stream)
+    stream = await trio.open_tcp_stream("127.0.0.1", proxy.port)
+    async with stream, trio.open_nursery() as nursery:
+        host = f"127.0.0.1:{proxy.port}"
+        yield await wrap_client_stream(nursery, stream, host, target, **arguments)
+        # The library's reader waits for ever where nobody takes its message.
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture(params=[over_http1, over_http2], ids=["HTTP/1.1", "HTTP/2"])
