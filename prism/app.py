@@ -17,13 +17,16 @@ import msgspec
 import trio
 
 from prism.contract.config import Config, NamespaceConfig, PluginConfig
+from prism.contract.config import ServerTLS as ServerTLSConfig
 from prism.contract.exceptions import Draining, ListenError, UnknownVersion
 from prism.core.config import Credentials, UnknownPlugin, resolve_plugin
+from prism.core.config.admin_rules import socket_path
 from prism.core.config.plugin_rules import is_loopback
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
-from prism.frontends.admin import AdminApp
+from prism.frontends.admin import Access, AdminApp, Administered
+from prism.frontends.admin.unix_socket import open_unix_listener
 from prism.frontends.door import DoorApp
 from prism.frontends.server import (
     Address,
@@ -85,9 +88,11 @@ class Proxy:
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.websocket_origins)
         self._door = DoorApp(self.router, self._metrics, origins)
-        self._admin = AdminApp(self.router, self._metrics)
+        self._administered = Administered(self.router, self.supervisor, self._metrics, self.stop)
+        self._admin = AdminApp(self._administered)
         self._admin_stop = trio.Event()
         self._tls: ServerTLS | None = None
+        self._admin_tls: ServerTLS | None = None
         self.sockets: list[PassedSocket] = []
 
     async def run(
@@ -104,7 +109,7 @@ class Proxy:
 
         Raises:
             ListenError: a port cannot be used; nothing was started.
-            ConfigError: a certificate cannot be used; nothing was started.
+            ConfigError: a certificate, or the admin token, cannot be used; nothing was started.
         """
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
@@ -157,7 +162,7 @@ class Proxy:
         ``replaced``: a successor accepts at the same addresses. The probes of those are
         then answered as before, and the admin port is left to the successor at once.
         """
-        self._admin.draining = not replaced
+        self._administered.draining = not replaced
         self._door.stop(replaced=replaced)
         for namespace in self.router.namespaces():
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
@@ -167,7 +172,7 @@ class Proxy:
 
     def reload(self) -> None:
         """What SIGHUP does, in this order. What cannot be replaced stays as it is."""
-        for action in (self._reload_certificate,):
+        for action in (self._reload_certificates, self._reload_admin_token):
             action()
 
     def absences(self) -> dict[str, str]:
@@ -177,22 +182,30 @@ class Proxy:
             for namespace in self.router.namespaces()
         }
 
-    def _reload_certificate(self) -> None:
-        if self._tls is not None:
-            self._tls.reload()
+    def _reload_certificates(self) -> None:
+        for tls in (self._tls, self._admin_tls):
+            if tls is not None:
+                tls.reload()
+
+    def _reload_admin_token(self) -> None:
+        if self._admin.access.token is not None:
+            self._admin.access.token.reload()
 
     async def _listen(self) -> tuple[list[Listener], list[Listener]]:
         """The listeners of the data port, and those of the admin port."""
         listen, admin = self.config.listen, self.config.admin
-        if listen.tls is not None:
-            client_ca = Path(listen.tls.client_ca) if listen.tls.client_ca else None
-            self._tls = ServerTLS(Path(listen.tls.cert), Path(listen.tls.key), client_ca)
+        self._tls = _server_tls(listen.tls)
+        if admin.enabled:
+            self._admin_tls = _server_tls(admin.tls)
+            self._admin.access = Access.from_config(admin)
         listeners: list[Listener] = []
         admin_listeners: list[Listener] = []
         try:
             listeners = await self._open("data", listen.address, listen.port, self._tls)
             if admin.enabled:
-                admin_listeners = await self._open("admin", admin.address, admin.port)
+                admin_listeners = await self._open(
+                    "admin", admin.address, admin.port, self._admin_tls
+                )
         except BaseException:
             await _close(listeners)
             raise
@@ -206,24 +219,34 @@ class Proxy:
     async def _open(
         self, role: Role, address: str, port: int, tls: ServerTLS | None = None
     ) -> list[Listener]:
-        place = f"{address}:{port}"
+        path = socket_path(self.config.admin) if role == "admin" else None
+        place = f"{address}:{port}" if path is None else address
         given = for_place(self.given, role, place)
         if given:
             listeners = listen_on([item.socket for item in given], tls=tls)
-            self._check_reach(listeners)
+            self._check_reach(role, listeners)
             place = given[0].place
+        elif path is not None:
+            listeners = [open_unix_listener(path)]
         else:
             listeners = await open_listeners(address, port, tls=tls)
         self.sockets += [PassedSocket(role, place, descriptor(item)) for item in listeners]
         return listeners
 
-    def _check_reach(self, listeners: list[Listener]) -> None:
+    def _check_reach(self, role: Role, listeners: list[Listener]) -> None:
         """A socket that was given is under the same rule as an address in the file."""
         for listener in listeners:
             address = bound_address(listener)
-            if address.port and not is_loopback(address.host) and not self.config.insecure:
+            if not address.port or is_loopback(address.host):
+                continue
+            why, way_out = "", ""
+            if role == "admin" and self.config.admin.token_file is None:
+                why = "it can be reached from other machines, and operators need no token"
+                way_out = "give one that is on loopback, or set admin.token_file"
+            elif role == "data" and not self.config.insecure:
                 why = "it can be reached from other machines, and clients are not authenticated"
                 way_out = 'give one that is on loopback, or accept it with "insecure: true"'
+            if why:
                 raise ListenError(f"the given socket {address}", why, way_out)
 
 
@@ -247,6 +270,13 @@ def _plugin_at_version(config: Config, namespace: NamespaceConfig, version: str)
         return resolve_plugin(config, namespace, version)
     except UnknownPlugin as error:
         raise UnknownVersion(f"namespace {namespace.name!r}: {error}") from None
+
+
+def _server_tls(config: ServerTLSConfig | None) -> ServerTLS | None:
+    if config is None:
+        return None
+    client_ca = Path(config.client_ca) if config.client_ca else None
+    return ServerTLS(Path(config.cert), Path(config.key), client_ca)
 
 
 async def _close(listeners: list[Listener]) -> None:

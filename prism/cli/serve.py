@@ -153,7 +153,9 @@ def greeting(config: "Config", ready: "Ready", *, demo: bool) -> str:
     state = f", {count - len(ready.waiting)} ready," if ready.waiting else ""
     lines = [f"Prism serves {count} namespace{'' if count == 1 else 's'}{state} on {where}"]
     if ready.admin:
-        lines.append(f"Metrics and health on {ready.admin[0]}/metrics, /readyz")
+        admin = ready.admin[0]
+        where = f"{admin}/metrics, /readyz" if admin.port else f"{admin}: /metrics, /readyz"
+        lines.append(f"Metrics and health on {where}")
     if demo:
         base = f"{ready.data[0]}/v1/demo"
         curl = "curl --http2-prior-knowledge -d"

@@ -104,16 +104,34 @@ class ListenConfig(Block, frozen=True):
 
 
 class AdminConfig(Block, frozen=True):
-    """The operator's port: `/metrics`, `/healthz`, `/readyz`."""
+    """The operator's port: the admin API, `/metrics`, `/healthz`, `/readyz` (docs/admin.md)."""
 
     enabled: Annotated[bool, Meta(description="Whether to open the port at all.")] = True
     address: Annotated[
         str,
         Meta(
-            description="IP address to listen on. One that is not loopback needs `insecure: true`."
+            description="IP address to listen on, or `unix:` and the absolute path of a socket "
+            "that this user and root may use. An address that is not loopback needs a "
+            "`token_file`, and `tls` or `insecure: true`.",
+            examples=["127.0.0.1", "unix:/run/prism/admin.sock"],
         ),
     ] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50052
+    port: Annotated[
+        Port, Meta(description="TCP port; 0 picks a free one. Of no meaning for a socket.")
+    ] = 50052
+    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    token_file: Annotated[
+        PathText | None,
+        Meta(description="File with the token of operators, at least 16 characters, one line."),
+    ] = None
+    without_token: Annotated[
+        Literal["probe", "read", "change"] | None,
+        Meta(
+            description="What is open over TCP to who shows no token: the probes, all that "
+            "changes nothing, or everything. Without it: `probe` where there is a `token_file`, "
+            "else `read`."
+        ),
+    ] = None
 
 
 class NamespaceLimits(Block, frozen=True):

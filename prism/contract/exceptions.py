@@ -19,9 +19,12 @@
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
         │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
+        │   ├── InvalidConfig       400  the new configuration is wrong; lists every problem
         │   ├── NotForClients       403  a call that only the proxy makes
         │   ├── ForeignOrigin       403  a web page of another site
         │   └── PayloadTooLarge     413  the body is over the namespace's limit
+        ├── Unauthenticated         401  who asks has not said who it is, or wrongly
+        ├── Forbidden               403  who asks may not do this here
         ├── NotFound                404  nothing is at this path
         │   ├── UnknownNamespace    404  no such namespace, or none the caller may see
         │   ├── UnknownOperation    404  the plugin offers no such operation
@@ -221,6 +224,16 @@ class UnsupportedEncoding(InvalidRequest):
         super().__init__(f"encoding {encoding[:40]!r} is not known here; use {' or '.join(known)}")
 
 
+class InvalidConfig(InvalidRequest):
+    """The configuration that is to be used from now on is wrong; the old one stays."""
+
+    reason = "invalid_config"
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(f"the configuration in use stays, since the new one is wrong:\n{error}")
+        self.problems = error.problems
+
+
 class NotForClients(InvalidRequest):
     """A method of the contract that only the proxy calls."""
 
@@ -258,6 +271,22 @@ class PayloadTooLarge(InvalidRequest):
         self.limit = limit
 
 
+class Unauthenticated(CallError):
+    """Who asks has not said who it is, or not rightly."""
+
+    status = StatusCode.UNAUTHENTICATED
+    http_status = 401
+    reason = "unauthenticated"
+
+
+class Forbidden(CallError):
+    """Who asks may not do this here."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "forbidden"
+
+
 class NotFound(CallError):
     """Nothing is at this path."""
 
@@ -267,12 +296,16 @@ class NotFound(CallError):
 
 
 class UnknownNamespace(NotFound):
-    """There is no such namespace, or none that the caller may know of."""
+    """There is no such namespace, or none that the caller may know of.
+
+    ``known`` is for operators: what there is.
+    """
 
     reason = "unknown_namespace"
 
-    def __init__(self, namespace: str) -> None:
-        super().__init__(f"there is no namespace {namespace!r}")
+    def __init__(self, namespace: str, known: Sequence[str] = ()) -> None:
+        there_is = f"; there is {', '.join(known)}" if known else ""
+        super().__init__(f"there is no namespace {namespace[:200]!r}{there_is}")
         self.namespace = namespace
 
 

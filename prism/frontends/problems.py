@@ -7,7 +7,13 @@ say for programs what went wrong, ``detail`` for people.
 import math
 from http import HTTPStatus
 
-from prism.contract.exceptions import CallError, MethodNotAllowed
+from prism.contract.exceptions import (
+    CallError,
+    ConfigProblem,
+    InvalidConfig,
+    MethodNotAllowed,
+    Unauthenticated,
+)
 from prism.core.request import CallRecord
 from prism.frontends.responses import Response, encode_json
 
@@ -35,10 +41,19 @@ def problem(error: CallError, record: CallRecord) -> Response:
         members["namespace"] = record.namespace
     if record.operation:
         members["operation"] = record.operation
+    if isinstance(error, InvalidConfig):
+        members["problems"] = [_config_problem(found) for found in error.problems]
     headers = [_PROBLEM]
     if status in {429, 503}:
         pause = getattr(error, "retry_after", None) or RETRY_AFTER_SECONDS
         headers.append((b"retry-after", b"%d" % math.ceil(pause)))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
     return Response(status, headers, encode_json(members))
+
+
+def _config_problem(problem: ConfigProblem) -> dict[str, object]:
+    names = ("file", "line", "column", "path", "message")
+    return {name: getattr(problem, name) for name in names}

@@ -11,6 +11,7 @@ from prism.frontends.problems import problem
 
 ARGUMENTS = {
     "detail": "why",
+    "error": exceptions.ConfigError([exceptions.ConfigProblem("f", 1, 2, "listen", "no")]),
     "encoding": "br",
     "origin": "https://elsewhere.example",
     "known": ["identity"],
@@ -33,6 +34,14 @@ def example(kind):
 
 def kinds(kind=exceptions.CallError):
     return [kind, *(found for sub in kind.__subclasses__() for found in kinds(sub))]
+
+
+def test_each_problem_of_a_configuration_has_its_place():
+    error = example(exceptions.InvalidConfig)
+    _, _, body = problem(error, CallRecord(0.0, "id-1", new_trace()))
+    assert json.loads(body)["problems"] == [
+        {"file": "f", "line": 1, "column": 2, "path": "listen", "message": "no"}
+    ]
 
 
 @pytest.mark.parametrize("kind", kinds())

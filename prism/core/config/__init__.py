@@ -7,7 +7,7 @@ when an instance is made, ``redacted`` is what may be shown.
 """
 
 from prism.core.config.catalogue import UnknownPlugin, resolve_plugin
-from prism.core.config.credentials import Credentials, redacted, resolve_credentials
+from prism.core.config.credentials import Credentials, read_secret, redacted, resolve_credentials
 from prism.core.config.loading import LoadedConfig, load_config, parse_config
 from prism.core.config.reference import reference_markdown
 from prism.core.config.schema import config_schema, schema_json
@@ -19,6 +19,7 @@ __all__ = [
     "config_schema",
     "load_config",
     "parse_config",
+    "read_secret",
     "redacted",
     "reference_markdown",
     "resolve_credentials",

@@ -70,7 +70,7 @@ def resolve_credentials(
         for index in range(1, len(parts), 2):
             name = parts[index]
             try:
-                parts[index] = _read_secret(directory / name)
+                parts[index] = read_secret(directory / name)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 message = f'the secret "{name}" cannot be read: {reason}'
@@ -82,7 +82,13 @@ def resolve_credentials(
     return resolved
 
 
-def _read_secret(file: FilePath) -> str:
+def read_secret(file: FilePath) -> str:
+    """What is in a secret's file, without newlines at its end.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file for a secret; says why.
+    """
     # O_NONBLOCK: opening a FIFO must not wait for its writer.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as opened:

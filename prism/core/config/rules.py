@@ -1,6 +1,5 @@
 """Rules that concern several keys, checked on whatever part of the file has sound types."""
 
-import ipaddress
 import os.path
 from datetime import date
 from pathlib import Path as FilePath
@@ -9,6 +8,7 @@ from typing import Any
 import msgspec
 
 from prism.contract.config import Config, NamespaceConfig
+from prism.core.config.admin_rules import NO_HOST, check_admin, is_host
 from prism.core.config.built_in import check_config, with_absolute_paths
 from prism.core.config.catalogue import BUILT_IN, UnknownPlugin, UnknownVersion, resolve_plugin
 from prism.core.config.nodes import Node, Path, find, to_plain
@@ -58,23 +58,21 @@ def _sound_part(root: Node, report: Report) -> tuple[Config, list[int], list[int
 
 
 def _check_listeners(config: Config, root: Node, report: Report) -> None:
-    blocks = [("listen", config.listen.address)]
-    if config.admin.enabled:
-        blocks.append(("admin", config.admin.address))
-    for block, address in blocks:
-        path = (block, "address")
-        node = find(root, path)
-        if address != "localhost" and not _is_ip(address):
-            report.error(node, path, 'expected an IP address or "localhost"')
-        elif not is_loopback(address) and not config.insecure and report.sound(("insecure",)):
-            message = (
-                f"{address} can be reached from other machines, and clients are not "
-                'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level'
-            )
-            report.error(node, path, message)
     listen, admin = config.listen, config.admin
-    same = listen.port == admin.port != 0 and listen.address == admin.address
-    if admin.enabled and same:
+    path: Path = ("listen", "address")
+    node = find(root, path)
+    if not is_host(listen.address):
+        report.error(node, path, NO_HOST)
+    elif not is_loopback(listen.address) and not config.insecure and report.sound(("insecure",)):
+        message = (
+            f"{listen.address} can be reached from other machines, and clients are not "
+            'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level'
+        )
+        report.error(node, path, message)
+    if not admin.enabled:
+        return
+    check_admin(config, root, report)
+    if listen.port == admin.port != 0 and listen.address == admin.address:
         path = ("admin", "port")
         report.error(find(root, path), path, f"port {admin.port} is already that of `listen`")
 
@@ -180,11 +178,3 @@ def _check_resolves(
         named = namespace.plugin.name or name in BUILT_IN or isinstance(error, UnknownVersion)
         hint = "" if named else "; or describe it in `plugin:`"
         report.error(find(root, where), where, f"{error}{hint}")
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

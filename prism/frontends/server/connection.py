@@ -6,10 +6,11 @@ other connections do not notice.
 
 import math
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from prism.channels.unix import peer_credentials
 from prism.frontends.server import transport
 from prism.frontends.server.asgi import Peer
 from prism.frontends.server.http1.connection import HTTP1Connection
@@ -145,8 +146,10 @@ class Connection:
             trio.TooSlowError, trio.BrokenResourceError: TLS could not be agreed on.
         """
         server = _host_and_port(_socket(self._stream).getsockname())
-        state = dict(self._server.state)
+        state: dict[str, Any] = dict(self._server.state)
         if not isinstance(self._stream, trio.SSLStream):
+            if self._stream.socket.family == trio.socket.AF_UNIX:
+                state["prism.peer_uid"] = peer_credentials(self._stream).uid
             return None, Peer("http", self._client, server, state)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:

@@ -22,13 +22,16 @@ _WAYS_OUT = {
 
 
 class Address(NamedTuple):
-    """Where a listener can be reached; ``str()`` gives a URL."""
+    """Where a listener can be reached; ``str()`` gives a URL, of a Unix socket ``unix:`` and its
+    path, which is its ``host``."""
 
     scheme: str
     host: str
     port: int
 
     def __str__(self) -> str:
+        if self.host.startswith("/"):
+            return f"unix:{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 

@@ -132,7 +132,8 @@ async def serve(
 
     ``task_status.started`` gets the bound addresses. The application finds ``shutdown``
     as ``scope["state"]["prism.draining"]``, and the client's certificate (DER), if TLS
-    verified one, as ``scope["state"]["prism.peer"]``. ``statistics`` is kept up to date.
+    verified one, as ``scope["state"]["prism.peer"]``; over a Unix socket, the client's user
+    as ``scope["state"]["prism.peer_uid"]``. ``statistics`` is kept up to date.
 
     Cancelling closes every connection at once.
 

@@ -8,13 +8,8 @@ from typing import ClassVar
 
 from prism.contract.exceptions import PluginMisbehaved
 from prism.contract.messages import StreamResponse
-
-HEARTBEAT_SECONDS = 15.0
-"""Of silence before an event stream gets a comment. Proxies and load balancers give a
-silent connection up after 30 to 60 seconds."""
-
-
-_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
+from prism.frontends import stream_text
+from prism.frontends.stream_text import HEARTBEAT_SECONDS
 
 
 class StreamFormat(ABC):
@@ -45,14 +40,13 @@ class StreamFormat(ABC):
 
 
 class EventStream(StreamFormat):
-    """``text/event-stream`` (WHATWG HTML, 9.2).
+    """``text/event-stream``.
 
     An event's id is the position that the plugin gave the message, or else its number in
-    this stream behind a ``#``, which nobody takes for a position. The end is an event of its
-    own, since a browser would connect again.
+    this stream behind a ``#``, which nobody takes for a position.
     """
 
-    content_type = b"text/event-stream"
+    content_type = stream_text.EVENTS
     heartbeat = HEARTBEAT_SECONDS
 
     def __init__(self) -> None:
@@ -64,29 +58,26 @@ class EventStream(StreamFormat):
         if position.startswith("#") or any(character in position for character in "\r\n\0"):
             raise PluginMisbehaved("the plugin gave a message a position with # or a line break")
         position = position or f"#{number}"
-        lines = _json(response).splitlines()
-        data = b"".join(b"data: %b\n" % line for line in lines)
-        return b"id: %b\n%b\n" % (position.encode(errors="replace"), data)
+        return stream_text.event(_json(response), number=position.encode(errors="replace"))
 
     def error(self, problem: bytes) -> bytes:
-        return b"event: error\ndata: %b\n\n" % problem
+        return stream_text.event(problem, kind=b"error")
 
     def end(self) -> bytes:
-        return b"event: end\ndata: {}\n\n"
+        return stream_text.END_EVENT
 
     def beat(self) -> bytes:
-        return b": still here\n\n"
+        return stream_text.BEAT
 
 
 class JSONLines(StreamFormat):
     """``application/x-ndjson``: one JSON value a line. An error is a last line whose only
     member is ``$error``."""
 
-    content_type = b"application/x-ndjson"
+    content_type = stream_text.LINES
 
     def message(self, response: StreamResponse) -> bytes:
-        # Within JSON a line break is white space; in strings it is escaped.
-        return _json(response).translate(_BREAKS_TO_SPACES) + b"\n"
+        return stream_text.line(_json(response))
 
     def error(self, problem: bytes) -> bytes:
         return b'{"$error":%b}\n' % problem

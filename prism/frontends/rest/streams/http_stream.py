@@ -8,6 +8,7 @@ from prism.frontends.problems import problem
 from prism.frontends.rest.streams.body import RequestLines
 from prism.frontends.rest.streams.formats import StreamFormat
 from prism.frontends.server import Send
+from prism.frontends.stream_text import stream_headers
 
 
 class HTTPStream(ClientStream):
@@ -33,12 +34,7 @@ class HTTPStream(ClientStream):
             return
         self.begun = True
         self._record.http_status = 200
-        headers = [
-            (b"content-type", self._form.content_type),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),  # nginx holds responses back otherwise
-            (b"x-request-id", self._record.request_id.encode("ascii")),
-        ]
+        headers = stream_headers(self._form.content_type, self._record.request_id)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         # ASGI servers hold the head until the first of the body.
         await self._write(self._form.beat())

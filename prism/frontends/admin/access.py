@@ -1,0 +1,126 @@
+"""Who may do what at the admin port.
+
+Three ways to say who one is: the kernel does, over a Unix socket; the bearer token does;
+or, on loopback, nobody does, which suffices for as much as the configuration says.
+
+Who says nothing might be a web page in a browser on this machine, so that two more things
+are asked of it. Its Host must be this machine's loopback: a page whose name was rebound to
+127.0.0.1 (DNS rebinding) has another. And a change must come as JSON, which a page
+cannot send across origins without being asked first, and the admin port never agrees.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from prism.contract.config import AdminConfig
+from prism.contract.exceptions import Forbidden, Unauthenticated
+from prism.frontends.admin.token import AdminToken
+
+PEER_UID = "prism.peer_uid"
+"""In ``scope["state"]``: the user at the other end of a Unix socket."""
+
+
+class Right(IntEnum):
+    """What a route needs, and what somebody has; each includes those before it."""
+
+    PROBE = 0
+    READ = 1
+    CHANGE = 2
+
+
+class Access:
+    """The rule of one admin port.
+
+    Args:
+        token: who shows it may do everything.
+        without_token: what others may do, over TCP.
+    """
+
+    def __init__(self, token: AdminToken | None = None, without_token: Right = Right.READ) -> None:
+        self.token = token
+        self.without_token = without_token
+
+    @classmethod
+    def from_config(cls, admin: AdminConfig) -> "Access":
+        """As configured. Raises ConfigError if the token's file cannot be used."""
+        token = AdminToken(Path(admin.token_file)) if admin.token_file is not None else None
+        word = admin.without_token or ("read" if token is None else "probe")
+        return cls(token, Right[word.upper()])
+
+    def admit(self, state: Mapping[str, Any], headers: Mapping[bytes, bytes], needed: Right) -> str:
+        """Who asks, for the log.
+
+        Raises:
+            Unauthenticated: it must say who it is.
+            Forbidden: it may not.
+        """
+        if PEER_UID in state:
+            return _admit_user(state[PEER_UID])
+        given = headers.get(b"authorization")
+        if given is not None and self.token is not None:
+            scheme, _, credentials = given.partition(b" ")
+            if scheme.lower() == b"bearer" and self.token.matches(credentials.strip()):
+                return "token"
+            raise Unauthenticated("this is not the admin port's token (admin.token_file)")
+        if needed > self.without_token:
+            raise Unauthenticated(self._way_in())
+        if needed > Right.PROBE:
+            _check_host(headers.get(b"host", b""))
+        if needed is Right.CHANGE and not is_json(headers):
+            raise Forbidden(
+                "without a token a change must have content-type: application/json, "
+                "so that no web page can ask for it"
+            )
+        return "anonymous"
+
+    def may_read(self, state: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+        """Whether reads are open to who asks."""
+        try:
+            self.admit(state, headers, Right.READ)
+        except (Unauthenticated, Forbidden):
+            return False
+        return True
+
+    def _way_in(self) -> str:
+        if self.token is not None:
+            return "show the token of admin.token_file: authorization: Bearer, and the token"
+        return (
+            "without a token only reads are open here; set admin.token_file, "
+            "or admin.address to a Unix socket (unix:/path)"
+        )
+
+
+def _admit_user(uid: int) -> str:
+    if uid not in (0, os.geteuid()):
+        raise Forbidden(f"uid {uid} may not use this socket: it is uid {os.geteuid()}'s and root's")
+    return f"uid {uid}"
+
+
+def is_json(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the body is declared to be JSON."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return kind == b"application/json"
+
+
+def _check_host(host: bytes) -> None:
+    name = host.decode("latin-1")
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    else:
+        name = name.partition(":")[0]
+    if name and not _is_this_machine(name):
+        raise Forbidden(
+            f"host {name[:100]!r} is not this machine's loopback: without a token, ask for "
+            "127.0.0.1, [::1] or localhost, so that no web page can ask under another name"
+        )
+
+
+def _is_this_machine(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().rstrip(".") == "localhost"

@@ -1,0 +1,54 @@
+"""One request to the admin port, and what it is about: the proxy under administration."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prism.contract.exceptions import UnknownNamespace
+from prism.core.namespace import Namespace
+from prism.core.observability.metrics import Metrics
+from prism.core.request import CallRecord
+from prism.core.router import Router
+from prism.frontends.server import Scope, Send
+from prism.supervision.supervisor import Supervisor
+
+
+@dataclass
+class Administered:
+    """The proxy, as its admin port sees it. ``stop`` begins the graceful stop."""
+
+    router: Router
+    supervisor: Supervisor
+    metrics: Metrics
+    stop: Callable[[], None]
+    draining: bool = False
+
+
+class AdminCall(NamedTuple):
+    """A request that was admitted and understood.
+
+    ``values`` are those of the path's places, ``query`` and ``body`` of the route's types.
+    """
+
+    proxy: Administered
+    scope: Scope
+    send: Send
+    headers: Mapping[bytes, bytes]
+    record: CallRecord
+    values: Mapping[str, str]
+    query: Any
+    body: Any
+    may_read: bool
+
+    @property
+    def namespace(self) -> Namespace:
+        """The one in the path. Raises UnknownNamespace, which says what there is."""
+        return self.find(self.values["namespace"])
+
+    def find(self, name: str) -> Namespace:
+        """A namespace by name. Raises UnknownNamespace, which says what there is."""
+        try:
+            return self.proxy.router.find(name)
+        except UnknownNamespace:
+            known = [namespace.name for namespace in self.proxy.router.namespaces()]
+            raise UnknownNamespace(name, known) from None

@@ -1,0 +1,169 @@
+"""What goes over the admin port, where ``prism.supervision.report`` has no type for it."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from prism.contract.config import NamespaceLimits
+from prism.contract.exceptions import InvalidRequest
+from prism.supervision.canary import Canary
+from prism.supervision.journal import EVENTS_KEPT, LINES_KEPT
+from prism.supervision.report import LogLine, NamespaceStatus
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of requests and queries: unknown keys are refused, since they may be misspelt."""
+
+
+class NoQuery(Asked, frozen=True):
+    """A route that takes no query."""
+
+
+class Nothing(Asked, frozen=True):
+    """A body with nothing in it: ``{}``, or none at all."""
+
+
+class NamespaceRequest(Asked, frozen=True):
+    """Which namespace's plugin."""
+
+    namespace: str
+
+
+class CanaryRequest(Asked, frozen=True):
+    """How a new version is tried on a part of the calls."""
+
+    share: Annotated[str | float, Meta(description="Of the calls: `10%`, or 0.1.")]
+    min_calls: Annotated[int, Meta(ge=1, description="Answered before it can be promoted.")] = 100
+    min_seconds: Annotated[float, Meta(ge=0, description="Of trial, at least.")] = 30.0
+    max_seconds: Annotated[
+        float, Meta(ge=0, description="After which too few calls are a rollback.")
+    ] = 600.0
+
+    def canary(self) -> Canary:
+        """As the supervisor takes it. Raises InvalidRequest."""
+        try:
+            share = _share(self.share)
+            return Canary(
+                share=share,
+                min_calls=self.min_calls,
+                min_seconds=self.min_seconds,
+                max_seconds=self.max_seconds,
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"canary: {error}") from None
+
+
+class ReloadRequest(Asked, frozen=True):
+    """Replace a namespace's plugin: by another version, or by the same one anew."""
+
+    namespace: str
+    version: Annotated[
+        str | None, Meta(description="One of the catalogue; without it, the present one again.")
+    ] = None
+    canary: Annotated[
+        str | float | CanaryRequest | None,
+        Meta(description="Try it on a share of the calls first, such as `10%`."),
+    ] = None
+
+    def trial(self) -> Canary | None:
+        """The canary, if one is asked for. Raises InvalidRequest."""
+        if self.canary is None:
+            return None
+        if isinstance(self.canary, CanaryRequest):
+            return self.canary.canary()
+        return CanaryRequest(share=self.canary).canary()
+
+
+def _share(given: str | float) -> float:
+    if not isinstance(given, str):
+        return float(given)
+    try:
+        return float(given.removesuffix("%")) / (100 if given.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(
+            f"expected a share of the calls such as 10%, found {given[:40]!r}"
+        ) from None
+
+
+class LogsQuery(Asked, frozen=True):
+    """Which lines of a plugin's output."""
+
+    tail: Annotated[int, Meta(ge=0, le=LINES_KEPT, description="So many of the last lines.")] = 100
+    follow: Annotated[bool, Meta(description="Go on with new lines, as a stream.")] = False
+
+
+class EventsQuery(Asked, frozen=True):
+    """Which events."""
+
+    namespace: Annotated[str | None, Meta(description="Of this namespace alone.")] = None
+    tail: Annotated[
+        int, Meta(ge=0, le=EVENTS_KEPT, description="Begin with so many past events.")
+    ] = 0
+
+
+class PluginList(msgspec.Struct, frozen=True):
+    """All namespaces' plugins, sorted by namespace."""
+
+    plugins: list[NamespaceStatus]
+
+
+class LogLines(msgspec.Struct, frozen=True):
+    """The last lines of a plugin, oldest first."""
+
+    namespace: str
+    lines: list[LogLine]
+
+
+class PluginHealth(msgspec.Struct, frozen=True):
+    """What the plugin said of itself in its last health check; null before the first."""
+
+    namespace: str
+    state: str
+    health: str | None
+    message: str
+
+
+class NamespaceSummary(msgspec.Struct, frozen=True):
+    """One line of the list of namespaces."""
+
+    namespace: str
+    backend: str
+    description: str
+    ready: bool
+    in_flight: int
+    operations: list[str]
+
+
+class NamespaceList(msgspec.Struct, frozen=True):
+    """All namespaces, sorted by name."""
+
+    namespaces: list[NamespaceSummary]
+
+
+class OperationFacts(msgspec.Struct, frozen=True):
+    """What a plugin declares of an operation."""
+
+    name: str
+    idempotent: bool
+    streaming: bool
+
+
+class NamespaceDescription(msgspec.Struct, frozen=True):
+    """A namespace in full."""
+
+    namespace: str
+    backend: str
+    description: str
+    while_unavailable: str
+    in_flight: int
+    open_streams: int
+    limits: NamespaceLimits
+    operations: list[OperationFacts]
+    plugin: NamespaceStatus
+
+
+class Stopping(msgspec.Struct, frozen=True):
+    """The proxy stops: it accepts nothing more, and ends when what is in flight is done."""
+
+    status: str = "draining"

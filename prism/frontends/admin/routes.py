@@ -1,0 +1,121 @@
+"""All that the admin port answers, in one table: the OpenAPI description is made from it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from prism.contract.exceptions import MethodNotAllowed, NotFound
+from prism.core.names import namespace_name
+from prism.frontends.admin import follow, operations, reads
+from prism.frontends.admin.access import Right
+from prism.frontends.admin.call import AdminCall
+from prism.frontends.admin.messages import (
+    EventsQuery,
+    LogLines,
+    LogsQuery,
+    NamespaceDescription,
+    NamespaceList,
+    NamespaceRequest,
+    NoQuery,
+    PluginHealth,
+    PluginList,
+    ReloadRequest,
+    Stopping,
+)
+from prism.supervision.report import Event, LogLine, NamespaceStatus, Receipt
+
+Handler = Callable[[AdminCall], Awaitable[Any]]
+PLACE = "{namespace}"
+
+
+class Text(msgspec.Struct, frozen=True):
+    """In place of a type: the answer is not JSON."""
+
+
+class Route(NamedTuple):
+    """One method of one path.
+
+    ``answer`` is the type of the JSON that comes back; ``follow`` answers in its place,
+    as a stream of ``streamed``, where the query says ``follow`` (or there is no other).
+    """
+
+    method: str
+    path: str
+    right: Right
+    handler: Handler
+    answer: Any
+    body: Any = None
+    query: type[msgspec.Struct] = NoQuery
+    streamed: Any = None
+    follow: Handler | None = None
+    status: int = 200
+
+
+P, R, C = Right.PROBE, Right.READ, Right.CHANGE
+
+# The paths are those of RFC-008 where it has one; the others are named alike.
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/healthz", P, reads.healthz, dict[str, Any]),
+    Route("GET", "/readyz", P, reads.readyz, dict[str, Any]),
+    Route("GET", "/metrics", R, reads.metrics, Text),
+    Route("GET", "/admin/plugins", R, reads.plugins, PluginList),
+    Route("GET", "/admin/plugins/{namespace}", R, reads.plugin, NamespaceStatus),
+    Route("GET", "/admin/plugins/{namespace}/health", R, reads.health, PluginHealth),
+    Route(
+        "GET",
+        "/admin/plugins/{namespace}/logs",
+        R,
+        reads.logs,
+        LogLines,
+        query=LogsQuery,
+        streamed=LogLine,
+        follow=follow.logs,
+    ),
+    Route("POST", "/admin/plugin/reload", C, operations.reload, Receipt, ReloadRequest),
+    Route("POST", "/admin/plugin/restart", C, operations.restart, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/drain", C, operations.drain, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/reset", C, operations.reset, NamespaceStatus, NamespaceRequest),
+    Route("GET", "/admin/namespaces", R, reads.namespaces, NamespaceList),
+    Route("GET", "/admin/namespaces/{namespace}", R, reads.namespace, NamespaceDescription),
+    Route(
+        "GET",
+        "/admin/events",
+        R,
+        follow.events,
+        None,
+        query=EventsQuery,
+        streamed=Event,
+        follow=follow.events,
+    ),
+    Route("POST", "/admin/drain", C, operations.drain_all, Stopping, status=202),
+)
+OPENAPI_PATH = "/admin/openapi.json"
+
+
+def find_route(method: str, path: bytes) -> tuple[Route, dict[str, str]]:
+    """The route of a request, and what stands in the places of its path.
+
+    Raises:
+        NotFound, MethodNotAllowed: there is none; says what there is.
+        InvalidRequest: what stands in the place of a namespace is no such name.
+    """
+    parts = path.decode("latin-1").split("/")
+    there = [route for route in ROUTES if _fits(route.path.split("/"), parts)]
+    if not there:
+        raise NotFound(f"nothing is at this path; {OPENAPI_PATH} lists what the admin port has")
+    wanted = "GET" if method == "HEAD" else method
+    route = next((route for route in there if route.method == wanted), None)
+    if route is None:
+        raise MethodNotAllowed(method, there[0].path, [route.method for route in there])
+    values = {}
+    template = route.path.split("/")
+    if PLACE in template:
+        values["namespace"] = namespace_name(parts[template.index(PLACE)].encode("latin-1"))
+    return route, values
+
+
+def _fits(template: list[str], parts: list[str]) -> bool:
+    return len(template) == len(parts) and all(
+        expected in (PLACE, part) for expected, part in zip(template, parts, strict=True)
+    )

@@ -1,0 +1,38 @@
+"""How streams over HTTP are written: server-sent events, and JSON values on lines.
+
+Of the formats alone; who streams what is in ``rest.streams`` and ``admin.follow``.
+"""
+
+EVENTS = b"text/event-stream"
+LINES = b"application/x-ndjson"
+
+HEARTBEAT_SECONDS = 15.0
+"""Of silence before an event stream gets a comment. Proxies and load balancers give a
+silent connection up after 30 to 60 seconds."""
+
+BEAT = b": still here\n\n"
+END_EVENT = b"event: end\ndata: {}\n\n"
+"""An event of its own, since a browser would connect again."""
+
+_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+
+def event(data: bytes, *, number: bytes = b"", kind: bytes = b"") -> bytes:
+    """One event (WHATWG HTML, 9.2); ``number`` is its id, ``kind`` its type."""
+    head = (b"id: %b\n" % number if number else b"") + (b"event: %b\n" % kind if kind else b"")
+    return b"%b%b\n" % (head, b"".join(b"data: %b\n" % line for line in data.splitlines()))
+
+
+def line(value: bytes) -> bytes:
+    """One JSON value on a line: a break within it is white space; in strings it is escaped."""
+    return value.translate(_BREAKS_TO_SPACES) + b"\n"
+
+
+def stream_headers(content_type: bytes, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers of a response that goes on."""
+    return [
+        (b"content-type", content_type),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),  # nginx holds responses back otherwise
+        (b"x-request-id", request_id.encode("ascii")),
+    ]

@@ -1,0 +1,121 @@
+"""The admin application before a supervisor with plugins in this process."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from prism.contract.config import PluginConfig
+from prism.core.namespace import Namespace
+from prism.core.observability.metrics import Metrics
+from prism.core.router import Router
+from prism.frontends.admin import Access, AdminApp, Administered, Right
+from prism.supervision.spec import InstanceSpec
+from prism.supervision.supervisor import Supervisor
+
+MODULE = "prism_plugins.sqlite:SQLitePlugin"
+JSON = {"content-type": "application/json"}
+
+
+def at_version(version: str) -> PluginConfig:
+    if version == "broken":
+        return PluginConfig(type="in_process", module="no_such_module:Plugin", version=version)
+    return PluginConfig(type="in_process", module=MODULE, version=version)
+
+
+def spec(namespace: str) -> InstanceSpec:
+    return InstanceSpec(
+        namespace=namespace,
+        backend="sqlite",
+        plugin_name="sqlite",
+        plugin=PluginConfig(type="in_process", module=MODULE),
+        config_json=json.dumps({"path": ":memory:"}),
+        credentials=dict,
+        at_version=at_version,
+    )
+
+
+class Asked:
+    """An answer, and its JSON."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Admin:
+    """Asks the admin application as a server would; ``stops`` counts what drain-all did."""
+
+    def __init__(self, app: AdminApp, proxy: Administered) -> None:
+        self.app = app
+        self.proxy = proxy
+        self.draining = trio.Event()
+        self.stops: list[bool] = []
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        *,
+        uid: int | None = None,
+        until: Callable[[bytes], bool] | None = None,
+    ) -> Asked:
+        """One request. A stream is read until ``until`` likes what came, then left."""
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body)
+        content = content.encode() if isinstance(content, str) else content
+        path, _, query = target.partition("?")
+        state: dict[str, Any] = {"prism.draining": self.draining}
+        if uid is not None:
+            state["prism.peer_uid"] = uid
+        given = (JSON if body is not None else {}) | (headers or {})
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "state": state,
+            "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+        }
+        head: dict[str, Any] = {}
+        came = bytearray()
+
+        async def receive() -> dict[str, Any]:
+            await trio.lowlevel.checkpoint()
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            await trio.lowlevel.checkpoint()
+            if message["type"] == "http.response.start":
+                head.update(message)
+            else:
+                came.extend(message["body"])
+                if until is not None and until(bytes(came)):
+                    nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            await self.app(scope, receive, send)
+        headers_sent = {name.decode(): value.decode() for name, value in head["headers"]}
+        return Asked(head["status"], headers_sent, bytes(came))
+
+
+@pytest.fixture
+async def admin(nursery: trio.Nursery) -> Admin:
+    """Two namespaces, ``kv`` and ``other``, whose plugins run; changes are open to everybody."""
+    supervisor = Supervisor([spec("kv"), spec("other")])
+    router = Router(Namespace(name, slot) for name, slot in supervisor.slots.items())
+    await nursery.start(supervisor.run)
+    stops: list[bool] = []
+    proxy = Administered(
+        router, supervisor, Metrics(router, supervisor), lambda: stops.append(True)
+    )
+    made = Admin(AdminApp(proxy, Access(without_token=Right.CHANGE)), proxy)
+    made.stops = stops
+    return made

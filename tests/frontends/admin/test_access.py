@@ -1,0 +1,119 @@
+import os
+
+import pytest
+
+from prism.contract.config import AdminConfig
+from prism.contract.exceptions import ConfigError, Forbidden, Unauthenticated
+from prism.frontends.admin import Access, AdminToken, Right
+
+TOKEN = "0123456789abcdef-secret"
+SHOWN = {b"authorization": b"Bearer " + TOKEN.encode()}
+JSON = {b"content-type": b"application/json; charset=utf-8"}
+FORM = {b"content-type": b"application/x-www-form-urlencoded"}
+LOCAL = {b"host": b"127.0.0.1:50052"}
+WRONG = {b"authorization": b"Bearer 0123456789abcdef-wrong"}
+
+
+@pytest.fixture
+def token(tmp_path) -> AdminToken:
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    file.chmod(0o600)
+    return AdminToken(file)
+
+
+# (what is open without a token, is there a token, state, headers, right) -> who, or the error
+TABLE = [
+    ("read", False, {}, LOCAL, "READ", "anonymous"),
+    ("read", False, {}, LOCAL | JSON, "CHANGE", Unauthenticated),
+    ("change", False, {}, LOCAL | JSON, "CHANGE", "anonymous"),
+    ("change", False, {}, LOCAL | FORM, "CHANGE", Forbidden),
+    ("change", False, {}, LOCAL, "CHANGE", Forbidden),
+    ("probe", True, {}, LOCAL, "PROBE", "anonymous"),
+    ("probe", True, {}, LOCAL, "READ", Unauthenticated),
+    ("probe", True, {}, SHOWN, "READ", "token"),
+    ("probe", True, {}, SHOWN | FORM, "CHANGE", "token"),
+    ("probe", True, {}, {b"authorization": b"bearer " + TOKEN.encode()}, "READ", "token"),
+    ("probe", True, {}, {b"authorization": b"Basic " + TOKEN.encode()}, "READ", Unauthenticated),
+    ("read", True, {}, WRONG | LOCAL, "READ", Unauthenticated),
+    ("probe", True, {}, {b"authorization": b"Bearer"}, "READ", Unauthenticated),
+    # A page in a browser, its name rebound to this machine.
+    ("read", False, {}, {b"host": b"attacker.example"}, "READ", Forbidden),
+    ("read", False, {}, {b"host": b"127.0.0.1.attacker.example:50052"}, "READ", Forbidden),
+    ("change", False, {}, {b"host": b"attacker.example"} | JSON, "CHANGE", Forbidden),
+    ("read", False, {}, {b"host": b"attacker.example"}, "PROBE", "anonymous"),
+    ("probe", True, {}, SHOWN | {b"host": b"prism.example"}, "CHANGE", "token"),
+    ("read", False, {}, {b"host": b"localhost:1"}, "READ", "anonymous"),
+    ("read", False, {}, {b"host": b"LOCALHOST"}, "READ", "anonymous"),
+    ("read", False, {}, {b"host": b"[::1]:50052"}, "READ", "anonymous"),
+    ("read", False, {}, {b"host": b"192.0.2.1"}, "READ", Forbidden),
+    ("read", False, {}, {}, "READ", "anonymous"),  # HTTP/1.0, which no browser speaks
+    ("probe", True, {"prism.peer_uid": os.geteuid()}, {}, "CHANGE", f"uid {os.geteuid()}"),
+    ("probe", False, {"prism.peer_uid": 0}, {}, "CHANGE", "uid 0"),
+    ("change", False, {"prism.peer_uid": 65534}, LOCAL | JSON, "PROBE", Forbidden),
+]
+
+
+@pytest.mark.parametrize(("without", "has_token", "state", "headers", "right", "who"), TABLE)
+def test_who_may(token, without, has_token, state, headers, right, who):
+    access = Access(token if has_token else None, Right[without.upper()])
+    if isinstance(who, str):
+        assert access.admit(state, headers, Right[right]) == who
+    else:
+        with pytest.raises(who) as caught:
+            access.admit(state, headers, Right[right])
+        assert "secret" not in str(caught.value)
+        assert len(str(caught.value)) > 30  # says the way out
+
+
+@pytest.mark.parametrize(
+    ("fields", "without", "has_token"),
+    [
+        ({}, Right.READ, False),
+        ({"without_token": "change"}, Right.CHANGE, False),
+        ({"without_token": "probe"}, Right.PROBE, False),
+        ({"token_file": "token"}, Right.PROBE, True),
+        ({"token_file": "token", "without_token": "read"}, Right.READ, True),
+    ],
+)
+def test_what_the_configuration_says(token, tmp_path, monkeypatch, fields, without, has_token):
+    monkeypatch.chdir(tmp_path)
+    access = Access.from_config(AdminConfig(**fields))
+    assert access.without_token is without
+    assert (access.token is not None) is has_token
+
+
+BAD_TOKENS = [
+    (None, "No such file or directory"),
+    ("", "it is empty"),
+    ("hunter2", "it is shorter than 16 characters"),
+    ("0123456789 abcdef0", "one line of ASCII"),
+    ("0123456789abcdef\n0123456789abcdef", "one line of ASCII"),
+    ("0123456789abcdéf", "one line of ASCII"),
+]
+
+
+@pytest.mark.parametrize(("content", "why"), BAD_TOKENS)
+def test_a_token_file_that_cannot_be_used(tmp_path, content, why):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        AdminToken(file)
+    assert why in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert not content or content not in str(caught.value)
+
+
+def test_a_token_is_replaced_or_kept(token, tmp_path, caplog):
+    file = tmp_path / "token"
+    file.write_text("another-token-of-operators")
+    assert token.reload()
+    assert token.matches(b"another-token-of-operators")
+    assert not token.matches(TOKEN.encode())
+    file.write_text("hunter2")
+    assert not token.reload()
+    assert token.matches(b"another-token-of-operators")
+    assert "shorter than 16" in caplog.text
+    assert "another-token" not in caplog.text + repr(token) + repr(vars(token))

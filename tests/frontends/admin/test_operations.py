@@ -1,0 +1,89 @@
+import trio
+
+
+async def test_reload_as_the_rfc_writes_it(admin):
+    before = (await admin.ask("GET", "/admin/plugins/kv")).json
+    asked = {"namespace": "kv", "version": "v1.3"}
+    answer = await admin.ask("POST", "/admin/plugin/reload", asked)
+    assert answer.status == 200
+    receipt = answer.json
+    assert receipt["outcome"] == "swapped"
+    assert receipt["old"]["id"] == before["instance"]
+    assert receipt["calls"]["lost"] == 0
+    after = (await admin.ask("GET", "/admin/plugins/kv")).json
+    assert after["instance"] == receipt["new"]["id"]
+    assert after["configured_version"] == "v1.3"
+
+
+async def test_reload_of_the_same_again(admin):
+    receipt = (await admin.ask("POST", "/admin/plugin/reload", {"namespace": "kv"})).json
+    assert receipt["outcome"] == "swapped"
+    assert receipt["old"]["id"] != receipt["new"]["id"]
+
+
+async def test_a_reload_that_comes_to_nothing_is_told_by_its_receipt(admin):
+    asked = {"namespace": "kv", "version": "broken"}
+    answer = await admin.ask("POST", "/admin/plugin/reload", asked)
+    assert answer.status == 200
+    assert answer.json["outcome"] == "rolled_back"
+    assert "no_such_module" in answer.json["reason"]
+    assert (await admin.ask("GET", "/admin/plugins/kv")).json["state"] == "ready"
+
+
+async def test_two_reloads_at_once(admin):
+    answers = []
+
+    async def reload() -> None:
+        answers.append(await admin.ask("POST", "/admin/plugin/reload", {"namespace": "kv"}))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload)
+        nursery.start_soon(reload)
+    first, second = sorted(answers, key=lambda answer: answer.status)
+    assert first.json["outcome"] == "swapped"
+    assert second.status == 409
+    assert second.json["reason"] == "operation_in_progress"
+    assert second.json["retryable"]
+
+
+async def test_a_canary_that_makes_no_sense(admin):
+    for canary in ("all", "150%", 0, "-1%", {"share": "10%", "min_calls": 0}, {}):
+        asked = {"namespace": "kv", "canary": canary}
+        answer = await admin.ask("POST", "/admin/plugin/reload", asked)
+        assert answer.status == 400, canary
+        assert "canary" in answer.json["detail"] or "min_calls" in answer.json["detail"]
+
+
+async def test_a_canary_is_tried_and_then_given_up_for_want_of_calls(admin):
+    trial = {"share": "10%", "min_seconds": 0.1, "max_seconds": 0.1}
+    asked = {"namespace": "kv", "canary": trial}
+    receipt = (await admin.ask("POST", "/admin/plugin/reload", asked)).json
+    assert receipt["outcome"] == "rolled_back"
+    assert "only 0 of the 100 calls needed" in receipt["reason"]
+    assert receipt["phases"]["canary"] > 0
+
+
+async def test_drain_then_restart(admin):
+    drained = (await admin.ask("POST", "/admin/plugin/drain", {"namespace": "kv"})).json
+    assert drained["outcome"] == "drained"
+    assert (await admin.ask("GET", "/readyz")).json["namespaces"]["other"] == "ready"
+    assert (await admin.ask("GET", "/readyz")).status == 503
+    restarted = (await admin.ask("POST", "/admin/plugin/restart", {"namespace": "kv"})).json
+    assert restarted["outcome"] == "swapped"
+    assert (await admin.ask("GET", "/readyz")).status == 200
+
+
+async def test_reset_starts_what_was_drained(admin):
+    await admin.ask("POST", "/admin/plugin/drain", {"namespace": "kv"})
+    with admin.proxy.supervisor.events.follow() as events, trio.fail_after(10):
+        answer = await admin.ask("POST", "/admin/plugin/reset", {"namespace": "kv"})
+        assert answer.status == 200
+        assert answer.json["namespace"] == "kv"
+        while (await events.__anext__()).state != "ready":
+            pass
+
+
+async def test_drain_all_is_passed_on(admin):
+    answer = await admin.ask("POST", "/admin/drain", {})
+    assert (answer.status, answer.json) == (202, {"status": "draining"})
+    assert admin.stops == [True]
