@@ -14,6 +14,7 @@ from prism.cli.call import call
 from prism.cli.config import config
 from prism.cli.plugin import plugin
 from prism.cli.serve import serve
+from prism.cli.tail import tail
 from prism.contract.exceptions import PrismError
 
 TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
@@ -49,6 +50,7 @@ def show_version(context: click.Context) -> None:
 
 prism.add_command(serve)
 prism.add_command(call)
+prism.add_command(tail)
 prism.add_command(config)
 prism.add_command(plugin)
 

@@ -2,7 +2,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
-from prism.cli.call import ANSWER_GRACE, LONGEST_CALL, _patience
+from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, patience_for
 from prism.cli.main import prism
 
 
@@ -18,7 +18,7 @@ from prism.cli.main import prism
     ],
 )
 def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
-    assert _patience(timeout) == seconds
+    assert patience_for(timeout) == seconds
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""``prism call --stream``: a stream over WebSocket, lines in and lines out."""
+
+import base64
+import json
+import ssl
+import sys
+from urllib.parse import urlsplit
+
+import click
+import trio
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    HandshakeError,
+    WebSocketConnection,
+    connect_websocket_url,
+)
+
+from prism.cli.connection import CONNECT_TIMEOUT, explained, say_unreachable, tls_context
+
+MAX_MESSAGE = 64 * 1024 * 1024
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C ended, as shells have it."""
+
+
+def call_stream(
+    target: str, params: str, headers: dict[str, str], ca_cert: str | None, cert: str | None
+) -> int:
+    """Carry one stream; returns the exit status.
+
+    ``params`` ``-``: the first line of standard input. Its further lines, unless it is a
+    terminal, are the client's messages.
+    """
+    try:
+        return trio.run(_run, target, params, headers, tls_context(ca_cert, cert))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return INTERRUPTED
+
+
+async def _run(
+    target: str, params: str, headers: dict[str, str], context: ssl.SSLContext | None
+) -> int:
+    url = "ws" + target.removeprefix("http")
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+    status = 0
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(CONNECT_TIMEOUT):
+                socket = await connect_websocket_url(
+                    nursery, url, context, extra_headers=fields, max_message_size=MAX_MESSAGE
+                )
+            nursery.start_soon(_send, socket, params)
+            status = await _receive(socket)
+            nursery.cancel_scope.cancel()
+    except* ConnectionRejected as group:
+        click.echo(_rejected(_first(group)), err=True)
+        status = 1
+    except* (OSError, HandshakeError, trio.TooSlowError) as group:
+        server = urlsplit(target)
+        say_unreachable(f"{server.scheme}://{server.netloc}", _first(group))
+        status = 1
+    return status
+
+
+async def _send(socket: WebSocketConnection, params: str) -> None:
+    reads_stdin = params == "-" or not sys.stdin.isatty()
+    first = (await _line()).strip() if params == "-" else params
+    try:
+        await socket.send_message(first)
+        while reads_stdin and (line := await _line()):
+            if line.strip():
+                await socket.send_message(line.strip())
+        await socket.send_message("")
+    except ConnectionClosed:
+        pass  # the stream has ended; how, the other task says
+
+
+async def _line() -> str:
+    return await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+
+
+async def _receive(socket: WebSocketConnection) -> int:
+    status = 0
+    while True:
+        try:
+            message = await socket.get_message()
+        except ConnectionClosed as closed:
+            if closed.reason is None or closed.reason.code != 1000:
+                if status == 0:
+                    click.echo(f"prism: the stream broke off ({_code(closed)})", err=True)
+                return 1
+            return status
+        if isinstance(message, bytes):
+            encoded = base64.b64encode(message).decode()
+            message = json.dumps({"encoding": "base64", "value": encoded})
+        if message.startswith('{"$error":'):
+            problem = json.loads(message)["$error"]
+            click.echo(explained(problem, message), err=True)
+            status = 1
+        else:
+            click.echo(message)
+            sys.stdout.flush()
+
+
+def _code(closed: ConnectionClosed) -> str:
+    return "the connection was lost" if closed.reason is None else f"code {closed.reason.code}"
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The first of its errors; of trio's "all attempts failed", the first attempt's."""
+    found = group.exceptions[0]
+    cause = found.__cause__ if isinstance(found, OSError) else None
+    for inner in (found, cause):
+        if isinstance(inner, ExceptionGroup):
+            return _first(inner)
+    return cause if isinstance(cause, OSError) else found
+
+
+def _rejected(error: Exception) -> str:
+    assert isinstance(error, ConnectionRejected)  # noqa: S101 - the caller's except
+    try:
+        problem = json.loads(error.body or b"")
+    except ValueError:
+        problem = None
+    return explained(problem, f"HTTP {error.status_code}")

@@ -1,0 +1,126 @@
+"""``prism tail``: follow a stream, over lost connections and restarts of the proxy too."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from prism.cli.connection import (
+    connection_options,
+    explained,
+    http_client,
+    say_unreachable,
+    target_url,
+)
+from prism.cli.stream import INTERRUPTED
+
+if TYPE_CHECKING:
+    import httpx
+
+FIRST_PAUSE = 0.5
+LAST_PAUSE = 10.0
+"""Seconds before connecting again, doubled up to the last."""
+SILENCE = 60.0
+"""Seconds: four of the proxy's signs of life are missing."""
+
+EPILOG = """\b
+Examples:
+  prism tail demo watch '{"prefix": "user:"}'
+  prism tail demo scan '{"prefix": "user:"}' | jq .key
+
+\b
+Each message is a line on standard output. After a lost connection the stream goes on where
+it was, if the plugin gives positions, and anew if not. Exit status: 0 the stream ended,
+1 it failed, 130 Ctrl-C.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("namespace")
+@click.argument("operation")
+@click.argument("params", metavar="[JSON]", default="{}")
+@connection_options
+def tail(
+    namespace: str, operation: str, params: str, url: str, ca_cert: str | None, cert: str | None
+) -> None:
+    """Follow a streaming operation, and connect again when it breaks off."""
+    target = target_url(url, namespace, operation)
+    try:
+        with http_client(url, ca_cert, cert, SILENCE) as client:
+            sys.exit(_follow(client, url, target, params))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+class _Event(NamedTuple):
+    kind: str
+    id: str
+    data: str
+
+
+def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
+    import httpx
+
+    position, pause = "", FIRST_PAUSE
+    while True:
+        headers = {"accept": "text/event-stream"}
+        if position:
+            headers["last-event-id"] = position
+        try:
+            with client.stream("POST", target, content=params, headers=headers) as response:
+                if response.status_code != 200:
+                    response.read()
+                    problem = _json(response.text)
+                    if not _passes(problem):
+                        click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+                        return 1
+                for event in _events(response.iter_lines()) if response.is_success else ():
+                    if event.kind == "end":
+                        return 0
+                    if event.kind == "error":
+                        problem = _json(event.data)
+                        if not _passes(problem):
+                            click.echo(explained(problem, event.data), err=True)
+                            return 1
+                        break
+                    position, pause = event.id or position, FIRST_PAUSE
+                    click.echo(event.data)
+                    sys.stdout.flush()
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise click.UsageError(f"--url {url}: {error}") from None
+        except httpx.HTTPError as error:
+            if pause == FIRST_PAUSE:
+                say_unreachable(url, error)
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)
+
+
+def _passes(problem: object) -> bool:
+    """Whether an error is one that waiting mends."""
+    return isinstance(problem, dict) and problem.get("code") == "UNAVAILABLE"
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _events(lines: Iterator[str]) -> Iterator[_Event]:
+    kind, number = "", ""
+    data: list[str] = []
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line == "" and data:
+            yield _Event(kind, number, "".join(data))
+            kind, number, data = "", "", []
+        elif name == "event":
+            kind = value
+        elif name == "id":
+            number = value
+        elif name == "data":
+            data.append(value)
