@@ -1,7 +1,10 @@
 """How commands reach a proxy's data port, and how they tell its errors."""
 
+import os
 import re
+import signal
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,6 +120,33 @@ def patience_for(timeout: str | None) -> float:
         if number != timeout and number.replace(".", "", 1).isdecimal():
             return float(number) * seconds + ANSWER_GRACE
     return LONGEST_CALL
+
+
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end this process as it ends any program (130 in a shell).
+
+    There is nothing to clean up, and an exception could come at any place of a library.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more, as behind ``| head``: the end, not a failure."""
+
+
+def print_line(text: str) -> None:
+    """Print one line of a stream, at once.
+
+    Raises:
+        ReaderGone: nobody reads it.
+    """
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from None
 
 
 def say_unreachable(url: str, error: Exception) -> None:

@@ -16,11 +16,17 @@ from trio_websocket import (
     connect_websocket_url,
 )
 
-from prism.cli.connection import CONNECT_TIMEOUT, explained, say_unreachable, tls_context
+from prism.cli.connection import (
+    CONNECT_TIMEOUT,
+    ReaderGone,
+    end_on_interrupt,
+    explained,
+    print_line,
+    say_unreachable,
+    tls_context,
+)
 
 MAX_MESSAGE = 64 * 1024 * 1024
-INTERRUPTED = 130
-"""The exit status of a command that Ctrl-C ended, as shells have it."""
 
 
 def call_stream(
@@ -31,14 +37,8 @@ def call_stream(
     ``params`` ``-``: the first line of standard input. Its further lines, unless it is a
     terminal, are the client's messages.
     """
-    try:
-        return trio.run(_run, target, params, headers, tls_context(ca_cert, cert))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is None:
-            raise
-        return INTERRUPTED
+    end_on_interrupt()
+    return trio.run(_run, target, params, headers, tls_context(ca_cert, cert))
 
 
 async def _run(
@@ -102,8 +102,10 @@ async def _receive(socket: WebSocketConnection) -> int:
             click.echo(explained(problem, message), err=True)
             status = 1
         else:
-            click.echo(message)
-            sys.stdout.flush()
+            try:
+                print_line(message)
+            except ReaderGone:
+                return 0
 
 
 def _code(closed: ConnectionClosed) -> str:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from prism.cli.connection import (
+    ReaderGone,
     connection_options,
+    end_on_interrupt,
     explained,
     http_client,
+    print_line,
     say_unreachable,
     target_url,
 )
-from prism.cli.stream import INTERRUPTED
 
 if TYPE_CHECKING:
     import httpx
@@ -48,11 +50,12 @@ def tail(
 ) -> None:
     """Follow a streaming operation, and connect again when it breaks off."""
     target = target_url(url, namespace, operation)
+    end_on_interrupt()
     try:
         with http_client(url, ca_cert, cert, SILENCE) as client:
             sys.exit(_follow(client, url, target, params))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except ReaderGone:
+        sys.exit(0)
 
 
 class _Event(NamedTuple):
@@ -87,8 +90,7 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
                             return 1
                         break
                     position, pause = event.id or position, FIRST_PAUSE
-                    click.echo(event.data)
-                    sys.stdout.flush()
+                    print_line(event.data)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise click.UsageError(f"--url {url}: {error}") from None
         except httpx.HTTPError as error:

@@ -82,8 +82,17 @@ def test_ctrl_c_ends_cleanly(proxy, command):
     with start(*command, "kv", "flood", '{"size": 3}', "--url", proxy.url) as process:
         assert lines_of(process, 2) == ['"xxx"\n'] * 2
         process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(30) == -signal.SIGINT
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("command", [["call", "--stream"], ["tail"]])
+def test_a_reader_that_has_enough_ends_it_without_noise(proxy, command):
+    with start(*command, "kv", "flood", '{"size": 3}', "--url", proxy.url) as process:
+        assert lines_of(process, 2) == ['"xxx"\n'] * 2
         process.stdout.close()
-        assert process.wait(30) == 130
+        assert process.wait(30) == 0
         assert process.stderr.read() == ""
 
 
@@ -114,5 +123,5 @@ def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
         put(again, "after")
         assert json.loads(process.stdout.readline())["key"] == "after"
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(30) == -signal.SIGINT
     assert eventually(lambda: again.stop() == 0)
