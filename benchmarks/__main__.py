@@ -1,25 +1,32 @@
 """``python -m benchmarks``: measure, print, and write docs/performance.md."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from benchmarks import hop, memory, proxy
-from benchmarks.measure import Bystanders, machine
+from benchmarks.effort import QUICK, Effort
+from benchmarks.load import h2load
+from benchmarks.machine import Bystanders, machine
 from benchmarks.processes import ROOT
-from benchmarks.report import update_page
+from benchmarks.questions import QUESTIONS
+from benchmarks.report.page import update_page
 
 PAGE = ROOT / "docs" / "performance.md"
-PARTS = ("hop", "proxy", "memory")
 
 
 def main() -> None:
+    usual = Effort()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure Prism side by side with its peers. Takes some three minutes.",
+        description="Measure Prism side by side with its peers. All takes some 15 minutes.",
     )
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}; all by default")
-    parser.add_argument("--seconds", type=float, default=0.6, help="of each sample (0.6)")
-    parser.add_argument("--rounds", type=int, default=5, help="samples of each kind (5)")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(QUESTIONS)}; all by default")
+    parser.add_argument(
+        "--seconds", type=float, default=usual.seconds, help=f"of each sample ({usual.seconds:g})"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=usual.rounds, help=f"samples of each kind ({usual.rounds})"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -30,22 +37,23 @@ def main() -> None:
     )
     found = parser.parse_args()
     for part in found.part:
-        if part not in PARTS:
-            parser.error(f"no part {part!r}: choose from {', '.join(PARTS)}")
+        if part not in QUESTIONS:
+            parser.error(f"no part {part!r}: choose from {', '.join(QUESTIONS)}")
+    if not h2load.is_there():
+        sys.exit(f"{h2load.PROGRAM} is missing: sudo apt-get install {h2load.PACKAGE}")
     page = found.page or (None if found.quick else PAGE)
-    seconds, rounds = (0.2, 1) if found.quick else (found.seconds, found.rounds)
-    for part in found.part or PARTS:
+    effort = QUICK if found.quick else Effort(found.rounds, found.seconds)
+    failed: list[str] = []
+    for part in found.part or QUESTIONS:
         bystanders = Bystanders()
-        if part == "memory":
-            text = memory.measure(
-                clients=20 if found.quick else 400, namespaces=10 if found.quick else 100
-            )
-        else:
-            text = {"hop": hop, "proxy": proxy}[part].measure(rounds=rounds, seconds=seconds)
-        text = f"{machine()}. {bystanders}\n\n{text}"
-        print(f"\n{part}\n\n{text}", flush=True)
+        section = QUESTIONS[part].measure(effort)
+        heading = f"{machine()} {bystanders}"
+        print(f"\n{part}\n\n{heading}\n\n{section.text}", flush=True)
         if page:
-            update_page(page, part, text)
+            update_page(page, part, section, heading)
+        failed += [f"{part}: {side}: {why}" for side, why in section.failed.items()]
+    if failed:
+        sys.exit("\n".join(["", "sides that failed:", *failed]))
 
 
 main()

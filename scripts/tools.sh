@@ -18,6 +18,7 @@ need openssl openssl
 need go golang-go
 need nghttp nghttp2-client
 need h2load nghttp2-client
+need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 [ -e /usr/include/nghttp2/nghttp2.h ] || missing="$missing libnghttp2-dev"

@@ -20,7 +20,7 @@ REQUEST = ExecuteRequest(operation=OPERATION, params_json=PARAMS, metadata=METAD
 async def main(backend: str, codec: str) -> None:
     stream, theirs = socket_pair()
     plugin = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", "benchmarks.echo_plugin", backend, codec],
+        [sys.executable, "-m", "benchmarks.sides.echo_plugin", backend, codec],
         pass_fds=[theirs.fileno()],
         env={**os.environ, FD_VARIABLE: str(theirs.fileno())},
     )

@@ -1,14 +1,14 @@
 """The peer: unary calls on grpc.aio over a Unix socket, one channel, a server process."""
 
 import asyncio
-import sys
 import tempfile
 
 import grpc.aio  # type: ignore[import-untyped]
 
 from benchmarks.callers.meter import METADATA, OPERATION, PARAMS, Meter, next_order
-from benchmarks.grpc_service import METHOD, load_messages
-from benchmarks.processes import server
+from benchmarks.processes import module, server
+from benchmarks.sides.grpc_aio import METHOD
+from benchmarks.sides.grpc_service import load_messages
 
 
 async def main(pid: int, path: str) -> None:
@@ -35,6 +35,6 @@ async def main(pid: int, path: str) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     socket = f"{folder}/echo.sock"
-    service = [sys.executable, "-m", "benchmarks.grpc_service", socket]
+    service = module("sides.grpc_service", f"unix:{socket}")
     with server(service, "(ready)") as (pid, _):
         asyncio.run(main(pid, socket))

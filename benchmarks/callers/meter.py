@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from benchmarks.measure import Sample, cpu_seconds, percentile
+from benchmarks.machine import cpu_seconds
+from benchmarks.samples import Sample, quantiles
 
 OPERATION = "echo"
 PARAMS = '{"key":"user:123","value":{"name":"Ada"}}'
@@ -44,11 +45,10 @@ class Meter:
         """Write the sample to standard output."""
         seconds = time.perf_counter() - self._started
         sample = Sample(
-            len(self.latencies),
-            seconds,
-            percentile(self.latencies, 0.50),
-            percentile(self.latencies, 0.99),
-            time.process_time() - self._cpu,
-            cpu_seconds(self._peer) - self._peer_cpu,
+            calls=len(self.latencies),
+            seconds=seconds,
+            quantiles=quantiles(self.latencies),
+            cpu=time.process_time() - self._cpu,
+            peer_cpu=cpu_seconds(self._peer) - self._peer_cpu,
         )
         print(msgspec.json.encode(sample).decode(), flush=True)

@@ -1,6 +1,6 @@
 """The plugin under measurement: an echo on the SDK, as an author would write it.
 
-Usage: python -m benchmarks.echo_plugin trio|asyncio msgpack|json
+Usage: python -m benchmarks.sides.echo_plugin trio|asyncio msgpack|json [OPTION ...]
 """
 
 import sys
@@ -20,7 +20,7 @@ class Echo(Plugin):
 
 
 if __name__ == "__main__":
-    backend, codec = sys.argv[1:]
+    backend, codec, *options = sys.argv[1:]
     # The SDK offers every codec it knows, and the proxy takes the fastest.
     vars(session)["CODEC_NAMES"] = {codec: CODEC_NAMES[codec]}
-    serve(Echo, [], backend=cast("Literal['trio', 'asyncio']", backend))
+    serve(Echo, options, backend=cast("Literal['trio', 'asyncio']", backend))

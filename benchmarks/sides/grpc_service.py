@@ -1,6 +1,6 @@
 """The same echo as a gRPC service on grpc.aio, with the messages of plugin.proto.
 
-Usage: python -m benchmarks.grpc_service SOCKET
+Usage: python -m benchmarks.sides.grpc_service ADDRESS; it prints "ready PORT".
 """
 
 import asyncio
@@ -14,8 +14,7 @@ import msgspec
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from benchmarks.processes import ROOT
-
-METHOD = "/prism.plugin.BackendPlugin/Execute"
+from benchmarks.sides.grpc_aio import METHOD
 
 
 def load_messages() -> Any:
@@ -33,7 +32,7 @@ def load_messages() -> Any:
             sys.path.remove(folder)
 
 
-async def main(path: str) -> None:
+def echo_handler() -> grpc.RpcMethodHandler:
     messages = load_messages()
 
     async def execute(request: Any, _context: object) -> Any:
@@ -43,21 +42,25 @@ async def main(path: str) -> None:
             success=True, result_json=msgspec.json.encode(params).decode()
         )
 
-    handler = grpc.unary_unary_rpc_method_handler(
+    return grpc.unary_unary_rpc_method_handler(
         execute,
         request_deserializer=messages.ExecuteRequest.FromString,
         response_serializer=messages.ExecuteResponse.SerializeToString,
     )
+
+
+async def serve(handler: grpc.RpcMethodHandler, address: str) -> None:
+    """Serve ``handler`` as ``METHOD`` for ever."""
     service, name = METHOD.strip("/").split("/")
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(service, {name: handler})]
     )
-    server.add_insecure_port(f"unix:{path}")
+    port = server.add_insecure_port(address)
     await server.start()
-    print("ready", flush=True)
+    print("ready", port, flush=True)
     await server.wait_for_termination()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(serve(echo_handler(), sys.argv[1]))

@@ -1,0 +1,15 @@
+"""One module for each question that the page answers, in the page's order."""
+
+from types import ModuleType
+
+from benchmarks.questions import constant, growth, hop, latency, memory, proxied, storage
+
+QUESTIONS: dict[str, ModuleType] = {
+    "constant": constant,  # What can the HTTP server do, with an application that does nothing?
+    "proxied": proxied,  # What does a call to a plugin cost, and what at other proxies?
+    "storage": storage,  # And with real work behind it: get and set on SQLite?
+    "latency": latency,  # What delay does the proxy add, at a load that it can bear?
+    "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?
+    "hop": hop,  # What of it is the hop from the proxy to the plugin?
+    "memory": memory,  # What does it all keep in memory?
+}

@@ -1,0 +1,1 @@
+"""What the page shows: tables, plots, and their places in it."""

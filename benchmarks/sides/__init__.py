@@ -1,0 +1,1 @@
+"""Prism and its peers, each in processes of its own, ready to be put under load."""
