@@ -223,4 +223,4 @@ def test_an_endpoint_that_is_no_websocket_is_said(start_prism):
     plugin = {"type": "websocket", "endpoint": f"127.0.0.1:{other.port}", "insecure": True}
     proxy = start_prism(namespace(plugin))
     assert not proxy.ready()
-    eventually(lambda: "answered HTTP 501, not a WebSocket" in proxy.log)
+    eventually(lambda: "answered HTTP 404, not a WebSocket" in proxy.log)
