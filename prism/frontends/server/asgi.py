@@ -22,6 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
+_HOST = re.compile(rb"(?:[-\w.~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?")  # RFC 3986, 3.2.2
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
 
 REQUEST_ID = "prism.request_id"
@@ -99,6 +100,11 @@ def http_scope(
 # A request whose client goes away has its task cancelled; says so to the application.
 _EXTENSIONS_1: dict[str, dict[str, object]] = {"prism.cancels_on_disconnect": {}}
 _EXTENSIONS_2: dict[str, dict[str, object]] = {"http.response.trailers": {}, **_EXTENSIONS_1}
+
+
+def is_host(value: bytes) -> bool:
+    """Whether ``value`` may stand in ``host`` or ``:authority``: a host, and perhaps a port."""
+    return _HOST.fullmatch(value) is not None
 
 
 def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:

@@ -8,10 +8,9 @@ import re
 
 import h11
 
-from prism.frontends.server.asgi import BadRequest, Headers
+from prism.frontends.server.asgi import BadRequest, Headers, is_host
 
 _END = re.compile(rb"\n\r?\n")  # where h11 ends a head
-_HOST = re.compile(rb"(?:[-\w.~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?")  # RFC 3986, 3.2.2
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?][^#]*)?")
 
 
@@ -51,7 +50,7 @@ def check_head(request: h11.Request) -> None:
     names = set()
     for name, value in request.headers:
         names.add(name)
-        if name == b"host" and not _HOST.fullmatch(value):
+        if name == b"host" and not is_host(value):
             raise BadRequest(400, "the host header is not a host and port")
     if b"transfer-encoding" not in names:
         return
@@ -68,7 +67,7 @@ def origin_form(target: bytes, headers: Headers) -> tuple[bytes, Headers]:
     accepted, and whose authority stands in for ``host`` (RFC 9112, 3.2.2).
     """
     url = _ABSOLUTE.fullmatch(target)
-    if url is None or not _HOST.fullmatch(url[1]):
+    if url is None or not is_host(url[1]):
         return target, headers
     path = url[2] or b"/"
     if path.startswith(b"?"):

@@ -9,6 +9,7 @@ class Session:
         cls,
         max_streams: int,
         max_header_size: int,
+        max_header_fields: int,
         stream_window: int,
         connection_window: int,
         upgrade: bytes | None = None,

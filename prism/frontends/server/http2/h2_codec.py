@@ -1,13 +1,14 @@
 """The codec on the h2 library: pure Python, always there."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import hpack
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
@@ -46,6 +47,20 @@ _UNLIMITED_STREAMS = 2**31 - 1
 connection refuses streams above the announced one, one by one."""
 
 _KNOWN_SETTINGS = frozenset(SettingCodes)
+
+
+class _Decoder(hpack.Decoder):
+    """hpack limits the size of a header section, not how many fields there are."""
+
+    def __init__(self, max_size: int, max_fields: int) -> None:
+        super().__init__(max_size)
+        self._max_fields = max_fields
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
+        fields = list(super().decode(data, raw))
+        if len(fields) > self._max_fields:
+            raise hpack.OversizedHeaderListError
+        return fields
 
 
 class _Connection(h2.connection.H2Connection):
@@ -149,7 +164,7 @@ class H2Codec:
             SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
         }
         self._h2.local_settings = Settings(client=False, initial_values=announced)
-        self._h2.decoder.max_header_list_size = settings.max_header_size
+        self._h2.decoder = _Decoder(settings.max_header_size, settings.max_header_fields)
         self._h2.max_inbound_frame_size = MAX_FRAME_SIZE
         if upgrade is None:
             self._h2.initiate_connection()

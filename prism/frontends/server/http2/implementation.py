@@ -70,6 +70,7 @@ def on_nghttp2() -> Implementation:
         return _nghttp2.Session(
             settings.max_concurrent_streams,
             settings.max_header_size,
+            settings.max_header_fields,
             settings.stream_window,
             settings.connection_window,
             upgrade,

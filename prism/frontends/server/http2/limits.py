@@ -30,6 +30,10 @@ own deadline passed, and when a backend hangs, all its requests do that at once.
 FRAME_CREDIT = 2
 """Per DATA frame sent: the client answers it with up to two WINDOW_UPDATEs."""
 
+STUB = 256
+"""Bytes. A DATA frame that the client's window cut down to less earns it nothing: else
+windows of one byte would pay for themselves, a frame for each byte."""
+
 RESPONSE_CREDIT = 4
 """Per response sent whole: a gRPC client adds a PING and WINDOW_UPDATEs to each call."""
 

@@ -17,10 +17,12 @@ from prism.frontends.server.asgi import (
     Scope,
     date_header,
     http_scope,
+    is_host,
 )
 from prism.frontends.server.exchange import Exchange
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
 from prism.frontends.server.http2.events import Request
+from prism.frontends.server.http2.limits import STUB
 from prism.frontends.server.transport import WRITE_SIZE
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class HTTP2Exchange(Exchange):
                 raise BadRequest(501, "the :protocol is not known here")
             method = b"GET" if self.is_websocket else request.method
             scope = http_scope(peer, "2", method, request.target, request.headers)
+            name, host = request.headers[0]
+            if name == b"host" and not is_host(host):
+                raise BadRequest(400, "the authority is not a host and port")
         except BadRequest as error:
             self.refusal = error
             scope = {"method": "GET"}
@@ -84,7 +89,8 @@ class HTTP2Exchange(Exchange):
         frame, self._chunk = self._chunk[:size], self._chunk[size:]
         end = self._chunk_ends and not self._chunk
         self._codec.send_data(self.stream_id, frame, end)
-        self._connection.frame_sent()
+        if size >= STUB or not self._chunk:
+            self._connection.frame_sent()
         if end:
             self._completed()
         self._taken += size

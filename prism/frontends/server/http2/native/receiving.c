@@ -43,7 +43,7 @@ static int on_begin_headers(ng_session *session, const ng_frame *frame, void *us
     }
     Stream *stream = ng.session_get_stream_user_data(session, frame->hd.stream_id);
     if (stream != NULL) {
-        stream->head_size = 0;
+        stream->head_size = stream->head_fields = 0;
         stream->head.trailers = 1;
     }
     return 0;
@@ -62,7 +62,9 @@ static int on_header(ng_session *session, const ng_frame *frame, ng_rcbuf *name_
     name = ng.rcbuf_get_buf(name_buffer);
     value = ng.rcbuf_get_buf(value_buffer);
     stream->head_size += name.len + value.len + 32; /* RFC 9113, 6.5.2 */
-    if (stream->head_size > self->max_header_size) {
+    stream->head_fields++;
+    if (stream->head_size > self->max_header_size ||
+        stream->head_fields > self->max_header_fields) {
         fail(self, ENHANCE_YOUR_CALM, "a header section is too large");
         return NG_ERR_CALLBACK_FAILURE;
     }

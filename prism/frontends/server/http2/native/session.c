@@ -34,6 +34,7 @@ static ng_mem memory = {NULL, mem_malloc, mem_free, mem_calloc, mem_realloc};
 typedef struct {
     unsigned int max_streams;
     unsigned int max_header_size;
+    unsigned int max_header_fields;
     unsigned int stream_window;
     unsigned int connection_window;
     Py_buffer upgrade; /* .buf is NULL without one */
@@ -144,16 +145,18 @@ static int start(Session *self, const Options *options)
 
 static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"max_streams",       "max_header_size", "stream_window",
-                            "connection_window", "upgrade",         NULL};
+    static char *names[] = {"max_streams",   "max_header_size",   "max_header_fields",
+                            "stream_window", "connection_window", "upgrade",
+                            NULL};
     Options options = {.upgrade = {.buf = NULL}};
     PyObject *payload = Py_None;
     Session *self;
     int result;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIII|O:Session", names, &options.max_streams,
-                                     &options.max_header_size, &options.stream_window,
-                                     &options.connection_window, &payload) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIII|O:Session", names, &options.max_streams,
+                                     &options.max_header_size, &options.max_header_fields,
+                                     &options.stream_window, &options.connection_window,
+                                     &payload) ||
         (payload != Py_None && PyObject_GetBuffer(payload, &options.upgrade, PyBUF_SIMPLE) < 0)) {
         return NULL;
     }
@@ -161,6 +164,7 @@ static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     if (self != NULL) {
         self->state = state_of(type);
         self->max_header_size = options.max_header_size;
+        self->max_header_fields = options.max_header_fields;
         self->follower.to_skip = PREFACE_SIZE;
         result = start(self, &options);
         if (result != 0 || self->failed || PyErr_Occurred()) {
@@ -225,8 +229,8 @@ static PyGetSetDef session_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(session_doc, "Session(max_streams, max_header_size, stream_window, "
-                          "connection_window, upgrade=None)\n--\n\n"
+PyDoc_STRVAR(session_doc, "Session(max_streams, max_header_size, max_header_fields, "
+                          "stream_window, connection_window, upgrade=None)\n--\n\n"
                           "codec.Codec on nghttp2; its methods are documented there.");
 
 static PyType_Slot session_slots[] = {

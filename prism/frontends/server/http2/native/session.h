@@ -32,6 +32,7 @@ typedef struct Stream {
     int32_t id;
     Head head;
     size_t head_size;  /* as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+    size_t head_fields;
     int64_t received;  /* bytes of body */
     PyObject *body;    /* what came of it together with the head */
     char announced;    /* its Request event was made */
@@ -84,6 +85,7 @@ typedef struct {
     State *state;
     ng_session *session;
     size_t max_header_size;
+    size_t max_header_fields;
     int32_t last_stream_id;
     int32_t highest_id; /* of any HEADERS begun */
     Closed remembered[REMEMBERED];
