@@ -1,6 +1,7 @@
 """A server on a free port, and clients that can misbehave."""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import h2.config
@@ -23,7 +24,12 @@ from prism.frontends.server import (
     open_listeners,
     serve,
 )
+from prism.frontends.server.http2.implementation import Implementation, choose
 
+NEEDS = (
+    "the nghttp2 codec is not there; it needs a C compiler when Prism is installed, "
+    "and libnghttp2 (Debian: gcc, libc6-dev, libnghttp2-14)"
+)
 TEST_TIMEOUT = 20
 QUICK = {"linger_timeout": 0.2, "goaway_grace": 0.2, "half_close_grace": 0.2}
 
@@ -249,3 +255,23 @@ def server_errors(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
         return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
 
     return errors
+
+
+@pytest.fixture(params=["h2", "nghttp2"])
+def codec_name(request: pytest.FixtureRequest) -> str:
+    if request.param == "nghttp2":
+        request.getfixturevalue("nghttp2")
+    return request.param
+
+
+@pytest.fixture
+def implementation(codec_name: str) -> Implementation:
+    return choose(codec_name)
+
+
+@pytest.fixture(scope="session")
+def nghttp2() -> Implementation:
+    if choose().name != "nghttp2":
+        assert "CI" not in os.environ, NEEDS
+        pytest.skip(NEEDS)
+    return choose("nghttp2")

@@ -1,6 +1,7 @@
 """Whatever a client sends, the server lives, and logs no error of its own."""
 
 import logging
+import os
 
 import h2.config
 import h2.connection
@@ -10,10 +11,14 @@ from hypothesis import strategies as st
 
 from prism.frontends.server import ServerSettings, open_listeners, serve
 
+EXAMPLES = int(os.environ.get("PRISM_FUZZ_EXAMPLES") or 200)
 ALIVE = b"GET /alive HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-LIMITS = ServerSettings(
-    linger_timeout=0.01, goaway_grace=0.01, header_timeout=0.05, keep_alive_timeout=0.05
-)
+LIMITS = {
+    "linger_timeout": 0.01,
+    "goaway_grace": 0.01,
+    "header_timeout": 0.05,
+    "keep_alive_timeout": 0.05,
+}
 
 
 async def app(scope, receive, send):
@@ -72,14 +77,15 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-async def talk(sent: bytes, ends: bool) -> bytes:
+async def talk(codec: str, sent: bytes, ends: bool) -> bytes:
     """Send the bytes to a new server; returns what a well-behaved client then gets."""
+    limits = ServerSettings(**LIMITS, http2_codec=codec)
     async with trio.open_nursery() as nursery:
         shutdown = trio.Event()
 
         async def run(task_status):
             listeners = await open_listeners("127.0.0.1", 0)
-            await serve(app, listeners, LIMITS, shutdown=shutdown, task_status=task_status)
+            await serve(app, listeners, limits, shutdown=shutdown, task_status=task_status)
 
         [address] = await nursery.start(run)
         with trio.fail_after(10):
@@ -102,9 +108,9 @@ async def talk(sent: bytes, ends: bool) -> bytes:
     return answer
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated(), st.booleans())
-def test_mutated_bytes(caplog, sent, ends):
+def test_mutated_bytes(caplog, codec_name, sent, ends):
     caplog.clear()
-    assert trio.run(talk, sent, ends).startswith(b"HTTP/1.1 200 ")
+    assert trio.run(talk, codec_name, sent, ends).startswith(b"HTTP/1.1 200 ")
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
