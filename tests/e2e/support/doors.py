@@ -11,7 +11,7 @@ import pytest
 import trustme
 from prism_process import Proxy
 
-CODECS = ["h2"]
+CODECS = ["h2", "nghttp2"]
 DOORS = ["cleartext", "tls"]
 SQLITE = {"name": "demo", "backend": "sqlite"}
 
@@ -39,7 +39,7 @@ def open_door(
         certificate, key = issue_certificate(directory)
         listen["tls"] = {"cert": certificate, "key": key}
     config["listen"] = listen
-    return start(config)
+    return start(config, environment={"PRISM_HTTP2_CODEC": codec})
 
 
 def issue_certificate(directory: Path) -> tuple[str, str]:

@@ -10,7 +10,13 @@ from typing import Any
 
 import trio
 
-from prism.frontends.server import ServerTLS, bound_address, open_listeners, serve
+from prism.frontends.server import (
+    ServerSettings,
+    ServerTLS,
+    bound_address,
+    open_listeners,
+    serve,
+)
 
 PREFIX = 5  # a flag and the length, before each message
 
@@ -30,11 +36,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def main(codec: str, *files: str) -> None:
-    assert codec == "h2"
+    settings = ServerSettings(http2_codec=codec)
     tls = ServerTLS(*map(Path, files)) if files else None
     listeners = await open_listeners("127.0.0.1", 0, tls=tls)
     print(bound_address(listeners[0]).port, flush=True)
-    await serve(app, listeners, shutdown=trio.Event())
+    await serve(app, listeners, settings, shutdown=trio.Event())
 
 
 if __name__ == "__main__":

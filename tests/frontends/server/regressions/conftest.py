@@ -1,8 +1,8 @@
 """The same application and the same client, on stock hypercorn and on Prism's server.
 
-Each test here is run twice, marked with ``outcomes``: what becomes of stock hypercorn 0.18
-is written down beside what Prism does. So a finding stays proved, and a hypercorn that
-changes it is noticed.
+Each test here is marked with ``outcomes``: what becomes of stock hypercorn 0.18 is written
+down beside what Prism does, which it does with both of its HTTP/2 codecs. So a finding
+stays proved, and a hypercorn that changes it is noticed.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,10 +19,15 @@ HYPERCORN = {"keep_alive_timeout": 10.0, "graceful_timeout": 0.5}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test marked ``outcomes(hypercorn=..., prism=...)`` once on each."""
+    """Run a test marked ``outcomes(hypercorn=..., prism=...)`` on each."""
     marker = metafunc.definition.get_closest_marker("outcomes")
     if marker is not None:
-        metafunc.parametrize(("kind", "expected"), marker.kwargs.items(), ids=marker.kwargs)
+        expected = {
+            "hypercorn": marker.kwargs["hypercorn"],
+            "prism-h2": marker.kwargs["prism"],
+            "prism-nghttp2": marker.kwargs["prism"],
+        }
+        metafunc.parametrize(("kind", "expected"), expected.items(), ids=expected)
 
 
 class Subject:
@@ -64,9 +69,14 @@ StartSubject = Callable[..., Awaitable[Subject]]
 
 
 @pytest.fixture
-async def start(kind: str, start_server: Any) -> AsyncIterator[StartSubject]:
+async def start(
+    kind: str, start_server: Any, request: pytest.FixtureRequest
+) -> AsyncIterator[StartSubject]:
     """``await start(app, hypercorn={...}, prism={...})`` with each one's own settings."""
     subjects: list[Subject] = []
+    codec = kind.removeprefix("prism-")
+    if codec == "nghttp2":
+        request.getfixturevalue("nghttp2")
     async with trio.open_nursery() as nursery:
 
         async def start_hypercorn(app: Any, settings: dict[str, Any]) -> Subject:
@@ -108,7 +118,7 @@ async def start(kind: str, start_server: Any) -> AsyncIterator[StartSubject]:
             return subject
 
         async def start_prism(app: Any, settings: dict[str, Any]) -> Subject:
-            server = await start_server(app, **settings)
+            server = await start_server(app, **{"http2_codec": codec, **settings})
             subject = Subject(server.address, server.shutdown, server.stopped)
             subjects.append(subject)
             return subject
