@@ -26,7 +26,7 @@ def open_door(
     limits: Mapping[str, int] | None = None,
     quiet: bool = False,
 ) -> Proxy:
-    """A proxy whose data port is ``door``; its CA is ``directory / "ca.pem"``.
+    """A proxy on ``codec``, whose data port is ``door``; its CA is ``directory / "ca.pem"``.
 
     ``quiet``: it logs errors alone.
     """

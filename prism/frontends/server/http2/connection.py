@@ -260,7 +260,7 @@ class HTTP2Connection:
                             self._guard.credit(RESET_COST)
                         stream.disconnect()
                 case RequestMalformed(stream_id, reason):
-                    self._refuse_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+                    self._guard.charge(RESET_COST)
                     self._half_open.pop(stream_id, None)
                     if (stream := self._streams.get(stream_id)) is not None:
                         stream.disconnect()
@@ -282,7 +282,8 @@ class HTTP2Connection:
 
     def _open_stream(self, request: Request) -> None:
         if self.state in {State.LEAVING, State.CLOSED} or self._is_full():
-            self._refuse_stream(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            self._guard.charge(1)
+            self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
             return
         stream = HTTP2Exchange(self, self._peer, request)
@@ -291,10 +292,6 @@ class HTTP2Connection:
         self._streams[request.stream_id] = stream
         self._starting.append(stream)
         self.idle_since = None
-
-    def _refuse_stream(self, stream_id: int, code: ErrorCodes) -> None:
-        self._guard.charge(1)
-        self.codec.reset(stream_id, code)
 
     def _is_full(self) -> bool:
         """Whether one more stream is too many.

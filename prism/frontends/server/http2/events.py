@@ -39,7 +39,7 @@ class RequestEnded(NamedTuple):
 class RequestMalformed(NamedTuple):
     """The request breaks a rule of HTTP (RFC 9113, 8.1.1); nothing more of it is told.
 
-    ``reason`` quotes nothing that the client sent. The stream is yet to be reset.
+    The codec has reset the stream. ``reason`` quotes nothing that the client sent.
     """
 
     stream_id: int

@@ -112,17 +112,15 @@ def _ignore(headers: object) -> None:
 
 
 class _Incoming:
-    """A request that has not ended. ``head`` is set until it is told as an event; a request
-    that is malformed has none, and is ``dropped``."""
+    """A request that has not ended. ``head`` is set until it is told as an event."""
 
-    __slots__ = ("body", "dropped", "expected", "head", "received")
+    __slots__ = ("body", "expected", "head", "received")
 
-    def __init__(self, head: Head | None) -> None:
-        self.head = head
+    def __init__(self, head: Head) -> None:
+        self.head: Head | None = head
         self.body = b""
-        self.expected = None if head is None else head.content_length
+        self.expected = head.content_length
         self.received = 0
-        self.dropped = head is None
 
 
 class _Begun(NamedTuple):
@@ -145,6 +143,7 @@ class H2Codec:
         self._out = bytearray()
         self._failure: ClientError | None = None
         self._incoming: dict[int, _Incoming] = {}
+        self._refused: set[int] = set()  # malformed, among the bytes just received
         self._h2 = _Connection(
             h2.config.H2Configuration(
                 client_side=False,
@@ -208,6 +207,7 @@ class H2Codec:
             self._failure = ClientError(error.error_code, type(error).__name__)
             raise self._failure from error
         events: list[Event] = []
+        self._refused.clear()
         begun: dict[int, _Begun] = {}
         for event in received:
             match event:
@@ -221,7 +221,8 @@ class H2Codec:
                     self._trailers(event, events)
                 case h2.events.StreamReset():
                     self._incoming.pop(event.stream_id, None)
-                    events.append(StreamReset(event.stream_id))
+                    if event.stream_id not in self._refused:
+                        events.append(StreamReset(event.stream_id))
                 case h2.events.WindowUpdated():
                     events.append(WindowOpened(event.stream_id))
                 case h2.events.RemoteSettingsChanged():
@@ -242,8 +243,7 @@ class H2Codec:
         try:
             head = read_head(event.headers, ended=event.stream_ended is not None)
         except Malformed as error:
-            self._incoming[stream_id] = _Incoming(None)
-            events.append(RequestMalformed(stream_id, str(error)))
+            self._refuse(stream_id, str(error), events)
             return
         incoming = self._incoming[stream_id] = _Incoming(head)
         begun[stream_id] = _Begun(len(events), incoming)
@@ -255,41 +255,50 @@ class H2Codec:
             self._h2.acknowledge_received_data(padding, stream_id)
         if not data:
             return
-        incoming = self._incoming[stream_id]
+        incoming = self._incoming.get(stream_id)
+        if incoming is None:  # received with what made it malformed
+            self._h2.acknowledge_received_data(len(data), stream_id)
+            return
         incoming.received += len(data)
-        if not incoming.dropped:
-            if incoming.expected is not None and incoming.received > incoming.expected:
-                incoming.dropped = True
-                events.append(RequestMalformed(stream_id, TOO_LONG))
-            elif incoming.head is not None:
-                incoming.body += data
-                return
-            else:
-                events.append(DataReceived(stream_id, data))
-                return
-        self._h2.acknowledge_received_data(len(data), stream_id)
+        if incoming.expected is not None and incoming.received > incoming.expected:
+            self._h2.acknowledge_received_data(len(data), stream_id)
+            self._refuse(stream_id, TOO_LONG, events)
+        elif incoming.head is not None:
+            incoming.body += data
+        else:
+            events.append(DataReceived(stream_id, data))
 
     def _trailers(self, event: h2.events.TrailersReceived, events: list[Event]) -> None:
-        incoming = self._incoming[event.stream_id]
-        if incoming.dropped:
+        if event.stream_id not in self._incoming:
             return
         try:
             check_trailers(event.headers)
         except Malformed as error:
-            incoming.dropped = True
-            events.append(RequestMalformed(event.stream_id, str(error)))
+            self._refuse(event.stream_id, str(error), events)
 
     def _end(self, stream_id: int, events: list[Event], begun: dict[int, _Begun]) -> None:
         incoming = self._incoming.pop(stream_id, None)
-        if incoming is None or incoming.dropped:
+        if incoming is None:
             return
         if incoming.expected is not None and incoming.received != incoming.expected:
-            events.append(RequestMalformed(stream_id, WRONG_LENGTH))
+            self._refuse(stream_id, WRONG_LENGTH, events)
         elif incoming.head is not None:
             place = begun.pop(stream_id).place
             events[place] = _told(stream_id, incoming.head, incoming.body, ended=True)
         else:
             events.append(RequestEnded(stream_id))
+
+    def _refuse(self, stream_id: int, reason: str, events: list[Event]) -> None:
+        self._incoming.pop(stream_id, None)
+        self._refused.add(stream_id)
+        events.append(RequestMalformed(stream_id, reason))
+        try:
+            self._h2.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        except h2.exceptions.StreamClosedError:
+            # Answered already, and with this frame it has ended; the client is told yet.
+            self._collect()
+            frame = RstStreamFrame(stream_id, error_code=ErrorCodes.PROTOCOL_ERROR)
+            self._out += frame.serialize()
 
     def _tell_begun(self, events: list[Event], begun: dict[int, _Begun]) -> None:
         for stream_id, (place, incoming) in begun.items():

@@ -9,7 +9,7 @@ import h2.events
 import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from hyperframe.frame import GoAwayFrame, SettingsFrame
+from hyperframe.frame import GoAwayFrame, RstStreamFrame, SettingsFrame
 
 from prism.frontends.server import ServerSettings
 from prism.frontends.server.http2.events import (
@@ -339,18 +339,33 @@ def test_a_body_not_as_long_as_declared_is_malformed(client, codec, length, sent
     assert [type(event) for event in events if type(event) is not DataReceived] == [
         RequestMalformed
     ]
-    codec.reset(1, ErrorCodes.PROTOCOL_ERROR)
     (event,) = responses(client, codec)
     assert event.error_code == ErrorCodes.PROTOCOL_ERROR
+    codec.reset(1, ErrorCodes.PROTOCOL_ERROR)
+    assert codec.backlog == 0
 
 
-def test_the_body_of_a_malformed_request_is_dropped_and_its_window_given_back(client, codec):
+def test_a_body_too_long_is_malformed_though_answered_before(client, codec):
+    begin(client, codec)
+    client.send_headers(1, [*HEAD, ("content-length", "1")])
+    codec.receive(client.data_to_send())
+    codec.send_response(1, STATUS, b"early", True)
+    responses(client, codec)
+    client.send_data(1, b"long", end_stream=True)
+    assert [type(event) for event in codec.receive(client.data_to_send())] == [RequestMalformed]
+    (frame, _) = RstStreamFrame.parse_frame_header(memoryview(bytes(codec.take()))[:9])
+    assert isinstance(frame, RstStreamFrame)
+
+
+def test_the_body_of_a_malformed_request_is_dropped_and_its_window_given_back(client, make_codec):
+    codec = make_codec(connection_window=100_000)
     begin(client, codec)
     client.send_headers(1, [*HEAD, ("Upper", "case")])
     for _ in range(4):
         client.send_data(1, bytes(16000))
     assert codec.receive(client.data_to_send()) == [RequestMalformed(1, "an invalid header name")]
-    assert [type(event) for event in responses(client, codec)] == [h2.events.WindowUpdated]
+    reset, window = responses(client, codec)
+    assert (reset.error_code, window.delta) == (ErrorCodes.PROTOCOL_ERROR, 64000)
 
 
 @pytest.mark.parametrize("payload", ["0004ffffffff", "000500000000"])

@@ -167,12 +167,14 @@ class Pair:
                 self.bodies[event.stream_id] += len(event.data)
             elif isinstance(event, DataReceived):
                 dropped.append(event)
+            elif isinstance(event, RequestMalformed):
+                self.bodies.pop(event.stream_id, None)
+                for side in self.sides:
+                    side.we_reset.add(event.stream_id)
             elif type(event).__name__ == "StreamReset":
                 self.bodies.pop(event.stream_id, None)
         for event in dropped:  # their stream is answered, so nobody reads them
             self.call("consumed", event.stream_id, len(event.data))
-        for stream_id in malformed:
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
         self.compare()
         return True
 
@@ -355,7 +357,8 @@ def test_what_it_forbids_is_refused_by_both_or_by_neither(nghttp2, steps, data):
         frames = bytearray(client_bytes(pair, step))
         if frames and step != ("ping",) and data.draw(st.booleans()):
             place, value = data.draw(st.integers(0, 8)), data.draw(st.integers(0, 255))
-            frames[place] = value
+            if (place, value) != (3, 10):  # h2 parses ALTSVC, which a server ignores
+                frames[place] = value
         for number, side in enumerate(pair.sides):
             if side.failed:
                 continue

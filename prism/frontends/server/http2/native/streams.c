@@ -85,7 +85,11 @@ int session_refuse_request(Session *self, Stream *stream, const char *reason)
         return -1;
     }
     event->reason = reason;
-    stream->dropped = 1;
+    stream->dropped = stream->reset = stream->by_our_reset = 1;
+    if (ng.submit_rst_stream(self->session, NG_FLAG_NONE, stream->id, PROTOCOL_ERROR) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     return 0;
 }
 
