@@ -92,16 +92,6 @@ def _check_depth(body: bytes) -> None:
         _refuse_depth()
 
 
-def _check_keys_and_numbers(text: str) -> None:
-    """Parse ``text``, which is known to be valid JSON and of bounded depth."""
-    json.loads(
-        text,
-        object_pairs_hook=_check_keys,
-        parse_int=_check_number,
-        parse_float=_check_number,
-    )
-
-
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
     if len(dict(pairs)) == len(pairs):
         return
@@ -119,6 +109,12 @@ def _check_number(digits: str) -> None:
         )
     if math.isinf(float(digits)):
         raise InvalidRequest(f"the number {_shorten(digits)} is too large for a 64-bit float")
+
+
+_check_keys_and_numbers = json.JSONDecoder(
+    object_pairs_hook=_check_keys, parse_int=_check_number, parse_float=_check_number
+).decode
+"""Parses a text that is known to be valid JSON and of bounded depth."""
 
 
 def _shorten(text: str) -> str:

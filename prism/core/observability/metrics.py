@@ -5,7 +5,6 @@ that no client can make up series: every other name is counted as ``_unknown``.
 """
 
 import platform
-from collections import defaultdict
 from collections.abc import Iterator
 
 import trio
@@ -39,7 +38,7 @@ class _Operation:
     __slots__ = ("duration", "plugin_duration", "requests")
 
     def __init__(self) -> None:
-        self.requests: defaultdict[StatusCode, int] = defaultdict(int)
+        self.requests = [0] * len(StatusCode)  # by status
         self.duration = Histogram()
         self.plugin_duration = Histogram()
 
@@ -105,8 +104,9 @@ class Metrics(Collector):
             "prism_plugin_duration_seconds", "The plugin's share of it", labels=labels
         )
         for names, operation in self._operations.items():
-            for status, count in operation.requests.items():
-                requests.add_metric([*names, status.name], count)
+            for status, count in zip(StatusCode, operation.requests, strict=True):
+                if count:
+                    requests.add_metric([*names, status.name], count)
             for family, histogram in (
                 (duration, operation.duration),
                 (plugin_duration, operation.plugin_duration),

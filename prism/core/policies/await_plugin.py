@@ -1,5 +1,7 @@
 """A call that comes while its plugin restarts may wait for it."""
 
+from collections.abc import Awaitable
+
 from prism.contract.exceptions import PluginUnavailable
 from prism.core.namespace import Namespace
 from prism.core.policies.policy import Policy
@@ -12,9 +14,13 @@ class AwaitPlugin(Policy):
     It costs a call whose instance is there one look at the slot.
     """
 
-    async def __call__(self, request: Request) -> Reply:
+    def __call__(self, request: Request) -> Awaitable[Reply]:
         if self.namespace.slot.current is None:
-            await wait_for_plugin(self.namespace)
+            return self._wait(request)
+        return self.following(request)
+
+    async def _wait(self, request: Request) -> Reply:
+        await wait_for_plugin(self.namespace)
         return await self.following(request)
 
 

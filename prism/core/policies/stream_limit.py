@@ -1,5 +1,7 @@
 """A namespace carries a bounded number of streams at a time, and of each client's."""
 
+from collections.abc import Awaitable
+
 from prism.contract.exceptions import TooManyStreams
 from prism.core.policies.policy import Policy
 from prism.core.request import Reply, Request
@@ -11,9 +13,10 @@ class StreamLimit(Policy):
     Streams last, so they are counted apart from calls: neither can starve the other.
     """
 
-    async def __call__(self, request: Request) -> Reply:
-        if request.stream is None:
-            return await self.following(request)
+    def __call__(self, request: Request) -> Awaitable[Reply]:
+        return self.following(request) if request.stream is None else self._count(request)
+
+    async def _count(self, request: Request) -> Reply:
         namespace, client = self.namespace, request.client
         limits, streams = namespace.limits, namespace.streams_by_client
         if streams.total() >= limits.max_streams:

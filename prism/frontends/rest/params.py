@@ -29,15 +29,15 @@ class BodyParams(Params):
         """The whole body; see ``Params.read``."""
         if self._declared is not None and self._declared > limit:
             raise PayloadTooLarge(limit)
-        idle = trio.CancelScope(deadline=trio.current_time() + IDLE_SECONDS)
-        if self._deadline <= idle.deadline:
+        patience = self._record.started + IDLE_SECONDS
+        if self._deadline <= patience:
             # The call ends before any pause is too long: the usual case, kept cheap.
-            return await self._read(limit, idle)
-        with idle:
+            return await self._read(limit, None)
+        with trio.CancelScope(deadline=patience) as idle:
             return await self._read(limit, idle)
         raise RequestTimeout(f"the request's body paused for more than {IDLE_SECONDS:g} s")
 
-    async def _read(self, limit: int, idle: trio.CancelScope) -> bytes:
+    async def _read(self, limit: int, idle: trio.CancelScope | None) -> bytes:
         # Not a list of chunks: an object for every two bytes takes twenty times their memory.
         before = bytearray()
         while True:
@@ -51,4 +51,5 @@ class BodyParams(Params):
             if not message.get("more_body", False):
                 return bytes(before + chunk) if before else chunk
             before += chunk
-            idle.deadline = trio.current_time() + IDLE_SECONDS
+            if idle is not None:
+                idle.deadline = trio.current_time() + IDLE_SECONDS

@@ -4,8 +4,9 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -20,10 +21,17 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+T = TypeVar("T")
+
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
 _HOST = re.compile(rb"(?:[-\w.~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?")  # RFC 3986, 3.2.2
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\0]")
+_has_forbidden = re.compile(rb"[\r\n\0]").search
+
+_REMEMBERED = 256
+"""How many values each judgement on a part of a head is remembered for ..."""
+_MEMORABLE = 128
+"""... and up to how many bytes: requests repeat the parts of those before them."""
 
 REQUEST_ID = "prism.request_id"
 """Where in ``scope["state"]`` an application leaves the id that it gave a request."""
@@ -72,20 +80,16 @@ def http_scope(
     Raises:
         BadRequest: the method or target is malformed, or the method is not served.
     """
-    if not _TOKEN.fullmatch(method):
-        raise BadRequest(400, "the request method is not a valid token")
-    if method == b"CONNECT":
-        raise BadRequest(501, "CONNECT is not supported")
-    if not _TARGET.fullmatch(target) and not (target == b"*" and method == b"OPTIONS"):
-        raise BadRequest(400, "the request target must be an ASCII path that begins with /")
-    raw_path, _, query = target.partition(b"?")
+    text = _method(method)
+    whole_server = target == b"*" and method == b"OPTIONS"  # RFC 9110, 9.3.7
+    path, raw_path, query = ("*", b"*", b"") if whole_server else _target(target)
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": version,
-        "method": method.decode("ascii"),
+        "method": text,
         "scheme": peer.scheme,
-        "path": unquote(raw_path.decode("ascii")),
+        "path": path,
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
@@ -97,11 +101,40 @@ def http_scope(
     }
 
 
+def _remembered(judge: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """``judge``, which then is seldom asked twice about the same short value."""
+    known = lru_cache(_REMEMBERED)(judge)
+
+    def ask(value: bytes) -> T:
+        return known(value) if len(value) <= _MEMORABLE else judge(value)
+
+    return ask
+
+
+@_remembered
+def _method(method: bytes) -> str:
+    if not _TOKEN.fullmatch(method):
+        raise BadRequest(400, "the request method is not a valid token")
+    if method == b"CONNECT":
+        raise BadRequest(501, "CONNECT is not supported")
+    return method.decode("ascii")
+
+
+@_remembered
+def _target(target: bytes) -> tuple[str, bytes, bytes]:
+    """``path``, ``raw_path`` and ``query_string``."""
+    if not _TARGET.fullmatch(target):
+        raise BadRequest(400, "the request target must be an ASCII path that begins with /")
+    raw_path, _, query = target.partition(b"?")
+    return unquote(raw_path.decode("ascii")), raw_path, query
+
+
 # A request whose client goes away has its task cancelled; says so to the application.
 _EXTENSIONS_1: dict[str, dict[str, object]] = {"prism.cancels_on_disconnect": {}}
 _EXTENSIONS_2: dict[str, dict[str, object]] = {"http.response.trailers": {}, **_EXTENSIONS_1}
 
 
+@_remembered
 def is_host(value: bytes) -> bool:
     """Whether ``value`` may stand in ``host`` or ``:authority``: a host, and perhaps a port."""
     return _HOST.fullmatch(value) is not None
@@ -115,10 +148,17 @@ def checked_headers(headers: Iterable[Iterable[bytes]]) -> Headers:
     """
     checked = []
     for name, value in headers:
-        if not _TOKEN.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value):
+        if _has_forbidden(value):
             raise ValueError("the application sent an invalid header")
-        checked.append((bytes(name).lower(), bytes(value)))
+        checked.append((_lower_name(name), bytes(value)))
     return checked
+
+
+@_remembered
+def _lower_name(name: bytes) -> bytes:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("the application sent an invalid header")
+    return bytes(name).lower()
 
 
 def problem(status: int, detail: str, request_id: str = "") -> tuple[Headers, bytes]:
@@ -156,7 +196,7 @@ def problem(status: int, detail: str, request_id: str = "") -> tuple[Headers, by
     return headers, body
 
 
-_date: tuple[int, bytes] = (0, b"")
+_date: tuple[int, tuple[bytes, bytes]] = (0, (b"date", b""))
 
 
 def date_header() -> tuple[bytes, bytes]:
@@ -164,5 +204,5 @@ def date_header() -> tuple[bytes, bytes]:
     global _date
     now = int(time.time())
     if _date[0] != now:
-        _date = (now, formatdate(now, usegmt=True).encode("ascii"))
-    return b"date", _date[1]
+        _date = (now, (b"date", formatdate(now, usegmt=True).encode("ascii")))
+    return _date[1]

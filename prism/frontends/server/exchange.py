@@ -23,7 +23,7 @@ from prism.frontends.server.asgi import (
     checked_headers,
     problem,
 )
-from prism.frontends.server.log import contained
+from prism.frontends.server.log import log_failures
 
 _BODILESS = {204, 304}
 
@@ -49,18 +49,19 @@ class Exchange(ABC):
     HTTP version bounds it by not letting the client send more.
     """
 
+    phase = Phase.WAITING
+    client_gone = False
+    received: bytes | bytearray = b""
+    received_all = False
+    _body_delivered = False
+    _changed: trio.Event | None = None  # while somebody waits for it
+    _head: tuple[int, Headers]
+    _trailers: tuple[tuple[bytes, bytes], ...] = ()
+    _trailers_announced = False
+
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.phase = Phase.WAITING
-        self.client_gone = False
-        self.received: bytes | bytearray = b""
-        self.received_all = False
         self.cancel_scope = trio.CancelScope()
-        self._body_delivered = False
-        self._changed: trio.Event | None = None  # while somebody waits for it
-        self._head: tuple[int, Headers] = (0, [])
-        self._trailers: Headers = []
-        self._trailers_announced = False
         self._no_body = scope["method"] == "HEAD"
 
     # The client's side: plain synchronous calls from the connection's reader.
@@ -102,9 +103,14 @@ class Exchange(ABC):
 
         Raises nothing but ``trio.Cancelled`` and other non-``Exception``\\ s.
         """
-        with contained("the application"), self.cancel_scope:
-            await app(self.scope, self.receive, self.send)
-        if self.client_gone or self.phase not in {Phase.WAITING, Phase.HEAD_HELD}:
+        with self.cancel_scope:
+            try:
+                await app(self.scope, self.receive, self.send)
+            except (Exception, BaseExceptionGroup) as error:
+                log_failures("the application", error)
+        if self.client_gone or (
+            self.phase is not Phase.WAITING and self.phase is not Phase.HEAD_HELD
+        ):
             return  # a response begun and not finished is broken off by the connection
         if self.cancel_scope.cancelled_caught:
             await self.answer(503, "the server is stopping and could not finish the request")
@@ -148,18 +154,18 @@ class Exchange(ABC):
         if self.client_gone:
             await trio.lowlevel.checkpoint()
             return
-        kind = message["type"]
-        if kind == "http.response.start" and self.phase is Phase.WAITING:
+        kind, phase = message["type"], self.phase
+        if kind == "http.response.start" and phase is Phase.WAITING:
             self._hold_head(message)
-        elif kind == "http.response.body" and self.phase in {Phase.HEAD_HELD, Phase.BODY}:
+        elif kind == "http.response.body" and (phase is Phase.HEAD_HELD or phase is Phase.BODY):
             await self._send_body(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.trailers" and self.phase is Phase.TRAILERS:
-            self._trailers += checked_headers(message.get("headers", []))
+        elif kind == "http.response.trailers" and phase is Phase.TRAILERS:
+            self._trailers += tuple(checked_headers(message.get("headers", [])))
             if not message.get("more_trailers", False):
                 self._finish()
-                await self.write_trailers(self._trailers)
+                await self.write_trailers(list(self._trailers))
         else:
-            raise UnexpectedMessage(f"{kind} has no place while the response is {self.phase.name}")
+            raise UnexpectedMessage(f"{kind} has no place while the response is {phase.name}")
 
     def _hold_head(self, message: Message) -> None:
         status = int(message["status"])

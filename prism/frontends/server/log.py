@@ -20,14 +20,20 @@ def contained(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, BaseExceptionGroup) as error:
+        log_failures(what, error)
+
+
+def log_failures(what: str, error: Exception | BaseExceptionGroup[BaseException]) -> None:
+    """Log, once, as ``what`` failed, each ``Exception`` in ``error``; raise what else is there."""
+    if isinstance(error, Exception):
         logger.error("%s failed: %s", what, describe(error))
-    except BaseExceptionGroup as group:
-        failures, rest = group.split(Exception)
-        if failures is not None:
-            logger.error("%s failed: %s", what, describe(failures))
-        if rest is not None:
-            raise rest from None
+        return
+    failures, rest = error.split(Exception)
+    if failures is not None:
+        logger.error("%s failed: %s", what, describe(failures))
+    if rest is not None:
+        raise rest from None
 
 
 def describe(error: BaseException) -> str:

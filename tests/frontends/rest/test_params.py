@@ -20,7 +20,9 @@ def params(chunks, pause=0.0, declared=None, deadline=1e9):
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": chunk, "more_body": bool(left)}
 
-    return BodyParams(receive, declared, deadline, CallRecord(0.0, "id", new_trace()))
+    return BodyParams(
+        receive, declared, deadline, CallRecord(trio.current_time(), "id", new_trace())
+    )
 
 
 async def test_whole(autojump_clock):
@@ -65,7 +67,7 @@ async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_its_size():
         return {"type": "http.request", "body": b"%02d" % (left % 100), "more_body": bool(left)}
 
     deadline = trio.current_time() + 10
-    body = BodyParams(receive, None, deadline, CallRecord(0.0, "id", new_trace()))
+    body = BodyParams(receive, None, deadline, CallRecord(trio.current_time(), "id", new_trace()))
     tracemalloc.start()
     try:
         assert len(await body.read(size)) == size

@@ -110,9 +110,11 @@ def choose_format(accept: bytes, *, streaming: bool) -> type[StreamFormat] | Non
     takes both kinds of answers; where it does not, its wish counts, and the call is refused
     later with a reason.
     """
+    if not accept:
+        return JSONLines if streaming else None
     kinds = [item.partition(b";")[0].strip() for item in accept.lower().split(b",")]
     named = next((_FORMATS[kind] for kind in kinds if kind in _FORMATS), None)
-    takes_anything = not accept or b"*/*" in kinds or b"application/*" in kinds
+    takes_anything = b"*/*" in kinds or b"application/*" in kinds
     if streaming:
         return named or (JSONLines if takes_anything else None)
     return None if takes_anything or b"application/json" in kinds else named

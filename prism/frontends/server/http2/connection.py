@@ -281,7 +281,7 @@ class HTTP2Connection:
         self.writer.wake()
 
     def _open_stream(self, request: Request) -> None:
-        if self.state in {State.LEAVING, State.CLOSED} or self._is_full():
+        if self.state is State.LEAVING or self.state is State.CLOSED or self._is_full():
             self._guard.charge(1)
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
@@ -330,15 +330,17 @@ class HTTP2Connection:
     def _remove(self, stream: HTTP2Exchange) -> None:
         del self._streams[stream.stream_id]
         self.writer.forget(stream)
-        self._finishing.discard(stream.stream_id)
-        if self.state is State.FINISHING and not self._finishing:
-            soon = trio.current_time() + self.settings.goaway_grace
-            self._goaway_at = min(self._goaway_at, soon)
-            if not self._streams:
-                self.codec.ping(self._all_answered())
+        if self.state is State.FINISHING:
+            self._finishing.discard(stream.stream_id)
+            if not self._finishing:
+                soon = trio.current_time() + self.settings.goaway_grace
+                self._goaway_at = min(self._goaway_at, soon)
+                if not self._streams:
+                    self.codec.ping(self._all_answered())
         if not self._streams:
             self.idle_since = trio.current_time()
-        self._reading.deadline = self._next_deadline()
+        if not self._streams or self.state is not State.OPEN:
+            self._reading.deadline = self._next_deadline()
 
     def _all_answered(self) -> bytes:
         """The PING that follows the answer to the last request so far."""

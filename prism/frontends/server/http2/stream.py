@@ -41,8 +41,15 @@ class HTTP2Exchange(Exchange):
     to the application; ``complete`` is set when the whole response is in frames.
     """
 
+    refusal: BadRequest | None = None
+    complete = False
+    _chunk: memoryview | None = None
+    _chunk_ends = False
+    _chunk_written: trio.Event | None = None
+    _patience: trio.CancelScope | None = None
+    _taken = 0  # bytes since the patience with the client was renewed
+
     def __init__(self, connection: "HTTP2Connection", peer: Peer, request: Request) -> None:
-        self.refusal: BadRequest | None = None
         self.is_websocket = request.protocol == b"websocket"  # RFC 8441
         scope: Scope
         try:
@@ -61,15 +68,9 @@ class HTTP2Exchange(Exchange):
         self.received = request.body
         self.received_all = request.ended
         self.begun_at = connection.now
-        self.complete = False
         self._connection = connection
         self._codec = connection.codec
         self._writer = connection.writer
-        self._chunk: memoryview | None = None
-        self._chunk_ends = False
-        self._chunk_written: trio.Event | None = None
-        self._patience: trio.CancelScope | None = None
-        self._taken = 0  # bytes since the patience with the client was renewed
 
     # From the connection.
 
