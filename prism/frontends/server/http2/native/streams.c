@@ -144,18 +144,28 @@ static int finish_trailers(Session *self, Stream *stream, int ended)
     return session_end_request(self, stream);
 }
 
+/* In a new object, since one of a single byte is not ours to resize: Python shares those. */
+static int append(PyObject **body, const uint8_t *data, size_t len)
+{
+    Py_ssize_t old = PyBytes_GET_SIZE(*body);
+    PyObject *longer = PyBytes_FromStringAndSize(NULL, old + (Py_ssize_t)len);
+
+    if (longer == NULL) {
+        return -1;
+    }
+    memcpy(PyBytes_AS_STRING(longer), PyBytes_AS_STRING(*body), (size_t)old);
+    memcpy(PyBytes_AS_STRING(longer) + old, data, len);
+    Py_SETREF(*body, longer);
+    return 0;
+}
+
 int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t len)
 {
     PyObject *chunk;
     Event *event;
 
     if (stream->pending && stream->body != NULL) {
-        Py_ssize_t old = PyBytes_GET_SIZE(stream->body);
-        if (_PyBytes_Resize(&stream->body, old + (Py_ssize_t)len) < 0) {
-            return -1;
-        }
-        memcpy(PyBytes_AS_STRING(stream->body) + old, data, len);
-        return 0;
+        return append(&stream->body, data, len);
     }
     chunk = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)len);
     if (chunk == NULL) {
