@@ -19,7 +19,7 @@ from prism.frontends.server.asgi import (
     http_scope,
     is_host,
 )
-from prism.frontends.server.exchange import Exchange
+from prism.frontends.server.exchange import Exchange, Phase
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
 from prism.frontends.server.http2.events import Request
 from prism.frontends.server.http2.limits import STUB
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _CONNECTION_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 """Speak about an HTTP/1.1 connection and make an HTTP/2 response malformed (RFC 9113, 8.2.2)."""
 
+_CONTINUE = [(b":status", b"100")]
 _STATUS = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
 
@@ -43,6 +44,7 @@ class HTTP2Exchange(Exchange):
 
     refusal: BadRequest | None = None
     complete = False
+    _continued = False
     _chunk: memoryview | None = None
     _chunk_ends = False
     _chunk_written: trio.Event | None = None
@@ -120,6 +122,17 @@ class HTTP2Exchange(Exchange):
         self.received = b""
 
     # For Exchange.
+
+    async def body_wanted(self) -> None:
+        """Tell a client that waits for it to send its body (RFC 9110, 10.1.1)."""
+        if self._continued or (
+            self.phase is not Phase.WAITING and self.phase is not Phase.HEAD_HELD
+        ):
+            return
+        self._continued = True
+        if (b"expect", b"100-continue") in self.scope["headers"]:
+            self._codec.send_headers(self.stream_id, _CONTINUE, False)
+            self._writer.wake()
 
     def body_taken(self, size: int) -> None:
         if size:

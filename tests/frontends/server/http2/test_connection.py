@@ -133,6 +133,26 @@ async def test_the_window_opens_only_as_the_application_reads(open_client):
     await client.wait_for(h2.events.WindowUpdated, stream_id)
 
 
+async def test_a_client_that_waits_to_be_told_is_told_to_send_its_body(open_client, helpers):
+    async def app(scope, receive, send):
+        if scope["path"] == "/no":
+            await helpers.respond(send, 403)
+        else:
+            await helpers.echo(scope, receive, send)
+
+    _, client = await open_client(app)
+    waits = (("expect", "100-continue"),)
+    stream_id = await client.request("POST", end=False, headers=waits)
+    await client.wait_for(h2.events.InformationalResponseReceived, stream_id)
+    await client.data(stream_id, b"bo")
+    await client.data(stream_id, b"dy", end=True)
+    assert await client.response(stream_id) == (200, b"body")
+    assert len(client.got(h2.events.InformationalResponseReceived)) == 1
+    refused = await client.request("POST", "/no", end=False, headers=waits)
+    assert await client.response(refused) == (403, b"")
+    assert client.got(h2.events.InformationalResponseReceived, refused) == []
+
+
 async def test_trailers(open_client):
     async def app(scope, receive, send):
         assert "http.response.trailers" in scope["extensions"]
