@@ -135,7 +135,7 @@ class HTTP2Connection:
             now = trio.current_time()
             # The other half is for clients that have more to ask, and go on after GOAWAY.
             self._goaway_at = now + (self._request_deadline - now) / 2
-            self._reading.deadline = self._next_deadline()
+            self._look_up()
 
     def shed(self) -> None:
         """Begin to close: warn the client, serve what is on its way, refuse the rest."""
@@ -146,7 +146,7 @@ class HTTP2Connection:
             self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
             self._goaway_at = trio.current_time() + self.settings.goaway_grace
             self.writer.wake()
-            self._reading.deadline = self._next_deadline()
+            self._look_up()
 
     async def run(self, upgraded: Request | None = None) -> None:
         """Serve until the client leaves or the connection is drained.
@@ -187,12 +187,12 @@ class HTTP2Connection:
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
                 while True:
                     await self.writer.wait_for_room()
-                    data = await self._transport.receive_some(transport.READ_SIZE)
+                    data = await transport.receive(self._transport)
                     if not data:
                         self._client_gone()
                         return
-                    await self._receive(bytes(data))
-                    self._reading.deadline = self._next_deadline()
+                    await self._receive(data)
+                    self._look_up()
             self._on_deadline()
 
     def _next_deadline(self) -> float:
@@ -205,6 +205,13 @@ class HTTP2Connection:
         elif self.state is State.CLOSED or (self.state is State.LEAVING and not self._streams):
             deadline = -inf
         return deadline
+
+    def _look_up(self) -> None:
+        """See that the reader looks up in time. Too early does no harm, and is cheaper than
+        putting off a deadline with every request."""
+        deadline = self._next_deadline()
+        if deadline < self._reading.deadline:
+            self._reading.deadline = deadline
 
     def _on_deadline(self) -> None:
         now = trio.current_time()
@@ -340,7 +347,7 @@ class HTTP2Connection:
         if not self._streams:
             self.idle_since = trio.current_time()
         if not self._streams or self.state is not State.OPEN:
-            self._reading.deadline = self._next_deadline()
+            self._look_up()
 
     def _all_answered(self) -> bytes:
         """The PING that follows the answer to the last request so far."""
@@ -362,7 +369,7 @@ class HTTP2Connection:
         if not stream.received_all:
             due = trio.current_time() + self.settings.linger_timeout
             self._half_open[stream.stream_id] = due
-            self._reading.deadline = self._next_deadline()
+            self._look_up()
 
     async def _write(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import h2.config
@@ -45,6 +46,13 @@ make the server keep every distinct response header (a request id) in memory."""
 _UNLIMITED_STREAMS = 2**31 - 1
 """h2 ends a connection that exceeds its stream limit. So h2 is told of none, and the
 connection refuses streams above the announced one, one by one."""
+
+_CLOSED = (
+    h2.exceptions.StreamClosedError,
+    h2.exceptions.NoSuchStreamError,
+    h2.exceptions.StreamIDTooLowError,
+)
+"""What h2 raises when asked to send on a stream that is no more."""
 
 _KNOWN_SETTINGS = frozenset(SettingCodes)
 
@@ -323,12 +331,14 @@ class H2Codec:
         self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], end: bool
     ) -> None:
         if self._failure is None:
-            self._h2.send_headers(stream_id, headers, end_stream=end)
+            with suppress(*_CLOSED):
+                self._h2.send_headers(stream_id, headers, end_stream=end)
             self._collect()
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self._failure is None:
-            self._h2.send_data(stream_id, data, end_stream=end)
+            with suppress(*_CLOSED):
+                self._h2.send_data(stream_id, data, end_stream=end)
             self._collect()
 
     def send_response(
@@ -336,13 +346,15 @@ class H2Codec:
     ) -> bool:
         if self._failure is not None:
             return True
-        bare = end and not data
-        self._h2.send_headers(stream_id, headers, end_stream=bare)
-        fits = len(data) <= MAX_FRAME_SIZE and (
-            not data or len(data) <= self._h2.local_flow_control_window(stream_id)
-        )
-        if fits and data:
-            self._h2.send_data(stream_id, data, end_stream=end)
+        try:
+            self._h2.send_headers(stream_id, headers, end_stream=end and not data)
+            fits = len(data) <= MAX_FRAME_SIZE and (
+                not data or len(data) <= self._h2.local_flow_control_window(stream_id)
+            )
+            if fits and data:
+                self._h2.send_data(stream_id, data, end_stream=end)
+        except _CLOSED:
+            return True
         self._collect()
         return fits
 
@@ -352,7 +364,7 @@ class H2Codec:
         self._incoming.pop(stream_id, None)
         try:
             self._h2.reset_stream(stream_id, code)
-        except h2.exceptions.StreamClosedError:
+        except _CLOSED:
             return
         self._collect()
 

@@ -29,18 +29,24 @@ class Writer:
         self._ready: deque[HTTP2Exchange] = deque()
         self._parked: dict[HTTP2Exchange, None] = {}
         self._closing = False
-        self._wake = trio.Event()
+        self._asleep = False
+        self._bed = trio.lowlevel.ParkingLot()
         self._taken = trio.Event()
 
     def wake(self) -> None:
         """Send what there is, once those who are about to add to it have done so."""
-        if self._codec.backlog:
-            self._wake.set()
+        if self._asleep and self._codec.backlog:
+            self._rise()
+
+    def _rise(self) -> None:
+        if self._asleep:
+            self._asleep = False
+            self._bed.unpark()
 
     def close(self) -> None:
         """Send what there is, then end."""
         self._closing = True
-        self._wake.set()
+        self._rise()
 
     @property
     def may_write_now(self) -> bool:
@@ -50,7 +56,7 @@ class Writer:
     def enqueue(self, stream: HTTP2Exchange) -> None:
         """``stream`` has a chunk to write, one frame whenever its turn comes."""
         self._ready.append(stream)
-        self._wake.set()
+        self._rise()
 
     def park(self, stream: HTTP2Exchange) -> None:
         """``stream`` cannot write before the client opens a window."""
@@ -67,7 +73,7 @@ class Writer:
         if self._parked:
             self._ready.extend(self._parked)
             self._parked.clear()
-            self._wake.set()
+            self._rise()
 
     def forget(self, stream: HTTP2Exchange) -> None:
         """``stream`` has ended."""
@@ -95,10 +101,12 @@ class Writer:
                     data = self._codec.take()
                     self._taken.set()
                     await transport.send(self._stream, data, self._stall)
+                    if self._ready:  # a client that takes all must not have all turns
+                        await trio.lowlevel.checkpoint()
                 elif self._closing:
                     return
                 else:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
+                    self._asleep = True
+                    await self._bed.park()
         finally:
             self.done.set()

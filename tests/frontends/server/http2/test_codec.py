@@ -227,6 +227,22 @@ def test_data_for_a_stream_already_closed_is_not_an_error(client, codec):
     codec.reset(1, ErrorCodes.NO_ERROR)
 
 
+def test_a_stream_that_is_closed_takes_no_more(client, codec):
+    begin(client, codec)
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, HEAD)
+    client.reset_stream(1)
+    codec.receive(client.data_to_send())
+    codec.reset(3, ErrorCodes.CANCEL)
+    codec.take()
+    for stream_id in (1, 3):
+        codec.send_headers(stream_id, STATUS, False)
+        codec.send_data(stream_id, b"x", False)
+        codec.send_data(stream_id, b"", True)
+        assert codec.send_response(stream_id, STATUS, b"x", True)
+    assert codec.take() == b""
+
+
 def test_bytes_consumed_for_a_closed_stream_are_not_an_error(client, codec):
     begin(client, codec)
     client.send_headers(1, HEAD)

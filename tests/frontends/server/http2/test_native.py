@@ -24,6 +24,13 @@ def session(nghttp2):
     return nghttp2.codec(ServerSettings(), None)
 
 
+def open_stream(session):
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    client.send_headers(1, HEAD, end_stream=True)
+    session.receive(client.data_to_send())
+
+
 def test_our_declarations_are_those_of_nghttp2():
     compiler, header = shutil.which("gcc"), Path("/usr/include/nghttp2/nghttp2.h")
     if compiler is None or not header.exists():
@@ -62,6 +69,7 @@ def test_our_declarations_are_those_of_nghttp2():
     ],
 )
 def test_wrong_arguments_are_an_exception_and_nothing_else(session, call):
+    open_stream(session)
     session.take()
     with pytest.raises((TypeError, ValueError)):
         call(session)
@@ -71,10 +79,7 @@ def test_wrong_arguments_are_an_exception_and_nothing_else(session, call):
 
 
 def test_more_data_than_fits_is_an_exception(session):
-    client = h2.connection.H2Connection()
-    client.initiate_connection()
-    client.send_headers(1, HEAD, end_stream=True)
-    session.receive(client.data_to_send())
+    open_stream(session)
     session.send_headers(1, STATUS, False)
     with pytest.raises(ValueError, match="does not fit"):
         session.send_data(1, bytes(16385), False)
@@ -138,9 +143,10 @@ def test_reference_counts_stay_as_they_were(nghttp2):
     before = sys.getrefcount(status), sys.getrefcount(body)
     for _ in range(50):
         session = nghttp2.codec(ServerSettings(), None)
-        session.send_response(1, [status], body, True)
-        session.send_headers(1, [status], True)
+        open_stream(session)
+        session.send_response(1, [status], body, False)
         with pytest.raises(TypeError):
             session.send_headers(1, [status, None], True)
+        session.send_headers(1, [status], True)
     del session
     assert (sys.getrefcount(status), sys.getrefcount(body)) == before

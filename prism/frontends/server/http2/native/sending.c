@@ -150,6 +150,17 @@ static int ready(Session *self)
     return self->dead ? 0 : 1;
 }
 
+/* As `ready`, for a call about a stream: what is closed takes no more. */
+static int ready_on(Session *self, long stream_id)
+{
+    int go = ready(self);
+
+    if (go <= 0) {
+        return go;
+    }
+    return ng.session_get_stream_user_data(self->session, (int32_t)stream_id) != NULL;
+}
+
 /* Headers and data. */
 
 static int submit_headers(Session *self, long stream_id, PyObject *headers, int end)
@@ -260,7 +271,7 @@ PyObject *session_send_headers(Session *self, PyObject *const *args, Py_ssize_t 
     int end, go;
 
     if (check_count(nargs, 3) < 0 || number_of(args[0], &stream_id) < 0 ||
-        (end = PyObject_IsTrue(args[2])) < 0 || (go = ready(self)) < 0) {
+        (end = PyObject_IsTrue(args[2])) < 0 || (go = ready_on(self, stream_id)) < 0) {
         return NULL;
     }
     if (!go) {
@@ -277,7 +288,7 @@ PyObject *session_send_data(Session *self, PyObject *const *args, Py_ssize_t nar
     int end, go;
 
     if (check_count(nargs, 3) < 0 || number_of(args[0], &stream_id) < 0 ||
-        (end = PyObject_IsTrue(args[2])) < 0 || (go = ready(self)) < 0) {
+        (end = PyObject_IsTrue(args[2])) < 0 || (go = ready_on(self, stream_id)) < 0) {
         return NULL;
     }
     if (!go) {
@@ -304,7 +315,7 @@ PyObject *session_send_response(Session *self, PyObject *const *args, Py_ssize_t
     int end, go, whole, submitted;
 
     if (check_count(nargs, 4) < 0 || number_of(args[0], &stream_id) < 0 ||
-        (end = PyObject_IsTrue(args[3])) < 0 || (go = ready(self)) < 0) {
+        (end = PyObject_IsTrue(args[3])) < 0 || (go = ready_on(self, stream_id)) < 0) {
         return NULL;
     }
     if (!go) {
