@@ -3,24 +3,9 @@
 One task reads. It never waits for an application, so a request that leaves its body
 unread holds up nobody; only when the client does not take what is written to it
 does reading stop too. One task writes (see `writer`). Each request has a task of its own.
-
-::
-
-    OPEN ──drain──▶ FINISHING
-      │                │ those streams answered and PING too, or half of the time gone
-      ├── idle, client's GOAWAY ──▶ WARNED ──PING answered──▶ LEAVING ──▶ CLOSED
-      │                                                       no streams    ▲
-      └────────────── client gone, protocol error, flood ───────────────────┘
-
-FINISHING has told the client nothing: httpx gives up the responses that it has not
-dealt with when it reads GOAWAY, even those read with it. So the streams open when the drain
-began are answered first; then it waits, not for long, for a moment without any, and
-for PING to show that the client has read all answers. WARNED has sent GOAWAY(2^31-1) and still
-serves new requests; LEAVING has sent GOAWAY with the true last id and refuses later
-ones with REFUSED_STREAM, which is safe to retry.
+How it ends is in `shutdown`.
 """
 
-from enum import Enum, auto
 from math import inf
 
 import trio
@@ -49,25 +34,14 @@ from prism.frontends.server.http2.limits import (
     RESPONSE_CREDIT,
     ClientError,
 )
+from prism.frontends.server.http2.shutdown import Shutdown, State
 from prism.frontends.server.http2.stream import HTTP2Exchange
 from prism.frontends.server.http2.writer import Writer
 from prism.frontends.server.log import logger
 from prism.frontends.server.settings import ServerSettings
 from prism.frontends.server.websocket import WebSocketAdapter
 
-_HIGHEST_STREAM_ID = 2**31 - 1
-_LAST_CALL = b"lastcall"
 _TASK_NAME = "an HTTP/2 request"
-
-
-class State(Enum):
-    """Where a connection is on its way to its end; drawn above."""
-
-    OPEN = auto()
-    FINISHING = auto()
-    WARNED = auto()
-    LEAVING = auto()
-    CLOSED = auto()
 
 
 class HTTP2Connection:
@@ -89,9 +63,9 @@ class HTTP2Connection:
         implementation = choose(settings.http2_codec)
         self.codec = codec or implementation.codec(settings, None)
         self.writer = Writer(self.codec, stream, settings.send_stall_timeout)
-        self.state = State.OPEN
         self.now = trio.current_time()
         self.idle_since: float | None = self.now
+        self._shutdown = Shutdown(self.codec, settings.goaway_grace)
         self._app = app
         self._websocket = WebSocketAdapter(app, settings.websocket_limits)
         self._transport = stream
@@ -110,8 +84,6 @@ class HTTP2Connection:
         self._started = False
         self._half_open: dict[int, float] = {}  # answered before the request ended
         self._request_deadline = inf
-        self._finishing: set[int] = set()  # open when the drain began, and still
-        self._goaway_at = inf  # the next of the two
         self._headers_due = inf
         self._reading = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -127,26 +99,15 @@ class HTTP2Connection:
             self._begin_drain()
 
     def _begin_drain(self) -> None:
-        if not self._streams:
-            self.shed()
-        elif self.state is State.OPEN:
-            self.state = State.FINISHING
-            self._finishing = set(self._streams)
-            now = trio.current_time()
-            # The other half is for clients that have more to ask, and go on after GOAWAY.
-            self._goaway_at = now + (self._request_deadline - now) / 2
-            self._look_up()
+        self._shutdown.drain(self._streams, self._request_deadline, trio.current_time())
+        self.writer.wake()
+        self._look_up()
 
     def shed(self) -> None:
         """Begin to close: warn the client, serve what is on its way, refuse the rest."""
-        if self.state in {State.OPEN, State.FINISHING}:
-            self.state = State.WARNED
-            # In this order: python-h2 takes no PING after GOAWAY. They leave as one.
-            self.codec.ping(_LAST_CALL)
-            self.codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
-            self._goaway_at = trio.current_time() + self.settings.goaway_grace
-            self.writer.wake()
-            self._look_up()
+        self._shutdown.warn(trio.current_time())
+        self.writer.wake()
+        self._look_up()
 
     async def run(self, upgraded: Request | None = None) -> None:
         """Serve until the client leaves or the connection is drained.
@@ -168,8 +129,8 @@ class HTTP2Connection:
                 await self._refuse_connection(error)
             except transport.GONE:
                 self._client_gone()
-            if self.state is not State.CLOSED:
-                self.state = State.CLOSED
+            if self._shutdown.state is not State.CLOSED:
+                self._shutdown.state = State.CLOSED
                 self.writer.close()
                 await self.writer.done.wait()
                 await transport.linger(self._transport, self.settings.linger_timeout)
@@ -183,7 +144,7 @@ class HTTP2Connection:
         Raises:
             ClientError: the client broke a rule or a limit.
         """
-        while self.state is not State.CLOSED and (self.state is not State.LEAVING or self._streams):
+        while self._shutdown.due(streams=bool(self._streams)) > -inf:
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
                 while True:
                     await self.writer.wait_for_room()
@@ -198,13 +159,9 @@ class HTTP2Connection:
     def _next_deadline(self) -> float:
         """When the reader must look up even if nothing comes."""
         deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
-        if self.state is State.OPEN and self.idle_since is not None:
+        if self.idle_since is not None and self._shutdown.state is State.OPEN:
             deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
-        elif self.state in {State.FINISHING, State.WARNED}:
-            deadline = min(deadline, self._goaway_at)
-        elif self.state is State.CLOSED or (self.state is State.LEAVING and not self._streams):
-            deadline = -inf
-        return deadline
+        return min(deadline, self._shutdown.due(streams=bool(self._streams)))
 
     def _look_up(self) -> None:
         """See that the reader looks up in time. Too early does no harm, and is cheaper than
@@ -220,11 +177,10 @@ class HTTP2Connection:
         for stream_id in [key for key, due in self._half_open.items() if due <= now]:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
-            self.writer.wake()
-        if self.state is State.WARNED and now >= self._goaway_at:
-            self._send_final_goaway()
-        elif self.state in {State.OPEN, State.FINISHING} and now >= self._next_deadline():
-            self.shed()
+        if self._shutdown.state is State.OPEN and now >= self._next_deadline():
+            self._shutdown.warn(now)
+        self._shutdown.on_time(now)
+        self.writer.wake()
 
     async def _receive(self, data: bytes) -> None:
         """Handle ``data`` whole, in portions between which other tasks have their turn."""
@@ -278,17 +234,14 @@ class HTTP2Connection:
                     if (stream := self._streams.get(stream_id)) is not None:
                         self.writer.unpark(stream)
                 case PingAnswered(payload):
-                    if payload == _LAST_CALL and self.state is State.WARNED:
-                        self._send_final_goaway()
-                    elif self.state is State.FINISHING and payload == self._all_answered():
-                        self.shed()
+                    self._shutdown.ping_answered(payload, self.now)
                 case ClientLeaving():
-                    self.shed()
+                    self._shutdown.warn(self.now)
         self._start_streams()
         self.writer.wake()
 
     def _open_stream(self, request: Request) -> None:
-        if self.state is State.LEAVING or self.state is State.CLOSED or self._is_full():
+        if self._shutdown.refuses_streams or self._is_full():
             self._guard.charge(1)
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
@@ -337,21 +290,12 @@ class HTTP2Connection:
     def _remove(self, stream: HTTP2Exchange) -> None:
         del self._streams[stream.stream_id]
         self.writer.forget(stream)
-        if self.state is State.FINISHING:
-            self._finishing.discard(stream.stream_id)
-            if not self._finishing:
-                soon = trio.current_time() + self.settings.goaway_grace
-                self._goaway_at = min(self._goaway_at, soon)
-                if not self._streams:
-                    self.codec.ping(self._all_answered())
         if not self._streams:
             self.idle_since = trio.current_time()
-        if not self._streams or self.state is not State.OPEN:
+        if not self._streams or self._shutdown.state is not State.OPEN:
+            now = trio.current_time()
+            self._shutdown.stream_ended(stream.stream_id, now, last=not self._streams)
             self._look_up()
-
-    def _all_answered(self) -> bytes:
-        """The PING that follows the answer to the last request so far."""
-        return self.codec.last_stream_id.to_bytes(8)
 
     # From the streams.
 
@@ -382,14 +326,9 @@ class HTTP2Connection:
 
     # The end.
 
-    def _send_final_goaway(self) -> None:
-        self.state = State.LEAVING
-        self.codec.goaway(self.codec.last_stream_id, ErrorCodes.NO_ERROR)
-        self.writer.wake()
-
     def _client_gone(self) -> None:
         """Cancel every request and end the connection's tasks."""
-        self.state = State.CLOSED
+        self._shutdown.state = State.CLOSED
         self._disconnect_streams()
         self._nursery.cancel_scope.cancel()
 
@@ -403,7 +342,7 @@ class HTTP2Connection:
         logger.log(30 if calm else 20, "a client's HTTP/2 connection ends: %s", error)
         self._disconnect_streams()
         self.codec.goaway(self.codec.last_stream_id, error.code)
-        self.state = State.CLOSED
+        self._shutdown.state = State.CLOSED
         self.writer.close()
         with trio.move_on_after(self.settings.linger_timeout):
             await self.writer.done.wait()

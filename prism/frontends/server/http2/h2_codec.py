@@ -1,20 +1,13 @@
-"""The codec on the h2 library: pure Python, always there."""
+"""The codec on the h2 library (set up in `h2_library`): pure Python, always there."""
 
-import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import h2.config
-import h2.connection
 import h2.events
 import h2.exceptions
-import hpack
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream
-from hyperframe.exceptions import HyperframeError
-from hyperframe.frame import Frame, GoAwayFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import GoAwayFrame, RstStreamFrame
 
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
 from prism.frontends.server.http2.events import (
@@ -28,6 +21,7 @@ from prism.frontends.server.http2.events import (
     StreamReset,
     WindowOpened,
 )
+from prism.frontends.server.http2.h2_library import CLOSED, open_connection
 from prism.frontends.server.http2.limits import ClientError
 from prism.frontends.server.http2.request import (
     TOO_LONG,
@@ -38,85 +32,6 @@ from prism.frontends.server.http2.request import (
     read_head,
 )
 from prism.frontends.server.settings import ServerSettings
-
-MAX_ENCODER_TABLE = 4096
-"""Of the HPACK table kept for responses. A client may offer a larger one, and would
-make the server keep every distinct response header (a request id) in memory."""
-
-_UNLIMITED_STREAMS = 2**31 - 1
-"""h2 ends a connection that exceeds its stream limit. So h2 is told of none, and the
-connection refuses streams above the announced one, one by one."""
-
-_CLOSED = (
-    h2.exceptions.StreamClosedError,
-    h2.exceptions.NoSuchStreamError,
-    h2.exceptions.StreamIDTooLowError,
-)
-"""What h2 raises when asked to send on a stream that is no more."""
-
-_KNOWN_SETTINGS = frozenset(SettingCodes)
-
-
-class _Decoder(hpack.Decoder):
-    """hpack limits the size of a header section, not how many fields there are."""
-
-    def __init__(self, max_size: int, max_fields: int) -> None:
-        super().__init__(max_size)
-        self._max_fields = max_fields
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
-        fields = list(super().decode(data, raw))
-        if len(fields) > self._max_fields:
-            raise hpack.OversizedHeaderListError
-        return fields
-
-
-class _Connection(h2.connection.H2Connection):
-    """h2 with some habits changed that a client could turn against the server."""
-
-    _began = False
-
-    def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
-        """h2 does not insist on SETTINGS as a client's first frame (RFC 9113, 3.4)."""
-        if not self._began:
-            if not isinstance(frame, SettingsFrame) or "ACK" in frame.flags:
-                raise h2.exceptions.ProtocolError("the first frame must be SETTINGS")
-            self._began = True
-        return super()._receive_frame(frame)
-
-    def _begin_new_stream(
-        self, stream_id: int, allowed_ids: h2.connection.AllowedStreamIDs
-    ) -> H2Stream:
-        """h2 ends the connection over one body that is not as long as declared."""
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _ignore  # type: ignore[method-assign]  # noqa: SLF001
-        return stream
-
-    def _receive_rst_stream_frame(
-        self, frame: RstStreamFrame
-    ) -> tuple[list[Frame], list[h2.events.Event]]:
-        """h2 lets pass the reset of a stream that never was (RFC 9113, 6.4)."""
-        if frame.stream_id > self.highest_inbound_stream_id:
-            raise h2.exceptions.ProtocolError("RST_STREAM for an idle stream")
-        return super()._receive_rst_stream_frame(frame)
-
-    def _receive_goaway_frame(
-        self, frame: GoAwayFrame
-    ) -> tuple[list[Frame], list[h2.events.Event]]:
-        """h2 forbids sending after the client's GOAWAY, which would lose its responses."""
-        return [], [h2.events.ConnectionTerminated()]
-
-    def _receive_settings_frame(
-        self, frame: SettingsFrame
-    ) -> tuple[list[Frame], list[h2.events.Event]]:
-        """h2 keeps every setting, known or not: 65,536 of them take 50 MB of memory."""
-        settings = frame.settings.items()
-        frame.settings = {key: value for key, value in settings if key in _KNOWN_SETTINGS}
-        return super()._receive_settings_frame(frame)
-
-
-def _ignore(headers: object) -> None:
-    pass
 
 
 class _Incoming:
@@ -152,44 +67,8 @@ class H2Codec:
         self._failure: ClientError | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._refused: set[int] = set()  # malformed, among the bytes just received
-        self._h2 = _Connection(
-            h2.config.H2Configuration(
-                client_side=False,
-                header_encoding=None,
-                # `request` checks what comes, asgi.checked_headers what goes
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        announced = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: settings.max_concurrent_streams,
-            SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_size,
-            SettingCodes.INITIAL_WINDOW_SIZE: settings.stream_window,
-            SettingCodes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
-            SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
-        }
-        self._h2.local_settings = Settings(client=False, initial_values=announced)
-        self._h2.decoder = _Decoder(settings.max_header_size, settings.max_header_fields)
-        self._h2.max_inbound_frame_size = MAX_FRAME_SIZE
-        if upgrade is None:
-            self._h2.initiate_connection()
-        else:
-            self._upgrade(upgrade)
-        enforced = {**announced, SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED_STREAMS}
-        self._h2.local_settings = Settings(client=False, initial_values=enforced)
-        grow = settings.connection_window - self._h2.inbound_flow_control_window
-        if grow > 0:
-            self._h2.increment_flow_control_window(grow)
+        self._h2 = open_connection(settings, upgrade)
         self._collect()
-
-    def _upgrade(self, payload: bytes) -> None:
-        try:
-            self._h2.initiate_upgrade_connection(base64.urlsafe_b64encode(payload))
-        except (h2.exceptions.ProtocolError, HyperframeError) as error:
-            raise ClientError(ErrorCodes.PROTOCOL_ERROR, "invalid settings") from error
-        self._cap_encoder_table()
 
     @property
     def backlog(self) -> int:
@@ -234,7 +113,6 @@ class H2Codec:
                 case h2.events.WindowUpdated():
                     events.append(WindowOpened(event.stream_id))
                 case h2.events.RemoteSettingsChanged():
-                    self._cap_encoder_table()
                     events.append(WindowOpened(0))
                 case h2.events.PingAckReceived():
                     events.append(PingAnswered(event.ping_data))
@@ -331,13 +209,13 @@ class H2Codec:
         self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], end: bool
     ) -> None:
         if self._failure is None:
-            with suppress(*_CLOSED):
+            with suppress(*CLOSED):
                 self._h2.send_headers(stream_id, headers, end_stream=end)
             self._collect()
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self._failure is None:
-            with suppress(*_CLOSED):
+            with suppress(*CLOSED):
                 self._h2.send_data(stream_id, data, end_stream=end)
             self._collect()
 
@@ -353,7 +231,7 @@ class H2Codec:
             )
             if fits and data:
                 self._h2.send_data(stream_id, data, end_stream=end)
-        except _CLOSED:
+        except CLOSED:
             return True
         self._collect()
         return fits
@@ -364,7 +242,7 @@ class H2Codec:
         self._incoming.pop(stream_id, None)
         try:
             self._h2.reset_stream(stream_id, code)
-        except _CLOSED:
+        except CLOSED:
             return
         self._collect()
 
@@ -377,15 +255,6 @@ class H2Codec:
         # Not h2's own, after which h2 would refuse to send the open responses.
         frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=code)
         self._out += frame.serialize()
-
-    def _cap_encoder_table(self) -> None:
-        encoder = self._h2.encoder
-        if encoder.header_table_size > MAX_ENCODER_TABLE:
-            encoder.header_table_size = MAX_ENCODER_TABLE
-        # Told to the client with the next headers. Of many, the smallest and the last count
-        # (RFC 7541, 4.2); hpack would keep, and send, all that a client's SETTINGS cause.
-        if len(changes := encoder.table_size_changes) > 2:
-            encoder.table_size_changes = [min(changes), changes[-1]]
 
     def _collect(self) -> None:
         self._out += self._h2.data_to_send()

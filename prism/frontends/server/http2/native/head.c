@@ -4,13 +4,6 @@
 
 #define IS(field, text) ((field).len == sizeof(text) - 1 && !memcmp((field).base, text, sizeof(text) - 1))
 
-void pair_cache_clear(PairCache *cache)
-{
-    for (int slot = 0; slot < PAIR_SLOTS; slot++) {
-        Py_CLEAR(cache->pairs[slot]);
-    }
-}
-
 void head_clear(Head *head)
 {
     Py_CLEAR(head->method);
@@ -22,89 +15,13 @@ void head_clear(Head *head)
     Py_CLEAR(head->headers);
 }
 
-/* FNV-1a. Whoever makes keys collide gains nothing: a slot is overwritten. */
-static uint32_t hash_bytes(uint32_t hash, const uint8_t *data, size_t len)
-{
-    for (size_t i = 0; i < len; i++) {
-        hash = (hash ^ data[i]) * 16777619u;
-    }
-    return hash;
-}
+/* A bit for each byte of a token without upper case (RFC 9110, 5.6.2; RFC 9113, 8.2.1). */
+static const uint32_t name_bytes[8] = {0x00000000, 0x03ff6cfa, 0xc0000000, 0x57ffffff};
 
-static int equals(PyObject *bytes, ng_vec wanted)
-{
-    return (size_t)PyBytes_GET_SIZE(bytes) == wanted.len &&
-           !memcmp(PyBytes_AS_STRING(bytes), wanted.base, wanted.len);
-}
-
-static PyObject *new_bytes(ng_vec data)
-{
-    return PyBytes_FromStringAndSize((const char *)data.base, (Py_ssize_t)data.len);
-}
-
-/* A bytes object for a name, the same one as last time if it is still there. */
-static PyObject *name_object(State *state, ng_vec name)
-{
-    PyObject **slot, *made;
-
-    if (name.len > MAX_NAME) {
-        return new_bytes(name);
-    }
-    slot = &state->names[hash_bytes(2166136261u, name.base, name.len) & (NAME_SLOTS - 1)];
-    if (*slot != NULL && equals(*slot, name)) {
-        return Py_NewRef(*slot);
-    }
-    made = new_bytes(name);
-    if (made != NULL) {
-        Py_XSETREF(*slot, Py_NewRef(made));
-    }
-    return made;
-}
-
-static PyObject *new_pair(State *state, ng_vec name, ng_vec value)
-{
-    PyObject *pair, *name_bytes, *value_bytes;
-
-    name_bytes = name_object(state, name);
-    value_bytes = name_bytes == NULL ? NULL : new_bytes(value);
-    pair = value_bytes == NULL ? NULL : PyTuple_Pack(2, name_bytes, value_bytes);
-    Py_XDECREF(name_bytes);
-    Py_XDECREF(value_bytes);
-    return pair;
-}
-
-/* (name, value); what a client marks as sensitive is not kept (RFC 7541, 7.1.3). */
-static PyObject *pair_object(State *state, PairCache *cache, ng_vec name, ng_vec value,
-                             int sensitive)
-{
-    PyObject **slot, *pair;
-    uint32_t hash;
-
-    if (sensitive || name.len + value.len > MAX_PAIR) {
-        return new_pair(state, name, value);
-    }
-    hash = hash_bytes(2166136261u, name.base, name.len);
-    hash = hash_bytes(hash, value.base, value.len);
-    slot = &cache->pairs[hash & (PAIR_SLOTS - 1)];
-    pair = *slot;
-    if (pair != NULL && equals(PyTuple_GET_ITEM(pair, 1), value) &&
-        equals(PyTuple_GET_ITEM(pair, 0), name)) {
-        return Py_NewRef(pair);
-    }
-    pair = new_pair(state, name, value);
-    if (pair != NULL) {
-        Py_XSETREF(*slot, Py_NewRef(pair));
-    }
-    return pair;
-}
-
-/* RFC 9110, 5.6.2, without upper case (RFC 9113, 8.2.1). */
 static int is_name(ng_vec name)
 {
     for (size_t i = 0; i < name.len; i++) {
-        uint8_t byte = name.base[i];
-        if (!((byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') ||
-              (byte != 0 && strchr("!#$%&'*+-.^_`|~", byte) != NULL))) {
+        if (!(name_bytes[name.base[i] >> 5] >> (name.base[i] & 31) & 1)) {
             return 0;
         }
     }
@@ -264,7 +181,7 @@ int head_field(Head *head, State *state, PairCache *cache, ng_vec name, ng_vec v
             head->fault = "host twice";
             return 0;
         }
-        head->host = new_bytes(value);
+        head->host = bytes_of(value);
         return head->host == NULL ? -1 : 0;
     }
     if (head->headers == NULL) {
@@ -285,7 +202,7 @@ int head_field(Head *head, State *state, PairCache *cache, ng_vec name, ng_vec v
 
 static const char *fault_of(Head *head, int ended)
 {
-    int connect = head->method != NULL && equals(head->method, (ng_vec){(uint8_t *)"CONNECT", 7});
+    int connect = head->method != NULL && bytes_equal(head->method, (ng_vec){(uint8_t *)"CONNECT", 7});
 
     if (head->method == NULL) {
         return "no :method";
@@ -311,7 +228,7 @@ static const char *fault_of(Head *head, int ended)
     if (head->authority != NULL && head->host != NULL) {
         ng_vec authority = {(uint8_t *)PyBytes_AS_STRING(head->authority),
                             (size_t)PyBytes_GET_SIZE(head->authority)};
-        if (!equals(head->host, authority)) {
+        if (!bytes_equal(head->host, authority)) {
             return ":authority and host differ";
         }
     }
@@ -333,7 +250,7 @@ static int join_cookies(Head *head, State *state)
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(head->headers); i++) {
         PyObject *item = PyList_GET_ITEM(head->headers, i); /* at 0 not yet a pair */
-        int cookie = i > 0 && equals(PyTuple_GET_ITEM(item, 0), (ng_vec){(uint8_t *)"cookie", 6});
+        int cookie = i > 0 && bytes_equal(PyTuple_GET_ITEM(item, 0), (ng_vec){(uint8_t *)"cookie", 6});
         if (PyList_Append(cookie ? values : others, cookie ? PyTuple_GET_ITEM(item, 1) : item)) {
             goto done;
         }

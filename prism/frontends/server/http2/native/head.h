@@ -16,7 +16,11 @@ typedef struct {
     PyObject *pairs[PAIR_SLOTS];
 } PairCache;
 
+/* pairs.c */
 void pair_cache_clear(PairCache *cache);
+int bytes_equal(PyObject *bytes, ng_vec wanted);
+PyObject *bytes_of(ng_vec data);
+PyObject *pair_object(State *state, PairCache *cache, ng_vec name, ng_vec value, int sensitive);
 
 typedef struct {
     PyObject *method;

@@ -111,7 +111,7 @@ static int upgrade(Session *self, const Py_buffer *settings)
     Stream *stream;
 
     if (ng.session_upgrade2(self->session, settings->buf, (size_t)settings->len, 0, NULL) != 0) {
-        session_fail(self, PROTOCOL_ERROR, "invalid settings", 16);
+        session_fail(self, PROTOCOL_ERROR, "invalid settings");
         return NG_ERR_CALLBACK_FAILURE;
     }
     stream = session_add_stream(self, 1);

@@ -122,19 +122,36 @@ int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t 
 int session_end_request(Session *self, Stream *stream);
 int session_refuse_request(Session *self, Stream *stream, const char *reason);
 
+/* frames.c */
+ssize_t session_feed(Session *self, const uint8_t *data, size_t size);
+
 /* receiving.c */
 void session_set_callbacks(ng_callbacks *callbacks);
-void session_fail(Session *self, uint32_t code, const char *reason, size_t len);
+void session_fail(Session *self, uint32_t code, const char *reason);
+void session_fail_with(Session *self, uint32_t code, const uint8_t *reason, size_t len);
 PyObject *session_receive(Session *self, PyObject *data);
 
-/* sending.c */
-int session_flush(Session *self);
+/* output.c */
 int session_append(Session *self, const uint8_t *data, size_t len);
-PyObject *session_raise(Session *self, ssize_t result);
+int session_append_frame(Session *self, uint8_t type, uint8_t flags, int32_t stream_id,
+                         const uint8_t *payload, uint8_t len);
+int session_flush(Session *self);
 PyObject *session_take(Session *self, PyObject *ignored);
+PyObject *session_raise(Session *self, ssize_t result);
+PyObject *session_sent(Session *self, int result);
+int session_check_count(Py_ssize_t nargs, Py_ssize_t wanted);
+int session_number(PyObject *object, long *number);
+int session_ready(Session *self);
+int session_ready_on(Session *self, long stream_id);
+
+/* sending.c */
+#define NOT_SUBMITTED 1 /* a Python exception is set; the session is as it was */
+Py_ssize_t session_window_of(Session *self, long stream_id);
 PyObject *session_send_headers(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_send_data(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_send_response(Session *self, PyObject *const *args, Py_ssize_t nargs);
+
+/* control.c */
 PyObject *session_window(Session *self, PyObject *stream_id);
 PyObject *session_consumed(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_reset(Session *self, PyObject *const *args, Py_ssize_t nargs);
