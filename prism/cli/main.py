@@ -12,6 +12,7 @@ import click
 from prism import __version__
 from prism.cli.call import call
 from prism.cli.config import config
+from prism.cli.namespace import namespace
 from prism.cli.plugin import plugin
 from prism.cli.serve import serve
 from prism.cli.tail import tail
@@ -52,6 +53,7 @@ prism.add_command(serve)
 prism.add_command(call)
 prism.add_command(tail)
 prism.add_command(config)
+prism.add_command(namespace)
 prism.add_command(plugin)
 
 

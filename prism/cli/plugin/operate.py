@@ -1,0 +1,140 @@
+"""``prism plugin list``, ``status``, ``reload``, ``restart``, ``drain``, ``reset``, ``logs``."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from prism.cli.admin import Admin, admin_options
+from prism.cli.connection import ReaderGone, end_on_interrupt, print_line
+from prism.cli.output import output_option, show, show_one
+
+COLUMNS = ["namespace", "plugin", "version", "state", "in_flight", "restarts", "reason"]
+WATCH_SECONDS = 1.0
+
+
+@click.command("list")
+@output_option
+@admin_options
+def list_plugins(output: str, admin: str, token_file: str | None) -> None:
+    """Every namespace's plugin and its state."""
+    show(Admin(admin, token_file).get("/admin/plugins")["plugins"], output, COLUMNS)
+
+
+@click.command()
+@click.argument("namespace")
+@click.option("--watch", is_flag=True, help="Print a line whenever something has changed.")
+@output_option
+@admin_options
+def status(namespace: str, watch: bool, output: str, admin: str, token_file: str | None) -> None:
+    """Show one namespace's plugin."""
+    port = Admin(admin, token_file)
+    path = f"/admin/plugins/{namespace}"
+    if not watch:
+        show_one(_readable(port.get(path)), output)
+        return
+    end_on_interrupt()
+    shown = ""
+    try:
+        while True:
+            found = port.get(path)
+            line = "  ".join(f"{name}={found[name]}" for name in COLUMNS[1:] if found[name])
+            if line != shown:
+                print_line(line)
+            shown = line
+            time.sleep(WATCH_SECONDS)
+    except ReaderGone:
+        return
+
+
+@click.command()
+@click.argument("namespace")
+@click.option("--version", help="A version of the catalogue; without it, the same one again.")
+@click.option(
+    "--canary", metavar="SHARE", help="Try it on a share of the calls first, such as 10%."
+)
+@output_option
+@admin_options
+def reload(
+    namespace: str,
+    version: str | None,
+    canary: str | None,
+    output: str,
+    admin: str,
+    token_file: str | None,
+) -> None:
+    """Replace a plugin without losing a call; prints the receipt.
+
+    Exit status 1 where the new one was given up and the old one serves on.
+    """
+    body = {"namespace": namespace, "version": version, "canary": canary}
+    wanted = {name: value for name, value in body.items() if value is not None}
+    _tell(Admin(admin, token_file).post("/admin/plugin/reload", wanted), output)
+
+
+def _simple(name: str, help_text: str) -> click.Command:
+    @click.command(name, help=help_text)
+    @click.argument("namespace")
+    @output_option
+    @admin_options
+    def command(namespace: str, output: str, admin: str, token_file: str | None) -> None:
+        port = Admin(admin, token_file)
+        _tell(port.post(f"/admin/plugin/{name}", {"namespace": namespace}), output)
+
+    return command
+
+
+restart = _simple("restart", "End a plugin and start it again; calls are held meanwhile.")
+drain = _simple("drain", "Let a plugin finish its calls and end; start none until a restart.")
+reset = _simple("reset", "Forget a plugin's failures, and try to start it now.")
+
+
+@click.command()
+@click.argument("namespace")
+@click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="Last lines.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
+@admin_options
+def logs(namespace: str, tail: int, follow: bool, admin: str, token_file: str | None) -> None:
+    """Show what a plugin wrote to its output, and its log records."""
+    port = Admin(admin, token_file)
+    path = f"/admin/plugins/{namespace}/logs?tail={tail}"
+    if not follow:
+        for line in port.get(path)["lines"]:
+            click.echo(_log_line(line))
+        return
+    end_on_interrupt()
+    try:
+        for text in port.lines(f"{path}&follow=true"):
+            print_line(_log_line(json.loads(text)))
+    except ReaderGone:
+        return
+
+
+def _log_line(line: dict[str, Any]) -> str:
+    if "text" not in line:
+        return json.dumps(line)  # so many were lost, or the stream's end
+    when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line["text"])
+    return f"{when} {line['level']:7} {line['instance']} {text}"
+
+
+def _tell(answer: dict[str, Any], output: str) -> None:
+    show_one(_readable(answer) if output == "table" else answer, output)
+    if answer.get("outcome") == "rolled_back":
+        sys.exit(1)
+
+
+def _readable(record: dict[str, Any]) -> dict[str, Any]:
+    """``record`` with what is nested on one line, and without what is not there."""
+    flat = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            inner = [f"{key} {each:.3g}" if isinstance(each, float) else f"{key} {each}"
+                for key, each in value.items() if each is not None]  # fmt: skip
+            flat[name] = ", ".join(inner)
+        elif value not in (None, "", []) and name not in {"generations", "time", "since"}:
+            flat[name] = value
+    return flat

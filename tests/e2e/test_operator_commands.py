@@ -1,0 +1,98 @@
+"""The operators' commands against a real proxy."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from prism_process import SUPPORT
+
+PLUGIN = [sys.executable, str(SUPPORT / "stream_plugin.py")]
+
+
+@pytest.fixture(scope="module")
+def proxy(start_shared_prism, tmp_path_factory):
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text("correct-horse-battery\n")
+    token.chmod(0o600)
+    versions = {"v1.2": {"command": PLUGIN}, "v1.3": {"command": PLUGIN},
+        "broken": {"command": ["/no/such/program"]}}  # fmt: skip
+    proxy = start_shared_prism(
+        {
+            "admin": {"token_file": str(token)},
+            "plugins": [{"name": "streams", "type": "sidecar", "versions": versions}],
+            "namespaces": [
+                {"name": "user-profiles", "backend": "streams",
+                    "plugin": {"name": "streams", "version": "v1.2"}}
+            ],
+        }
+    )  # fmt: skip
+    proxy.token = token
+    return proxy
+
+
+def prism(proxy, *arguments, token=True):
+    options = ["--admin", proxy.admin, *(["--token-file", str(proxy.token)] if token else [])]
+    return subprocess.run(
+        [sys.executable, "-m", "prism", *arguments, *options],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_lists_and_descriptions(proxy):
+    listed = prism(proxy, "plugin", "list")
+    assert listed.stdout.split("\n")[1].split()[:3] == ["user-profiles", "streams", "1.0"]
+    (status,) = json.loads(prism(proxy, "plugin", "list", "-o", "json").stdout)
+    assert (status["state"], status["configured_version"]) == ("ready", "v1.2")
+    assert "state:" in prism(proxy, "plugin", "status", "user-profiles").stdout
+    assert "user-profiles" in prism(proxy, "namespace", "list").stdout
+    described = prism(proxy, "namespace", "describe", "user-profiles", "-o", "yaml")
+    assert "max_payload_bytes" in described.stdout
+
+
+def test_the_rfcs_reload_and_its_receipt(proxy):
+    done = prism(proxy, "plugin", "reload", "user-profiles", "--version", "v1.3", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    receipt = json.loads(done.stdout)
+    assert (receipt["outcome"], receipt["calls"]["lost"]) == ("swapped", 0)
+    table = prism(proxy, "plugin", "reload", "user-profiles")
+    assert "lost 0" in table.stdout
+    status = json.loads(prism(proxy, "plugin", "status", "user-profiles", "-o", "json").stdout)
+    assert status["configured_version"] == "v1.3"
+
+
+def test_a_reload_that_is_given_up(proxy):
+    done = prism(proxy, "plugin", "reload", "user-profiles", "--version", "broken", "-o", "json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["outcome"] == "rolled_back"
+    assert proxy.call("user-profiles", "echo", {"a": 1}).json() == {"a": 1}
+    unknown = prism(proxy, "plugin", "reload", "user-profiles", "--version", "v9")
+    assert unknown.returncode == 1
+    assert "v1.2" in unknown.stderr
+    assert prism(proxy, "plugin", "status", "nowhere").returncode == 1
+
+
+def test_restart_drain_and_reset(proxy):
+    assert prism(proxy, "plugin", "restart", "user-profiles").returncode == 0
+    drained = prism(proxy, "plugin", "drain", "user-profiles", "-o", "json")
+    assert json.loads(drained.stdout)["outcome"] == "drained"
+    assert proxy.call("user-profiles", "echo").status_code == 503
+    assert prism(proxy, "plugin", "restart", "user-profiles").returncode == 0
+    assert proxy.call("user-profiles", "echo").status_code == 200
+    assert prism(proxy, "plugin", "reset", "user-profiles").returncode == 0
+    assert prism(proxy, "plugin", "logs", "user-profiles").returncode == 0
+
+
+def test_who_shows_no_token_is_told_how(proxy):
+    refused = prism(proxy, "plugin", "reload", "user-profiles", token=False)
+    assert refused.returncode == 1
+    assert "--token-file" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_admin_port_that_is_not_there():
+    done = subprocess.run(
+        [sys.executable, "-m", "prism", "plugin", "list", "--admin", "http://127.0.0.1:1"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, "PRISM_ADMIN" in done.stderr) == (1, True)
