@@ -122,9 +122,12 @@ class Connection:
         return stream in self._streams
 
     def send_credit(self, stream: int) -> int:
-        """Bytes of DATA the peer has room for; DATA may be sent while it is above 0."""
+        """Bytes of DATA the peer has room for; DATA may be sent while it is above 0.
+
+        It is 0 once no more may be sent, as after the peer's CANCEL.
+        """
         entry = self._streams.get(stream)
-        return entry.send_credit if entry is not None else 0
+        return entry.send_credit if entry is not None and entry.may_send_data else 0
 
     def next_stream(self) -> int:
         """The id for this side's next Open."""

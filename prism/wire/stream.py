@@ -54,6 +54,11 @@ class Stream:
         """The type of the messages that the peer's DATA carries."""
         return (RESPONSE_TYPE if self.mine else REQUEST_TYPE)[self.method]
 
+    @property
+    def may_send_data(self) -> bool:
+        """Is DATA legal now, credit aside?"""
+        return Trigger.SENT_DATA in self._table[self.state]
+
     def after(self, trigger: Trigger) -> StreamState:
         """The state that ``trigger`` leads to; the caller sets it.
 

@@ -305,6 +305,21 @@ async def test_a_stream_stops_when_credit_runs_out():
         assert (await host.expect(Close)).status is StatusCode.CANCELLED
 
 
+async def test_a_stream_that_may_go_on_and_is_cancelled_at_once_ends_without_noise(caplog):
+    async with session_with({"window": 50_000}) as (host, *_rest):
+        stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="flood"), end=False)
+        for _ in range(5):
+            data = await host.expect(Data)
+        await trio.testing.wait_all_tasks_blocked()
+        received_together = b""
+        for event in (Credit(stream, data.size), Cancel(stream)):
+            host.connection.send(event)
+            received_together += host.connection.data_to_send()
+        await host.stream.send_all(received_together)
+        assert (await host.expect(Close)).status is StatusCode.CANCELLED
+    assert not caplog.records
+
+
 async def test_requests_beyond_the_credit_end_their_stream():
     async with session_with() as (host, *_rest):
         stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="flood"), end=False)

@@ -386,6 +386,17 @@ def test_data_that_crossed_a_cancel_is_dropped_undecoded(greeted, carried):
         host.send(Data(1, StreamRequest()))
 
 
+def test_a_call_that_was_cancelled_has_no_room_for_data(greeted, carried):
+    host, plugin = greeted()
+    host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
+    carried(host, plugin)
+    assert plugin.send_credit(1) > 0
+    host.send(Cancel(1))
+    carried(host, plugin)
+    assert plugin.is_open(1)
+    assert plugin.send_credit(1) == 0
+
+
 # -- order of writing ---------------------------------------------------------
 
 

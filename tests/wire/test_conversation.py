@@ -320,7 +320,8 @@ class Conversation(RuleBasedStateMachine):
             for number, call in side.calls.items():
                 assert connection.is_open(number)
                 if call.streaming:
-                    assert connection.send_credit(number) == call.credit
+                    may_send = call.may_send and not call.cancelled
+                    assert connection.send_credit(number) == (call.credit if may_send else 0)
 
     def carry_all(self) -> None:
         while any(side.pipe or side.connection.queued_bytes for side in self.sides):

@@ -193,4 +193,5 @@ class Proxy:
         orphans = self.end()
         assert not orphans, f"processes left behind: {orphans}\n{self.log}"
         if not self.tracebacks:
-            assert "Traceback" not in self.log, self.log
+            told = [line for line in self.log.splitlines() if "Traceback" in line]
+            assert not told, "\n".join([*told, "the log to its end:", self.log[-4000:]])

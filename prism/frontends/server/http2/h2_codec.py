@@ -70,6 +70,10 @@ class H2Codec:
         self._h2 = open_connection(settings, upgrade)
         self._collect()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_h2"):  # not where ``upgrade`` was refused
+            self._h2.release()
+
     @property
     def backlog(self) -> int:
         return len(self._out)

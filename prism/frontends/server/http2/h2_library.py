@@ -53,7 +53,15 @@ class _Decoder(hpack.Decoder):
 class Connection(h2.connection.H2Connection):
     """h2's connection. What each method changes stands in its docstring."""
 
+    MAX_CLOSED_STREAMS = 2**12
+    """Of how many ended streams h2 remembers how they ended. It would keep 65,536, which are
+    7 MB; what still comes for a stream that was reset is a matter of a round trip."""
+
     _began = False
+
+    def release(self) -> None:
+        """Let go of itself: h2 keeps its own methods in a table, a cycle for each connection."""
+        self._frame_dispatch_table.clear()
 
     def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
         """h2 does not insist on SETTINGS as a client's first frame (RFC 9113, 3.4)."""

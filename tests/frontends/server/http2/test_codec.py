@@ -1,5 +1,6 @@
 """What the connection relies on, of both codecs; a library that moves it fails here."""
 
+import gc
 import struct
 import tracemalloc
 
@@ -22,6 +23,7 @@ from prism.frontends.server.http2.events import (
     StreamReset,
     WindowOpened,
 )
+from prism.frontends.server.http2.h2_codec import H2Codec
 from prism.frontends.server.http2.limits import ClientError
 
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
@@ -271,6 +273,30 @@ def test_a_stream_above_the_announced_limit_is_told_like_any(client, make_codec)
         client.send_headers(stream_id, HEAD)
     kinds = [type(event) for event in codec.receive(client.data_to_send())]
     assert kinds == [WindowOpened] + [Request] * 6
+
+
+def test_a_connection_leaves_no_cycle_behind(client, make_codec):
+    codec = make_codec()
+    begin(client, codec)
+    gc.collect()
+    gc.disable()
+    try:
+        del codec
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_h2_remembers_only_the_last_streams_that_ended(client):
+    codec = H2Codec(ServerSettings())
+    begin(client, codec)
+    for _ in range(4500):
+        stream = client.get_next_available_stream_id()
+        client.send_headers(stream, HEAD, end_stream=True)
+        codec.receive(client.data_to_send())
+        codec.send_response(stream, STATUS, b"", True)
+        client.receive_data(bytes(codec.take()))
+    assert len(codec._h2._closed_streams) == 2**12
 
 
 def test_settings_that_nobody_knows_are_not_kept(codec):
