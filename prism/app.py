@@ -13,16 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import trio
 
-from prism.contract.config import Config, NamespaceConfig, PluginConfig
+from prism.contract.config import Config
 from prism.contract.config import ServerTLS as ServerTLSConfig
-from prism.contract.exceptions import Draining, ListenError, UnknownVersion
-from prism.core.config import Credentials, UnknownPlugin, resolve_plugin
+from prism.contract.exceptions import CallError, Draining, ListenError, OperationInProgress
 from prism.core.config.admin_rules import socket_path
 from prism.core.config.plugin_rules import is_loopback
+from prism.core.instance_specs import instance_specs
+from prism.core.live_config import LiveConfig, Load
 from prism.core.namespace import Namespace
+from prism.core.observability.config_metrics import ConfigMetrics
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
 from prism.frontends.admin import Access, AdminApp, Administered
@@ -45,7 +46,6 @@ from prism.frontends.server_metrics import ServerMetrics
 from prism.lifecycle.descriptors import connections_that_fit
 from prism.lifecycle.given_sockets import GivenSocket, Role, for_place
 from prism.lifecycle.successor import PassedSocket
-from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")
@@ -54,6 +54,9 @@ ADMIN_SETTINGS = ServerSettings(
     graceful_timeout=1.0, max_connections=64, max_connections_per_peer=64
 )
 """The admin port has few clients, and must not use up what the data port needs."""
+
+BUSY_PAUSE = 1.0
+"""Seconds until a configuration is applied again that met the reload of a plugin."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +70,32 @@ class Ready:
 
 @dataclass
 class Proxy:
-    """A proxy for ``config``. ``run`` it once; ``stop`` ends it gracefully.
+    """A proxy that starts with ``config``. ``run`` it once; ``stop`` ends it gracefully.
 
-    ``given`` are listening sockets to use instead of opening them.
+    ``given`` are listening sockets to use instead of opening them. ``load`` reads the
+    configuration anew, for a reload; ``live`` is the one in use.
     """
 
     config: Config
     given: Sequence[GivenSocket] = ()
+    load: Load | None = None
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.supervisor = Supervisor(
-            instance_spec(namespace, self.config) for namespace in self.config.namespaces
-        )
+        self.supervisor = Supervisor(instance_specs(self.config))
         self.router = Router(
             Namespace.from_config(namespace, self.supervisor.slots[namespace.name])
             for namespace in self.config.namespaces
         )
+        self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
         self._metrics = Metrics(self.router, self.supervisor)
+        self._metrics.register(ConfigMetrics(self.live))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.websocket_origins)
         self._door = DoorApp(self.router, self._metrics, origins)
-        self._administered = Administered(self.router, self.supervisor, self._metrics, self.stop)
+        self._administered = Administered(
+            self.router, self.supervisor, self._metrics, self.live, self.stop
+        )
         self._admin = AdminApp(self._administered)
         self._admin_stop = trio.Event()
         self._tls: ServerTLS | None = None
@@ -170,10 +177,24 @@ class Proxy:
         if replaced:
             self._admin_stop.set()
 
-    def reload(self) -> None:
-        """What SIGHUP does, in this order. What cannot be replaced stays as it is."""
-        for action in (self._reload_certificates, self._reload_admin_token):
-            action()
+    async def reload(self) -> None:
+        """Read everything again: certificates, the operators' token, the configuration.
+
+        What cannot be replaced stays as it is, and the log says why. Waits for a plugin's
+        reload that is under way.
+        """
+        self._reload_certificates()
+        self._reload_admin_token()
+        while self.live.has_file:
+            try:
+                await self.live.apply()
+            except OperationInProgress:
+                await trio.sleep(BUSY_PAUSE)
+            except CallError as error:
+                log.error("%s", error)
+                return
+            else:
+                return
 
     def absences(self) -> dict[str, str]:
         """Each namespace, and why it has no plugin now; "" if it has."""
@@ -248,28 +269,6 @@ class Proxy:
                 way_out = 'give one that is on loopback, or accept it with "insecure: true"'
             if why:
                 raise ListenError(f"the given socket {address}", why, way_out)
-
-
-def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
-    """What the supervision needs to know of ``namespace``'s plugin."""
-    plugin = resolve_plugin(config, namespace)
-    return InstanceSpec(
-        namespace=namespace.name,
-        backend=namespace.backend,
-        plugin_name=namespace.plugin.name or namespace.backend,
-        plugin=plugin,
-        config_json=msgspec.json.encode(namespace.config).decode(),
-        credentials=Credentials(namespace.credentials, Path(config.secrets.directory)),
-        verification=config.verification,
-        at_version=partial(_plugin_at_version, config, namespace),
-    )
-
-
-def _plugin_at_version(config: Config, namespace: NamespaceConfig, version: str) -> PluginConfig:
-    try:
-        return resolve_plugin(config, namespace, version)
-    except UnknownPlugin as error:
-        raise UnknownVersion(f"namespace {namespace.name!r}: {error}") from None
 
 
 def _server_tls(config: ServerTLSConfig | None) -> ServerTLS | None:

@@ -2,7 +2,7 @@
 
 =================  ==========================================================
 SIGTERM, SIGINT    finish what is in flight and end; a second one ends at once
-SIGHUP             read again what may change (``Proxy.reload`` lists it)
+SIGHUP             read certificates, token and configuration again
 SIGUSR2            start a successor, hand the sockets over, then end
 =================  ==========================================================
 """
@@ -18,6 +18,8 @@ import trio
 from prism.app import Proxy, Ready
 from prism.contract.config import Config
 from prism.contract.exceptions import HandoverFailed, PrismError
+from prism.core.config.file_watch import FileWatch
+from prism.core.live_config import Load
 from prism.lifecycle import service_manager
 from prism.lifecycle.given_sockets import GivenSocket
 from prism.lifecycle.predecessor import Predecessor
@@ -33,21 +35,26 @@ async def run_until_signalled(
     on_ready: Callable[[Ready], None] = lambda _ready: None,
     given: Sequence[GivenSocket] = (),
     predecessor: Predecessor | None = None,
+    load: Load | None = None,
+    watch: FileWatch | None = None,
 ) -> bool:
     """Run a proxy until a signal, or a successor, ends it.
 
-    Returns whether it ended gracefully.
+    ``load`` reads the configuration again, on SIGHUP, when an operator asks for it, and
+    when ``watch`` sees the file change. Returns whether it ended gracefully.
 
     Raises:
         ListenError, ConfigError: as ``Proxy.run``.
         HandoverFailed: ``predecessor`` did not let this process in.
     """
-    proxy = Proxy(config, given)
+    proxy = Proxy(config, given, load)
     graceful = False
     try:
         async with trio.open_nursery() as nursery:
             control = _Control(proxy, nursery.cancel_scope)
             await nursery.start(control.obey_signals)
+            if watch is not None:
+                nursery.start_soon(control.follow, watch)
             await control.run(on_ready, predecessor)
             graceful = True
             nursery.cancel_scope.cancel()
@@ -72,7 +79,9 @@ class _Control:
         self._proxy = proxy
         self._everything = everything
         self._handover: trio.CancelScope | None = None
-        self._serving = self._told_to_stop = False
+        self._told_to_stop = False
+        self._serving = trio.Event()
+        self._reload_asked_for = trio.Event()
         self._had_terminal = _has_terminal()
         self._status = ""
 
@@ -80,7 +89,7 @@ class _Control:
         """Run the proxy, and tell those who wait for it that it serves."""
 
         def serving(ready: Ready) -> None:
-            self._serving = True
+            self._serving.set()
             self._status = f"serving {', '.join(str(address) for address in ready.data)}"
             if predecessor is not None:
                 predecessor.serving()
@@ -101,12 +110,13 @@ class _Control:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._reload_when_asked)
                 async for number in signals:
                     name = signal.Signals(number).name
                     if number == signal.SIGUSR2:
                         self._make_way(nursery)
                     elif number == signal.SIGHUP and not self._terminal_is_gone():
-                        self._reload()
+                        self._ask_for_reload("reloading on SIGHUP")
                     else:
                         self._stop(name)
 
@@ -128,19 +138,34 @@ class _Control:
             self._handover.cancel()
         self._proxy.stop()
 
-    def _reload(self) -> None:
-        log.info("reloading on SIGHUP")
-        if not self._serving or self._handover is not None:
-            self._proxy.reload()  # the service manager waits for something else
-            return
-        service_manager.reloading("reading files again")
-        self._proxy.reload()
-        service_manager.ready(self._status)
+    async def follow(self, watch: FileWatch) -> None:
+        """Reload whenever the configuration file has changed."""
+        while True:
+            await watch.changed()
+            self._ask_for_reload(f"reloading, since {watch.file} has changed")
+
+    def _ask_for_reload(self, why: str) -> None:
+        log.info("%s", why)
+        self._reload_asked_for.set()
+
+    async def _reload_when_asked(self) -> None:
+        """One reload at a time; all that is asked for meanwhile is one more."""
+        await self._serving.wait()
+        while True:
+            await self._reload_asked_for.wait()
+            self._reload_asked_for = trio.Event()
+            if self._handover is not None:  # the service manager waits for something else
+                await self._proxy.reload()
+                continue
+            service_manager.reloading("reading files again")
+            await self._proxy.reload()
+            if not self._told_to_stop:
+                service_manager.ready(self._status)
 
     def _make_way(self, nursery: trio.Nursery) -> None:
         if self._handover is not None:
             log.warning("SIGUSR2 is refused: a successor is being started already")
-        elif self._proxy.shutdown.is_set() or not self._serving:
+        elif self._proxy.shutdown.is_set() or not self._serving.is_set():
             log.warning("SIGUSR2 is refused: this process is starting or stopping")
         else:
             self._handover = trio.CancelScope()
@@ -155,7 +180,7 @@ class _Control:
                     command(),
                     proxy.sockets,
                     proxy.absences,
-                    proxy.config.handover_timeout_seconds,
+                    proxy.live.current.handover_timeout_seconds,
                 )
                 log.info("pid %d serves now; finishing what is in flight here", pid)
                 service_manager.replaced(pid, f"pid {pid} took over; {self._status}")

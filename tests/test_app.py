@@ -2,7 +2,7 @@ import httpx
 import pytest
 import trio
 
-from prism.app import Proxy, Ready, instance_spec
+from prism.app import Proxy, Ready
 from prism.contract.config import (
     AdminConfig,
     Config,
@@ -12,6 +12,7 @@ from prism.contract.config import (
     SecretsConfig,
 )
 from prism.contract.exceptions import ListenError
+from prism.core.instance_specs import instance_spec
 
 
 def config(**changes) -> Config:

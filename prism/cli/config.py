@@ -1,8 +1,12 @@
-"""``prism config``: check a configuration, and describe what one may contain."""
+"""``prism config``: check a configuration, and what a running proxy makes of it."""
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from prism.cli.admin import Admin, admin_options
+from prism.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
     from prism.contract.config import ListenConfig
@@ -11,12 +15,16 @@ EPILOG = """\b
 Examples:
   prism config check prism.yaml
   prism config schema > prism.schema.json
+  prism config plan                  what would change, were the file applied now
+  prism config apply                 change it, as one change or not at all
+  prism config show                  what the proxy uses now
+  prism config show --config FILE    what a file says, without a proxy
 """
 
 
 @click.group(epilog=EPILOG)
 def config() -> None:
-    """Check configurations, and describe what they may contain."""
+    """Check configurations, and change that of a running proxy."""
 
 
 @config.command()
@@ -70,3 +78,67 @@ def schema() -> None:
     from prism.core.config import schema_json
 
     click.echo(schema_json(), nl=False)
+
+
+@config.command()
+@output_option
+@admin_options
+def plan(output: str, admin: str, token_file: str | None) -> None:
+    """Say what applying the proxy's configuration file, as it is now, would do.
+
+    Changes nothing. A namespace starts, reloads (no call is lost), restarts (its plugin may
+    not run twice, so calls wait), is updated (limits), stops, or stays.
+    """
+    _show_changes(Admin(admin, token_file).get("/admin/config/plan"), output)
+
+
+@config.command()
+@output_option
+@admin_options
+def apply(output: str, admin: str, token_file: str | None) -> None:
+    """Have the proxy use its configuration file as it is now.
+
+    As one change or, if one plugin does not start, not at all. SIGHUP does the same. Exit
+    status 1 where it was not applied, or where a plugin could not be replaced.
+    """
+    outcome = Admin(admin, token_file).post("/admin/config/apply", {})
+    _show_changes(outcome, output)
+    failures = dict(outcome["failures"])
+    for receipt in outcome["receipts"]:
+        if receipt["outcome"] == "rolled_back":
+            failures[receipt["namespace"]] = f"runs as before: {receipt['reason']}"
+    if not outcome["applied"]:
+        click.echo("Nothing has changed:", err=True)
+    for namespace, reason in failures.items():
+        click.echo(f"{namespace}: {reason}", err=True)
+    if failures:
+        sys.exit(1)
+
+
+def _show_changes(found: dict[str, Any], output: str) -> None:
+    if output != "table":
+        show_one(found, output)
+        return
+    for warning in found["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    if found["changes"]:
+        show(found["changes"], output, ["namespace", "action", "note"])
+    if found["settings"]:
+        click.echo()
+        show(found["settings"], output, ["setting", "takes_effect"])
+    if not found["changes"] and not found["settings"]:
+        click.echo("no namespaces")
+
+
+@config.command("show")
+@click.option("--config", "-c", "file", metavar="FILE", help="Of this file, without a proxy.")
+@click.option("--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml")
+@admin_options
+def show_config(file: str | None, output: str, admin: str, token_file: str | None) -> None:
+    """Print the configuration in use, or that of a file, in full: defaults too, secrets hidden."""
+    if file is None:
+        show_one(Admin(admin, token_file).get("/admin/config")["config"], output)
+        return
+    from prism.core.config import load_config, redacted
+
+    show_one(redacted(load_config(file).config), output)

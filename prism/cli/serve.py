@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from prism.app import Ready
     from prism.contract.config import Config, NamespaceConfig
+    from prism.core.config import LoadedConfig
     from prism.lifecycle.given_sockets import GivenSocket
     from prism.lifecycle.predecessor import Predecessor
 
@@ -33,8 +35,9 @@ Examples:
   prism serve --port 8080 --admin-port 0
 
 SIGTERM or Ctrl-C finishes what is in flight and exits with 0; a second one ends
-at once, with 3. SIGHUP reads the TLS files again. SIGUSR2 starts a successor on the
-same sockets, and ends when it serves: a rolling restart (docs/operations.md).
+at once, with 3. SIGHUP reads the configuration and the TLS files again. SIGUSR2 starts
+a successor on the same sockets, and ends when it serves: a rolling restart
+(docs/operations.md).
 """
 
 
@@ -47,6 +50,7 @@ same sockets, and ends when it serves: a rolling restart (docs/operations.md).
     envvar="PRISM_CONFIG",
     help="Configuration (docs/configuration.md); without one, a demo.",
 )
+@click.option("--watch", is_flag=True, help="Apply the configuration whenever its file changes.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Data port; 0 takes a free one.")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Admin port; 0 takes a free one.")
 @click.option(
@@ -61,6 +65,7 @@ same sockets, and ends when it serves: a rolling restart (docs/operations.md).
 )
 def serve(
     file: str | None,
+    watch: bool,
     port: int | None,
     admin_port: int | None,
     data_fds: tuple[int, ...],
@@ -71,6 +76,8 @@ def serve(
     from prism.lifecycle import given_sockets
     from prism.lifecycle.predecessor import take_over
 
+    if watch and file is None:
+        raise click.UsageError("--watch needs a file to watch: --config FILE")
     handover = take_over(os.environ)
     if handover is not None:
         predecessor, given = handover
@@ -79,7 +86,7 @@ def serve(
         given += [given_sockets.from_descriptor(number, "data") for number in data_fds]
         given += [given_sockets.from_descriptor(number, "admin") for number in admin_fds]
     try:
-        graceful = _run(file, port, admin_port, given, predecessor)
+        graceful = _run(file, watch, port, admin_port, given, predecessor)
     except PrismError as error:
         if predecessor is None:
             raise
@@ -90,32 +97,28 @@ def serve(
 
 def _run(
     file: str | None,
+    watch: bool,
     port: int | None,
     admin_port: int | None,
     given: "Sequence[GivenSocket]",
     predecessor: "Predecessor | None",
 ) -> bool:
     import trio
-    from msgspec.structs import replace
 
-    from prism.core.config import load_config
+    from prism.core.config.file_watch import FileWatch
     from prism.core.observability.logs import setup_logging
     from prism.running import run_until_signalled
-    from prism.supervision.import_path import look_in
 
+    load = None
+    watched = FileWatch(file) if watch and file is not None else None  # before it is read
     if file is None:
-        config = demo_config()
+        config = _with_ports(demo_config(), port, admin_port)
     else:
-        loaded = load_config(file)
+        load = partial(_load, file, port, admin_port)
+        loaded = load()
         config = loaded.config
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
-        if any(_has_only_a_name(namespace, config) for namespace in config.namespaces):
-            look_in(Path(file).absolute().parent)
-    if port is not None:
-        config = replace(config, listen=replace(config.listen, port=port))
-    if admin_port is not None:
-        config = replace(config, admin=replace(config.admin, port=admin_port))
     setup_logging(config.log.level, config.log.format)
 
     def on_ready(ready: "Ready") -> None:
@@ -124,7 +127,30 @@ def _run(
         gc.set_threshold(GC_THRESHOLD)
         _say(greeting(config, ready, demo=file is None))
 
-    return trio.run(run_until_signalled, config, on_ready, given, predecessor)
+    return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
+
+
+def _load(file: str, port: int | None, admin_port: int | None) -> "LoadedConfig":
+    """The file, with the ports of the command line; its plugins are looked for beside it."""
+    from dataclasses import replace
+
+    from prism.core.config import load_config
+    from prism.supervision.import_path import look_in
+
+    loaded = load_config(file)
+    if any(_has_only_a_name(namespace, loaded.config) for namespace in loaded.config.namespaces):
+        look_in(Path(file).absolute().parent)
+    return replace(loaded, config=_with_ports(loaded.config, port, admin_port))
+
+
+def _with_ports(config: "Config", port: int | None, admin_port: int | None) -> "Config":
+    from msgspec.structs import replace
+
+    if port is not None:
+        config = replace(config, listen=replace(config.listen, port=port))
+    if admin_port is not None:
+        config = replace(config, admin=replace(config.admin, port=admin_port))
+    return config
 
 
 def _has_only_a_name(namespace: "NamespaceConfig", config: "Config") -> bool:

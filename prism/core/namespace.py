@@ -39,6 +39,13 @@ class Namespace:
             config.while_unavailable,
         )
 
+    def update(self, config: NamespaceConfig) -> None:
+        """Take over what can change under calls: it is for those that come from now on."""
+        self.limits = config.limits
+        self.backend = config.backend
+        self.description = config.description
+        self.while_unavailable = config.while_unavailable
+
     def deadline(self, now: float, timeout: float | None) -> float:
         """When a call that starts ``now`` must end, if it asks for ``timeout`` seconds."""
         if timeout is None:

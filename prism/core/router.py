@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from prism.contract.exceptions import UnknownNamespace
+from prism.contract.exceptions import Draining, UnknownNamespace
 from prism.core.namespace import Namespace
 from prism.core.policies import build_stack
 from prism.core.request import Handler, Reply, Request
@@ -26,10 +26,11 @@ class Router:
         self._namespaces[namespace.name] = namespace
         self._handlers[namespace.name] = build_stack(namespace)
 
-    def remove(self, name: str) -> None:
-        """Make the namespace unreachable for new calls."""
-        del self._namespaces[name]
+    def remove(self, name: str, reason: str) -> None:
+        """Make the namespace unreachable for new calls, and end its open streams."""
+        namespace = self._namespaces.pop(name)
         del self._handlers[name]
+        namespace.end_streams(Draining(reason))
 
     def find(self, name: str) -> Namespace:
         """The namespace called ``name``.

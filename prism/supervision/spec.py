@@ -21,7 +21,8 @@ class InstanceSpec:
     gives the plugin in another of the catalogue's versions, or raises ``UnknownVersion``.
 
     Specs are equal when an instance of one could serve for the other: ``credentials``
-    must therefore be a value, not just any function.
+    must therefore be a value, not just any function. ``verification`` says whose code may
+    start, which is of no meaning for what runs.
     """
 
     namespace: str
@@ -30,7 +31,7 @@ class InstanceSpec:
     plugin: PluginConfig
     config_json: str
     credentials: Callable[[], dict[str, str]]
-    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
     at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
 
     @property

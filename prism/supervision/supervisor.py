@@ -100,6 +100,11 @@ class Supervisor:
         return {name: keeper.slot for name, keeper in self._keepers.items()}
 
     @property
+    def specs(self) -> Mapping[str, InstanceSpec]:
+        """What each namespace's instance is made of now: a reload may have chosen a version."""
+        return {name: keeper.spec for name, keeper in self._keepers.items()}
+
+    @property
     def journals(self) -> Mapping[str, Journal]:
         """What is counted and kept of each namespace's plugin, for metrics."""
         return {name: keeper.journal for name, keeper in self._keepers.items()}

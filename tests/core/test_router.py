@@ -22,7 +22,7 @@ def test_replacing_and_removing(make_namespace):
     other = make_namespace()
     router.add(other)
     assert router.find("kv") is other
-    router.remove("kv")
+    router.remove("kv", "it was removed")
     with pytest.raises(UnknownNamespace):
         router.find("kv")
 

@@ -24,7 +24,7 @@ HIDDEN = "***"
 _PLACEHOLDER = re.compile(r"\{\{\s*secret:([A-Za-z0-9][A-Za-z0-9._-]{0,254})\s*\}\}")
 _SECRET_BRACES = re.compile(r"\{\{\s*secret\s*:")
 _SECRET_KEY = re.compile(
-    r"passw(or)?d|passphrase|(^|[_.-])(pwd|secret|token|credentials?)$"
+    r"passw(or)?d|passphrase|(^|(?<!without)[_.-])(pwd|secret|token|credentials?)$"
     r"|(api|access|private|secret)[_-]?key$",
     re.IGNORECASE,
 )

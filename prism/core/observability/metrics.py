@@ -103,6 +103,9 @@ class Metrics(Collector):
         plugin_duration = HistogramMetricFamily(
             "prism_plugin_duration_seconds", "The plugin's share of it", labels=labels
         )
+        known = {UNKNOWN, *(namespace.name for namespace in self._router.namespaces())}
+        for names in [names for names in self._operations if names[0] not in known]:
+            del self._operations[names]  # the namespace was removed
         for names, operation in self._operations.items():
             for status, count in zip(StatusCode, operation.requests, strict=True):
                 if count:

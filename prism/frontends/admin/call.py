@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from prism.contract.exceptions import UnknownNamespace
+from prism.core.live_config import LiveConfig
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.request import CallRecord
@@ -20,6 +21,7 @@ class Administered:
     router: Router
     supervisor: Supervisor
     metrics: Metrics
+    config: LiveConfig
     stop: Callable[[], None]
     draining: bool = False
 

@@ -1,6 +1,6 @@
 """What goes over the admin port, where ``prism.supervision.report`` has no type for it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -161,6 +161,19 @@ class NamespaceDescription(msgspec.Struct, frozen=True):
     limits: NamespaceLimits
     operations: list[OperationFacts]
     plugin: NamespaceStatus
+
+
+class ConfigInUse(msgspec.Struct, frozen=True):
+    """The configuration in use, as the file would have it, secrets as `***`.
+
+    `generation` counts the configurations used, `settled` is false while the last attempt to
+    change it failed; `changed_at` is a Unix time.
+    """
+
+    generation: int
+    settled: bool
+    changed_at: float
+    config: dict[str, Any]
 
 
 class Stopping(msgspec.Struct, frozen=True):

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from prism.contract.exceptions import MethodNotAllowed, NotFound
+from prism.core.live_config import ConfigOutcome, ConfigPlan
 from prism.core.names import namespace_name
-from prism.frontends.admin import follow, operations, reads
+from prism.frontends.admin import configuration, follow, operations, reads
 from prism.frontends.admin.access import Right
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
+    ConfigInUse,
     EventsQuery,
     LogLines,
     LogsQuery,
@@ -18,6 +20,7 @@ from prism.frontends.admin.messages import (
     NamespaceList,
     NamespaceRequest,
     NoQuery,
+    Nothing,
     PluginHealth,
     PluginList,
     ReloadRequest,
@@ -88,6 +91,9 @@ ROUTES: tuple[Route, ...] = (
         streamed=Event,
         follow=follow.events,
     ),
+    Route("GET", "/admin/config", R, configuration.config, ConfigInUse),
+    Route("GET", "/admin/config/plan", R, configuration.plan, ConfigPlan),
+    Route("POST", "/admin/config/apply", C, configuration.apply, ConfigOutcome, Nothing),
     Route("POST", "/admin/drain", C, operations.drain_all, Stopping, status=202),
 )
 OPENAPI_PATH = "/admin/openapi.json"

@@ -152,6 +152,7 @@ def test_keys_that_name_a_secret(key: str) -> None:
         ("url", "https://h:80/a@b"),
         ("url", "postgres://user@h/db"),
         ("key_prefix", "a"),
+        ("without_token", "read"),
     ],
 )
 def test_what_only_looks_like_a_secret(key: str, text: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import trio
 
-from prism.contract.config import PluginConfig
+from prism.contract.config import Config, NamespaceConfig, PluginConfig
+from prism.core.config import LoadedConfig
+from prism.core.live_config import LiveConfig
 from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
@@ -113,9 +115,12 @@ async def admin(nursery: trio.Nursery) -> Admin:
     router = Router(Namespace(name, slot) for name, slot in supervisor.slots.items())
     await nursery.start(supervisor.run)
     stops: list[bool] = []
-    proxy = Administered(
-        router, supervisor, Metrics(router, supervisor), lambda: stops.append(True)
+    config = Config(
+        namespaces=[NamespaceConfig(name=name, backend="sqlite") for name in ("kv", "other")]
     )
+    live = LiveConfig(config, router, supervisor, lambda: LoadedConfig(config, (), "prism.yaml"))
+    metrics = Metrics(router, supervisor)
+    proxy = Administered(router, supervisor, metrics, live, lambda: stops.append(True))
     made = Admin(AdminApp(proxy, Access(without_token=Right.CHANGE)), proxy)
     made.stops = stops
     return made

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from prism.frontends.admin import follow, operations, reads
+from prism.frontends.admin import configuration, follow, operations, reads
 from prism.frontends.admin.access import Right
 from prism.frontends.admin.openapi import OPENAPI
 from prism.frontends.admin.routes import OPENAPI_PATH, ROUTES
@@ -61,7 +61,7 @@ def test_every_route_is_described_and_nothing_else():
 
 def test_every_handler_has_a_route():
     handlers = {route.handler for route in ROUTES} | {route.follow for route in ROUTES}
-    for module in (reads, operations, follow):
+    for module in (reads, operations, configuration, follow):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             assert name.startswith("_") or function in handlers, name
 
@@ -104,6 +104,13 @@ async def test_changes_answer_what_is_described(admin, operation):
     answer = await admin.ask("POST", path, {"namespace": "kv"})
     content = OPENAPI["paths"][path]["post"]["responses"]["200"]["content"]
     fits(answer.json, content["application/json"]["schema"], path)
+
+
+async def test_applying_answers_what_is_described(admin):
+    answer = await admin.ask("POST", "/admin/config/apply", {})
+    assert answer.json["applied"]
+    content = OPENAPI["paths"]["/admin/config/apply"]["post"]["responses"]["200"]["content"]
+    fits(answer.json, content["application/json"]["schema"], "apply")
 
 
 async def test_errors_are_as_described(admin):
