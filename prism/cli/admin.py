@@ -66,6 +66,16 @@ class Admin:
         """The JSON at ``path``."""
         return self._ask(lambda: self._client.get(path))
 
+    def peek(self, path: str) -> Any:
+        """The JSON at ``path``, or None where it cannot be had."""
+        import httpx
+
+        try:
+            response = self._client.get(path)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return None
+        return response.json() if response.is_success else None
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """What a change answers. It is waited for: a reload takes as long as it drains."""
         return self._ask(lambda: self._client.post(path, json=body))

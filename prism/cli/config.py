@@ -109,6 +109,8 @@ def apply(output: str, admin: str, token_file: str | None) -> None:
             failures[receipt["namespace"]] = f"runs as before: {receipt['reason']}"
     if not outcome["applied"]:
         click.echo("Nothing has changed:", err=True)
+    elif output == "table":
+        click.echo(f"Applied; this is configuration {outcome['generation']}.")
     for namespace, reason in failures.items():
         click.echo(f"{namespace}: {reason}", err=True)
     if failures:

@@ -187,12 +187,9 @@ class LiveConfig:
         for change in self._supervisor.plan(self._specs(loaded.config)):
             name, action = change.namespace, change.action
             if action == "stay":
-                old, new = before[name], after[name]
-                if _updatable(old) != _updatable(new):
-                    changes.append(NamespaceChange(name, "update"))
-                else:
-                    note = _difference(running[name], wanted[name])
-                    changes.append(NamespaceChange(name, "stay", note))
+                same = _updatable(before[name]) == _updatable(after[name])
+                note = _difference(running[name], wanted[name])
+                changes.append(NamespaceChange(name, "stay" if same else "update", note))
             else:
                 changes.append(NamespaceChange(name, action))
         return ConfigPlan(

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ PAGES = [
     "docs/sqlite.md",
     "docs/http-api.md",
     "docs/plugin-verification.md",
+    "docs/admin.md",
 ]
 PRISM = Path(sys.executable).parent / "prism"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,52 +49,86 @@ def matches(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
 
 
+class Served:
+    """A ``prism serve`` on free ports, which the pages call 50051 and 50052."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [PRISM, "serve", *arguments, "--port", "0", "--admin-port", "0"],
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.greeting = ""
+        lines = 2 if arguments else 6
+        for _ in range(lines):
+            self.greeting += self.process.stdout.readline()
+        found = re.findall(r":(\d+)", self.greeting)[:2]
+        self._ports = dict(zip(("50051", "50052"), found, strict=True))
+        self.greeting = self.as_shown(self.greeting)
+
+    def as_run(self, command: str) -> str:
+        """``command`` with the ports that this proxy has."""
+        for shown, real in self._ports.items():
+            command = command.replace(f":{shown}", f":{real}")
+        return command
+
+    def as_shown(self, printed: str) -> str:
+        """What was printed, with the ports of the pages."""
+        for shown, real in self._ports.items():
+            printed = printed.replace(f":{real}", f":{shown}")
+        return printed
+
+    def stop(self) -> None:
+        """End it; a proxy always ends gracefully."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait() == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
 @pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """The data port of a fresh demo proxy, and what it printed at its start."""
-    with subprocess.Popen(
-        [PRISM, "serve", "--port", "0", "--admin-port", "0"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        printed = "".join(process.stdout.readline() for _ in range(6))
-        port = re.search(r"on http://127\.0\.0\.1:(\d+)\n", printed)
-        assert port is not None, printed
-        yield int(port[1]), printed
-        process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start proxies that end with the test."""
+    started: list[Served] = []
+
+    def start(*arguments: str) -> Served:
+        started.append(Served(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        proxy.stop()
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_tells_the_truth(page: str, proxy: tuple[int, str], tmp_path: Path) -> None:
+def test_the_page_tells_the_truth(page: str, serve: Callable[..., Served], tmp_path: Path) -> None:
     if shutil.which("curl") is None and not os.environ.get("CI"):
         pytest.skip("curl is not installed (Debian: apt-get install curl)")
-    port, greeting = proxy
-    greeting = greeting.replace(f":{port}", ":50051")
-    greeting = re.sub(r"Metrics and health on http://127\.0\.0\.1:\d+", _admin, greeting)
-    environment = {
-        "PATH": f"{PRISM.parent}{os.pathsep}{os.environ['PATH']}",
-        "PRISM_URL": f"http://127.0.0.1:{port}",
-        "TERM": "dumb",
-    }
+    proxy = serve()
     for command, expected in steps(page):
         if command == "make serve":
-            assert matches(expected, greeting), greeting
+            assert matches(expected, proxy.greeting), proxy.greeting
             continue
+        if command.startswith("prism serve "):
+            proxy = serve(*command.split()[2:])
+            assert matches(expected, proxy.greeting), proxy.greeting
+            continue
+        environment = {
+            "PATH": f"{PRISM.parent}{os.pathsep}{os.environ['PATH']}",
+            "PRISM_URL": proxy.as_run("http://127.0.0.1:50051"),
+            "PRISM_ADMIN": proxy.as_run("http://127.0.0.1:50052"),
+            "TERM": "dumb",
+        }
         ran = subprocess.run(
-            ["sh", "-c", command.replace(":50051", f":{port}").replace("curl ", "curl -sS ")],
+            ["sh", "-c", proxy.as_run(command).replace("curl ", "curl -sS ")],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        printed = (ran.stdout + ran.stderr).replace("\r", "").replace(f":{port}", ":50051")
+        printed = proxy.as_shown((ran.stdout + ran.stderr).replace("\r", ""))
         assert matches(expected, printed), f"{command}\nprinted\n{printed}\ninstead of\n{expected}"
-
-
-def _admin(_found: re.Match[str]) -> str:
-    return "Metrics and health on http://127.0.0.1:50052"

@@ -3,11 +3,10 @@
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
-from prism_process import SUPPORT
-
-PLUGIN = [sys.executable, str(SUPPORT / "stream_plugin.py")]
+from prism_process import WAITING, eventually
 
 
 @pytest.fixture(scope="module")
@@ -15,15 +14,15 @@ def proxy(start_shared_prism, tmp_path_factory):
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("correct-horse-battery\n")
     token.chmod(0o600)
-    versions = {"v1.2": {"command": PLUGIN}, "v1.3": {"command": PLUGIN},
+    versions = {"v1.2": {"command": WAITING}, "v1.3": {"command": WAITING},
         "broken": {"command": ["/no/such/program"]}}  # fmt: skip
     proxy = start_shared_prism(
         {
             "admin": {"token_file": str(token)},
-            "plugins": [{"name": "streams", "type": "sidecar", "versions": versions}],
+            "plugins": [{"name": "waiting", "type": "sidecar", "versions": versions}],
             "namespaces": [
-                {"name": "user-profiles", "backend": "streams",
-                    "plugin": {"name": "streams", "version": "v1.2"}}
+                {"name": "user-profiles", "backend": "waiting",
+                    "plugin": {"name": "waiting", "version": "v1.2"}}
             ],
         }
     )  # fmt: skip
@@ -41,7 +40,7 @@ def prism(proxy, *arguments, token=True):
 
 def test_lists_and_descriptions(proxy):
     listed = prism(proxy, "plugin", "list")
-    assert listed.stdout.split("\n")[1].split()[:3] == ["user-profiles", "streams", "1.0"]
+    assert listed.stdout.split("\n")[1].split()[:4] == ["user-profiles", "waiting", "v1.2", "1.0.0"]
     (status,) = json.loads(prism(proxy, "plugin", "list", "-o", "json").stdout)
     assert (status["state"], status["configured_version"]) == ("ready", "v1.2")
     assert "state:" in prism(proxy, "plugin", "status", "user-profiles").stdout
@@ -59,6 +58,19 @@ def test_the_rfcs_reload_and_its_receipt(proxy):
     assert "lost 0" in table.stdout
     status = json.loads(prism(proxy, "plugin", "status", "user-profiles", "-o", "json").stdout)
     assert status["configured_version"] == "v1.3"
+
+
+def test_how_far_a_reload_is(proxy):
+    stuck = threading.Thread(target=proxy.call, args=("user-profiles", "wait", {"seconds": 4}))
+    stuck.start()
+    try:
+        shown = ("plugin", "status", "user-profiles", "-o", "json")
+        eventually(lambda: json.loads(prism(proxy, *shown).stdout)["in_flight"] == 1)
+        done = prism(proxy, "plugin", "reload", "user-profiles", "-o", "json")
+    finally:
+        stuck.join()
+    assert json.loads(done.stdout)["calls"]["finished_on_old"] == 1
+    assert "draining, 1 in flight" in done.stderr
 
 
 def test_a_reload_that_is_given_up(proxy):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,8 +13,19 @@ from prism.cli.admin import Admin, admin_options
 from prism.cli.connection import ReaderGone, end_on_interrupt, print_line
 from prism.cli.output import output_option, show, show_one
 
-COLUMNS = ["namespace", "plugin", "version", "state", "in_flight", "restarts", "reason"]
+COLUMNS = [
+    "namespace",
+    "plugin",
+    "configured_version",
+    "version",
+    "state",
+    "in_flight",
+    "restarts",
+    "reason",
+]
 WATCH_SECONDS = 1.0
+PROGRESS_SECONDS = 0.5
+"""Seconds between two looks at a change that takes its time."""
 
 
 @click.command("list")
@@ -72,7 +84,7 @@ def reload(
     """
     body = {"namespace": namespace, "version": version, "canary": canary}
     wanted = {name: value for name, value in body.items() if value is not None}
-    _tell(Admin(admin, token_file).post("/admin/plugin/reload", wanted), output)
+    _tell(_change(Admin(admin, token_file), "reload", wanted), output)
 
 
 def _simple(name: str, help_text: str) -> click.Command:
@@ -81,8 +93,7 @@ def _simple(name: str, help_text: str) -> click.Command:
     @output_option
     @admin_options
     def command(namespace: str, output: str, admin: str, token_file: str | None) -> None:
-        port = Admin(admin, token_file)
-        _tell(port.post(f"/admin/plugin/{name}", {"namespace": namespace}), output)
+        _tell(_change(Admin(admin, token_file), name, {"namespace": namespace}), output)
 
     return command
 
@@ -119,6 +130,38 @@ def _log_line(line: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line["text"])
     return f"{when} {line['level']:7} {line['instance']} {text}"
+
+
+def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What the admin port answers; while that takes, how far it is goes to standard error."""
+    answers: list[dict[str, Any]] = []
+    refusals: list[SystemExit] = []
+
+    def ask() -> None:
+        try:
+            answers.append(port.post(f"/admin/plugin/{operation}", body))
+        except SystemExit as refusal:
+            refusals.append(refusal)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    shown = ""
+    while asking.is_alive():
+        asking.join(PROGRESS_SECONDS)
+        if asking.is_alive() and (line := _progress(port, body["namespace"])) not in ("", shown):
+            click.echo(line, err=True)
+            shown = line
+    if refusals:
+        raise refusals[0]
+    return answers[0]
+
+
+def _progress(port: Admin, namespace: str) -> str:
+    status = port.peek(f"/admin/plugins/{namespace}") or {}
+    return "; ".join(
+        f"{each['id']} {each['state'].replace('_', ' ')}, {each['in_flight']} in flight"
+        for each in status.get("generations", ())
+    )
 
 
 def _tell(answer: dict[str, Any], output: str) -> None:
