@@ -84,8 +84,8 @@ class ChannelSettings(LinkSettings):
 
     Args:
         max_frame: largest message accepted from the plugin.
-        max_queued: bytes queued for the plugin beyond which new calls are refused,
-            and streams wait, whatever credit the plugin gave them.
+        max_queued: bytes queued for the plugin beyond which new calls and streams wait,
+            whatever credit the plugin gave them.
         cancel_grace: for the CLOSE of a cancelled call.
     """
 
@@ -137,14 +137,15 @@ class FramedChannel(PluginChannel):
             self.settings,
             self._dispatch,
             self._fail_all,
-            self._wake_streams,
+            self._wake,
         )
         self._on_note = on_note
         self._on_goaway = on_goaway
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         self._streams: dict[int, FramedStreamCall] = {}
         self._abandoned: dict[int, float] = {}
-        self._streams_wait = False
+        self._callers = trio.lowlevel.ParkingLot()
+        self._somebody_waits = False
 
     # -- life -----------------------------------------------------------------
 
@@ -187,6 +188,7 @@ class FramedChannel(PluginChannel):
             call.fail(self._failure(reason))
         self._streams.clear()
         self._abandoned.clear()
+        self._callers.unpark_all()
 
     def _failure(self, reason: Exception) -> CallError:
         if isinstance(reason, RemoteProtocolError):
@@ -282,12 +284,18 @@ class FramedChannel(PluginChannel):
 
     @property
     def has_room(self) -> bool:
-        """May a stream queue a message now? If not, its ``wake`` follows."""
-        self._streams_wait = self._connection.queued_bytes > self.settings.max_queued
-        return not self._streams_wait
+        """May something be queued now? If not, streams are woken, and callers unparked, later."""
+        self._somebody_waits = self._connection.queued_bytes > self.settings.max_queued
+        return not self._somebody_waits
 
-    def _wake_streams(self) -> None:
-        if self._streams_wait and self.has_room:
+    async def _wait_for_room(self) -> None:
+        """Beside a large body others have to wait a while, which is no reason to refuse them."""
+        while self._link.ended is None and not self.has_room:
+            await self._callers.park()
+
+    def _wake(self) -> None:
+        if self._somebody_waits and self.has_room:
+            self._callers.unpark_all()
             for call in self._streams.values():
                 call.wake()
 
@@ -303,8 +311,6 @@ class FramedChannel(PluginChannel):
         stream = connection.next_stream()
         if not connection.can_open or stream > LAST_STREAM:
             raise Overloaded(f"{self.name} takes no more calls now")
-        if connection.queued_bytes > self.settings.max_queued:
-            raise Overloaded(f"{self.name} does not keep up with what it is sent")
         left = (deadline - trio.current_time()) * 1000
         # Rounded up, so that the proxy, which started first, is never the later one.
         deadline_ms = max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
@@ -325,6 +331,8 @@ class FramedChannel(PluginChannel):
 
     async def _call(self, method: Method, message: Message) -> Close:
         deadline = await _deadline()
+        if not self.has_room:
+            await self._wait_for_room()
         stream = self.begin(method, message, deadline, end=True)
         self._waiting[stream] = trio.lowlevel.current_task()
 
@@ -364,6 +372,8 @@ class FramedChannel(PluginChannel):
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
         deadline = await _deadline()
+        if not self.has_room:
+            await self._wait_for_room()
         stream = self.begin(Method.EXECUTE_STREAM, first, deadline, end=False)
         call = FramedStreamCall(self, stream, self._connection)
         self._streams[stream] = call

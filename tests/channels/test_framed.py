@@ -413,6 +413,38 @@ async def test_a_late_close_of_a_cancelled_call_settles_it(streams, autojump_clo
         assert channel.open_calls == 0
 
 
+async def test_calls_wait_behind_a_large_one(streams, autojump_clock):
+    ours, _theirs = streams
+    async with channel_over(streams, ChannelSettings(max_queued=1000)) as (channel, plugin):
+        reads, send_all = trio.Event(), ours.send_all
+
+        async def send_when_read(data):
+            await reads.wait()
+            await send_all(data)
+
+        ours.send_all = send_when_read
+        answered = []
+
+        async def call(size):
+            await channel.execute(ExecuteRequest(operation="x", params_json="x" * size))
+            answered.append(size)
+
+        async with trio.open_nursery() as nursery:
+            for size in (2000, 2001, 1, 2):
+                nursery.start_soon(call, size)
+                await trio.testing.wait_all_tasks_blocked()
+            assert channel._connection.queued_bytes < 3000
+            with trio.move_on_after(1) as impatient:
+                await channel.execute(ExecuteRequest(operation="x"))
+            assert impatient.cancelled_caught
+            reads.set()
+            for _ in range(4):
+                opened = await plugin.expect(Open)
+                await plugin.send(Close(opened.stream, StatusCode.OK, ANSWER))
+        assert sorted(answered) == [1, 2, 2000, 2001]
+        assert channel.open_calls == 0
+
+
 async def test_a_plugin_that_does_not_read(streams, autojump_clock):
     ours, _theirs = streams
     settings = ChannelSettings(send_timeout=10, max_queued=1000, ping_interval=1000)
@@ -431,7 +463,7 @@ async def test_a_plugin_that_does_not_read(streams, autojump_clock):
             for _ in range(2):
                 nursery.start_soon(call, PluginCrashed, 2000)
                 await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(call, Overloaded, 1)
+            nursery.start_soon(call, PluginUnavailable, 1)  # it waited for room
             assert "read nothing for 10 seconds" in str(await channel.wait_broken())
         assert trio.current_time() == 10
 
