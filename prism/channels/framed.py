@@ -72,6 +72,9 @@ MAX_DEADLINE_MS = 2**32 - 1
 """Longest deadline an OPEN can carry, some 49 days; longer ones are sent as none."""
 LAST_STREAM = 2**32 - 1
 """Ids are never reused, so a connection carries some 2^31 calls in its life."""
+PATIENCE = 0.5
+"""Seconds that a call waits for room in the queue: enough for many MB to a plugin that reads,
+and soon over with one that does not."""
 STREAMS_LEFT_TO_LEAVE = 2**20
 """Calls before the last one at which the channel asks to be replaced."""
 
@@ -84,8 +87,8 @@ class ChannelSettings(LinkSettings):
 
     Args:
         max_frame: largest message accepted from the plugin.
-        max_queued: bytes queued for the plugin beyond which new calls and streams wait,
-            whatever credit the plugin gave them.
+        max_queued: bytes queued for the plugin beyond which streams wait, whatever credit
+            the plugin gave them, and so do new calls, which are refused after ``PATIENCE``.
         cancel_grace: for the CLOSE of a cancelled call.
     """
 
@@ -289,9 +292,16 @@ class FramedChannel(PluginChannel):
         return not self._somebody_waits
 
     async def _wait_for_room(self) -> None:
-        """Beside a large body others have to wait a while, which is no reason to refuse them."""
-        while self._link.ended is None and not self.has_room:
-            await self._callers.park()
+        """Beside a large body others wait a little, instead of being refused for it.
+
+        Raises:
+            Overloaded: there is no room; the plugin does not read.
+        """
+        with trio.move_on_after(PATIENCE):
+            while self._link.ended is None and not self.has_room:
+                await self._callers.park()
+            return
+        raise Overloaded(f"{self.name} does not keep up with what it is sent")
 
     def _wake(self) -> None:
         if self._somebody_waits and self.has_room:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from prism.channels import framed as framed_module
-from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.framed import PATIENCE, ChannelSettings, FramedChannel
 from prism.channels.inherited import socket_pair
 from prism.contract.exceptions import (
     CallError,
@@ -434,7 +434,7 @@ async def test_calls_wait_behind_a_large_one(streams, autojump_clock):
                 nursery.start_soon(call, size)
                 await trio.testing.wait_all_tasks_blocked()
             assert channel._connection.queued_bytes < 3000
-            with trio.move_on_after(1) as impatient:
+            with trio.move_on_after(PATIENCE / 2) as impatient:
                 await channel.execute(ExecuteRequest(operation="x"))
             assert impatient.cancelled_caught
             reads.set()
@@ -463,7 +463,7 @@ async def test_a_plugin_that_does_not_read(streams, autojump_clock):
             for _ in range(2):
                 nursery.start_soon(call, PluginCrashed, 2000)
                 await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(call, PluginUnavailable, 1)  # it waited for room
+            nursery.start_soon(call, Overloaded, 1)
             assert "read nothing for 10 seconds" in str(await channel.wait_broken())
         assert trio.current_time() == 10
 
