@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from prism_process import eventually, group_members
+from prism_process import FAST_CHECKS, eventually, group_members
+from vanishing_peer import VanishingPath
 
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
 ECHO = [sys.executable, str(Path(__file__).parents[2] / "examples/plugins/python/echo.py")]
@@ -174,6 +175,22 @@ def test_remote_over_mutual_tls(start_prism, start_remote, certificates, tmp_pat
     proxy = start_prism(namespace(plugin, path=str(tmp_path / "kv.db")))
     eventually(proxy.ready)
     set_and_get(proxy)
+
+
+def test_a_remote_plugin_that_vanishes_without_a_word(
+    start_prism, start_remote, certificates, tmp_path
+):
+    with VanishingPath(start_remote()) as path:
+        plugin = remote(path.port, certificates, certificates.proxy) | {"health": FAST_CHECKS}
+        proxy = start_prism(namespace(plugin, path=str(tmp_path / "kv.db")))
+        eventually(proxy.ready)
+        set_and_get(proxy)
+        assert path.vanish() == 1
+        # It is answered in time all the same: repeated on the next connection, since that is safe.
+        found = proxy.call("kv", "get", {"key": "a"}, prism_timeout="30s")
+        assert found.json() == {"found": True, "value": [1, "x"]}
+        set_and_get(proxy)
+        assert proxy.metric("prism_request_retries_total", namespace="kv", reason="idempotent") == 1
 
 
 def test_a_remote_plugin_of_another_name_is_not_trusted(
