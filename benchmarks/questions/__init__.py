@@ -2,7 +2,16 @@
 
 from types import ModuleType
 
-from benchmarks.questions import constant, growth, hop, latency, memory, proxied, storage
+from benchmarks.questions import (
+    constant,
+    growth,
+    hop,
+    latency,
+    memory,
+    proxied,
+    storage,
+    supervision,
+)
 
 QUESTIONS: dict[str, ModuleType] = {
     "constant": constant,  # What can the HTTP server do, with an application that does nothing?
@@ -12,4 +21,5 @@ QUESTIONS: dict[str, ModuleType] = {
     "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
     "memory": memory,  # What does it all keep in memory?
+    "supervision": supervision,  # What do reloads cost who calls?
 }

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,16 @@ def constant(codec: str) -> Iterator[Target]:
 
 
 @contextmanager
-def prism(folder: Path, namespaces: Sequence[Namespace], codec: str) -> Iterator[tuple[int, str]]:
+def prism(
+    folder: Path,
+    namespaces: Sequence[Namespace],
+    codec: str,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[int, str]]:
     """A running proxy: its pid and URL. ``folder`` gets its configuration."""
     environment = codec_environment(codec)
     file = folder / f"prism-{codec}.yaml"
-    file.write_text(yaml.safe_dump({"namespaces": list(namespaces)}))
+    file.write_text(yaml.safe_dump({"namespaces": list(namespaces), **(settings or {})}))
     command = [sys.executable, "-m", "prism", "serve", "--config", str(file)]
     with server(
         [*command, "--port", "0", "--admin-port", "0"],

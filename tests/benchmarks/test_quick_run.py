@@ -15,7 +15,7 @@ from benchmarks.questions import QUESTIONS
 from benchmarks.samples import Load, SideFailed
 from benchmarks.sides import hypercorn, prism
 
-WITH_TARGETS = {"constant", "proxied", "latency", "hop", "memory"}
+WITH_TARGETS = {"constant", "proxied", "latency", "hop", "memory", "supervision"}
 
 
 @pytest.fixture
