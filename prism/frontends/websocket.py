@@ -31,11 +31,11 @@ from prism.core.observability.metrics import Metrics
 from prism.core.request import CallRecord, Params, Request
 from prism.core.router import Router
 from prism.core.stream import ClientStream
+from prism.frontends.body_params import IDLE_SECONDS
+from prism.frontends.disconnect import CLIENT_GONE
+from prism.frontends.headers import RequestHeaders
 from prism.frontends.problems import problem
-from prism.frontends.rest.disconnect import CLIENT_GONE
-from prism.frontends.rest.headers import RequestHeaders
-from prism.frontends.rest.params import IDLE_SECONDS
-from prism.frontends.rest.streams import QueryParams
+from prism.frontends.query_params import QueryParams
 from prism.frontends.server import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from prism.frontends.admin.access import Access, Right
 from prism.frontends.admin.call import AdminCall, Administered
 from prism.frontends.admin.openapi import OPENAPI
 from prism.frontends.admin.routes import OPENAPI_PATH, Route, find_route
+from prism.frontends.body_params import BodyParams
 from prism.frontends.lifespan import decline_protocol
 from prism.frontends.probes import check_get
 from prism.frontends.problems import problem
 from prism.frontends.responses import Response, json_response, send_response
-from prism.frontends.rest.params import BodyParams
 from prism.frontends.server import Receive, Scope, Send
 
 logger = logging.getLogger("prism.admin")

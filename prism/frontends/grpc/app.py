@@ -17,10 +17,10 @@ from prism.core.observability.access_log import log_access
 from prism.core.observability.metrics import Metrics
 from prism.core.request import CallRecord
 from prism.core.router import Router
+from prism.frontends.disconnect import DisconnectWatch, server_cancels
 from prism.frontends.grpc import execute, health, reflection
 from prism.frontends.grpc.call import GrpcCall
-from prism.frontends.rest.disconnect import DisconnectWatch, server_cancels
-from prism.frontends.rest.headers import RequestHeaders
+from prism.frontends.headers import RequestHeaders
 from prism.frontends.server import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from prism.contract.exceptions import (
     UnsupportedEncoding,
 )
 from prism.contract.status import StatusCode
-from prism.frontends.rest.params import IDLE_SECONDS
+from prism.frontends.body_params import IDLE_SECONDS
 from prism.frontends.server import Receive, Scope, Send
 from prism.wire.grpc.framing import ACCEPT_ENCODING, Encoding, MessageReader, pack
 from prism.wire.grpc.status import encode_message, parse_timeout

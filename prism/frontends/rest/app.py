@@ -26,18 +26,18 @@ from prism.core.observability.access_log import log_access
 from prism.core.observability.metrics import Metrics
 from prism.core.request import CallRecord, Params, Request
 from prism.core.router import Router
+from prism.frontends.body_params import BodyParams
+from prism.frontends.disconnect import CLIENT_GONE, DisconnectWatch, server_cancels
 from prism.frontends.lifespan import decline_protocol
 from prism.frontends.probes import PROBES, answer_probe, check_get
 from prism.frontends.problems import problem
+from prism.frontends.query_params import QueryParams
 from prism.frontends.responses import Response, json_response, send_response
 from prism.frontends.rest.describe import description, summary
-from prism.frontends.rest.disconnect import CLIENT_GONE, DisconnectWatch, server_cancels
 from prism.frontends.rest.incoming import Incoming
-from prism.frontends.rest.params import BodyParams
 from prism.frontends.rest.streams import (
     EventStream,
     HTTPStream,
-    QueryParams,
     RequestLines,
     StreamFormat,
     choose_format,

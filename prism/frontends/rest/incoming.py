@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from prism.frontends.rest.headers import RequestHeaders
+from prism.frontends.headers import RequestHeaders
 from prism.frontends.server import Receive, Scope, Send
 
 

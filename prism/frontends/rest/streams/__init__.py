@@ -4,14 +4,13 @@
 heartbeat; `body` reads the client's messages; `http_stream` is the call's stream.
 """
 
-from prism.frontends.rest.streams.body import QueryParams, RequestLines
+from prism.frontends.rest.streams.body import RequestLines
 from prism.frontends.rest.streams.formats import EventStream, StreamFormat, choose_format
 from prism.frontends.rest.streams.http_stream import HTTPStream
 
 __all__ = [
     "EventStream",
     "HTTPStream",
-    "QueryParams",
     "RequestLines",
     "StreamFormat",
     "choose_format",

@@ -1,22 +1,17 @@
-"""A stream's messages from the client: the lines of a body, or params in the URL."""
-
-from urllib.parse import unquote_to_bytes
+"""A stream's messages from the client: the lines of a body."""
 
 import trio
 
 from prism.contract.exceptions import (
     CallCancelled,
-    InvalidRequest,
     PayloadTooLarge,
     RequestTimeout,
 )
 from prism.contract.messages import StreamRequest
 from prism.core.json_text import check_params
 from prism.core.request import CallRecord, Params
-from prism.frontends.rest.params import IDLE_SECONDS
+from prism.frontends.body_params import IDLE_SECONDS
 from prism.frontends.server import Receive
-
-PARAMS_KEY = b"params="
 
 
 class RequestLines(Params):
@@ -78,22 +73,3 @@ class RequestLines(Params):
         self._record.bytes_in += len(chunk)
         self._buffer += chunk
         self._complete = not message.get("more_body", False)
-
-
-class QueryParams(Params):
-    """The params in the URL, as ``?params=`` and JSON: an EventSource of a browser sends
-    no body."""
-
-    def __init__(self, query: bytes) -> None:
-        self._query = query
-
-    async def read(self, limit: int) -> bytes:
-        """The JSON; ``{}`` without a query."""
-        if not self._query:
-            return b""
-        if not self._query.startswith(PARAMS_KEY) or b"&" in self._query:
-            raise InvalidRequest("the query of a stream is params=, and its parameters as JSON")
-        params = unquote_to_bytes(self._query.removeprefix(PARAMS_KEY).replace(b"+", b" "))
-        if len(params) > limit:
-            raise PayloadTooLarge(limit, "the query")
-        return params

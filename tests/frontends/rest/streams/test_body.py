@@ -11,8 +11,8 @@ from prism.contract.exceptions import (
 )
 from prism.core.observability.trace import new_trace
 from prism.core.request import CallRecord
-from prism.frontends.rest.params import IDLE_SECONDS
-from prism.frontends.rest.streams.body import QueryParams, RequestLines
+from prism.frontends.body_params import IDLE_SECONDS
+from prism.frontends.rest.streams.body import RequestLines
 
 
 def lines_of(*chunks, whole=True):
@@ -90,24 +90,3 @@ async def test_a_first_line_must_come(autojump_clock):
     with pytest.raises(RequestTimeout):
         await lines.read(100)
     assert trio.current_time() == IDLE_SECONDS
-
-
-@pytest.mark.parametrize(
-    ("query", "params"),
-    [(b"", b""), (b"params=%7B%22a%22%3A+1%7D", b'{"a": 1}'), (b"params=", b"")],
-)
-async def test_params_in_the_url(query, params):
-    assert await QueryParams(query).read(100) == params
-
-
-@pytest.mark.parametrize(
-    ("query", "error"),
-    [
-        (b"a=1", InvalidRequest),
-        (b"params={}&b=1", InvalidRequest),
-        (b"params=" + b"x" * 101, PayloadTooLarge),
-    ],
-)
-async def test_other_queries_are_refused(query, error):
-    with pytest.raises(error):
-        await QueryParams(query).read(100)

@@ -6,7 +6,7 @@ import trio
 from prism.contract.exceptions import CallCancelled, PayloadTooLarge, RequestTimeout
 from prism.core.observability.trace import new_trace
 from prism.core.request import CallRecord
-from prism.frontends.rest.params import IDLE_SECONDS, BodyParams
+from prism.frontends.body_params import IDLE_SECONDS, BodyParams
 
 
 def params(chunks, pause=0.0, declared=None, deadline=1e9):

@@ -1,4 +1,4 @@
-"""The request headers that the REST front end reads; all others are ignored.
+"""The request headers that calls are made of; all others are ignored.
 
 Nothing a client sends becomes metadata for a plugin by itself: headers that
 imitate ``prism-principal`` and its like have no effect at all.

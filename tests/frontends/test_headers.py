@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.contract.exceptions import InvalidRequest
-from prism.frontends.rest.headers import RequestHeaders
+from prism.frontends.headers import RequestHeaders
 
 
 def headers(**values):
