@@ -223,7 +223,8 @@ class LiveConfig:
                 self._router.add(Namespace.from_config(namespace, slot))
             else:
                 self._router.find(namespace.name).update(namespace)
-        logging.getLogger().setLevel(config.log.level.upper())
+        if config.log.level != self.current.log.level:
+            logging.getLogger().setLevel(config.log.level.upper())
         self.current = replace(
             self.current,
             namespaces=config.namespaces,
