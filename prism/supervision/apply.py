@@ -164,13 +164,13 @@ class Application:
                 self._failures.setdefault(name, keeper.slot.absence)
 
     def _take_effect(self, reloads: dict[str, Reload], commit: Commit) -> None:
+        for name in self._named("reload", "restart", "stay"):
+            self._keepers[name].adopt(self._specs[name])
         for reload in reloads.values():
             reload.commit()
         removed = self._named("stop")
         self._removed = [self._keepers.pop(name) for name in removed]
         self._keepers.update(self._new)
-        for name in self._named("stay"):
-            self._keepers[name].spec = self._specs[name]  # equal, but of the new catalogue
         commit({name: keeper.slot for name, keeper in self._new.items()}, removed)
         for keeper in self._removed:
             keeper.journal.events.record("removed", keeper.spec.namespace)

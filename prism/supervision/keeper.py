@@ -11,6 +11,7 @@ attempt that is under way.
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import trio
@@ -224,9 +225,11 @@ class Keeper:
         instance = generation.instance
         assert instance is not None  # noqa: S101 - it is settled
         self.current = self.newest = generation
-        if self.spec.plugin.restart != generation.spec.plugin.restart:
+        before = self.spec
+        if before.plugin.restart != generation.spec.plugin.restart:
             self._backoff = Backoff(generation.spec.plugin.restart)
         self.spec = generation.spec
+        self.adopt(before)
         self.slot.fill(instance)
         self._delay = 0.0
         self._attempt.cancel()
@@ -237,6 +240,14 @@ class Keeper:
             f"{generation.spec.label} {instance.version}".rstrip(),
             instance.id,
         )
+
+    def adopt(self, spec: InstanceSpec) -> None:
+        """Take the catalogue and the policy of ``spec`` for what is started from now on.
+
+        They are the configuration's and not an instance's: one that was begun before they
+        changed must not bring the old ones back.
+        """
+        self.spec = replace(self.spec, at_version=spec.at_version, verification=spec.verification)
 
     def _left(self, generation: Generation) -> None:
         """A generation must get no more calls: called in the moment that it is known."""

@@ -3,12 +3,16 @@
 import os
 import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace as replace_struct
 from supervised_plugin import eventually, leased_call, supervised
 
+from prism.contract.config import PluginConfig, TrustedKey, VerificationConfig
 from prism.contract.exceptions import OperationInProgress, UnknownNamespace
 from prism.supervision.lifecycle import State
 
@@ -91,6 +95,57 @@ async def test_one_at_a_time(named):
         with pytest.raises(OperationInProgress):
             await supervisor.reload("a")
         await eventually(lambda: not supervisor.status_of("a").operation)
+
+
+class Held:
+    """The command of a plugin that starts once it is ``released``."""
+
+    def __init__(self, program: str) -> None:
+        self._gate = Path(program).with_name("gate")
+        os.mkfifo(self._gate)
+        waiting = f"read _ < {self._gate}; exec {sys.executable} {program}"
+        self.command = ["/bin/sh", "-c", waiting]
+
+    async def release(self) -> None:
+        with trio.fail_after(60):
+            await trio.to_thread.run_sync(self._gate.write_text, "go\n", abandon_on_cancel=True)
+
+
+async def test_a_reload_meanwhile_of_one_that_stays_is_not_undone(named, make_spec, program):
+    held = Held(program)
+    a = named("a")
+    a = replace(a, at_version=lambda version: replace_struct(a.plugin, version=version))
+    async with supervised(a) as supervisor, trio.open_nursery() as nursery:
+        slow = make_spec(namespace="slow", command=held.command)
+        nursery.start_soon(supervisor.apply, [a, slow])
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await supervisor.reload("a", "v2")).outcome == "swapped"
+        await held.release()
+        await eventually(lambda: "slow" in supervisor.slots)
+        assert supervisor.status_of("a").configured_version == "v2"
+        assert (await supervisor.restart("a")).outcome == "swapped"
+        assert supervisor.status_of("a").configured_version == "v2"
+
+
+async def test_what_was_begun_before_does_not_bring_an_old_policy_back(make_spec, program):
+    held = Held(program)
+    key = TrustedKey(name="revoked", key="A" * 43 + "=")
+
+    def at_version(version: str) -> PluginConfig:
+        return replace_struct(spec.plugin, command=held.command, version=version)
+
+    spec = replace(
+        make_spec(), verification=VerificationConfig(trusted_keys=[key]), at_version=at_version
+    )
+    revoked = replace(spec, verification=VerificationConfig())
+    async with supervised(spec) as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.reload, "ns", "held")
+        await eventually(lambda: supervisor.status_of("ns").operation)
+        assert (await supervisor.apply([revoked])).applied
+        await held.release()
+        await eventually(lambda: not supervisor.status_of("ns").operation)
+        assert supervisor.specs["ns"].plugin.version == "held"
+        assert supervisor.specs["ns"].verification == revoked.verification
 
 
 async def test_one_namespace_comes_and_goes(named):
