@@ -25,7 +25,7 @@ from prism.core.config import LoadedConfig
 from prism.core.instance_specs import instance_specs
 from prism.core.namespace import Namespace
 from prism.core.router import Router
-from prism.supervision.apply import Action
+from prism.supervision.apply import Action, Applied
 from prism.supervision.report import Receipt
 from prism.supervision.slot import Slot
 from prism.supervision.spec import InstanceSpec
@@ -128,7 +128,7 @@ class LiveConfig:
         """Make the file, as it is now, the configuration in use; the outcome is logged.
 
         Returns when what was replaced or removed has ended. Cancelling the wait does not
-        take back what was begun.
+        take back what was begun, and its outcome is noted all the same.
 
         Raises:
             InvalidConfig: the file is wrong; lists every problem.
@@ -147,11 +147,21 @@ class LiveConfig:
         def commit(added: dict[str, Slot], removed: list[str]) -> None:
             self._take_effect(loaded.config, added, removed)
 
-        applied = await self._supervisor.apply(specs, commit)
+        def ended(applied: Applied) -> None:
+            outcomes.append(self._note(plan, applied))
+
+        outcomes: list[ConfigOutcome] = []
+        await self._supervisor.apply(specs, commit, ended)
+        return outcomes[0]
+
+    def _note(self, plan: ConfigPlan, applied: Applied) -> ConfigOutcome:
         self.settled = applied.applied
-        rolled_back = {r.namespace for r in applied.receipts if r.outcome == "rolled_back"}
         if applied.applied:
-            self._unfinished = rolled_back
+            self._unfinished = {
+                receipt.namespace
+                for receipt in applied.receipts
+                if receipt.outcome == "rolled_back"
+            }
         outcome = ConfigOutcome(
             file=plan.file,
             applied=applied.applied,

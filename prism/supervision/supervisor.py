@@ -23,7 +23,7 @@ receipt says ``rolled_back``, and why. Cancelling who waits for a reload does no
 cancel the reload.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import trio
@@ -207,6 +207,7 @@ class Supervisor:
         self,
         specs: Iterable[InstanceSpec],
         commit: Commit = lambda _slots, _removed: None,
+        ended: Callable[[Applied], None] = lambda _applied: None,
         *,
         only: bool = True,
     ) -> Applied:
@@ -214,8 +215,9 @@ class Supervisor:
 
         ``commit`` is called in the moment of the change, in plain code, with the slots
         of the new namespaces and the names of the removed ones: the place to change a
-        router. Returns when what was replaced or removed has ended. With ``only=False``
-        namespaces that are not named stay.
+        router. Returns when what was replaced or removed has ended; ``ended`` is then called
+        with how it went, also where the wait was cancelled. With ``only=False`` namespaces
+        that are not named stay.
 
         Raises:
             OperationInProgress: one of these namespaces is being changed already, or another
@@ -237,7 +239,9 @@ class Supervisor:
             self._application = None
 
         async def work() -> Applied:
-            return await application.run(commit)
+            applied = await application.run(commit)
+            ended(applied)
+            return applied
 
         return await run_detached(self._nursery, work, done)
 

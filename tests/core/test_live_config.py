@@ -1,6 +1,7 @@
 """The configuration in use is changed as one, or not at all, while plugins run."""
 
 import logging
+import os
 from contextlib import asynccontextmanager
 
 import pytest
@@ -148,6 +149,26 @@ async def test_a_plugin_that_does_not_start_keeps_everything_as_it_was(caplog):
         file.content = replace(file.content, namespaces=file.content.namespaces[:2])
         assert (await live.apply()).applied
         assert (live.generation, live.settled) == (2, True)
+
+
+async def test_how_it_went_is_noted_though_who_asked_has_left(caplog, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = ["/bin/sh", "-c", f"read _ < {gate}; exit 9"]
+    bad = namespace("bad", plugin=PluginConfig(type="sidecar", command=command))
+    async with running(Config(namespaces=[namespace("a")])) as (live, file, _router, _supervisor):
+        file.content = Config(namespaces=[namespace("a"), bad])
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(live.apply)
+                opened = await trio.to_thread.run_sync(gate.open, "w", abandon_on_cancel=True)
+                nursery.cancel_scope.cancel()
+            assert live.settled
+            opened.close()
+            while live.settled:  # noqa: ASYNC110 - the plugin is another process
+                await trio.sleep(0.01)
+        assert "bad: plugin 'sqlite'" in caplog.text
+        assert "nothing has changed" in caplog.text
 
 
 async def test_a_file_that_is_wrong_changes_nothing_and_says_where():
