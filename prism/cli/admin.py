@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prism.cli.connection import CONNECT_TIMEOUT, explained
+from prism.cli.connection import CONNECT_TIMEOUT, explained, is_plain
 
 if TYPE_CHECKING:
     import httpx
@@ -37,6 +37,31 @@ def admin_options(command: Command) -> Command:
     return command
 
 
+def admin_path(collection: str, namespace: str, rest: str = "") -> str:
+    """The path of what ``collection`` has of a namespace.
+
+    Raises:
+        click.UsageError: a name that a URL would read otherwise.
+    """
+    if not is_plain(namespace):
+        raise click.UsageError(
+            f"NAMESPACE is letters, digits, hyphens, underscores: not {namespace!r}"
+        )
+    return f"/admin/{collection}/{namespace}{rest}"
+
+
+def _token(file: str) -> str:
+    """The token in ``file``; what is wrong with it is said without showing it."""
+    try:
+        token = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise click.UsageError(f"cannot read {file}: {reason}") from None
+    if not token or " " in token or not (token.isascii() and token.isprintable()):
+        raise click.UsageError(f"{file} has no token: it is not one line of ASCII without spaces")
+    return token
+
+
 class Admin:
     """The admin API of one proxy. What it refuses is said, and ends the command with 1."""
 
@@ -45,12 +70,7 @@ class Admin:
 
         headers = {}
         if token_file is not None:
-            try:
-                token = Path(token_file).read_text().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "not text"
-                raise click.UsageError(f"cannot read {token_file}: {reason}") from None
-            headers["authorization"] = f"Bearer {token}"
+            headers["authorization"] = f"Bearer {_token(token_file)}"
         path = address.removeprefix("unix:")
         on_unix = path != address
         self._address = address

@@ -48,7 +48,7 @@ def target_url(url: str, namespace: str, operation: str) -> str:
         click.UsageError: a name that a URL would read otherwise.
     """
     for name in (namespace, operation):
-        if not _is_plain(name):
+        if not is_plain(name):
             raise click.UsageError(
                 f"NAMESPACE and OPERATION are letters, digits, hyphens, underscores: not {name!r}"
             )
@@ -57,7 +57,7 @@ def target_url(url: str, namespace: str, operation: str) -> str:
 
 # More than the proxy takes, so that it is the proxy that explains its rules; but nothing
 # that a URL would read otherwise.
-_is_plain = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+is_plain = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 
 def timeout_headers(timeout: str | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import click
 
-from prism.cli.admin import Admin, admin_options
+from prism.cli.admin import Admin, admin_options, admin_path
 from prism.cli.output import output_option, show, show_one
 
 
@@ -26,7 +26,7 @@ def list_namespaces(output: str, admin: str, token_file: str | None) -> None:
 @admin_options
 def describe(name: str, output: str, admin: str, token_file: str | None) -> None:
     """One namespace: its plugin, operations and limits."""
-    found = Admin(admin, token_file).get(f"/admin/namespaces/{name}")
+    found = Admin(admin, token_file).get(admin_path("namespaces", name))
     if output == "table":
         found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]

@@ -49,6 +49,20 @@ def test_lists_and_descriptions(proxy):
     assert "max_payload_bytes" in described.stdout
 
 
+def test_programs_get_every_field_of_a_status(proxy):
+    (listed,) = json.loads(prism(proxy, "plugin", "list", "-o", "json").stdout)
+    status = json.loads(prism(proxy, "plugin", "status", "user-profiles", "-o", "json").stdout)
+    assert status.keys() == listed.keys()
+    arguments = ["plugin", "status", "user-profiles", "--watch", "-o", "json"]
+    options = ["--admin", proxy.admin, "--token-file", str(proxy.token)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "prism", *arguments, *options], stdout=subprocess.PIPE, text=True
+    ) as watch:
+        first = watch.stdout.readline()
+        watch.kill()
+    assert json.loads(first).keys() == listed.keys()
+
+
 def test_the_rfcs_reload_and_its_receipt(proxy):
     done = prism(proxy, "plugin", "reload", "user-profiles", "--version", "v1.3", "-o", "json")
     assert done.returncode == 0, done.stderr

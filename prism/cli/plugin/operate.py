@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from prism.cli.admin import Admin, admin_options
+from prism.cli.admin import Admin, admin_options, admin_path
 from prism.cli.connection import ReaderGone, end_on_interrupt, print_line
 from prism.cli.output import output_option, show, show_one
 
@@ -44,9 +44,9 @@ def list_plugins(output: str, admin: str, token_file: str | None) -> None:
 def status(namespace: str, watch: bool, output: str, admin: str, token_file: str | None) -> None:
     """Show one namespace's plugin."""
     port = Admin(admin, token_file)
-    path = f"/admin/plugins/{namespace}"
+    path = admin_path("plugins", namespace)
     if not watch:
-        show_one(_readable(port.get(path)), output)
+        _show(port.get(path), output)
         return
     end_on_interrupt()
     shown = ""
@@ -55,7 +55,7 @@ def status(namespace: str, watch: bool, output: str, admin: str, token_file: str
             found = port.get(path)
             line = "  ".join(f"{name}={found[name]}" for name in COLUMNS[1:] if found[name])
             if line != shown:
-                print_line(line)
+                print_line(_watched(found, output) if output != "table" else line)
             shown = line
             time.sleep(WATCH_SECONDS)
     except ReaderGone:
@@ -111,7 +111,7 @@ reset = _simple("reset", "Forget a plugin's failures, and try to start it now.")
 def logs(namespace: str, tail: int, follow: bool, admin: str, token_file: str | None) -> None:
     """Show what a plugin wrote to its output, and its log records."""
     port = Admin(admin, token_file)
-    path = f"/admin/plugins/{namespace}/logs?tail={tail}"
+    path = admin_path("plugins", namespace, f"/logs?tail={tail}")
     if not follow:
         for line in port.get(path)["lines"]:
             click.echo(_log_line(line))
@@ -165,9 +165,24 @@ def _progress(port: Admin, namespace: str) -> str:
 
 
 def _tell(answer: dict[str, Any], output: str) -> None:
-    show_one(_readable(answer) if output == "table" else answer, output)
+    _show(answer, output)
     if answer.get("outcome") == "rolled_back":
         sys.exit(1)
+
+
+def _show(record: dict[str, Any], output: str) -> None:
+    """Programs get all of ``record``."""
+    show_one(_readable(record) if output == "table" else record, output)
+
+
+def _watched(record: dict[str, Any], output: str) -> str:
+    """One of many: a line of JSON, or a YAML document."""
+    if output == "json":
+        return json.dumps(record)
+    import yaml
+
+    text: str = yaml.safe_dump(record, explicit_start=True, sort_keys=False, allow_unicode=True)
+    return text.rstrip("\n")
 
 
 def _readable(record: dict[str, Any]) -> dict[str, Any]:
