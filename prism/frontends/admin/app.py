@@ -87,17 +87,17 @@ class AdminApp:
                 return Response(200, [], b"")
             await _follow(route.follow, call)
             return None
-        answer = await route.handler(call)
         if route.right is Right.CHANGE:
-            self._note_change(scope, call)
+            self._note_change(scope, call)  # before it: who asked may leave, and it goes on
+        answer = await route.handler(call)
         return answer if isinstance(answer, Response) else json_response(route.status, answer)
 
     def _note_change(self, scope: Scope, call: AdminCall) -> None:
         named = getattr(call.body, "namespace", None)
         logger.info(
-            "%s%s was asked for by %s",
+            "%s%s is asked for by %s",
             scope["path"],
-            f" of namespace {named}" if named else "",
+            f" of namespace {named:.100}" if named else "",
             call.record.principal,
             extra={"fields": {"request_id": call.record.request_id}},
         )

@@ -6,6 +6,7 @@ import msgspec
 
 from prism import __version__
 from prism.frontends.admin.access import Right
+from prism.frontends.admin.messages import Nothing
 from prism.frontends.admin.routes import OPENAPI_PATH, PLACE, ROUTES, Route, Text
 from prism.frontends.stream_text import EVENTS, LINES
 
@@ -77,7 +78,7 @@ def _operation(route: Route) -> dict[str, Any]:
         found["parameters"] = parameters
     if route.body is not None:
         found["requestBody"] = {
-            "required": True,
+            "required": route.body is not Nothing,
             "content": {"application/json": {"schema": _schema(route.body)}},
         }
     return found

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 JSON = {"content-type": "application/json"}
@@ -108,5 +109,18 @@ async def test_changes_and_refusals_are_noted_with_who_asked(admin, caplog):
     await admin.ask("POST", "/admin/plugin/reset", {"namespace": "kv"})
     await admin.ask("POST", "/admin/plugin/reset", {"namespace": "none"})
     lines = [record.getMessage() for record in caplog.records if record.name == "prism.admin"]
-    assert lines[0] == "/admin/plugin/reset of namespace kv was asked for by anonymous"
-    assert lines[1].startswith("POST /admin/plugin/reset is refused: there is no namespace")
+    assert lines[0] == "/admin/plugin/reset of namespace kv is asked for by anonymous"
+    assert lines[1] == "/admin/plugin/reset of namespace none is asked for by anonymous"
+    assert lines[2].startswith("POST /admin/plugin/reset is refused: there is no namespace")
+
+
+async def test_who_asked_is_noted_though_they_leave_before_it_is_done(admin, caplog):
+    caplog.set_level("INFO", "prism.admin")
+    with admin.proxy.supervisor.events.follow() as events, trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(admin.ask, "POST", "/admin/plugin/restart", {"namespace": "kv"})
+            await events.__anext__()
+            nursery.cancel_scope.cancel()
+        while (await events.__anext__()).state != "ready":
+            pass
+    assert "/admin/plugin/restart of namespace kv is asked for by anonymous" in caplog.text
