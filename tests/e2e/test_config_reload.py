@@ -142,9 +142,10 @@ def test_a_plugin_that_does_not_start_takes_everything_back(start_prism):
     assert [found["namespace"] for found in served] == ["kv", "other"]
 
 
-def test_a_reload_under_way_goes_first(start_prism):
+def test_a_reload_under_way_goes_first(start_prism, tmp_path):
     proxy = start_prism({"namespaces": [namespace("kv")], **OPEN})
-    slow = threading.Thread(target=proxy.call, args=("kv", "wait", {"seconds": 3}))
+    gate = tmp_path / "gate"
+    slow = threading.Thread(target=proxy.call, args=("kv", "wait_until", {"file": str(gate)}))
     slow.start()
     eventually(lambda: proxy.metric("prism_requests_in_flight", namespace="kv") == 1, LIMIT)
     reload = subprocess.Popen(
@@ -159,9 +160,12 @@ def test_a_reload_under_way_goes_first(start_prism):
         assert refused.returncode == 1
         assert "reload" in refused.stderr
         proxy.process.send_signal(signal.SIGHUP)  # which waits for it
+        eventually(lambda: proxy.logged("reloading on SIGHUP"), LIMIT)
+        gate.touch()
         eventually(lambda: generation(proxy) == 2, LIMIT)
         assert reload.wait(LIMIT) == 0
     finally:
+        gate.touch()
         reload.kill()
         reload.wait()
         slow.join()

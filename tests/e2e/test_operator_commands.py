@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 from prism_process import WAITING, eventually
@@ -74,17 +75,29 @@ def test_the_rfcs_reload_and_its_receipt(proxy):
     assert status["configured_version"] == "v1.3"
 
 
-def test_how_far_a_reload_is(proxy):
-    stuck = threading.Thread(target=proxy.call, args=("user-profiles", "wait", {"seconds": 4}))
+def test_how_far_a_reload_is(proxy, tmp_path):
+    gate = tmp_path / "gate"
+    stuck = threading.Thread(
+        target=proxy.call, args=("user-profiles", "wait_until", {"file": str(gate)})
+    )
     stuck.start()
+    options = ["-o", "json", "--admin", proxy.admin, "--token-file", str(proxy.token)]
     try:
-        shown = ("plugin", "status", "user-profiles", "-o", "json")
-        eventually(lambda: json.loads(prism(proxy, *shown).stdout)["in_flight"] == 1)
-        done = prism(proxy, "plugin", "reload", "user-profiles", "-o", "json")
+        status = f"{proxy.admin}/admin/plugins/user-profiles"
+        token = {"authorization": f"Bearer {proxy.token.read_text().strip()}"}
+        asked = partial(proxy.client.get, status, headers=token)
+        eventually(lambda: asked().json()["in_flight"] == 1, 30)
+        with subprocess.Popen(
+            [sys.executable, "-m", "prism", "plugin", "reload", "user-profiles", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as reload:  # fmt: skip
+            assert any("draining, 1 in flight" in line for line in reload.stderr)
+            gate.touch()
+            receipt = json.loads(reload.stdout.read())
     finally:
+        gate.touch()
         stuck.join()
-    assert json.loads(done.stdout)["calls"]["finished_on_old"] == 1
-    assert "draining, 1 in flight" in done.stderr
+    assert receipt["calls"]["finished_on_old"] == 1
 
 
 def test_a_reload_that_is_given_up(proxy):

@@ -12,6 +12,10 @@ class Wait(Struct):
     seconds: float = 0.0
 
 
+class Until(Struct):
+    file: str
+
+
 class Fail(Struct):
     with_: str
 
@@ -33,6 +37,13 @@ class Waiting(Plugin):
         finally:
             self.open -= 1
         return {"waited": params.seconds}
+
+    @operation
+    async def wait_until(self, params: Until) -> dict[str, str]:
+        """Until the file exists."""
+        while not await anyio.Path(params.file).exists():  # noqa: ASYNC110 - another process makes it
+            await anyio.sleep(0.02)
+        return {"found": params.file}
 
     @operation(idempotent=True)
     async def echo(self, params: dict[str, Any]) -> dict[str, Any]:
