@@ -291,16 +291,20 @@ class FramedChannel(PluginChannel):
         self._somebody_waits = self._connection.queued_bytes > self.settings.max_queued
         return not self._somebody_waits
 
-    async def _wait_for_room(self) -> None:
-        """Beside a large body others wait a little, instead of being refused for it.
+    async def _wait_to_begin(self, deadline: float) -> float:
+        """Seconds left of a call that cannot begin at once: it is late, or there is no room.
+
+        Beside a large body others wait a little, instead of being refused for it.
 
         Raises:
             Overloaded: there is no room; the plugin does not read.
         """
+        if deadline <= trio.current_time():
+            await trio.lowlevel.checkpoint_if_cancelled()
         with trio.move_on_after(PATIENCE):
             while self._link.ended is None and not self.has_room:
                 await self._callers.park()
-            return
+            return deadline - trio.current_time()
         raise Overloaded(f"{self.name} does not keep up with what it is sent")
 
     def _wake(self) -> None:
@@ -309,8 +313,8 @@ class FramedChannel(PluginChannel):
             for call in self._streams.values():
                 call.wake()
 
-    def begin(self, method: Method, message: Message, deadline: float, *, end: bool) -> int:
-        """Open a call that has until ``deadline`` on trio's clock.
+    def begin(self, method: Method, message: Message, left: float, *, end: bool) -> int:
+        """Open a call that has ``left`` seconds.
 
         Raises:
             PluginUnavailable, Overloaded, PayloadTooLarge: it was not opened.
@@ -321,7 +325,7 @@ class FramedChannel(PluginChannel):
         stream = connection.next_stream()
         if not connection.can_open or stream > LAST_STREAM:
             raise Overloaded(f"{self.name} takes no more calls now")
-        left = (deadline - trio.current_time()) * 1000
+        left *= 1000
         # Rounded up, so that the proxy, which started first, is never the later one.
         deadline_ms = max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
         self.send(Open(stream, method, message, deadline_ms, end))
@@ -340,10 +344,11 @@ class FramedChannel(PluginChannel):
             self.send(Cancel(stream, status))
 
     async def _call(self, method: Method, message: Message) -> Close:
-        deadline = await _deadline()
-        if not self.has_room:
-            await self._wait_for_room()
-        stream = self.begin(method, message, deadline, end=True)
+        deadline = trio.current_effective_deadline()
+        left = deadline - trio.current_time()
+        if left <= 0 or not self.has_room:
+            left = await self._wait_to_begin(deadline)
+        stream = self.begin(method, message, left, end=True)
         self._waiting[stream] = trio.lowlevel.current_task()
 
         # Called outside of any task, so it cannot ask trio for the deadline.
@@ -381,24 +386,17 @@ class FramedChannel(PluginChannel):
     @asynccontextmanager
     async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
-        deadline = await _deadline()
-        if not self.has_room:
-            await self._wait_for_room()
-        stream = self.begin(Method.EXECUTE_STREAM, first, deadline, end=False)
+        deadline = trio.current_effective_deadline()
+        left = deadline - trio.current_time()
+        if left <= 0 or not self.has_room:
+            left = await self._wait_to_begin(deadline)
+        stream = self.begin(Method.EXECUTE_STREAM, first, left, end=False)
         call = FramedStreamCall(self, stream, self._connection)
         self._streams[stream] = call
         try:
             yield call
         finally:
             self.abandon(stream, _why_cancelled(deadline))
-
-
-async def _deadline() -> float:
-    """When the present scope ends, on trio's clock; raises Cancelled if it has ended."""
-    deadline = trio.current_effective_deadline()
-    if deadline <= trio.current_time():
-        await trio.lowlevel.checkpoint_if_cancelled()
-    return deadline
 
 
 def _why_cancelled(deadline: float) -> StatusCode:
