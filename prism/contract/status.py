@@ -31,7 +31,8 @@ class StatusCode(IntEnum):
     @classmethod
     def from_wire(cls, code: int) -> "StatusCode":
         """The status for a number a peer sent; numbers outside 0-16 are UNKNOWN."""
-        return _BY_NUMBER.get(code, cls.UNKNOWN)
+        return _BY_NUMBER.get(code, _UNKNOWN)
 
 
 _BY_NUMBER = {int(code): code for code in StatusCode}
+_UNKNOWN = StatusCode.UNKNOWN  # on every call's way: as an attribute of the class it costs more

@@ -40,7 +40,7 @@ from prism.contract.status import StatusCode
 from prism.sdk.scopes import Scope, scope_type
 from prism.sdk.session_stream import SessionStream
 from prism.sdk.session_writer import CONNECTION_ERRORS, SessionWriter
-from prism.sdk.workers import Workers
+from prism.sdk.workers import UnaryCall, Workers
 from prism.wire import ConnectionState, Role
 from prism.wire.codecs import CODEC_NAMES
 from prism.wire.connection import Connection
@@ -109,7 +109,7 @@ class Session:
                 max_streams=MAX_STREAMS,
             ),
         )
-        self._scopes: dict[int, Scope] = {}
+        self._running: dict[int, Scope | UnaryCall] = {}
         self._reading = anyio.CancelScope()
         self._streams: dict[int, SessionStream] = {}
         self._writer = SessionWriter(stream, self._connection)
@@ -151,7 +151,7 @@ class Session:
             self.send(Ping(DRAIN_TOKEN))
             with anyio.move_on_after(PARTING_TIME):
                 await self._drain_seen.wait()
-        while self._scopes:
+        while self._running:
             self._call_ended = anyio.Event()
             await self._call_ended.wait()
 
@@ -176,7 +176,7 @@ class Session:
                     with anyio.fail_after(HANDSHAKE_TIMEOUT):
                         await self._greet()
                     async with anyio.create_task_group() as calls:
-                        workers = Workers(calls, self._run_unary)
+                        workers = Workers(calls, self._run_unary, self._new_scope)
                         with self._reading:
                             await self._serve(calls, workers)
                         calls.cancel_scope.cancel()
@@ -247,8 +247,8 @@ class Session:
                 if (stream := self._streams.get(event.stream)) is not None:
                     stream.credit()
             elif isinstance(event, Cancel | Overrun):
-                if (scope := self._scopes.get(event.stream)) is not None:
-                    scope.cancel()
+                if (running := self._running.get(event.stream)) is not None:
+                    running.cancel()
             elif isinstance(event, Ping):
                 if not event.ack:
                     self.send(Ping(event.token, ack=True))
@@ -280,7 +280,7 @@ class Session:
     # -- calls ----------------------------------------------------------------
 
     def _open(self, event: Open, calls: TaskGroup, workers: Workers) -> None:
-        full = len(self._scopes) >= MAX_STREAMS
+        full = len(self._running) >= MAX_STREAMS
         if full or self._draining:
             status = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.UNAVAILABLE
             self.send(Close(event.stream, status, not_started=True))
@@ -288,32 +288,36 @@ class Session:
         deadline = math.inf
         if event.deadline_ms:
             deadline = anyio.current_time() + event.deadline_ms / 1000
-        scope = self._new_scope(deadline=deadline)
-        self._scopes[event.stream] = scope
         if event.method is Method.EXECUTE_STREAM:
+            scope = self._new_scope(deadline=deadline)
             stream = SessionStream(self, event, self._connection)
+            self._running[event.stream] = scope
             self._streams[event.stream] = stream
             calls.start_soon(self._run_stream, stream, event.stream, scope)
         else:
-            workers.add(event)
+            call = UnaryCall(event, deadline)
+            self._running[event.stream] = call
+            workers.add(call)
 
-    async def _run_unary(self, event: Open) -> None:
-        scope = self._scopes[event.stream]
+    async def _run_unary(self, call: UnaryCall, scope: Scope) -> None:
+        event = call.opened
         response: Message | None = None
         status = StatusCode.CANCELLED
-        started = not scope.cancel_called
+        late = call.deadline != math.inf and anyio.current_time() >= call.deadline
+        started = not (call.cancelled or late)
         try:
-            with scope:
-                if started:
-                    response = await self._unary[event.method](event.message)
-                    status = _status_of(response)
+            if started:
+                call.begin(scope)
+                response = await self._unary[event.method](event.message)
+                status = _status_of(response)
         except Exception:
             log.exception("%s failed outside its operation", event.method.name)
             status = StatusCode.INTERNAL
         finally:
-            if response is None and anyio.current_time() >= scope.deadline:
+            call.end()
+            if response is None and anyio.current_time() >= call.deadline:
                 status = StatusCode.DEADLINE_EXCEEDED
-            del self._scopes[event.stream]
+            del self._running[event.stream]
             self._close(Close(event.stream, status, response, not started), event.method)
         if event.method is Method.SHUTDOWN and response is not None:
             self._shut_down = True
@@ -336,7 +340,7 @@ class Session:
         finally:
             if status is StatusCode.CANCELLED and anyio.current_time() >= scope.deadline:
                 status = StatusCode.DEADLINE_EXCEEDED
-            del self._scopes[number]
+            del self._running[number]
             del self._streams[number]
             self._close(Close(number, status, last), Method.EXECUTE_STREAM)
 
@@ -351,7 +355,8 @@ class Session:
         return None
 
     def _close(self, close: Close, method: Method) -> None:
-        self._call_ended.set()
+        if self._draining:
+            self._call_ended.set()
         if not self._connection.is_open(close.stream):
             return
         try:

@@ -23,13 +23,16 @@ class SessionWriter:
         self._sink = sink
         self._connection = connection
         self._wake = anyio.Event()
+        self._waits = False
         self._all_written = anyio.Event()
         self._writing = False
         self._can_write = True
 
     def wake(self) -> None:
-        """Something was queued."""
-        self._wake.set()
+        """Something was queued. Most often the writer knows: each answer comes by here."""
+        if self._waits:
+            self._waits = False
+            self._wake.set()
 
     async def run(self, scope: anyio.CancelScope) -> None:
         """Write until ``scope`` is cancelled or the connection breaks."""
@@ -45,6 +48,7 @@ class SessionWriter:
                 else:
                     self._all_written.set()
                     self._wake = anyio.Event()
+                    self._waits = True
                     await self._wake.wait()
         self._can_write = False
         self._all_written.set()
@@ -55,5 +59,5 @@ class SessionWriter:
             while self._can_write and (self._writing or self._connection.queued_bytes):
                 if self._all_written.is_set():
                     self._all_written = anyio.Event()
-                self._wake.set()
+                self.wake()
                 await self._all_written.wait()

@@ -72,6 +72,22 @@ class Scripted(Plugin):
         await anyio.sleep(math.inf)
 
     @operation
+    async def nap(self, params: Params) -> None:
+        await anyio.sleep(params.n)
+
+    @operation
+    async def fail_when_cancelled(self, params: Params) -> None:
+        async def fails():
+            try:
+                await anyio.sleep(math.inf)
+            finally:
+                raise ValueError("while it was cancelled")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails)
+            tasks.start_soon(anyio.sleep, math.inf)
+
+    @operation
     async def flood(self, params: Params):
         while True:
             yield "x" * 10_000
@@ -288,6 +304,30 @@ async def test_the_plugin_keeps_the_deadline_itself(autojump_clock):
         close = await host.call(Method.EXECUTE, ExecuteRequest(operation="wait"), deadline_ms=1500)
         assert close.status is StatusCode.DEADLINE_EXCEEDED
         assert trio.current_time() == 1.5
+
+
+async def test_a_deadline_is_the_calls_own_though_its_worker_goes_on(autojump_clock):
+    async with session_with() as (host, *_rest):
+        nap = ExecuteRequest(operation="nap", params_json='{"n":3}')
+        for deadline_ms, status in (
+            (4000, StatusCode.OK),
+            (0, StatusCode.OK),
+            (1000, StatusCode.DEADLINE_EXCEEDED),
+            (0, StatusCode.OK),
+        ):
+            close = await host.call(Method.EXECUTE, nap, deadline_ms=deadline_ms)
+            assert close.status is status
+        assert trio.current_time() == 3 + 3 + 1 + 3
+
+
+async def test_a_cancelled_call_that_fails_as_well_harms_no_other(caplog):
+    async with session_with() as (host, *_rest):
+        stream = await host.open(Method.EXECUTE, ExecuteRequest(operation="fail_when_cancelled"))
+        await trio.testing.wait_all_tasks_blocked()
+        await host.send(Cancel(stream))
+        assert (await host.expect(Close)).status is StatusCode.CANCELLED
+        assert (await host.execute("nap")).status is StatusCode.OK
+    assert [record.message for record in caplog.records] == ["a cancelled call failed as well"]
 
 
 async def test_a_stream_stops_when_credit_runs_out():
