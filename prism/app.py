@@ -185,10 +185,14 @@ class Proxy:
         """
         self._reload_certificates()
         self._reload_admin_token()
+        waited = False
         while self.live.has_file:
             try:
                 await self.live.apply()
-            except OperationInProgress:
+            except OperationInProgress as error:
+                if not waited:
+                    log.info("the configuration waits: %s", error)
+                waited = True
                 await trio.sleep(BUSY_PAUSE)
             except CallError as error:
                 log.error("%s", error)

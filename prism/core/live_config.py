@@ -1,8 +1,8 @@
 """The configuration in use, and its change for another one while calls run.
 
 Namespaces, with their plugins, change as one or not at all (``Supervisor.apply``). The rest
-of the file takes effect in the same moment where ``AT_ONCE`` says so; what remains is for
-the next process, which a rolling restart starts without losing a call.
+of the file takes effect in the same moment where ``config_plan.AT_ONCE`` says so; what remains is
+for the next process, which a rolling restart starts without losing a call.
 
 The file says what is wanted only where it has changed: a namespace whose entry is as before
 keeps the version that an operator chose for it with a reload.
@@ -11,80 +11,35 @@ keeps the version that an operator chose for it with a reload.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace as replace_spec
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 import trio
 from msgspec.structs import replace
 
 from prism.contract.config import Config
 from prism.contract.exceptions import ConfigError, InvalidConfig, InvalidRequest
 from prism.core.config import LoadedConfig
+from prism.core.config_plan import (
+    ConfigOutcome,
+    ConfigPlan,
+    NamespaceChange,
+    setting_changes,
+)
 from prism.core.instance_specs import instance_specs
 from prism.core.namespace import Namespace
 from prism.core.router import Router
-from prism.supervision.apply import Action, Applied
-from prism.supervision.report import Receipt
+from prism.supervision.apply import Applied
 from prism.supervision.slot import Slot
 from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism.config")
 
-AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verification")
-"""Settings of the whole process that a running one takes over: these, and all below them."""
-
 _GONE = "the namespace was removed"
 
 Load = Callable[[], LoadedConfig]
-
-
-class NamespaceChange(msgspec.Struct, frozen=True):
-    """What becomes of one namespace.
-
-    ``update``: its limits or texts change, its plugin goes on. ``restart``: its plugin may
-    not run twice, so that calls wait. ``note`` says where it runs what the file does not say.
-    """
-
-    namespace: str
-    action: Action | Literal["update"]
-    note: str = ""
-
-
-class SettingChange(msgspec.Struct, frozen=True):
-    """A setting of the whole process that differs: ``setting`` is its path in the file."""
-
-    setting: str
-    takes_effect: Literal["now", "at restart"]
-
-
-class ConfigPlan(msgspec.Struct, frozen=True):
-    """What applying the file, as it is now, would do."""
-
-    file: str
-    changes: list[NamespaceChange]
-    settings: list[SettingChange]
-    warnings: list[str]
-
-
-class ConfigOutcome(msgspec.Struct, frozen=True):
-    """How an application went: all of it took effect, or, with ``failures``, nothing did.
-
-    ``failures`` maps a namespace to the reason. ``receipts`` are of the plugins replaced: one
-    that may not run twice, and did not come up, is ``rolled_back`` there. ``generation`` is
-    the number of the configuration in use; the first is 1.
-    """
-
-    file: str
-    applied: bool
-    generation: int
-    changes: list[NamespaceChange]
-    settings: list[SettingChange]
-    warnings: list[str]
-    failures: dict[str, str]
-    receipts: list[Receipt]
 
 
 class LiveConfig:
@@ -205,7 +160,7 @@ class LiveConfig:
         return ConfigPlan(
             loaded.file,
             changes,
-            list(_setting_changes(self.current, loaded.config)),
+            list(setting_changes(self.current, loaded.config)),
             [str(warning) for warning in loaded.warnings],
         )
 
@@ -260,25 +215,6 @@ def _difference(running: InstanceSpec, wanted: InstanceSpec) -> str:
         f"runs {running.plugin.version or 'another version'}, which a reload asked for; "
         f"the file says {wanted.plugin.version or 'otherwise'}"
     )
-
-
-def _setting_changes(before: Config, after: Config) -> Iterator[SettingChange]:
-    for name in Config.__struct_fields__:
-        if name != "namespaces":
-            for path in _differing(getattr(before, name), getattr(after, name), name):
-                at_once = any(path == one or path.startswith(f"{one}.") for one in AT_ONCE)
-                yield SettingChange(path, "now" if at_once else "at restart")
-
-
-def _differing(before: Any, after: Any, path: str) -> Iterator[str]:
-    """The paths, below ``path``, of the keys that differ."""
-    if before == after:
-        return
-    if type(before) is not type(after) or not isinstance(before, msgspec.Struct):
-        yield path
-        return
-    for name in before.__struct_fields__:
-        yield from _differing(getattr(before, name), getattr(after, name), f"{path}.{name}")
 
 
 def _tell(outcome: ConfigOutcome) -> None:

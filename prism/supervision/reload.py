@@ -256,7 +256,9 @@ def _name(generation: Generation | None) -> InstanceName | None:
     if generation is None:
         return None
     spec = generation.spec
-    return InstanceName(generation.id, spec.plugin_name, generation.version, generation.pid)
+    return InstanceName(
+        generation.id, spec.plugin_name, spec.plugin.version, generation.version, generation.pid
+    )
 
 
 def _in_version(spec: InstanceSpec) -> str:

@@ -76,10 +76,12 @@ class CallCounts(msgspec.Struct, frozen=True):
 
 
 class InstanceName(msgspec.Struct, frozen=True):
-    """Which instance: ``id`` is unique for ever, ``version`` what it says of itself."""
+    """Which instance: ``id`` is unique for ever, ``version`` what it says of itself,
+    ``configured_version`` the catalogue's name for it."""
 
     id: str
     plugin: str
+    configured_version: str | None
     version: str
     pid: int | None = None
 

@@ -151,10 +151,6 @@ class Supervisor:
             spec = replace(spec, plugin=spec.at_version(version))
         return await self._replace(keeper, spec, canary)
 
-    async def update(self, spec: InstanceSpec, canary: Canary | None = None) -> Receipt:
-        """As ``reload``, with a new configuration of an existing namespace."""
-        return await self._replace(self._find(spec.namespace), spec, canary)
-
     async def _replace(self, keeper: Keeper, spec: InstanceSpec, canary: Canary | None) -> Receipt:
         overlap = spec.may_overlap and keeper.spec.may_overlap
         if canary is not None and not overlap:

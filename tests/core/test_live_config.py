@@ -30,8 +30,9 @@ from prism.contract.exceptions import (
     UnknownNamespace,
 )
 from prism.core.config import LoadedConfig
+from prism.core.config_plan import SettingChange
 from prism.core.instance_specs import instance_specs
-from prism.core.live_config import LiveConfig, SettingChange
+from prism.core.live_config import LiveConfig
 from prism.core.namespace import Namespace
 from prism.core.router import Router
 from prism.supervision.supervisor import Supervisor

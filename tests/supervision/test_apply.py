@@ -86,17 +86,6 @@ async def test_one_that_cannot_start_keeps_everything_as_it_was(named, make_spec
         assert await leased_call(supervisor.slots["a"], "which") in (1, 2)
 
 
-async def test_one_at_a_time(named):
-    async with supervised(named("a")) as supervisor, trio.open_nursery() as nursery:
-        nursery.start_soon(supervisor.apply, [named("a", drain_timeout_seconds=7)])
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(OperationInProgress):
-            await supervisor.apply([])
-        with pytest.raises(OperationInProgress):
-            await supervisor.reload("a")
-        await eventually(lambda: not supervisor.status_of("a").operation)
-
-
 class Held:
     """The command of a plugin that starts once it is ``released``."""
 
@@ -109,6 +98,20 @@ class Held:
     async def release(self) -> None:
         with trio.fail_after(60):
             await trio.to_thread.run_sync(self._gate.write_text, "go\n", abandon_on_cancel=True)
+
+
+async def test_one_at_a_time(named, make_spec, program):
+    held = Held(program)
+    async with supervised(named("a")) as supervisor, trio.open_nursery() as nursery:
+        slow = make_spec(namespace="slow", command=held.command)
+        nursery.start_soon(supervisor.apply, [named("a", drain_timeout_seconds=7), slow])
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OperationInProgress):
+            await supervisor.apply([])
+        with pytest.raises(OperationInProgress):
+            await supervisor.reload("a")
+        await held.release()
+        await eventually(lambda: not supervisor.status_of("a").operation)
 
 
 async def test_a_reload_meanwhile_of_one_that_stays_is_not_undone(named, make_spec, program):

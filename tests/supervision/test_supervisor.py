@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 import trio
@@ -68,12 +69,12 @@ async def test_names_that_are_not_known(make_spec):
 
 
 async def test_a_new_version_that_crashes_is_rolled_back(make_spec):
-    spec = make_spec()
+    bad = make_spec(command=[sys.executable, "-c", "print('no luck'); raise SystemExit(3)"])
+    spec = replace(make_spec(), at_version=lambda _version: bad.plugin)
     async with supervised(spec) as supervisor:
         slot = supervisor.slots["ns"]
         pid = await leased_call(slot, "pid")
-        bad = make_spec(command=[sys.executable, "-c", "print('no luck'); raise SystemExit(3)"])
-        receipt = await supervisor.update(bad)
+        receipt = await supervisor.reload("ns", "v2")
         assert receipt.outcome == "rolled_back"
         assert "exited with status 3" in receipt.reason
         assert await leased_call(slot, "pid") == pid

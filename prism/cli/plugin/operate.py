@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from concurrent.futures import Future, wait
 from datetime import UTC, datetime
 from typing import Any
 
@@ -134,26 +135,23 @@ def _log_line(line: dict[str, Any]) -> str:
 
 def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """What the admin port answers; while that takes, how far it is goes to standard error."""
-    answers: list[dict[str, Any]] = []
-    refusals: list[SystemExit] = []
+    answer: Future[dict[str, Any]] = Future()
 
     def ask() -> None:
         try:
-            answers.append(port.post(f"/admin/plugin/{operation}", body))
-        except SystemExit as refusal:
-            refusals.append(refusal)
+            answer.set_result(port.post(f"/admin/plugin/{operation}", body))
+        except BaseException as error:
+            answer.set_exception(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
+    # Of a kind that Ctrl-C need not wait for: the proxy goes on with what was begun.
+    threading.Thread(target=ask, daemon=True).start()
     shown = ""
-    while asking.is_alive():
-        asking.join(PROGRESS_SECONDS)
-        if asking.is_alive() and (line := _progress(port, body["namespace"])) not in ("", shown):
+    while not wait([answer], PROGRESS_SECONDS).done:
+        line = _progress(port, body["namespace"])
+        if line not in ("", shown) and not answer.done():
             click.echo(line, err=True)
             shown = line
-    if refusals:
-        raise refusals[0]
-    return answers[0]
+    return answer.result()
 
 
 def _progress(port: Admin, namespace: str) -> str:

@@ -17,8 +17,19 @@ _RIGHTS = {
 }
 
 
+class FileProblem(msgspec.Struct, frozen=True):
+    """One thing wrong with the configuration file, and where."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+
 class Problem(msgspec.Struct, frozen=True):
-    """An error (RFC 9457): `reason` says for programs what went wrong, `detail` for people."""
+    """An error (RFC 9457): `reason` says for programs what went wrong, `detail` for people;
+    `problems` lists what is wrong with a configuration file."""
 
     type: str
     title: str
@@ -28,6 +39,7 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
     request_id: str
     retryable: bool
+    problems: list[FileProblem] = []
 
 
 def describe() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from prism.contract.exceptions import MethodNotAllowed, NotFound
-from prism.core.live_config import ConfigOutcome, ConfigPlan
+from prism.core.config_plan import ConfigOutcome, ConfigPlan
 from prism.core.names import namespace_name
 from prism.frontends.admin import configuration, follow, operations, reads
 from prism.frontends.admin.access import Right
