@@ -123,13 +123,17 @@ class Metrics(Collector):
         in_flight = GaugeMetricFamily(
             "prism_requests_in_flight", "Calls admitted and not yet answered", labels=["namespace"]
         )
+        streams = GaugeMetricFamily(
+            "prism_streams_open", "Streams admitted and not yet ended", labels=["namespace"]
+        )
         ready = GaugeMetricFamily(
             "prism_namespace_ready", "Whether an instance takes calls", labels=["namespace"]
         )
         for namespace in self._router.namespaces():
             in_flight.add_metric([namespace.name], namespace.in_flight)
+            streams.add_metric([namespace.name], namespace.streams_by_client.total())
             ready.add_metric([namespace.name], namespace.slot.current is not None)
-        yield from (in_flight, ready)
+        yield from (in_flight, streams, ready)
 
 
 def _labels(record: CallRecord) -> tuple[str, str]:

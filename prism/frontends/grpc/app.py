@@ -21,7 +21,7 @@ from prism.frontends.disconnect import DisconnectWatch, server_cancels
 from prism.frontends.grpc import execute, health, reflection
 from prism.frontends.grpc.call import GrpcCall
 from prism.frontends.headers import RequestHeaders
-from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.server import CANCELLED, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class GrpcApp:
             record.http_status = 200
             await call.fail(failure)
             record.is_answered = True
-        except trio.Cancelled:
+        except CANCELLED:
             if not record.is_answered:
                 stopped = self._stopping.is_set()
                 record.fail(

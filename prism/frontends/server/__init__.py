@@ -9,7 +9,7 @@ above is plain ASGI 3 and also runs on stock hypercorn.
 read and write > `exchange` is one request as ASGI has it.
 """
 
-from prism.frontends.server.asgi import App, Message, Receive, Scope, Send
+from prism.frontends.server.asgi import CANCELLED, App, Message, Receive, Scope, Send
 from prism.frontends.server.listeners import (
     Address,
     Listener,
@@ -25,6 +25,7 @@ from prism.frontends.server.statistics import ServerStatistics
 from prism.frontends.server.tls import ServerTLS
 
 __all__ = [
+    "CANCELLED",
     "Address",
     "App",
     "Listener",

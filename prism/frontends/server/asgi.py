@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
+import trio
 
 from prism.core.ids import random_hex
 from prism.frontends.server.log import logger
@@ -20,6 +21,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+CANCELLED = (trio.Cancelled, BaseExceptionGroup)
+"""What a cancelled application raises. A nursery inside it makes a group of it, in which
+there is nothing else: an application answers, or logs, every ``Exception`` of its own."""
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ requests; and a send is a pass of the scheduler though sockets nearly always hav
 """
 
 import os
+import select
 
 import trio
 
@@ -37,27 +38,66 @@ async def receive(stream: trio.abc.ReceiveStream) -> bytes:
             pass
 
 
-async def send(stream: trio.abc.SendStream, data: bytes | bytearray, stall: float) -> None:
-    """Send all of ``data``; if cancelled or failed, the stream is of no more use.
+def peer_has_ended(stream: trio.abc.Stream) -> bool:
+    """Whether the peer has closed, or ended its half: known behind bytes not read yet.
 
-    Where the kernel takes it at once, other tasks get no turn.
-
-    Raises one of ``GONE``, or:
-        trio.TooSlowError: the peer did not take one ``WRITE_SIZE`` within ``stall`` seconds.
+    Only Linux tells; elsewhere this is false.
     """
-    taken = _write_now(stream, data)
-    if taken == len(data):
-        return
-    view = memoryview(data)
-    for start in range(taken, len(data), WRITE_SIZE):
-        with trio.fail_after(stall):
-            await stream.send_all(view[start : start + WRITE_SIZE])
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if not isinstance(transport, trio.SocketStream) or not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(transport.socket, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
-def _write_now(stream: trio.abc.SendStream, data: bytes | bytearray) -> int:
+class Sender:
+    """Sends to one peer, in the order of the calls, whichever task makes them.
+
+    What a cancelled ``send`` leaves goes out before the next one's data, so that nobody
+    finds half a frame in front of his own. ``unsent`` is what has been left.
+    """
+
+    def __init__(self, stream: trio.abc.SendStream, stall: float) -> None:
+        self.unsent = bytearray()
+        self._stream = stream
+        self._stall = stall
+        self._turn = trio.Lock()
+
+    async def send(self, data: bytes | bytearray) -> None:
+        """Send all of ``data``. Where the kernel takes it at once, other tasks get no turn.
+
+        Raises one of ``GONE``, or:
+            trio.TooSlowError: the peer did not take one ``WRITE_SIZE`` within ``stall`` seconds.
+        """
+        taken = 0
+        if not self.unsent and isinstance(self._stream, trio.SocketStream):
+            taken = _write_now(self._stream, data)
+            if taken == len(data):
+                return
+        self.unsent += memoryview(data)[taken:]
+        async with self._turn:
+            while self.unsent:
+                with trio.fail_after(self._stall):
+                    await self._send_first(min(len(self.unsent), WRITE_SIZE))
+
+    async def _send_first(self, size: int) -> None:
+        stream = self._stream
+        if not isinstance(stream, trio.SocketStream):
+            # If this is cancelled midway, a TLS stream of trio's takes no more.
+            await stream.send_all(bytes(self.unsent[:size]))
+            del self.unsent[:size]
+            return
+        while size:
+            taken = _write_now(stream, self.unsent[:size])
+            del self.unsent[:taken]
+            size -= taken
+            if size:
+                await trio.lowlevel.wait_writable(stream.socket)
+
+
+def _write_now(stream: trio.SocketStream, data: bytes | bytearray) -> int:
     """How many bytes of ``data`` the kernel has taken at once."""
-    if not isinstance(stream, trio.SocketStream):
-        return 0
     try:
         return os.write(stream.socket.fileno(), data)
     except BlockingIOError:

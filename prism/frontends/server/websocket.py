@@ -22,7 +22,7 @@ from wsproto.events import (
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from prism.frontends.server.asgi import App, Headers, Message, Receive, Scope, Send
+from prism.frontends.server.asgi import CANCELLED, App, Headers, Message, Receive, Scope, Send
 from prism.frontends.server.exchange import UnexpectedMessage
 from prism.frontends.server.settings import WebSocketLimits
 
@@ -61,7 +61,7 @@ class WebSocketAdapter:
                 await self._app(websocket_scope(scope), session.receive, session.send)
             except Exception as error:  # a group would hide it from whoever logs it
                 failure = error
-            except trio.Cancelled:
+            except CANCELLED:
                 await session.part(CloseReason.GOING_AWAY, "the server is stopping")
                 raise
             await session.finish(failed=failure is not None)
@@ -104,6 +104,7 @@ class _Session:
         self._connected = False
         self._sender = trio.Lock()
         self._heard = trio.current_time()
+        self._delivering = False
         # One message: the reader stops there, and so does the client.
         self._deliver, self._messages = trio.open_memory_channel[Message](0)
         self._disconnect: Message = {"type": "websocket.disconnect", "code": 1006}
@@ -180,7 +181,7 @@ class _Session:
         while True:
             await trio.sleep(interval / 2)
             silence = trio.current_time() - self._heard
-            if silence >= interval + timeout:
+            if silence >= interval + timeout and not self._delivering:
                 self._disconnect = {**self._disconnect, "code": 1011}
                 await self._close(CloseReason.INTERNAL_ERROR, "no answer to a ping")
                 self._deliver.close()
@@ -262,12 +263,15 @@ class _Session:
     async def _deliver_message(
         self, last: TextMessage | BytesMessage, parts: list[str] | list[bytes]
     ) -> None:
+        message: Message = {"type": "websocket.receive"}
         if isinstance(last, TextMessage):
-            text = "".join(parts)  # type: ignore[arg-type]
-            await self._deliver.send({"type": "websocket.receive", "text": text})
+            message["text"] = "".join(parts)  # type: ignore[arg-type]
         else:
-            whole = b"".join(parts)  # type: ignore[arg-type]
-            await self._deliver.send({"type": "websocket.receive", "bytes": whole})
+            message["bytes"] = b"".join(parts)  # type: ignore[arg-type]
+        self._delivering = True
+        await self._deliver.send(message)
+        self._delivering = False
+        self._heard = trio.current_time()
 
     async def _receive_bytes(self) -> bytes:
         """What comes next; empty when the client has left without closing."""

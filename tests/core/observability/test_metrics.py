@@ -93,6 +93,7 @@ def test_namespaces_and_plugins(make_namespace):
     namespace, empty = make_namespace(), make_namespace(name="empty")
     empty.slot.clear(empty.slot.current, "gone")
     namespace.in_flight = 3
+    namespace.streams_by_client.update({"10.0.0.1": 2, "10.0.0.2": 3})
     instance = namespace.slot.current
     custom = {"pool_waits": 4, "ratio": 0.5, "bad-name": 1, "text": "x", "yes": True}
     instance.metrics = PluginMetrics(
@@ -101,6 +102,7 @@ def test_namespaces_and_plugins(make_namespace):
     found = samples(metrics := Metrics(Router([namespace, empty])))
     labels = (("instance", "kv/1"), ("namespace", "kv"), ("plugin", "function"), ("version", "1.0"))
     assert found["prism_requests_in_flight", ("namespace", "kv")] == 3
+    assert found["prism_streams_open", ("namespace", "kv")] == 5
     assert found["prism_namespace_ready", ("namespace", "kv")] == 1
     assert found["prism_namespace_ready", ("namespace", "empty")] == 0
     assert found["prism_plugin_requests_total", *labels] == 7

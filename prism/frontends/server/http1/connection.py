@@ -74,11 +74,10 @@ class HTTP1Connection:
         self._pending = received
         self._exchange: HTTP1Exchange | None = None
         self._waiting = trio.CancelScope()
-        self._write_lock = trio.Lock()
+        self._sender = transport.Sender(stream, settings.send_stall_timeout)
         self._draining = False
         self._may_skip_body = False
         self._broken_body: h11.RemoteProtocolError | None = None
-        self._unusable = False  # a write was cut short
 
     def drain(self, deadline: float) -> None:
         """Finish the request in flight by ``deadline``, then close.
@@ -114,7 +113,7 @@ class HTTP1Connection:
                     return upgrade
                 if self._may_skip_body and self._h11.their_state is h11.SEND_BODY:
                     await self._skip_body()
-                if self._unusable or self._h11.states != _BOTH_DONE:
+                if self._sender.unsent or self._h11.states != _BOTH_DONE:
                     break
                 self._h11.start_next_cycle()
         except h11.RemoteProtocolError as error:
@@ -122,7 +121,7 @@ class HTTP1Connection:
             await self._refuse(error.error_status_hint, "the request is not valid HTTP/1.1")
         except BadRequest as error:
             await self._refuse(error.status, error.detail)
-        if self._h11.our_state is not h11.IDLE and not self._unusable:
+        if self._h11.our_state is not h11.IDLE and not self._sender.unsent:
             await transport.linger(self._stream, self.settings.linger_timeout)
         return None
 
@@ -240,7 +239,8 @@ class HTTP1Connection:
                 if data:
                     exchange.feed(data)
                 while len(exchange.received) >= self.settings.stream_window:
-                    await exchange.wait_for_room()
+                    if not await self._wait_for_room(exchange):
+                        return
                 data = bytes(await self._stream.receive_some(transport.READ_SIZE))
                 if not data:
                     break
@@ -272,10 +272,10 @@ class HTTP1Connection:
         try:
             while not exchange.client_gone:
                 while self._feed(exchange):
-                    if len(exchange.received) >= self.settings.stream_window:
-                        await exchange.wait_for_room()
-                    else:
+                    if len(exchange.received) < self.settings.stream_window:
                         await trio.lowlevel.checkpoint()
+                    elif not await self._wait_for_room(exchange):
+                        return
                 if len(self._h11.trailing_data[0]) > self.settings.stream_window:
                     return  # pipelined far ahead: the end is not looked for behind that
                 if not await self._receive() and exchange.received_all:
@@ -286,6 +286,22 @@ class HTTP1Connection:
             exchange.disconnect()
         except transport.GONE:
             exchange.disconnect()
+
+    async def _wait_for_room(self, exchange: HTTP1Exchange) -> bool:
+        """Wait until the application takes of what has come; ``False``: the client left.
+
+        The end of a client that leaves meanwhile is behind bytes that are not read, so it
+        is looked for; while the application takes some now and then, the client may wait.
+        """
+        ended = False
+        while True:
+            with trio.move_on_after(self.settings.half_close_grace):
+                await exchange.wait_for_room()
+                return True
+            if ended:
+                exchange.disconnect()
+                return False
+            ended = transport.peer_has_ended(self._stream)
 
     def _feed(self, exchange: HTTP1Exchange) -> bool:
         """Pass on what has been received. Returns whether some is left for another turn.
@@ -328,10 +344,7 @@ class HTTP1Connection:
 
     async def _send(self, data: bytes) -> None:
         try:
-            async with self._write_lock:
-                self._unusable = True
-                await transport.send(self._stream, data, self.settings.send_stall_timeout)
-                self._unusable = False
+            await self._sender.send(data)
         except (*transport.GONE, trio.TooSlowError):
             if self._exchange is None:
                 raise

@@ -24,8 +24,7 @@ class Writer:
     def __init__(self, codec: Codec, stream: trio.abc.SendStream, stall: float) -> None:
         self.done = trio.Event()
         self._codec = codec
-        self._stream = stream
-        self._stall = stall
+        self._sender = transport.Sender(stream, stall)
         self._ready: deque[HTTP2Exchange] = deque()
         self._parked: dict[HTTP2Exchange, None] = {}
         self._closing = False
@@ -100,7 +99,7 @@ class Writer:
                 if self._codec.backlog:
                     data = self._codec.take()
                     self._taken.set()
-                    await transport.send(self._stream, data, self._stall)
+                    await self._sender.send(data)
                     if self._ready:  # a client that takes all must not have all turns
                         await trio.lowlevel.checkpoint()
                 elif self._closing:

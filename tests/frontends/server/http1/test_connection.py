@@ -362,6 +362,41 @@ async def test_a_body_nobody_reads_is_not_stored(start_server):
     assert scope.cancelled_caught
 
 
+async def test_a_client_that_leaves_behind_bytes_nobody_reads_is_noticed(start_server):
+    begun, cancelled = trio.Event(), trio.Event()
+
+    async def app(scope, receive, send):
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    server = await start_server(app, stream_window=10_000)
+    stream = await server.connect()
+    await stream.send_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n")
+    await begun.wait()
+    await stream.send_all(bytes(100_000))
+    await stream.aclose()
+    await cancelled.wait()
+
+
+async def test_what_a_cancelled_task_sent_comes_before_what_the_next_one_sends(
+    start_server, helpers
+):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for word in (b"one ", b"two ", b"three"):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await send({"type": "http.response.body", "body": word, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    server = await start_server(app)
+    last = GET.replace(b"host: a", b"host: a\r\nconnection: close")
+    assert parse(await exchange(server, last, helpers))[0][2] == b"one two three"
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -1,0 +1,95 @@
+"""WebSockets as the server carries them; the door above has tests of its own."""
+
+import pytest
+import trio
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Ping, TextMessage
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+PINGS = {"websocket_ping_interval": 0.1, "websocket_ping_timeout": 0.1}
+
+
+class Client:
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.frames = Connection(ConnectionType.CLIENT)
+
+    async def open(self) -> "Client":
+        await self.stream.send_all(UPGRADE)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await self.stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        self.frames.receive_data(answer.partition(b"\r\n\r\n")[2])
+        return self
+
+    async def say(self, text: str) -> None:
+        await self.stream.send_all(self.frames.send(TextMessage(data=text)))
+
+    async def next(self):
+        while True:
+            for event in self.frames.events():
+                return event
+            data = await self.stream.receive_some()
+            assert data, "closed without a close frame"
+            self.frames.receive_data(data)
+
+
+def taking(until: trio.Event, taken: list[str], ended: trio.Event):
+    """An application that takes messages, the second one only when ``until`` is set."""
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while (message := await receive())["type"] == "websocket.receive":
+                taken.append(message["text"])
+                await until.wait()
+            await send({"type": "websocket.close"})
+        finally:
+            ended.set()
+
+    return app
+
+
+async def test_a_client_that_the_application_lets_wait_is_not_given_up(start_server):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    server = await start_server(taking(until, taken, ended), **PINGS)
+    client = await Client(await server.connect()).open()
+    for word in ("a", "b", "c"):
+        await client.say(word)
+    for _ in range(5):  # it reads no answers to these, since it reads nothing
+        assert isinstance(await client.next(), Ping)
+    until.set()
+    await client.stream.send_all(client.frames.send(CloseConnection(code=1000)))
+    await ended.wait()
+    assert taken == ["a", "b", "c"]
+
+
+async def test_a_client_that_does_not_answer_pings_is_given_up(start_server):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended), **PINGS)
+    client = await Client(await server.connect()).open()
+    while isinstance(event := await client.next(), Ping):
+        pass
+    assert (event.code, event.reason) == (1011, "no answer to a ping")
+    await ended.wait()
+
+
+@pytest.mark.parametrize("size", [1_000, 30_000_000], ids=["all is on its way", "window shut"])
+async def test_a_client_that_leaves_while_it_is_let_wait(start_server, size):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    limits = {"websocket_max_message": 40_000_000, "stream_window": 10_000}
+    server = await start_server(taking(until, taken, ended), **PINGS, **limits)
+    client = await Client(await server.connect()).open()
+    for word in ("a", "b", "c"):
+        await client.say(word)
+    with trio.move_on_after(0.3):
+        await client.say("x" * size)
+    await client.stream.aclose()
+    await ended.wait()
+    assert not until.is_set()
