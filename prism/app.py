@@ -91,7 +91,7 @@ class Proxy:
         self._metrics = Metrics(self.router, self.supervisor)
         self._metrics.register(ConfigMetrics(self.live))
         self._statistics = ServerStatistics()
-        origins = frozenset(origin.lower() for origin in self.config.listen.websocket_origins)
+        origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         self._door = DoorApp(self.router, self._metrics, origins)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop

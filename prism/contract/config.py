@@ -92,11 +92,11 @@ class ListenConfig(Block, frozen=True):
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50051
     tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
-    websocket_origins: Annotated[
+    web_origins: Annotated[
         list[str],
         Meta(
-            description="Origins of web pages that may open WebSockets here, beside pages of the "
-            "same host and port. Clients that are no browsers need none.",
+            description="Origins of web pages that may call here (CORS) and open WebSockets, "
+            "beside pages of the same host and port. Clients that are no browsers need none.",
             examples=[["https://app.example.com"]],
         ),
     ] = []

@@ -254,7 +254,7 @@ class ForeignOrigin(InvalidRequest):
 
     def __init__(self, origin: str) -> None:
         super().__init__(
-            f"pages of {origin[:200]} may not connect; listen.websocket_origins lists who may"
+            f"pages of {origin[:200]} may not call here; listen.web_origins lists who may"
         )
 
 

@@ -5,18 +5,23 @@ from prism.core.router import Router
 from prism.frontends.grpc import GrpcApp, is_grpc
 from prism.frontends.rest import RestApp
 from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.web_pages import WebPages
 from prism.frontends.websocket import WebSocketApp
 
 
 class DoorApp:
-    """ASGI application. ``stop`` it when the proxy begins to stop: calls still run."""
+    """ASGI application; ``origins`` are those of ``WebPages``.
+
+    ``stop`` it when the proxy begins to stop: calls still run.
+    """
 
     def __init__(
         self, router: Router, metrics: Metrics, origins: frozenset[str] = frozenset()
     ) -> None:
-        self._rest = RestApp(router, metrics)
+        pages = WebPages(origins)
+        self._rest = RestApp(router, metrics, pages)
         self._grpc = GrpcApp(router, metrics)
-        self._websocket = WebSocketApp(router, metrics, origins)
+        self._websocket = WebSocketApp(router, metrics, pages)
 
     def stop(self, *, replaced: bool = False) -> None:
         """Tell probes and watches that the proxy drains.

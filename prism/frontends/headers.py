@@ -15,10 +15,13 @@ from prism.core.timeout import parse_timeout
 _READ = frozenset(
     {
         b"accept",
+        b"access-control-request-method",
         b"content-encoding",
         b"content-length",
         b"content-type",
+        b"host",
         b"last-event-id",
+        b"origin",
         b"prism-timeout",
         b"traceparent",
         b"tracestate",
@@ -97,6 +100,20 @@ class RequestHeaders:
         if len(given) > _MAX_EVENT_ID:
             raise InvalidRequest(f"last-event-id is longer than {_MAX_EVENT_ID} bytes")
         return "" if text.startswith("#") else text
+
+    def foreign_origin(self) -> str:
+        """The origin, in lower case, of the web page that asks; empty if it is the proxy's
+        own, or it is no page that asks."""
+        given = self._values.get(b"origin")
+        if given is None:
+            return ""
+        origin = given.decode("latin-1").lower()
+        own = self._values.get(b"host", b"").decode("latin-1").lower()
+        return "" if own and origin.partition("://")[2] == own else origin
+
+    def is_preflight(self) -> bool:
+        """Whether a browser asks what a page may send (WHATWG Fetch, 3.3.2)."""
+        return b"access-control-request-method" in self._values
 
     def check_call(self) -> None:
         """See that the body is plain.

@@ -8,7 +8,6 @@ member is ``$error``, and a close code of 4000 plus the gRPC status.
 
 import logging
 from math import inf
-from urllib.parse import urlsplit
 
 import trio
 
@@ -16,7 +15,6 @@ from prism.contract.exceptions import (
     CallCancelled,
     CallError,
     Draining,
-    ForeignOrigin,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -36,7 +34,8 @@ from prism.frontends.disconnect import CLIENT_GONE
 from prism.frontends.headers import RequestHeaders
 from prism.frontends.problems import problem
 from prism.frontends.query_params import QueryParams
-from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.server import CANCELLED, Receive, Scope, Send
+from prism.frontends.web_pages import WebPages
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +47,12 @@ _GOOD_CLOSES = {1000, 1001, 1005}
 
 
 class WebSocketApp:
-    """ASGI application for the protocol ``websocket``.
+    """ASGI application for the protocol ``websocket``."""
 
-    ``origins`` are those of web pages that may connect beside the proxy's own; a client
-    that is no browser names none.
-    """
-
-    def __init__(self, router: Router, metrics: Metrics, origins: frozenset[str]) -> None:
+    def __init__(self, router: Router, metrics: Metrics, pages: WebPages) -> None:
         self._router = router
         self._metrics = metrics
-        self._origins = origins
+        self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket. Cancelling it cancels its call."""
@@ -68,7 +63,7 @@ class WebSocketApp:
         stream = _WebSocketStream(receive, send, record)
         try:
             await self._serve(scope, headers, record, stream)
-        except trio.Cancelled:
+        except CANCELLED:
             if not record.is_answered:
                 gone = CLIENT_GONE in scope.get("state", {})
                 record.fail(CallCancelled("the client left") if gone else Draining("stopped"))
@@ -111,7 +106,7 @@ class WebSocketApp:
                 record.operation = operation_name(raw_operation)
             case _:
                 raise NotFound("WebSockets are at /v1/{namespace}/{operation}")
-        self._check_origin(scope)
+        self._pages.check(headers)
         record.target = self._router.find(record.namespace)
         timeout = headers.timeout()
         metadata = record.metadata()
@@ -130,15 +125,6 @@ class WebSocketApp:
             client=client[0] if client else "",
             stream=stream,
         )
-
-    def _check_origin(self, scope: Scope) -> None:
-        """Keep other sites' pages out: a browser sends a user's cookies and address with them."""
-        fields: dict[bytes, bytes] = dict(scope["headers"])
-        origin = fields.get(b"origin", b"").decode("latin-1").lower()
-        if not origin or origin in self._origins:
-            return
-        if urlsplit(origin).netloc != fields.get(b"host", b"").decode("latin-1").lower():
-            raise ForeignOrigin(origin)
 
 
 class _FirstMessage(Params):

@@ -59,9 +59,12 @@ def start_shared_prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
         yield start
 
 
-@pytest.fixture
-def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start processes (plugins that dial or listen) that end with the test."""
+StartProcess = Callable[..., subprocess.Popen[bytes]]
+
+
+@contextmanager
+def processes() -> Iterator[StartProcess]:
+    """A function that starts processes (plugins that dial or listen), which end with the block."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -86,6 +89,20 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             process.kill()
             process.wait()
             raise
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    """Start processes that end with the test."""
+    with processes() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_process() -> Iterator[StartProcess]:
+    """Start processes that end with the module."""
+    with processes() as start:
+        yield start
 
 
 class Curl:

@@ -1,11 +1,9 @@
 """Stock grpcio clients at the front door, over every kind of call that gRPC has."""
 
 import json
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import httpx
@@ -17,19 +15,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from prism_process import SUPPORT, eventually
+from stream_doors import grpc_stubs
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="session")
 def proto():
     """The messages and stubs that protoc makes of the schemas."""
-    sys.path.insert(0, str(SCHEMAS))
-    try:
-        yield grpc.protos_and_services("prism/plugin.proto")
-    finally:
-        sys.path.remove(str(SCHEMAS))
+    return grpc_stubs()
 
 
 @pytest.fixture(scope="module")
@@ -305,16 +299,3 @@ def test_other_content_types_are_no_grpc(proxy):
             "/prism.plugin.BackendPlugin/Execute", headers={"content-type": "application/grpc+json"}
         )
         assert answer.status_code == 404
-
-
-def test_the_example(start_prism):
-    proxy = start_prism()
-    client = Path(__file__).parents[2] / "examples/clients/grpc_client.py"
-    done = subprocess.run(
-        [sys.executable, client, SCHEMAS, f"127.0.0.1:{proxy.port}"], capture_output=True, text=True
-    )
-    assert done.stdout.splitlines() == [
-        "{'stored': True}",
-        "{'found': True, 'value': {'name': 'Ada'}}",
-        "UNIMPLEMENTED",
-    ], done.stderr

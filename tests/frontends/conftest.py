@@ -12,6 +12,7 @@ from prism.core.namespace import Namespace
 from prism.core.observability.metrics import Metrics
 from prism.core.router import Router
 from prism.frontends.rest import RestApp
+from prism.frontends.web_pages import WebPages
 
 
 class Answer:
@@ -99,9 +100,9 @@ class Client:
 
 @pytest.fixture
 def make_client() -> Callable[..., Client]:
-    def make(*namespaces: Namespace) -> Client:
+    def make(*namespaces: Namespace, pages: WebPages | None = None) -> Client:
         router = Router(namespaces)
-        return Client(RestApp(router, Metrics(router)))
+        return Client(RestApp(router, Metrics(router), pages))
 
     return make
 

@@ -42,8 +42,9 @@ from prism.frontends.rest.streams import (
     StreamFormat,
     choose_format,
 )
-from prism.frontends.server import Receive, Scope, Send
+from prism.frontends.server import CANCELLED, Receive, Scope, Send
 from prism.frontends.server.asgi import REQUEST_ID
+from prism.frontends.web_pages import WebPages, preflight
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +56,10 @@ _HINT = "POST /v1/{namespace}/{operation} makes a call, GET /v1 lists the namesp
 class RestApp:
     """ASGI application. Set ``draining`` when the proxy begins to stop: calls still run."""
 
-    def __init__(self, router: Router, metrics: Metrics) -> None:
+    def __init__(self, router: Router, metrics: Metrics, pages: WebPages | None = None) -> None:
         self._router = router
         self._metrics = metrics
+        self._pages = pages or WebPages(frozenset())
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +69,9 @@ class RestApp:
             return
         incoming = Incoming.from_scope(scope, receive, send)
         headers = incoming.headers
+        if headers.foreign_origin():
+            send = self._pages.answering(headers, send)
+            incoming = incoming._replace(send=send)
         record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
         scope.setdefault("state", {})[REQUEST_ID] = record.request_id
         try:
@@ -80,7 +85,7 @@ class RestApp:
             record.bytes_out = len(response.body)
             response.headers.append((b"x-request-id", record.request_id.encode("ascii")))
             await send_response(send, response, head=incoming.method == "HEAD")
-        except trio.Cancelled:
+        except CANCELLED:
             gone = CLIENT_GONE in scope.get("state", {})
             if not record.is_answered:
                 record.fail(_CLIENT_LEFT if gone else _STOPPED)
@@ -115,6 +120,10 @@ class RestApp:
 
     async def _dispatch(self, incoming: Incoming, record: CallRecord) -> Response | None:
         method, path = incoming.method, incoming.path
+        if incoming.headers.foreign_origin():
+            self._pages.check(incoming.headers)
+            if method == "OPTIONS" and incoming.headers.is_preflight():
+                return preflight()
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
                 record.is_call = True

@@ -1,5 +1,6 @@
 """A plugin whose operations do what stream tests ask for, on every channel alike."""
 
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,6 +27,7 @@ class Streams(Plugin):
         super().__init__()
         self.cancelled = 0
         self.sent = 0
+        self.awake = anyio.Event()
 
     @operation(idempotent=True)
     async def echo(self, params: Any) -> Any:
@@ -75,6 +77,27 @@ class Streams(Plugin):
         async for message in call.messages(Number):
             total += message.n
         yield total
+
+    @operation
+    async def told(self, params: Text, call: Call) -> AsyncIterator[dict[str, str]]:
+        yield call.metadata
+
+    @operation
+    async def wake(self, params: Text) -> None:
+        self.awake.set()
+        self.awake = anyio.Event()
+
+    @operation
+    async def deaf(self, params: Text, call: Call) -> AsyncIterator[Any]:
+        yield "I take nothing"
+        await self.awake.wait()
+        yield len([message async for message in call.messages(Text)])
+
+    @operation
+    async def die(self, params: Text) -> AsyncIterator[str]:
+        yield "last words"
+        await anyio.sleep(0.1)  # for them to leave
+        os._exit(9)
 
     @operation
     async def flood(self, params: Number) -> AsyncIterator[str]:

@@ -1,0 +1,61 @@
+"""Which web pages may call the data port: CORS (WHATWG Fetch, 3.3), and the same for WebSocket.
+
+A browser lets any page send requests, with its user's address, to a proxy on that user's
+machine or network. So a page of another origin than the proxy's own is refused, unless
+``listen.web_origins`` names it. Clients that are no browsers send no ``Origin``.
+"""
+
+from prism.contract.exceptions import ForeignOrigin
+from prism.frontends.headers import RequestHeaders
+from prism.frontends.responses import Response
+from prism.frontends.server import Message, Send
+
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (
+        b"access-control-allow-headers",
+        b"content-type, last-event-id, prism-timeout, traceparent, tracestate, x-request-id",
+    ),
+    (b"access-control-max-age", b"600"),
+]
+_EXPOSED = (b"access-control-expose-headers", b"retry-after, x-request-id")
+
+
+class WebPages:
+    """The pages that may call. ``origins``, in lower case, are beside the proxy's own."""
+
+    def __init__(self, origins: frozenset[str]) -> None:
+        self._origins = origins
+
+    def check(self, headers: RequestHeaders) -> None:
+        """Let the request pass if it is of no page, or of one that may call.
+
+        Raises:
+            ForeignOrigin: it may not.
+        """
+        origin = headers.foreign_origin()
+        if origin and origin not in self._origins:
+            raise ForeignOrigin(origin)
+
+    def answering(self, headers: RequestHeaders, send: Send) -> Send:
+        """``send``, which lets the request's page read the answer, if it may."""
+        origin = headers.foreign_origin()
+        if origin not in self._origins:
+            return send
+        readable = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"vary", b"origin"),
+            _EXPOSED,
+        ]
+
+        async def send_readable(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *readable]
+            await send(message)
+
+        return send_readable
+
+
+def preflight() -> Response:
+    """The answer to a browser that asks, for a page that may call, what it may send."""
+    return Response(200, list(_PREFLIGHT), b"")
