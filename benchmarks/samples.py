@@ -8,6 +8,8 @@ import msgspec
 
 SHARES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 """The quantiles that a sample keeps of its latencies."""
+NO_LATENCIES = (0.0,) * len(SHARES)
+"""Those of a sample of messages, which have none."""
 
 
 class Load(NamedTuple):

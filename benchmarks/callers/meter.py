@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from benchmarks.machine import cpu_seconds
-from benchmarks.samples import Sample, quantiles
+from benchmarks.samples import NO_LATENCIES, Sample, quantiles
 
 OPERATION = "echo"
 PARAMS = '{"key":"user:123","value":{"name":"Ada"}}'
@@ -48,6 +48,27 @@ class Meter:
             calls=len(self.latencies),
             seconds=seconds,
             quantiles=quantiles(self.latencies),
+            cpu=time.process_time() - self._cpu,
+            peer_cpu=cpu_seconds(self._peer) - self._peer_cpu,
+        )
+        print(msgspec.json.encode(sample).decode(), flush=True)
+
+
+class StreamMeter:
+    """Counts the messages of one sample; ``peer`` is the process that sends them."""
+
+    def __init__(self, peer: int) -> None:
+        self.messages = 0
+        self._peer = peer
+        self._cpu, self._peer_cpu = time.process_time(), cpu_seconds(peer)
+        self._started = time.perf_counter()
+
+    def report(self) -> None:
+        """Write the sample to standard output. It has no latencies."""
+        sample = Sample(
+            calls=self.messages,
+            seconds=time.perf_counter() - self._started,
+            quantiles=NO_LATENCIES,
             cpu=time.process_time() - self._cpu,
             peer_cpu=cpu_seconds(self._peer) - self._peer_cpu,
         )

@@ -10,6 +10,7 @@ from benchmarks.questions import (
     memory,
     proxied,
     storage,
+    streams,
     supervision,
 )
 
@@ -19,6 +20,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "storage": storage,  # And with real work behind it: get and set on SQLite?
     "latency": latency,  # What delay does the proxy add, at a load that it can bear?
     "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?
+    "streams": streams,  # What do streams cost, and gRPC calls in front?
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
     "memory": memory,  # What does it all keep in memory?
     "supervision": supervision,  # What do reloads cost who calls?

@@ -12,13 +12,14 @@ from benchmarks.processes import module, server
 from prism.contract.messages import ExecuteRequest
 from prism.wire.grpc import framing, protobuf
 
-METHOD = "/prism.plugin.BackendPlugin/Execute"
+SERVICE = "prism.plugin.BackendPlugin"
+METHOD = f"/{SERVICE}/Execute"
 _HEADERS = (("content-type", "application/grpc"), ("te", "trailers"))
 
 
 @contextmanager
 def service() -> Iterator[Target]:
-    """The echo service.
+    """The echo service, which Prism takes for a plugin (``type: grpc``), too.
 
     Raises:
         Unavailable: grpcio is not installed.
@@ -26,7 +27,7 @@ def service() -> Iterator[Target]:
     if importlib.util.find_spec("grpc") is None or importlib.util.find_spec("grpc_tools") is None:
         raise Unavailable("not installed; pip install grpcio grpcio-tools")
     with server(module("sides.grpc_service", "127.0.0.1:0"), r"ready (\d+)") as (pid, port):
-        yield _target(port, [pid])
+        yield target(f"http://127.0.0.1:{port}", [pid])
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def relay_to(service: Target) -> Iterator[Target]:
     upstream = urlsplit(service.urls[0]).netloc
     command = module("sides.grpc_relay", "127.0.0.1:0", upstream)
     with server(command, r"ready (\d+)") as (pid, port):
-        yield _target(port, [pid], service.pids)
+        yield target(f"http://127.0.0.1:{port}", [pid], service.pids)
 
 
 @contextmanager
@@ -45,9 +46,12 @@ def relay() -> Iterator[Target]:
         yield target
 
 
-def _target(port: str, pids: Sequence[int], peers: Sequence[int] = ()) -> Target:
-    url = f"http://127.0.0.1:{port}{METHOD}"
-    return Target(url, pids, peers, make_body=request, headers=_HEADERS)
+def target(
+    origin: str, pids: Sequence[int], peers: Sequence[int] = (), *, namespace: str = ""
+) -> Target:
+    """Execute at ``origin``, such as ``http://127.0.0.1:50051``."""
+    headers = (*_HEADERS, ("prism-namespace", namespace)) if namespace else _HEADERS
+    return Target(origin + METHOD, pids, peers, make_body=request, headers=headers)
 
 
 def request(size: int) -> bytes:

@@ -20,7 +20,7 @@ async def main(address: str, upstream: str) -> None:
             answer: bytes = await forward(request)
             return answer
 
-        await serve(grpc.unary_unary_rpc_method_handler(relay), address)
+        await serve({"Execute": grpc.unary_unary_rpc_method_handler(relay)}, address)
 
 
 if __name__ == "__main__":

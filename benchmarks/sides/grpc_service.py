@@ -13,8 +13,11 @@ import grpc.aio  # type: ignore[import-untyped]
 import msgspec
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
+from benchmarks.callers.meter import OPERATION
 from benchmarks.processes import ROOT
-from benchmarks.sides.grpc_aio import METHOD
+from benchmarks.sides.grpc_aio import SERVICE
+
+Handlers = dict[str, grpc.RpcMethodHandler]
 
 
 def load_messages() -> Any:
@@ -32,8 +35,15 @@ def load_messages() -> Any:
             sys.path.remove(folder)
 
 
-def echo_handler() -> grpc.RpcMethodHandler:
+def echo_handlers() -> Handlers:
     messages = load_messages()
+
+    def method(name: str, answer: Any) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=getattr(messages, f"{name}Request").FromString,
+            response_serializer=getattr(messages, f"{name}Response").SerializeToString,
+        )
 
     async def execute(request: Any, _context: object) -> Any:
         # Decodes and encodes its params with the library that the SDK uses.
@@ -42,20 +52,27 @@ def echo_handler() -> grpc.RpcMethodHandler:
             success=True, result_json=msgspec.json.encode(params).decode()
         )
 
-    return grpc.unary_unary_rpc_method_handler(
-        execute,
-        request_deserializer=messages.ExecuteRequest.FromString,
-        response_serializer=messages.ExecuteResponse.SerializeToString,
-    )
+    async def initialize(_request: Any, _context: object) -> Any:
+        return messages.InitializeResponse(success=True, supported_operations=[OPERATION])
+
+    async def health_check(_request: Any, _context: object) -> Any:
+        return messages.HealthCheckResponse()
+
+    async def shutdown(_request: Any, _context: object) -> Any:
+        return messages.ShutdownResponse(success=True)
+
+    return {
+        "Execute": method("Execute", execute),
+        "Initialize": method("Initialize", initialize),
+        "HealthCheck": method("HealthCheck", health_check),
+        "Shutdown": method("Shutdown", shutdown),
+    }
 
 
-async def serve(handler: grpc.RpcMethodHandler, address: str) -> None:
-    """Serve ``handler`` as ``METHOD`` for ever."""
-    service, name = METHOD.strip("/").split("/")
+async def serve(handlers: Handlers, address: str) -> None:
+    """Serve the contract's methods, by name, for ever."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler(service, {name: handler})]
-    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
     port = server.add_insecure_port(address)
     await server.start()
     print("ready", port, flush=True)
@@ -63,4 +80,4 @@ async def serve(handler: grpc.RpcMethodHandler, address: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(echo_handler(), sys.argv[1]))
+    asyncio.run(serve(echo_handlers(), sys.argv[1]))

@@ -51,6 +51,10 @@ class StreamCall(ABC):
             CallError: the stream failed.
         """
 
+    async def receive_some(self) -> list[StreamResponse]:
+        """As ``receive``: the next message, and those that have come right behind it."""
+        return [await self.receive()]
+
 
 class PluginChannel(ABC):
     """A plugin, as the proxy sees it: the contract's five calls, and ``aclose``.

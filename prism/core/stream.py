@@ -33,6 +33,11 @@ class ClientStream(ABC):
             CallCancelled: the client went away.
         """
 
+    async def send_some(self, responses: list[StreamResponse]) -> None:
+        """As ``send``, for messages that have come together."""
+        for response in responses:
+            await self.send(response)
+
     async def receive(self) -> StreamRequest | None:
         """The client's next message, ``None`` when it has said that there are no more.
 

@@ -25,7 +25,9 @@ def event(data: bytes, *, number: bytes = b"", kind: bytes = b"") -> bytes:
 
 def line(value: bytes) -> bytes:
     """One JSON value on a line: a break within it is white space; in strings it is escaped."""
-    return value.translate(_BREAKS_TO_SPACES) + b"\n"
+    if b"\n" in value or b"\r" in value:  # hardly ever, and looking is cheaper
+        value = value.translate(_BREAKS_TO_SPACES)
+    return value + b"\n"
 
 
 def stream_headers(content_type: bytes, request_id: str) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,7 @@ from benchmarks.questions import QUESTIONS
 from benchmarks.samples import Load, SideFailed
 from benchmarks.sides import hypercorn, prism
 
-WITH_TARGETS = {"constant", "proxied", "latency", "hop", "memory", "supervision"}
+WITH_TARGETS = {"constant", "proxied", "latency", "hop", "memory", "streams", "supervision"}
 
 
 @pytest.fixture

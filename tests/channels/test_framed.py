@@ -9,6 +9,7 @@ import trio.testing
 
 from prism.channels import framed as framed_module
 from prism.channels.framed import PATIENCE, ChannelSettings, FramedChannel
+from prism.channels.framed_stream import BATCH
 from prism.channels.inherited import socket_pair
 from prism.contract.exceptions import (
     CallError,
@@ -505,6 +506,25 @@ async def test_what_arrived_before_the_channel_broke_can_be_received(streams):
             await call.receive()
         with pytest.raises(CallError):
             await call.send(StreamRequest())
+
+
+async def test_what_has_come_is_received_in_portions(streams):
+    async with (
+        channel_over(streams) as (channel, plugin),
+        channel.execute_stream(StreamRequest(operation="s")) as call,
+    ):
+        opened = await plugin.expect(Open)
+        sent = [StreamResponse(result_json=str(n).ljust(1000)) for n in range(200)]
+        for message in sent:
+            plugin.connection.send(Data(opened.stream, message))
+        await plugin.send(Close(opened.stream, StatusCode.DATA_LOSS))
+        await trio.testing.wait_all_tasks_blocked()
+        portions = [await call.receive_some() for _ in range(3)]
+        portions.append([await call.receive(), *await call.receive_some()])
+        assert [message for portion in portions for message in portion] == sent
+        assert all(len(portion) <= BATCH / 1000 + 1 for portion in portions)
+        with pytest.raises(PluginError):
+            await call.receive_some()
 
 
 async def test_sending_waits_for_credit_and_ends_with_the_stream(streams):

@@ -1,7 +1,7 @@
 """Carries the messages of one stream between a client and a plugin.
 
-Nothing is stored between them: a message is taken from one side when the other has
-taken the one before, so a slow client slows its plugin's stream, and that one only.
+Nothing is stored between them: messages are taken from one side when the other has
+taken those before, so a slow client slows its plugin's stream, and that one only.
 """
 
 import trio
@@ -49,8 +49,8 @@ class OpenStream:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def next_response(self, call: StreamCall, patience: float) -> StreamResponse | None:
-        """The plugin's next message, ``None`` if none came for ``patience`` seconds.
+    async def next_responses(self, call: StreamCall, patience: float) -> list[StreamResponse]:
+        """The plugin's next messages, empty if none came for ``patience`` seconds.
 
         Raises:
             CallError: the stream failed, or was ended.
@@ -60,12 +60,12 @@ class OpenStream:
             raise self.ending
         try:
             with trio.move_on_after(patience) as self._waiting:
-                return await call.receive()
+                return await call.receive_some()
         finally:
             self._waiting = None
         if self.ending is not None:
             raise self.ending
-        return None
+        return []
 
 
 async def relay(
@@ -126,17 +126,17 @@ async def _to_client(
     call: StreamCall, client: ClientStream, stream: OpenStream, idle: _Idle
 ) -> None:
     try:
-        response = await stream.next_response(call, PATIENCE)
-        if response is None:
-            await client.begin()
+        responses = await stream.next_responses(call, PATIENCE)
+        if responses:
+            await client.send_some(responses)
         else:
-            await client.send(response)
+            await client.begin()
         while True:
-            response = await stream.next_response(call, client.heartbeat)
-            if response is None:
-                await client.beat()
-            else:
+            responses = await stream.next_responses(call, client.heartbeat)
+            if responses:
                 idle.moved()
-                await client.send(response)
+                await client.send_some(responses)
+            else:
+                await client.beat()
     except trio.EndOfChannel:
         await client.begin()

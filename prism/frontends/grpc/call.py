@@ -4,6 +4,7 @@ The status always leaves as trailers after a (perhaps empty) body: an answer of 
 alone is taken as UNKNOWN by clients whose server wrote its head apart.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import trio
@@ -135,9 +136,13 @@ class GrpcCall:
 
     async def send_message(self, payload: bytes) -> None:
         """Send one message; waits while the client takes no more."""
+        await self.send_messages([payload])
+
+    async def send_messages(self, payloads: Iterable[bytes]) -> None:
+        """Send messages; waits while the client takes no more."""
         if not self._begun:
             await self._start()
-        await self._body(self._packed(payload))
+        await self._body(b"".join(map(self._packed, payloads)))
 
     async def finish(
         self,

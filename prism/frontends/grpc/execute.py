@@ -78,7 +78,10 @@ class _MessageStream(ClientStream):
         await self._call.begin()
 
     async def send(self, response: StreamResponse) -> None:
-        await self._call.send_message(encode(response))
+        await self.send_some([response])
+
+    async def send_some(self, responses: list[StreamResponse]) -> None:
+        await self._call.send_messages(map(encode, responses))
 
     async def receive(self) -> StreamRequest | None:
         payload = await self._call.next_message()

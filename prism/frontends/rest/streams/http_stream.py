@@ -1,6 +1,6 @@
 """A streaming call whose messages are the body of one HTTP response."""
 
-from prism.contract.exceptions import CallError
+from prism.contract.exceptions import CallError, PluginMisbehaved
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.core.request import CallRecord
 from prism.core.stream import ClientStream
@@ -40,9 +40,22 @@ class HTTPStream(ClientStream):
         await self._write(self._form.beat())
 
     async def send(self, response: StreamResponse) -> None:
-        text = self._form.message(response)
-        await self.begin()
-        await self._write(text)
+        await self.send_some([response])
+
+    async def send_some(self, responses: list[StreamResponse]) -> None:
+        texts: list[bytes] = []
+        failure: PluginMisbehaved | None = None
+        for response in responses:
+            try:
+                texts.append(self._form.message(response))
+            except PluginMisbehaved as error:
+                failure = error
+                break
+        if texts:
+            await self.begin()
+            await self._write(b"".join(texts))
+        if failure is not None:
+            raise failure
 
     async def beat(self) -> None:
         await self._write(self._form.beat())
