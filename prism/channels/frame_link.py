@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
+from prism.channels.byte_stream import Sender, receive
 from prism.contract.exceptions import (
     ChannelBroken,
     ChannelClosed,
@@ -76,6 +77,7 @@ class FrameLink:
         self._on_event = on_event
         self._on_end = on_end
         self._on_taken = on_taken
+        self._sender = Sender(stream, settings.send_timeout)
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
         self._writing = False
@@ -195,12 +197,18 @@ class FrameLink:
         return self.ended
 
     def send(self, event: Event) -> None:
-        """Queue one event and wake the writer.
+        """Queue one event and wake the writer; where one call is open there is nothing to
+        collect, and it is written at once.
 
         Raises:
             LocalProtocolError, PayloadTooLarge: nothing was queued.
         """
         self._connection.send(event)
+        if self._idle_writer and self._connection.open_streams <= 1:
+            data = self._connection.data_to_send()
+            self._on_taken()
+            if self._sender.send_now(data):
+                return
         self._idle_writer.unpark()
 
     # -- the three tasks ------------------------------------------------------
@@ -223,7 +231,7 @@ class FrameLink:
     async def _read_frames(self, whole_frame: trio.CancelScope) -> None:
         connection = self._connection
         while connection.state is not ConnectionState.CLOSED:
-            connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+            connection.receive_data(await receive(self._stream, RECEIVE_SIZE))
             self._last_heard = trio.current_time()
             self._heard = True
             began = whole_frame.deadline
@@ -243,21 +251,20 @@ class FrameLink:
         self.finish(ChannelBroken("it closed the connection"))
 
     async def _write(self) -> None:
-        timeout = self._settings.send_timeout
         try:
             while True:
                 data = self._connection.data_to_send()
-                if data:
+                if data or self._sender.unsent:
                     self._on_taken()
                     self._writing = True
-                    with trio.fail_after(timeout):
-                        await self._stream.send_all(data)
+                    await self._sender.send(data)
                 else:
                     self._writing = False
                     self._flushers.unpark_all()
                     await self._idle_writer.park()
         except trio.TooSlowError:
-            self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+            seconds = self._settings.send_timeout
+            self.finish(ChannelBroken(f"it read nothing for {seconds:g} seconds"))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._stop_writing()
             # What the peer sent before it went may say more: the reader first.
@@ -272,7 +279,9 @@ class FrameLink:
         """Wait, within limits, until everything queued has been written."""
         with trio.move_on_after(PARTING_TIME):
             self._idle_writer.unpark()
-            while self._can_write and (self._writing or self._connection.queued_bytes):
+            while self._can_write and (
+                self._writing or self._sender.unsent or self._connection.queued_bytes
+            ):
                 await self._flushers.park()
 
     async def _ping(self) -> None:

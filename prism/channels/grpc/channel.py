@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
+from hpack import NeverIndexedHeaderTuple
 
 from prism.channels.channel import PluginChannel, StreamCall
 from prism.channels.framed import ChannelSettings
 from prism.channels.grpc.exchange import Exchange
-from prism.channels.grpc.link import HTTP2Link
+from prism.channels.grpc.link import Header, HTTP2Link
 from prism.channels.grpc.stream import GrpcStreamCall, ending_of
 from prism.contract.exceptions import (
     CallError,
@@ -176,10 +177,15 @@ class GrpcChannel(PluginChannel):
         if self._link.unsent > self.settings.max_queued:
             raise Overloaded(f"{self.name} does not keep up with what it is sent")
         payload = framing.pack(protobuf.encode(message))
-        headers = [*self._pseudo_headers, (":path", PATHS[method]), *self._headers]
+        headers: list[Header] = [
+            *self._pseudo_headers,
+            (":path", PATHS[method]),
+            *self._headers,
+        ]
         left = trio.current_effective_deadline() - trio.current_time()
         if left < MAX_TIMEOUT:
-            headers.append(("grpc-timeout", format_timeout(left)))
+            # Never indexed: it would push the others, which repeat, out of HPACK's table.
+            headers.append(NeverIndexedHeaderTuple("grpc-timeout", format_timeout(left)))
         exchange = self._link.open(headers)
         exchange.queue(payload, end=end)
         return exchange

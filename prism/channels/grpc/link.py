@@ -20,8 +20,10 @@ import h2.exceptions
 import trio
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
+from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import Frame, GoAwayFrame
 
+from prism.channels.byte_stream import Sender, receive
 from prism.channels.frame_link import PARTING_TIME, RECEIVE_SIZE, LinkSettings
 from prism.channels.grpc.exchange import Exchange, Headers
 from prism.contract.exceptions import (
@@ -39,11 +41,13 @@ from prism.contract.status import StatusCode
 
 log = logging.getLogger("prism.channel")
 
+Header = tuple[str, str] | NeverIndexedHeaderTuple
+
 WINDOW = 256 * 1024
 """Bytes of one call's answer that may be on their way or waiting to be taken."""
 CONNECTION_WINDOW = 16 * 1024 * 1024
-"""Bytes of all answers on their way; given back as they come, so that no call that
-nobody reads holds up another."""
+"""Bytes of all answers on their way; given back as they come, in portions, so that no call
+that nobody reads holds up another."""
 MAX_HEADERS = 64 * 1024
 """Bytes of an answer's headers or trailers."""
 SEND_SIZE = 64 * 1024
@@ -89,13 +93,25 @@ class HTTP2Link:
         self._exchanges: dict[int, Exchange] = {}
         self._ready: deque[Exchange] = deque()
         self._blocked: list[Exchange] = []
+        self._sender = Sender(stream, settings.send_timeout)
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
         self._greeted = False
+        self._owed = 0  # bytes of the connection's window, not given back yet
         self._leaving = False
         self._end = trio.Event()
         self._scope = trio.CancelScope()
-        self._h2 = _Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        self._h2 = _Connection(
+            h2.config.H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                # The requests' heads are the channel's own, and the same each time.
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+                # Of an answer's head a few names are looked up, and nothing is passed on.
+                validate_inbound_headers=False,
+            )
+        )
         announced = {
             SettingCodes.ENABLE_PUSH: 0,
             SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
@@ -192,27 +208,32 @@ class HTTP2Link:
         """Bytes of messages that the peer gives no window for, or did not get yet."""
         return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked))
 
-    def open(self, headers: Iterable[tuple[str, str]]) -> Exchange:
-        """Begin a request.
+    def open(self, headers: Iterable[Header]) -> Exchange:
+        """Begin a request, which leaves with what is queued on it; names are in lower case.
 
         Raises:
             Overloaded: the peer takes no more calls now; this one never ran.
         """
         if self._leaving:
             raise Overloaded(f"{self.name} drains and starts no more calls")
-        if self._h2.open_outbound_streams >= self._h2.remote_settings.max_concurrent_streams:
-            raise Overloaded(f"{self.name} takes no more calls now")
         stream_id = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream_id, headers)
+        try:
+            self._h2.send_headers(stream_id, headers)
+        except h2.exceptions.TooManyStreamsError:
+            raise Overloaded(f"{self.name} takes no more calls now") from None
         exchange = Exchange(self, stream_id, WINDOW, self._max_message)
         self._exchanges[stream_id] = exchange
         if stream_id >= LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
             self._leave("the connection's stream ids are nearly used up")
-        self.wake_writer()
         return exchange
 
     def wake_writer(self) -> None:
-        """There may be something to send."""
+        """There may be something to send; where one call is open there is nothing to
+        collect, and it is sent at once."""
+        if self._idle_writer and len(self._exchanges) <= 1:
+            self._fill()
+            if self._sender.send_now(self._h2.data_to_send()) and not self._ready:
+                return
         self._idle_writer.unpark()
 
     def send(self, exchange: Exchange) -> None:
@@ -259,8 +280,8 @@ class HTTP2Link:
 
     async def _read(self) -> None:
         try:
-            while data := await self._stream.receive_some(RECEIVE_SIZE):
-                self._receive(bytes(data))
+            while data := await receive(self._stream, RECEIVE_SIZE):
+                self._receive(data)
                 self.wake_writer()
         except RemoteProtocolError as error:
             self.finish(error)
@@ -304,8 +325,10 @@ class HTTP2Link:
 
     def _on_data(self, event: h2.events.DataReceived) -> None:
         size = event.flow_controlled_length
-        if size:
-            self._h2.increment_flow_control_window(size)
+        self._owed += size
+        if self._owed >= CONNECTION_WINDOW // 4:
+            self._h2.increment_flow_control_window(self._owed)
+            self._owed = 0
         if (exchange := self._exchanges.get(event.stream_id)) is not None:
             exchange.on_data(event.data, size)
 
@@ -346,18 +369,18 @@ class HTTP2Link:
     # -- writing --------------------------------------------------------------
 
     async def _write(self) -> None:
-        timeout = self._settings.send_timeout
         try:
             while True:
                 self._fill()
-                if data := self._h2.data_to_send():
-                    with trio.fail_after(timeout):
-                        await self._stream.send_all(data)
+                data = self._h2.data_to_send()
+                if data or self._sender.unsent:
+                    await self._sender.send(data)
                 else:
                     self._flushers.unpark_all()
                     await self._idle_writer.park()
         except trio.TooSlowError:
-            self.finish(ChannelBroken(f"it read nothing for {timeout:g} seconds"))
+            seconds = self._settings.send_timeout
+            self.finish(ChannelBroken(f"it read nothing for {seconds:g} seconds"))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # What the peer sent before it went may say more: the reader first.
             await trio.sleep(PARTING_TIME)

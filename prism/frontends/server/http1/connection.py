@@ -16,6 +16,7 @@ from typing import NamedTuple
 import h11
 import trio
 
+from prism.channels.byte_stream import Sender, receive
 from prism.frontends.server import transport
 from prism.frontends.server.asgi import (
     App,
@@ -74,7 +75,7 @@ class HTTP1Connection:
         self._pending = received
         self._exchange: HTTP1Exchange | None = None
         self._waiting = trio.CancelScope()
-        self._sender = transport.Sender(stream, settings.send_stall_timeout)
+        self._sender = Sender(stream, settings.send_stall_timeout)
         self._draining = False
         self._may_skip_body = False
         self._broken_body: h11.RemoteProtocolError | None = None
@@ -163,7 +164,7 @@ class HTTP1Connection:
     async def _receive(self) -> bytes:
         data, self._pending = self._pending, b""
         if not data:
-            data = bytes(await self._stream.receive_some(transport.READ_SIZE))
+            data = await receive(self._stream, transport.READ_SIZE)
         self._h11.receive_data(data)
         return data
 
@@ -241,7 +242,7 @@ class HTTP1Connection:
                 while len(exchange.received) >= self.settings.stream_window:
                     if not await self._wait_for_room(exchange):
                         return
-                data = bytes(await self._stream.receive_some(transport.READ_SIZE))
+                data = await receive(self._stream, transport.READ_SIZE)
                 if not data:
                     break
         except transport.GONE:

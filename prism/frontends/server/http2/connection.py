@@ -11,6 +11,7 @@ from math import inf
 import trio
 from h2.errors import ErrorCodes
 
+from prism.channels.byte_stream import receive
 from prism.frontends.server import transport
 from prism.frontends.server.asgi import App, Peer
 from prism.frontends.server.exchange import Phase
@@ -62,7 +63,8 @@ class HTTP2Connection:
         self.settings = settings
         implementation = choose(settings.http2_codec)
         self.codec = codec or implementation.codec(settings, None)
-        self.writer = Writer(self.codec, stream, settings.send_stall_timeout)
+        self._streams: dict[int, HTTP2Exchange] = {}
+        self.writer = Writer(self.codec, stream, settings.send_stall_timeout, self._streams)
         self.now = trio.current_time()
         self.idle_since: float | None = self.now
         self._shutdown = Shutdown(self.codec, settings.goaway_grace)
@@ -78,7 +80,6 @@ class HTTP2Connection:
             settings.flood_refill,
             self.now,
         )
-        self._streams: dict[int, HTTP2Exchange] = {}
         self._starting: list[HTTP2Exchange] = []
         self._received = received
         self._started = False
@@ -148,7 +149,7 @@ class HTTP2Connection:
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
                 while True:
                     await self.writer.wait_for_room()
-                    data = await transport.receive(self._transport)
+                    data = await receive(self._transport, transport.READ_SIZE)
                     if not data:
                         self._client_gone()
                         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 from h2.errors import ErrorCodes
 
+from prism.channels.byte_stream import WRITE_SIZE
 from prism.frontends.server.asgi import (
     BadRequest,
     Headers,
@@ -23,7 +24,6 @@ from prism.frontends.server.exchange import Exchange, Phase
 from prism.frontends.server.http2.codec import MAX_FRAME_SIZE
 from prism.frontends.server.http2.events import Request
 from prism.frontends.server.http2.limits import STUB
-from prism.frontends.server.transport import WRITE_SIZE
 
 if TYPE_CHECKING:
     from prism.frontends.server.http2.connection import HTTP2Connection

@@ -6,25 +6,32 @@ until the client opens it.
 """
 
 from collections import deque
+from collections.abc import Sized
 
 import trio
 
-from prism.frontends.server import transport
+from prism.channels.byte_stream import WRITE_SIZE, Sender
 from prism.frontends.server.http2.codec import Codec
 from prism.frontends.server.http2.stream import HTTP2Exchange
 
-_MAX_BACKLOG = 4 * transport.WRITE_SIZE
+_MAX_BACKLOG = 4 * WRITE_SIZE
 """Unsent bytes beyond which the connection reads no more: answers to what a client
 sends (PING, short responses) must not pile up if it does not take them."""
 
 
 class Writer:
-    """Sends what the codec holds. ``done`` is set when ``run`` has ended."""
+    """Sends what the codec holds. ``done`` is set when ``run`` has ended.
 
-    def __init__(self, codec: Codec, stream: trio.abc.SendStream, stall: float) -> None:
+    ``streams`` are the open ones.
+    """
+
+    def __init__(
+        self, codec: Codec, stream: trio.abc.SendStream, stall: float, streams: Sized
+    ) -> None:
         self.done = trio.Event()
         self._codec = codec
-        self._sender = transport.Sender(stream, stall)
+        self._sender = Sender(stream, stall)
+        self._streams = streams
         self._ready: deque[HTTP2Exchange] = deque()
         self._parked: dict[HTTP2Exchange, None] = {}
         self._closing = False
@@ -33,8 +40,13 @@ class Writer:
         self._taken = trio.Event()
 
     def wake(self) -> None:
-        """Send what there is, once those who are about to add to it have done so."""
+        """Send what there is, once those who are about to add to it have done so.
+
+        A stream that is alone has nobody to wait for.
+        """
         if self._asleep and self._codec.backlog:
+            if len(self._streams) <= 1 and self._sender.send_now(self._codec.take()):
+                return
             self._rise()
 
     def _rise(self) -> None:
@@ -50,7 +62,7 @@ class Writer:
     @property
     def may_write_now(self) -> bool:
         """Whether a stream may write a frame without waiting for its turn."""
-        return not self._ready and self._codec.backlog < transport.WRITE_SIZE
+        return not self._ready and self._codec.backlog < WRITE_SIZE
 
     def enqueue(self, stream: HTTP2Exchange) -> None:
         """``stream`` has a chunk to write, one frame whenever its turn comes."""
@@ -92,11 +104,11 @@ class Writer:
         """
         try:
             while True:
-                while self._ready and self._codec.backlog < transport.WRITE_SIZE:
+                while self._ready and self._codec.backlog < WRITE_SIZE:
                     stream = self._ready.popleft()
                     if stream.write_frame():
                         self._ready.append(stream)
-                if self._codec.backlog:
+                if self._codec.backlog or self._sender.unsent:
                     data = self._codec.take()
                     self._taken.set()
                     await self._sender.send(data)
