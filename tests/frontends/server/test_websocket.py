@@ -3,7 +3,7 @@
 import pytest
 import trio
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Ping, TextMessage
+from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
@@ -93,3 +93,59 @@ async def test_a_client_that_leaves_while_it_is_let_wait(start_server, size):
     await client.stream.aclose()
     await ended.wait()
     assert not until.is_set()
+
+
+def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
+    """A client's frame as it is on the wire, with the mask 0 (RFC 6455, 5.2)."""
+    mask = b"\0\0\0\0" if masked else b""
+    return bytes([opcode | 0x80 * final, len(payload) | 0x80 * masked]) + mask + payload
+
+
+TEXT, CONTINUATION, PING, RESERVED = 1, 0, 9, 3
+
+
+async def test_a_message_in_fragments_is_one_message(start_server):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended))
+    client = await Client(await server.connect()).open()
+    umlaut = "\N{LATIN SMALL LETTER U WITH DIAERESIS}".encode()
+    for data in (
+        frame(TEXT, b"gr" + umlaut[:1], final=False),
+        frame(PING, b"?"),
+        frame(CONTINUATION, umlaut[1:], final=False),
+        frame(CONTINUATION, b"n"),
+    ):
+        await client.stream.send_all(data)
+    assert isinstance(await client.next(), Pong)
+    await client.stream.send_all(client.frames.send(CloseConnection(code=1000)))
+    await ended.wait()
+    assert taken == ["gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(CONTINUATION, b"of nothing"), 1002),
+        (frame(TEXT, b"a", final=False) + frame(TEXT, b"b"), 1002),
+        (frame(TEXT, b"unmasked", masked=False), 1002),
+        (frame(RESERVED, b""), 1002),
+        (frame(PING, b"in parts", final=False), 1002),
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(TEXT, b"x" * 100, final=False) + frame(CONTINUATION, b"x" * 100), 1009),
+    ],
+)
+async def test_what_breaks_the_protocol_ends_its_own_websocket(start_server, data, code):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended), websocket_max_message=150)
+    other = await Client(await server.connect()).open()
+    client = await Client(await server.connect()).open()
+    await client.stream.send_all(data)
+    event = await client.next()
+    assert isinstance(event, CloseConnection)
+    assert event.code == code
+    await ended.wait()
+    await other.say("still here")
+    while "still here" not in taken:  # noqa: ASYNC110 - the server's application takes it
+        await trio.sleep(0.01)
