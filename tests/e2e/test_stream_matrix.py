@@ -240,14 +240,14 @@ def left_by_their_client(proxy, operation):
 @every_door
 @pytest.mark.parametrize("operation", ["flood", "quiet"])
 def test_a_client_that_leaves_cancels_in_the_plugin(opened, proxy, operation):
-    before, recorded = seen(proxy)["cancelled"], left_by_their_client(proxy, operation)
+    before, recorded = seen(proxy), left_by_their_client(proxy, operation)
     with opened(operation, size=10) as stream:
         if operation == "flood":
             stream.receive()
         elif not stream.in_turn and stream.sends:
             stream.end()
-        eventually(lambda: proxy.metric("prism_streams_open", namespace="kv") == 1)
-    eventually(lambda: seen(proxy)["cancelled"] == before + 1)
+        eventually(lambda: seen(proxy)["begun"] == before["begun"] + 1)
+    eventually(lambda: seen(proxy)["cancelled"] == before["cancelled"] + 1)
     eventually(lambda: left_by_their_client(proxy, operation) == recorded + 1)
 
 

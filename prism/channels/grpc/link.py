@@ -239,8 +239,7 @@ class HTTP2Link:
     def send(self, exchange: Exchange) -> None:
         """``exchange`` has something to send."""
         if not exchange.is_ready:
-            exchange.is_ready = True
-            self._ready.append(exchange)
+            self._queue(exchange)
             self.wake_writer()
 
     def give_window(self, stream_id: int, size: int) -> None:
@@ -386,6 +385,10 @@ class HTTP2Link:
             await trio.sleep(PARTING_TIME)
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
 
+    def _queue(self, exchange: Exchange) -> None:
+        exchange.is_ready = True
+        self._ready.append(exchange)
+
     def _fill(self) -> None:
         """Put one portion of body bytes into frames; calls take turns, a frame each."""
         portion = SEND_SIZE
@@ -410,7 +413,7 @@ class HTTP2Link:
         self._h2.send_data(exchange.stream_id, bytes(unsent[:size]), end_stream=end)
         exchange.has_sent(size, end=end)
         if exchange.unsent:
-            self.send(exchange)
+            self._queue(exchange)
         return size
 
 

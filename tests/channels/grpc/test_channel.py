@@ -418,6 +418,31 @@ async def test_a_request_waits_for_the_servers_window():
         assert results[0].success
 
 
+async def test_a_large_request_leaves_whole_when_the_window_is_large():
+    size = 16 * 2**20
+    async with opened(server_settings={"INITIAL_WINDOW_SIZE": 2 * size}) as (channel, server):
+        server.h2.increment_flow_control_window(2 * size)
+        await server.flush()
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def script():
+            _headers, stream_id = await server.call()
+            received = 0
+            while received < size:
+                received += len((await server.expect(h2.events.DataReceived)).data)
+            await server.answer(stream_id, OK)
+
+        results = []
+
+        async def call():
+            results.append(await channel.execute(ExecuteRequest(operation="x" * size)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await script()
+        assert results[0].success
+
+
 async def test_a_stream_that_nobody_reads_is_not_sent_more_than_its_window():
     item = pack(encode(StreamResponse(result_json="x" * 1000)))
     async with opened() as (channel, server):

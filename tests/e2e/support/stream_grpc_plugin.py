@@ -27,7 +27,7 @@ class More(NamedTuple):
 
 class Streams(services.BackendPluginServicer):
     def __init__(self):
-        self.cancelled = self.sent = 0
+        self.begun = self.cancelled = self.sent = 0
         self.awake = asyncio.Event()
 
     async def Initialize(self, request, context):  # noqa: N802 - the .proto's name
@@ -48,7 +48,7 @@ class Streams(services.BackendPluginServicer):
 
     async def Execute(self, request, context):  # noqa: N802
         params = json.loads(request.params_json or "{}")
-        result = {"cancelled": self.cancelled, "sent": self.sent}
+        result = {"begun": self.begun, "cancelled": self.cancelled, "sent": self.sent}
         if request.operation == "echo":
             result = params
         elif request.operation == "wake":
@@ -104,6 +104,7 @@ class Streams(services.BackendPluginServicer):
         os._exit(9)
 
     async def flood(self, params, more, context):
+        self.begun += 1
         try:
             while True:
                 yield "x" * params["size"]
@@ -112,6 +113,7 @@ class Streams(services.BackendPluginServicer):
             self.cancelled += 1
 
     async def quiet(self, params, more, context):
+        self.begun += 1
         try:
             await asyncio.sleep(3600)
             yield "never"

@@ -25,6 +25,7 @@ class Streams(Plugin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.begun = 0
         self.cancelled = 0
         self.sent = 0
         self.awake = anyio.Event()
@@ -39,7 +40,7 @@ class Streams(Plugin):
 
     @operation
     async def seen(self, params: Text) -> dict[str, int]:
-        return {"cancelled": self.cancelled, "sent": self.sent}
+        return {"begun": self.begun, "cancelled": self.cancelled, "sent": self.sent}
 
     @operation
     async def refuse(self, params: Text) -> None:
@@ -101,6 +102,7 @@ class Streams(Plugin):
 
     @operation
     async def flood(self, params: Number) -> AsyncIterator[str]:
+        self.begun += 1
         try:
             while True:
                 yield "x" * params.size
@@ -110,6 +112,7 @@ class Streams(Plugin):
 
     @operation
     async def quiet(self, params: Text) -> AsyncIterator[str]:
+        self.begun += 1
         try:
             await anyio.sleep(3600)
             yield "never"
