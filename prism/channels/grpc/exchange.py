@@ -6,6 +6,7 @@ bounded, and stays compressed if it came so: the stream's window is given back f
 that were taken, and for the part of one that the caller is waiting for.
 """
 
+import re
 from typing import Protocol
 
 import trio
@@ -44,7 +45,7 @@ class Exchange:
         self.unsent = bytearray()
         self.unsent_ends = False
         self.sent_end = False
-        self.is_ready = False  # stands in the link's queue of those that can send
+        self.is_queued = False  # waits in the link for its turn to send, or for the window
         self._link = link
         self._window = window
         self._limit = limit
@@ -61,8 +62,9 @@ class Exchange:
         http_status = headers.get(":status", "")
         encoding = headers.get("grpc-encoding", Encoding.IDENTITY)
         if http_status != "200":
-            status = status_of_http(int(http_status) if http_status.isdigit() else 0)
-            self._break(PluginError(status, f"the plugin's server answered HTTP {http_status}"))
+            number = int(http_status) if re.fullmatch("[0-9]{3}", http_status) else 0
+            said = f"HTTP {number}" if number else "no HTTP status"
+            self._break(PluginError(status_of_http(number), f"the plugin's server answered {said}"))
         elif not headers.get("content-type", "").startswith("application/grpc"):
             self._break(RemoteProtocolError("its answer is not application/grpc"))
         elif encoding not in list(Encoding):
@@ -83,15 +85,13 @@ class Exchange:
 
     def on_end(self) -> None:
         """The answer is complete."""
-        self.ended = True
-        self._wake_all()
+        self._end()
 
     def fail(self, error: Exception) -> None:
         """No more will come of this call; messages that came before can still be taken."""
         if self.failure is None and not self.ended:
             self.failure = error
-        self.ended = True
-        self._wake_all()
+        self._end()
 
     def has_sent(self, size: int, *, end: bool) -> None:
         """``size`` bytes of ``unsent`` are in a frame, and its END_STREAM if ``end``."""
@@ -145,17 +145,15 @@ class Exchange:
     def cancel(self) -> None:
         """Tell the plugin that nobody waits any more."""
         if not self.ended:
+            self._end()
             self._link.reset(self.stream_id, cancelled=True)
-            self.ended = True
-            self._wake_all()
 
     def _break(self, error: PluginError | RemoteProtocolError) -> None:
         """What comes cannot be used: end the call from our side."""
         self.failure = self.failure or error
         self._reader = None
+        self._end()
         self._link.reset(self.stream_id, cancelled=False)
-        self.ended = True
-        self._wake_all()
 
     def _give_back(self, *, awaited: bool = False) -> None:
         """Open the window, in portions, by what was taken; ``awaited``: by all that came."""
@@ -165,6 +163,8 @@ class Exchange:
             self._owed -= size
             self._link.give_window(self.stream_id, size)
 
-    def _wake_all(self) -> None:
+    def _end(self) -> None:
+        self.ended = True
+        self.unsent.clear()
         self._receiver.unpark_all()
         self._senders.unpark_all()

@@ -92,7 +92,7 @@ class HTTP2Link:
         self._on_leaving = on_leaving
         self._exchanges: dict[int, Exchange] = {}
         self._ready: deque[Exchange] = deque()
-        self._blocked: list[Exchange] = []
+        self._blocked: dict[int, Exchange] = {}
         self._sender = Sender(stream, settings.send_timeout)
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
@@ -169,10 +169,10 @@ class HTTP2Link:
         """End the link and its calls; the first reason given is the one that counts."""
         if self.ended is None:
             self.ended = reason
-            exchanges, self._exchanges = self._exchanges, {}
-            for exchange in exchanges.values():
+            for exchange in self._forget_all():
                 exchange.fail(PluginCrashed(f"{self.name} went away during the call: {reason}"))
             self._end.set()
+            self._flushers.unpark_all()
         self._scope.cancel()
 
     async def aclose(self) -> None:
@@ -182,8 +182,9 @@ class HTTP2Link:
         """
         try:
             if self.ended is None and self._greeted:
+                self._leaving = True
                 self._h2.close_connection()
-                self.wake_writer()
+                self._idle_writer.unpark()
                 with trio.move_on_after(PARTING_TIME):
                     await self._flushers.park()
         finally:
@@ -206,7 +207,7 @@ class HTTP2Link:
     @property
     def unsent(self) -> int:
         """Bytes of messages that the peer gives no window for, or did not get yet."""
-        return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked))
+        return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked.values()))
 
     def open(self, headers: Iterable[Header]) -> Exchange:
         """Begin a request, which leaves with what is queued on it; names are in lower case.
@@ -238,7 +239,7 @@ class HTTP2Link:
 
     def send(self, exchange: Exchange) -> None:
         """``exchange`` has something to send."""
-        if not exchange.is_ready:
+        if not exchange.is_queued:
             self._queue(exchange)
             self.wake_writer()
 
@@ -252,16 +253,25 @@ class HTTP2Link:
 
     def reset(self, stream_id: int, *, cancelled: bool) -> None:
         """RST_STREAM: nobody waits any more, or the peer broke the rules."""
-        if self._exchanges.pop(stream_id, None) is None or self.ended is not None:
+        if self._forget(stream_id) is None or self.ended is not None:
             return
         self._reset_stream(stream_id, ErrorCodes.CANCEL if cancelled else ErrorCodes.PROTOCOL_ERROR)
 
     def give_up(self, error: CallError) -> None:
         """Cancel all exchanges; who waits for one gets ``error``."""
-        exchanges, self._exchanges = self._exchanges, {}
-        for exchange in exchanges.values():
+        for exchange in self._forget_all():
             self._reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
             exchange.fail(copy(error))
+
+    def _forget(self, stream_id: int) -> Exchange | None:
+        self._blocked.pop(stream_id, None)
+        return self._exchanges.pop(stream_id, None)
+
+    def _forget_all(self) -> list[Exchange]:
+        exchanges = list(self._exchanges.values())
+        self._exchanges.clear()
+        self._blocked.clear()
+        return exchanges
 
     def _reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
         try:
@@ -317,10 +327,9 @@ class HTTP2Link:
                     self._on_goaway(event)
 
     def _unblock(self) -> None:
-        blocked, self._blocked = self._blocked, []
-        for exchange in blocked:
-            if not exchange.ended:
-                self.send(exchange)
+        """They may send again, once all that came together is known: it may end them."""
+        self._ready.extend(self._blocked.values())
+        self._blocked.clear()
 
     def _on_data(self, event: h2.events.DataReceived) -> None:
         size = event.flow_controlled_length
@@ -332,7 +341,7 @@ class HTTP2Link:
             exchange.on_data(event.data, size)
 
     def _on_end(self, stream_id: int) -> None:
-        exchange = self._exchanges.pop(stream_id, None)
+        exchange = self._forget(stream_id)
         if exchange is None:
             return
         exchange.on_end()
@@ -341,8 +350,7 @@ class HTTP2Link:
             self._reset_stream(stream_id, ErrorCodes.CANCEL)
 
     def _on_reset(self, stream_id: int, code: ErrorCodes | int) -> None:
-        exchange = self._exchanges.pop(stream_id, None)
-        if exchange is not None:
+        if (exchange := self._forget(stream_id)) is not None:
             exchange.fail(self._meaning_of(code))
 
     def _meaning_of(self, code: ErrorCodes | int) -> CallError:
@@ -360,9 +368,8 @@ class HTTP2Link:
         served = event.last_stream_id
         said = (event.additional_data or b"").decode("ascii", "replace")[:200]
         for stream_id in [key for key in self._exchanges if served is not None and key > served]:
-            self._exchanges.pop(stream_id).fail(
-                Overloaded(f"{self.name} went away before it began the call")
-            )
+            if (exchange := self._forget(stream_id)) is not None:
+                exchange.fail(Overloaded(f"{self.name} went away before it began the call"))
         self._leave(said or "it sent GOAWAY")
 
     # -- writing --------------------------------------------------------------
@@ -386,7 +393,7 @@ class HTTP2Link:
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
 
     def _queue(self, exchange: Exchange) -> None:
-        exchange.is_ready = True
+        exchange.is_queued = True
         self._ready.append(exchange)
 
     def _fill(self) -> None:
@@ -398,21 +405,25 @@ class HTTP2Link:
 
     def _write_frame(self, exchange: Exchange) -> int:
         """One DATA frame of ``exchange``, if the peer's window allows; returns its size."""
-        exchange.is_ready = False
+        exchange.is_queued = False
         if exchange.ended:
             return 0
-        unsent = exchange.unsent
+        unsent, stream_id = exchange.unsent, exchange.stream_id
         size = 0
-        if unsent:
-            window = self._h2.local_flow_control_window(exchange.stream_id)
-            size = min(len(unsent), window, self._h2.max_outbound_frame_size)
-            if size <= 0:
-                self._blocked.append(exchange)
-                return 0
-        end = exchange.unsent_ends and size == len(unsent)
-        self._h2.send_data(exchange.stream_id, bytes(unsent[:size]), end_stream=end)
+        try:
+            if unsent:
+                window = self._h2.local_flow_control_window(stream_id)
+                size = min(len(unsent), window, self._h2.max_outbound_frame_size)
+                if size <= 0:
+                    exchange.is_queued = True
+                    self._blocked[stream_id] = exchange
+                    return 0
+            end = exchange.unsent_ends and size == len(unsent)
+            self._h2.send_data(stream_id, bytes(unsent[:size]), end_stream=end)
+        except h2.exceptions.ProtocolError:
+            return 0  # its end has come, and is about to be told
         exchange.has_sent(size, end=end)
-        if exchange.unsent:
+        if unsent:
             self._queue(exchange)
         return size
 

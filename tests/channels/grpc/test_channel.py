@@ -96,8 +96,8 @@ class Server:
 
 
 @asynccontextmanager
-async def opened(settings=None, server_settings=None, **callbacks):
-    ours, theirs = trio.testing.memory_stream_pair()
+async def opened(settings=None, server_settings=None, pair=None, **callbacks):
+    ours, theirs = pair or trio.testing.memory_stream_pair()
     server = Server(theirs)
     channel = GrpcChannel(
         ours,
@@ -441,6 +441,114 @@ async def test_a_large_request_leaves_whole_when_the_window_is_large():
             nursery.start_soon(call)
             await script()
         assert results[0].success
+
+
+async def test_a_stream_that_ends_before_its_window_comes_is_sent_whole():
+    """Its messages, queued one by one while the window is closed, count once."""
+    async with opened(server_settings={"INITIAL_WINDOW_SIZE": 10}) as (channel, server):
+        async with channel.execute_stream(StreamRequest(operation="total")) as call:
+            _headers, stream_id = await server.call()
+            for _ in range(110):
+                await call.send(StreamRequest(params_json="x" * 1500))
+            await call.end()
+            assert 110 * 1500 < channel._link.unsent < 120 * 1500
+            server.h2.increment_flow_control_window(2**20, stream_id)
+            server.h2.increment_flow_control_window(2**20)
+            await server.flush()
+            await server.expect(h2.events.StreamEnded)
+            await server.answer(stream_id, pack(encode(StreamResponse(result_json="1"))))
+            assert (await call.receive()).result_json == "1"
+        assert channel._link.unsent == 0
+
+
+async def test_a_call_left_before_its_window_came_is_forgotten():
+    """Its bytes count no more, and hold up no other call."""
+    large = ExecuteRequest(operation="x" * 6_000_000)
+    async with opened() as (channel, server):
+        with trio.CancelScope() as left:
+            async with trio.open_nursery() as nursery:
+
+                async def call():
+                    await channel.execute(large)
+
+                nursery.start_soon(call)
+                await server.call()
+                await trio.testing.wait_all_tasks_blocked()
+                assert channel._link.unsent > 5_000_000
+                left.cancel()
+        assert channel._link.unsent == 0
+
+        async def script():
+            await server.expect(h2.events.StreamReset)
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, OK)
+
+        assert (await executed(channel, script)).success
+
+
+async def test_an_early_answer_together_with_more_window_is_the_calls_answer():
+    """As servers do that refuse what is large: window, status and RST_STREAM in one."""
+    async with opened() as (channel, server):
+        results = []
+
+        async def call():
+            results.append(await outcome(channel.execute(ExecuteRequest(operation="x" * 200_000))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            _headers, stream_id = await server.call()
+            await trio.testing.wait_all_tasks_blocked()
+            server.h2.increment_flow_control_window(2**20)
+            server.h2.increment_flow_control_window(2**20, stream_id)
+            refused = HEADERS | {"grpc-status": "8", "grpc-message": "too large"}
+            server.h2.send_headers(stream_id, refused.items(), end_stream=True)
+            server.h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)
+            await server.flush()
+        (answer,) = results
+        assert (answer.success, answer.error) == (False, "too large")
+
+        async def script():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, OK)
+
+        assert (await executed(channel, script)).success
+
+
+async def test_closing_takes_no_longer_than_its_goaway(autojump_clock):
+    pair = [trio.SocketStream(end) for end in trio.socket.socketpair()]
+    async with opened(pair=pair) as (channel, server):
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        await channel.aclose()
+        assert trio.current_time() == began
+        await server.expect(h2.events.ConnectionTerminated)
+        await server.stream.aclose()
+
+
+async def test_a_call_while_it_closes_is_refused():
+    async with opened() as (channel, _server), trio.open_nursery() as nursery:
+        nursery.start_soon(channel.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(await outcome(channel.execute(CALL)), Overloaded | PluginUnavailable)
+
+
+@pytest.mark.parametrize("status", [b"\xb2", b"9" * 5000, b""])
+async def test_a_status_that_is_none_fails_its_call_only(status):
+    async with opened() as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            server.h2.config.validate_outbound_headers = False
+            server.h2.send_headers(stream_id, [(b":status", status)], end_stream=True)
+            await server.flush()
+
+        assert "no HTTP status" in str(await executed(channel, script))
+
+        async def good():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, OK)
+
+        assert (await executed(channel, good)).success
 
 
 async def test_a_stream_that_nobody_reads_is_not_sent_more_than_its_window():
