@@ -10,8 +10,8 @@ curl -sS -d '{"key":"user:123"}' "$demo/get"; echo
 # A stream as lines of JSON.
 curl -sSN -H 'accept: application/x-ndjson' -d '{"prefix":"user:"}' "$demo/scan"
 
-# The client's messages are lines, too. With --http2-prior-knowledge and `-T -` in place of
-# --data-binary, both directions run at the same time.
+# The client's messages are lines, too. With --http2-prior-knowledge and `-X POST -T .` in
+# place of --data-binary, both directions run at the same time.
 printf '%s\n' '{"prefix":"user:"}' | curl -sSN -H 'accept: application/x-ndjson' \
     -H 'content-type: application/x-ndjson' --data-binary @- "$demo/scan"
 

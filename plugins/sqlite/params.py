@@ -92,7 +92,7 @@ class Enqueue(Queue, forbid_unknown_fields=True):
     """Params of enqueue. The name leaves room for that of the queue's dead letters."""
 
     queue: Annotated[str, Meta(min_length=1, max_length=MAX_QUEUE_NAME - 5)]
-    value: Raw = Raw(b"null")
+    value: Raw
     encoding: Encoding | UnsetType = UNSET
     delay_seconds: Delay = 0
 

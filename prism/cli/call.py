@@ -44,7 +44,8 @@ errors go to standard error. Exit status: 0 the call succeeded, 1 it did not,
 @click.option(
     "--stream",
     is_flag=True,
-    help="Call a streaming operation: standard input's lines are further messages.",
+    help="Call a streaming operation: standard input's lines, unless it is a terminal, "
+    "are further messages.",
 )
 @click.option("--verbose", "-v", is_flag=True, help="Show status, time and request id.")
 def call(
@@ -65,10 +66,16 @@ def call(
     import httpx
 
     target = target_url(url, namespace, operation)
-    headers = {"content-type": "application/json", **timeout_headers(timeout)}
+    headers = {
+        "accept": "application/json",
+        "content-type": "application/json",
+        **timeout_headers(timeout),
+    }
     if stream:
         from prism.cli.stream import call_stream
 
+        if not target.startswith(("http://", "https://")):
+            raise click.UsageError(f"--url {url}: it begins with http:// or https://")
         sys.exit(call_stream(target, params, timeout_headers(timeout), ca_cert, cert))
     # Bytes as they were given: if they are no UTF-8, the proxy says where.
     body = sys.stdin.buffer.read() if params == "-" else os.fsencode(params)
@@ -90,6 +97,8 @@ def call(
         click.echo(_shown(response.text))
     else:
         click.echo(_explained(response), err=True)
+        if "answers with a stream" in response.text:
+            click.echo("Follow it with --stream, or with: prism tail", err=True)
         sys.exit(1)
 
 

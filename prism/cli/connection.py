@@ -151,7 +151,7 @@ def print_line(text: str) -> None:
 
 def say_unreachable(url: str, error: Exception) -> None:
     """Tell that the proxy cannot be reached, and what to do."""
-    click.echo(f"prism: cannot call {url}: {error or type(error).__name__}", err=True)
+    click.echo(f"prism: cannot call {url}: {str(error) or type(error).__name__}", err=True)
     if "refused" in str(error):
         click.echo("Is the proxy running? Start one with: prism serve", err=True)
 

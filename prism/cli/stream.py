@@ -60,8 +60,10 @@ async def _run(
         click.echo(_rejected(_first(group)), err=True)
         status = 1
     except* (OSError, HandshakeError, trio.TooSlowError) as group:
-        server = urlsplit(target)
-        say_unreachable(f"{server.scheme}://{server.netloc}", _first(group))
+        server, error = urlsplit(target), _first(group)
+        if isinstance(error, trio.TooSlowError):
+            error = TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} seconds")
+        say_unreachable(f"{server.scheme}://{server.netloc}", error)
         status = 1
     return status
 

@@ -96,6 +96,7 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
         except httpx.HTTPError as error:
             if pause == FIRST_PAUSE:
                 say_unreachable(url, error)
+                click.echo("Trying again until it answers; Ctrl-C ends this.", err=True)
         time.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
 

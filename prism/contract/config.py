@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from prism.contract.config_base import MIB, Block, Bytes, Count, Name, PathText, Port, Seconds
+from prism.contract.config_base import (
+    MIB,
+    Block,
+    Bytes,
+    Count,
+    Name,
+    Origin,
+    PathText,
+    Port,
+    Seconds,
+)
 from prism.contract.config_launch import ClientTLS, Launch
 from prism.contract.config_plugin import (
     CataloguePlugin,
@@ -93,7 +103,7 @@ class ListenConfig(Block, frozen=True):
     port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50051
     tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
     web_origins: Annotated[
-        list[str],
+        list[Origin],
         Meta(
             description="Origins of web pages that may call here (CORS) and open WebSockets, "
             "beside pages of the same host and port. Clients that are no browsers need none.",

@@ -33,6 +33,13 @@ Version = Annotated[
         extra={"form": 'a version such as "v1.2"'},
     ),
 ]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:null|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@*\s]+)$(?!\n)",
+        extra={"form": 'scheme and host, as in "https://app.example.com", and no path'},
+    ),
+]
 PathText = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]

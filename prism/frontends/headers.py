@@ -23,6 +23,8 @@ _READ = frozenset(
         b"last-event-id",
         b"origin",
         b"prism-timeout",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
         b"traceparent",
         b"tracestate",
         b"x-request-id",
@@ -30,6 +32,12 @@ _READ = frozenset(
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 _MAX_EVENT_ID = 1024
+HIDDEN_ORIGIN = "a site that its browser does not name"
+"""What ``foreign_origin`` returns for a page's request without ``Origin``: a GET in the mode
+``no-cors``, as of an image (WHATWG Fetch; Fetch Metadata has the headers that give it away)."""
+
+
+_NO_PAGE = (b"none", b"same-origin")
 
 
 class RequestHeaders:
@@ -106,7 +114,10 @@ class RequestHeaders:
         own, or it is no page that asks."""
         given = self._values.get(b"origin")
         if given is None:
-            return ""
+            site = self._values.get(b"sec-fetch-site", b"none")
+            if site in _NO_PAGE or self._values.get(b"sec-fetch-mode") == b"navigate":
+                return ""
+            return HIDDEN_ORIGIN
         origin = given.decode("latin-1").lower()
         own = self._values.get(b"host", b"").decode("latin-1").lower()
         return "" if own and origin.partition("://")[2] == own else origin

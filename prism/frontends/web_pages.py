@@ -2,7 +2,8 @@
 
 A browser lets any page send requests, with its user's address, to a proxy on that user's
 machine or network. So a page of another origin than the proxy's own is refused, unless
-``listen.web_origins`` names it. Clients that are no browsers send no ``Origin``.
+``listen.web_origins`` names it. Clients that are no browsers send no ``Origin``; where a
+browser sends none, its ``Sec-Fetch-Site`` tells that another site asks.
 """
 
 from prism.contract.exceptions import ForeignOrigin

@@ -68,6 +68,30 @@ def test_what_cannot_be_reached(proxy):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "localhost:1", "ws://127.0.0.1:1"])
+def test_a_url_of_another_kind(url):
+    done = run("call", "kv", "count", "--stream", "--url", url)
+    assert (done.returncode, "it begins with http:// or https://" in done.stderr) == (2, True)
+
+
+def test_https_where_there_is_none(proxy):
+    done = run("call", "kv", "count", "--stream", "--url", f"https://127.0.0.1:{proxy.port}")
+    assert done.returncode == 1
+    assert done.stderr.rstrip().rpartition(": ")[2]
+
+
+def test_a_stream_without_the_option_says_which(proxy):
+    done = run("call", "kv", "flood", "--url", proxy.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--stream" in done.stderr
+
+
+def test_no_stream_with_the_option(proxy):
+    done = call(proxy, "seen")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "one result, not with a stream" in done.stderr
+
+
 def lines_of(process, number):
     return [process.stdout.readline() for _ in range(number)]
 

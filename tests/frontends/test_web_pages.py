@@ -61,6 +61,22 @@ async def test_others_do_nothing_and_learn_nothing(call, origin):
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_page_whose_browser_hides_its_origin_is_foreign(call, site):
+    """``fetch(url, {mode: "no-cors"})`` sends none with a GET, which may begin a stream."""
+    hidden = {"sec_fetch_site": site, "sec_fetch_mode": "no-cors"}
+    answer, calls = await call("GET", accept="text/event-stream", **hidden)
+    assert (answer.status, answer.json["reason"], calls) == (403, "foreign_origin", 0)
+
+
+@pytest.mark.parametrize(
+    ("site", "mode"), [("none", "navigate"), ("same-origin", "cors"), ("cross-site", "navigate")]
+)
+async def test_addresses_links_and_own_pages_are_no_foreign_page(call, site, mode):
+    answer, calls = await call(sec_fetch_site=site, sec_fetch_mode=mode)
+    assert (answer.status, calls) == (200, 1)
+
+
 async def test_a_page_without_an_origin_of_its_own_is_foreign_where_no_host_is_told(call):
     answer, calls = await call(origin="null", host="")
     assert (answer.status, calls) == (200, 1)  # since "null" is configured here

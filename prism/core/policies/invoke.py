@@ -68,7 +68,7 @@ class Invoke:
         if declaration.streaming:
             raise InvalidRequest(
                 f"operation {request.operation!r} answers with a stream, not with one result; "
-                "accept text/event-stream or application/x-ndjson"
+                "accept text/event-stream or application/x-ndjson (gRPC: ExecuteStream)"
             )
 
 

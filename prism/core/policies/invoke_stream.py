@@ -56,5 +56,5 @@ def _check_offered(request: Request, instance: Instance) -> None:
     if not (declaration.streaming or declaration.also_streaming):
         raise InvalidRequest(
             f"operation {request.operation!r} answers with one result, not with a stream; "
-            "accept application/json"
+            "accept application/json (gRPC: Execute)"
         )

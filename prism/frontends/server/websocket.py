@@ -26,6 +26,8 @@ from prism.frontends.server.asgi import CANCELLED, App, Headers, Message, Receiv
 from prism.frontends.server.exchange import UnexpectedMessage
 from prism.frontends.server.settings import WebSocketLimits
 
+EVENTS_AT_ONCE = 64
+"""Frames taken in before other tasks have a turn."""
 PARTING_TIME = 1.0
 """Seconds for the last frame of a WebSocket whose time is up."""
 
@@ -88,6 +90,25 @@ def websocket_scope(scope: Scope) -> Scope:
         "subprotocols": [item for item in offered if item],
         "extensions": extensions,
     }
+
+
+class _Fragments:
+    """A message while it comes, in however many fragments: it takes no more than its bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._buffer = bytearray()
+
+    def add(self, data: str | bytes | bytearray) -> None:
+        """The next of them."""
+        self._buffer += data.encode() if isinstance(data, str) else data
+        self.size = len(self._buffer)
+
+    def whole(self, last: TextMessage | BytesMessage) -> Message:
+        """The message as ASGI has it."""
+        if isinstance(last, TextMessage):
+            return {"type": "websocket.receive", "text": self._buffer.decode()}
+        return {"type": "websocket.receive", "bytes": bytes(self._buffer)}
 
 
 class _Session:
@@ -226,24 +247,24 @@ class _Session:
     # Reading.
 
     async def _read_messages(self) -> None:
-        parts: list[str] | list[bytes] = []
-        size = 0
+        message = _Fragments()
         while True:
             data = await self._receive_bytes()
             self._heard = trio.current_time()
             self._frames.receive_data(data)
             try:
-                for event in self._frames.events():
+                for number, event in enumerate(self._frames.events(), 1):
+                    if number % EVENTS_AT_ONCE == 0:
+                        await trio.lowlevel.checkpoint()
                     match event:
                         case TextMessage() | BytesMessage():
-                            parts.append(event.data)  # type: ignore[arg-type]
-                            size += len(event.data)
-                            if size > self._limits.max_message:
+                            message.add(event.data)
+                            if message.size > self._limits.max_message:
                                 limit = self._limits.max_message
                                 raise _Abnormal(1009, f"a message is larger than {limit} bytes")
                             if event.message_finished:
-                                await self._deliver_message(event, parts)
-                                parts, size = [], 0
+                                await self._deliver_message(message.whole(event))
+                                message = _Fragments()
                         case Ping():
                             await self._write(event.response())
                         case CloseConnection():
@@ -260,14 +281,7 @@ class _Session:
             if not data:
                 return
 
-    async def _deliver_message(
-        self, last: TextMessage | BytesMessage, parts: list[str] | list[bytes]
-    ) -> None:
-        message: Message = {"type": "websocket.receive"}
-        if isinstance(last, TextMessage):
-            message["text"] = "".join(parts)  # type: ignore[arg-type]
-        else:
-            message["bytes"] = b"".join(parts)  # type: ignore[arg-type]
+    async def _deliver_message(self, message: Message) -> None:
         self._delivering = True
         await self._deliver.send(message)
         self._delivering = False

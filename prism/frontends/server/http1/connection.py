@@ -248,6 +248,7 @@ class HTTP1Connection:
         except transport.GONE:
             pass
         exchange.feed_end()
+        await trio.sleep(self.settings.half_close_grace)  # for what came before its end
         exchange.disconnect()
 
     async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
@@ -298,6 +299,7 @@ class HTTP1Connection:
         while True:
             with trio.move_on_after(self.settings.half_close_grace):
                 await exchange.wait_for_room()
+            if len(exchange.received) < self.settings.stream_window:
                 return True
             if ended:
                 exchange.disconnect()
