@@ -111,7 +111,10 @@ async def _receive(socket: WebSocketConnection) -> int:
 
 
 def _code(closed: ConnectionClosed) -> str:
-    return "the connection was lost" if closed.reason is None else f"code {closed.reason.code}"
+    if closed.reason is None:
+        return "the connection was lost"
+    said = f": {closed.reason.reason}" if closed.reason.reason else ""
+    return f"code {closed.reason.code}{said}"
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -208,8 +208,9 @@ class MethodNotAllowed(InvalidRequest):
     http_status = 405
     reason = "method_not_allowed"
 
-    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
-        super().__init__(f"{method} is not supported on {path}; use {' or '.join(allowed)}")
+    def __init__(self, method: str, path: str, allowed: Sequence[str], hint: str = "") -> None:
+        use = f"use {' or '.join(allowed)}{hint}"
+        super().__init__(f"{method} is not supported on {path}; {use}")
         self.allowed = tuple(allowed)
 
 

@@ -116,8 +116,9 @@ class Reload:
         """The swap: from here on the new instance gets every call, and the old one none."""
         assert self.new is not None  # noqa: S101 - prepared
         # It may be another by now: the old one may have crashed and come back meanwhile.
-        if self.keeper.current is not self.old:
-            self.old = self.keeper.current
+        current = self.keeper.current
+        if current is not None and current is not self.old:
+            self.old = current
             self._before = _Counts()
         self.keeper.slot.canary = None
         self.keeper.install(self.new)

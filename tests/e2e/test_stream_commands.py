@@ -48,6 +48,7 @@ def test_lines_of_input_are_messages(proxy):
         (["fail", '{"n": 1}'], "", "DATA_LOSS: broken off"),
         (["count", "nonsense"], "", "INVALID_ARGUMENT"),
         (["chat", "{}"], "nonsense\n", "INVALID_ARGUMENT"),
+        (["chat", "{}"], f'{{"text": "{"x" * 2_000_000}"}}\n', "message is larger than"),
         (["nothing"], "", "UNIMPLEMENTED"),
         (["echo"], "", "accept application/json"),
         (["quiet", "{}", "--timeout", "300ms"], "", "DEADLINE_EXCEEDED"),

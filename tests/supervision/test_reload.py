@@ -81,6 +81,20 @@ async def test_what_the_drain_cannot_wait_for_is_told_so(quick, autojump_clock):
         assert receipt.phases.drain == pytest.approx(5)
 
 
+async def test_a_restart_counts_the_calls_of_the_one_it_ended(quick, autojump_clock):
+    async with supervised(quick(drain_timeout_seconds=5)) as supervisor:
+        slot = supervisor.slots["ns"]
+        old, results = slot.current.id, []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, slot, results)
+            await trio.testing.wait_all_tasks_blocked()
+            receipt = await supervisor.restart("ns")
+        assert isinstance(results[0], Draining)
+        assert (receipt.old.id, receipt.new.id) == (old, slot.current.id)
+        assert (receipt.calls.cancelled, receipt.calls.lost) == (1, 0)
+        assert receipt.phases.drain == pytest.approx(5)
+
+
 @pytest.mark.parametrize(
     ("hang", "failures", "sick", "reason"),
     [

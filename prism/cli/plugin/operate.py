@@ -99,7 +99,7 @@ def _simple(name: str, help_text: str) -> click.Command:
     return command
 
 
-restart = _simple("restart", "End a plugin and start it again; calls are held meanwhile.")
+restart = _simple("restart", "End a plugin, and its streams, and start it again; calls wait.")
 drain = _simple("drain", "Let a plugin finish its calls and end; start none until a restart.")
 reset = _simple("reset", "Forget a plugin's failures, and try to start it now.")
 

@@ -131,7 +131,8 @@ class RestApp:
                 record.operation = operation_name(raw_operation)
                 kind = self._format(incoming, record)
                 if method != "POST" and not (method == "GET" and kind is EventStream):
-                    raise MethodNotAllowed(method, path.decode("ascii"), ("POST",))
+                    hint = ", or GET with accept: text/event-stream" if method == "GET" else ""
+                    raise MethodNotAllowed(method, path.decode("ascii"), ("POST",), hint)
                 if kind is not None:
                     await self._stream(incoming, record, kind())
                     return None

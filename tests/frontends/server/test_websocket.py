@@ -1,5 +1,7 @@
 """WebSockets as the server carries them; the door above has tests of its own."""
 
+import tracemalloc
+
 import pytest
 import trio
 from wsproto.connection import Connection, ConnectionType
@@ -123,6 +125,43 @@ async def test_a_message_in_fragments_is_one_message(start_server):
     assert taken == ["gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n"]
 
 
+async def test_empty_fragments_take_no_memory_and_no_turn_of_others(start_server):
+    """Each is seven bytes, and says that its client is there."""
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended))
+    other = await Client(await server.connect()).open()
+    client = await Client(await server.connect()).open()
+    fragments = frame(CONTINUATION, b"", final=False) * 50_000
+    tracemalloc.start()
+    try:
+        await client.stream.send_all(frame(TEXT, b"a", final=False) + fragments + frame(PING, b""))
+        await other.say("meanwhile")
+        assert isinstance(await client.next(), Pong)
+        kept, _peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 250_000
+    assert taken == ["meanwhile"]
+    await client.stream.send_all(frame(CONTINUATION, b"b"))
+    while taken != ["meanwhile", "ab"]:  # noqa: ASYNC110 - the server's application takes it
+        await trio.sleep(0.01)
+
+
+async def test_what_came_before_the_clients_end_is_taken(start_server):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    server = await start_server(taking(until, taken, ended))
+    client = await Client(await server.connect()).open()
+    said = [client.frames.send(TextMessage(data=str(n))) for n in range(10)]
+    await client.stream.send_all(b"".join(said) + client.frames.send(CloseConnection(code=1000)))
+    await client.stream.send_eof()
+    while not taken:  # noqa: ASYNC110 - as above
+        await trio.sleep(0.01)
+    until.set()
+    await ended.wait()
+    assert taken == [str(n) for n in range(10)]
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -133,6 +172,11 @@ async def test_a_message_in_fragments_is_one_message(start_server):
         (frame(PING, b"in parts", final=False), 1002),
         (frame(TEXT, b"\xff"), 1007),
         (frame(TEXT, b"x" * 100, final=False) + frame(CONTINUATION, b"x" * 100), 1009),
+        (
+            frame(TEXT, "\N{EURO SIGN}".encode() * 40, final=False)
+            + frame(CONTINUATION, "\N{EURO SIGN}".encode() * 20),
+            1009,
+        ),
     ],
 )
 async def test_what_breaks_the_protocol_ends_its_own_websocket(start_server, data, code):

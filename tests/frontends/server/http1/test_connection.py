@@ -4,8 +4,11 @@ import socket
 import h11
 import pytest
 import trio
+import trio.testing
 
+from prism.frontends.server.asgi import Peer
 from prism.frontends.server.http1.connection import EVENTS_AT_ONCE, HTTP1Connection
+from prism.frontends.server.settings import ServerSettings
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
@@ -42,6 +45,33 @@ async def test_pipelined_requests_are_answered_in_order(start_server, helpers):
     await stream.send_all(b"GET /3 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
     responses = parse(await helpers.read_all(stream), 3)
     assert [body for _, _, body in responses] == [b"/1", b"/2", b"/3"]
+
+
+@pytest.mark.parametrize("attempt", range(10))
+async def test_a_body_that_is_taken_whenever_the_clients_end_is_looked_for(
+    helpers, autojump_clock, attempt
+):
+    """Both happen in one turn of the scheduler, in either order."""
+    settings = ServerSettings()
+    size, received = 10 * settings.stream_window, []
+
+    async def app(scope, receive, send):
+        message = {"more_body": True}
+        while message["more_body"]:
+            await trio.sleep(settings.half_close_grace)
+            message = await receive()
+            received.append(len(message["body"]))
+        await helpers.respond(send, 200)
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    head = f"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(HTTP1Connection(app, theirs, Peer("http", None, None, {}), settings).run)
+        await ours.send_all(head.encode() + bytes(size))
+        with trio.fail_after(20 * settings.half_close_grace):
+            await helpers.read_all(ours)
+        nursery.cancel_scope.cancel()
+    assert sum(received) == size
 
 
 async def test_an_answer_before_the_body_is_read_reaches_a_client_that_sends_on(
