@@ -131,7 +131,7 @@ class Admin:
         except ValueError:
             problem = None
         click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
-        if response.status_code in {401, 403}:
+        if response.status_code == 401:
             click.echo("Name the file with the token: --token-file, or PRISM_TOKEN_FILE", err=True)
         sys.exit(1)
 

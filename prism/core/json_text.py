@@ -21,6 +21,7 @@ import msgspec
 
 from prism.contract.exceptions import InvalidRequest
 
+BODY = "the body"
 MAX_DEPTH = 128
 """Levels of nesting. Deeper data is an attack on recursive parsers, or a mistake."""
 
@@ -39,13 +40,24 @@ _SUSPICIOUS_NUMBER = re.compile(
 )
 
 
-def check_params(body: bytes) -> str:
+def check_params(body: bytes, place: str = BODY) -> str:
     """The text of ``body``, exactly as received; ``{}`` for an empty body.
 
     Raises:
         InvalidRequest: the body is not UTF-8, not JSON, not an object, or uses
-            one of the things refused above. The message says what and where.
+            one of the things refused above. The message says what and where in ``place``.
     """
+    try:
+        return _check(body)
+    except InvalidRequest as error:
+        if place == BODY:
+            raise
+        what = str(error)
+        said = what.removeprefix(BODY)
+        raise InvalidRequest(place + said if said != what else f"{place}: {what}") from None
+
+
+def _check(body: bytes) -> str:
     if not body:
         return "{}"
     try:

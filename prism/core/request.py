@@ -72,11 +72,13 @@ class Params(ABC):
     ``text`` is the JSON exactly as received, once the ``ReadParams`` policy has
     read and checked it; until then it is empty. ``raw`` is MessagePack in its place.
     ``operation`` is set by ``read`` where the name comes with the parameters.
+    ``place`` is where the client put them, for errors.
     """
 
     text: str = ""
     raw: bytes = b""
     operation: str = ""
+    place: str = "the body"
 
     @abstractmethod
     async def read(self, limit: int) -> bytes:

@@ -12,6 +12,8 @@ class QueryParams(Params):
     """The params in the URL, as ``?params=`` and JSON: an EventSource of a browser sends
     no body."""
 
+    place = "params= of the query"
+
     def __init__(self, query: bytes) -> None:
         self._query = query
 

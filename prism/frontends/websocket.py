@@ -130,6 +130,8 @@ class WebSocketApp:
 class _FirstMessage(Params):
     """The stream's first message, as its parameters."""
 
+    place = "message 1"
+
     def __init__(self, stream: "_WebSocketStream") -> None:
         self._stream = stream
 
@@ -153,6 +155,7 @@ class _WebSocketStream(ClientStream):
         self.limit = 0
         self.was_closed_well = False
         self._accepted = False
+        self._taken = 0
         self._receive = receive
         self._send = send
         self._record = record
@@ -177,6 +180,7 @@ class _WebSocketStream(ClientStream):
             raise CallCancelled("the client closed its WebSocket")
         text: str | None = message.get("text")
         said: bytes = message["bytes"] if text is None else text.encode()
+        self._taken += 1
         self._record.bytes_in += len(said)
         if self.limit and len(said) > self.limit:
             raise PayloadTooLarge(self.limit, "a message")
@@ -186,7 +190,9 @@ class _WebSocketStream(ClientStream):
         said = await self.next_message()
         if isinstance(said, bytes):
             return StreamRequest(params_raw=said)
-        return StreamRequest(params_json=check_params(said.encode())) if said else None
+        if not said:
+            return None
+        return StreamRequest(params_json=check_params(said.encode(), f"message {self._taken}"))
 
     async def begin(self) -> None:
         """Nothing: the handshake has said it."""

@@ -89,6 +89,16 @@ def test_refused(body, says):
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [(b"{", "line 3 is not JSON: "), (b'{"a":1e999}', 'line 3: the number "1e999" is too large')],
+)
+def test_the_place_is_named(body, says):
+    with pytest.raises(InvalidRequest) as caught:
+        check_params(body, "line 3")
+    assert str(caught.value).startswith(says)
+
+
 def test_large_but_honest():
     colliding = {str(number * (2**61 - 1)): 1 for number in range(30_000)}
     for value in (colliding, {"a": [[]] * 300_000}, {"a": [{}] * 300_000}):

@@ -25,7 +25,7 @@ class ReadParams(Policy):
         if params.raw:
             return await self.following(request)
         if len(body) <= LARGE_BODY:
-            params.text = check_params(body)
+            params.text = check_params(body, params.place)
         else:
-            params.text = await trio.to_thread.run_sync(check_params, body)
+            params.text = await trio.to_thread.run_sync(check_params, body, params.place)
         return await self.following(request)

@@ -23,6 +23,7 @@ from prism.frontends.grpc.call import GrpcCall
 from prism.wire.grpc.protobuf import decode, encode
 
 NAMESPACE = b"prism-namespace"
+PLACE = "params_json"
 BESIDE_PARAMS = 64 * 1024
 """Bytes of a message for what is not params: the operation's name, metadata."""
 M = TypeVar("M", bound=ExecuteRequest | StreamRequest)
@@ -32,6 +33,8 @@ _RESERVED = ("prism-", "grpc-", "traceparent", "tracestate")
 
 class _MessageParams(Params):
     """Params and the operation's name, in the call's first message."""
+
+    place = PLACE
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class _MessageStream(ClientStream):
         message = decoded(StreamRequest, payload)
         if message.params_raw:
             return StreamRequest(params_raw=message.params_raw)
-        return StreamRequest(params_json=check_params(message.params_json.encode()))
+        return StreamRequest(params_json=check_params(message.params_json.encode(), PLACE))
 
 
 def decoded(kind: type[M], payload: bytes) -> M:

@@ -135,6 +135,9 @@ async def test_a_browser_reads_events_and_resumes(client):
     assert events(answer.text) == [(None, "3", 2), (None, "4", 3), ("end", None, {})]
     refused = await client.get("/count", params=params)
     assert refused.status_code == 405
+    assert "or GET with accept: text/event-stream" in refused.json()["detail"]
+    broken = await client.get("/count", params={"params": "{n"}, headers=SSE)
+    assert broken.json()["detail"].startswith("params= of the query is not JSON: ")
 
 
 async def test_an_empty_stream_is_a_stream(client):
@@ -205,7 +208,9 @@ async def test_a_broken_line_ends_its_stream_with_an_error(client, request):
     answer = await client.post("/chat", content=body, headers=LINES)
     first, last = answer.text.splitlines()
     assert first == '"hello"'
-    assert json.loads(last)["$error"]["code"] == "INVALID_ARGUMENT"
+    error = json.loads(last)["$error"]
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert error["detail"].startswith("line 2 of the body is not JSON: ")
     assert (await client.post("/count", headers=NDJSON)).text == "0\n1\n2\n"
 
 

@@ -16,7 +16,7 @@ from prism.frontends.server import Receive
 
 class RequestLines(Params):
     """The body as ``application/x-ndjson``: the first line is the call's params, each
-    further one a message. Blank lines say nothing."""
+    further one a message. Blank lines say nothing, but count."""
 
     def __init__(self, receive: Receive, record: CallRecord) -> None:
         self._receive = receive
@@ -25,6 +25,7 @@ class RequestLines(Params):
         self._searched = 0
         self._complete = False
         self._limit = 0
+        self._line = 0
 
     async def read(self, limit: int) -> bytes:
         """The first line; see ``Params.read``."""
@@ -41,7 +42,7 @@ class RequestLines(Params):
             CallCancelled: the client went away.
         """
         line = await self._next_line()
-        return None if line is None else StreamRequest(params_json=check_params(line))
+        return None if line is None else StreamRequest(params_json=check_params(line, self.place))
 
     async def _next_line(self) -> bytes | None:
         while True:
@@ -58,6 +59,8 @@ class RequestLines(Params):
                 raise PayloadTooLarge(self._limit, "a line of the request's body")
             del self._buffer[: end + 1]
             self._searched = 0
+            self._line += 1
+            self.place = f"line {self._line} of the body"
             if line.strip():
                 return line
             if self._complete and not self._buffer:
