@@ -58,7 +58,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     half_close_grace: float = 1.0
     """HTTP/1.1: a client that ends its half of the connection after a whole request may
     wait for the response (``nc -N``) or be gone (Ctrl-C); TCP does not tell which. The
-    request has this long to be answered before it is cancelled."""
+    request has this long to be answered before it is cancelled; a WebSocket, for what came
+    before the end."""
 
     goaway_grace: float = 1.0
     """Between the warning GOAWAY and the final one, unless the client's PING answer
