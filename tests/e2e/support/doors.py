@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def open_door(
     namespaces: list[dict[str, Any]] | None = None,
     *,
     limits: Mapping[str, int] | None = None,
+    web_origins: Sequence[str] = (),
     quiet: bool = False,
 ) -> Proxy:
     """A proxy on ``codec``, whose data port is ``door``; its CA is ``directory / "ca.pem"``.
@@ -34,7 +35,7 @@ def open_door(
     config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
     if quiet:
         config["log"] = {"level": "error"}
-    listen: dict[str, Any] = {"limits": limits or {}}
+    listen: dict[str, Any] = {"limits": limits or {}, "web_origins": list(web_origins)}
     if door == "tls":
         certificate, key = issue_certificate(directory)
         listen["tls"] = {"cert": certificate, "key": key}
