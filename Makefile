@@ -42,17 +42,17 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 generate: $(VENV)/.installed-dev
-	$(BIN)/python -m prism.core.config schema > schemas/config.schema.json
-	$(BIN)/python -m prism.core.config reference > docs/configuration.md
-	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/wire/grpc/descriptors.binpb \
+	$(BIN)/python -m prism.config schema > schemas/config.schema.json
+	$(BIN)/python -m prism.config reference > docs/configuration.md
+	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/grpc/descriptors.binpb \
 		prism/plugin.proto grpc/health/v1/health.proto \
 		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info prism/frontends/server/http2/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info prism/server/http2/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps depend on what they install, so that a pull that changes it is noticed.
-NATIVE := $(wildcard prism/frontends/server/http2/native/*.[ch])
+NATIVE := $(wildcard prism/server/http2/native/*.[ch])
 $(VENV)/.installed: pyproject.toml setup.py requirements/constraints.txt $(NATIVE)
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .

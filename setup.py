@@ -5,7 +5,7 @@ from glob import glob
 
 from setuptools import Extension, find_packages, setup
 
-NATIVE = "prism/frontends/server/http2/native"
+NATIVE = "prism/server/http2/native"
 
 setup(
     package_dir={"prism_plugins": "plugins"},
@@ -16,7 +16,7 @@ setup(
     ],
     ext_modules=[
         Extension(
-            "prism.frontends.server.http2._nghttp2",
+            "prism.server.http2._nghttp2",
             sorted(glob(f"{NATIVE}/*.c")),  # noqa: PTH207 (setuptools wants relative paths)
             depends=sorted(glob(f"{NATIVE}/*.h")),  # noqa: PTH207
             extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],

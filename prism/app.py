@@ -15,21 +15,25 @@ from pathlib import Path
 
 import trio
 
-from prism.contract.config import Config
-from prism.contract.config import ServerTLS as ServerTLSConfig
-from prism.contract.exceptions import CallError, Draining, ListenError, OperationInProgress
-from prism.core.config.admin_rules import socket_path
-from prism.core.config.plugin_rules import is_loopback
-from prism.core.instance_specs import instance_specs
-from prism.core.live_config import LiveConfig, Load
-from prism.core.namespace import Namespace
-from prism.core.observability.config_metrics import ConfigMetrics
-from prism.core.observability.metrics import Metrics
-from prism.core.router import Router
+from prism.calls.namespace import Namespace
+from prism.calls.router import Router
+from prism.config.admin_rules import socket_path
+from prism.config.plugin_rules import is_loopback
+from prism.config.types import Config
+from prism.config.types import ServerTLS as ServerTLSConfig
+from prism.contract.errors import CallError, Draining, OperationInProgress
+from prism.control.instance_specs import instance_specs
+from prism.control.live_config import LiveConfig, Load
 from prism.frontends.admin import Access, AdminApp, Administered
 from prism.frontends.admin.unix_socket import open_unix_listener
 from prism.frontends.door import DoorApp
-from prism.frontends.server import (
+from prism.observability.config_metrics import ConfigMetrics
+from prism.observability.metrics import Metrics
+from prism.observability.server_metrics import ServerMetrics
+from prism.process.descriptors import connections_that_fit
+from prism.process.given_sockets import GivenSocket, Role, for_place
+from prism.process.successor import PassedSocket
+from prism.server import (
     Address,
     Listener,
     ServerSettings,
@@ -41,11 +45,8 @@ from prism.frontends.server import (
     open_listeners,
     serve,
 )
-from prism.frontends.server.http2.implementation import choose
-from prism.frontends.server_metrics import ServerMetrics
-from prism.lifecycle.descriptors import connections_that_fit
-from prism.lifecycle.given_sockets import GivenSocket, Role, for_place
-from prism.lifecycle.successor import PassedSocket
+from prism.server.http2.implementation import choose
+from prism.streams.errors import ListenError
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")

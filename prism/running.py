@@ -16,14 +16,15 @@ from collections.abc import Callable, Sequence
 import trio
 
 from prism.app import Proxy, Ready
-from prism.contract.config import Config
-from prism.contract.exceptions import HandoverFailed, PrismError
-from prism.core.config.file_watch import FileWatch
-from prism.core.live_config import Load
-from prism.lifecycle import service_manager
-from prism.lifecycle.given_sockets import GivenSocket
-from prism.lifecycle.predecessor import Predecessor
-from prism.lifecycle.successor import hand_over
+from prism.config.file_watch import FileWatch
+from prism.config.types import Config
+from prism.contract.errors import PrismError
+from prism.control.live_config import Load
+from prism.process import service_manager
+from prism.process.errors import HandoverFailed
+from prism.process.given_sockets import GivenSocket
+from prism.process.predecessor import Predecessor
+from prism.process.successor import hand_over
 
 log = logging.getLogger("prism")
 

@@ -7,9 +7,10 @@ from typing import Protocol
 import pytest
 import trio
 
+from prism.calls.namespace import Namespace
 from prism.channels.channel import PluginChannel, StreamCall
-from prism.contract.config import NamespaceLimits
-from prism.contract.exceptions import CallError, ChannelClosed, PluginCrashed
+from prism.config.types import NamespaceLimits
+from prism.contract.errors import CallError, ChannelClosed, PluginCrashed
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -23,7 +24,6 @@ from prism.contract.messages import (
     ShutdownResponse,
     StreamRequest,
 )
-from prism.core.namespace import Namespace
 from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 

@@ -3,7 +3,7 @@ import pytest
 import trio
 
 from prism.app import Proxy, Ready
-from prism.contract.config import (
+from prism.config.types import (
     AdminConfig,
     Config,
     ListenConfig,
@@ -11,8 +11,8 @@ from prism.contract.config import (
     PluginConfig,
     SecretsConfig,
 )
-from prism.contract.exceptions import ListenError
-from prism.core.instance_specs import instance_spec
+from prism.control.instance_specs import instance_spec
+from prism.streams.errors import ListenError
 
 
 def config(**changes) -> Config:

@@ -4,9 +4,10 @@ import httpx
 import pytest
 import trio
 
-from prism.contract.config import AdminConfig, Config, ListenConfig, NamespaceConfig, ServerTLS
-from prism.contract.exceptions import ConfigError, ListenError
+from prism.config.errors import ConfigError
+from prism.config.types import AdminConfig, Config, ListenConfig, NamespaceConfig, ServerTLS
 from prism.running import command, run_until_signalled
+from prism.streams.errors import ListenError
 
 
 def config(**changes) -> Config:

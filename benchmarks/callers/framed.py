@@ -10,9 +10,9 @@ import sys
 import trio
 
 from benchmarks.callers.meter import METADATA, OPERATION, PARAMS, Meter, next_order
-from prism.channels.framed import FramedChannel
-from prism.channels.inherited import FD_VARIABLE, socket_pair
+from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
+from prism.streams.inherited import FD_VARIABLE, socket_pair
 
 REQUEST = ExecuteRequest(operation=OPERATION, params_json=PARAMS, metadata=METADATA)
 

@@ -11,9 +11,9 @@ import time
 import trio
 
 from benchmarks.callers.meter import StreamMeter, next_order
-from prism.channels.framed import FramedChannel
-from prism.channels.inherited import FD_VARIABLE, socket_pair
+from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import InitializeRequest, ShutdownRequest, StreamRequest
+from prism.streams.inherited import FD_VARIABLE, socket_pair
 
 ENDLESS = StreamRequest(operation="give", params_json='{"messages":1000000000}')
 

@@ -10,7 +10,7 @@ from benchmarks.lineup import Unavailable
 from benchmarks.load.target import Target, json_of
 from benchmarks.processes import module, server
 from prism.contract.messages import ExecuteRequest
-from prism.wire.grpc import framing, protobuf
+from prism.grpc import framing, protobuf
 
 SERVICE = "prism.plugin.BackendPlugin"
 METHOD = f"/{SERVICE}/Execute"

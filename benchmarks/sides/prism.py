@@ -44,11 +44,11 @@ def codec_environment(codec: str) -> dict[str, str]:
     Raises:
         Unavailable: it is not there.
     """
-    if importlib.util.find_spec("prism.frontends.server.http2.implementation") is None:
+    if importlib.util.find_spec("prism.server.http2.implementation") is None:
         if codec == H2:
             return {}
         raise Unavailable("not part of this version")
-    implementation = importlib.import_module("prism.frontends.server.http2.implementation")
+    implementation = importlib.import_module("prism.server.http2.implementation")
     try:
         implementation.choose(codec)
     except implementation.CodecUnavailable as error:

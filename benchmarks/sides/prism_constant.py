@@ -6,7 +6,7 @@ Usage: python -m benchmarks.sides.prism_constant; it prints its URL.
 import trio
 
 from benchmarks.sides.constant_app import app
-from prism.frontends.server import bound_address, open_listeners, serve
+from prism.server import bound_address, open_listeners, serve
 
 
 async def main() -> None:

@@ -8,7 +8,7 @@ the plugin how much of that scope's time is left.
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 
-from prism.contract.exceptions import CallError
+from prism.contract.errors import CallError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import trio
 
 from prism.channels.channel import PluginChannel, StreamCall
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     CallError,
     ChannelClosed,
     LocalProtocolError,

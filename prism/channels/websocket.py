@@ -16,9 +16,9 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from prism.channels import tcp
-from prism.contract.config_launch import WebSocketURL
-from prism.contract.exceptions import LaunchError
+from prism.config.launch import WebSocketURL
+from prism.streams import tcp
+from prism.streams.errors import LaunchError
 
 SUBPROTOCOL = "prism.frames.v1"
 """Names what is spoken inside; servers that know it confirm it."""

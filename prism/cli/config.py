@@ -9,7 +9,7 @@ from prism.cli.admin import Admin, admin_options
 from prism.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
-    from prism.contract.config import ListenConfig
+    from prism.config.types import ListenConfig
 
 EPILOG = """\b
 Examples:
@@ -35,8 +35,8 @@ def check(files: tuple[str, ...]) -> None:
     Every problem is listed with its place. Exit status: 0 when all files can be
     used, 1 otherwise. Warnings do not count.
     """
-    from prism.contract.exceptions import ConfigError
-    from prism.core.config import load_config
+    from prism.config import load_config
+    from prism.config.errors import ConfigError
 
     failed = False
     for file in files:
@@ -60,8 +60,8 @@ def _tls_problem(listen: "ListenConfig") -> str | None:
     """Why the listener's files cannot be used here; they may be elsewhere than the checker."""
     from pathlib import Path
 
-    from prism.contract.exceptions import ConfigError
-    from prism.frontends.server import ServerTLS
+    from prism.config.errors import ConfigError
+    from prism.server import ServerTLS
 
     if (tls := listen.tls) is None:
         return None
@@ -75,7 +75,7 @@ def _tls_problem(listen: "ListenConfig") -> str | None:
 @config.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors and CI."""
-    from prism.core.config import schema_json
+    from prism.config import schema_json
 
     click.echo(schema_json(), nl=False)
 
@@ -141,6 +141,6 @@ def show_config(file: str | None, output: str, admin: str, token_file: str | Non
     if file is None:
         show_one(Admin(admin, token_file).get("/admin/config")["config"], output)
         return
-    from prism.core.config import load_config, redacted
+    from prism.config import load_config, redacted
 
     show_one(redacted(load_config(file).config), output)

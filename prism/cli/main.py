@@ -16,7 +16,7 @@ from prism.cli.namespace import namespace
 from prism.cli.plugin import plugin
 from prism.cli.serve import serve
 from prism.cli.tail import tail
-from prism.contract.exceptions import PrismError
+from prism.contract.errors import PrismError
 
 TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
 
@@ -42,8 +42,8 @@ def prism() -> None:
 
 def show_version(context: click.Context) -> None:
     """Print what runs here; the proxy's dependencies are imported only for this."""
-    from prism.frontends.server import ServerSettings
-    from prism.frontends.server.http2.implementation import choose
+    from prism.server import ServerSettings
+    from prism.server.http2.implementation import choose
 
     click.echo(f"prism {__version__} (HTTP/2: {choose(ServerSettings().http2_codec)})")
     context.exit()

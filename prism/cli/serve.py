@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prism.app import Ready
-    from prism.contract.config import Config, NamespaceConfig
-    from prism.core.config import LoadedConfig
-    from prism.lifecycle.given_sockets import GivenSocket
-    from prism.lifecycle.predecessor import Predecessor
+    from prism.config import LoadedConfig
+    from prism.config.types import Config, NamespaceConfig
+    from prism.process.given_sockets import GivenSocket
+    from prism.process.predecessor import Predecessor
 
 DESCRIPTOR = click.IntRange(0)
 FORCED = 3
@@ -72,9 +72,9 @@ def serve(
     admin_fds: tuple[int, ...],
 ) -> None:
     """Run the proxy until SIGTERM or Ctrl-C."""
-    from prism.contract.exceptions import PrismError
-    from prism.lifecycle import given_sockets
-    from prism.lifecycle.predecessor import take_over
+    from prism.contract.errors import PrismError
+    from prism.process import given_sockets
+    from prism.process.predecessor import take_over
 
     if watch and file is None:
         raise click.UsageError("--watch needs a file to watch: --config FILE")
@@ -105,8 +105,8 @@ def _run(
 ) -> bool:
     import trio
 
-    from prism.core.config.file_watch import FileWatch
-    from prism.core.observability.logs import setup_logging
+    from prism.config.file_watch import FileWatch
+    from prism.observability.logs import setup_logging
     from prism.running import run_until_signalled
 
     load = None
@@ -134,7 +134,7 @@ def _load(file: str, port: int | None, admin_port: int | None) -> "LoadedConfig"
     """The file, with the ports of the command line; its plugins are looked for beside it."""
     from dataclasses import replace
 
-    from prism.core.config import load_config
+    from prism.config import load_config
     from prism.supervision.import_path import look_in
 
     loaded = load_config(file)
@@ -155,7 +155,7 @@ def _with_ports(config: "Config", port: int | None, admin_port: int | None) -> "
 
 def _has_only_a_name(namespace: "NamespaceConfig", config: "Config") -> bool:
     """Whether its plugin is a Python module, and nothing says where that lies."""
-    from prism.core.config import resolve_plugin
+    from prism.config import resolve_plugin
 
     plugin = resolve_plugin(config, namespace)
     return plugin.module is not None and plugin.path is None
@@ -173,7 +173,7 @@ def _say(text: str) -> None:
 
 def demo_config() -> "Config":
     """One namespace, ``demo``, on SQLite in the current directory."""
-    from prism.contract.config import Config, NamespaceConfig
+    from prism.config.types import Config, NamespaceConfig
 
     database = str(Path(DEMO_DATABASE).absolute())
     demo = NamespaceConfig(name="demo", backend="sqlite", config={"path": database})

@@ -2,9 +2,9 @@
 
 import trio
 
-from prism.contract.exceptions import CallCancelled, PayloadTooLarge, RequestTimeout
-from prism.core.request import CallRecord, Params
-from prism.frontends.server import Receive
+from prism.calls.request import CallRecord, Params
+from prism.contract.errors import CallCancelled, PayloadTooLarge, RequestTimeout
+from prism.server import Receive
 
 IDLE_SECONDS = 30.0
 """How long a client may pause within a body. The call's deadline holds beside it."""

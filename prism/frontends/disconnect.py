@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from prism.frontends.server import Message, Receive, Scope
+from prism.server import Message, Receive, Scope
 
 T = TypeVar("T")
 

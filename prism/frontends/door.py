@@ -1,12 +1,12 @@
 """The data port's ASGI application: each kind of request goes to its own front end."""
 
-from prism.core.observability.metrics import Metrics
-from prism.core.router import Router
+from prism.calls.router import Router
 from prism.frontends.grpc import GrpcApp, is_grpc
 from prism.frontends.rest import RestApp
-from prism.frontends.server import Receive, Scope, Send
 from prism.frontends.web_pages import WebPages
 from prism.frontends.websocket import WebSocketApp
+from prism.observability.metrics import Metrics
+from prism.server import Receive, Scope, Send
 
 
 class DoorApp:

@@ -7,10 +7,10 @@ imitate ``prism-principal`` and its like have no effect at all.
 import re
 from collections.abc import Iterable
 
-from prism.contract.exceptions import InvalidRequest
-from prism.core.ids import random_hex
-from prism.core.observability.trace import Trace, new_trace, parse_trace
-from prism.core.timeout import parse_timeout
+from prism.calls.ids import random_hex
+from prism.calls.timeout import parse_timeout
+from prism.calls.trace import Trace, new_trace, parse_trace
+from prism.contract.errors import InvalidRequest
 
 _READ = frozenset(
     {

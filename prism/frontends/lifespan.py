@@ -1,6 +1,6 @@
 """What an HTTP-only ASGI application does with the other protocols of ASGI."""
 
-from prism.frontends.server import Receive, Scope, Send
+from prism.server import Receive, Scope, Send
 
 
 async def decline_protocol(scope: Scope, receive: Receive, send: Send) -> None:

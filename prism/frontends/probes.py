@@ -6,8 +6,8 @@ an instance and the proxy is not draining. Who may only make calls is told no mo
 whether; operators read which namespaces wait, and why.
 """
 
-from prism.contract.exceptions import MethodNotAllowed
-from prism.core.router import Router
+from prism.calls.router import Router
+from prism.contract.errors import MethodNotAllowed
 from prism.frontends.responses import Response, json_response
 
 HEALTHZ = b"/healthz"

@@ -7,14 +7,10 @@ say for programs what went wrong, ``detail`` for people.
 import math
 from http import HTTPStatus
 
-from prism.contract.exceptions import (
-    CallError,
-    ConfigProblem,
-    InvalidConfig,
-    MethodNotAllowed,
-    Unauthenticated,
-)
-from prism.core.request import CallRecord
+from prism.calls.request import CallRecord
+from prism.config.errors import ConfigProblem
+from prism.contract.errors import CallError, MethodNotAllowed, Unauthenticated
+from prism.control.errors import InvalidConfig
 from prism.frontends.responses import Response, encode_json
 
 RETRY_AFTER_SECONDS = 1

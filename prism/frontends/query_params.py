@@ -2,8 +2,8 @@
 
 from urllib.parse import unquote_to_bytes
 
-from prism.contract.exceptions import InvalidRequest, PayloadTooLarge
-from prism.core.request import Params
+from prism.calls.request import Params
+from prism.contract.errors import InvalidRequest, PayloadTooLarge
 
 PARAMS_KEY = b"params="
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from prism.frontends.server import Send
+from prism.server import Send
 
 JSON = (b"content-type", b"application/json")
 

@@ -6,10 +6,10 @@ machine or network. So a page of another origin than the proxy's own is refused,
 browser sends none, its ``Sec-Fetch-Site`` tells that another site asks.
 """
 
-from prism.contract.exceptions import ForeignOrigin
+from prism.contract.errors import ForeignOrigin
 from prism.frontends.headers import RequestHeaders
 from prism.frontends.responses import Response
-from prism.frontends.server import Message, Send
+from prism.server import Message, Send
 
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),

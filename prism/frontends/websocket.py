@@ -11,7 +11,12 @@ from math import inf
 
 import trio
 
-from prism.contract.exceptions import (
+from prism.calls.json_text import check_params
+from prism.calls.names import namespace_name, operation_name
+from prism.calls.request import CallRecord, Params, Request
+from prism.calls.router import Router
+from prism.calls.stream import ClientStream
+from prism.contract.errors import (
     CallCancelled,
     CallError,
     Draining,
@@ -22,20 +27,15 @@ from prism.contract.exceptions import (
     PluginMisbehaved,
 )
 from prism.contract.messages import StreamRequest, StreamResponse
-from prism.core.json_text import check_params
-from prism.core.names import namespace_name, operation_name
-from prism.core.observability.access_log import log_access
-from prism.core.observability.metrics import Metrics
-from prism.core.request import CallRecord, Params, Request
-from prism.core.router import Router
-from prism.core.stream import ClientStream
 from prism.frontends.body_params import IDLE_SECONDS
 from prism.frontends.disconnect import CLIENT_GONE
 from prism.frontends.headers import RequestHeaders
 from prism.frontends.problems import problem
 from prism.frontends.query_params import QueryParams
-from prism.frontends.server import CANCELLED, Receive, Scope, Send
 from prism.frontends.web_pages import WebPages
+from prism.observability.access_log import log_access
+from prism.observability.metrics import Metrics
+from prism.server import CANCELLED, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 

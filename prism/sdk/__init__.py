@@ -6,7 +6,7 @@ frame protocol and is imported when it is asked for.
 
 from typing import TYPE_CHECKING, Any
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call
 from prism.sdk.health import Health

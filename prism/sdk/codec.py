@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 
 T = TypeVar("T")

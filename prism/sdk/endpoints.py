@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, UNIXSocketStream
 from anyio.streams.tls import TLSListener
 
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
 
 if TYPE_CHECKING:
     from prism.sdk.options import Options

@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 
-from prism.contract.exceptions import CallError
+from prism.contract.errors import CallError
 from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
 

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

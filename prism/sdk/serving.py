@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 import anyio
 from anyio.abc import Listener, UNIXSocketStream
 
-from prism.contract.exceptions import HandshakeFailed, PrismError
+from prism.contract.errors import HandshakeFailed, PrismError
 from prism.sdk import endpoints
 from prism.sdk.options import Options, parse_options
 from prism.sdk.plugin import Plugin

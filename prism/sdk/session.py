@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     HandshakeFailed,
     LocalProtocolError,
     PayloadTooLarge,

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 import msgspec
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.contract.messages import (
     ExecuteRequest,
     HealthCheckRequest,

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from prism.contract.exceptions import HandshakeFailed
+from prism.contract.errors import HandshakeFailed
 
 if TYPE_CHECKING:
     from wsproto.events import Event

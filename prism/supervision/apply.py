@@ -13,7 +13,8 @@ from typing import Literal
 import msgspec
 import trio
 
-from prism.contract.exceptions import LaunchError, OperationInProgress
+from prism.contract.errors import OperationInProgress
+from prism.streams.errors import LaunchError
 from prism.supervision.keeper import Keeper
 from prism.supervision.reload import Reload
 from prism.supervision.report import Receipt

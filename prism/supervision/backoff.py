@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from prism.contract.config import RestartConfig
+from prism.config.types import RestartConfig
 
 JITTER = 0.2
 """Share by which a delay varies, so that many plugins do not restart in step."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import trio
 
-from prism.channels import unix
-from prism.contract.config import PluginConfig
+from prism.config.types import PluginConfig
+from prism.streams import unix
 
 log = logging.getLogger("prism.supervision")
 

@@ -14,18 +14,20 @@ from pathlib import Path
 import trio
 
 from prism import __version__
-from prism.channels import tcp, unix, websocket
+from prism.channels import websocket
 from prism.channels.channel import PluginChannel
-from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel, is_fault
-from prism.contract.config import PluginConfig, PluginForm
-from prism.contract.exceptions import CallError, ChannelError, LaunchError
+from prism.config.types import PluginConfig, PluginForm
+from prism.contract.errors import CallError, ChannelError
+from prism.streams import tcp, unix
+from prism.streams.errors import LaunchError
 from prism.supervision import process
 from prism.supervision.loading import load_plugin
 from prism.supervision.news import News
 from prism.supervision.spec import InstanceSpec
-from prism.supervision.verification import Verifier, log_verdict
+from prism.verification import Verifier, log_verdict
 
 log = logging.getLogger("prism.supervision")
 

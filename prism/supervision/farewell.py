@@ -5,7 +5,7 @@ import math
 
 import trio
 
-from prism.contract.exceptions import CallError, Draining
+from prism.contract.errors import CallError, Draining
 from prism.contract.messages import ShutdownRequest
 from prism.supervision.instance import Instance
 

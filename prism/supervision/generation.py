@@ -15,9 +15,11 @@ from typing import Any
 
 import trio
 
-from prism.channels import unix
-from prism.contract.exceptions import ConfigError, LaunchError, PrismError
+from prism.config.errors import ConfigError
+from prism.contract.errors import PrismError
 from prism.contract.messages import HealthCheckResponse, HealthStatus
+from prism.streams import unix
+from prism.streams.errors import LaunchError
 from prism.supervision.doors import open_door
 from prism.supervision.farewell import REPLACED, drain, shut_down
 from prism.supervision.greeting import declared_operations, initialize

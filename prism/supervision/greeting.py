@@ -4,13 +4,13 @@ import trio
 
 from prism import __version__
 from prism.channels.channel import PluginChannel
-from prism.contract.exceptions import LaunchError
 from prism.contract.messages import (
     InitializeRequest,
     InitializeResponse,
     OperationDeclaration,
     ProxyCapabilities,
 )
+from prism.streams.errors import LaunchError
 from prism.supervision.spec import InstanceSpec
 
 

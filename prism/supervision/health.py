@@ -5,9 +5,10 @@ from collections.abc import Callable
 import trio
 
 from prism.channels.channel import PluginChannel
-from prism.contract.config import HealthConfig
-from prism.contract.exceptions import CallError, LaunchError
+from prism.config.types import HealthConfig
+from prism.contract.errors import CallError
 from prism.contract.messages import HealthCheckRequest, HealthCheckResponse, HealthStatus
+from prism.streams.errors import LaunchError
 
 FIRST_CHECKS = 0.2
 """Seconds between the checks of an instance that is not healthy yet."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import trio
 
 from prism.channels.channel import PluginChannel
-from prism.contract.exceptions import Draining, PluginCrashed, PluginMisbehaved
+from prism.contract.errors import Draining, PluginCrashed, PluginMisbehaved
 from prism.contract.messages import HealthCheckResponse, OperationDeclaration, PluginMetrics
 from prism.supervision.sample import Sample
 

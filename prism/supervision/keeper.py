@@ -16,8 +16,9 @@ from typing import TypeVar
 
 import trio
 
-from prism.contract.config import PluginForm
-from prism.contract.exceptions import Draining, LaunchError, OperationInProgress
+from prism.config.types import PluginForm
+from prism.contract.errors import Draining, OperationInProgress
+from prism.streams.errors import LaunchError
 from prism.supervision.backoff import Backoff
 from prism.supervision.detached import run_detached
 from prism.supervision.dial_in import DialIn

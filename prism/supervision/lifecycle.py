@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum, auto
 from typing import Final
 
-from prism.contract.exceptions import PrismError
+from prism.contract.errors import PrismError
 
 
 class State(StrEnum):

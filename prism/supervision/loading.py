@@ -21,11 +21,12 @@ from types import ModuleType
 import trio
 
 from prism.channels.in_process import is_fault
-from prism.contract.exceptions import LaunchError, PluginRefused
 from prism.contract.service import BackendPlugin
+from prism.streams.errors import LaunchError
 from prism.supervision.import_path import explain_missing
 from prism.supervision.spec import InstanceSpec
-from prism.supervision.verification import VerifiedModule, Verifier, log_verdict
+from prism.verification import VerifiedModule, Verifier, log_verdict
+from prism.verification.refusals import PluginRefused
 
 
 async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], BackendPlugin]:

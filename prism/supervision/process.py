@@ -18,8 +18,8 @@ from pathlib import Path
 
 import trio
 
-from prism.channels.inherited import FD_VARIABLE, socket_pair
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
+from prism.streams.inherited import FD_VARIABLE, socket_pair
 from prism.supervision.guardian import guardian
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")

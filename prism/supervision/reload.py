@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import trio
 
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
 from prism.supervision.canary import Canary
 from prism.supervision.generation import Generation
 from prism.supervision.instance import Instance

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import trio
 
-from prism.contract.exceptions import PluginUnavailable
+from prism.contract.errors import PluginUnavailable
 from prism.supervision.instance import Instance
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prism.contract.config import PluginConfig, PluginForm, VerificationConfig
-from prism.contract.exceptions import UnknownVersion
+from prism.config.types import PluginConfig, PluginForm, VerificationConfig
+from prism.contract.errors import UnknownVersion
 
 
 def no_versions(version: str) -> PluginConfig:

@@ -28,12 +28,7 @@ from dataclasses import replace
 
 import trio
 
-from prism.contract.exceptions import (
-    Draining,
-    InvalidRequest,
-    OperationInProgress,
-    UnknownNamespace,
-)
+from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
 from prism.supervision.apply import Application, Applied, Change, Commit, plan
 from prism.supervision.canary import Canary
 from prism.supervision.detached import run_detached

@@ -2,7 +2,7 @@
 
 import trio
 
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
 from prism.supervision.canary import Canary, Verdict, judge
 from prism.supervision.generation import Generation
 from prism.supervision.keeper import Keeper

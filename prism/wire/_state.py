@@ -9,7 +9,7 @@ state's row is illegal there. Triggers say who acted: ``SENT`` is this side,
 from enum import IntEnum, auto
 from typing import Final
 
-from prism.contract.exceptions import LocalProtocolError, ProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 
 
 class Role(IntEnum):

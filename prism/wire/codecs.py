@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.contract.service import REQUEST_TYPE, RESPONSE_TYPE
 from prism.wire.events import GoAwayReason, Hello, Note
 from prism.wire.frames import Codec

@@ -21,7 +21,7 @@ beyond the credit ends that call only.
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.contract.service import RESPONSE_TYPE
 from prism.wire import codecs, handshake, serialization
 from prism.wire._state import (

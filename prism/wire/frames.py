@@ -14,7 +14,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 
 HEADER_SIZE = 16
 MAX_STREAM_ID = 2**32 - 1

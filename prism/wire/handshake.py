@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from prism.contract.exceptions import HandshakeFailed, RemoteProtocolError
+from prism.contract.errors import HandshakeFailed, RemoteProtocolError
 from prism.wire.codecs import CODEC_NAMES
 from prism.wire.events import PROTOCOL_VERSION, Hello
 from prism.wire.frames import Codec

@@ -1,6 +1,6 @@
 """Cuts a byte stream into frames."""
 
-from prism.contract.exceptions import RemoteProtocolError
+from prism.contract.errors import RemoteProtocolError
 from prism.wire.frames import HEADER_SIZE, Header, unpack
 
 

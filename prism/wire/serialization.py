@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from prism.contract.exceptions import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from prism.contract.messages import Message
 from prism.contract.service import REQUEST_TYPE, Method
 from prism.contract.status import StatusCode

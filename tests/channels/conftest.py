@@ -20,16 +20,17 @@ import trio.testing
 import trustme
 from msgspec import Struct
 
-from prism.channels import tcp, unix, websocket
+from prism.channels import websocket
 from prism.channels.channel import PluginChannel
-from prism.channels.framed import ChannelSettings, FramedChannel
+from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel
-from prism.channels.inherited import FD_VARIABLE, socket_pair
 from prism.contract.messages import InitializeRequest
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
 from prism.sdk.session import Session
 from prism.sdk.websocket import WebSocketStream as PluginWebSocket
+from prism.streams import tcp, unix
+from prism.streams.inherited import FD_VARIABLE, socket_pair
 from prism.wire import ConnectionState, Role
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Hello, Ping

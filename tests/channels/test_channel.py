@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     ChannelClosed,
     Draining,
     LocalProtocolError,

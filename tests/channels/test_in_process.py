@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from prism.channels.in_process import InProcessChannel
-from prism.contract.exceptions import PluginCrashed, PluginError
+from prism.contract.errors import PluginCrashed, PluginError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from prism import __version__
 from prism.cli import main as main_module
 from prism.cli.main import prism
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
 
 
 def run(*arguments):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from prism.contract.exceptions import PluginError
+from prism.contract.errors import PluginError
 from prism.sdk.testing import run_plugin
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"

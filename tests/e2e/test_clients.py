@@ -28,11 +28,12 @@ import sys
 from pathlib import Path
 
 import aiohttp
-import grpc
 import httpx
 import pytest
 from doors import CODECS, DOORS, issue_certificate, open_door, program
 from prism_process import eventually
+
+import grpc
 
 BODY = '{"key":"user:123"}'
 STORED = '{"found":true,"value":"Ada"}'

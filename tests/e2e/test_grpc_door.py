@@ -5,7 +5,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import httpx
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -16,6 +15,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from prism_process import SUPPORT, eventually
 from stream_doors import grpc_stubs
+
+import grpc
 
 MIB = 1024 * 1024
 

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from prism.app import Proxy
-from prism.core.config import load_config
+from prism.config import load_config
 
 SUPPORT = Path(__file__).parent / "support"
 RELOADS, WITH_KILLS = 100, 40

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import grpc
 import httpx
 import pytest
 from doors import CODECS, open_door, program
@@ -20,8 +19,9 @@ from handover import begin_handover, hand_over, successors
 from http2_client import Http2Client
 from prism_process import CHAOS, eventually, group_members
 
+import grpc
 from prism.contract.messages import ExecuteRequest, ExecuteResponse
-from prism.wire.grpc.protobuf import decode, encode
+from prism.grpc.protobuf import decode, encode
 
 THREADS = 4
 EXAMPLES = Path(__file__).parents[2] / "examples"

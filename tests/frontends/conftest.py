@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import trio
 
-from prism.core.namespace import Namespace
-from prism.core.observability.metrics import Metrics
-from prism.core.router import Router
+from prism.calls.namespace import Namespace
+from prism.calls.router import Router
 from prism.frontends.rest import RestApp
 from prism.frontends.web_pages import WebPages
+from prism.observability.metrics import Metrics
 
 
 class Answer:

@@ -3,9 +3,9 @@ import tracemalloc
 import pytest
 import trio
 
-from prism.contract.exceptions import CallCancelled, PayloadTooLarge, RequestTimeout
-from prism.core.observability.trace import new_trace
-from prism.core.request import CallRecord
+from prism.calls.request import CallRecord
+from prism.calls.trace import new_trace
+from prism.contract.errors import CallCancelled, PayloadTooLarge, RequestTimeout
 from prism.frontends.body_params import IDLE_SECONDS, BodyParams
 
 

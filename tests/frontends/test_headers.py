@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import InvalidRequest
+from prism.contract.errors import InvalidRequest
 from prism.frontends.headers import RequestHeaders
 
 

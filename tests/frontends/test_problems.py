@@ -3,15 +3,17 @@ import json
 
 import pytest
 
-from prism.contract import exceptions
+from prism.calls.request import CallRecord
+from prism.calls.trace import new_trace
+from prism.config.errors import ConfigError, ConfigProblem
+from prism.contract import errors
 from prism.contract.status import StatusCode
-from prism.core.observability.trace import new_trace
-from prism.core.request import CallRecord
+from prism.control.errors import InvalidConfig
 from prism.frontends.problems import problem
 
 ARGUMENTS = {
     "detail": "why",
-    "error": exceptions.ConfigError([exceptions.ConfigProblem("f", 1, 2, "listen", "no")]),
+    "error": ConfigError([ConfigProblem("f", 1, 2, "listen", "no")]),
     "encoding": "br",
     "origin": "https://elsewhere.example",
     "known": ["identity"],
@@ -32,12 +34,12 @@ def example(kind):
     return kind(*(ARGUMENTS[each.name] for each in wanted if each.default is each.empty))
 
 
-def kinds(kind=exceptions.CallError):
+def kinds(kind=errors.CallError):
     return [kind, *(found for sub in kind.__subclasses__() for found in kinds(sub))]
 
 
 def test_each_problem_of_a_configuration_has_its_place():
-    error = example(exceptions.InvalidConfig)
+    error = example(InvalidConfig)
     _, _, body = problem(error, CallRecord(0.0, "id-1", new_trace()))
     assert json.loads(body)["problems"] == [
         {"file": "f", "line": 1, "column": 2, "path": "listen", "message": "no"}
@@ -61,11 +63,11 @@ def test_every_error_has_an_answer(kind):
 @pytest.mark.parametrize("status", StatusCode)
 def test_every_status_of_a_plugin_has_an_answer(status):
     record = CallRecord(0.0, "id-1", new_trace())
-    answer = problem(exceptions.PluginError(status, "\ud800\n"), record)
+    answer = problem(errors.PluginError(status, "\ud800\n"), record)
     assert json.loads(answer.body)["detail"] == "?\n"
 
 
 def test_allow_names_the_methods():
-    error = exceptions.MethodNotAllowed("PUT", "/v1", ["GET", "HEAD"])
+    error = errors.MethodNotAllowed("PUT", "/v1", ["GET", "HEAD"])
     headers = dict(problem(error, CallRecord(0.0, "id", new_trace())).headers)
     assert headers[b"allow"] == b"GET, HEAD"

@@ -1,6 +1,6 @@
 import pytest
 
-from prism.contract.exceptions import InvalidRequest, PayloadTooLarge
+from prism.contract.errors import InvalidRequest, PayloadTooLarge
 from prism.frontends.query_params import QueryParams
 
 

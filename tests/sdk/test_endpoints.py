@@ -5,10 +5,10 @@ import stat
 import anyio
 import pytest
 
-from prism.contract.exceptions import LaunchError
 from prism.sdk import endpoints
 from prism.sdk.endpoints import Address
 from prism.sdk.options import Options
+from prism.streams.errors import LaunchError
 
 
 @pytest.mark.parametrize("text", ["unix:/run/s", "tcp:127.0.0.1:1", "tcp:h.example:65535"])

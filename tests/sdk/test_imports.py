@@ -6,7 +6,7 @@ import sys
 
 ALLOWED = {"prism", "msgspec", "anyio"} | set(sys.stdlib_module_names)
 OF_ANYIO = {"idna", "sniffio", "typing_extensions"}
-THE_PROXY = ("prism.wire", "prism.channels", "prism.supervision", "prism.core", "prism.frontends")
+THE_PROXY = ("prism.wire", "prism.channels", "prism.supervision", "prism.calls", "prism.frontends")
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):

@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from prism.channels import tcp, unix
-from prism.channels.framed import FramedChannel
-from prism.channels.inherited import FD_VARIABLE, socket_pair
+from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
+from prism.streams import tcp, unix
+from prism.streams.inherited import FD_VARIABLE, socket_pair
 
 PROGRAM = """
 import asyncio, logging, sys

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from msgspec import Struct
 
-from prism.contract.exceptions import HandshakeFailed
+from prism.contract.errors import HandshakeFailed
 from prism.contract.messages import (
     ExecuteRequest,
     HealthCheckRequest,

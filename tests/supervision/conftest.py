@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from supervised_plugin import Model
 
-from prism.contract.config import PluginConfig
+from prism.config.types import PluginConfig
 from prism.supervision.spec import InstanceSpec
 
 PROGRAM = """

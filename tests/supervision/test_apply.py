@@ -12,8 +12,8 @@ import trio.testing
 from msgspec.structs import replace as replace_struct
 from supervised_plugin import eventually, leased_call, supervised
 
-from prism.contract.config import PluginConfig, TrustedKey, VerificationConfig
-from prism.contract.exceptions import OperationInProgress, UnknownNamespace
+from prism.config.types import PluginConfig, TrustedKey, VerificationConfig
+from prism.contract.errors import OperationInProgress, UnknownNamespace
 from prism.supervision.lifecycle import State
 
 

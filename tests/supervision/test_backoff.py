@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.config import RestartConfig
+from prism.config.types import RestartConfig
 from prism.supervision.backoff import JITTER, Backoff
 
 CONFIG = RestartConfig()

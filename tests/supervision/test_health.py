@@ -4,9 +4,10 @@ import pytest
 import trio
 import trio.testing
 
-from prism.contract.config import HealthConfig
-from prism.contract.exceptions import ChannelClosed, LaunchError, PluginCrashed
+from prism.config.types import HealthConfig
+from prism.contract.errors import ChannelClosed, PluginCrashed
 from prism.contract.messages import HealthCheckResponse, HealthStatus
+from prism.streams.errors import LaunchError
 from prism.supervision.health import HealthMonitor
 
 CONFIG = HealthConfig(interval_seconds=10, timeout_seconds=5, failure_threshold=3)

@@ -10,8 +10,8 @@ import trio
 import trio.testing
 from supervised_plugin import eventually, leased_call
 
-from prism.channels import unix
-from prism.contract.exceptions import Draining, PluginCrashed
+from prism.contract.errors import Draining, PluginCrashed
+from prism.streams import unix
 from prism.supervision.keeper import Keeper
 from prism.supervision.slot import Slot
 from prism.supervision.supervisor import Supervisor

@@ -4,8 +4,8 @@ import sys
 import pytest
 import trio
 
-from prism.channels.inherited import FD_VARIABLE
-from prism.contract.exceptions import LaunchError
+from prism.streams.errors import LaunchError
+from prism.streams.inherited import FD_VARIABLE
 from prism.supervision import process
 
 

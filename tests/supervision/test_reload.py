@@ -11,8 +11,8 @@ import trio
 import trio.testing
 from supervised_plugin import eventually, leased_call, supervised
 
-from prism.contract.config import PluginConfig
-from prism.contract.exceptions import Draining, InvalidRequest, PluginUnavailable
+from prism.config.types import PluginConfig
+from prism.contract.errors import Draining, InvalidRequest, PluginUnavailable
 from prism.supervision import loading
 from prism.supervision.canary import Canary
 from prism.supervision.lifecycle import State

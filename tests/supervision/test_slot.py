@@ -2,7 +2,7 @@ import pytest
 import trio
 import trio.testing
 
-from prism.contract.exceptions import PluginUnavailable
+from prism.contract.errors import PluginUnavailable
 from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from supervised_plugin import eventually, leased_call, supervised
 
-from prism.contract.exceptions import OperationInProgress, UnknownNamespace, UnknownVersion
+from prism.contract.errors import OperationInProgress, UnknownNamespace, UnknownVersion
 from prism.supervision.lifecycle import State
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from prism.contract.exceptions import RemoteProtocolError
+from prism.contract.errors import RemoteProtocolError
 from prism.wire import ConnectionState, Role, handshake
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Hello

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

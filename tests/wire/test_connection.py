@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 from msgspec.structs import replace
 
-from prism.contract.exceptions import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

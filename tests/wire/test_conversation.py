@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 
-from prism.contract.exceptions import LocalProtocolError, PayloadTooLarge
+from prism.contract.errors import LocalProtocolError, PayloadTooLarge
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.wire.frames import END, HEADER_SIZE, Codec, FrameType, Header, pack, unpack
 from prism.wire.reader import FrameReader
 

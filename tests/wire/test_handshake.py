@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from prism.contract.exceptions import HandshakeFailed, RemoteProtocolError
+from prism.contract.errors import HandshakeFailed, RemoteProtocolError
 from prism.wire.events import Hello
 from prism.wire.frames import Codec
 from prism.wire.handshake import answer, check_answer, wrong_limit

@@ -1,6 +1,6 @@
 import pytest
 
-from prism.contract.exceptions import RemoteProtocolError
+from prism.contract.errors import RemoteProtocolError
 from prism.wire.frames import FrameType, pack
 from prism.wire.reader import FrameReader
 

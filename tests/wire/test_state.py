@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import LocalProtocolError, RemoteProtocolError
+from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.service import REQUEST_TYPE, Method
 from prism.contract.status import StatusCode

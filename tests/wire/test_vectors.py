@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from prism.contract.exceptions import HandshakeFailed, RemoteProtocolError
+from prism.contract.errors import HandshakeFailed, RemoteProtocolError
 from prism.contract.service import REQUEST_TYPE, Method
 from prism.contract.status import StatusCode
 from prism.wire import ConnectionState, Role, events, handshake

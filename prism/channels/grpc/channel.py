@@ -12,11 +12,11 @@ import trio
 from hpack import NeverIndexedHeaderTuple
 
 from prism.channels.channel import PluginChannel, StreamCall
-from prism.channels.framed import ChannelSettings
+from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc.exchange import Exchange
 from prism.channels.grpc.link import Header, HTTP2Link
 from prism.channels.grpc.stream import GrpcStreamCall, ending_of
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     CallError,
     Overloaded,
     PluginError,
@@ -39,9 +39,9 @@ from prism.contract.messages import (
 from prism.contract.redaction import Redaction
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
+from prism.grpc import framing, protobuf
+from prism.grpc.status import format_timeout
 from prism.wire.events import GoAway
-from prism.wire.grpc import framing, protobuf
-from prism.wire.grpc.status import format_timeout
 
 M = TypeVar("M", bound=Message)
 

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import trio
 
-from prism.contract.exceptions import PayloadTooLarge, PluginError, RemoteProtocolError
+from prism.contract.errors import PayloadTooLarge, PluginError, RemoteProtocolError
 from prism.contract.status import StatusCode
-from prism.wire.grpc.framing import Encoding, MessageReader
-from prism.wire.grpc.status import status_of_http
+from prism.grpc.framing import Encoding, MessageReader
+from prism.grpc.status import status_of_http
 
 Headers = dict[str, str]
 

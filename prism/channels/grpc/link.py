@@ -23,10 +23,9 @@ from h2.settings import SettingCodes, Settings
 from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import Frame, GoAwayFrame
 
-from prism.channels.byte_stream import Sender, receive
-from prism.channels.frame_link import PARTING_TIME, RECEIVE_SIZE, LinkSettings
+from prism.channels.frames.link import PARTING_TIME, RECEIVE_SIZE, LinkSettings
 from prism.channels.grpc.exchange import Exchange, Headers
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     CallError,
     ChannelBroken,
     ChannelClosed,
@@ -38,6 +37,7 @@ from prism.contract.exceptions import (
     RemoteProtocolError,
 )
 from prism.contract.status import StatusCode
+from prism.streams.sockets import Sender, receive
 
 log = logging.getLogger("prism.channel")
 

@@ -4,7 +4,7 @@ import trio
 
 from prism.channels.channel import StreamCall
 from prism.channels.grpc.exchange import Exchange
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     CallError,
     LocalProtocolError,
     PluginError,
@@ -14,8 +14,8 @@ from prism.contract.exceptions import (
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
-from prism.wire.grpc import framing, protobuf
-from prism.wire.grpc.status import decode_message, parse_status
+from prism.grpc import framing, protobuf
+from prism.grpc.status import decode_message, parse_status
 
 
 def ending_of(exchange: Exchange) -> None:

@@ -25,8 +25,8 @@ def keygen(file: str, name: str | None, output: str) -> None:
     """Make a key to sign plugins with, and print what to trust it by."""
     import msgspec
 
-    from prism.contract.config import TrustedKey
-    from prism.supervision.verification import keys
+    from prism.config.types import TrustedKey
+    from prism.verification import keys
 
     path = Path(file)
     name = name or path.stem.lower()

@@ -26,8 +26,8 @@ versions for needs --name and --version, exactly as they are there.
 @output_option
 def sign(path: str, key_file: str, name: str | None, version: str | None, output: str) -> None:
     """Sign the plugin at PATH."""
-    from prism.supervision.verification import keys
-    from prism.supervision.verification.signing import sign as sign_path
+    from prism.verification import keys
+    from prism.verification.signing import sign as sign_path
 
     key = keys.load(Path(key_file))
     statement, place = sign_path(path, key, name, version)

@@ -8,8 +8,8 @@ import click
 from prism.cli.output import output_option, show
 
 if TYPE_CHECKING:
-    from prism.contract.config import Config, PluginConfig
-    from prism.supervision.verification import Verdict
+    from prism.config.types import Config, PluginConfig
+    from prism.verification import Verdict
 
 COLUMNS = ("plugin", "version", "result", "signed_by", "pinned", "digest", "file")
 
@@ -39,8 +39,8 @@ def verify(
     target: str | None, version: str | None, file: str | None, keys: tuple[str, ...], output: str
 ) -> None:
     """Check plugins as Prism does before it starts them."""
-    from prism.contract.config import Config
-    from prism.core.config import load_config
+    from prism.config import load_config
+    from prism.config.types import Config
 
     config = load_config(file).config if file is not None else Config()
     config = _with_keys(config, keys)
@@ -71,7 +71,7 @@ Check = tuple[str, str | None, "Callable[[], Verdict | None]"]
 
 def _run(checks: list[Check]) -> tuple[list[dict[str, Any]], list[str]]:
     """A record for each check, and a sentence for each refusal."""
-    from prism.contract.exceptions import PluginRefused
+    from prism.verification.refusals import PluginRefused
 
     records: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -99,7 +99,7 @@ def _run(checks: list[Check]) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _check(plugin: "PluginConfig", label: str, config: "Config") -> "Callable[[], Verdict | None]":
     from prism.supervision.process import clean_environment
-    from prism.supervision.verification import Verifier
+    from prism.verification import Verifier
 
     verifier = Verifier(plugin, label, config.verification)
     return lambda: verifier.verify(clean_environment(plugin.environment)["PATH"])
@@ -108,8 +108,8 @@ def _check(plugin: "PluginConfig", label: str, config: "Config") -> "Callable[[]
 def _path_check(path: str, config: "Config") -> Check:
     from pathlib import Path
 
-    from prism.contract.config import PluginConfig
-    from prism.supervision.verification import Verifier
+    from prism.config.types import PluginConfig
+    from prism.verification import Verifier
 
     verifier = Verifier(PluginConfig(), path, config.verification)
     place = str(Path.cwd() / path)
@@ -122,8 +122,8 @@ def _catalogue_checks(config: "Config", name: str | None, version: str | None) -
     Raises:
         click.UsageError: the catalogue has no such plugin or version; says what it has.
     """
-    from prism.contract.config import NamespaceConfig, PluginConfig
-    from prism.core.config import UnknownPlugin, resolve_plugin
+    from prism.config import UnknownPlugin, resolve_plugin
+    from prism.config.types import NamespaceConfig, PluginConfig
 
     entries = {entry.name: entry for entry in config.plugins}
     if name is None:
@@ -154,7 +154,7 @@ def _inline_checks(config: "Config") -> Iterator[Check]:
 
 
 def _is_started(plugin: "PluginConfig") -> bool:
-    from prism.contract.config import PluginForm
+    from prism.config.types import PluginForm
 
     return plugin.form in (PluginForm.COMMAND, PluginForm.MODULE, PluginForm.LIBRARY)
 
@@ -163,7 +163,7 @@ def _with_keys(config: "Config", keys: tuple[str, ...]) -> "Config":
     """The configuration with the command line's keys among the trusted ones."""
     import msgspec
 
-    from prism.contract.config import TrustedKey
+    from prism.config.types import TrustedKey
 
     trusted = list(config.verification.trusted_keys)
     for number, key in enumerate(keys, 1):

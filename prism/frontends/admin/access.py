@@ -16,8 +16,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from prism.contract.config import AdminConfig
-from prism.contract.exceptions import Forbidden, Unauthenticated
+from prism.config.types import AdminConfig
+from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin.token import AdminToken
 
 PEER_UID = "prism.peer_uid"

@@ -7,10 +7,10 @@ from urllib.parse import parse_qsl
 import msgspec
 import trio
 
-from prism.contract.exceptions import CallError, InternalError, InvalidRequest
-from prism.core.ids import random_hex
-from prism.core.observability.trace import new_trace
-from prism.core.request import CallRecord
+from prism.calls.ids import random_hex
+from prism.calls.request import CallRecord
+from prism.calls.trace import new_trace
+from prism.contract.errors import CallError, InternalError, InvalidRequest
 from prism.frontends.admin.access import Access, Right
 from prism.frontends.admin.call import AdminCall, Administered
 from prism.frontends.admin.openapi import OPENAPI
@@ -20,7 +20,7 @@ from prism.frontends.lifespan import decline_protocol
 from prism.frontends.probes import check_get
 from prism.frontends.problems import problem
 from prism.frontends.responses import Response, json_response, send_response
-from prism.frontends.server import Receive, Scope, Send
+from prism.server import Receive, Scope, Send
 
 logger = logging.getLogger("prism.admin")
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from prism.contract.exceptions import UnknownNamespace
-from prism.core.live_config import LiveConfig
-from prism.core.namespace import Namespace
-from prism.core.observability.metrics import Metrics
-from prism.core.request import CallRecord
-from prism.core.router import Router
-from prism.frontends.server import Scope, Send
+from prism.calls.namespace import Namespace
+from prism.calls.request import CallRecord
+from prism.calls.router import Router
+from prism.contract.errors import UnknownNamespace
+from prism.control.live_config import LiveConfig
+from prism.observability.metrics import Metrics
+from prism.server import Scope, Send
 from prism.supervision.supervisor import Supervisor
 
 

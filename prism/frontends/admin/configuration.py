@@ -1,7 +1,7 @@
 """Answers about the configuration in use, and its change for what the file says now."""
 
-from prism.core.config import redacted
-from prism.core.config_plan import ConfigOutcome, ConfigPlan
+from prism.config import redacted
+from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import ConfigInUse
 

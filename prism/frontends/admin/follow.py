@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from prism.contract.exceptions import InvalidRequest
+from prism.contract.errors import InvalidRequest
 from prism.frontends import stream_text
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.responses import encode_json

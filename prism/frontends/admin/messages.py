@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from prism.contract.config import NamespaceLimits
-from prism.contract.exceptions import InvalidRequest
+from prism.config.types import NamespaceLimits
+from prism.contract.errors import InvalidRequest
 from prism.supervision.canary import Canary
 from prism.supervision.journal import EVENTS_KEPT, LINES_KEPT
 from prism.supervision.report import LogLine, NamespaceStatus

@@ -1,6 +1,6 @@
 """Answers that change nothing: states, descriptions, probes, metrics."""
 
-from prism.core.namespace import Namespace
+from prism.calls.namespace import Namespace
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
     LogLines,

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from prism.contract.exceptions import MethodNotAllowed, NotFound
-from prism.core.config_plan import ConfigOutcome, ConfigPlan
-from prism.core.names import namespace_name
+from prism.calls.names import namespace_name
+from prism.contract.errors import MethodNotAllowed, NotFound
+from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin import configuration, follow, operations, reads
 from prism.frontends.admin.access import Right
 from prism.frontends.admin.call import AdminCall

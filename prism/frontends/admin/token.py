@@ -5,8 +5,8 @@ import hmac
 import logging
 from pathlib import Path
 
-from prism.contract.exceptions import ConfigError, ConfigProblem
-from prism.core.config import read_secret
+from prism.config import read_secret
+from prism.config.errors import ConfigError, ConfigProblem
 
 SHORTEST = 16
 """Characters: fewer can be guessed. ``openssl rand -hex 32`` makes a good one."""

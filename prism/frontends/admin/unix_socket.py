@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from prism.contract.exceptions import ListenError
+from prism.streams.errors import ListenError
 
 MODE = 0o600
 BACKLOG = 64

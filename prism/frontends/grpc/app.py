@@ -5,7 +5,9 @@ from collections.abc import Awaitable
 
 import trio
 
-from prism.contract.exceptions import (
+from prism.calls.request import CallRecord
+from prism.calls.router import Router
+from prism.contract.errors import (
     CallCancelled,
     CallError,
     Draining,
@@ -13,15 +15,13 @@ from prism.contract.exceptions import (
     NotForClients,
     UnknownMethod,
 )
-from prism.core.observability.access_log import log_access
-from prism.core.observability.metrics import Metrics
-from prism.core.request import CallRecord
-from prism.core.router import Router
 from prism.frontends.disconnect import DisconnectWatch, server_cancels
 from prism.frontends.grpc import execute, health, reflection
 from prism.frontends.grpc.call import GrpcCall
 from prism.frontends.headers import RequestHeaders
-from prism.frontends.server import CANCELLED, Receive, Scope, Send
+from prism.observability.access_log import log_access
+from prism.observability.metrics import Metrics
+from prism.server import CANCELLED, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     CallCancelled,
     CallError,
     InvalidRequest,
@@ -19,9 +19,9 @@ from prism.contract.exceptions import (
 )
 from prism.contract.status import StatusCode
 from prism.frontends.body_params import IDLE_SECONDS
-from prism.frontends.server import Receive, Scope, Send
-from prism.wire.grpc.framing import ACCEPT_ENCODING, Encoding, MessageReader, pack
-from prism.wire.grpc.status import encode_message, parse_timeout
+from prism.grpc.framing import ACCEPT_ENCODING, Encoding, MessageReader, pack
+from prism.grpc.status import encode_message, parse_timeout
+from prism.server import Receive, Scope, Send
 
 COMPRESS_FROM = 1024
 """Bytes of a message below which compressing costs more than it saves."""

@@ -7,20 +7,20 @@ the message, so that they are known only once it was read, within the policies.
 from math import inf
 from typing import TypeVar
 
-from prism.contract.exceptions import InvalidRequest, PayloadTooLarge, RemoteProtocolError
+from prism.calls.json_text import check_params
+from prism.calls.names import namespace_name, operation_name
+from prism.calls.request import CallRecord, Params, Request
+from prism.calls.router import Router
+from prism.calls.stream import ClientStream
+from prism.contract.errors import InvalidRequest, PayloadTooLarge, RemoteProtocolError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
     StreamRequest,
     StreamResponse,
 )
-from prism.core.json_text import check_params
-from prism.core.names import namespace_name, operation_name
-from prism.core.request import CallRecord, Params, Request
-from prism.core.router import Router
-from prism.core.stream import ClientStream
 from prism.frontends.grpc.call import GrpcCall
-from prism.wire.grpc.protobuf import decode, encode
+from prism.grpc.protobuf import decode, encode
 
 NAMESPACE = b"prism-namespace"
 PLACE = "params_json"

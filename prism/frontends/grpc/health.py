@@ -6,10 +6,10 @@
 import trio
 from google.protobuf.message import DecodeError
 
-from prism.contract.exceptions import Draining, InvalidRequest, UnknownNamespace
-from prism.core.router import Router
+from prism.calls.router import Router
+from prism.contract.errors import Draining, InvalidRequest, UnknownNamespace
 from prism.frontends.grpc.call import GrpcCall
-from prism.wire.grpc.descriptors import message_class
+from prism.grpc.descriptors import message_class
 
 _Request = message_class("grpc.health.v1.HealthCheckRequest")
 _Response = message_class("grpc.health.v1.HealthCheckResponse")

@@ -4,10 +4,10 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from prism.contract.exceptions import InvalidRequest
+from prism.contract.errors import InvalidRequest
 from prism.contract.status import StatusCode
 from prism.frontends.grpc.call import GrpcCall
-from prism.wire.grpc.descriptors import FILES, SERVICES, file_of, message_class
+from prism.grpc.descriptors import FILES, SERVICES, file_of, message_class
 
 MAX_REQUEST = 4096
 

@@ -12,7 +12,10 @@ from math import inf
 
 import trio
 
-from prism.contract.exceptions import (
+from prism.calls.names import namespace_name, operation_name
+from prism.calls.request import CallRecord, Params, Request
+from prism.calls.router import Router
+from prism.contract.errors import (
     CallCancelled,
     CallError,
     Draining,
@@ -21,11 +24,6 @@ from prism.contract.exceptions import (
     MethodNotAllowed,
     NotFound,
 )
-from prism.core.names import namespace_name, operation_name
-from prism.core.observability.access_log import log_access
-from prism.core.observability.metrics import Metrics
-from prism.core.request import CallRecord, Params, Request
-from prism.core.router import Router
 from prism.frontends.body_params import BodyParams
 from prism.frontends.disconnect import CLIENT_GONE, DisconnectWatch, server_cancels
 from prism.frontends.lifespan import decline_protocol
@@ -42,9 +40,11 @@ from prism.frontends.rest.streams import (
     StreamFormat,
     choose_format,
 )
-from prism.frontends.server import CANCELLED, Receive, Scope, Send
-from prism.frontends.server.asgi import REQUEST_ID
 from prism.frontends.web_pages import WebPages, preflight
+from prism.observability.access_log import log_access
+from prism.observability.metrics import Metrics
+from prism.server import CANCELLED, Receive, Scope, Send
+from prism.server.asgi import REQUEST_ID
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from prism.core.namespace import Namespace
+from prism.calls.namespace import Namespace
 
 
 def summary(namespace: Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from prism.frontends.headers import RequestHeaders
-from prism.frontends.server import Receive, Scope, Send
+from prism.server import Receive, Scope, Send
 
 
 class Incoming(NamedTuple):

@@ -16,10 +16,10 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from prism.channels.framed import ChannelSettings
+from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc import GrpcChannel
 from prism.channels.grpc.link import WINDOW
-from prism.contract.exceptions import (
+from prism.contract.errors import (
     ChannelBroken,
     HandshakeFailed,
     Overloaded,
@@ -38,8 +38,8 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.status import StatusCode
-from prism.wire.grpc.framing import Encoding, pack
-from prism.wire.grpc.protobuf import decode, encode
+from prism.grpc.framing import Encoding, pack
+from prism.grpc.protobuf import decode, encode
 
 LIMIT = 100_000
 CALL = ExecuteRequest(operation="get")

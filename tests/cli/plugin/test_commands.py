@@ -8,8 +8,8 @@ import yaml
 from click.testing import CliRunner
 
 from prism.cli.main import prism
-from prism.contract.exceptions import PrismError
-from prism.core.config import parse_config
+from prism.config import parse_config
+from prism.contract.errors import PrismError
 
 
 def run(*words):

@@ -10,13 +10,7 @@ from typing import Any
 
 import trio
 
-from prism.frontends.server import (
-    ServerSettings,
-    ServerTLS,
-    bound_address,
-    open_listeners,
-    serve,
-)
+from prism.server import ServerSettings, ServerTLS, bound_address, open_listeners, serve
 
 PREFIX = 5  # a flag and the length, before each message
 

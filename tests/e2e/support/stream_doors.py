@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
-import grpc
 import httpx
 from http2_client import Http2Client, Response
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+import grpc
 
 TIMEOUT = 20.0
 """Seconds."""

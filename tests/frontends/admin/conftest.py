@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import trio
 
-from prism.contract.config import Config, NamespaceConfig, PluginConfig
-from prism.core.config import LoadedConfig
-from prism.core.live_config import LiveConfig
-from prism.core.namespace import Namespace
-from prism.core.observability.metrics import Metrics
-from prism.core.router import Router
+from prism.calls.namespace import Namespace
+from prism.calls.router import Router
+from prism.config import LoadedConfig
+from prism.config.types import Config, NamespaceConfig, PluginConfig
+from prism.control.live_config import LiveConfig
 from prism.frontends.admin import Access, AdminApp, Administered, Right
+from prism.observability.metrics import Metrics
 from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 

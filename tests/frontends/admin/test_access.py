@@ -2,8 +2,9 @@ import os
 
 import pytest
 
-from prism.contract.config import AdminConfig
-from prism.contract.exceptions import ConfigError, Forbidden, Unauthenticated
+from prism.config.errors import ConfigError
+from prism.config.types import AdminConfig
+from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin import Access, AdminToken, Right
 
 TOKEN = "0123456789abcdef-secret"

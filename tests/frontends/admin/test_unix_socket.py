@@ -4,8 +4,8 @@ import stat
 import pytest
 import trio
 
-from prism.contract.exceptions import ListenError
 from prism.frontends.admin.unix_socket import open_unix_listener
+from prism.streams.errors import ListenError
 
 
 async def test_only_this_user_may_open_the_file(tmp_path):

@@ -6,14 +6,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from prism.contract.config import NamespaceLimits
+from prism.calls.router import Router
+from prism.config.types import NamespaceLimits
 from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest
 from prism.contract.status import StatusCode
-from prism.core.observability.metrics import Metrics
-from prism.core.router import Router
 from prism.frontends.grpc import GrpcApp, is_grpc
-from prism.wire.grpc.framing import pack
-from prism.wire.grpc.protobuf import decode, encode
+from prism.grpc.framing import pack
+from prism.grpc.protobuf import decode, encode
+from prism.observability.metrics import Metrics
 
 EXECUTE = "/prism.plugin.BackendPlugin/Execute"
 STREAM = "/prism.plugin.BackendPlugin/ExecuteStream"

@@ -5,8 +5,8 @@ import pytest
 import trio
 from hypercorn.config import Config
 
-from prism.frontends.server import ServerSettings, bound_address, open_listeners
-from prism.frontends.server import serve as own_serve
+from prism.server import ServerSettings, bound_address, open_listeners
+from prism.server import serve as own_serve
 
 
 @pytest.fixture(params=["own", "hypercorn"])

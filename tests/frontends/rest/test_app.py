@@ -4,12 +4,8 @@ import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from prism.contract.config import NamespaceLimits
-from prism.contract.exceptions import (
-    Overloaded,
-    PluginCrashed,
-    PluginMisbehaved,
-)
+from prism.config.types import NamespaceLimits
+from prism.contract.errors import Overloaded, PluginCrashed, PluginMisbehaved
 from prism.contract.messages import ExecuteResponse
 
 

@@ -12,8 +12,8 @@ import trio.testing
 from msgspec import Struct
 
 from prism.channels.in_process import InProcessChannel
-from prism.contract.config import NamespaceLimits
-from prism.contract.exceptions import Draining
+from prism.config.types import NamespaceLimits
+from prism.contract.errors import Draining
 from prism.contract.messages import InitializeRequest, OperationDeclaration
 from prism.sdk import Call, Plugin, PluginError, Positioned, StatusCode, operation
 

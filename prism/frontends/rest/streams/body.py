@@ -2,16 +2,12 @@
 
 import trio
 
-from prism.contract.exceptions import (
-    CallCancelled,
-    PayloadTooLarge,
-    RequestTimeout,
-)
+from prism.calls.json_text import check_params
+from prism.calls.request import CallRecord, Params
+from prism.contract.errors import CallCancelled, PayloadTooLarge, RequestTimeout
 from prism.contract.messages import StreamRequest
-from prism.core.json_text import check_params
-from prism.core.request import CallRecord, Params
 from prism.frontends.body_params import IDLE_SECONDS
-from prism.frontends.server import Receive
+from prism.server import Receive
 
 
 class RequestLines(Params):

@@ -6,7 +6,7 @@ from itertools import count
 from math import inf
 from typing import ClassVar
 
-from prism.contract.exceptions import PluginMisbehaved
+from prism.contract.errors import PluginMisbehaved
 from prism.contract.messages import StreamResponse
 from prism.frontends import stream_text
 from prism.frontends.stream_text import HEARTBEAT_SECONDS

@@ -1,14 +1,14 @@
 """A streaming call whose messages are the body of one HTTP response."""
 
-from prism.contract.exceptions import CallError, PluginMisbehaved
+from prism.calls.request import CallRecord
+from prism.calls.stream import ClientStream
+from prism.contract.errors import CallError, PluginMisbehaved
 from prism.contract.messages import StreamRequest, StreamResponse
-from prism.core.request import CallRecord
-from prism.core.stream import ClientStream
 from prism.frontends.problems import problem
 from prism.frontends.rest.streams.body import RequestLines
 from prism.frontends.rest.streams.formats import StreamFormat
-from prism.frontends.server import Send
 from prism.frontends.stream_text import stream_headers
+from prism.server import Send
 
 
 class HTTPStream(ClientStream):

@@ -3,14 +3,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.exceptions import (
-    CallCancelled,
-    InvalidRequest,
-    PayloadTooLarge,
-    RequestTimeout,
-)
-from prism.core.observability.trace import new_trace
-from prism.core.request import CallRecord
+from prism.calls.request import CallRecord
+from prism.calls.trace import new_trace
+from prism.contract.errors import CallCancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
 from prism.frontends.body_params import IDLE_SECONDS
 from prism.frontends.rest.streams.body import RequestLines
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from prism.contract.exceptions import PluginMisbehaved
+from prism.contract.errors import PluginMisbehaved
 from prism.contract.messages import StreamResponse
 from prism.frontends.rest.streams.formats import EventStream, JSONLines, choose_format
 

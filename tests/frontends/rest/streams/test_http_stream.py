@@ -1,10 +1,10 @@
 import pytest
 import trio
 
-from prism.contract.exceptions import PluginMisbehaved
+from prism.calls.request import CallRecord
+from prism.calls.trace import new_trace
+from prism.contract.errors import PluginMisbehaved
 from prism.contract.messages import StreamResponse
-from prism.core.observability.trace import new_trace
-from prism.core.request import CallRecord
 from prism.frontends.rest.streams.formats import JSONLines
 from prism.frontends.rest.streams.http_stream import HTTPStream
 

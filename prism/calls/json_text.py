@@ -1,0 +1,133 @@
+"""Checks that a request body is one JSON object, without building its values.
+
+Plugins get the text as it came, so they must be able to rely on it whatever
+JSON library they use. Refused, beside broken syntax: duplicate keys (libraries
+disagree on which one counts, which is how filters are bypassed), deep nesting,
+and numbers that not every library can hold.
+
+How it stays cheap: msgspec checks the syntax and returns the top-level keys with
+their values unparsed. Every key of the document, at any level, has a colon of
+its own outside of strings. So as many colons as there are distinct top-level
+keys means: no nested keys, no duplicates. Only other bodies are parsed once more.
+"""
+
+import json
+import math
+import re
+from itertools import accumulate
+from typing import Any, NoReturn
+
+import msgspec
+
+from prism.contract.errors import InvalidRequest
+
+BODY = "the body"
+MAX_DEPTH = 128
+"""Levels of nesting. Deeper data is an attack on recursive parsers, or a mistake."""
+
+MAX_NUMBER_LENGTH = 309
+"""Characters in one number: a double needs no more, and longer ones cost quadratic time."""
+
+_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_SPACE_BEFORE_COLON = re.compile(rb"[ \t\r\n]:")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# A number that may be too long or too large; text in strings may look like one.
+_SUSPICIOUS_NUMBER = re.compile(
+    rb"(?<![0-9.])[0-9.]{%d}|[0-9.][eE]\+?[0-9]{3}" % (MAX_NUMBER_LENGTH + 1)
+)
+
+
+def check_params(body: bytes, place: str = BODY) -> str:
+    """The text of ``body``, exactly as received; ``{}`` for an empty body.
+
+    Raises:
+        InvalidRequest: the body is not UTF-8, not JSON, not an object, or uses
+            one of the things refused above. The message says what and where in ``place``.
+    """
+    try:
+        return _check(body)
+    except InvalidRequest as error:
+        if place == BODY:
+            raise
+        what = str(error)
+        said = what.removeprefix(BODY)
+        raise InvalidRequest(place + said if said != what else f"{place}: {what}") from None
+
+
+def _check(body: bytes) -> str:
+    if not body:
+        return "{}"
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"the body is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    try:
+        top_level = _top_level(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the body must be a JSON object: {error}") from None
+    except msgspec.DecodeError as error:
+        _refuse_syntax(body, error)
+    except RecursionError:
+        _refuse_depth()
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(body)
+    keys = len(top_level)
+    if not (
+        body.count(b":") == keys
+        or (body.count(b'":') == keys and _SPACE_BEFORE_COLON.search(body) is None)
+    ) or _SUSPICIOUS_NUMBER.search(body):
+        _check_keys_and_numbers(text)
+    return text
+
+
+def _refuse_syntax(body: bytes, error: msgspec.DecodeError) -> NoReturn:
+    if "truncated" not in str(error):
+        what = str(error).removeprefix("JSON is malformed: ")
+        raise InvalidRequest(f"the body is not JSON: {what}") from None
+    if _SURROGATE.search(body):
+        raise InvalidRequest("the body holds half of a surrogate pair, or ends early") from None
+    raise InvalidRequest(f"the body is not JSON: it ends early, after byte {len(body)}") from None
+
+
+def _refuse_depth() -> NoReturn:
+    raise InvalidRequest(f"the body is nested more than {MAX_DEPTH} levels deep") from None
+
+
+def _check_depth(body: bytes) -> None:
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_A_BRACKET)
+    if max(accumulate(map(_STEP.__getitem__, brackets))) > MAX_DEPTH:
+        _refuse_depth()
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) == len(pairs):
+        return
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise InvalidRequest(f"the body has the key {_shorten(key)} twice in one object")
+        seen.add(key)
+
+
+def _check_number(digits: str) -> None:
+    if len(digits) > MAX_NUMBER_LENGTH:
+        raise InvalidRequest(
+            f"the body has a number of {len(digits)} characters; the limit is {MAX_NUMBER_LENGTH}"
+        )
+    if math.isinf(float(digits)):
+        raise InvalidRequest(f"the number {_shorten(digits)} is too large for a 64-bit float")
+
+
+_check_keys_and_numbers = json.JSONDecoder(
+    object_pairs_hook=_check_keys, parse_int=_check_number, parse_float=_check_number
+).decode
+"""Parses a text that is known to be valid JSON and of bounded depth."""
+
+
+def _shorten(text: str) -> str:
+    return json.dumps(text if len(text) <= 64 else text[:64] + "…", ensure_ascii=False)

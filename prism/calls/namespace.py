@@ -1,0 +1,58 @@
+"""A namespace: what clients address, and what its calls have in common."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from prism.config.types import NamespaceConfig, NamespaceLimits
+from prism.contract.errors import CallError
+from prism.supervision.slot import Slot
+
+if TYPE_CHECKING:
+    from prism.calls.policies.relay import OpenStream
+
+
+@dataclass(eq=False, slots=True)
+class Namespace:
+    """One namespace. ``in_flight`` counts its calls between admission and answer,
+    ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin."""
+
+    name: str
+    slot: Slot
+    limits: NamespaceLimits = field(default_factory=NamespaceLimits)
+    backend: str = ""
+    description: str = ""
+    while_unavailable: Literal["wait", "fail"] = "wait"
+    in_flight: int = field(default=0, init=False)
+    streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
+    open_streams: set["OpenStream"] = field(default_factory=set, init=False)
+
+    @classmethod
+    def from_config(cls, config: NamespaceConfig, slot: Slot) -> "Namespace":
+        """The namespace that ``config`` describes, with its plugin in ``slot``."""
+        return cls(
+            config.name,
+            slot,
+            config.limits,
+            config.backend,
+            config.description,
+            config.while_unavailable,
+        )
+
+    def update(self, config: NamespaceConfig) -> None:
+        """Take over what can change under calls: it is for those that come from now on."""
+        self.limits = config.limits
+        self.backend = config.backend
+        self.description = config.description
+        self.while_unavailable = config.while_unavailable
+
+    def deadline(self, now: float, timeout: float | None) -> float:
+        """When a call that starts ``now`` must end, if it asks for ``timeout`` seconds."""
+        if timeout is None:
+            return now + self.limits.timeout_seconds
+        return now + min(timeout, self.limits.max_timeout_seconds)
+
+    def end_streams(self, reason: CallError) -> None:
+        """End every open stream with ``reason``, between two messages."""
+        for stream in list(self.open_streams):
+            stream.end(reason)

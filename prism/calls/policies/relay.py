@@ -1,0 +1,142 @@
+"""Carries the messages of one stream between a client and a plugin.
+
+Nothing is stored between them: messages are taken from one side when the other has
+taken those before, so a slow client slows its plugin's stream, and that one only.
+"""
+
+import trio
+
+from prism.calls.stream import ClientStream
+from prism.channels.channel import StreamCall
+from prism.contract.errors import CallError, DeadlineExceeded
+from prism.contract.messages import StreamResponse
+
+PATIENCE = 0.25
+"""Seconds to wait for a first message before the client is told that the stream is open.
+An error that comes within them still has a status of its own, which is easier to handle
+than one inside a stream."""
+
+_LAZINESS = 8
+"""The idle deadline is put off after this fraction of it, not at every message."""
+
+
+class _Idle:
+    """Ends a stream on which nothing moves; both directions count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+        self._seconds = seconds
+        self._put_off_at = trio.current_time() + seconds / _LAZINESS
+
+    def moved(self) -> None:
+        now = trio.current_time()
+        if now >= self._put_off_at:
+            self.scope.deadline = now + self._seconds
+            self._put_off_at = now + self._seconds / _LAZINESS
+
+
+class OpenStream:
+    """A stream under way, for whoever has to end it: a proxy that stops, a plugin that goes."""
+
+    def __init__(self, instance_id: str) -> None:
+        self.instance_id = instance_id
+        self.ending: CallError | None = None
+        self._waiting: trio.CancelScope | None = None
+
+    def end(self, reason: CallError) -> None:
+        """End it with ``reason`` between two messages, never within one."""
+        self.ending = self.ending or reason
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def next_responses(self, call: StreamCall, patience: float) -> list[StreamResponse]:
+        """The plugin's next messages, empty if none came for ``patience`` seconds.
+
+        Raises:
+            CallError: the stream failed, or was ended.
+            trio.EndOfChannel: the plugin ended it.
+        """
+        if self.ending is not None:
+            raise self.ending
+        try:
+            with trio.move_on_after(patience) as self._waiting:
+                return await call.receive_some()
+        finally:
+            self._waiting = None
+        if self.ending is not None:
+            raise self.ending
+        return []
+
+
+async def relay(
+    call: StreamCall, client: ClientStream, stream: OpenStream, idle_timeout: float
+) -> None:
+    """Carry messages both ways until the plugin, or ``stream.end``, ends the stream.
+
+    Raises:
+        CallError: the stream failed, on whichever side.
+        DeadlineExceeded: no message went either way for ``idle_timeout`` seconds.
+    """
+    idle = _Idle(idle_timeout)
+    with idle.scope:
+        if client.one_way:
+            await call.end()
+            await _to_client(call, client, stream, idle)
+        else:
+            await _both_ways(call, client, stream, idle)
+        return
+    raise DeadlineExceeded(f"no message went either way for {idle_timeout:g} s")
+
+
+async def _both_ways(
+    call: StreamCall, client: ClientStream, stream: OpenStream, idle: _Idle
+) -> None:
+    failure: CallError | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def to_plugin() -> None:
+            nonlocal failure
+            try:
+                await _to_plugin(call, client, idle)
+            except CallError as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(to_plugin)
+        try:
+            await _to_client(call, client, stream, idle)
+        except CallError as error:
+            failure = failure or error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _to_plugin(call: StreamCall, client: ClientStream, idle: _Idle) -> None:
+    while (message := await client.receive()) is not None:
+        idle.moved()
+        try:
+            await call.send(message)
+        except CallError:
+            return  # the plugin has ended the stream; ``receive`` says how
+    await call.end()
+
+
+async def _to_client(
+    call: StreamCall, client: ClientStream, stream: OpenStream, idle: _Idle
+) -> None:
+    try:
+        responses = await stream.next_responses(call, PATIENCE)
+        if responses:
+            await client.send_some(responses)
+        else:
+            await client.begin()
+        while True:
+            responses = await stream.next_responses(call, client.heartbeat)
+            if responses:
+                idle.moved()
+                await client.send_some(responses)
+            else:
+                await client.beat()
+    except trio.EndOfChannel:
+        await client.begin()

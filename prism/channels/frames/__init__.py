@@ -1,0 +1,1 @@
+"""A plugin at the other end of frames: `link` carries them, `channel` makes calls of them."""

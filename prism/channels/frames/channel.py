@@ -1,0 +1,404 @@
+"""A plugin at the other end of a byte stream: the host's side of the frame protocol.
+
+Theory of operation. Callers queue frames (``FrameLink`` writes them) and wait
+for their own call's CLOSE. A caller that is cancelled sends CANCEL and goes at
+once. Its call stays on the books until the plugin's CLOSE, which is why
+``open_calls`` is the exact number that a drain has to wait for. A plugin that
+does not close a cancelled call within ``cancel_grace`` seconds is wedged, as is
+one that falls silent or does not read: the channel breaks, and whoever owns it
+ends the process.
+
+However the channel ends, every open call ends with it, and ``wait_broken``
+returns the reason.
+"""
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import outcome
+import trio
+from msgspec.structs import replace
+
+from prism.channels.channel import PluginChannel, StreamCall
+from prism.channels.frames.link import FrameLink, LinkSettings
+from prism.channels.frames.stream import FramedStreamCall
+from prism.contract.errors import (
+    CallError,
+    ChannelBroken,
+    Overloaded,
+    PluginCrashed,
+    PluginMisbehaved,
+    PluginUnavailable,
+    RemoteProtocolError,
+)
+from prism.contract.messages import (
+    ExecuteRequest,
+    ExecuteResponse,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    InitializeRequest,
+    InitializeResponse,
+    Message,
+    ShutdownRequest,
+    ShutdownResponse,
+    StreamRequest,
+)
+from prism.contract.redaction import Redaction
+from prism.contract.service import Method
+from prism.contract.status import StatusCode
+from prism.wire import Role
+from prism.wire.connection import Connection
+from prism.wire.events import (
+    Cancel,
+    Close,
+    Credit,
+    Data,
+    Event,
+    GoAway,
+    Hello,
+    Note,
+    Open,
+    Overrun,
+)
+
+log = logging.getLogger("prism.channel")
+
+MAX_DEADLINE_MS = 2**32 - 1
+"""Longest deadline an OPEN can carry, some 49 days; longer ones are sent as none."""
+LAST_STREAM = 2**32 - 1
+"""Ids are never reused, so a connection carries some 2^31 calls in its life."""
+PATIENCE = 0.5
+"""Seconds that a call waits for room in the queue: enough for many MB to a plugin that reads,
+and soon over with one that does not."""
+STREAMS_LEFT_TO_LEAVE = 2**20
+"""Calls before the last one at which the channel asks to be replaced."""
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings(LinkSettings):
+    """The limits of one channel, in seconds and bytes.
+
+    Args:
+        max_frame: largest message accepted from the plugin.
+        max_queued: bytes queued for the plugin beyond which streams wait, whatever credit
+            the plugin gave them, and so do new calls, which are refused after ``PATIENCE``.
+        cancel_grace: for the CLOSE of a cancelled call.
+    """
+
+    max_frame: int = 16 * 1024 * 1024
+    max_queued: int = 4 * 1024 * 1024
+    cancel_grace: float = 10.0
+
+
+def _answer(close: Close, kind: type[M]) -> M:
+    """The response in a CLOSE, with the frame's status where the message has none."""
+    message = close.message if close.message is not None else kind()
+    assert isinstance(message, kind)  # noqa: S101 - the codec decoded it as this type
+    success = getattr(message, "success", None)
+    if success is None or (success and close.status is StatusCode.OK):
+        return message
+    fields = message.__struct_fields__
+    changes: dict[str, Any] = {"success": False}
+    if "error_code" in fields:
+        stated = StatusCode.from_wire(message.error_code)  # type: ignore[attr-defined]
+        changes["error_code"] = close.status or stated or StatusCode.UNKNOWN
+    return replace(message, **changes)
+
+
+class FramedChannel(PluginChannel):
+    """Calls over frames. ``handshake`` first, then keep ``run`` running in a nursery.
+
+    ``on_note`` and ``on_goaway`` are called from the reader: they must not block.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        settings: ChannelSettings | None = None,
+        *,
+        name: str = "the plugin",
+        version: str = "",
+        on_note: Callable[[Note], None] = lambda _note: None,
+        on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
+    ) -> None:
+        self.name = name
+        self.settings = settings or ChannelSettings()
+        self._connection = Connection(
+            Role.HOST, Hello(name="prism", version=version, max_frame=self.settings.max_frame)
+        )
+        self._link = FrameLink(
+            name,
+            stream,
+            self._connection,
+            self.settings,
+            self._dispatch,
+            self._fail_all,
+            self._wake,
+        )
+        self._on_note = on_note
+        self._on_goaway = on_goaway
+        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._streams: dict[int, FramedStreamCall] = {}
+        self._abandoned: dict[int, float] = {}
+        self._callers = trio.lowlevel.ParkingLot()
+        self._somebody_waits = False
+
+    # -- life -----------------------------------------------------------------
+
+    async def handshake(self) -> Hello:
+        """Await the plugin's HELLO and answer it. Cancelling leaves a dead channel.
+
+        Raises:
+            HandshakeFailed: the plugin said nothing in time, went away, broke
+                the protocol, or speaks another version.
+        """
+        return await self._link.handshake()
+
+    async def run(self) -> None:
+        """Carry calls until the channel ends. Returns then; raises only Cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_cancelled_calls)
+            await self._link.run()
+            nursery.cancel_scope.cancel()
+
+    async def _watch_cancelled_calls(self) -> None:
+        grace = self.settings.cancel_grace
+        while True:
+            due = trio.current_time() + grace / 2
+            await trio.sleep_until(due)
+            if trio.current_time() - due > grace:
+                # This process was stopped, and could read no CLOSE: the grace begins anew.
+                self._abandoned = dict.fromkeys(self._abandoned, trio.current_time())
+            oldest = next(iter(self._abandoned.values()), float("inf"))
+            if trio.current_time() - oldest >= grace:
+                self._link.finish(
+                    ChannelBroken(f"it did not close a cancelled call within {grace:g} seconds")
+                )
+
+    def _fail_all(self, reason: Exception) -> None:
+        """The link ended: so does every open call."""
+        waiting, self._waiting = self._waiting, {}
+        for task in waiting.values():
+            trio.lowlevel.reschedule(task, outcome.Error(self._failure(reason)))
+        for call in self._streams.values():
+            call.fail(self._failure(reason))
+        self._streams.clear()
+        self._abandoned.clear()
+        self._callers.unpark_all()
+
+    def _failure(self, reason: Exception) -> CallError:
+        if isinstance(reason, RemoteProtocolError):
+            return PluginMisbehaved(f"{self.name} broke the frame protocol: {reason}")
+        return PluginCrashed(f"{self.name} went away during the call: {reason}")
+
+    async def aclose(self) -> None:
+        """Write what is queued, if the plugin reads on, and close. Never raises."""
+        await self._link.aclose()
+
+    async def wait_broken(self) -> Exception:
+        """Wait for the end of the channel; returns its reason."""
+        return await self._link.wait_ended()
+
+    @property
+    def ended(self) -> Exception | None:
+        """Why the channel can carry no more calls; None while it can."""
+        return self._link.ended
+
+    def give_up_calls(self, error: CallError) -> None:
+        """Cancel every open call in the plugin, and let each end with ``error`` here."""
+        for stream, task in list(self._waiting.items()):
+            self.abandon(stream, StatusCode.UNAVAILABLE)
+            trio.lowlevel.reschedule(task, outcome.Error(copy(error)))
+        for stream, call in list(self._streams.items()):
+            self.abandon(stream, StatusCode.UNAVAILABLE)
+            call.fail(error)
+
+    @property
+    def open_calls(self) -> int:
+        """Calls for which the plugin still owes a CLOSE."""
+        return len(self._waiting) + len(self._streams) + len(self._abandoned)
+
+    def go_away(self, reason: str) -> None:
+        """Tell the plugin that its drain begins; calls may still be made."""
+        if self._link.ended is None:
+            self._link.send(GoAway(self._connection.last_peer_stream, reason))
+
+    # -- what the plugin says -------------------------------------------------
+
+    def _on_close(self, event: Close) -> None:
+        task = self._waiting.pop(event.stream, None)
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(event))
+        elif (call := self._streams.pop(event.stream, None)) is not None:
+            call.close(event)
+        else:
+            self._abandoned.pop(event.stream, None)
+
+    def _on_data(self, event: Data) -> None:
+        call = self._streams.get(event.stream)
+        if call is not None:
+            call.deliver(event)
+
+    def _on_credit(self, event: Credit) -> None:
+        call = self._streams.get(event.stream)
+        if call is not None:
+            call.wake()
+
+    def _on_overrun(self, event: Overrun) -> None:
+        call = self._streams.get(event.stream)
+        if call is not None:
+            log.warning("%s sent beyond its credit on stream %d", self.name, event.stream)
+            self.abandon(event.stream, StatusCode.RESOURCE_EXHAUSTED)
+            call.fail(PluginMisbehaved(f"{self.name} sent more than it had credit for"))
+
+    def _on_open(self, event: Open) -> None:
+        self._connection.send(Close(event.stream, StatusCode.UNIMPLEMENTED, not_started=True))
+
+    def _on_notes(self, event: Note) -> None:
+        logs = [self.redaction.fields(record, "message") for record in event.logs]
+        health = event.health and self.redaction.fields(event.health, "message", "details")
+        self._on_note(Note(logs=logs, metrics=event.metrics, health=health))
+
+    def _dispatch(self, event: Event) -> None:
+        self._handlers[type(event)](self, event)
+
+    _handlers: ClassVar[dict[type[Event], Callable[["FramedChannel", Any], None]]] = {
+        Close: _on_close,
+        Data: _on_data,
+        Credit: _on_credit,
+        Overrun: _on_overrun,
+        Open: _on_open,
+        Note: _on_notes,
+        GoAway: lambda self, event: self._on_goaway(event),
+    }
+
+    # -- calls ----------------------------------------------------------------
+
+    def send(self, event: Event) -> None:
+        """Queue one event and wake the writer."""
+        self._link.send(event)
+
+    @property
+    def has_room(self) -> bool:
+        """May something be queued now? If not, streams are woken, and callers unparked, later."""
+        self._somebody_waits = self._connection.queued_bytes > self.settings.max_queued
+        return not self._somebody_waits
+
+    async def _wait_to_begin(self, deadline: float) -> float:
+        """Seconds left of a call that cannot begin at once: it is late, or there is no room.
+
+        Beside a large body others wait a little, instead of being refused for it.
+
+        Raises:
+            Overloaded: there is no room; the plugin does not read.
+        """
+        if deadline <= trio.current_time():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.move_on_after(PATIENCE):
+            while self._link.ended is None and not self.has_room:
+                await self._callers.park()
+            return deadline - trio.current_time()
+        raise Overloaded(f"{self.name} does not keep up with what it is sent")
+
+    def _wake(self) -> None:
+        if self._somebody_waits and self.has_room:
+            self._callers.unpark_all()
+            for call in self._streams.values():
+                call.wake()
+
+    def begin(self, method: Method, message: Message, left: float, *, end: bool) -> int:
+        """Open a call that has ``left`` seconds.
+
+        Raises:
+            PluginUnavailable, Overloaded, PayloadTooLarge: it was not opened.
+        """
+        connection = self._connection
+        if self._link.ended is not None:
+            raise PluginUnavailable(f"{self.name} is gone: {self._link.ended}")
+        stream = connection.next_stream()
+        if not connection.can_open or stream > LAST_STREAM:
+            raise Overloaded(f"{self.name} takes no more calls now")
+        left *= 1000
+        # Rounded up, so that the proxy, which started first, is never the later one.
+        deadline_ms = max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
+        self.send(Open(stream, method, message, deadline_ms, end))
+        if stream == LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
+            self._on_goaway(GoAway(0, "the connection's call ids are nearly used up"))
+        return stream
+
+    def abandon(self, stream: int, status: StatusCode) -> None:
+        """Cancel an open call whose answer nobody awaits any more."""
+        self._waiting.pop(stream, None)
+        self._streams.pop(stream, None)
+        if self._link.ended is not None or stream in self._abandoned:
+            return
+        if self._connection.is_open(stream):
+            self._abandoned[stream] = trio.current_time()
+            self.send(Cancel(stream, status))
+
+    async def _call(self, method: Method, message: Message) -> Close:
+        deadline = trio.current_effective_deadline()
+        left = deadline - trio.current_time()
+        if left <= 0 or not self.has_room:
+            left = await self._wait_to_begin(deadline)
+        stream = self.begin(method, message, left, end=True)
+        self._waiting[stream] = trio.lowlevel.current_task()
+
+        # Called outside of any task, so it cannot ask trio for the deadline.
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self.abandon(stream, _why_cancelled(deadline))
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
+        if close.not_started:
+            detail = getattr(close.message, "error", "") or "it takes no calls now"
+            raise Overloaded(f"{self.name} did not start the call: {self.redaction.text(detail)}")
+        return close
+
+    async def initialize(self, request: InitializeRequest) -> InitializeResponse:
+        """Configure the plugin; the first call, made exactly once."""
+        self.redaction = Redaction(request.credentials)
+        answer = _answer(await self._call(Method.INITIALIZE, request), InitializeResponse)
+        return self.redaction.fields(answer, "error")
+
+    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        """Run one operation."""
+        answer = _answer(await self._call(Method.EXECUTE, request), ExecuteResponse)
+        return answer if answer.success else self.redaction.fields(answer, "error")
+
+    async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
+        """Ask for the plugin's health."""
+        answer = _answer(await self._call(Method.HEALTH_CHECK, request), HealthCheckResponse)
+        return self.redaction.fields(answer, "message", "details")
+
+    async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse:
+        """Ask the plugin to finish and end. Call ``aclose`` afterwards."""
+        answer = _answer(await self._call(Method.SHUTDOWN, request), ShutdownResponse)
+        return self.redaction.fields(answer, "error")
+
+    @asynccontextmanager
+    async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
+        """Open a stream with its first message; leaving the block early cancels it."""
+        deadline = trio.current_effective_deadline()
+        left = deadline - trio.current_time()
+        if left <= 0 or not self.has_room:
+            left = await self._wait_to_begin(deadline)
+        stream = self.begin(Method.EXECUTE_STREAM, first, left, end=False)
+        call = FramedStreamCall(self, stream, self._connection)
+        self._streams[stream] = call
+        try:
+            yield call
+        finally:
+            self.abandon(stream, _why_cancelled(deadline))
+
+
+def _why_cancelled(deadline: float) -> StatusCode:
+    expired = trio.current_time() >= deadline
+    return StatusCode.DEADLINE_EXCEEDED if expired else StatusCode.CANCELLED

@@ -1,0 +1,299 @@
+"""A frame connection at work: one byte stream, read and written by tasks of its own.
+
+One task reads, one writes, one pings. Nothing but the writer ever awaits the
+stream's ``send_all``, so nobody's cancellation can tear a frame, and the frames
+that many callers queued in one pass of the scheduler leave in one send.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from prism.contract.errors import ChannelBroken, ChannelClosed, HandshakeFailed, RemoteProtocolError
+from prism.streams.sockets import Sender, receive
+from prism.wire import ConnectionState, handshake
+from prism.wire.connection import Connection
+from prism.wire.events import Event, GoAway, Hello, Ping
+
+log = logging.getLogger("prism.channel")
+
+RECEIVE_SIZE = 64 * 1024
+"""Bytes asked of the stream at a time."""
+PARTING_TIME = 1.0
+"""Seconds granted to last words: a GOAWAY that says why, or what is still queued."""
+LOOKS_PER_INTERVAL = 2
+"""Looks whether the peer has been heard, per ping interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkSettings:
+    """The time limits of a link, in seconds.
+
+    Args:
+        handshake_timeout: for the plugin's HELLO to arrive.
+        frame_timeout: for a frame to arrive whole once it has begun.
+        send_timeout: for the peer to read what was written.
+        ping_interval: of silence before a ping; silence for two intervals ends
+            the link.
+    """
+
+    handshake_timeout: float = 10.0
+    frame_timeout: float = 10.0
+    send_timeout: float = 10.0
+    ping_interval: float = 10.0
+
+
+class FrameLink:
+    """Carries a host's ``Connection`` over ``stream``.
+
+    ``handshake`` first; then ``run`` in a nursery, until the link ends. Events go
+    to ``on_event``, the end to ``on_end``, and ``on_taken`` is told when queued bytes
+    were taken to be written: all from the link's own tasks, so they must not block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: trio.abc.Stream,
+        connection: Connection,
+        settings: LinkSettings,
+        on_event: Callable[[Event], None],
+        on_end: Callable[[Exception], None],
+        on_taken: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.ended: Exception | None = None
+        self._stream = stream
+        self._connection = connection
+        self._settings = settings
+        self._on_event = on_event
+        self._on_end = on_end
+        self._on_taken = on_taken
+        self._sender = Sender(stream, settings.send_timeout)
+        self._idle_writer = trio.lowlevel.ParkingLot()
+        self._flushers = trio.lowlevel.ParkingLot()
+        self._writing = False
+        self._can_write = False
+        self._last_heard = 0.0
+        self._heard = False
+        self._end = trio.Event()
+        self._scope = trio.CancelScope()
+
+    # -- life -----------------------------------------------------------------
+
+    async def handshake(self) -> Hello:
+        """Await the plugin's HELLO and answer it. Cancelling leaves a dead channel.
+
+        Raises:
+            HandshakeFailed: the plugin said nothing in time, went away, broke
+                the protocol, or speaks another version.
+        """
+        limit = self._settings.handshake_timeout
+        try:
+            with trio.fail_after(limit):
+                offer = await self._receive_hello()
+                try:
+                    reply = handshake.answer(offer, self._connection.local_hello)
+                except HandshakeFailed as refusal:
+                    self._connection.send(GoAway(0, str(refusal)))
+                    await self._send_farewell()
+                    raise
+                self._connection.send(reply)
+                await self._send_queued()
+        except trio.TooSlowError:
+            raise HandshakeFailed(f"{self.name} sent no HELLO within {limit:g} seconds") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            cause = error.__cause__ or error
+            raise HandshakeFailed(
+                f"{self.name} went away during the handshake ({cause})"
+            ) from error
+        self._last_heard = trio.current_time()
+        self._heard = True
+        return offer
+
+    async def _receive_hello(self) -> Hello:
+        while True:
+            try:
+                event = self._connection.next_event()
+            except RemoteProtocolError as error:
+                await self._send_farewell()
+                raise HandshakeFailed(
+                    f"{self.name} does not speak the frame protocol: {error}"
+                ) from error
+            if isinstance(event, Hello):
+                return event
+            if isinstance(event, GoAway):
+                raise HandshakeFailed(f"{self.name} refused: {event.reason}")
+            if self._connection.state is ConnectionState.CLOSED:
+                over_tls = isinstance(self._stream, trio.SSLStream)
+                hint = "; does it want a client certificate (tls.cert)?" if over_tls else ""
+                raise HandshakeFailed(
+                    f"{self.name} closed the connection during the handshake, "
+                    f"before its HELLO{hint}"
+                )
+            self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+
+    async def _send_farewell(self) -> None:
+        """Say why this is the end. That a plugin did not stay to hear it is not the reason."""
+        with suppress(trio.BrokenResourceError):
+            await self._send_queued()
+
+    async def _send_queued(self) -> None:
+        while data := self._connection.data_to_send():
+            await self._stream.send_all(data)
+
+    async def run(self) -> None:
+        """Carry frames until the link ends. Returns then; raises only Cancelled."""
+        try:
+            with self._scope:
+                self._can_write = True
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._ping)
+        except* Exception:
+            log.exception("bug in the link to %s", self.name)
+            self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
+        finally:
+            self._stop_writing()
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
+
+    def finish(self, reason: Exception) -> None:
+        """End the link; the first reason given is the one that counts."""
+        self._settle(reason)
+        self._scope.cancel()
+
+    def _settle(self, reason: Exception) -> None:
+        """From now on the link counts as ended, though its tasks may still run."""
+        if self.ended is None:
+            self.ended = reason
+            self._on_end(reason)
+            self._end.set()
+
+    async def aclose(self) -> None:
+        """Write what is queued, if the peer reads on, and close. Never raises.
+
+        Cancelling leaves out the writing only.
+        """
+        try:
+            await self._flush()
+        finally:
+            self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
+            await trio.aclose_forcefully(self._stream)
+
+    async def wait_ended(self) -> Exception:
+        """Wait for the end of the link; returns its reason."""
+        await self._end.wait()
+        assert self.ended is not None  # noqa: S101 - set before the event
+        return self.ended
+
+    def send(self, event: Event) -> None:
+        """Queue one event and wake the writer; where one call is open there is nothing to
+        collect, and it is written at once.
+
+        Raises:
+            LocalProtocolError, PayloadTooLarge: nothing was queued.
+        """
+        self._connection.send(event)
+        if self._idle_writer and self._connection.open_streams <= 1:
+            data = self._connection.data_to_send()
+            self._on_taken()
+            if self._sender.send_now(data):
+                return
+        self._idle_writer.unpark()
+
+    # -- the three tasks ------------------------------------------------------
+
+    async def _read(self) -> None:
+        timeout = self._settings.frame_timeout
+        try:
+            with trio.CancelScope() as whole_frame:
+                await self._read_frames(whole_frame)
+            if whole_frame.cancelled_caught:
+                raise RemoteProtocolError(f"a frame took more than {timeout:g} seconds to arrive")
+        except RemoteProtocolError as error:
+            # No call may touch a connection that is closed; its last words may leave.
+            self._settle(error)
+            await self._flush()
+            self.finish(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+
+    async def _read_frames(self, whole_frame: trio.CancelScope) -> None:
+        connection = self._connection
+        while connection.state is not ConnectionState.CLOSED:
+            connection.receive_data(await receive(self._stream, RECEIVE_SIZE))
+            self._last_heard = trio.current_time()
+            self._heard = True
+            began = whole_frame.deadline
+            while (event := connection.next_event()) is not None:
+                # A frame has ended, so the one that is incomplete now began here.
+                began = float("inf")
+                if type(event) is not Ping:
+                    self._on_event(event)
+                elif not event.ack:
+                    connection.send(Ping(event.token, ack=True))
+            if connection.queued_bytes:
+                self._idle_writer.unpark()
+            if not connection.mid_frame:
+                whole_frame.deadline = float("inf")
+            elif began == float("inf"):
+                whole_frame.deadline = self._last_heard + self._settings.frame_timeout
+        self.finish(ChannelBroken("it closed the connection"))
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                data = self._connection.data_to_send()
+                if data or self._sender.unsent:
+                    self._on_taken()
+                    self._writing = True
+                    await self._sender.send(data)
+                else:
+                    self._writing = False
+                    self._flushers.unpark_all()
+                    await self._idle_writer.park()
+        except trio.TooSlowError:
+            seconds = self._settings.send_timeout
+            self.finish(ChannelBroken(f"it read nothing for {seconds:g} seconds"))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._stop_writing()
+            # What the peer sent before it went may say more: the reader first.
+            await trio.sleep(PARTING_TIME)
+            self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
+
+    def _stop_writing(self) -> None:
+        self._can_write = False
+        self._flushers.unpark_all()
+
+    async def _flush(self) -> None:
+        """Wait, within limits, until everything queued has been written."""
+        with trio.move_on_after(PARTING_TIME):
+            self._idle_writer.unpark()
+            while self._can_write and (
+                self._writing or self._sender.unsent or self._connection.queued_bytes
+            ):
+                await self._flushers.park()
+
+    async def _ping(self) -> None:
+        """Ask a peer that is silent, and end the link with one that stays so.
+
+        Silence is counted in looks: after a pause of this process itself (SIGSTOP, a
+        frozen container) the clock would blame peers that nobody has listened to.
+        """
+        interval = self._settings.ping_interval
+        token = silent_looks = 0
+        while True:
+            await trio.sleep(interval / LOOKS_PER_INTERVAL)
+            silent_looks = 0 if self._heard else silent_looks + 1
+            self._heard = False
+            if silent_looks >= 2 * LOOKS_PER_INTERVAL:
+                silence = trio.current_time() - self._last_heard
+                self.finish(ChannelBroken(f"it was silent for {silence:.0f} seconds"))
+            elif silent_looks and self.ended is None:
+                token = (token + 1) % 2**32
+                self.send(Ping(token))

@@ -1,0 +1,135 @@
+"""Which plugin a namespace means: inline, from the catalogue, or built in."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from prism.config.typecheck import suggest
+from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
+
+BUILT_IN = {
+    "sqlite": CataloguePlugin(
+        name="sqlite", type="in_process", module="prism_plugins.sqlite:SQLitePlugin"
+    )
+}
+"""Plugins that come with Prism; a catalogue entry of the same name goes first."""
+
+PLACEHOLDER = "{version}"
+"""Stands for the version's name in the keys of a catalogue entry."""
+VERSIONED = (
+    "command",
+    "endpoint",
+    "entry",
+    "library",
+    "module",
+    "path",
+    "signature",
+    "working_directory",
+)
+"""The keys in which the placeholder is replaced."""
+
+
+_UNSET = Launch()
+
+
+class UnknownPlugin(LookupError):
+    """The catalogue has no such plugin; says what it has."""
+
+
+class UnknownVersion(UnknownPlugin):
+    """The catalogue has the plugin, but not in this version; says which versions it has."""
+
+
+def resolve_plugin(
+    config: Config, namespace: NamespaceConfig, version: str | None = None
+) -> PluginConfig:
+    """The namespace's plugin with its ``type`` and start keys filled in.
+
+    ``version`` replaces the configured one (a reload with ``--version``); name
+    and version stay readable on the result. An inline plugin is its own result.
+
+    Raises:
+        UnknownPlugin: the catalogue has no such plugin, or (UnknownVersion) version.
+    """
+    plugin = namespace.plugin
+    if plugin.type is not None:
+        if version is not None:
+            raise UnknownVersion("the plugin is written inline, so it has no versions")
+        return plugin
+    name = plugin.name or namespace.backend
+    entry = next((e for e in config.plugins if e.name == name), None) or BUILT_IN.get(name)
+    if entry is None:
+        raise UnknownPlugin(_no_such_plugin(name, config))
+    chosen = _choose_version(entry, version or plugin.version)
+    return msgspec.structs.replace(
+        plugin, name=name, version=chosen, type=entry.type, **launch_keys(entry, chosen)
+    )
+
+
+def launch_keys(entry: CataloguePlugin, version: str | None) -> dict[str, Any]:
+    """How this version starts: the entry's keys, replaced one by one by the version's.
+
+    ``{version}`` in them is replaced by the version's name.
+    """
+    launches: list[Launch] = [entry]
+    if version is not None:
+        launches.append(entry.versions[version])
+    keys = {
+        field.name: getattr(launch, field.name)
+        for launch in launches
+        for field in msgspec.structs.fields(Launch)
+        if launch is entry or getattr(launch, field.name) != getattr(_UNSET, field.name)
+    }
+    if version is not None:
+        for name in VERSIONED:
+            keys[name] = _with_version(keys[name], _spelled(version, name))
+    return keys
+
+
+def _spelled(version: str, key: str) -> str:
+    """The version as it is put into ``key``: a module's name can have no dots of its own."""
+    return re.sub(r"[^A-Za-z0-9]", "_", version) if key == "module" else version
+
+
+def _with_version(value: Any, version: str) -> Any:
+    if isinstance(value, list):
+        return [_with_version(item, version) for item in value]
+    return value.replace(PLACEHOLDER, version) if isinstance(value, str) else value
+
+
+def needs_version(launch: Launch) -> str | None:
+    """The first key of ``launch`` that has a placeholder in it, if one has."""
+    return next((name for name in VERSIONED if PLACEHOLDER in str(getattr(launch, name))), None)
+
+
+def _choose_version(entry: CataloguePlugin, version: str | None) -> str | None:
+    versions = ", ".join(entry.versions)
+    if not entry.versions:
+        if version is not None:
+            raise UnknownVersion(
+                f'version "{version}" of plugin "{entry.name}" is not in the catalogue; '
+                "the plugin has no versions there"
+            )
+        return None
+    if version is None and len(entry.versions) > 1:
+        raise UnknownPlugin(f'the plugin "{entry.name}" needs a version, one of: {versions}')
+    chosen = version or next(iter(entry.versions))
+    if chosen not in entry.versions:
+        verb = "is" if len(entry.versions) == 1 else "are"
+        raise UnknownVersion(
+            f'version "{chosen}" of plugin "{entry.name}" is not in the catalogue; '
+            f"there {verb} {versions}"
+        )
+    return chosen
+
+
+def _no_such_plugin(name: str, config: Config) -> str:
+    names = [entry.name for entry in config.plugins]
+    close = suggest(name, [*names, *BUILT_IN])
+    hint = f'; did you mean "{close}"?' if close else ""
+    catalogue = ", ".join(names) or "nothing"
+    return (
+        f'there is no plugin "{name}"{hint} '
+        f"(the catalogue has: {catalogue}; built in: {', '.join(BUILT_IN)})"
+    )

@@ -1,0 +1,194 @@
+"""Secrets: where they may be named, how they are read, and how they stay hidden."""
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from prism.config.errors import ConfigError, ConfigProblem
+from prism.config.nodes import Node, Path
+from prism.config.report import Report
+from prism.config.types import Config
+
+MAX_SECRET_BYTES = 64 * 1024
+"""The largest secret file read: a key with its certificate chain fits many times."""
+
+HIDDEN = "***"
+
+_PLACEHOLDER = re.compile(r"\{\{\s*secret:([A-Za-z0-9][A-Za-z0-9._-]{0,254})\s*\}\}")
+_SECRET_BRACES = re.compile(r"\{\{\s*secret\s*:")
+_SECRET_KEY = re.compile(
+    r"passw(or)?d|passphrase|(^|(?<!without)[_.-])(pwd|secret|token|credentials?)$"
+    r"|(api|access|private|secret)[_-]?key$",
+    re.IGNORECASE,
+)
+_URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://[^:@/\s]*:)([^\s/]+)(?=@)")
+_PAIR_PASSWORD = re.compile(r"\b((?:password|passwd|pwd)=)([^\s&;]+)", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A namespace's credentials, resolved when called; two with the same texts are equal.
+
+    Its repr hides the texts: one that is no reference may be a secret itself.
+    """
+
+    texts: Mapping[str, str] = field(repr=False)
+    directory: FilePath
+
+    def __call__(self) -> dict[str, str]:
+        """The credentials with their secrets, as they are now. Raises ConfigError."""
+        return resolve_credentials(self.texts, self.directory)
+
+
+def resolve_credentials(
+    credentials: Mapping[str, str], secrets_directory: str | FilePath
+) -> dict[str, str]:
+    """``credentials`` with every ``{{ secret:name }}`` replaced by the secret.
+
+    Reads ``secrets_directory/name`` now, so that a rotated secret is seen by the
+    next instance. Newlines at its end are dropped. Blocks for as long as the
+    files take to read. A file that any user may read draws a warning in the log.
+
+    Raises:
+        ConfigError: secrets that cannot be read, all of them; it names secrets
+            and files, never values.
+    """
+    problems: list[ConfigProblem] = []
+    resolved: dict[str, str] = {}
+    directory = FilePath(secrets_directory)
+    for key, value in credentials.items():
+        parts = _PLACEHOLDER.split(value)  # text, name, text, name, …, text
+        for index in range(1, len(parts), 2):
+            name = parts[index]
+            try:
+                parts[index] = read_secret(directory / name)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                message = f'the secret "{name}" cannot be read: {reason}'
+                file = str(directory / name)
+                problems.append(ConfigProblem(file, 0, 0, f"credentials.{key}", message))
+        resolved[key] = "".join(parts)
+    if problems:
+        raise ConfigError(problems)
+    return resolved
+
+
+def read_secret(file: FilePath) -> str:
+    """What is in a secret's file, without newlines at its end.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no file for a secret; says why.
+    """
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_mode & stat.S_IROTH:
+            _log.warning("any user may read the secret file %s; chmod it to 0600", file)
+        content = opened.read(MAX_SECRET_BYTES + 1)
+    if len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"it is larger than {MAX_SECRET_BYTES} bytes")
+    try:
+        secret = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not secret:
+        raise ValueError("it is empty")
+    return secret
+
+
+def check_secrets(root: Node, report: Report) -> None:
+    """Report placeholders in wrong places, and warn of passwords written in the file."""
+    for node, path, is_key in _texts(root, ()):
+        text = node.value
+        assert isinstance(text, str)  # noqa: S101 - _texts yields nothing else
+        block = path[2] if len(path) > 3 and path[0] == "namespaces" else ""
+        if block == "credentials" and not is_key:
+            _check_credential(node, text, path, report)
+        elif _SECRET_BRACES.search(text):
+            message = "{{ secret:… }} is replaced in the values of `credentials` only"
+            report.error(node, path, message)
+        elif not is_key and is_secret(path[-1] if path else "", text):
+            report.warning(
+                node,
+                path,
+                "this looks like a password in the configuration file; move it to `credentials` "
+                'as "{{ secret:name }}"',
+            )
+
+
+def _check_credential(node: Node, text: str, path: Path, report: Report) -> None:
+    rest = _PLACEHOLDER.sub("", text)
+    if "{{" in rest:
+        report.error(
+            node,
+            path,
+            'a placeholder must read "{{ secret:name }}", the name of letters, digits, ".", "_" '
+            'and "-"; other {{ }} are not known',
+        )
+    elif rest == text and is_secret(path[-1], text):
+        message = 'the secret itself is in the configuration file; better "{{ secret:name }}"'
+        report.warning(node, path, message)
+
+
+def is_secret(key: str | int, text: str) -> bool:
+    """Whether a text under this key looks like, or contains, a password."""
+    if not text:
+        return False
+    named = isinstance(key, str) and _SECRET_KEY.search(key) is not None
+    return named or mask(text) != text
+
+
+def mask(text: str) -> str:
+    """``text`` with the passwords in URLs and ``password=…`` pairs hidden."""
+    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}", text)
+    return _PAIR_PASSWORD.sub(rf"\1{HIDDEN}", text)
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """``config`` as plain data fit to be shown: secrets as ``***``, placeholders as they are."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    shown: dict[str, Any] = _redact(plain, "")
+    for namespace, original in zip(shown["namespaces"], config.namespaces, strict=True):
+        namespace["credentials"] = {
+            key: value if _PLACEHOLDER.fullmatch(value) else HIDDEN
+            for key, value in original.credentials.items()
+        }
+    return shown
+
+
+def _redact(value: Any, key: str | int) -> Any:
+    if isinstance(value, dict):
+        return {name: _redact(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redact(item, key) for item in value]
+    named = isinstance(key, str) and _SECRET_KEY.search(key)
+    if named and value not in (None, "") and not isinstance(value, bool):
+        return HIDDEN
+    return mask(value) if isinstance(value, str) else value
+
+
+def _texts(node: Node, path: Path) -> Iterator[tuple[Node, Path, bool]]:
+    """Every text below ``node``: (node, path, whether it is a key)."""
+    if isinstance(node.value, dict):
+        for name, entry in node.value.items():
+            if isinstance(entry.key.value, str):
+                yield entry.key, (*path, name), True
+            yield from _texts(entry.value, (*path, name))
+    elif isinstance(node.value, list):
+        for index, item in enumerate(node.value):
+            yield from _texts(item, (*path, index))
+    elif isinstance(node.value, str):
+        yield node, path, False

@@ -1,0 +1,255 @@
+"""The configuration's types: one frozen Struct for each block of the file.
+
+They are the one source of truth: the loader's checks and messages, the JSON
+Schema and the reference page are all generated from the annotations here.
+``prism.config`` loads them; what it returns has also passed the rules that
+concern several keys.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from prism.config.base import MIB, Block, Bytes, Count, Name, Origin, PathText, Port, Seconds
+from prism.config.launch import ClientTLS, Launch
+from prism.config.plugin import (
+    CataloguePlugin,
+    CatalogueVersion,
+    HealthConfig,
+    PluginConfig,
+    PluginForm,
+    RestartConfig,
+)
+from prism.config.verification import SignaturePolicy, TrustedKey, VerificationConfig
+
+__all__ = [
+    "AdminConfig",
+    "Block",
+    "CataloguePlugin",
+    "CatalogueVersion",
+    "ClientTLS",
+    "Config",
+    "HealthConfig",
+    "Launch",
+    "ListenConfig",
+    "ListenLimits",
+    "LogConfig",
+    "NamespaceConfig",
+    "NamespaceLimits",
+    "PluginConfig",
+    "PluginForm",
+    "RestartConfig",
+    "SecretsConfig",
+    "ServerTLS",
+    "SignaturePolicy",
+    "TrustedKey",
+    "VerificationConfig",
+]
+
+
+class ServerTLS(Block, frozen=True):
+    """TLS towards clients. The files are PEM."""
+
+    cert: Annotated[PathText, Meta(description="The certificate chain, the server's own first.")]
+    key: Annotated[PathText, Meta(description="The private key of the certificate.")]
+    client_ca: Annotated[
+        PathText | None,
+        Meta(description="Authorities for client certificates; given, clients must present one."),
+    ] = None
+
+
+class ListenLimits(Block, frozen=True):
+    """What clients may use of the proxy before they are refused, or must wait."""
+
+    max_connections: Annotated[Count, Meta(description="Open connections, all clients.")] = 4096
+    max_connections_per_peer: Annotated[
+        Count, Meta(description="Open connections from one IP address.")
+    ] = 1024
+    max_concurrent_streams: Annotated[
+        Count, Meta(description="Requests at a time on one HTTP/2 connection.")
+    ] = 128
+    max_concurrent_handshakes: Annotated[
+        Count, Meta(description="TLS handshakes at a time; more wait for their turn.")
+    ] = 32
+    max_connection_age_seconds: Annotated[
+        Seconds | None,
+        Meta(
+            description="After this time, give or take a tenth, a connection is closed gracefully, "
+            "so that its client must present its certificate anew. Without it, never."
+        ),
+    ] = None
+
+
+class ListenConfig(Block, frozen=True):
+    """Where clients connect."""
+
+    address: Annotated[
+        str,
+        Meta(
+            description="IP address to listen on. One that is not loopback needs `insecure: true`.",
+            examples=["127.0.0.1", "::1"],
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50051
+    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    web_origins: Annotated[
+        list[Origin],
+        Meta(
+            description="Origins of web pages that may call here (CORS) and open WebSockets, "
+            "beside pages of the same host and port. Clients that are no browsers need none.",
+            examples=[["https://app.example.com"]],
+        ),
+    ] = []
+    limits: Annotated[ListenLimits, Meta(description="Limits for clients.")] = ListenLimits()
+
+
+class AdminConfig(Block, frozen=True):
+    """The operator's port: the admin API, `/metrics`, `/healthz`, `/readyz` (docs/admin.md)."""
+
+    enabled: Annotated[bool, Meta(description="Whether to open the port at all.")] = True
+    address: Annotated[
+        str,
+        Meta(
+            description="IP address to listen on, or `unix:` and the absolute path of a socket "
+            "that this user and root may use. An address that is not loopback needs a "
+            "`token_file`, and `tls` or `insecure: true`.",
+            examples=["127.0.0.1", "unix:/run/prism/admin.sock"],
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        Port, Meta(description="TCP port; 0 picks a free one. Of no meaning for a socket.")
+    ] = 50052
+    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    token_file: Annotated[
+        PathText | None,
+        Meta(description="File with the token of operators, at least 16 characters, one line."),
+    ] = None
+    without_token: Annotated[
+        Literal["probe", "read", "change"] | None,
+        Meta(
+            description="What is open over TCP to who shows no token: the probes, all that "
+            "changes nothing, or everything. Without it: `probe` where there is a `token_file`, "
+            "else `read`."
+        ),
+    ] = None
+
+
+class NamespaceLimits(Block, frozen=True):
+    """What one namespace's callers may use."""
+
+    max_payload_bytes: Annotated[Bytes, Meta(description="Largest request body.")] = MIB
+    max_in_flight: Annotated[
+        Count, Meta(description="Calls at a time; one more is answered 429.")
+    ] = 1024
+    max_streams: Annotated[
+        Count, Meta(description="Open streams, beside the calls; one more is answered 429.")
+    ] = 1024
+    max_streams_per_client: Annotated[
+        Count, Meta(description="Open streams of one client address.")
+    ] = 256
+    stream_idle_timeout_seconds: Annotated[
+        Seconds, Meta(description="A stream ends when no message went either way for so long.")
+    ] = 300.0
+    max_waiting: Annotated[
+        Count,
+        Meta(description="Calls at a time that wait for a plugin to come back; one more is 503."),
+    ] = 1024
+    timeout_seconds: Annotated[
+        Seconds, Meta(description="Deadline of a call whose caller names none.")
+    ] = 30.0
+    max_timeout_seconds: Annotated[
+        Seconds, Meta(description="Longest deadline that a caller may ask for.")
+    ] = 300.0
+
+
+class NamespaceConfig(Block, frozen=True):
+    """One namespace: a name for clients, and the plugin behind it."""
+
+    name: Annotated[Name, Meta(description="Unique; part of the URL.", examples=["user-profiles"])]
+    backend: Annotated[
+        Name,
+        Meta(
+            description="Kind of backend, told to the plugin. Without a `plugin` block it also "
+            "names the plugin: a catalogue entry, or a built-in one (`sqlite`).",
+            examples=["sqlite", "postgres"],
+        ),
+    ]
+    description: Annotated[str, Meta(description="For people.")] = ""
+    plugin: Annotated[PluginConfig, Meta(description="The plugin and how it runs.")] = (
+        PluginConfig()
+    )
+    config: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Backend settings, handed to the plugin as they are. No secrets here.",
+            extra={"private": True},
+        ),
+    ] = {}
+    credentials: Annotated[
+        dict[str, str],
+        Meta(
+            description="Secrets for the plugin. `{{ secret:name }}` in a value is replaced by "
+            "the file `name` of the secrets directory when the plugin starts.",
+            examples=[{"password": "{{ secret:postgres_password }}"}],
+            extra={"private": True},
+        ),
+    ] = {}
+    limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
+        NamespaceLimits()
+    )
+    while_unavailable: Annotated[
+        Literal["wait", "fail"],
+        Meta(
+            description="What becomes of calls while the plugin restarts. `wait`: they wait, up to "
+            "their deadline, until it has had its first new start; if that fails, they are "
+            "answered 503 at once until it is back. `fail`: 503 at once."
+        ),
+    ] = "wait"
+
+
+class SecretsConfig(Block, frozen=True):
+    """Where secrets come from: one file each."""
+
+    directory: Annotated[
+        PathText, Meta(description="Directory with one file per secret, named like the secret.")
+    ] = "/run/secrets"
+
+
+class LogConfig(Block, frozen=True):
+    """What is logged, and how."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least severity shown.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json"],
+        Meta(description="`auto` is console on a terminal and JSON lines elsewhere."),
+    ] = "auto"
+
+
+class Config(Block, frozen=True):
+    """The whole file."""
+
+    listen: Annotated[ListenConfig, Meta(description="Where clients connect.")] = ListenConfig()
+    admin: Annotated[AdminConfig, Meta(description="The operator's port.")] = AdminConfig()
+    namespaces: Annotated[list[NamespaceConfig], Meta(description="What clients can reach.")] = []
+    plugins: Annotated[
+        list[CataloguePlugin], Meta(description="The catalogue: plugins to refer to by name.")
+    ] = []
+    verification: Annotated[
+        VerificationConfig, Meta(description="Whose code may run as a plugin.")
+    ] = VerificationConfig()
+    secrets: Annotated[SecretsConfig, Meta(description="Where secrets come from.")] = (
+        SecretsConfig()
+    )
+    log: Annotated[LogConfig, Meta(description="Logging.")] = LogConfig()
+    drain_timeout_seconds: Annotated[
+        Seconds, Meta(description="For open requests to end after SIGTERM.")
+    ] = 30.0
+    handover_timeout_seconds: Annotated[
+        Seconds, Meta(description="For a successor to get ready after SIGUSR2.")
+    ] = 60.0
+    insecure: Annotated[
+        bool,
+        Meta(description="Allow listening beyond loopback although clients are not authenticated."),
+    ] = False

@@ -1,0 +1,393 @@
+"""The errors that several floors raise: of the protocol, of channels, and of calls.
+
+Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verification.refusals``,
+``control.errors``, ``process.errors``.
+
+::
+
+    PrismError
+    ├── ProtocolError               a rule of the frame protocol was broken ...
+    │   ├── LocalProtocolError      ... by this side: a bug here
+    │   └── RemoteProtocolError     ... by the peer; the only class its bytes can cause
+    ├── ChannelError                a channel to a plugin cannot carry calls ...
+    │   ├── ChannelClosed           ... because this side closed it
+    │   ├── ChannelBroken           ... because the peer, or the path to it, failed
+    │   └── HandshakeFailed         ... because both sides could not agree to start
+    └── CallError                   a call failed; this is what a client is told
+        ├── InvalidRequest          400  the request cannot be understood
+        │   ├── MethodNotAllowed    405  wrong HTTP method for this path
+        │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
+        │   ├── NotForClients       403  a call that only the proxy makes
+        │   ├── ForeignOrigin       403  a web page of another site
+        │   └── PayloadTooLarge     413  the body is over the namespace's limit
+        ├── Unauthenticated         401  who asks has not said who it is, or wrongly
+        ├── Forbidden               403  who asks may not do this here
+        ├── NotFound                404  nothing is at this path
+        │   ├── UnknownNamespace    404  no such namespace, or none the caller may see
+        │   ├── UnknownOperation    404  the plugin offers no such operation
+        │   ├── UnknownMethod       404  no such gRPC method
+        │   └── UnknownVersion      404  the catalogue has no such version of the plugin
+        ├── RequestTimeout          408  the request's body did not arrive in time
+        ├── OperationInProgress     409  the namespace's plugin is being reloaded already
+        ├── TooManyInFlight         429  the namespace's in-flight limit is reached
+        ├── TooManyStreams          429  the limit on open streams is reached
+        ├── CallCancelled           499  the caller went away
+        ├── InternalError           500  a bug in Prism; the client learns no more
+        ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
+        ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
+        ├── PluginUnavailable       503  no instance can take the call; it never ran
+        ├── Overloaded              503  the plugin takes no more work now; it never ran
+        ├── Draining                503  the proxy is stopping, or the instance replaced
+        ├── DeadlineExceeded        504  the call's time is up; outcome unknown
+        └── PluginError             ---  the plugin's own answer, with its status
+
+Classes take facts and build their sentence in ``__str__``. ``PluginError`` is
+also what a plugin raises (through ``prism.sdk``) to answer a call with an error.
+"""
+
+from collections.abc import Sequence
+
+from prism.contract.status import StatusCode
+
+
+class PrismError(Exception):
+    """Base of all errors raised by Prism."""
+
+
+class ProtocolError(PrismError):
+    """A rule of the frame protocol (docs/protocol.md) was broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side tried to send what the protocol forbids now: a bug in the caller."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what the protocol forbids. The connection is of no more use."""
+
+
+class ChannelError(PrismError):
+    """A channel to a plugin cannot carry calls."""
+
+
+class ChannelClosed(ChannelError):
+    """This side closed the channel."""
+
+
+class ChannelBroken(ChannelError):
+    """The plugin, or the path to it, failed."""
+
+
+class HandshakeFailed(ChannelError):
+    """The two sides could not agree on how to talk."""
+
+
+class CallError(PrismError):
+    """A call failed. ``detail`` is shown to the client: no secrets, no internals.
+
+    ``status`` is the gRPC status, ``http_status`` the HTTP one; ``reason`` is a
+    stable word for programs; ``retryable`` says whether repeating a call that
+    is *not* idempotent is safe, because this one is known not to have run.
+    """
+
+    status: StatusCode = StatusCode.INTERNAL
+    http_status: int = 500
+    reason: str = "internal"
+    retryable: bool = False
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class InvalidRequest(CallError):
+    """The request cannot be understood."""
+
+    status = StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    reason = "invalid_request"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not for this HTTP method."""
+
+    status = StatusCode.UNIMPLEMENTED
+    http_status = 405
+    reason = "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str], hint: str = "") -> None:
+        use = f"use {' or '.join(allowed)}{hint}"
+        super().__init__(f"{method} is not supported on {path}; {use}")
+        self.allowed = tuple(allowed)
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The request is compressed in a way that is not spoken here."""
+
+    status = StatusCode.UNIMPLEMENTED
+    http_status = 415
+    reason = "unsupported_encoding"
+
+    def __init__(self, encoding: str, known: Sequence[str]) -> None:
+        super().__init__(f"encoding {encoding[:40]!r} is not known here; use {' or '.join(known)}")
+
+
+class NotForClients(InvalidRequest):
+    """A method of the contract that only the proxy calls."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "not_for_clients"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method} is the proxy's to call; clients have Execute and ExecuteStream")
+
+
+class ForeignOrigin(InvalidRequest):
+    """A web page of another site tries to use its visitor's access."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "foreign_origin"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"pages of {origin[:200]} may not call here; listen.web_origins lists who may"
+        )
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The body, or an encoded message, is over a limit."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 413
+    reason = "payload_too_large"
+    retryable = False
+
+    def __init__(self, limit: int, what: str = "the request body") -> None:
+        super().__init__(f"{what} is larger than the limit of {limit} bytes")
+        self.limit = limit
+
+
+class Unauthenticated(CallError):
+    """Who asks has not said who it is, or not rightly."""
+
+    status = StatusCode.UNAUTHENTICATED
+    http_status = 401
+    reason = "unauthenticated"
+
+
+class Forbidden(CallError):
+    """Who asks may not do this here."""
+
+    status = StatusCode.PERMISSION_DENIED
+    http_status = 403
+    reason = "forbidden"
+
+
+class NotFound(CallError):
+    """Nothing is at this path."""
+
+    status = StatusCode.NOT_FOUND
+    http_status = 404
+    reason = "not_found"
+
+
+class UnknownNamespace(NotFound):
+    """There is no such namespace, or none that the caller may know of.
+
+    ``known`` is for operators: what there is.
+    """
+
+    reason = "unknown_namespace"
+
+    def __init__(self, namespace: str, known: Sequence[str] = ()) -> None:
+        there_is = f"; there is {', '.join(known)}" if known else ""
+        super().__init__(f"there is no namespace {namespace[:200]!r}{there_is}")
+        self.namespace = namespace
+
+
+class UnknownOperation(NotFound):
+    """The namespace's plugin does not offer this operation."""
+
+    status = StatusCode.UNIMPLEMENTED
+    reason = "unknown_operation"
+
+    def __init__(self, namespace: str, operation: str, supported: Sequence[str]) -> None:
+        offered = ", ".join(sorted(supported)) or "none"
+        super().__init__(
+            f"namespace {namespace!r} has no operation {operation!r}; it offers: {offered}"
+        )
+
+
+class UnknownMethod(NotFound):
+    """There is no such gRPC method."""
+
+    status = StatusCode.UNIMPLEMENTED
+    reason = "unknown_method"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"there is no method {path[:200]!r}; server reflection lists what there is"
+        )
+
+
+class UnknownVersion(NotFound):
+    """The catalogue has no such version of the namespace's plugin; says what it has."""
+
+    reason = "unknown_version"
+
+
+class RequestTimeout(CallError):
+    """The client did not deliver its request in time."""
+
+    status = StatusCode.DEADLINE_EXCEEDED
+    http_status = 408
+    reason = "request_timeout"
+    retryable = True
+
+
+class OperationInProgress(CallError):
+    """One reload, restart or drain at a time is run on a namespace."""
+
+    status = StatusCode.ABORTED
+    http_status = 409
+    reason = "operation_in_progress"
+    retryable = True
+
+    def __init__(self, namespace: str, operation: str) -> None:
+        super().__init__(f"a {operation} of namespace {namespace!r} is already under way")
+        self.namespace = namespace
+        self.operation = operation
+
+
+class TooManyInFlight(CallError):
+    """The namespace already runs as many calls as it may."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    reason = "too_many_in_flight"
+    retryable = True
+
+    def __init__(self, namespace: str, limit: int) -> None:
+        super().__init__(f"namespace {namespace!r} already has {limit} calls in flight, its limit")
+
+
+class TooManyStreams(CallError):
+    """The namespace, or this client of it, already has as many streams as it may."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    reason = "too_many_streams"
+    retryable = True
+
+    def __init__(self, whose: str, limit: int) -> None:
+        super().__init__(f"{whose} already has {limit} streams open, the limit")
+
+
+class CallCancelled(CallError):
+    """The caller went away before the answer."""
+
+    status = StatusCode.CANCELLED
+    http_status = 499
+    reason = "client_gone"
+
+
+class InternalError(CallError):
+    """A bug in Prism. The log has the cause, under the request id."""
+
+    def __init__(self, detail: str = "internal error; the proxy's log has the cause") -> None:
+        super().__init__(detail)
+
+
+class PluginCrashed(CallError):
+    """The connection to the plugin broke while the call was open: outcome unknown."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 502
+    reason = "plugin_crashed"
+
+
+class PluginMisbehaved(CallError):
+    """The plugin broke the frame protocol while the call was open: outcome unknown."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 502
+    reason = "protocol_error"
+
+
+class PluginUnavailable(CallError):
+    """No instance can take the call. It never ran.
+
+    ``retry_after``: seconds until the next start of the plugin, where that is known.
+    """
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "plugin_unavailable"
+    retryable = True
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Overloaded(CallError):
+    """The plugin cannot take the call now. It never ran."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "overloaded"
+    retryable = True
+
+
+class Draining(CallError):
+    """The proxy is stopping, or the instance replaced, and could not finish the call."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "draining"
+
+
+class DeadlineExceeded(CallError):
+    """The call's time is up. It may have run."""
+
+    status = StatusCode.DEADLINE_EXCEEDED
+    http_status = 504
+    reason = "deadline_exceeded"
+
+
+class PluginError(CallError):
+    """The plugin's own answer to a call: a gRPC status and a sentence."""
+
+    reason = "plugin_error"
+
+    def __init__(self, status: StatusCode, detail: str) -> None:
+        super().__init__(detail or f"the plugin answered {status.name} without a message")
+        self.status = status
+        self.http_status = HTTP_STATUS[status]
+
+
+HTTP_STATUS: dict[StatusCode, int] = {
+    StatusCode.OK: 200,
+    StatusCode.CANCELLED: 499,
+    StatusCode.UNKNOWN: 500,
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.DEADLINE_EXCEEDED: 504,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.ALREADY_EXISTS: 409,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.FAILED_PRECONDITION: 400,
+    StatusCode.ABORTED: 409,
+    StatusCode.OUT_OF_RANGE: 400,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.INTERNAL: 500,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DATA_LOSS: 500,
+    StatusCode.UNAUTHENTICATED: 401,
+}
+"""The HTTP status for a plugin's gRPC status (google.rpc.Code's mapping)."""

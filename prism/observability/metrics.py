@@ -1,0 +1,145 @@
+"""The proxy's own metrics, for Prometheus.
+
+Label values come only from the configuration and from what plugins declare, so
+that no client can make up series: every other name is counted as ``_unknown``.
+"""
+
+import platform
+from collections.abc import Iterator
+
+import trio
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import prism
+from prism.calls.request import CallRecord
+from prism.calls.router import Router
+from prism.contract.status import StatusCode
+from prism.observability.histogram import Histogram
+from prism.observability.log_writer import dropped_lines
+from prism.observability.plugin_metrics import plugin_metrics
+from prism.observability.supervision_metrics import supervision_metrics
+from prism.supervision.supervisor import Supervisor
+
+UNKNOWN = "_unknown"
+
+
+class _Operation:
+    """What is counted for one operation of one namespace."""
+
+    __slots__ = ("duration", "plugin_duration", "requests")
+
+    def __init__(self) -> None:
+        self.requests = [0] * len(StatusCode)  # by status
+        self.duration = Histogram()
+        self.plugin_duration = Histogram()
+
+
+class Metrics(Collector):
+    """Counts calls, and reads everything else when it is scraped."""
+
+    def __init__(self, router: Router, supervisor: Supervisor | None = None) -> None:
+        self._router = router
+        self._supervisor = supervisor
+        self._operations: dict[tuple[str, str], _Operation] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def register(self, collector: Collector) -> None:
+        """Have ``collector`` read, too, at each scrape."""
+        self._registry.register(collector)
+
+    def observe(self, record: CallRecord, seconds: float) -> None:
+        """Count a call that ended after ``seconds``."""
+        operation = self._operations.get((record.namespace, record.operation))
+        if operation is None:
+            operation = self._operations.setdefault(_labels(record), _Operation())
+        operation.requests[record.status] += 1
+        operation.duration.observe(seconds)
+        if record.plugin_seconds is not None:
+            operation.plugin_duration.observe(record.plugin_seconds)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics, and their content type, in the format that ``accept`` asks for."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families, called by the registry."""
+        yield InfoMetricFamily(
+            "prism_build",
+            "The version of Prism and of Python",
+            {"version": prism.__version__, "python": platform.python_version()},
+        )
+        yield CounterMetricFamily(
+            "prism_log_lines_dropped", "Log lines that nobody read in time", dropped_lines()
+        )
+        if trio.lowlevel.in_trio_run():  # else nothing is served, as in some tests
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            yield GaugeMetricFamily("prism_tasks", "Tasks of the proxy's event loop", tasks)
+        yield from self._calls()
+        yield from self._namespaces()
+        yield from plugin_metrics(self._router.namespaces())
+        if self._supervisor is not None:
+            yield from supervision_metrics(self._supervisor)
+
+    def _calls(self) -> Iterator[Metric]:
+        labels = ["namespace", "operation"]
+        requests = CounterMetricFamily(
+            "prism_requests", "Calls by gRPC status, refused ones too", labels=[*labels, "status"]
+        )
+        duration = HistogramMetricFamily(
+            "prism_request_duration_seconds", "From head to answer", labels=labels
+        )
+        plugin_duration = HistogramMetricFamily(
+            "prism_plugin_duration_seconds", "The plugin's share of it", labels=labels
+        )
+        known = {UNKNOWN, *(namespace.name for namespace in self._router.namespaces())}
+        for names in [names for names in self._operations if names[0] not in known]:
+            del self._operations[names]  # the namespace was removed
+        for names, operation in self._operations.items():
+            for status, count in zip(StatusCode, operation.requests, strict=True):
+                if count:
+                    requests.add_metric([*names, status.name], count)
+            for family, histogram in (
+                (duration, operation.duration),
+                (plugin_duration, operation.plugin_duration),
+            ):
+                buckets = histogram.buckets()
+                if buckets[-1][1]:  # calls that the proxy refuses have no plugin's share
+                    family.add_metric(names, buckets, histogram.sum)
+        yield from (requests, duration, plugin_duration)
+
+    def _namespaces(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            "prism_requests_in_flight", "Calls admitted and not yet answered", labels=["namespace"]
+        )
+        streams = GaugeMetricFamily(
+            "prism_streams_open", "Streams admitted and not yet ended", labels=["namespace"]
+        )
+        ready = GaugeMetricFamily(
+            "prism_namespace_ready", "Whether an instance takes calls", labels=["namespace"]
+        )
+        for namespace in self._router.namespaces():
+            in_flight.add_metric([namespace.name], namespace.in_flight)
+            streams.add_metric([namespace.name], namespace.streams_by_client.total())
+            ready.add_metric([namespace.name], namespace.slot.current is not None)
+        yield from (in_flight, streams, ready)
+
+
+def _labels(record: CallRecord) -> tuple[str, str]:
+    if record.target is None:
+        return UNKNOWN, UNKNOWN
+    instance = record.target.slot.current
+    if instance is None or record.operation not in instance.operations:
+        return record.namespace, UNKNOWN
+    return record.namespace, record.operation

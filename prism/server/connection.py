@@ -1,0 +1,175 @@
+"""One accepted connection: handshake, which HTTP it speaks, and the fence around it.
+
+Whatever goes wrong inside ends here: it is logged, the connection is closed, and the
+other connections do not notice.
+"""
+
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from prism.server import transport
+from prism.server.asgi import Peer
+from prism.server.http1.connection import HTTP1Connection
+from prism.server.http2.connection import HTTP2Connection
+from prism.server.log import contained, logger
+from prism.server.upgrade import PREFACE, is_foreign, read_opening
+from prism.streams.unix import peer_credentials
+
+if TYPE_CHECKING:
+    from prism.server.serve import Server
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+def jitter() -> float:
+    """Around 1: connections opened together (after a restart) shall not end together."""
+    return random.uniform(0.9, 1.1)  # noqa: S311 - it guards nothing
+
+
+def client_address(stream: Stream) -> tuple[str, int] | None:
+    """(host, port) of the client; ``None`` for a Unix socket or a client already gone."""
+    try:
+        return _host_and_port(_socket(stream).getpeername())
+    except OSError:
+        return None
+
+
+class Connection:
+    """One connection from accept to close. ``idle_since`` is ``None`` while it is at work."""
+
+    def __init__(self, server: "Server", stream: Stream, client: tuple[str, int] | None) -> None:
+        self._server = server
+        self._stream = stream
+        self._client = client
+        self._opening = trio.CancelScope()
+        self._http: HTTP1Connection | HTTP2Connection | None = None
+        self._silent_since: float | None = trio.current_time()
+        self.retires_at = trio.current_time() + server.settings.max_connection_age * jitter()
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when nothing is in flight, on trio's clock.
+
+        Who has just connected is about to send a request, unless it takes its time.
+        """
+        if self._http is not None:
+            return self._http.idle_since
+        if self._silent_since is None:
+            return None
+        patience = self._server.settings.goaway_grace
+        return self._silent_since if trio.current_time() > self._silent_since + patience else None
+
+    def drain(self, deadline: float) -> None:
+        """Finish what is in flight by ``deadline``, then close."""
+        if self._http is None:
+            # Who has just connected is about to send a request.
+            grace = self._server.settings.goaway_grace
+            self._opening.deadline = trio.current_time() + grace
+        else:
+            self._http.drain(deadline)
+
+    def shed(self) -> None:
+        """Close gracefully to make room."""
+        if self._http is not None:
+            self._http.shed()
+        else:
+            self._opening.cancel()
+
+    def retire(self) -> None:
+        """Close as in a drain, because the connection is old."""
+        self.retires_at = math.inf
+        self.drain(trio.current_time() + self._server.settings.graceful_timeout)
+
+    async def run(self) -> None:
+        """Serve the connection to its end. Raises ``trio.Cancelled`` at most."""
+        try:
+            with contained("a connection"):
+                try:
+                    await self._serve()
+                except trio.TooSlowError:
+                    logger.info("a client was too slow; its connection is cut")
+                except transport.GONE:
+                    pass
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+    async def _serve(self) -> None:
+        app, settings = self._server.app, self._server.settings
+        self._drain_if_late()
+        with self._opening:
+            await self._wait_for_first_bytes()
+            protocol, peer = await self._handshake()
+            opening = b""
+            if protocol != "h2":
+                with trio.fail_after(settings.header_timeout):
+                    opening = await read_opening(self._stream)
+                if not opening:
+                    return
+        if self._opening.cancelled_caught:
+            return
+        if is_foreign(opening):
+            logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
+            return
+        upgraded = None
+        if protocol == "h2" or opening.startswith(PREFACE):
+            http2 = HTTP2Connection(app, self._stream, peer, settings, received=opening)
+        else:
+            http1 = self._http = HTTP1Connection(app, self._stream, peer, settings, opening)
+            self._drain_if_late()
+            upgrade = await http1.run()
+            if upgrade is None:
+                return
+            upgraded = upgrade.request
+            http2 = HTTP2Connection(
+                app, self._stream, peer, settings, upgrade.codec, upgrade.received
+            )
+        self._http = http2
+        self._drain_if_late()
+        await http2.run(upgraded)
+
+    def _drain_if_late(self) -> None:
+        if self._server.drain_deadline is not None:
+            self.drain(self._server.drain_deadline)
+
+    async def _wait_for_first_bytes(self) -> None:
+        with trio.fail_after(self._server.settings.header_timeout):
+            await trio.lowlevel.wait_readable(_socket(self._stream))
+        self._silent_since = None
+
+    async def _handshake(self) -> tuple[str | None, Peer]:
+        """The protocol agreed on by ALPN, and who the peer is.
+
+        Raises:
+            trio.TooSlowError, trio.BrokenResourceError: TLS could not be agreed on.
+        """
+        server = _host_and_port(_socket(self._stream).getsockname())
+        state: dict[str, Any] = dict(self._server.state)
+        if not isinstance(self._stream, trio.SSLStream):
+            if self._stream.socket.family == trio.socket.AF_UNIX:
+                state["prism.peer_uid"] = peer_credentials(self._stream).uid
+            return None, Peer("http", self._client, server, state)
+        with trio.fail_after(self._server.settings.tls_handshake_timeout):
+            try:
+                await self._server.handshakes.perform(self._stream)
+            except trio.BrokenResourceError as error:
+                # The client often sees no more than EOF, so the reason is told here.
+                logger.info("a TLS handshake failed: %s", error.__cause__)
+                raise
+        certificate = self._stream.getpeercert(binary_form=True)
+        if certificate is not None:
+            state["prism.peer"] = certificate
+        protocol = self._stream.selected_alpn_protocol()
+        return protocol, Peer("https", self._client, server, state)
+
+
+def _socket(stream: Stream) -> trio.socket.SocketType:
+    transport_stream = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    return transport_stream.socket
+
+
+def _host_and_port(address: object) -> tuple[str, int] | None:
+    """A socket's name as ASGI has it; ``None`` for a Unix socket."""
+    return (address[0], address[1]) if isinstance(address, tuple) else None

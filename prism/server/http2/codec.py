@@ -1,0 +1,78 @@
+"""The HTTP/2 wire format behind one door: bytes in, events out; calls in, bytes out.
+
+Two implementations: `h2_codec` on the h2 library, which is always there, and `native` on
+nghttp2, in C. The connection does not notice which one it has; tests drive both with the
+same frames. `implementation` chooses.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from prism.server.http2.events import Event
+
+MAX_FRAME_SIZE = 16 * 1024
+"""Of DATA both ways, HTTP/2's default: streams take turns by frames of this size."""
+
+
+class Codec(Protocol):
+    """One server-side HTTP/2 connection, sans-I/O.
+
+    Nothing is sent before ``take``. A stream that is closed already, or a codec that has
+    raised ``ClientError``, lets every call pass without an effect, but ``goaway`` and
+    ``take`` always do what they say. All parameters are positional.
+    """
+
+    @property
+    def backlog(self) -> int:
+        """Bytes produced and not yet taken."""
+
+    @property
+    def last_stream_id(self) -> int:
+        """The highest stream the client has opened."""
+
+    def take(self) -> bytes | bytearray:
+        """All bytes that are to be sent now."""
+
+    def receive(self, data: bytes, /) -> list[Event]:
+        """Take in bytes, cut anywhere; answers PING and SETTINGS by itself.
+
+        Raises:
+            ClientError: the client broke the protocol; GOAWAY is not yet sent.
+        """
+
+    def consumed(self, stream_id: int, size: int, /) -> None:
+        """``size`` bytes of ``Request.body`` or ``DataReceived.data`` were used or dropped.
+
+        The client may send more in exchange: on a stream already closed, on others only.
+        """
+
+    def window(self, stream_id: int, /) -> int:
+        """How many body bytes the client takes now on an open stream."""
+
+    def send_headers(
+        self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], end: bool, /
+    ) -> None:
+        """A head (``:status`` first) or trailers; names in lower case, checked before."""
+
+    def send_data(self, stream_id: int, data: bytes | memoryview, end: bool, /) -> None:
+        """One DATA frame: at most ``MAX_FRAME_SIZE`` bytes, and within the window.
+
+        An empty one, which must have ``end``, fits into any window.
+        """
+
+    def send_response(
+        self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], data: bytes, end: bool, /
+    ) -> bool:
+        """A head, and one frame of ``data`` if all of it fits into that and the window.
+
+        Returns whether it fitted; otherwise only the head is sent.
+        """
+
+    def reset(self, stream_id: int, code: int, /) -> None:
+        """RST_STREAM; no ``StreamReset`` comes of it."""
+
+    def ping(self, payload: bytes, /) -> None:
+        """PING with eight bytes."""
+
+    def goaway(self, last_stream_id: int, code: int, /) -> None:
+        """GOAWAY. It changes nothing else: requests above the id still come as events."""

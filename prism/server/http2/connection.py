@@ -1,0 +1,344 @@
+"""One HTTP/2 connection: who reads, who writes, and how it comes to its end.
+
+One task reads. It never waits for an application, so a request that leaves its body
+unread holds up nobody; only when the client does not take what is written to it
+does reading stop too. One task writes (see `writer`). Each request has a task of its own.
+How it ends is in `shutdown`.
+"""
+
+from math import inf
+
+import trio
+from h2.errors import ErrorCodes
+
+from prism.server import transport
+from prism.server.asgi import App, Peer
+from prism.server.exchange import Phase
+from prism.server.http2.codec import MAX_FRAME_SIZE, Codec
+from prism.server.http2.events import (
+    ClientLeaving,
+    DataReceived,
+    Event,
+    PingAnswered,
+    Request,
+    RequestEnded,
+    RequestMalformed,
+    StreamReset,
+    WindowOpened,
+)
+from prism.server.http2.implementation import choose
+from prism.server.http2.limits import FRAME_CREDIT, RAPID, RESET_COST, RESPONSE_CREDIT, ClientError
+from prism.server.http2.shutdown import Shutdown, State
+from prism.server.http2.stream import HTTP2Exchange
+from prism.server.http2.writer import Writer
+from prism.server.log import logger
+from prism.server.settings import ServerSettings
+from prism.server.websocket import WebSocketAdapter
+from prism.streams.sockets import receive
+
+_TASK_NAME = "an HTTP/2 request"
+
+
+class HTTP2Connection:
+    """One HTTP/2 connection; ``run`` serves it to its end.
+
+    ``now`` is when the bytes being handled were received, on trio's clock.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        stream: trio.abc.Stream,
+        peer: Peer,
+        settings: ServerSettings,
+        codec: Codec | None = None,
+        received: bytes = b"",
+    ) -> None:
+        self.settings = settings
+        implementation = choose(settings.http2_codec)
+        self.codec = codec or implementation.codec(settings, None)
+        self._streams: dict[int, HTTP2Exchange] = {}
+        self.writer = Writer(self.codec, stream, settings.send_stall_timeout, self._streams)
+        self.now = trio.current_time()
+        self.idle_since: float | None = self.now
+        self._shutdown = Shutdown(self.codec, settings.goaway_grace)
+        self._app = app
+        self._websocket = WebSocketAdapter(app, settings.websocket_limits)
+        self._transport = stream
+        self._peer = peer
+        self._guard = implementation.guard(
+            MAX_FRAME_SIZE,
+            # Compressed, it is smaller than max_header_size counts it: twice is plenty.
+            2 * settings.max_header_size,
+            settings.flood_budget,
+            settings.flood_refill,
+            self.now,
+        )
+        self._starting: list[HTTP2Exchange] = []
+        self._received = received
+        self._started = False
+        self._half_open: dict[int, float] = {}  # answered before the request ended
+        self._request_deadline = inf
+        self._headers_due = inf
+        self._reading = trio.CancelScope()
+        self._nursery: trio.Nursery
+
+    # From the server.
+
+    def drain(self, deadline: float) -> None:
+        """Finish the requests in flight by ``deadline`` (trio's clock), then close."""
+        self._request_deadline = deadline
+        for stream in self._streams.values():
+            stream.cancel_scope.deadline = deadline
+        if self._started:  # else ``run`` first looks which requests have come already
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        self._shutdown.drain(self._streams, self._request_deadline, trio.current_time())
+        self.writer.wake()
+        self._look_up()
+
+    def shed(self) -> None:
+        """Begin to close: warn the client, serve what is on its way, refuse the rest."""
+        self._shutdown.warn(trio.current_time())
+        self.writer.wake()
+        self._look_up()
+
+    async def run(self, upgraded: Request | None = None) -> None:
+        """Serve until the client leaves or the connection is drained.
+
+        ``upgraded`` is the HTTP/1.1 request that became stream 1.
+        """
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._write)
+            try:
+                if upgraded is not None:
+                    self._handle([upgraded])
+                if self._received:
+                    await self._receive(self._received)
+                self._started = True
+                if self._request_deadline != inf:
+                    self._begin_drain()
+                await self._read_loop()
+            except ClientError as error:
+                await self._refuse_connection(error)
+            except transport.GONE:
+                self._client_gone()
+            if self._shutdown.state is not State.CLOSED:
+                self._shutdown.state = State.CLOSED
+                self.writer.close()
+                await self.writer.done.wait()
+                await transport.linger(self._transport, self.settings.linger_timeout)
+            self._nursery.cancel_scope.cancel()
+
+    # Reading.
+
+    async def _read_loop(self) -> None:
+        """Read until there is nothing more to serve.
+
+        Raises:
+            ClientError: the client broke a rule or a limit.
+        """
+        while self._shutdown.due(streams=bool(self._streams)) > -inf:
+            with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
+                while True:
+                    await self.writer.wait_for_room()
+                    data = await receive(self._transport, transport.READ_SIZE)
+                    if not data:
+                        self._client_gone()
+                        return
+                    await self._receive(data)
+                    self._look_up()
+            self._on_deadline()
+
+    def _next_deadline(self) -> float:
+        """When the reader must look up even if nothing comes."""
+        deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
+        if self.idle_since is not None and self._shutdown.state is State.OPEN:
+            deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
+        return min(deadline, self._shutdown.due(streams=bool(self._streams)))
+
+    def _look_up(self) -> None:
+        """See that the reader looks up in time. Too early does no harm, and is cheaper than
+        putting off a deadline with every request."""
+        deadline = self._next_deadline()
+        if deadline < self._reading.deadline:
+            self._reading.deadline = deadline
+
+    def _on_deadline(self) -> None:
+        now = trio.current_time()
+        if now >= self._headers_due:
+            raise ClientError(ErrorCodes.ENHANCE_YOUR_CALM, "headers did not arrive in time")
+        for stream_id in [key for key, due in self._half_open.items() if due <= now]:
+            del self._half_open[stream_id]
+            self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
+        if self._shutdown.state is State.OPEN and now >= self._next_deadline():
+            self._shutdown.warn(now)
+        self._shutdown.on_time(now)
+        self.writer.wake()
+
+    async def _receive(self, data: bytes) -> None:
+        """Handle ``data`` whole, in portions between which other tasks have their turn."""
+        while True:
+            self.now = trio.current_time()
+            size = self._guard.inspect(data, self.now)
+            if size == len(data):
+                self._handle(self.codec.receive(data))
+                break
+            self._handle(self.codec.receive(data[:size]))
+            data = data[size:]
+            # A cancellation here would lose the rest, and with it the place in the stream.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self._guard.in_header_block:
+            self._headers_due = inf
+        elif self._headers_due == inf:
+            self._headers_due = self.now + self.settings.header_timeout
+
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Request():
+                    self._open_stream(event)
+                case DataReceived(stream_id, data):
+                    stream = self._streams.get(stream_id)
+                    if stream is None or stream.phase is Phase.DONE:
+                        # After its response a request may go on until ``_half_open`` ends it:
+                        # some clients read nothing before they have sent all.
+                        self.codec.consumed(stream_id, len(data))
+                    else:
+                        stream.feed(data)
+                case RequestEnded(stream_id):
+                    self._half_open.pop(stream_id, None)
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        stream.feed_end()
+                case StreamReset(stream_id):
+                    self._half_open.pop(stream_id, None)
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        if self.now - stream.begun_at > RAPID:
+                            self._guard.credit(RESET_COST)
+                        stream.disconnect()
+                case RequestMalformed(stream_id, reason):
+                    self._guard.charge(RESET_COST)
+                    self._half_open.pop(stream_id, None)
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        stream.disconnect()
+                    logger.info("a client's HTTP/2 request is refused: %s", reason)
+                case WindowOpened(0):
+                    self.writer.unpark_all()
+                case WindowOpened(stream_id):
+                    if (stream := self._streams.get(stream_id)) is not None:
+                        self.writer.unpark(stream)
+                case PingAnswered(payload):
+                    self._shutdown.ping_answered(payload, self.now)
+                case ClientLeaving():
+                    self._shutdown.warn(self.now)
+        self._start_streams()
+        self.writer.wake()
+
+    def _open_stream(self, request: Request) -> None:
+        if self._shutdown.refuses_streams or self._is_full():
+            self._guard.charge(1)
+            self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            self.codec.consumed(request.stream_id, len(request.body))
+            return
+        stream = HTTP2Exchange(self, self._peer, request)
+        if self._request_deadline != inf:
+            stream.cancel_scope.deadline = self._request_deadline
+        self._streams[request.stream_id] = stream
+        self._starting.append(stream)
+        self.idle_since = None
+
+    def _is_full(self) -> bool:
+        """Whether one more stream is too many.
+
+        A stream that the client has reset is closed for it, but takes until its
+        application has been cancelled; as many of those as of others are put up with.
+        """
+        limit = self.settings.max_concurrent_streams
+        if len(self._streams) < limit:
+            return False
+        live = sum(not stream.client_gone for stream in self._streams.values())
+        return live >= limit or len(self._streams) >= 2 * limit
+
+    def _start_streams(self) -> None:
+        """Start the tasks of new requests; those already reset never get one."""
+        starting, self._starting = self._starting, []
+        for stream in starting:
+            if stream.client_gone:
+                self._remove(stream)
+            else:
+                self._nursery.start_soon(self._run_stream, stream, name=_TASK_NAME)
+
+    async def _run_stream(self, stream: HTTP2Exchange) -> None:
+        try:
+            if stream.refusal is None:
+                await stream.run(self._websocket if stream.is_websocket else self._app)
+            else:
+                await stream.answer(stream.refusal.status, stream.refusal.detail)
+        finally:
+            if not stream.complete and not stream.client_gone:
+                self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
+            stream.close()
+            self._remove(stream)
+            self.writer.wake()
+
+    def _remove(self, stream: HTTP2Exchange) -> None:
+        del self._streams[stream.stream_id]
+        self.writer.forget(stream)
+        if not self._streams:
+            self.idle_since = trio.current_time()
+        if not self._streams or self._shutdown.state is not State.OPEN:
+            now = trio.current_time()
+            self._shutdown.stream_ended(stream.stream_id, now, last=not self._streams)
+            self._look_up()
+
+    # From the streams.
+
+    def frame_sent(self) -> None:
+        """A DATA frame went out."""
+        self._guard.credit(FRAME_CREDIT)
+
+    def response_sent(self, stream: HTTP2Exchange) -> None:
+        """A response went out whole. If its request is still open, it gets a while to end.
+
+        RST_STREAM ends it otherwise (RFC 9113, 8.1). Sent at once, it makes curl up to
+        7.88 forget the response, if that came while curl was sending.
+        """
+        self._guard.credit(RESPONSE_CREDIT)
+        if not stream.received_all:
+            due = trio.current_time() + self.settings.linger_timeout
+            self._half_open[stream.stream_id] = due
+            self._look_up()
+
+    async def _write(self) -> None:
+        try:
+            await self.writer.run()
+        except trio.TooSlowError:
+            logger.info("a client does not read its responses; the connection is cut")
+            self._client_gone()
+        except transport.GONE:
+            self._client_gone()
+
+    # The end.
+
+    def _client_gone(self) -> None:
+        """Cancel every request and end the connection's tasks."""
+        self._shutdown.state = State.CLOSED
+        self._disconnect_streams()
+        self._nursery.cancel_scope.cancel()
+
+    def _disconnect_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.disconnect()
+
+    async def _refuse_connection(self, error: ClientError) -> None:
+        """Tell the client why, if it listens, and close."""
+        calm = error.code is ErrorCodes.ENHANCE_YOUR_CALM
+        logger.log(30 if calm else 20, "a client's HTTP/2 connection ends: %s", error)
+        self._disconnect_streams()
+        self.codec.goaway(self.codec.last_stream_id, error.code)
+        self._shutdown.state = State.CLOSED
+        self.writer.close()
+        with trio.move_on_after(self.settings.linger_timeout):
+            await self.writer.done.wait()
+            await transport.linger(self._transport, self.settings.linger_timeout)

@@ -1,0 +1,268 @@
+"""The codec on the h2 library (set up in `h2_library`): pure Python, always there."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import h2.events
+import h2.exceptions
+from h2.errors import ErrorCodes
+from hyperframe.frame import GoAwayFrame, RstStreamFrame
+
+from prism.server.http2.codec import MAX_FRAME_SIZE
+from prism.server.http2.events import (
+    ClientLeaving,
+    DataReceived,
+    Event,
+    PingAnswered,
+    Request,
+    RequestEnded,
+    RequestMalformed,
+    StreamReset,
+    WindowOpened,
+)
+from prism.server.http2.h2_library import CLOSED, open_connection
+from prism.server.http2.limits import ClientError
+from prism.server.http2.request import (
+    TOO_LONG,
+    WRONG_LENGTH,
+    Head,
+    Malformed,
+    check_trailers,
+    read_head,
+)
+from prism.server.settings import ServerSettings
+
+
+class _Incoming:
+    """A request that has not ended. ``head`` is set until it is told as an event."""
+
+    __slots__ = ("body", "expected", "head", "received")
+
+    def __init__(self, head: Head) -> None:
+        self.head: Head | None = head
+        self.body = b""
+        self.expected = head.content_length
+        self.received = 0
+
+
+class _Begun(NamedTuple):
+    """A request that began in the bytes just received; ``place`` is where in the events."""
+
+    place: int
+    incoming: _Incoming
+
+
+class H2Codec:
+    """``codec.Codec`` on h2.
+
+    ``upgrade`` is the SETTINGS payload of an HTTP/1.1 request that is now stream 1.
+
+    Raises:
+        ClientError: ``upgrade`` holds invalid settings.
+    """
+
+    def __init__(self, settings: ServerSettings, upgrade: bytes | None = None) -> None:
+        self._out = bytearray()
+        self._failure: ClientError | None = None
+        self._incoming: dict[int, _Incoming] = {}
+        self._refused: set[int] = set()  # malformed, among the bytes just received
+        self._h2 = open_connection(settings, upgrade)
+        self._collect()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_h2"):  # not where ``upgrade`` was refused
+            self._h2.release()
+
+    @property
+    def backlog(self) -> int:
+        return len(self._out)
+
+    @property
+    def last_stream_id(self) -> int:
+        return self._h2.highest_inbound_stream_id
+
+    def take(self) -> bytearray:
+        out, self._out = self._out, bytearray()
+        return out
+
+    # Receiving.
+
+    def receive(self, data: bytes) -> list[Event]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            received = self._h2.receive_data(data)
+        except h2.exceptions.ProtocolError as error:
+            self._h2.clear_outbound_data_buffer()  # h2's own GOAWAY
+            self._failure = ClientError(error.error_code, type(error).__name__)
+            raise self._failure from error
+        events: list[Event] = []
+        self._refused.clear()
+        begun: dict[int, _Begun] = {}
+        for event in received:
+            match event:
+                case h2.events.RequestReceived():
+                    self._request(event, events, begun)
+                case h2.events.DataReceived():
+                    self._data(event, events)
+                case h2.events.StreamEnded():
+                    self._end(event.stream_id, events, begun)
+                case h2.events.TrailersReceived():
+                    self._trailers(event, events)
+                case h2.events.StreamReset():
+                    self._incoming.pop(event.stream_id, None)
+                    if event.stream_id not in self._refused:
+                        events.append(StreamReset(event.stream_id))
+                case h2.events.WindowUpdated():
+                    events.append(WindowOpened(event.stream_id))
+                case h2.events.RemoteSettingsChanged():
+                    events.append(WindowOpened(0))
+                case h2.events.PingAckReceived():
+                    events.append(PingAnswered(event.ping_data))
+                case h2.events.ConnectionTerminated():
+                    events.append(ClientLeaving())
+        self._tell_begun(events, begun)
+        self._collect()
+        return events
+
+    def _request(
+        self, event: h2.events.RequestReceived, events: list[Event], begun: dict[int, _Begun]
+    ) -> None:
+        stream_id = event.stream_id
+        try:
+            head = read_head(event.headers, ended=event.stream_ended is not None)
+        except Malformed as error:
+            self._refuse(stream_id, str(error), events)
+            return
+        incoming = self._incoming[stream_id] = _Incoming(head)
+        begun[stream_id] = _Begun(len(events), incoming)
+        events.append(RequestEnded(stream_id))  # keeps its place until the body is known
+
+    def _data(self, event: h2.events.DataReceived, events: list[Event]) -> None:
+        stream_id, data = event.stream_id, event.data
+        if padding := event.flow_controlled_length - len(data):
+            self._h2.acknowledge_received_data(padding, stream_id)
+        if not data:
+            return
+        incoming = self._incoming.get(stream_id)
+        if incoming is None:  # received with what made it malformed
+            self._h2.acknowledge_received_data(len(data), stream_id)
+            return
+        incoming.received += len(data)
+        if incoming.expected is not None and incoming.received > incoming.expected:
+            self._h2.acknowledge_received_data(len(data), stream_id)
+            self._refuse(stream_id, TOO_LONG, events)
+        elif incoming.head is not None:
+            incoming.body += data
+        else:
+            events.append(DataReceived(stream_id, data))
+
+    def _trailers(self, event: h2.events.TrailersReceived, events: list[Event]) -> None:
+        if event.stream_id not in self._incoming:
+            return
+        try:
+            check_trailers(event.headers)
+        except Malformed as error:
+            self._refuse(event.stream_id, str(error), events)
+
+    def _end(self, stream_id: int, events: list[Event], begun: dict[int, _Begun]) -> None:
+        incoming = self._incoming.pop(stream_id, None)
+        if incoming is None:
+            return
+        if incoming.expected is not None and incoming.received != incoming.expected:
+            self._refuse(stream_id, WRONG_LENGTH, events)
+        elif incoming.head is not None:
+            place = begun.pop(stream_id).place
+            events[place] = _told(stream_id, incoming.head, incoming.body, ended=True)
+        else:
+            events.append(RequestEnded(stream_id))
+
+    def _refuse(self, stream_id: int, reason: str, events: list[Event]) -> None:
+        self._incoming.pop(stream_id, None)
+        self._refused.add(stream_id)
+        events.append(RequestMalformed(stream_id, reason))
+        try:
+            self._h2.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        except h2.exceptions.StreamClosedError:
+            # Answered already, and with this frame it has ended; the client is told yet.
+            self._collect()
+            frame = RstStreamFrame(stream_id, error_code=ErrorCodes.PROTOCOL_ERROR)
+            self._out += frame.serialize()
+
+    def _tell_begun(self, events: list[Event], begun: dict[int, _Begun]) -> None:
+        for stream_id, (place, incoming) in begun.items():
+            if incoming.head is not None:
+                events[place] = _told(stream_id, incoming.head, incoming.body, ended=False)
+                incoming.head, incoming.body = None, b""
+
+    # Sending.
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        if self._failure is None:
+            self._h2.acknowledge_received_data(size, stream_id)
+            self._collect()
+
+    def window(self, stream_id: int) -> int:
+        try:
+            return max(0, self._h2.local_flow_control_window(stream_id))
+        except h2.exceptions.ProtocolError:
+            return 0
+
+    def send_headers(
+        self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], end: bool
+    ) -> None:
+        if self._failure is None:
+            with suppress(*CLOSED):
+                self._h2.send_headers(stream_id, headers, end_stream=end)
+            self._collect()
+
+    def send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        if self._failure is None:
+            with suppress(*CLOSED):
+                self._h2.send_data(stream_id, data, end_stream=end)
+            self._collect()
+
+    def send_response(
+        self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], data: bytes, end: bool
+    ) -> bool:
+        if self._failure is not None:
+            return True
+        try:
+            self._h2.send_headers(stream_id, headers, end_stream=end and not data)
+            fits = len(data) <= MAX_FRAME_SIZE and (
+                not data or len(data) <= self._h2.local_flow_control_window(stream_id)
+            )
+            if fits and data:
+                self._h2.send_data(stream_id, data, end_stream=end)
+        except CLOSED:
+            return True
+        self._collect()
+        return fits
+
+    def reset(self, stream_id: int, code: int) -> None:
+        if self._failure is not None:
+            return
+        self._incoming.pop(stream_id, None)
+        try:
+            self._h2.reset_stream(stream_id, code)
+        except CLOSED:
+            return
+        self._collect()
+
+    def ping(self, payload: bytes) -> None:
+        if self._failure is None:
+            self._h2.ping(payload)
+            self._collect()
+
+    def goaway(self, last_stream_id: int, code: int) -> None:
+        # Not h2's own, after which h2 would refuse to send the open responses.
+        frame = GoAwayFrame(0, last_stream_id=last_stream_id, error_code=code)
+        self._out += frame.serialize()
+
+    def _collect(self) -> None:
+        self._out += self._h2.data_to_send()
+
+
+def _told(stream_id: int, head: Head, body: bytes, *, ended: bool) -> Request:
+    return Request(stream_id, head.method, head.target, head.protocol, head.headers, body, ended)

@@ -1,0 +1,162 @@
+"""Accept connections, serve them, and stop without losing a request."""
+
+import errno
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import trio
+
+from prism.server.asgi import App
+from prism.server.connection import Connection, Stream, client_address
+from prism.server.handshakes import Handshakes
+from prism.server.http2.implementation import choose
+from prism.server.listeners import Address, Listener, bound_address
+from prism.server.log import logger
+from prism.server.settings import ServerSettings
+from prism.server.statistics import ServerStatistics
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPT_PAUSE = 0.1
+"""Seconds to wait when the process has no descriptor left: others must close first."""
+AGE_CHECKS = 100
+"""How often, in the time that connections may live, their age is looked at."""
+
+
+class Server:
+    """What the connections of one ``serve`` share.
+
+    ``drain_deadline`` is ``None`` until the server is told to stop.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        settings: ServerSettings,
+        shutdown: trio.Event,
+        statistics: ServerStatistics,
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.handshakes = Handshakes(settings.max_concurrent_handshakes, statistics)
+        self.state = {"prism.draining": shutdown}
+        self.drain_deadline: float | None = None
+        self._statistics = statistics
+        self._connections: set[Connection] = set()
+        self._per_client: Counter[str] = Counter()
+        self._place_free = trio.Event()
+
+    async def accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Accept connections for ever; each gets a task in ``nursery``."""
+        while True:
+            await self._wait_for_place()
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                logger.error("cannot accept a connection: %s", error.strerror)
+                await trio.sleep(_ACCEPT_PAUSE)
+            else:
+                self._statistics.accepted += 1
+                nursery.start_soon(self._handle, stream)
+
+    def drain(self, deadline: float) -> None:
+        """Tell every connection to finish what is in flight by ``deadline``."""
+        self.drain_deadline = deadline
+        for connection in self._connections:
+            connection.drain(deadline)
+
+    async def retire_connections(self) -> None:
+        """Close connections that have reached their age, for ever."""
+        while True:
+            await trio.sleep(self.settings.max_connection_age / AGE_CHECKS)
+            now = trio.current_time()
+            old = [connection for connection in self._connections if connection.retires_at <= now]
+            for connection in old:
+                connection.retire()
+            self._statistics.retired += len(old)
+
+    async def _wait_for_place(self) -> None:
+        """Below the limit on connections; at it, the one idle for longest must go."""
+        while len(self._connections) >= self.settings.max_connections:
+            idle = [item for item in self._connections if item.idle_since is not None]
+            if idle:
+                min(idle, key=lambda item: item.idle_since or 0.0).shed()
+                self._statistics.shed += 1
+            if self._place_free.is_set():
+                self._place_free = trio.Event()
+            with trio.move_on_after(self.settings.goaway_grace):  # others are idle by then
+                await self._place_free.wait()
+
+    async def _handle(self, stream: Stream) -> None:
+        client = client_address(stream)
+        host = client[0] if client is not None else ""
+        limit = self.settings.max_connections_per_peer
+        if client is not None and self._per_client[host] >= limit:
+            self._statistics.refused += 1
+            await trio.aclose_forcefully(stream)
+            return
+        connection = Connection(self, stream, client)
+        self._connections.add(connection)
+        self._per_client[host] += 1
+        self._statistics.connections += 1
+        if self._per_client[host] == limit and client is not None:
+            logger.warning("%s has %d connections; more are refused", host, limit)
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
+            self._per_client[host] -= 1
+            self._statistics.connections -= 1
+            if not self._per_client[host]:
+                del self._per_client[host]
+            self._place_free.set()
+
+
+async def serve(
+    app: App,
+    listeners: Sequence[Listener],
+    settings: ServerSettings | None = None,
+    *,
+    shutdown: trio.Event,
+    statistics: ServerStatistics | None = None,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``app`` on ``listeners``, which are closed at the end, until ``shutdown`` is set.
+
+    Then: nothing more is accepted, idle connections close, requests in flight have
+    ``graceful_timeout`` seconds; those that need longer are cancelled and, if nothing
+    of their response was sent, answered 503. Returns at the latest
+    ``send_stall_timeout`` seconds after that, unless an application shields itself.
+
+    ``task_status.started`` gets the bound addresses. The application finds ``shutdown``
+    as ``scope["state"]["prism.draining"]``, and the client's certificate (DER), if TLS
+    verified one, as ``scope["state"]["prism.peer"]``; over a Unix socket, the client's user
+    as ``scope["state"]["prism.peer_uid"]``. ``statistics`` is kept up to date.
+
+    Cancelling closes every connection at once.
+
+    Raises:
+        CodecUnavailable: ``settings.http2_codec`` is not there; nothing was accepted.
+    """
+    settings = settings or ServerSettings()
+    choose(settings.http2_codec)
+    server = Server(app, settings, shutdown, statistics or ServerStatistics())
+    async with trio.open_nursery() as handling:
+        try:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(server.accept, listener, handling)
+                if settings.max_connection_age < math.inf:
+                    accepting.start_soon(server.retire_connections)
+                task_status.started([bound_address(listener) for listener in listeners])
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                for listener in listeners:
+                    await listener.aclose()
+        deadline = trio.current_time() + settings.graceful_timeout
+        server.drain(deadline)
+        handling.cancel_scope.deadline = deadline + settings.send_stall_timeout

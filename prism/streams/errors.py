@@ -1,0 +1,32 @@
+"""Why a plugin, or a client's door, cannot be had at an address."""
+
+from collections.abc import Sequence
+
+from prism.contract.errors import PrismError
+
+
+class LaunchError(PrismError):
+    """A plugin could not be started; the message says which one, why, and what to do.
+
+    ``output`` is what its process wrote last: for operators, never for clients.
+    ``crashed``: it was started and failed by itself, so that starting it again and again
+    may be of no use; not so where a backend or a peer is not there yet.
+    """
+
+    def __init__(self, *facts: str, output: Sequence[str] = (), crashed: bool = False) -> None:
+        super().__init__(*facts)
+        self.output = tuple(output)
+        self.crashed = crashed
+
+
+class ListenError(PrismError):
+    """An address could not be listened on; says why, and the way out."""
+
+    def __init__(self, place: str, why: str, way_out: str) -> None:
+        super().__init__(place, why, way_out)
+        self.place = place
+        self.why = why
+        self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.place}: {self.why}; {self.way_out}"

@@ -1,0 +1,19 @@
+from collections.abc import Callable
+
+import pytest
+
+from prism.config import parse_config
+from prism.config.errors import ConfigError
+
+
+@pytest.fixture
+def problems() -> Callable[[str], list[str]]:
+    """The problems of a text, as ``line:column: path: message``; it must have some."""
+
+    def find(text: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            parse_config(text, "/etc/prism/prism.yaml")
+        prefix = "/etc/prism/prism.yaml:"
+        return [str(problem).removeprefix(prefix) for problem in caught.value.problems]
+
+    return find

@@ -1,0 +1,81 @@
+import os
+
+import pytest
+import trio
+
+from prism.config import file_watch
+from prism.config.file_watch import FileWatch
+
+LIMIT = 30
+"""Seconds until a change must have been seen, on a machine that does much else."""
+
+
+@pytest.fixture(autouse=True)
+def short_intervals(monkeypatch):
+    monkeypatch.setattr(file_watch, "INTERVAL", 0.005)
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = tmp_path / "prism.yaml"
+    file.write_text("one")
+    return file
+
+
+async def seen(watch):
+    with trio.fail_after(LIMIT):
+        await watch.changed()
+
+
+async def unseen(watch):
+    with trio.move_on_after(0.1) as waiting:
+        await watch.changed()
+    assert waiting.cancelled_caught
+
+
+async def test_a_file_that_is_written_anew(file):
+    watch = FileWatch(str(file))
+    await unseen(watch)
+    file.write_text("two")
+    await seen(watch)
+    await unseen(watch)
+    file.write_text("one")
+    await seen(watch)
+
+
+async def test_the_same_content_is_no_change(file):
+    watch = FileWatch(str(file))
+    file.write_text("one")
+    os.utime(file, (1, 1))
+    await unseen(watch)
+
+
+async def test_a_file_put_in_its_place(file):
+    watch = FileWatch(str(file))
+    new = file.with_suffix(".new")
+    new.write_text("two")
+    new.rename(file)
+    await seen(watch)
+
+
+async def test_a_symlink_above_it_that_is_swapped(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "prism.yaml").write_text(name)
+    (tmp_path / "data").symlink_to("first")
+    (tmp_path / "prism.yaml").symlink_to("data/prism.yaml")
+    watch = FileWatch(str(tmp_path / "prism.yaml"))
+    (tmp_path / "next").symlink_to("second")
+    (tmp_path / "next").rename(tmp_path / "data")
+    await seen(watch)
+
+
+async def test_a_file_that_is_missing_for_a_while(file):
+    watch = FileWatch(str(file))
+    file.unlink()
+    await unseen(watch)
+    file.write_text("one")
+    await unseen(watch)
+    file.unlink()
+    file.write_text("two")
+    await seen(watch)

@@ -1,0 +1,219 @@
+"""Rules that concern several keys."""
+
+from collections.abc import Callable
+
+import pytest
+
+from prism.config import parse_config
+
+Problems = Callable[[str], list[str]]
+
+
+def namespace(plugin: str, name: str = "a") -> str:
+    return f"namespaces:\n  - name: {name}\n    backend: kafka\n    plugin: {{{plugin}}}\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_needs_no_permission(address: str) -> None:
+    text = f"listen: {{address: '{address}'}}\nadmin: {{address: '{address}'}}\n"
+    assert parse_config(text, "f").config.listen.address == address
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1"])
+def test_other_addresses_need_insecure(problems: Problems, address: str) -> None:
+    text = f"listen: {{address: '{address}'}}\n"
+    (problem,) = problems(text)
+    assert f"listen.address: {address} can be reached from other machines" in problem
+    assert parse_config(text + "insecure: true\n", "f").config.insecure
+
+
+def test_an_admin_port_that_is_off_needs_no_permission() -> None:
+    assert parse_config("admin: {enabled: false, address: 0.0.0.0, port: 50051}\n", "f")
+
+
+def test_a_host_name_is_no_address(problems: Problems) -> None:
+    assert problems("listen: {address: example.com}") == [
+        '1:19: listen.address: expected an IP address or "localhost"'
+    ]
+
+
+def test_both_ports_must_differ(problems: Problems) -> None:
+    assert problems("admin: {port: 50051}") == [
+        "1:15: admin.port: port 50051 is already that of `listen`"
+    ]
+    assert parse_config("listen: {port: 0}\nadmin: {port: 0}\n", "f")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "problem"),
+    [
+        ("type: in_process, socket: s", '"socket" belongs to type sidecar, not in_process'),
+        ("type: sidecar, module: 'a:B'", '"module" belongs to type in_process, not sidecar'),
+        ("type: sidecar, insecure: true", '"insecure" belongs to type remote or grpc or websocket'),
+        ("type: in_process", 'type in_process needs "module" or "library"'),
+        ("type: grpc", 'type grpc needs "endpoint"'),
+        ("type: sidecar, command: a, socket: b", 'either "command" or "socket", not both'),
+        ("type: sidecar, socket: a, environment: {}", '"environment" means nothing without "comm'),
+        ("type: sidecar, command: a, dial: true", '"dial" means nothing without "socket"'),
+        ("type: sidecar, socket: a, signature: s", '"signature" means nothing without "library"'),
+        ("type: in_process, library: a, path: p", '"path" means nothing without "module"'),
+        ("type: sidecar, command: 'a/{version}'", "{version} means nothing without a version"),
+        ("type: in_process, module: 'a:B', name: n", '"name" refers to the catalogue and cannot'),
+        ("type: sidecar, command: a, version: v1", '"version" refers to the catalogue and cannot'),
+        ("command: a", '"command" needs "type: sidecar" beside it'),
+        ("name: sqlite, module: 'a:B'", '"module" cannot stand beside "name"'),
+        ('type: sidecar, command: "a \'b"', "cannot be split into words: no closing quotation"),
+        ("type: sidecar, command: '  '", "the command names no program"),
+        ("type: sidecar, command: ['']", "the command names no program"),
+        ("type: sidecar, command: []", "the list is empty"),
+        ("type: sidecar, socket: a, mode: '0660'", 'mode "0660" needs a "group"'),
+        ("type: sidecar, socket: a, mode: 0600", "as octal; put it in quotes"),
+        ("type: sidecar, socket: a, mode: '0666'", "expected one of 0600, 0660"),
+        ("type: sidecar, socket: a, dial: true, group: g", "the plugin makes the socket"),
+        (f"type: sidecar, socket: /{'s' * 107}", "has 108 bytes; at most 107"),
+        (f"type: sidecar, socket: {'é' * 49}", "has 109 bytes; at most 107"),
+        ("type: grpc, endpoint: 'http://a:1'", "write host:port, without a scheme"),
+        ("type: grpc, endpoint: 'a:1'", "a is not this machine: add a `tls` block"),
+        ("type: grpc, endpoint: 'a:1', insecure: true", "a is not this machine"),
+        ("type: grpc, endpoint: 'a:1', tls: {enabled: false}", "a is not this machine"),
+        ("type: grpc, endpoint: 'localhost:1'", 'plain text needs "insecure: true"'),
+        ("type: grpc, endpoint: 'a:1', tls: {cert: c}", '"cert" and "key" go together'),
+        ("max_frame_bytes: 1024, type: sidecar, command: a", "do not fit into a frame"),
+    ],
+)
+def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: str) -> None:
+    found = problems(namespace(plugin))
+    assert len(found) == 1, found
+    assert problem in found[0]
+    assert found[0].startswith("4:") or "max_payload_bytes" in found[0]
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        "type: in_process, module: 'a:B', library: null",
+        "type: sidecar, command: a, environment: {A: b}, sha256: '" + "0" * 64 + "'",
+        f"type: sidecar, socket: /{'s' * 106}",
+        "type: sidecar, socket: s, dial: true",
+        "type: websocket, endpoint: '[::1]:1', insecure: true",
+        "type: remote, endpoint: 'a:1', tls: {}",
+    ],
+)
+def test_keys_that_go_together(plugin: str) -> None:
+    assert parse_config(namespace(plugin), "/f").config.namespaces
+
+
+def test_names_are_unique(problems: Problems) -> None:
+    text = """\
+plugins:
+  - {name: p, type: sidecar, command: a}
+  - {name: p, type: sidecar, command: b}
+namespaces:
+  - {name: a, backend: sqlite}
+  - {name: a, backend: sqlite, wrong: 1}
+"""
+    found = problems(text)
+    assert found[0] == '3:12: plugins[1].name: the name "p" is taken by line 2'
+    assert found[1] == '6:12: namespaces[1].name: the name "a" is taken by line 5'
+    assert "unknown key" in found[2]
+
+
+def test_sockets_are_unique_however_written(problems: Problems) -> None:
+    text = """\
+namespaces:
+  - {name: a, backend: k, plugin: {type: sidecar, socket: k.sock}}
+  - {name: b, backend: k, plugin: {type: sidecar, socket: /etc/prism/x/../k.sock}}
+"""
+    assert problems(text) == [
+        "3:59: namespaces[1].plugin.socket: the socket is taken by line 2; "
+        "each namespace needs its own"
+    ]
+
+
+def test_the_usual_deadline_is_within_the_longest(problems: Problems) -> None:
+    text = "namespaces: [{name: a, backend: sqlite, limits: {timeout_seconds: 301}}]"
+    assert "301 seconds is more than max_timeout_seconds, which is 300" in problems(text)[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("type: in_process", 'type in_process needs "module" or "library"'),
+        ("type: sidecar, command: a, endpoint: 'a:1'", '"endpoint" belongs to type remote'),
+        ("type: sidecar, socket: s", "unknown key (accepted:"),
+        ("type: grpc, endpoint: 'a:1'", "a is not this machine"),
+        ("type: sidecar, versions: {v1: {}}", 'type sidecar needs "command"'),
+        ("type: sidecar, versions: {v1: {module: 'a:B'}}", '"module" belongs to type in_process'),
+        ("type: sidecar, versions: {1.2: {command: a}}", "this key is not text"),
+        ("type: grpc, versions: {v1: {endpoint: 'a:1'}}", "a is not this machine"),
+        ("type: in_process, module: 'a:B', versions: {v1: {library: l}}", "not both"),
+    ],
+)
+def test_wrong_catalogue_entries(problems: Problems, entry: str, problem: str) -> None:
+    found = problems(f"plugins:\n  - {{name: p, {entry}}}\n")
+    assert len(found) == 1, found
+    assert problem in found[0]
+
+
+def test_versions_share_what_the_entry_says() -> None:
+    text = """
+plugins:
+  - name: p
+    type: grpc
+    tls: {ca_cert: ca.pem}
+    versions: {v1: {endpoint: "a:1"}, v2: {endpoint: "b:1"}}
+"""
+    assert len(parse_config(text, "f").config.plugins[0].versions) == 2
+
+
+def test_an_unknown_plugin(problems: Problems) -> None:
+    text = """\
+plugins:
+  - {name: orders, type: sidecar, versions: {v1: {command: a}, v2: {command: b}}}
+namespaces:
+  - {name: a, backend: b, plugin: {name: ordrs}}
+  - {name: b, backend: b, plugin: {name: orders}}
+  - {name: c, backend: b, plugin: {name: orders, version: v3}}
+  - {name: d, backend: postgres}
+"""
+    assert problems(text) == [
+        '4:42: namespaces[0].plugin.name: there is no plugin "ordrs"; did you mean "orders"? '
+        "(the catalogue has: orders; built in: sqlite)",
+        '5:42: namespaces[1].plugin.name: the plugin "orders" needs a version, one of: v1, v2',
+        '6:59: namespaces[2].plugin.version: version "v3" of plugin "orders" is not in the '
+        "catalogue; there are v1, v2",
+        '7:24: namespaces[3].backend: there is no plugin "postgres" '
+        "(the catalogue has: orders; built in: sqlite); or describe it in `plugin:`",
+    ]
+
+
+KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+NO_KEY = "ed25519:" + "A" * 43 + "="
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ("{policy: require}", 'policy: "require" needs "trusted_keys" beside it'),
+        ("{trusted_keys: [{name: a, key: 'ed25519:AA='}]}", '"ed25519:" and 44 characters'),
+        (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-02-31'}}]}}", "no day 2030-02"),
+        (f"{{trusted_keys: [{{name: a, key: '{KEY}', expires: '2030-13-01'}}]}}", "in quotes"),
+        (f"{{trusted_keys: [{{name: a, key: '{NO_KEY}'}}]}}", "anybody could sign for it"),
+        ("{revoked: [abc]}", "a key's id (16 hex digits) or a plugin's digest (64)"),
+    ],
+)
+def test_a_verification_block_that_cannot_be_used(
+    problems: Problems, block: str, problem: str
+) -> None:
+    (found,) = problems(f"verification: {block}\n")
+    assert problem in found
+
+
+def test_trusted_keys_are_unique(problems: Problems) -> None:
+    found = problems(
+        f"verification: {{trusted_keys: [{{name: a, key: '{KEY}'}}, {{name: a, key: '{KEY}'}}]}}"
+    )
+    assert [p.partition(": the ")[2] for p in found] == [
+        "name is taken by line 1",
+        "key is taken by line 1",
+    ]

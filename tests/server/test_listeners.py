@@ -1,0 +1,44 @@
+import os
+
+import pytest
+
+from prism.server import Address, bound_address, open_listeners
+from prism.streams.errors import ListenError
+
+
+async def test_port_zero_gets_a_free_port():
+    [listener] = await open_listeners("127.0.0.1", 0)
+    address = bound_address(listener)
+    assert str(address) == f"http://127.0.0.1:{address.port}"
+    await listener.aclose()
+
+
+def test_an_ipv6_address_is_a_valid_url():
+    assert str(Address("https", "::1", 443)) == "https://[::1]:443"
+
+
+async def test_a_port_in_use_is_named_with_a_way_out():
+    [listener] = await open_listeners("127.0.0.1", 0)
+    port = bound_address(listener).port
+    with pytest.raises(ListenError, match=f"127.0.0.1, port {port}: .*in use; .*another port"):
+        await open_listeners("127.0.0.1", port)
+    await listener.aclose()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("192.0.2.1", 0, "cannot assign requested address; .*127.0.0.1"),
+        ("no.such.host.invalid", 0, "cannot be resolved; check"),
+        ("127.0.0.1", 70000, "no such port; choose one from 1 to 65535"),
+    ],
+)
+async def test_what_cannot_be_listened_on_says_why(host, port, message):
+    with pytest.raises(ListenError, match=message):
+        await open_listeners(host, port)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
+async def test_a_privileged_port_says_why():
+    with pytest.raises(ListenError, match=r"permission denied; .*1024"):
+        await open_listeners("127.0.0.1", 1)

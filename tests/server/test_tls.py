@@ -1,0 +1,176 @@
+import datetime
+import logging
+import ssl
+
+import pytest
+import trio
+import trustme
+from cryptography import x509
+
+from prism.config.errors import ConfigError
+from prism.server import ServerTLS, handshakes
+
+
+class Files:
+    """A CA and the PEM files of certificates it signed."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.ca = trustme.CA()
+        self.ca_file = directory / "ca.pem"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+
+    def server(self, name="server", not_after=None):
+        issued = self.ca.issue_cert("127.0.0.1", "localhost", not_after=not_after)
+        cert, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        for number, blob in enumerate(issued.cert_chain_pems):
+            blob.write_to_path(str(cert), append=number > 0)
+        issued.private_key_pem.write_to_path(str(key))
+        return cert, key
+
+    def client(self, certificate=None):
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if certificate is not None:
+            certificate.configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+async def connect(server, context):
+    stream = await server.connect()
+    tls = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
+    await tls.do_handshake()
+    return tls
+
+
+async def test_the_verified_client_certificate_is_in_the_scope(start_server, files, helpers):
+    async def app(scope, receive, send):
+        assert scope["scheme"] == "https"
+        await helpers.respond(send, 200, scope["state"]["prism.peer"])
+
+    server = await start_server(app, tls=ServerTLS(*files.server(), files.ca_file))
+    certificate = files.ca.issue_cert("client-a@example.org")
+    stream = await connect(server, files.client(certificate))
+    await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    answer = await helpers.read_all(stream)
+    peer = x509.load_der_x509_certificate(answer.partition(b"\r\n\r\n")[2])
+    names = peer.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.RFC822Name) == ["client-a@example.org"]
+
+
+async def test_a_client_without_certificate_is_refused(start_server, files, helpers):
+    server = await start_server(tls=ServerTLS(*files.server(), files.ca_file))
+    stream = await connect(server, files.client())  # TLS 1.3 tells only after the handshake
+    await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert await helpers.read_all(stream) == b""
+    certificate = files.ca.issue_cert("client-a@example.org")
+    await connect(server, files.client(certificate))
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00" + bytes(600), b""]
+)
+async def test_what_is_not_tls_ends_that_connection(
+    start_server, files, helpers, server_errors, sent
+):
+    server = await start_server(tls=ServerTLS(*files.server()), tls_handshake_timeout=0.2)
+    stream = await server.connect()
+    await stream.send_all(sent)
+    await helpers.read_all(stream)
+    await connect(server, files.client())
+    assert server_errors() == []
+
+
+async def test_handshakes_that_stall_do_not_hold_up_others(start_server, files):
+    server = await start_server(tls=ServerTLS(*files.server()))
+    for _ in range(100):
+        stream = await server.connect()
+        await stream.send_all(b"\x16\x03\x01")
+    with trio.fail_after(5):  # far below the handshake's time limit
+        await connect(server, files.client())
+
+
+async def test_slow_handshakes_lose_their_turns_to_others(start_server, files, monkeypatch):
+    monkeypatch.setattr(handshakes, "TURN", 0.05)
+    server = await start_server(tls=ServerTLS(*files.server()), max_concurrent_handshakes=2)
+    for _ in range(10):
+        stream = await server.connect()
+        await stream.send_all(b"\x16\x03\x01")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(connect, server, files.client())
+
+
+async def test_a_client_that_gave_up_while_it_waited_costs_no_handshake(start_server, files):
+    server = await start_server(tls=ServerTLS(*files.server()), max_concurrent_handshakes=1)
+    first = await server.connect()
+    await first.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    second = await server.connect()
+    await second.send_all(b"\x16\x03\x01")
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert server.statistics.handshakes_waiting == 1
+    await second.aclose()
+    await first.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    assert (server.statistics.handshakes_waiting, server.statistics.handshakes_failed) == (0, 2)
+    await connect(server, files.client())
+
+
+async def test_a_new_certificate_serves_new_connections_and_old_ones_live_on(
+    start_server, files, helpers
+):
+    tls = ServerTLS(*files.server())
+    server = await start_server(tls=tls)
+    context = files.client()
+    old = await connect(server, context)
+    before = old.getpeercert(binary_form=True)
+    tls.replace(*files.server("renewed"))
+    assert (await connect(server, context)).getpeercert(binary_form=True) != before
+    await old.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    assert (await helpers.read_all(old)).startswith(b"HTTP/1.1 200")
+
+
+async def test_reading_the_files_again_counts_and_never_raises(files):
+    cert, key = files.server()
+    tls = ServerTLS(cert, key)
+    first = tls.certificate
+    files.server()
+    assert tls.reload()
+    assert tls.certificate != first
+    cert.write_text("not a certificate")
+    context, second = tls.context, tls.certificate
+    assert not tls.reload()
+    assert (tls.context, tls.certificate) == (context, second)
+    assert (tls.reloads, tls.failed_reloads) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(-1, logging.ERROR), (3, logging.WARNING), (60, logging.INFO)]
+)
+def test_the_end_of_the_certificate_is_logged(files, caplog, days, level):
+    caplog.set_level(logging.INFO, "prism.server")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, minutes=1)
+    ServerTLS(*files.server(not_after=end))
+    [record] = caplog.records
+    assert record.levelno == level
+    assert f"{end:%Y-%m-%d}" in record.getMessage()
+
+
+async def test_a_bad_certificate_leaves_the_old_one_in_service(start_server, files, tmp_path):
+    cert, key = files.server()
+    _, other_key = files.server("other")
+    tls = ServerTLS(cert, key)
+    server = await start_server(tls=tls)
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("not a certificate")
+    for bad in [(garbage, key), (cert, other_key), (tmp_path / "absent.pem", key)]:
+        with pytest.raises(ConfigError, match="cannot be used for TLS"):
+            tls.replace(*bad)
+    await connect(server, files.client())
