@@ -17,19 +17,21 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
+from prism.contract import names
+
+NAME_PATTERN = rf"^{names.NAMESPACE}$(?!\n)"
 
 Name = Annotated[
     str,
     Meta(
         pattern=NAME_PATTERN,
-        extra={"form": "1 to 63 lower-case letters, digits and hyphens, no hyphen first"},
+        extra={"form": names.NAMESPACE_FORM},
     ),
 ]
 Version = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$(?!\n)",
+        pattern=rf"^{names.VERSION}$(?!\n)",
         extra={"form": 'a version such as "v1.2"'},
     ),
 ]

@@ -12,7 +12,6 @@ from math import inf
 import trio
 
 from prism.calls.json_text import check_params
-from prism.calls.names import namespace_name, operation_name
 from prism.calls.request import CallRecord, Params, Request
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream
@@ -27,6 +26,7 @@ from prism.contract.errors import (
     PluginMisbehaved,
 )
 from prism.contract.messages import StreamRequest, StreamResponse
+from prism.contract.names import namespace_name, operation_name
 from prism.frontends.body_params import IDLE_SECONDS
 from prism.frontends.disconnect import CLIENT_GONE
 from prism.frontends.headers import RequestHeaders

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_type_hints, overload
 
+from prism.contract import names
 from prism.contract.messages import OperationDeclaration
 from prism.sdk.codec import ParamsDecoder
 
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
 _MARK = "__prism_operation__"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch  # what a URL's path may hold
+_is_name = re.compile(names.OPERATION).fullmatch
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,10 @@ def _mark_of(value: object) -> _Mark | None:
 def _compile(where: str, name: str, idempotent: bool, function: object) -> Operation:
     if not inspect.isfunction(function):
         raise TypeError(f"{where}: an operation must be a plain method")
-    if _NAME(name) is None:
+    if _is_name(name) is None:
         raise TypeError(
-            f"{where}: no client can call an operation named {name!r}; a name has 1 to 64 "
-            "lower-case letters, digits and underscores, a letter first"
+            f"{where}: no client can call an operation named {name!r}; "
+            f"a name is {names.OPERATION_FORM}"
         )
     streaming = inspect.isasyncgenfunction(function)
     if not streaming and not inspect.iscoroutinefunction(function):

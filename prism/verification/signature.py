@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from prism.contract import names
 from prism.verification.content import FILE, TREE, Digest
 
 HEADER = "prism plugin signature v1"
@@ -32,8 +33,8 @@ MAX_BYTES = 2 * 1024 * 1024
 _Match = Callable[[str], re.Match[str] | None]
 _HEADER = re.compile(HEADER).fullmatch
 _DIGEST = re.compile(rf"digest: ({FILE}|{TREE}):([0-9a-f]{{64}})").fullmatch
-_NAME = re.compile(r"name: ([a-z0-9][a-z0-9-]{0,62})").fullmatch
-_VERSION = re.compile(r"version: ([A-Za-z0-9][A-Za-z0-9._+-]{0,62})").fullmatch
+_NAME = re.compile(rf"name: ({names.PLUGIN})").fullmatch
+_VERSION = re.compile(rf"version: ({names.VERSION})").fullmatch
 _FILE = re.compile(r"file: ([0-9a-f]{64}) (.+)").fullmatch
 _KEY = re.compile(r"key: ([0-9a-f]{16})").fullmatch
 _SIGNATURE = re.compile(r"signature: ([A-Za-z0-9+/]{86}==)").fullmatch

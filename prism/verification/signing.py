@@ -1,11 +1,10 @@
 """Making signatures: on the machine that builds plugins, not on the one that runs them."""
 
 import os
+import re
 from pathlib import Path
 
-import msgspec
-
-from prism.config.base import Name, Version
+from prism.contract import names
 from prism.contract.errors import PrismError
 from prism.verification import signature
 from prism.verification.keys import PrivateKey, key_id
@@ -20,11 +19,9 @@ class CannotSign(PrismError):
 
 def check_words(name: str | None, version: str | None) -> None:
     """Raise CannotSign for what can be no plugin's name, or no version."""
-    for word, kind, what in ((name, Name, "name"), (version, Version, "version")):
-        try:
-            msgspec.convert(word, kind | None)
-        except msgspec.ValidationError:
-            raise CannotSign(f"{word!r} cannot be a plugin's {what} in a catalogue") from None
+    for word, pattern, what in ((name, names.PLUGIN, "name"), (version, names.VERSION, "version")):
+        if word is not None and re.fullmatch(pattern, word) is None:
+            raise CannotSign(f"{word!r} cannot be a plugin's {what} in a catalogue")
 
 
 class _Anybody(Trust):

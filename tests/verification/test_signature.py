@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.config.verification import WEAK, is_weak, public_bytes
+from prism.contract import names
 from prism.verification import keys, signature
 from prism.verification.content import FILE, TREE, Digest
 from prism.verification.signature import NotASignature, Statement, parse, render
@@ -18,8 +19,8 @@ statements = st.builds(
     Statement,
     st.builds(Digest, st.sampled_from([FILE, TREE]), hexdigests),
     st.text("0123456789abcdef", min_size=16, max_size=16),
-    name=st.none() | st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True),
-    version=st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", fullmatch=True),
+    name=st.none() | st.from_regex(names.PLUGIN, fullmatch=True),
+    version=st.none() | st.from_regex(names.VERSION, fullmatch=True),
     files=st.dictionaries(file_names, hexdigests, max_size=4),
 )
 signatures = st.binary(min_size=64, max_size=64)

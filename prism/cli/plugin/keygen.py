@@ -1,5 +1,6 @@
 """``prism plugin keygen``: make a key to sign plugins with."""
 
+import re
 from pathlib import Path
 
 import click
@@ -23,20 +24,13 @@ Keep it off the machines that run Prism; they need the public key only.
 @output_option
 def keygen(file: str, name: str | None, output: str) -> None:
     """Make a key to sign plugins with, and print what to trust it by."""
-    import msgspec
-
-    from prism.config.types import TrustedKey
+    from prism.contract import names
     from prism.verification import keys
 
     path = Path(file)
     name = name or path.stem.lower()
-    trusted = {"name": name, "key": keys.public_text(bytes(32))}
-    try:
-        msgspec.convert(trusted, TrustedKey)
-    except msgspec.ValidationError:
-        raise click.UsageError(
-            f"{name!r} is no name: 1 to 63 lower-case letters, digits and hyphens; use --name"
-        ) from None
+    if re.fullmatch(names.PLUGIN, name) is None:
+        raise click.UsageError(f"{name!r} is no name: {names.NAMESPACE_FORM}; use --name")
     public = keys.generate(path).public
     text = keys.public_text(public)
     if output != "table":

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from prism.calls.names import namespace_name
 from prism.contract.errors import MethodNotAllowed, NotFound
+from prism.contract.names import namespace_name
 from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin import configuration, follow, operations, reads
 from prism.frontends.admin.access import Right

@@ -8,7 +8,6 @@ from math import inf
 from typing import TypeVar
 
 from prism.calls.json_text import check_params
-from prism.calls.names import namespace_name, operation_name
 from prism.calls.request import CallRecord, Params, Request
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream
@@ -19,6 +18,7 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
+from prism.contract.names import namespace_name, operation_name
 from prism.frontends.grpc.call import GrpcCall
 from prism.grpc.protobuf import decode, encode
 

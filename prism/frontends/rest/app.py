@@ -12,7 +12,6 @@ from math import inf
 
 import trio
 
-from prism.calls.names import namespace_name, operation_name
 from prism.calls.request import CallRecord, Params, Request
 from prism.calls.router import Router
 from prism.contract.errors import (
@@ -24,6 +23,7 @@ from prism.contract.errors import (
     MethodNotAllowed,
     NotFound,
 )
+from prism.contract.names import namespace_name, operation_name
 from prism.frontends.body_params import BodyParams
 from prism.frontends.disconnect import CLIENT_GONE, DisconnectWatch, server_cancels
 from prism.frontends.lifespan import decline_protocol

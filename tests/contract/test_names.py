@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.calls.names import namespace_name, operation_name
 from prism.contract.errors import InvalidRequest
+from prism.contract.names import VERSION, namespace_name, operation_name
 
 
 @pytest.mark.parametrize("raw", [b"a", b"0", b"user-profiles", b"a-", b"x" * 63])
@@ -35,3 +37,13 @@ def test_a_name_has_one_spelling(raw):
         assert name.encode() == raw
         assert name == name.lower().strip()
         assert not set(name) & set("/.%\\ \n")
+
+
+@pytest.mark.parametrize("text", ["v1", "1.2", "2024-01-31", "1.0.0+build_7", "A" * 63])
+def test_versions(text):
+    assert re.fullmatch(VERSION, text)
+
+
+@pytest.mark.parametrize("text", ["", ".1", "-1", "v 1", "v1/2", "v1\n", "A" * 64, "é"])
+def test_no_versions(text):
+    assert not re.fullmatch(VERSION, text)
