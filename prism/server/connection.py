@@ -113,22 +113,12 @@ class Connection:
         if is_foreign(opening):
             logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
             return
-        upgraded = None
         if protocol == "h2" or opening.startswith(PREFACE):
-            http2 = HTTP2Connection(app, self._stream, peer, settings, received=opening)
+            self._http = HTTP2Connection(app, self._stream, peer, settings, opening)
         else:
-            http1 = self._http = HTTP1Connection(app, self._stream, peer, settings, opening)
-            self._drain_if_late()
-            upgrade = await http1.run()
-            if upgrade is None:
-                return
-            upgraded = upgrade.request
-            http2 = HTTP2Connection(
-                app, self._stream, peer, settings, upgrade.codec, upgrade.received
-            )
-        self._http = http2
+            self._http = HTTP1Connection(app, self._stream, peer, settings, opening)
         self._drain_if_late()
-        await http2.run(upgraded)
+        await self._http.run()
 
     def _drain_if_late(self) -> None:
         if self._server.drain_deadline is not None:

@@ -53,9 +53,8 @@ def test_every_version_of_http(plain, curl, options, version):
     assert curl.version(*options, "-d", '{"key":"user:123"}', target + "get") == version
 
 
-def test_an_upgrade_to_h2c_is_taken_or_left_but_always_answered(plain, curl):
-    # A request with a body may be answered in HTTP/1.1; one without is upgraded.
-    assert curl.version("--http2", f"{plain.url}/v1/demo") == "2"
+def test_a_client_that_asks_for_h2c_is_answered_over_http_1_1(plain, curl):
+    assert curl.version("--http2", f"{plain.url}/v1/demo") == "1.1"
     posted = curl("--http2", "-d", json.dumps(SET), f"{plain.url}/v1/demo/set")
     assert posted == '{"stored":true}'
 

@@ -53,7 +53,7 @@ SEEDS = [
     b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     + ALIVE,
     b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade, http2-settings\r\n"
-    b"http2-settings: AAMAAABk\r\n\r\n" + http2_session(),
+    b"http2-settings: AAMAAABk\r\n\r\n" + ALIVE,
 ]
 
 

@@ -11,8 +11,6 @@ application. A client that ends only its sending half looks the same as one that
 so the application still gets a moment to answer.
 """
 
-from typing import NamedTuple
-
 import h11
 import trio
 
@@ -22,13 +20,9 @@ from prism.server.exchange import Phase
 from prism.server.http1.exchange import HTTP1Exchange, response_head
 from prism.server.http1.head import check_head, check_raw_head, origin_form
 from prism.server.http1.websocket import HTTP1WebSocket, accept_token
-from prism.server.http2.codec import Codec
-from prism.server.http2.events import Request
-from prism.server.http2.implementation import choose
-from prism.server.http2.limits import ClientError
 from prism.server.log import logger
 from prism.server.settings import ServerSettings
-from prism.server.upgrade import h2c_settings, is_websocket
+from prism.server.upgrade import is_websocket
 from prism.server.websocket import WebSocketAdapter
 from prism.streams.sockets import Sender, receive
 
@@ -37,14 +31,6 @@ EVENTS_AT_ONCE = 64
 of tiny chunks, at some 15 microseconds each."""
 
 _BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
-
-
-class Upgrade(NamedTuple):
-    """HTTP/2 takes over. ``request`` is its stream 1, ``received`` came after it."""
-
-    codec: Codec
-    request: Request
-    received: bytes
 
 
 class HTTP1Connection:
@@ -91,8 +77,8 @@ class HTTP1Connection:
         if self.idle_since is not None:
             self._waiting.cancel()
 
-    async def run(self) -> Upgrade | None:
-        """Serve requests until the connection must close, or HTTP/2 takes it over.
+    async def run(self) -> None:
+        """Serve requests until the connection must close.
 
         Raises one of ``transport.GONE`` or ``trio.TooSlowError`` when the client is
         gone or does not read.
@@ -102,9 +88,7 @@ class HTTP1Connection:
                 request = await self._next_request()
                 if request is None:
                     break
-                upgrade = await self._handle(request)
-                if upgrade is not None:
-                    return upgrade
+                await self._handle(request)
                 if self._may_skip_body and self._h11.their_state is h11.SEND_BODY:
                     await self._skip_body()
                 if self._sender.unsent or self._h11.states != _BOTH_DONE:
@@ -117,7 +101,6 @@ class HTTP1Connection:
             await self._refuse(error.status, error.detail)
         if self._h11.our_state is not h11.IDLE and not self._sender.unsent:
             await transport.linger(self._stream, self.settings.linger_timeout)
-        return None
 
     async def _next_request(self) -> h11.Request | None:
         """The next request's head, or ``None`` if the connection shall close instead.
@@ -177,18 +160,14 @@ class HTTP1Connection:
                 else:
                     return
 
-    async def _handle(self, request: h11.Request) -> Upgrade | None:
+    async def _handle(self, request: h11.Request) -> None:
         headers: Headers = list(request.headers)
         lengths = [int(value) for name, value in headers if name == b"content-length"]
         self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
         check_head(request)
         if is_websocket(headers):
             await self._serve_websocket(request, headers)
-            return None
-        if self._peer.scheme == "http" and request.http_version != b"1.0":
-            client_settings = h2c_settings(headers)
-            if client_settings is not None:
-                return await self._upgrade(request, headers, client_settings)
+            return
         target, headers = origin_form(request.target, headers)
         scope = http_scope(
             self._peer, request.http_version.decode(), request.method, target, headers
@@ -204,7 +183,6 @@ class HTTP1Connection:
             self._exchange = None
         if self._broken_body is not None:
             raise self._broken_body
-        return None
 
     async def _serve_websocket(self, request: h11.Request, headers: Headers) -> None:
         """Serve a WebSocket to its end, or refuse it; the connection closes then."""
@@ -243,21 +221,6 @@ class HTTP1Connection:
         exchange.feed_end()
         await trio.sleep(self.settings.half_close_grace)  # for what came before its end
         exchange.disconnect()
-
-    async def _upgrade(self, request: h11.Request, headers: Headers, payload: bytes) -> Upgrade:
-        try:
-            codec = choose(self.settings.http2_codec).codec(self.settings, payload)
-        except ClientError as error:
-            raise BadRequest(400, "HTTP2-Settings holds invalid settings") from error
-        await self.write(
-            h11.InformationalResponse(
-                status_code=101, headers=[(b"connection", b"upgrade"), (b"upgrade", b"h2c")]
-            )
-        )
-        self._h11.next_event()  # the end of the request, which has no body
-        data, _ = self._h11.trailing_data
-        first = Request(1, request.method, request.target, b"", headers, b"", ended=True)
-        return Upgrade(codec, first, bytes(data))
 
     async def _read_body(self, exchange: HTTP1Exchange) -> None:
         """Read the request's body, then watch for the client's end of the connection.

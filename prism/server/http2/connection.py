@@ -14,7 +14,7 @@ from h2.errors import ErrorCodes
 from prism.server import transport
 from prism.server.asgi import App, Peer
 from prism.server.exchange import Phase
-from prism.server.http2.codec import MAX_FRAME_SIZE, Codec
+from prism.server.http2.codec import MAX_FRAME_SIZE
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -51,12 +51,11 @@ class HTTP2Connection:
         stream: trio.abc.Stream,
         peer: Peer,
         settings: ServerSettings,
-        codec: Codec | None = None,
         received: bytes = b"",
     ) -> None:
         self.settings = settings
         implementation = choose(settings.http2_codec)
-        self.codec = codec or implementation.codec(settings, None)
+        self.codec = implementation.codec(settings, None)
         self._streams: dict[int, HTTP2Exchange] = {}
         self.writer = Writer(self.codec, stream, settings.send_stall_timeout, self._streams)
         self.now = trio.current_time()
@@ -104,16 +103,11 @@ class HTTP2Connection:
         self.writer.wake()
         self._look_up()
 
-    async def run(self, upgraded: Request | None = None) -> None:
-        """Serve until the client leaves or the connection is drained.
-
-        ``upgraded`` is the HTTP/1.1 request that became stream 1.
-        """
+    async def run(self) -> None:
+        """Serve until the client leaves or the connection is drained."""
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._write)
             try:
-                if upgraded is not None:
-                    self._handle([upgraded])
                 if self._received:
                     await self._receive(self._received)
                 self._started = True
