@@ -29,35 +29,30 @@ class Download:
             self.sent += CHUNK
         await trio.sleep_forever()
 
-    async def outcome(self):
+    async def is_held_back(self):
         await self.begun.wait()
         await trio.testing.wait_all_tasks_blocked(0.1)
-        return "is stored" if self.sent == MUCH else "waits"
+        assert self.sent < MUCH
 
 
-@pytest.mark.outcomes(hypercorn="is stored", prism="waits")
-async def test_a_response_to_a_client_whose_window_is_shut(start, expected, h2_client, helpers):
+async def test_a_response_to_a_client_whose_window_is_shut(start, h2_client, helpers):
     app = Download(helpers)
     client = h2_client(await (await start(app)).connect(), window=0)
     await client.request()
-    assert await app.outcome() == expected
+    await app.is_held_back()
 
 
-@pytest.mark.outcomes(hypercorn="is stored", prism="waits")
-async def test_a_response_to_a_client_that_gives_no_window_back(
-    start, expected, h2_client, helpers
-):
+async def test_a_response_to_a_client_that_gives_no_window_back(start, h2_client, helpers):
     app = Download(helpers)
     client = h2_client(await (await start(app)).connect())
     client.take_data = False
     await client.request()
     with trio.move_on_after(0.1):
         await client.read_to_end()
-    assert await app.outcome() == expected
+    await app.is_held_back()
 
 
-@pytest.mark.outcomes(hypercorn="waits for the other", prism="is answered")
-async def test_a_request_beside_one_whose_body_nobody_reads(start, expected, h2_client, helpers):
+async def test_a_request_beside_one_whose_body_nobody_reads(start, h2_client, helpers):
     async def app(scope, receive, send):
         if scope["path"] == "/unread":
             await trio.sleep_forever()
@@ -67,20 +62,12 @@ async def test_a_request_beside_one_whose_body_nobody_reads(start, expected, h2_
     unread = await client.request("POST", "/unread", end=False)
     for _ in range(30):
         await client.data(unread, b"x")
-    stream_id = await client.request()
-    outcome = "waits for the other"
-    with trio.move_on_after(0.5):
-        assert await client.response(stream_id) == (200, b"")
-        outcome = "is answered"
-    assert outcome == expected
+    assert await client.response(await client.request()) == (200, b"")
 
 
-@pytest.mark.outcomes(hypercorn=20, prism=0)
-async def test_connections_left_with_a_body_that_nobody_read(start, expected, h2_client, helpers):
-    """As tasks: hypercorn keeps one connection's, with its descriptor, for each of these."""
-
+async def test_connections_left_with_a_body_that_nobody_read(start, h2_client, helpers):
     async def app(scope, receive, send):
-        await trio.testing.wait_all_tasks_blocked(0.01)  # hypercorn's queue is full now
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the body is waiting to be read
         await helpers.respond(send, 200)
 
     server = await start(app)
@@ -93,14 +80,12 @@ async def test_connections_left_with_a_body_that_nobody_read(start, expected, h2
                 client.h2.send_data(1, b"x")
         await client.flush()
         await client.stream.aclose()
-    await trio.testing.wait_all_tasks_blocked(0.3)
-    left = trio.lowlevel.current_statistics().tasks_living - tasks
-    assert left == 0 if expected == 0 else left >= expected
+    while trio.lowlevel.current_statistics().tasks_living > tasks:  # noqa: ASYNC110 - the server's
+        await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.outcomes(hypercorn="runs on", prism="is cancelled")
-async def test_an_application_whose_client_left(start, expected, h2_client, version):
+async def test_an_application_whose_client_left(start, h2_client, version):
     """It waits for something else than the client, as one for a backend does."""
     begun, cancelled = trio.Event(), trio.Event()
 
@@ -123,6 +108,4 @@ async def test_an_application_whose_client_left(start, expected, h2_client, vers
         await begun.wait()
         client.h2.reset_stream(stream_id)
         await client.flush()
-    with trio.move_on_after(0.7):
-        await cancelled.wait()
-    assert ("is cancelled" if cancelled.is_set() else "runs on") == expected
+    await cancelled.wait()
