@@ -17,8 +17,6 @@ import trio
 
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
-from prism.config.admin_rules import socket_path
-from prism.config.plugin_rules import is_loopback
 from prism.config.types import Config
 from prism.config.types import ServerTLS as ServerTLSConfig
 from prism.contract.errors import CallError, Draining, OperationInProgress
@@ -34,7 +32,6 @@ from prism.process.descriptors import connections_that_fit
 from prism.process.given_sockets import GivenSocket, Role, for_place
 from prism.process.successor import PassedSocket
 from prism.server import (
-    Address,
     Listener,
     ServerSettings,
     ServerStatistics,
@@ -46,6 +43,7 @@ from prism.server import (
     serve,
 )
 from prism.server.http2.implementation import choose
+from prism.streams.addresses import Address, is_loopback, unix_path
 from prism.streams.errors import ListenError
 from prism.supervision.supervisor import Supervisor
 
@@ -245,7 +243,7 @@ class Proxy:
     async def _open(
         self, role: Role, address: str, port: int, tls: ServerTLS | None = None
     ) -> list[Listener]:
-        path = socket_path(self.config.admin) if role == "admin" else None
+        path = unix_path(self.config.admin.address) if role == "admin" else None
         place = f"{address}:{port}" if path is None else address
         given = for_place(self.given, role, place)
         if given:

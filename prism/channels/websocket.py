@@ -16,8 +16,8 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from prism.config.launch import WebSocketURL
 from prism.streams import tcp
+from prism.streams.addresses import WebSocketURL
 from prism.streams.errors import LaunchError
 
 SUBPROTOCOL = "prism.frames.v1"
@@ -140,7 +140,7 @@ async def dial(url: str, tls: tcp.TLSFiles | None, nursery: trio.Nursery) -> Web
             connection = await wrap_client_stream(
                 reader,  # type: ignore[arg-type]  # as much of a nursery as the library uses
                 transport,  # type: ignore[arg-type]  # either of the two that tcp.dial returns
-                _authority(endpoint),
+                endpoint.authority,
                 endpoint.target,
                 subprotocols=[SUBPROTOCOL],
                 max_message_size=MAX_MESSAGE,
@@ -165,9 +165,3 @@ def _refusal(url: str, error: Exception | None) -> str:
 async def _abandon(reader: _Reader, transport: trio.abc.Stream) -> None:
     reader.scope.cancel()
     await trio.aclose_forcefully(transport)
-
-
-def _authority(endpoint: WebSocketURL) -> str:
-    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-    default = 443 if endpoint.secure else 80
-    return host if endpoint.port == default else f"{host}:{endpoint.port}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from prism.cli.connection import CONNECT_TIMEOUT, explained, is_plain
+from prism.streams.addresses import unix_path
 
 if TYPE_CHECKING:
     import httpx
@@ -71,12 +72,11 @@ class Admin:
         headers = {}
         if token_file is not None:
             headers["authorization"] = f"Bearer {_token(token_file)}"
-        path = address.removeprefix("unix:")
-        on_unix = path != address
+        path = unix_path(address)
         self._address = address
         self._client = httpx.Client(
-            base_url="http://localhost" if on_unix else address,
-            transport=httpx.HTTPTransport(uds=path) if on_unix else None,
+            base_url="http://localhost" if path is not None else address,
+            transport=httpx.HTTPTransport(uds=path) if path is not None else None,
             headers=headers,
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
             trust_env=False,

@@ -1,21 +1,11 @@
 """Rules of the admin port: it is never open to other machines without a token."""
 
-import ipaddress
-
 from prism.config.nodes import Node, Path, find
-from prism.config.plugin_rules import is_loopback
 from prism.config.report import Report
-from prism.config.types import AdminConfig, Config
+from prism.config.types import Config
+from prism.streams.addresses import can_be_listened_on, check_socket_path, is_loopback, unix_path
 
-UNIX = "unix:"
-MAX_SOCKET_PATH = 107
-"""Bytes that fit into ``sockaddr_un``, besides its closing zero."""
 NO_HOST = 'expected an IP address or "localhost"'
-
-
-def socket_path(admin: AdminConfig) -> str | None:
-    """The path of the Unix socket to listen on, if it is one."""
-    return admin.address.removeprefix(UNIX) if admin.address.startswith(UNIX) else None
 
 
 def check_admin(config: Config, root: Node, report: Report) -> None:
@@ -23,16 +13,19 @@ def check_admin(config: Config, root: Node, report: Report) -> None:
     admin = config.admin
     path: Path = ("admin", "address")
     node = find(root, path)
-    socket = socket_path(admin)
+    socket = unix_path(admin.address)
     if socket is not None:
         if not socket.startswith("/"):
             report.error(node, path, 'after "unix:" an absolute path is expected')
-        elif len(socket.encode()) > MAX_SOCKET_PATH:
-            report.error(node, path, f"a socket's path has at most {MAX_SOCKET_PATH} bytes")
+        else:
+            try:
+                check_socket_path(socket)
+            except ValueError as error:
+                report.error(node, path, str(error))
         if admin.tls is not None:
             where = (*path[:1], "tls")
             report.error(find(root, where), where, "a Unix socket is not served with TLS")
-    elif not is_host(admin.address):
+    elif not can_be_listened_on(admin.address):
         report.error(node, path, f"{NO_HOST}, or unix: and an absolute path")
     elif not is_loopback(admin.address):
         _check_reachable(config, root, report)
@@ -55,14 +48,3 @@ def _check_reachable(config: Config, root: Node, report: Report) -> None:
         where = ("admin", "without_token")
         message = f'{reach}: only "probe" may be open without the token'
         report.error(find(root, where), where, message)
-
-
-def is_host(text: str) -> bool:
-    """Whether this is an address that can be listened on."""
-    if text == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

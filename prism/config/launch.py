@@ -1,13 +1,13 @@
 """How a plugin is started or reached: the keys that a catalogue entry may fix."""
 
 import shlex
-from typing import Annotated, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from prism.config.base import Block, PathText
 from prism.config.verification import Digest, SignaturePolicy
+from prism.streams.addresses import parse_endpoint
 
 SIDECAR = ("sidecar",)
 IN_PROCESS = ("in_process",)
@@ -183,51 +183,3 @@ class Launch(Block, frozen=True):
             return endpoint
         secure = self.tls is not None and self.tls.enabled
         return f"{'wss' if secure else 'ws'}://{endpoint}/"
-
-
-def parse_endpoint(text: str) -> tuple[str, int]:
-    """Split ``host:port`` or ``[IPv6]:port``.
-
-    Raises:
-        ValueError: anything else; the message is a sentence for the operator.
-    """
-    if "://" in text or "/" in text:
-        raise ValueError("write host:port, without a scheme or a path")
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError("write host:port")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
-        raise ValueError("put an IPv6 address in brackets: [::1]:50100")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
-        raise ValueError("the port must be a number from 1 to 65535")
-    return (host[1:-1] if bracketed else host), int(port)
-
-
-class WebSocketURL(NamedTuple):
-    """Where a plugin behind a WebSocket is."""
-
-    secure: bool
-    host: str
-    port: int
-    target: str
-
-    @classmethod
-    def parse(cls, url: str) -> "WebSocketURL":
-        """Read ``wss://host[:port]/path`` or ``ws://…``.
-
-        Raises:
-            ValueError: anything else; the message is a sentence for the operator.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise ValueError("write wss://host/path, or ws:// for loopback")
-        if parts.username is not None or parts.fragment:
-            raise ValueError("leave user names and fragments out of the URL")
-        try:
-            port = parts.port
-        except ValueError:
-            raise ValueError("the port must be a number from 1 to 65535") from None
-        secure = parts.scheme == "wss"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(secure, parts.hostname, port or (443 if secure else 80), target)

@@ -1,16 +1,20 @@
 """Rules for plugins: which keys go together, and whether they can be used."""
 
-import ipaddress
-
 import msgspec
 from msgspec import inspect
 
 from prism.config.catalogue import PLACEHOLDER, needs_version
-from prism.config.launch import PluginType, WebSocketURL, parse_endpoint
+from prism.config.launch import PluginType
 from prism.config.nodes import Node, Path, find
 from prism.config.report import Report
 from prism.config.typecheck import type_of
 from prism.config.types import CataloguePlugin, Launch, PluginConfig
+from prism.streams.addresses import (
+    WebSocketURL,
+    check_socket_path,
+    is_loopback,
+    parse_endpoint,
+)
 
 START_KEYS = {
     "in_process": ("module", "library"),
@@ -20,19 +24,6 @@ START_KEYS = {
     "websocket": ("endpoint",),
 }
 """The keys of which an inline plugin of a type has exactly one."""
-
-MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path: sun_path has 108, and the kernel adds a zero."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach, or be reached at, ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_plugin(plugin: PluginConfig, root: Node, path: Path, report: Report) -> None:
@@ -183,10 +174,10 @@ def _check_placeholder(launch: Launch, needs: str, root: Node, path: Path, repor
 
 
 def _check_socket_path(socket: str, root: Node, path: Path, report: Report) -> None:
-    length = len(socket.encode())
-    if length > MAX_SOCKET_PATH:
-        message = f"the socket's path has {length} bytes; at most {MAX_SOCKET_PATH} are possible"
-        report.error(find(root, path), path, message)
+    try:
+        check_socket_path(socket)
+    except ValueError as error:
+        report.error(find(root, path), path, str(error))
 
 
 def _written(root: Node, path: Path) -> set[str]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import msgspec
 
-from prism.config.admin_rules import NO_HOST, check_admin, is_host
+from prism.config.admin_rules import NO_HOST, check_admin
 from prism.config.built_in import check_config, with_absolute_paths
 from prism.config.catalogue import BUILT_IN, UnknownPlugin, UnknownVersion, resolve_plugin
 from prism.config.nodes import Node, Path, find, to_plain
 from prism.config.paths import absolute_paths
-from prism.config.plugin_rules import check_catalogue_plugin, check_plugin, is_loopback
+from prism.config.plugin_rules import check_catalogue_plugin, check_plugin
 from prism.config.report import Report
 from prism.config.types import Config, NamespaceConfig
 from prism.config.verification import is_weak, public_bytes
+from prism.streams.addresses import can_be_listened_on, is_loopback
 
 
 def check_rules(root: Node, report: Report, directory: FilePath) -> Config | None:
@@ -61,7 +62,7 @@ def _check_listeners(config: Config, root: Node, report: Report) -> None:
     listen, admin = config.listen, config.admin
     path: Path = ("listen", "address")
     node = find(root, path)
-    if not is_host(listen.address):
+    if not can_be_listened_on(listen.address):
         report.error(node, path, NO_HOST)
     elif not is_loopback(listen.address) and not config.insecure and report.sound(("insecure",)):
         message = (

@@ -11,7 +11,6 @@ read and write > `exchange` is one request as ASGI has it.
 
 from prism.server.asgi import CANCELLED, App, Message, Receive, Scope, Send
 from prism.server.listeners import (
-    Address,
     Listener,
     TLSListener,
     bound_address,
@@ -26,7 +25,6 @@ from prism.server.tls import ServerTLS
 
 __all__ = [
     "CANCELLED",
-    "Address",
     "App",
     "Listener",
     "Message",

@@ -4,11 +4,11 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import trio
 
 from prism.server.tls import ServerTLS
+from prism.streams.addresses import Address
 from prism.streams.errors import ListenError
 
 BACKLOG = 1024
@@ -19,21 +19,6 @@ _WAYS_OUT = {
     errno.EACCES: "choose a port from 1024 up, or give the process CAP_NET_BIND_SERVICE",
     errno.EADDRNOTAVAIL: "choose an address that this machine has, such as 127.0.0.1",
 }
-
-
-class Address(NamedTuple):
-    """Where a listener can be reached; ``str()`` gives a URL, of a Unix socket ``unix:`` and its
-    path, which is its ``host``."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        if self.host.startswith("/"):
-            return f"unix:{self.host}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
 
 
 class TLSListener(trio.abc.Listener[trio.SSLStream[trio.SocketStream]]):

@@ -1,6 +1,5 @@
 """TCP to remote plugins, with TLS or mutual TLS. Plain text only where it was asked for."""
 
-import ipaddress
 import os
 import socket
 import ssl
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from prism.streams.addresses import is_loopback
 from prism.streams.errors import LaunchError
 
 KEEP_ALIVE_IDLE = 15
@@ -114,16 +114,6 @@ def _keep_alive(sock: trio.socket.SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-
-
-def is_loopback(host: str) -> bool:
-    """Does only this machine reach ``host``?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _innermost(error: Exception) -> str:

@@ -21,12 +21,11 @@ from pathlib import Path
 import trio
 
 from prism.contract.errors import ChannelError
+from prism.streams.addresses import check_socket_path
 from prism.streams.errors import LaunchError
 
 log = logging.getLogger("prism.channel")
 
-MAX_PATH = 107
-"""Bytes of a path that fit into ``sockaddr_un``, besides its closing zero."""
 BACKLOG = 8
 WATCH_INTERVAL = 5.0
 """Seconds between looks whether a listener's file is still there."""
@@ -148,7 +147,7 @@ def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixLi
     Raises:
         LaunchError: the path cannot be used; the message says why.
     """
-    check_path(path)
+    _check_path(path)
     group_id = _group_id(group) if group is not None else -1
     _prepare_directory(path.parent, group_id)
     lock = _lock(path)
@@ -180,7 +179,7 @@ async def dial(path: Path, *, group: str | None = None) -> trio.SocketStream:
     Raises:
         LaunchError: nobody listens there, or somebody who may not.
     """
-    check_path(path)
+    _check_path(path)
     try:
         stream = await trio.open_unix_socket(os.fspath(path))
     except OSError as error:
@@ -195,13 +194,11 @@ async def dial(path: Path, *, group: str | None = None) -> trio.SocketStream:
     return stream
 
 
-def check_path(path: Path) -> None:
-    """Raise LaunchError if ``path`` is longer than the kernel takes."""
-    size = len(os.fsencode(path))
-    if size > MAX_PATH:
-        raise LaunchError(
-            f"socket path of {size} bytes, the most is {MAX_PATH}: {path}. Use a shorter directory"
-        )
+def _check_path(path: Path) -> None:
+    try:
+        check_socket_path(path)
+    except ValueError as error:
+        raise LaunchError(f"{error}: {path}. Use a shorter directory") from None
 
 
 def _prepare_directory(directory: Path, group_id: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from prism.app import Ready
 from prism.cli.serve import _say, demo_config, greeting
 from prism.config.types import Config, NamespaceConfig
-from prism.server import Address
+from prism.streams.addresses import Address
 
 READY = Ready([Address("http", "127.0.0.1", 1234)], [Address("http", "127.0.0.1", 1235)])
 

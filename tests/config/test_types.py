@@ -1,7 +1,6 @@
 import msgspec
 import pytest
 
-from prism.config.launch import parse_endpoint
 from prism.config.types import Config, Launch, NamespaceConfig, PluginConfig, PluginForm
 
 
@@ -88,36 +87,5 @@ def test_the_socket_is_private_unless_a_group_is_named() -> None:
     assert PluginConfig(socket="s", group="kafka", mode="0600").socket_mode == 0o600
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("a.example.com:1", ("a.example.com", 1)),
-        ("127.0.0.1:65535", ("127.0.0.1", 65535)),
-        ("[::1]:50100", ("::1", 50100)),
-    ],
-)
-def test_an_endpoint(text: str, address: tuple[str, int]) -> None:
-    assert parse_endpoint(text) == address
-    assert Launch(endpoint=text).address == address
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "host:port"),
-        ("a", "host:port"),
-        (":1", "host:port"),
-        ("a:", "the port"),
-        ("a:0", "the port"),
-        ("a:65536", "the port"),
-        ("a:99999999999", "the port"),
-        ("a:1x", "the port"),
-        ("a:²", "the port"),
-        ("https://a:1", "without a scheme"),
-        ("a:1/b", "without a scheme"),
-        ("::1:50100", "brackets"),
-    ],
-)
-def test_not_an_endpoint(text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        parse_endpoint(text)
+def test_an_endpoint_is_split() -> None:
+    assert Launch(endpoint="[::1]:50100").address == ("::1", 50100)

@@ -12,7 +12,6 @@ import trio
 from h2.settings import SettingCodes
 
 from prism.server import (
-    Address,
     App,
     Message,
     Receive,
@@ -25,6 +24,7 @@ from prism.server import (
     serve,
 )
 from prism.server.http2.implementation import Implementation, choose
+from prism.streams.addresses import Address
 
 NEEDS = (
     "the nghttp2 codec is not there; it needs a C compiler when Prism is installed, "

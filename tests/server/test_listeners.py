@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from prism.server import Address, bound_address, open_listeners
+from prism.server import bound_address, open_listeners
 from prism.streams.errors import ListenError
 
 
@@ -11,10 +11,6 @@ async def test_port_zero_gets_a_free_port():
     address = bound_address(listener)
     assert str(address) == f"http://127.0.0.1:{address.port}"
     await listener.aclose()
-
-
-def test_an_ipv6_address_is_a_valid_url():
-    assert str(Address("https", "::1", 443)) == "https://[::1]:443"
 
 
 async def test_a_port_in_use_is_named_with_a_way_out():

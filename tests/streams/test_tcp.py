@@ -138,11 +138,3 @@ def test_files_that_cannot_be_used(tmp_path, authority, ca_file):
         tcp.client_context(tcp.TLSFiles(ca_cert=bad))
     with pytest.raises(LaunchError, match=r"tls.cert and key: .*not the PEM"):
         tcp.client_context(tcp.TLSFiles(ca_cert=ca_file, cert=bad))
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("localhost", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("x", False)],
-)
-def test_is_loopback(host, expected):
-    assert tcp.is_loopback(host) is expected

@@ -125,9 +125,8 @@ async def test_a_file_that_took_the_sockets_place_is_not_removed(tmp_path, autoj
 
 
 def test_a_path_the_kernel_does_not_take(tmp_path):
-    with pytest.raises(LaunchError, match="the most is 107"):
+    with pytest.raises(LaunchError, match="at most 107 are possible"):
         unix.listen(tmp_path / ("x" * 108))
-    unix.check_path(Path("/" + "x" * 106))
 
 
 @pytest.mark.parametrize("bits", [0o777, 0o770, 0o702])

@@ -9,7 +9,6 @@ are asked of it. Its Host must be this machine's loopback: a page whose name was
 cannot send across origins without being asked first, and the admin port never agrees.
 """
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from enum import IntEnum
@@ -19,6 +18,7 @@ from typing import Any
 from prism.config.types import AdminConfig
 from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin.token import AdminToken
+from prism.streams.addresses import is_loopback
 
 PEER_UID = "prism.peer_uid"
 """In ``scope["state"]``: the user at the other end of a Unix socket."""
@@ -112,15 +112,8 @@ def _check_host(host: bytes) -> None:
         name = name[1:].partition("]")[0]
     else:
         name = name.partition(":")[0]
-    if name and not _is_this_machine(name):
+    if name and not is_loopback(name):
         raise Forbidden(
             f"host {name[:100]!r} is not this machine's loopback: without a token, ask for "
             "127.0.0.1, [::1] or localhost, so that no web page can ask under another name"
         )
-
-
-def _is_this_machine(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name.lower().rstrip(".") == "localhost"
