@@ -3,13 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One worker more than cores: many tests wait. What a worker ends with is taken from its neighbours.
+PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 
-.PHONY: help serve test test-fast check bench format generate clean
+.PHONY: help serve test test-fast soak check bench format generate clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
 	@echo "make test       set up everything, and run every check and test"
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
+	@echo "make soak       all of the matrices that make test runs by pairs, and what runs for long"
 	@echo "make check      formatting, lint, types, and the direction of imports"
 	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
 	@echo "make generate   what is made from the types and the .proto; tests compare it"
@@ -21,11 +24,15 @@ serve: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)
 	$(MAKE) check
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-dev
 	$(MAKE) check
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+soak: $(VENV)/.installed-dev
+	scripts/tools.sh $(VENV)
+	$(PYTEST) --soak -m "soak or matrix" $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

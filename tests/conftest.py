@@ -1,8 +1,8 @@
 """Fixtures for the floors above the channels: a namespace whose plugin is a function."""
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 import trio
@@ -28,25 +28,6 @@ from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 
 Answer = Callable[[ExecuteRequest], Awaitable[ExecuteResponse]]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_report_to_serializable() -> Generator[None, Any, Any]:
-    """Let reports pass from xdist's workers: what a test logs may hold lone surrogates."""
-    return encodable((yield))
-
-
-def encodable(value: Any) -> Any:
-    """The same value with each character that has no UTF-8 escaped (``\\ud800``)."""
-    match value:
-        case str():
-            return value.encode(errors="backslashreplace").decode()
-        case dict():
-            return {encodable(key): encodable(item) for key, item in value.items()}
-        case list() | tuple():
-            return type(value)(map(encodable, value))
-        case _:
-            return value
 
 
 class FunctionChannel(PluginChannel):

@@ -12,7 +12,7 @@ from stream_doors import STREAM_DOORS, StreamFailed
 
 MIB = 2**20
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.matrix("behind", "door")]
 
 
 @pytest.fixture(scope="module", params=STREAM_CHANNELS)
@@ -299,9 +299,10 @@ def test_a_plugin_that_takes_nothing_holds_back_its_client(opened, proxy):
 
 
 @every_door
+@pytest.mark.parametrize(
+    "behind", [name for name, kind in STREAM_CHANNELS.items() if kind.can_die], indirect=True
+)
 def test_a_plugin_that_dies(opened, behind):
-    if not behind.plugin.can_die:
-        pytest.skip("it would be the proxy")
     with opened("die", namespace="doomed") as stream:
         assert failure_of(stream) == ("UNAVAILABLE", "plugin_crashed", ["last words"])
     assert unharmed(behind.proxy)

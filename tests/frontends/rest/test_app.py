@@ -414,7 +414,7 @@ paths = st.lists(awkward).map(b"".join) | st.lists(awkward).map(
 
 
 @example(path=b"/v1/kv/get", method="POST")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # they are factories
+@settings(suppress_health_check=list(HealthCheck))  # they are factories
 @given(path=paths, method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS", "x"]))
 def test_only_the_exact_path_reaches_the_plugin(path, method, make_namespace, make_client):
     namespace = make_namespace()
