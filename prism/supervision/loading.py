@@ -26,6 +26,7 @@ from prism.streams.errors import LaunchError
 from prism.supervision.import_path import explain_missing
 from prism.supervision.spec import InstanceSpec
 from prism.verification import VerifiedModule, Verifier, log_verdict
+from prism.verification.module import unload
 from prism.verification.refusals import PluginRefused
 
 
@@ -82,17 +83,11 @@ def import_afresh(verified: VerifiedModule) -> ModuleType:
     name = verified.name
     loaded = sys.modules.get(name)
     package = (getattr(loaded, "__package__", None) or name) if loaded is not None else name
-    old = _take_out(package)
+    old = unload(package)
     importlib.invalidate_caches()
     try:
         return verified.import_module()
     except BaseException:
-        _take_out(package)
+        unload(package)
         sys.modules.update(old)
         raise
-
-
-def _take_out(package: str) -> dict[str, ModuleType]:
-    """Remove the package and all below it from ``sys.modules``; returns what was removed."""
-    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
-    return {name: sys.modules.pop(name) for name in names}

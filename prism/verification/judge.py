@@ -9,22 +9,10 @@ from datetime import UTC, date, datetime
 
 from prism.config.types import PluginConfig, TrustedKey, VerificationConfig
 from prism.config.verification import public_bytes
-from prism.verification import keys, signature
+from prism.verification import signature
 from prism.verification.content import Content
-from prism.verification.refusals import (
-    DigestMismatch,
-    DigestRevoked,
-    KeyExpired,
-    KeyRevoked,
-    KeyUnknown,
-    NameMismatch,
-    SignatureInvalid,
-    SignatureMalformed,
-    SignatureMissing,
-    SignaturesUnavailable,
-    VersionMismatch,
-)
-from prism.verification.signature import Statement
+from prism.verification.refusals import Check, PluginRefused
+from prism.verification.signature import LibraryMissing, Statement, key_id
 
 log = logging.getLogger("prism.verification")
 
@@ -66,14 +54,17 @@ def today() -> date:
 
 
 class Judge:
-    """Judges contents by the configuration's pins, keys and policy."""
+    """Judges contents by the configuration's pins, keys and policy. ``label`` names the plugin."""
 
-    def __init__(self, config: VerificationConfig, plugin: str, on_day: Callable[[], date]) -> None:
-        self._plugin = plugin
+    def __init__(self, config: VerificationConfig, label: str, on_day: Callable[[], date]) -> None:
+        self._label = label
         self._on_day = on_day
         self._policy = config.policy
-        self._keys = {keys.key_id(public_bytes(k.key)): k for k in config.trusted_keys}
+        self._keys = {key_id(public_bytes(key.key)): key for key in config.trusted_keys}
         self._revoked = frozenset(config.revoked)
+
+    def _refusal(self, check: Check, place: str, found: str, **facts: object) -> PluginRefused:
+        return PluginRefused(check, self._label, place, found, **facts)
 
     def judge(self, content: Content, plugin: PluginConfig) -> Verdict:
         """The verdict on a content that may run. Blocks while it reads the signature.
@@ -83,27 +74,17 @@ class Judge:
         """
         digest = content.digest.hexdigest
         if digest in self._revoked:
-            raise DigestRevoked(
-                self._plugin,
-                content.path,
-                f"its digest {digest} is in verification.revoked",
-                "a content that is not revoked",
-                "install another version",
-            )
+            found = f"its digest {digest} is in verification.revoked"
+            raise self._refusal(Check.DIGEST_REVOKED, content.path, found)
         if plugin.sha256 is not None and plugin.sha256 != digest:
-            raise DigestMismatch(
-                self._plugin,
-                content.path,
-                f"its digest is {digest}",
-                f"{plugin.sha256}, by the configuration",
-                "install what was meant, or correct `sha256`",
-            )
+            found = f"its digest is {digest}"
+            raise self._refusal(Check.PIN, content.path, found, digest=plugin.sha256)
         key = self._check_signature(content, plugin)
         return Verdict(
             content,
             pinned=plugin.sha256 is not None,
             signer=key.name if key else None,
-            key=keys.key_id(public_bytes(key.key)) if key else None,
+            key=key_id(public_bytes(key.key)) if key else None,
         )
 
     def _check_signature(self, content: Content, plugin: PluginConfig) -> TrustedKey | None:
@@ -115,25 +96,13 @@ class Judge:
         written = self._read(place)
         if written is None:
             if required or plugin.signature is not None:
-                raise SignatureMissing(
-                    self._plugin,
-                    place,
-                    "there is no signature",
-                    f"one of {content.path}",
-                    "sign it with `prism plugin sign`; if the plugin is another word of its "
-                    "command, name that in `entry`",
-                )
+                found = "there is no signature"
+                raise self._refusal(Check.SIGNED, place, found, content=content.path)
             return None
         try:
             statement, signed = signature.parse(written)
         except signature.NotASignature as error:
-            raise SignatureMalformed(
-                self._plugin,
-                place,
-                str(error),
-                "a file that `prism plugin sign` wrote",
-                "copy it again, or sign the plugin again",
-            ) from None
+            raise self._refusal(Check.SIGNATURE_FORM, place, str(error)) from None
         key = self._trusted(statement.key, place)
         self._check_made_by(key, statement, signed, place)
         self._check_same(statement, content, place)
@@ -144,104 +113,63 @@ class Judge:
         """A signature file; None if there is none. Who wrote it does not matter: it is signed."""
         try:
             descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    with os.fdopen(descriptor, "rb", closefd=False) as file:
+                        return file.read(signature.MAX_BYTES + 1)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._malformed(place, f"it cannot be read: {error.strerror}") from None
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise self._malformed(place, "it is not a regular file")
-            try:
-                return file.read(signature.MAX_BYTES + 1)
-            except OSError as error:
-                raise self._malformed(place, f"it cannot be read: {error.strerror}") from None
+            found = f"it cannot be read: {error.strerror}"
+            raise self._refusal(Check.SIGNATURE_FILE, place, found) from None
+        raise self._refusal(Check.SIGNATURE_FILE, place, "it is not a regular file")
 
-    def _malformed(self, place: str, found: str) -> SignatureMalformed:
-        return SignatureMalformed(
-            self._plugin, place, found, "a signature file", "replace it, or sign the plugin again"
-        )
-
-    def _trusted(self, key_id: str, place: str) -> TrustedKey:
-        if key_id in self._revoked:
-            raise KeyRevoked(
-                self._plugin,
-                place,
-                f"it is by key {key_id}, which is in verification.revoked",
-                "a key that is not revoked",
-                "sign the plugin with another key",
-            )
-        key = self._keys.get(key_id)
+    def _trusted(self, named: str, place: str) -> TrustedKey:
+        """The trusted key with the id ``named``."""
+        if named in self._revoked:
+            found = f"it is by key {named}, which is in verification.revoked"
+            raise self._refusal(Check.KEY_REVOKED, place, found)
+        key = self._keys.get(named)
         if key is None:
-            known = ", ".join(f"{found.name} ({i})" for i, found in self._keys.items())
-            raise KeyUnknown(
-                self._plugin,
-                place,
-                f"it is by key {key_id}",
-                f"one of the trusted keys: {known or 'there are none'}",
-                "sign the plugin with one of them, or add the key to verification.trusted_keys",
-            )
+            known = ", ".join(f"{each.name} ({i})" for i, each in self._keys.items())
+            found = f"it is by key {named}"
+            raise self._refusal(Check.KEY_KNOWN, place, found, keys=known or "there are none")
         day = self._on_day()
         if key.expires is not None and day > date.fromisoformat(key.expires):
-            raise KeyExpired(
-                self._plugin,
-                place,
-                f"it is by key {key.name} ({key_id}), whose last day was {key.expires}",
-                f"a key that is valid on {day}",
-                "sign the plugin with a newer key, or move `expires`",
-            )
+            found = f"it is by key {key.name} ({named}), whose last day was {key.expires}"
+            raise self._refusal(Check.KEY_EXPIRED, place, found, day=day)
         return key
 
     def _check_made_by(
         self, key: TrustedKey, statement: Statement, signed: bytes, place: str
     ) -> None:
         try:
-            good = keys.is_signed_by(public_bytes(key.key), signed, statement.payload())
-        except keys.LibraryMissing:
-            raise SignaturesUnavailable(
-                self._plugin,
-                place,
-                "signatures cannot be checked here",
-                "the cryptography library",
-                f"install it: {keys.INSTALL}",
-            ) from None
+            good = signature.is_signed_by(public_bytes(key.key), signed, statement.payload())
+        except LibraryMissing:
+            found = "signatures cannot be checked here"
+            raise self._refusal(Check.LIBRARY, place, found) from None
         if not good:
-            raise SignatureInvalid(
-                self._plugin,
-                place,
-                f"it was not made by key {key.name} ({statement.key}), or was changed since",
-                "a signature that this key made",
-                "copy it again, or sign the plugin again; ask who changed it",
-            )
+            found = f"it was not made by key {key.name} ({statement.key}), or was changed since"
+            raise self._refusal(Check.SIGNATURE, place, found)
 
     def _check_same(self, statement: Statement, content: Content, place: str) -> None:
         if statement.digest != content.digest:
-            raise DigestMismatch(
-                self._plugin,
-                content.path,
-                f"its digest is {content.digest}{_difference(statement, content)}",
-                f"{statement.digest}, by {place}",
-                "install what was signed; ask who changed it",
+            found = f"its digest is {content.digest}{_difference(statement, content)}"
+            raise self._refusal(
+                Check.SIGNED_DIGEST, content.path, found, digest=statement.digest, signature=place
             )
 
     def _check_meant(self, statement: Statement, plugin: PluginConfig, place: str) -> None:
         """What the catalogue calls it, the signature must call it: or one plugin's
         file could take another's place, and an old version that of a new one."""
         if plugin.name is not None and statement.name != plugin.name:
-            raise NameMismatch(
-                self._plugin,
-                place,
-                f"it is for {_called('plugin', statement.name)}",
-                f"plugin {plugin.name}",
-                "install the right file, or sign it with --name",
-            )
+            found = f"it is for {_called('plugin', statement.name)}"
+            raise self._refusal(Check.SIGNED_NAME, place, found, name=plugin.name)
         if plugin.version is not None and statement.version != plugin.version:
-            raise VersionMismatch(
-                self._plugin,
-                place,
-                f"it is for {_called('version', statement.version)}",
-                f"version {plugin.version}",
-                "install the right file, or sign it with --version",
-            )
+            found = f"it is for {_called('version', statement.version)}"
+            raise self._refusal(Check.SIGNED_VERSION, place, found, version=plugin.version)
 
 
 def _called(what: str, name: str | None) -> str:

@@ -1,169 +1,179 @@
-"""Why a plugin is refused: one class for each reason, none of which lets any code run.
+"""Why a plugin is refused: one exception, and a table of what each check expects.
 
-The word in ``reason`` is what programs, logs and the documentation know it by.
+A refusal has a stable word, which programs, logs and docs/plugin-verification.md know it
+by. Several checks can share a word; each says for itself what it expects and what to do.
 """
 
+from enum import Enum
+
 from prism.streams.errors import LaunchError
+
+
+class Check(Enum):
+    """A check that a plugin can fail: ``reason``, what is ``expected``, and the ``way_out``.
+
+    What stands in braces is a fact of the refusal; ``{place}`` is one of each.
+    """
+
+    def __init__(self, reason: str, expected: str, way_out: str) -> None:
+        self.reason = reason
+        self.expected = expected
+        self.way_out = way_out
+
+    # the file itself
+    FILE_EXISTS = "file_missing", "a file", "install it, or correct the path"
+    PROGRAM_EXISTS = (
+        "file_missing",
+        "a path, or the name of a program in PATH",
+        "install it, or correct the path",
+    )
+    READABLE = (
+        "unreadable",
+        "a file that uid {uid} may read, on a disk that works",
+        "change its permissions, or look at the disk",
+    )
+    REGULAR = "not_regular", "a regular file", "name the file itself"
+    EXECUTABLE = "not_executable", "execute permission", "chmod +x {place}"
+    FILE_SIZE = "too_large", "at most {limit} bytes", "make it smaller"
+    PACKAGE_SIZE = "too_large", "at most {limit}", "keep data out of it"
+    COPY = (
+        "copy_failed",
+        "memory for it, and a system that runs files there (sysctl vm.memfd_noexec below 2)",
+        "make room, or change the setting",
+    )
+    LINKS_END = (
+        "symlink",
+        "at most {links} of them, and {steps} names",
+        "name the file itself",
+    )
+    NO_LINK = (
+        "symlink",
+        "regular files and directories only",
+        "put a copy of the file there",
+    )
+
+    # who can have written it
+    OWNER = (
+        "wrong_owner",
+        "one of {owners}",
+        "chown it, or add the owner to verification.trusted_owners",
+    )
+    GROUP_PERMISSION = (
+        "group_writable",
+        "a group without other members, or no write permission for it",
+        "chmod g-w {place}",
+    )
+    WORLD_PERMISSION = "world_writable", "no write permission for others", "chmod o-w {place}"
+
+    # which file is the plugin
+    ENTRY = (
+        "entry_unknown",
+        "a program, or an interpreter and its script",
+        "name the word in `entry`",
+    )
+    PACKAGE_EXISTS = (
+        "module_unverifiable",
+        "one directory, or one .py file",
+        "correct `module` or `path`",
+    )
+    PLAIN_NAME = "module_unverifiable", "a plain name", "rename or remove it"
+    OWN_NAME = (
+        "module_unverifiable",
+        "a name that nothing else in the proxy has",
+        "rename the package; if the proxy imported this one before it had a pin or a signature, "
+        "restart the proxy",
+    )
+
+    # which content it is
+    PIN = (
+        "digest_mismatch",
+        "{digest}, by the configuration",
+        "install what was meant, or correct `sha256`",
+    )
+    SIGNED_DIGEST = (
+        "digest_mismatch",
+        "{digest}, by {signature}",
+        "install what was signed; ask who changed it",
+    )
+    DIGEST_REVOKED = (
+        "digest_revoked",
+        "a content that is not revoked",
+        "install another version",
+    )
+
+    # who vouches for it
+    SIGNED = (
+        "signature_missing",
+        "one of {content}",
+        "sign it with `prism plugin sign`; if the plugin is another word of its command, name "
+        "that in `entry`",
+    )
+    SIGNATURE_FILE = (
+        "signature_malformed",
+        "a signature file",
+        "replace it, or sign the plugin again",
+    )
+    SIGNATURE_FORM = (
+        "signature_malformed",
+        "a file that `prism plugin sign` wrote",
+        "copy it again, or sign the plugin again",
+    )
+    SIGNATURE = (
+        "signature_invalid",
+        "a signature that this key made",
+        "copy it again, or sign the plugin again; ask who changed it",
+    )
+    KEY_KNOWN = (
+        "key_unknown",
+        "one of the trusted keys: {keys}",
+        "sign the plugin with one of them, or add the key to verification.trusted_keys",
+    )
+    KEY_REVOKED = (
+        "key_revoked",
+        "a key that is not revoked",
+        "sign the plugin with another key",
+    )
+    KEY_EXPIRED = (
+        "key_expired",
+        "a key that is valid on {day}",
+        "sign the plugin with a newer key, or move `expires`",
+    )
+    SIGNED_NAME = (
+        "name_mismatch",
+        "plugin {name}",
+        "install the right file, or sign it with --name",
+    )
+    SIGNED_VERSION = (
+        "version_mismatch",
+        "version {version}",
+        "install the right file, or sign it with --version",
+    )
+    LIBRARY = (
+        "signatures_unavailable",
+        "the cryptography library",
+        "install it: pip install 'prism-proxy[signatures]'",
+    )
 
 
 class PluginRefused(LaunchError):
     """A plugin whose code must not run: which check failed, and how to pass it.
 
-    ``reason`` is a stable word for programs; docs/plugin-verification.md lists
-    them, and ``prism.verification.refusals`` has a class for each.
-    ``place`` is the file or directory at fault.
+    ``plugin`` names it, ``place`` is the file or directory at fault, ``found`` what is wrong
+    there; ``facts`` fill in the check's sentences.
     """
 
-    reason: str = "refused"
-
-    def __init__(self, plugin: str, place: str, found: str, expected: str, way_out: str) -> None:
-        super().__init__(plugin, place, found, expected, way_out)
+    def __init__(self, check: Check, plugin: str, place: str, found: str, **facts: object) -> None:
+        self.check = check
+        self.reason = check.reason
         self.plugin = plugin
         self.place = place
         self.found = found
-        self.expected = expected
-        self.way_out = way_out
+        self.expected = check.expected.format(place=place, **facts)
+        self.way_out = check.way_out.format(place=place, **facts)
+        super().__init__(plugin, place, found)
 
     def __str__(self) -> str:
         return (
             f"{self.plugin} was refused ({self.reason}): {self.place}: {self.found}; "
             f"expected {self.expected}; {self.way_out}"
         )
-
-
-class FileMissing(PluginRefused):
-    """There is no such file or directory."""
-
-    reason = "file_missing"
-
-
-class Unreadable(PluginRefused):
-    """The proxy may not, or cannot, read it."""
-
-    reason = "unreadable"
-
-
-class NotRegular(PluginRefused):
-    """It is a device, a pipe, a socket, or a directory where a file belongs."""
-
-    reason = "not_regular"
-
-
-class NotExecutable(PluginRefused):
-    """The program has no execute permission."""
-
-    reason = "not_executable"
-
-
-class CopyFailed(PluginRefused):
-    """It must run from a copy in memory, and the system does not make one."""
-
-    reason = "copy_failed"
-
-
-class TooLarge(PluginRefused):
-    """It is over a limit."""
-
-    reason = "too_large"
-
-
-class WrongOwner(PluginRefused):
-    """It belongs to a user who is not trusted to own plugins."""
-
-    reason = "wrong_owner"
-
-
-class GroupWritable(PluginRefused):
-    """A group can write it that has members who are not trusted to own plugins."""
-
-    reason = "group_writable"
-
-
-class WorldWritable(PluginRefused):
-    """Any user can write it."""
-
-    reason = "world_writable"
-
-
-class SymbolicLink(PluginRefused):
-    """A link where none is followed: in a package, or one of a chain without an end."""
-
-    reason = "symlink"
-
-
-class EntryUnknown(PluginRefused):
-    """It cannot be told which file of a command is the plugin."""
-
-    reason = "entry_unknown"
-
-
-class ModuleUnverifiable(PluginRefused):
-    """A Python module that cannot be checked, or not be imported as it was checked."""
-
-    reason = "module_unverifiable"
-
-
-class DigestMismatch(PluginRefused):
-    """The content is not the one that was pinned or signed."""
-
-    reason = "digest_mismatch"
-
-
-class DigestRevoked(PluginRefused):
-    """This very content is on the list of what must not run."""
-
-    reason = "digest_revoked"
-
-
-class SignatureMissing(PluginRefused):
-    """The policy wants a signature, and there is none."""
-
-    reason = "signature_missing"
-
-
-class SignatureMalformed(PluginRefused):
-    """The signature file is not one."""
-
-    reason = "signature_malformed"
-
-
-class SignatureInvalid(PluginRefused):
-    """The signature was not made by the key it names, or not for this statement."""
-
-    reason = "signature_invalid"
-
-
-class KeyUnknown(PluginRefused):
-    """The signature is by a key that is not trusted."""
-
-    reason = "key_unknown"
-
-
-class KeyRevoked(PluginRefused):
-    """The signature is by a key that is on the list of those that must not count."""
-
-    reason = "key_revoked"
-
-
-class KeyExpired(PluginRefused):
-    """The signature is by a key whose last day has passed."""
-
-    reason = "key_expired"
-
-
-class NameMismatch(PluginRefused):
-    """The signature is for a plugin of another name."""
-
-    reason = "name_mismatch"
-
-
-class VersionMismatch(PluginRefused):
-    """The signature is for another version."""
-
-    reason = "version_mismatch"
-
-
-class SignaturesUnavailable(PluginRefused):
-    """The library that checks signatures is not installed."""
-
-    reason = "signatures_unavailable"

@@ -1,20 +1,114 @@
-"""Making signatures: on the machine that builds plugins, not on the one that runs them."""
+"""Making keys and signatures: on the machine that builds plugins, not on one that runs them."""
 
 import os
 import re
+import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prism.contract import names
 from prism.contract.errors import PrismError
 from prism.verification import signature
-from prism.verification.keys import PrivateKey, key_id
-from prism.verification.signature import Statement
-from prism.verification.tree import content_of
+from prism.verification.content import content_of
+from prism.verification.signature import Statement, key_id, needs_library
 from prism.verification.trust import Trust
+
+if TYPE_CHECKING:  # it is slow to import, and few processes sign
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+MAX_KEY_FILE = 16 * 1024
+"""Bytes that are read of a file that should be a private key."""
+
+
+class KeyFileError(PrismError):
+    """A private key cannot be written or read; says why."""
 
 
 class CannotSign(PrismError):
     """A signature cannot be made or written; says why."""
+
+
+# -- keys -----------------------------------------------------------------------------
+
+
+class PrivateKey:
+    """A key to sign with. Shows nothing of itself."""
+
+    def __init__(self, key: "Ed25519PrivateKey") -> None:
+        self._key = key
+
+    @property
+    def public(self) -> bytes:
+        """The 32 bytes of its public half."""
+        return self._key.public_key().public_bytes_raw()
+
+    def sign(self, payload: bytes) -> bytes:
+        """The 64 bytes of its signature of ``payload``."""
+        return self._key.sign(payload)
+
+
+def generate_key(path: Path) -> PrivateKey:
+    """Make a key and write it to ``path``, which must not exist, readable by its owner only.
+
+    Raises:
+        KeyFileError: it cannot be written; an existing file is never replaced.
+        LibraryMissing: no key can be made here.
+    """
+    with needs_library():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    key = Ed25519PrivateKey.generate()
+    text = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
+            file.write(text)
+    except FileExistsError:
+        raise KeyFileError(f"{path} exists; it was left as it is. Choose another name") from None
+    except OSError as error:
+        raise KeyFileError(f"cannot write {path}: {error.strerror}") from None
+    return PrivateKey(key)
+
+
+def load_key(path: Path) -> PrivateKey:
+    """Read a private key: PKCS #8 in PEM, not encrypted, as ``generate_key`` and openssl write it.
+
+    Raises:
+        KeyFileError: it cannot be read, others could read it too, or it is no such key.
+        LibraryMissing: no key can be used here.
+    """
+    with needs_library():
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MAX_KEY_FILE)
+    except OSError as error:
+        raise KeyFileError(f"cannot read {path}: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeyFileError(
+            f"{path} is open to others (mode {stat.S_IMODE(mode):04o}); "
+            f"if it has always been yours alone: chmod 0600 {path}"
+        )
+    try:
+        key = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(
+            f"{path} is no Ed25519 private key without a password; make one: prism plugin keygen"
+        )
+    return PrivateKey(key)
+
+
+# -- signatures -------------------------------------------------------------------------
 
 
 def check_words(name: str | None, version: str | None) -> None:
@@ -43,7 +137,8 @@ def sign(
     check_words(name, version)
     target = os.path.abspath(path)  # noqa: PTH100 - drops the slash at the end
     trust = _Anybody(f"the plugin {path}", frozenset())
-    content = content_of(trust.open(target), trust)
+    with trust.open(target) as opened:
+        content = content_of(opened, trust)
     statement = Statement(content.digest, key_id(key.public), name, version, content.files)
     written = signature.render(statement, key.sign(statement.payload()))
     place = Path(target + signature.SUFFIX)

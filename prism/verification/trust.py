@@ -16,15 +16,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from prism.verification.refusals import (
-    FileMissing,
-    GroupWritable,
-    NotRegular,
-    SymbolicLink,
-    Unreadable,
-    WorldWritable,
-    WrongOwner,
-)
+from prism.verification.refusals import Check, PluginRefused
 
 MAX_LINKS = 40
 """Links followed in one path, as the kernel's own limit."""
@@ -37,11 +29,25 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class Opened:
-    """An open descriptor, its status, and the path without links that it was found at."""
+    """An open descriptor, its status, and the path without links that it was found at.
+
+    A context manager: leaving it closes the descriptor.
+    """
 
     descriptor: int
     status: os.stat_result
     path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Is it a regular file?"""
+        return stat.S_ISREG(self.status.st_mode)
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,7 @@ class Trust:
         try:
             return self._walk(path)
         except (FileNotFoundError, NotADirectoryError):
-            raise FileMissing(
-                self.plugin, path, "it is not there", "a file", "install it, or correct the path"
-            ) from None
+            raise self.refusal(Check.FILE_EXISTS, path, "it is not there") from None
         except OSError as error:
             raise self.unreadable(path, error) from None
 
@@ -99,7 +103,13 @@ class Trust:
             while names:
                 steps += 1
                 if links > MAX_LINKS or steps > MAX_STEPS:
-                    raise self._endless(path)
+                    raise self.refusal(
+                        Check.LINKS_END,
+                        path,
+                        "its symbolic links have no end",
+                        links=MAX_LINKS,
+                        steps=MAX_STEPS,
+                    )
                 name = names.pop()
                 parent = way[-1][1] if way else root
                 place = "/" + "/".join([*(step for step, _ in way), name])
@@ -146,32 +156,17 @@ class Trust:
         """
         if status.st_uid not in self.owners:
             trusted = ", ".join(_user(owner) for owner in sorted(self.owners))
-            raise WrongOwner(
-                self.plugin,
-                place,
-                f"it belongs to {_user(status.st_uid)}",
-                f"one of {trusted}",
-                "chown it, or add the owner to verification.trusted_owners",
-            )
+            found = f"it belongs to {_user(status.st_uid)}"
+            raise self.refusal(Check.OWNER, place, found, owners=trusted)
         mode = status.st_mode
         if stat.S_ISLNK(mode) or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
             return
         if mode & stat.S_IWOTH:
-            raise WorldWritable(
-                self.plugin,
-                place,
-                f"any user can write it (mode {stat.S_IMODE(mode):04o})",
-                "no write permission for others",
-                f"chmod o-w {place}",
-            )
+            found = f"any user can write it (mode {stat.S_IMODE(mode):04o})"
+            raise self.refusal(Check.WORLD_PERMISSION, place, found)
         if mode & stat.S_IWGRP and not self._is_private(status.st_gid, descriptor):
-            raise GroupWritable(
-                self.plugin,
-                place,
-                f"group {_group(status.st_gid)} can write it (mode {stat.S_IMODE(mode):04o})",
-                "a group without other members, or no write permission for it",
-                f"chmod g-w {place}",
-            )
+            found = f"group {_group(status.st_gid)} can write it (mode {stat.S_IMODE(mode):04o})"
+            raise self.refusal(Check.GROUP_PERMISSION, place, found)
 
     def _is_private(self, group: int, descriptor: int | None) -> bool:
         """Are all members of ``group`` trusted owners anyway?
@@ -188,30 +183,18 @@ class Trust:
         primary = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group}
         return listed | primary <= self.owners
 
-    def _endless(self, path: str) -> SymbolicLink:
-        return SymbolicLink(
-            self.plugin,
-            path,
-            "its symbolic links have no end",
-            f"at most {MAX_LINKS} of them, and {MAX_STEPS} names",
-            "name the file itself",
-        )
+    def refusal(self, check: Check, place: str, found: str, **facts: object) -> PluginRefused:
+        """The plugin, refused for what was found at ``place``."""
+        return PluginRefused(check, self.plugin, place, found, **facts)
 
-    def unreadable(self, place: str, error: OSError) -> Unreadable:
+    def unreadable(self, place: str, error: OSError) -> PluginRefused:
         """The refusal of something that the system did not let us read."""
-        return Unreadable(
-            self.plugin,
-            place,
-            f"it cannot be read: {error.strerror}",
-            f"a file that uid {os.geteuid()} may read, on a disk that works",
-            "change its permissions, or look at the disk",
-        )
+        found = f"it cannot be read: {error.strerror}"
+        return self.refusal(Check.READABLE, place, found, uid=os.geteuid())
 
-    def not_regular(self, status: os.stat_result, place: str) -> NotRegular:
+    def not_regular(self, status: os.stat_result, place: str) -> PluginRefused:
         """The refusal of something that is neither a file nor a directory."""
-        return NotRegular(
-            self.plugin, place, f"it is {_kind(status)}", "a regular file", "name the file itself"
-        )
+        return self.refusal(Check.REGULAR, place, f"it is {_kind(status)}")
 
 
 def _names(path: str) -> list[str]:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from prism.config.types import PluginConfig, PluginForm, VerificationConfig
 from prism.verification.command import Command, take_apart
-from prism.verification.content import Content, hash_file, sealed_copy
+from prism.verification.content import Content, content_of, read_tree, sealed_copy
 from prism.verification.judge import Judge, Verdict, today
 from prism.verification.module import VerifiedModule, is_own, locate
-from prism.verification.refusals import EntryUnknown, FileMissing, ModuleUnverifiable, NotExecutable
-from prism.verification.tree import content_of, read_tree
+from prism.verification.refusals import Check
 from prism.verification.trust import Opened, Trust
 
 
@@ -66,8 +65,8 @@ class Verifier:
         self._trust = Trust.of(label, config.trusted_owners)
         self._judge = Judge(config, label, on_day)
         policy = plugin.signature_policy or config.policy
-        named = plugin.sha256 is not None or plugin.signature is not None
-        self._required = named or policy == "require"
+        self._named = plugin.sha256 is not None or plugin.signature is not None
+        self._required = self._named or policy == "require"
         self._comparable = self._required or bool(config.trusted_keys)
 
     def verify(self, search_path: str) -> Verdict | None:
@@ -97,14 +96,19 @@ class Verifier:
         command = take_apart(plugin.argv, plugin.entry, plugin.working_directory, search_path)
         if command.program is None:
             if self._required:
-                raise self._no_program(command.words[0])
+                found = "there is no such program"
+                raise self._trust.refusal(Check.PROGRAM_EXISTS, command.words[0], found)
             return VerifiedCommand(list(command.words), None)  # starting it will say so best
         with self._open(command.program) as program:
             if command.entry == 0:
                 return self._checked(command, program)
         if command.entry_path is None:
             if self._required or plugin.entry is not None:
-                raise self._no_entry(command)
+                raise self._trust.refusal(
+                    Check.ENTRY,
+                    " ".join(command.words),
+                    "it cannot be told which of these words is the plugin's own file",
+                )
             return VerifiedCommand(list(command.words), command.program)
         with self._open(command.entry_path) as script:
             return self._checked(command, script)
@@ -123,21 +127,12 @@ class Verifier:
         path = locate(package, plugin.path)
         if path is None:
             if self._required or plugin.path is not None:
-                raise ModuleUnverifiable(
-                    self._label,
-                    plugin.path or package,
-                    f"there is no package {package!r} of Python source",
-                    "one directory, or one .py file",
-                    "correct `module` or `path`",
-                )
+                found = f"there is no package {package!r} of Python source"
+                raise self._trust.refusal(Check.PACKAGE_EXISTS, plugin.path or package, found)
             return VerifiedModule(name, self._label)
-        opened = self._trust.open(path)
-        try:
+        with self._trust.open(path) as opened:
             tree = read_tree(opened, self._trust)
-        finally:
-            os.close(opened.descriptor)
-        content = Content(tree.path, tree.digest, tree.digests if tree.is_package else {})
-        verdict = self._judge.judge(content, plugin)
+        verdict = self._judge.judge(tree.content, plugin)
         from_tree = verdict.vouched or plugin.path is not None
         return VerifiedModule(name, self._label, tree if from_tree else None, verdict)
 
@@ -147,7 +142,8 @@ class Verifier:
         Raises:
             PluginRefused: it may not run.
         """
-        return self._judge.judge(content_of(self._trust.open(path), self._trust), self._plugin)
+        with self._trust.open(path) as opened:
+            return self._judge.judge(content_of(opened, self._trust), self._plugin)
 
     def library(self) -> Verdict:
         """Check a native library.
@@ -156,48 +152,35 @@ class Verifier:
             PluginRefused: it may not be loaded.
         """
         with self._open(self._plugin.library or "") as library:
-            content = Content(library.path, hash_file(library, self._trust), {})
-            return self._judge.judge(content, self._plugin)
+            return self._judge.judge(content_of(library, self._trust), self._plugin)
 
     def _check_directory(self) -> None:
         """The directory to run in, from which ``python -m`` and others take code."""
         directory = self._plugin.working_directory
         # Entering one that is not there fails when the process starts, which says so best.
         if directory is not None and Path(directory).is_dir():
-            os.close(self._trust.open(directory).descriptor)
-
-    @property
-    def _named(self) -> bool:
-        return self._plugin.sha256 is not None or self._plugin.signature is not None
+            with self._trust.open(directory):
+                pass
 
     @contextmanager
     def _open(self, path: str) -> Iterator[Opened]:
         """A regular file that only trusted users can have written."""
-        opened = self._trust.open(path)
-        try:
-            if not stat.S_ISREG(opened.status.st_mode):
+        with self._trust.open(path) as opened:
+            if not opened.is_file:
                 raise self._trust.not_regular(opened.status, opened.path)
             yield opened
-        finally:
-            os.close(opened.descriptor)
 
     def _checked(self, command: Command, file: Opened) -> VerifiedCommand:
         """Judge the plugin's file; what was pinned or signed runs from its sealed copy."""
         if not self._comparable:
-            content = Content(file.path, hash_file(file, self._trust), {})
-            verdict = self._judge.judge(content, self._plugin)
+            verdict = self._judge.judge(content_of(file, self._trust), self._plugin)
             return VerifiedCommand(list(command.words), command.program, (), verdict)
         copy, digest = sealed_copy(file, self._trust)
         try:
-            verdict = self._judge.judge(Content(file.path, digest, {}), self._plugin)
+            verdict = self._judge.judge(Content(file.path, digest), self._plugin)
             if verdict.vouched and command.entry == 0 and not file.status.st_mode & 0o111:
-                raise NotExecutable(
-                    self._label,
-                    file.path,
-                    f"it is not executable (mode {stat.S_IMODE(file.status.st_mode):04o})",
-                    "execute permission",
-                    f"chmod +x {file.path}",
-                )
+                found = f"it is not executable (mode {stat.S_IMODE(file.status.st_mode):04o})"
+                raise self._trust.refusal(Check.EXECUTABLE, file.path, found)
         except BaseException:
             os.close(copy)
             raise
@@ -205,24 +188,6 @@ class Verifier:
             os.close(copy)
             return VerifiedCommand(list(command.words), command.program, (), verdict)
         return _from_copy(command, copy, verdict)
-
-    def _no_program(self, name: str) -> FileMissing:
-        return FileMissing(
-            self._label,
-            name,
-            "there is no such program",
-            "a path, or the name of a program in PATH",
-            "install it, or correct the path",
-        )
-
-    def _no_entry(self, command: Command) -> EntryUnknown:
-        return EntryUnknown(
-            self._label,
-            " ".join(command.words),
-            "it cannot be told which of these words is the plugin's own file",
-            "a program, or an interpreter and its script",
-            "name the word in `entry`",
-        )
 
 
 def _from_copy(command: Command, copy: int, verdict: Verdict) -> VerifiedCommand:

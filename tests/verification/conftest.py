@@ -11,9 +11,11 @@ import msgspec
 import pytest
 
 from prism.config.types import PluginConfig, VerificationConfig
-from prism.verification import Verdict, Verifier, keys, signature
+from prism.verification import Verdict, Verifier, signature
 from prism.verification.content import FILE, Digest
-from prism.verification.signature import Statement
+from prism.verification.refusals import PluginRefused
+from prism.verification.signature import Statement, key_id, public_text
+from prism.verification.signing import generate_key
 
 
 class Signer:
@@ -22,12 +24,12 @@ class Signer:
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
         self.file = directory / f"{name}.key"
-        self.private = keys.generate(self.file)
-        self.id = keys.key_id(self.private.public)
+        self.private = generate_key(self.file)
+        self.id = key_id(self.private.public)
 
     @property
     def trusted(self) -> dict[str, Any]:
-        return {"name": self.name, "key": keys.public_text(self.private.public)}
+        return {"name": self.name, "key": public_text(self.private.public)}
 
     def sign(self, file: Path, content: bytes | None = None, **said: Any) -> Path:
         """Sign a file, or other ``content`` in its place; returns the signature's path."""
@@ -100,3 +102,49 @@ def verify(verifier: MakeVerifier) -> Callable[..., Verdict | None]:
         return verifier(config, **plugin).verify(os.environ["PATH"])
 
     return check
+
+
+@pytest.fixture
+def refused(verify: Callable[..., Verdict | None]) -> Callable[..., PluginRefused]:
+    """Verify what must be refused; the refusal, which must say everything that it has to."""
+
+    def check(*arguments: Any, **keywords: Any) -> PluginRefused:
+        with pytest.raises(PluginRefused) as caught:
+            verify(*arguments, **keywords)
+        error = caught.value
+        for part in (error.plugin, error.reason, error.place, error.found, error.expected):
+            assert part
+            assert part in str(error)
+        assert error.way_out in str(error)
+        return error
+
+    return check
+
+
+PLUGIN = """
+from orders.parts import NAME
+from . import parts
+
+class Orders:
+    name = NAME
+"""
+
+
+@pytest.fixture
+def package(home: Path) -> Path:
+    """An installed package, ``orders``."""
+    root = home / "orders"
+    (root / "data").mkdir(parents=True)
+    (root / "__init__.py").write_text("")
+    (root / "plugin.py").write_text(PLUGIN)
+    (root / "parts.py").write_text("NAME = 'genuine'\n")
+    (root / "data" / "text.txt").write_text("data")
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return root
+
+
+@pytest.fixture
+def inside(package: Path) -> dict[str, str]:
+    """The keys of a plugin in that package."""
+    return {"module": "orders.plugin:Orders", "path": str(package.parent)}

@@ -1,28 +1,18 @@
-"""Python packages: their digests, and that what is imported is what was verified."""
+"""Python packages: what is imported is what was verified."""
 
 import hashlib
 import os
 import pkgutil
 import py_compile
-import subprocess
 import sys
 import traceback
 
 import pytest
 
 from prism.verification import signature
-from prism.verification.content import TREE
-from prism.verification.importing import TreeFinder
+from prism.verification.module import TreeFinder
 from prism.verification.refusals import PluginRefused
 from prism.verification.signature import Statement
-
-PLUGIN = """
-from orders.parts import NAME
-from . import parts
-
-class Orders:
-    name = NAME
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -32,26 +22,6 @@ def _nothing_stays_imported():
     sys.modules.clear()
     sys.modules.update(modules)
     sys.meta_path[:] = finders
-
-
-@pytest.fixture
-def package(home):
-    """An installed package, ``orders``."""
-    root = home / "orders"
-    (root / "data").mkdir(parents=True)
-    (root / "__init__.py").write_text("")
-    (root / "plugin.py").write_text(PLUGIN)
-    (root / "parts.py").write_text("NAME = 'genuine'\n")
-    (root / "data" / "text.txt").write_text("data")
-    for path in (root, *root.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return root
-
-
-@pytest.fixture
-def inside(package):
-    """The keys of a plugin in that package."""
-    return {"module": "orders.plugin:Orders", "path": str(package.parent)}
 
 
 def digest(verify, inside):
@@ -67,21 +37,6 @@ def sign(release, verify, inside, package, **said):
 
 def name_of(verified):
     return verified.import_module().Orders.name
-
-
-def test_the_digest_of_a_tree_can_be_made_by_a_shell(verify, inside, package):
-    """As docs/plugin-verification.md shows it."""
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "plugin.cpython-311.pyc").write_bytes(b"forged")
-    shell = (
-        "(printf 'prism tree v1\\n'; find . -type f -not -path '*/__pycache__/*' "
-        "-printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum) | sha256sum"
-    )
-    printed = subprocess.run(["sh", "-c", shell], cwd=package, capture_output=True, text=True)
-    verdict = verify(**inside)
-    assert printed.stdout.split()[0] == verdict.content.digest.hexdigest
-    assert verdict.content.digest.kind == TREE
-    assert list(verdict.content.files) == ["__init__.py", "data/text.txt", "parts.py", "plugin.py"]
 
 
 def test_a_module_of_one_file(verify, verifier, home):
@@ -177,40 +132,6 @@ def test_a_name_that_the_proxy_has_taken(verify, verifier, home, name):
     assert caught.value.reason == "module_unverifiable"
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda root: (root / "link.py").symlink_to("parts.py"), "symlink"),
-        (lambda root: os.mkfifo(root / "pipe"), "not_regular"),
-        (lambda root: (root / "parts.py").chmod(0o666), "world_writable"),
-        (lambda root: (root / "data").chmod(0o777), "world_writable"),
-        (lambda root: (root / "a\nb.py").touch(0o644), "module_unverifiable"),
-        (lambda root: (root / ("d/" * 40)).mkdir(parents=True), "too_large"),
-    ],
-)
-def test_what_does_not_belong_into_a_package(verify, inside, package, make, reason):
-    make(package)
-    for directory in (package / "d").rglob("."):
-        directory.chmod(0o755)
-    with pytest.raises(PluginRefused) as caught:
-        verify(**inside)
-    assert caught.value.reason == reason
-    assert caught.value.place.startswith(str(package))
-
-
-@pytest.mark.parametrize("limit", ["MAX_FILES", "MAX_BYTES"])
-def test_a_package_over_a_limit(verify, inside, monkeypatch, limit):
-    monkeypatch.setattr(f"prism.verification.tree.{limit}", 2)
-    with pytest.raises(PluginRefused) as caught:
-        verify(**inside)
-    assert caught.value.reason == "too_large"
-
-
-def test_what_comes_with_the_proxy_needs_no_signature(verify, release):
-    config = {"policy": "require", "trusted_keys": [release.trusted]}
-    assert verify(config, module="prism_plugins.sqlite:SQLitePlugin") is None
-
-
 def test_an_installed_package_is_found_by_python_itself(verify, verifier, package, monkeypatch):
     monkeypatch.syspath_prepend(str(package.parent))
     keys = {"module": "orders.plugin:Orders"}
@@ -229,30 +150,3 @@ def test_an_installed_package_that_nothing_vouches_for_is_imported_as_ever(
     verified = verifier(module="orders.plugin:Orders").module()
     assert verified.tree is None
     assert name_of(verified) == "genuine"
-
-
-def test_a_package_that_is_not_there(verify, home, release):
-    config = {"policy": "require", "trusted_keys": [release.trusted]}
-    for keywords in ({"path": str(home)}, {"sha256": "0" * 64}):
-        with pytest.raises(PluginRefused) as caught:
-            verify(module="nowhere:Orders", **keywords)
-        assert caught.value.reason == "module_unverifiable"
-    with pytest.raises(PluginRefused):
-        verify(config, module="nowhere:Orders")
-    with pytest.raises(PluginRefused):
-        verify(config, module="sys:Orders")  # built into Python
-    assert verify(module="nowhere:Orders") is None  # the import says so best
-
-
-def test_a_library_gets_the_same_checks(verify, home, release):
-    library = home / "lib.so"
-    library.write_bytes(b"\x7fELF")
-    library.chmod(0o644)
-    config = {"policy": "require", "trusted_keys": [release.trusted]}
-    with pytest.raises(PluginRefused):
-        verify(config, library=str(library))
-    release.sign(library)
-    assert verify(config, library=str(library)).signer == "release"
-    library.chmod(0o666)
-    with pytest.raises(PluginRefused):
-        verify(config, library=str(library))

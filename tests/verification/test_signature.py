@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from prism.config.verification import WEAK, is_weak, public_bytes
 from prism.contract import names
-from prism.verification import keys, signature
+from prism.verification import signature
 from prism.verification.content import FILE, TREE, Digest
-from prism.verification.signature import NotASignature, Statement, parse, render
+from prism.verification.signature import (
+    NotASignature,
+    Statement,
+    is_signed_by,
+    parse,
+    public_text,
+    render,
+)
 
 hexdigests = st.text("0123456789abcdef", min_size=64, max_size=64)
 file_names = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable())
@@ -127,37 +134,9 @@ def test_a_proxy_that_checks_no_signatures_loads_no_cryptography() -> None:
 # -- keys -------------------------------------------------------------------------
 
 
-def test_a_key_is_for_its_owner_alone(tmp_path) -> None:
-    path = tmp_path / "a.key"
-    private = keys.generate(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert keys.load(path).public == private.public
-    with pytest.raises(keys.KeyFileError, match="exists; it was left as it is"):
-        keys.generate(path)
-    path.chmod(0o640)
-    with pytest.raises(keys.KeyFileError, match=r"open to others .mode 0640"):
-        keys.load(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\n"])
-def test_a_file_that_is_no_key(tmp_path, content: bytes) -> None:
-    path = tmp_path / "a.key"
-    path.touch(0o600)
-    path.write_bytes(content)
-    with pytest.raises(keys.KeyFileError, match="no Ed25519 private key"):
-        keys.load(path)
-
-
-def test_a_key_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(keys.KeyFileError, match=r"cannot read .*No such file"):
-        keys.load(tmp_path / "a.key")
-    with pytest.raises(keys.KeyFileError, match=r"cannot write .*No such file"):
-        keys.generate(tmp_path / "none" / "a.key")
-
-
 @given(st.binary(min_size=32, max_size=32), signatures, st.binary(max_size=50))
 def test_no_bytes_make_checking_fail(public: bytes, signed: bytes, payload: bytes) -> None:
-    assert not keys.is_signed_by(public, signed, payload)
+    assert not is_signed_by(public, signed, payload)
 
 
 @pytest.mark.parametrize("point", sorted(WEAK), ids=bytes.hex)
@@ -167,11 +146,11 @@ def test_nobody_signs_for_a_point_that_is_no_key(point: bytes, sign: int) -> Non
     public = point[:-1] + bytes([point[-1] | sign])
     for number in range(64):  # R is the point with y = 1, S is 0: good for some payloads
         forged = b"\x01" + bytes(63)
-        assert not keys.is_signed_by(public, forged, bytes([number]))
+        assert not is_signed_by(public, forged, bytes([number]))
     assert is_weak(public)
 
 
 def test_the_configuration_s_form_of_a_key(release) -> None:
     public = release.private.public
-    assert public_bytes(keys.public_text(public)) == public
+    assert public_bytes(public_text(public)) == public
     assert len(release.id) == 16

@@ -25,23 +25,22 @@ Keep it off the machines that run Prism; they need the public key only.
 def keygen(file: str, name: str | None, output: str) -> None:
     """Make a key to sign plugins with, and print what to trust it by."""
     from prism.contract import names
-    from prism.verification import keys
+    from prism.verification.signature import key_id, public_text
+    from prism.verification.signing import generate_key
 
     path = Path(file)
     name = name or path.stem.lower()
     if re.fullmatch(names.PLUGIN, name) is None:
         raise click.UsageError(f"{name!r} is no name: {names.NAMESPACE_FORM}; use --name")
-    public = keys.generate(path).public
-    text = keys.public_text(public)
+    public = generate_key(path).public
+    text = public_text(public)
     if output != "table":
-        show_one(
-            {"name": name, "key": text, "id": keys.key_id(public), "private_key": file}, output
-        )
+        show_one({"name": name, "key": text, "id": key_id(public), "private_key": file}, output)
         return
     click.echo(
         f"# The private key is in {file}. Whoever trusts it has in the configuration:\n"
         "verification:\n"
         "  trusted_keys:\n"
         f"    - name: {name}\n"
-        f'      key: "{text}"  # id {keys.key_id(public)}'
+        f'      key: "{text}"  # id {key_id(public)}'
     )

@@ -26,11 +26,10 @@ versions for needs --name and --version, exactly as they are there.
 @output_option
 def sign(path: str, key_file: str, name: str | None, version: str | None, output: str) -> None:
     """Sign the plugin at PATH."""
-    from prism.verification import keys
+    from prism.verification.signing import load_key
     from prism.verification.signing import sign as sign_path
 
-    key = keys.load(Path(key_file))
-    statement, place = sign_path(path, key, name, version)
+    statement, place = sign_path(path, load_key(Path(key_file)), name, version)
     show_one(
         {
             "digest": str(statement.digest),
