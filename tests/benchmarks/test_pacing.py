@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -38,19 +39,17 @@ def pair():
         yield ours, theirs
 
 
-def serve_after(connection: socket.socket, calls: int) -> threading.Thread:
-    """Answer nothing until ``calls`` have come, then those, then each as it comes."""
+def serve_after(connection: socket.socket, calls: int, pause: float = 0.0) -> threading.Thread:
+    """Answer nothing until ``calls`` have come, and ``pause`` seconds; then each as it comes."""
 
     def serve() -> None:
         come = 0
+        while come < calls:
+            come += len(connection.recv(1024))
+        time.sleep(pause)
+        connection.sendall(b"!" * come)
         while data := connection.recv(1024):
-            come += len(data)
-            if come >= calls:
-                connection.sendall(b"!" * come)
-                come = 0
-                while data := connection.recv(1024):
-                    connection.sendall(b"!" * len(data))
-                return
+            connection.sendall(b"!" * len(data))
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -69,13 +68,17 @@ def test_every_call_is_made_and_timed(pair):
 
 
 def test_calls_that_wait_behind_a_stalled_one_count_from_when_they_were_due(pair):
+    """All are due within 1.5 ms; what is beyond the calls that may be open waits for the stall."""
     ours, theirs = pair
-    thread = serve_after(theirs, 50)
-    paced = pacing.at_fixed_rate(ours, Bytes(), rate=1000, seconds=0.05)
+    stall = 0.2
+    thread = serve_after(theirs, pacing.MOST_OPEN, stall)
+    paced = pacing.at_fixed_rate(ours, Bytes(), rate=100_000, seconds=0.0015)
     ours.shutdown(socket.SHUT_WR)
     thread.join()
-    for number, latency in enumerate(paced.latencies):
-        assert latency >= (49 - number) / 1000
+    assert len(paced.latencies) == 150
+    assert min(paced.latencies) >= stall - 0.0015
+    assert max(paced.late[: pacing.MOST_OPEN]) < min(paced.late[pacing.MOST_OPEN :])
+    assert min(paced.late[pacing.MOST_OPEN :]) >= stall - 0.0015
 
 
 def test_calls_that_may_not_be_sent_yet_count_too(pair, monkeypatch):

@@ -1,3 +1,4 @@
+import pytest
 import trio
 
 
@@ -46,12 +47,22 @@ async def test_two_reloads_at_once(admin):
     assert second.json["retryable"]
 
 
-async def test_a_canary_that_makes_no_sense(admin):
-    for canary in ("all", "150%", 0, "-1%", {"share": "10%", "min_calls": 0}, {}):
-        asked = {"namespace": "kv", "canary": canary}
-        answer = await admin.ask("POST", "/admin/plugin/reload", asked)
-        assert answer.status == 400, canary
-        assert "canary" in answer.json["detail"] or "min_calls" in answer.json["detail"]
+@pytest.mark.parametrize(
+    ("canary", "told"),
+    [
+        ("all", "canary: expected a share of the calls such as 10%, found 'all'"),
+        ("150%", "canary: share must be between 0 and 1, and is 1.5"),
+        (0, "canary: share must be between 0 and 1, and is 0"),
+        ("-1%", "canary: share must be between 0 and 1, and is -0.01"),
+        ({"share": "10%", "min_calls": 0}, "`$.canary.min_calls`"),
+        ({}, "`share` - at `$.canary`"),
+    ],
+)
+async def test_a_canary_that_makes_no_sense(admin, canary, told):
+    asked = {"namespace": "kv", "canary": canary}
+    answer = await admin.ask("POST", "/admin/plugin/reload", asked)
+    assert answer.status == 400
+    assert told in answer.json["detail"]
 
 
 async def test_a_canary_is_tried_and_then_given_up_for_want_of_calls(admin):
