@@ -1,11 +1,22 @@
-"""What pyproject.toml cannot say: ``plugins/`` installs as ``prism_plugins``, and the
-extension is optional: without a C compiler the h2 codec serves alone."""
+"""What pyproject.toml cannot say: ``plugins/`` installs as ``prism_plugins``, and what is in C is
+optional: without a compiler its twins in Python serve alone."""
 
 from glob import glob
 
 from setuptools import Extension, find_packages, setup
 
-NATIVE = "prism/server/http2/native"
+
+def native(name: str, folder: str, *libraries: str) -> Extension:
+    """The extension ``name``, from the sources in ``folder``; one that may fail to build."""
+    return Extension(
+        name,
+        sorted(glob(f"{folder}/*.c")),  # noqa: PTH207 (setuptools wants relative paths)
+        depends=sorted(glob(f"{folder}/*.h")),  # noqa: PTH207
+        extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+        libraries=list(libraries),
+        optional=True,
+    )
+
 
 setup(
     package_dir={"prism_plugins": "plugins"},
@@ -15,13 +26,7 @@ setup(
         *(f"prism_plugins.{package}" for package in find_packages("plugins")),
     ],
     ext_modules=[
-        Extension(
-            "prism.server.http2._nghttp2",
-            sorted(glob(f"{NATIVE}/*.c")),  # noqa: PTH207 (setuptools wants relative paths)
-            depends=sorted(glob(f"{NATIVE}/*.h")),  # noqa: PTH207
-            extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
-            libraries=["dl"],
-            optional=True,
-        )
+        native("prism.server.http2._nghttp2", "prism/server/http2/native", "dl"),
+        native("prism.calls._json", "native/json"),
     ],
 )

@@ -3,12 +3,9 @@
 import trio
 from msgspec.structs import replace
 
-from prism.calls.json_text import check_params
+from prism.calls.json_text import LARGE_BODY, check_params
 from prism.calls.policies.policy import Policy
 from prism.calls.request import Reply, Request
-
-LARGE_BODY = 128 * 1024
-"""Bytes from which checking takes long enough (some 10 ms a MiB) to hold up other calls."""
 
 
 class ReadParams(Policy):

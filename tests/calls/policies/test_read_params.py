@@ -1,6 +1,7 @@
 import pytest
 
-from prism.calls.policies.read_params import LARGE_BODY, ReadParams
+from prism.calls.json_text import LARGE_BODY
+from prism.calls.policies.read_params import ReadParams
 from prism.calls.request import Reply
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import InvalidRequest
