@@ -1,17 +1,16 @@
 """Whatever a client sends, the server lives, and logs no error of its own."""
 
 import logging
-import os
 
 import h2.config
 import h2.connection
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prism.server import ServerSettings, open_listeners, serve
 
-EXAMPLES = int(os.environ.get("PRISM_FUZZ_EXAMPLES") or 200)
 ALIVE = b"GET /alive HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 LIMITS = {
     "linger_timeout": 0.01,
@@ -108,9 +107,13 @@ async def talk(codec: str, sent: bytes, ends: bool) -> bytes:
     return answer
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(mutated(), st.booleans())
-def test_mutated_bytes(caplog, codec_name, sent, ends):
-    caplog.clear()
-    assert trio.run(talk, codec_name, sent, ends).startswith(b"HTTP/1.1 200 ")
-    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+@pytest.mark.parametrize("examples", [200, pytest.param(50_000, marks=pytest.mark.soak)])
+def test_mutated_bytes(caplog, codec_name, examples):
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @given(mutated(), st.booleans())
+    def serves_on(sent, ends):
+        caplog.clear()
+        assert trio.run(talk, codec_name, sent, ends).startswith(b"HTTP/1.1 200 ")
+        assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+    serves_on()
