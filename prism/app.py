@@ -23,7 +23,6 @@ from prism.contract.errors import CallError, Draining, OperationInProgress
 from prism.control.instance_specs import instance_specs
 from prism.control.live_config import LiveConfig, Load
 from prism.frontends.admin import Access, AdminApp, Administered
-from prism.frontends.admin.unix_socket import open_unix_listener
 from prism.frontends.door import DoorApp
 from prism.observability.config_metrics import ConfigMetrics
 from prism.observability.metrics import Metrics
@@ -45,6 +44,7 @@ from prism.server import (
 from prism.server.http2.implementation import choose
 from prism.streams.addresses import Address, is_loopback, unix_path
 from prism.streams.errors import ListenError
+from prism.streams.listeners import open_unix_listener
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")
@@ -115,7 +115,8 @@ class Proxy:
 
         Raises:
             ListenError: a port cannot be used; nothing was started.
-            ConfigError: a certificate, or the admin token, cannot be used; nothing was started.
+            TLSFilesError, ConfigError: a certificate, or the admin token, cannot be used;
+                nothing was started.
         """
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
@@ -182,7 +183,7 @@ class Proxy:
         What cannot be replaced stays as it is, and the log says why. Waits for a plugin's
         reload that is under way.
         """
-        self._reload_certificates()
+        await self._reload_certificates()
         self._reload_admin_token()
         waited = False
         while self.live.has_file:
@@ -206,10 +207,10 @@ class Proxy:
             for namespace in self.router.namespaces()
         }
 
-    def _reload_certificates(self) -> None:
+    async def _reload_certificates(self) -> None:
         for tls in (self._tls, self._admin_tls):
             if tls is not None:
-                tls.reload()
+                await tls.reload()
 
     def _reload_admin_token(self) -> None:
         if self._admin.access.token is not None:
@@ -218,9 +219,9 @@ class Proxy:
     async def _listen(self) -> tuple[list[Listener], list[Listener]]:
         """The listeners of the data port, and those of the admin port."""
         listen, admin = self.config.listen, self.config.admin
-        self._tls = _server_tls(listen.tls)
+        self._tls = await _server_tls(listen.tls)
         if admin.enabled:
-            self._admin_tls = _server_tls(admin.tls)
+            self._admin_tls = await _server_tls(admin.tls)
             self._admin.access = Access.from_config(admin)
         listeners: list[Listener] = []
         admin_listeners: list[Listener] = []
@@ -274,11 +275,12 @@ class Proxy:
                 raise ListenError(f"the given socket {address}", why, way_out)
 
 
-def _server_tls(config: ServerTLSConfig | None) -> ServerTLS | None:
+async def _server_tls(config: ServerTLSConfig | None) -> ServerTLS | None:
     if config is None:
         return None
     client_ca = Path(config.client_ca) if config.client_ca else None
-    return ServerTLS(Path(config.cert), Path(config.key), client_ca)
+    cert, key = Path(config.cert), Path(config.key)
+    return await trio.to_thread.run_sync(ServerTLS, cert, key, client_ca, abandon_on_cancel=True)
 
 
 async def _close(listeners: list[Listener]) -> None:

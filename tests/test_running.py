@@ -4,10 +4,9 @@ import httpx
 import pytest
 import trio
 
-from prism.config.errors import ConfigError
 from prism.config.types import AdminConfig, Config, ListenConfig, NamespaceConfig, ServerTLS
 from prism.running import command, run_until_signalled
-from prism.streams.errors import ListenError
+from prism.streams.errors import ListenError, TLSFilesError
 
 
 def config(**changes) -> Config:
@@ -27,13 +26,13 @@ async def get(url: str) -> httpx.Response:
         return await client.get(url)
 
 
-@pytest.mark.parametrize("kind", [ListenError, ConfigError])
+@pytest.mark.parametrize("kind", [ListenError, TLSFilesError])
 async def test_what_keeps_it_from_starting_is_raised_by_itself(kind):
     async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as taken:
         port = taken.socket.getsockname()[1]
         wrong = {
             ListenError: ListenConfig(port=port),
-            ConfigError: ListenConfig(port=0, tls=ServerTLS("none.pem", "none.key")),
+            TLSFilesError: ListenConfig(port=0, tls=ServerTLS("none.pem", "none.key")),
         }
         with pytest.raises(kind):
             await run_until_signalled(config(listen=wrong[kind]))

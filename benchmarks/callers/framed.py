@@ -12,7 +12,7 @@ import trio
 from benchmarks.callers.meter import METADATA, OPERATION, PARAMS, Meter, next_order
 from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
-from prism.streams.inherited import FD_VARIABLE, socket_pair
+from prism.streams.unix import FD_VARIABLE, socket_pair
 
 REQUEST = ExecuteRequest(operation=OPERATION, params_json=PARAMS, metadata=METADATA)
 

@@ -13,7 +13,7 @@ import trio
 from benchmarks.callers.meter import StreamMeter, next_order
 from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import InitializeRequest, ShutdownRequest, StreamRequest
-from prism.streams.inherited import FD_VARIABLE, socket_pair
+from prism.streams.unix import FD_VARIABLE, socket_pair
 
 ENDLESS = StreamRequest(operation="give", params_json='{"messages":1000000000}')
 

@@ -22,7 +22,7 @@ from benchmarks.load.pacing import at_fixed_rate
 from benchmarks.load.wire import Wire, WrongAnswer
 from benchmarks.machine import cpu_seconds
 from benchmarks.processes import ROOT, module
-from prism.streams.inherited import FD_VARIABLE
+from prism.streams.unix import FD_VARIABLE
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):

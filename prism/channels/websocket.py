@@ -19,6 +19,7 @@ from trio_websocket import (
 from prism.streams import tcp
 from prism.streams.addresses import WebSocketURL
 from prism.streams.errors import LaunchError
+from prism.streams.tls import TLSFiles
 
 SUBPROTOCOL = "prism.frames.v1"
 """Names what is spoken inside; servers that know it confirm it."""
@@ -121,7 +122,7 @@ def _reason(error: ConnectionClosed) -> str:
     return f"closed with {closed.code} {closed.reason or ''}".rstrip()
 
 
-async def dial(url: str, tls: tcp.TLSFiles | None, nursery: trio.Nursery) -> WebSocketStream:
+async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSocketStream:
     """Connect to a plugin; what reads its messages runs in ``nursery``.
 
     ``tls`` applies to ``wss://``; plain ``ws://`` is for loopback. The caller sets the
@@ -131,7 +132,7 @@ async def dial(url: str, tls: tcp.TLSFiles | None, nursery: trio.Nursery) -> Web
         LaunchError: nobody listens there, it is not who it should be, or no WebSocket.
     """
     endpoint = WebSocketURL.parse(url)
-    files = (tls or tcp.TLSFiles()) if endpoint.secure else None
+    files = (tls or TLSFiles()) if endpoint.secure else None
     protocols = ["http/1.1"] if endpoint.secure else []
     transport = await tcp.dial(endpoint.host, endpoint.port, files, protocols=protocols)
     reader = _Reader(nursery)

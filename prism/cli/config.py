@@ -60,14 +60,14 @@ def _tls_problem(listen: "ListenConfig") -> str | None:
     """Why the listener's files cannot be used here; they may be elsewhere than the checker."""
     from pathlib import Path
 
-    from prism.config.errors import ConfigError
-    from prism.server import ServerTLS
+    from prism.streams.errors import TLSFilesError
+    from prism.streams.tls import ServerTLS
 
     if (tls := listen.tls) is None:
         return None
     try:
         ServerTLS(Path(tls.cert), Path(tls.key), Path(tls.client_ca) if tls.client_ca else None)
-    except ConfigError as error:
+    except TLSFilesError as error:
         return str(error)
     return None
 

@@ -11,11 +11,11 @@ from prism.server.asgi import App
 from prism.server.connection import Connection, Stream, client_address
 from prism.server.handshakes import Handshakes
 from prism.server.http2.implementation import choose
-from prism.server.listeners import Listener, bound_address
 from prism.server.log import logger
 from prism.server.settings import ServerSettings
 from prism.server.statistics import ServerStatistics
 from prism.streams.addresses import Address
+from prism.streams.listeners import Listener, bound_address
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1

@@ -1,5 +1,6 @@
-"""Why a plugin, or a client's door, cannot be had at an address."""
+"""Why a plugin, or an address to listen on, cannot be had."""
 
+import os
 from collections.abc import Sequence
 
 from prism.contract.errors import PrismError
@@ -30,3 +31,15 @@ class ListenError(PrismError):
 
     def __str__(self) -> str:
         return f"cannot listen on {self.place}: {self.why}; {self.way_out}"
+
+
+class TLSFilesError(PrismError):
+    """Files cannot be used for TLS; says which, and why."""
+
+    def __init__(self, files: str | os.PathLike[str], why: str) -> None:
+        super().__init__(files, why)
+        self.files = os.fspath(files)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.files}: cannot be used for TLS: {self.why}"

@@ -2,14 +2,13 @@
 
 import os
 import socket
-import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import trio
 
 from prism.streams.addresses import is_loopback
-from prism.streams.errors import LaunchError
+from prism.streams.errors import LaunchError, TLSFilesError
+from prism.streams.tls import TLSFiles, client_context, shake_hands
 
 KEEP_ALIVE_IDLE = 15
 KEEP_ALIVE_INTERVAL = 5
@@ -17,43 +16,6 @@ KEEP_ALIVE_PROBES = 3
 """A silent peer is probed after 15 s, and given up after three probes 5 s apart."""
 UNACKNOWLEDGED_MS = 30_000
 """What was sent and not acknowledged for so long ends the connection."""
-
-
-@dataclass(frozen=True)
-class TLSFiles:
-    """The files of a TLS client, all PEM. Without ``ca_cert`` the system's CAs count."""
-
-    ca_cert: str | None = None
-    cert: str | None = None
-    key: str | None = None
-    server_name: str | None = None
-
-
-def client_context(files: TLSFiles) -> ssl.SSLContext:
-    """A context that verifies the plugin, and shows our certificate where there is one.
-
-    Raises:
-        LaunchError: a file is missing or not what it should be.
-    """
-    try:
-        context = ssl.create_default_context(cafile=files.ca_cert)
-    except (OSError, ssl.SSLError) as error:
-        raise LaunchError(_file_error("ca_cert", files.ca_cert, error)) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if files.cert is not None:
-        try:
-            # Without a password OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(files.cert, files.key, password="")
-        except (OSError, ssl.SSLError) as error:
-            raise LaunchError(_file_error("cert and key", files.cert, error)) from None
-    return context
-
-
-def _file_error(what: str, path: str | None, error: OSError) -> str:
-    reason: str | None = error.strerror
-    if isinstance(error, ssl.SSLError):
-        reason = f"not the PEM it should be ({error.reason or error})"
-    return f"tls.{what}: cannot load {path}: {reason}"
 
 
 async def dial(
@@ -71,9 +33,10 @@ async def dial(
     where = f"{host}:{port}"
     if tls is None and not is_loopback(host):
         raise LaunchError(f"refusing plain text to {where}: configure tls")
-    context = client_context(tls) if tls is not None else None
-    if context is not None and protocols:
-        context.set_alpn_protocols(protocols)
+    try:
+        context = await client_context(tls, protocols) if tls is not None else None
+    except TLSFilesError as error:
+        raise LaunchError(str(error)) from None
     try:
         stream = await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as error:
@@ -81,25 +44,7 @@ async def dial(
     _keep_alive(stream.socket)
     if tls is None or context is None:
         return stream
-    name = tls.server_name or host
-    try:
-        # Frames carry their length, so a cut connection shows without TLS's own goodbye.
-        secure = trio.SSLStream(stream, context, server_hostname=name, https_compatible=True)
-    except (ValueError, TypeError) as error:
-        await trio.aclose_forcefully(stream)
-        raise LaunchError(
-            f"TLS with {where}: {name!r} cannot be a server's name: {error}"
-        ) from None
-    try:
-        await secure.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(secure)
-        cause = error.__cause__ or error
-        detail = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause
-        raise LaunchError(f"TLS with {where} failed: {detail}") from None
-    except BaseException:
-        await trio.aclose_forcefully(secure)
-        raise
+    secure = await shake_hands(stream, context, tls.server_name or host, where)
     # A server that knows no ALPN speaks HTTP/1.1.
     if protocols and (secure.selected_alpn_protocol() or "http/1.1") not in protocols:
         await trio.aclose_forcefully(secure)

@@ -1,9 +1,9 @@
-"""Unix sockets between the proxy and plugins that it did not start.
+"""Unix sockets: pairs handed down to plugins, sockets that plugins dial or listen on, listeners.
 
-Who may talk is settled twice. The file system: the socket lies in a directory
-that nobody else can write, and has its final mode before it is bound, so that
-there is no moment in which others could connect or replace it. The kernel:
-``SO_PEERCRED`` names the user at the other end, whatever the file system said.
+Who may talk over a socket with a path is settled twice. The file system: the socket has its
+final mode before it is bound, and a plugin's lies in a directory that nobody else can write, so
+that there is no moment in which others could connect or replace it. The kernel: ``SO_PEERCRED``
+names the user at the other end, whatever the file system said.
 """
 
 import errno
@@ -22,11 +22,12 @@ import trio
 
 from prism.contract.errors import ChannelError
 from prism.streams.addresses import check_socket_path
-from prism.streams.errors import LaunchError
+from prism.streams.errors import LaunchError, ListenError
 
 log = logging.getLogger("prism.channel")
 
-BACKLOG = 8
+FD_VARIABLE = "PRISM_PLUGIN_FD"
+"""Environment variable that tells a spawned plugin its descriptor's number."""
 WATCH_INTERVAL = 5.0
 """Seconds between looks whether a listener's file is still there."""
 _CREDENTIALS = struct.Struct("3i")
@@ -150,27 +151,111 @@ def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixLi
     _check_path(path)
     group_id = _group_id(group) if group is not None else -1
     _prepare_directory(path.parent, group_id)
-    lock = _lock(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock = lock_socket(path)
+        try:
+            sock = bind(path, mode=mode, group_id=group_id)
+            return UnixListener(path, sock, lock, group)
+        except BaseException:
+            os.close(lock)
+            raise
+    except ListenError as error:
+        raise LaunchError(str(error)) from None
+
+
+def lock_socket(path: Path) -> int:
+    """Keep other proxies from binding ``path``, until the descriptor returned is closed.
+
+    Without it two that start together could both find a dead socket, and one remove what
+    the other has just put in its place. The file beside the socket stays.
+
+    Raises:
+        ListenError: another proxy has it, or the file cannot be made.
+    """
+    name = path.with_name(path.name + ".lock")
+    try:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _refused(name, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise ListenError(
+            str(path), f"another proxy (pid {holder}) has it", "stop it, or choose another path"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    return lock
+
+
+def bind(path: Path, *, mode: int = 0o600, group_id: int = -1, backlog: int = 8) -> socket.socket:
+    """A socket that listens at ``path``, in the place of one on which nobody listens any more.
+
+    The caller holds ``lock_socket(path)``.
+
+    The file never has more rights than ``mode``: the socket has them before it is bound, and
+    can be connected to only once it has the group.
+
+    Raises:
+        ListenError: with the reason and what to do about it. Nothing is left behind.
+    """
     bound = False
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
         os.fchmod(sock.fileno(), mode)
         sock.bind(os.fspath(path))
         bound = True
         os.chown(path, -1, group_id)
-        # bind() took the umask's share; nobody else can have replaced the file.
-        path.chmod(mode)
-        sock.listen(BACKLOG)
-        return UnixListener(path, sock, lock, group)
+        path.chmod(mode)  # what the umask has taken
+        sock.listen(backlog)
+        return sock
     except BaseException as error:
         if bound:
             path.unlink(missing_ok=True)
         sock.close()
-        os.close(lock)
         if isinstance(error, OSError):
-            raise LaunchError(f"cannot listen on {path}: {error.strerror or error}") from None
+            raise _refused(path, error) from error
         raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Make way for a socket at ``path``.
+
+    Raises:
+        ListenError: somebody needs what is there.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    way_out = "remove it, or choose another path"
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(str(path), "there is a file that is not a socket", way_out)
+    if found.st_uid != os.geteuid():
+        why = f"the socket there belongs to uid {found.st_uid}, not to this user"
+        raise ListenError(str(path), why, way_out)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:  # somebody listens, and does not keep up
+            pass
+    raise ListenError(str(path), "another process listens there", "stop it, or choose another path")
+
+
+def _refused(path: Path, error: OSError) -> ListenError:
+    way_out = "see the reason given"
+    if error.errno == errno.ENOENT:
+        way_out = f"make the directory {path.parent}"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        way_out = "choose a directory that this user may write"
+    return ListenError(str(path), (error.strerror or str(error)).lower(), way_out)
 
 
 async def dial(path: Path, *, group: str | None = None) -> trio.SocketStream:
@@ -243,40 +328,11 @@ def _group_id(group: str) -> int:
         raise LaunchError(f"there is no group {group!r} on this machine") from None
 
 
-def _lock(path: Path) -> int:
-    """Take the lock file beside ``path``; returns its descriptor."""
-    name = path.with_name(path.name + ".lock")
-    try:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise LaunchError(f"cannot open {name}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise LaunchError(f"{path} is in use by another proxy (pid {holder})") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock
+def socket_pair() -> tuple[trio.SocketStream, socket.socket]:
+    """The proxy's end as a stream, and the plugin's end to hand down and then close.
 
-
-def _remove_stale(path: Path) -> None:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise LaunchError(f"{path} exists and is not a socket; it was left alone")
-    if found.st_uid != os.geteuid():
-        raise LaunchError(f"{path} belongs to uid {found.st_uid}, not to this user")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:  # somebody listens, and does not keep up
-            pass
-        raise LaunchError(f"{path} is in use: another process listens there")
+    There is no path to squat, guess or delete, and nothing else can connect. When either
+    process dies, the other reads end-of-file.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), theirs

@@ -23,6 +23,7 @@ from prism.config.types import PluginConfig, PluginForm
 from prism.contract.errors import CallError, ChannelError
 from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
+from prism.streams.tls import TLSFiles
 from prism.supervision import process
 from prism.supervision.loading import load_plugin
 from prism.supervision.news import News
@@ -275,11 +276,11 @@ async def _websocket(
         yield channel
 
 
-def _tls_files(plugin: PluginConfig) -> tcp.TLSFiles | None:
+def _tls_files(plugin: PluginConfig) -> TLSFiles | None:
     if plugin.tls is None or not plugin.tls.enabled:
         return None
     files = plugin.tls
-    return tcp.TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
+    return TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
 
 
 async def _dial_endpoint(spec: InstanceSpec, protocols: Sequence[str] = ()) -> trio.abc.Stream:

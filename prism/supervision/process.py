@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from prism.streams.errors import LaunchError
-from prism.streams.inherited import FD_VARIABLE, socket_pair
+from prism.streams.unix import FD_VARIABLE, socket_pair
 from prism.supervision.guardian import guardian
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -30,7 +30,8 @@ from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
 from prism.sdk.session import Session
 from prism.sdk.websocket import WebSocketStream as PluginWebSocket
 from prism.streams import tcp, unix
-from prism.streams.inherited import FD_VARIABLE, socket_pair
+from prism.streams.tls import TLSFiles
+from prism.streams.unix import FD_VARIABLE, socket_pair
 from prism.wire import ConnectionState, Role
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Hello, Ping
@@ -231,7 +232,7 @@ async def unix_dialled(tmp_path: Path) -> AsyncIterator[PluginChannel]:
 
 @asynccontextmanager
 async def _over_tcp(
-    context: ssl.SSLContext | None, files: tcp.TLSFiles | None
+    context: ssl.SSLContext | None, files: TLSFiles | None
 ) -> AsyncIterator[PluginChannel]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
@@ -260,7 +261,7 @@ async def over_tls(tmp_path: Path, *, mutual: bool = False) -> AsyncIterator[Plu
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    files = tcp.TLSFiles(ca_cert=str(tmp_path / "ca.pem"))
+    files = TLSFiles(ca_cert=str(tmp_path / "ca.pem"))
     if mutual:
         authority.issue_cert("proxy@example.org").private_key_and_cert_chain_pem.write_to_path(
             tmp_path / "proxy.pem"
@@ -268,7 +269,7 @@ async def over_tls(tmp_path: Path, *, mutual: bool = False) -> AsyncIterator[Plu
         context.verify_mode = ssl.CERT_REQUIRED
         authority.configure_trust(context)
         pem = str(tmp_path / "proxy.pem")
-        files = tcp.TLSFiles(ca_cert=files.ca_cert, cert=pem, key=pem)
+        files = TLSFiles(ca_cert=files.ca_cert, cert=pem, key=pem)
     async with _over_tcp(context, files) as channel:
         yield channel
 
@@ -332,7 +333,7 @@ async def grpc_server(*arguments: str | Path) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def over_grpc(
-    port: int, files: tcp.TLSFiles | None = None, **callbacks: Any
+    port: int, files: TLSFiles | None = None, **callbacks: Any
 ) -> AsyncIterator[GrpcChannel]:
     """A channel to a gRPC server, greeted and running."""
     stream = await tcp.dial("127.0.0.1", port, files, protocols=["h2"])
@@ -370,7 +371,7 @@ async def secure_grpc(tmp_path: Path) -> AsyncIterator[PluginChannel]:
         pem = authority.issue_cert(name).private_key_and_cert_chain_pem
         pem.write_to_path(tmp_path / f"{name}.pem")
     ours = str(tmp_path / "proxy@example.org.pem")
-    files = tcp.TLSFiles(ca_cert=str(tmp_path / "ca.pem"), cert=ours, key=ours)
+    files = TLSFiles(ca_cert=str(tmp_path / "ca.pem"), cert=ours, key=ours)
     async with (
         grpc_server(tmp_path / "127.0.0.1.pem", tmp_path / "ca.pem") as port,
         over_grpc(port, files) as channel,

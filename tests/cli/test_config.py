@@ -40,7 +40,7 @@ def test_a_certificate_that_is_not_here_draws_a_warning_that_names_it():
     result = CliRunner().invoke(prism, ["config", "check", "tls.yaml"])
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"warning: {Path('none.pem').absolute()}: tls: cannot be used for TLS")
+    assert line.startswith(f"warning: {Path('none.pem').absolute()}: cannot be used for TLS")
 
 
 @pytest.mark.usefixtures("files")

@@ -1,5 +1,8 @@
 """TLS over the life of a proxy: certificates that change, storms, limits."""
 
+import json
+import os
+import pty
 import resource
 import signal
 import socket
@@ -12,6 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from prism_process import SUPPORT, eventually
 
 DAY = 86_400
@@ -32,6 +41,11 @@ class Files:
         issued = self.ca.issue_cert("127.0.0.1", "localhost")
         issued.cert_chain_pems[0].write_to_path(str(self.cert))
         issued.private_key_pem.write_to_path(str(self.key))
+
+    def encrypt_key(self):
+        key = load_pem_private_key(self.key.read_bytes(), None)
+        protection = BestAvailableEncryption(b"secret")
+        self.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
 
     def client(self):
         """The path of a client's certificate and key, in one file."""
@@ -108,13 +122,57 @@ def test_bad_files_keep_the_old_certificate_and_say_why(start_prism, files):
     assert served(proxy.port, files) != before
 
 
+@pytest.fixture
+def on_a_terminal():
+    """What makes a process one of a session with a terminal, at which nobody types."""
+    ours, theirs = pty.openpty()
+    name = os.ttyname(theirs)
+
+    def open_terminal():
+        os.setsid()
+        os.open(name, os.O_RDWR)  # the session's first, hence its controlling terminal
+
+    yield open_terminal
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_key_with_a_passphrase_is_refused_at_start_even_on_a_terminal(files, on_a_terminal):
+    files.encrypt_key()
+    (files.directory / "prism.yaml").write_text(json.dumps(files.config()))
+    done = subprocess.run(
+        [sys.executable, "-m", "prism", "serve", "--config", "prism.yaml"],
+        cwd=files.directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=on_a_terminal,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{files.key}: cannot be used for TLS: the key is protected" in done.stderr
+
+
+def test_a_new_key_with_a_passphrase_holds_up_nobody(start_prism, files, on_a_terminal):
+    proxy = start_prism(files.config(), preexec=on_a_terminal)
+    before = served(proxy.port, files)
+    files.issue()
+    files.encrypt_key()
+    reload(proxy, 1)
+    assert served(proxy.port, files) == before
+    assert proxy.metric("prism_tls_reloads_failed_total") == 1
+    [record] = eventually(lambda: proxy.logged("the certificate in use stays"))
+    assert "protected by a passphrase" in record["message"]
+
+
 @pytest.mark.slow
 def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start_prism, files):
     proxy = start_prism(files.config(mutual=True, max_concurrent_handshakes=8))
     client = str(files.client())
     context = ssl.create_default_context(cafile=files.ca_file)
     context.load_cert_chain(client)
-    command = [sys.executable, str(SUPPORT / "tls_storm.py"), str(proxy.port), "300"]
+    command = [sys.executable, str(SUPPORT / "tls_storm.py"), str(proxy.port), "100"]
     with (
         httpx.Client(verify=context, trust_env=False, timeout=20) as other,
         subprocess.Popen(
@@ -126,7 +184,7 @@ def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start
             assert other.get(f"{proxy.url}/v1").status_code == 200
             meanwhile += 1
         printed, _ = storm.communicate()
-    assert printed.split()[0] == "300"
+    assert printed.split()[0] == "100"
     assert meanwhile > 10
     assert proxy.metric("prism_tls_handshakes_failed_total") == 0
 

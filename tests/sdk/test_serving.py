@@ -11,7 +11,7 @@ import trio.testing
 from prism.channels.frames.channel import FramedChannel
 from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
 from prism.streams import tcp, unix
-from prism.streams.inherited import FD_VARIABLE, socket_pair
+from prism.streams.unix import FD_VARIABLE, socket_pair
 
 PROGRAM = """
 import asyncio, logging, sys

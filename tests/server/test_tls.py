@@ -1,5 +1,3 @@
-import datetime
-import logging
 import ssl
 
 import pytest
@@ -7,7 +5,6 @@ import trio
 import trustme
 from cryptography import x509
 
-from prism.config.errors import ConfigError
 from prism.server import ServerTLS, handshakes
 
 
@@ -20,9 +17,9 @@ class Files:
         self.ca_file = directory / "ca.pem"
         self.ca.cert_pem.write_to_path(str(self.ca_file))
 
-    def server(self, name="server", not_after=None):
-        issued = self.ca.issue_cert("127.0.0.1", "localhost", not_after=not_after)
-        cert, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+    def server(self):
+        issued = self.ca.issue_cert("127.0.0.1", "localhost")
+        cert, key = self.directory / "server.pem", self.directory / "server.key"
         for number, blob in enumerate(issued.cert_chain_pems):
             blob.write_to_path(str(cert), append=number > 0)
         issued.private_key_pem.write_to_path(str(key))
@@ -131,46 +128,17 @@ async def test_a_new_certificate_serves_new_connections_and_old_ones_live_on(
     context = files.client()
     old = await connect(server, context)
     before = old.getpeercert(binary_form=True)
-    tls.replace(*files.server("renewed"))
+    files.server()  # another one in the same files
+    assert await tls.reload()
     assert (await connect(server, context)).getpeercert(binary_form=True) != before
     await old.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
     assert (await helpers.read_all(old)).startswith(b"HTTP/1.1 200")
 
 
-async def test_reading_the_files_again_counts_and_never_raises(files):
+async def test_a_bad_certificate_leaves_the_old_one_in_service(start_server, files):
     cert, key = files.server()
-    tls = ServerTLS(cert, key)
-    first = tls.certificate
-    files.server()
-    assert tls.reload()
-    assert tls.certificate != first
-    cert.write_text("not a certificate")
-    context, second = tls.context, tls.certificate
-    assert not tls.reload()
-    assert (tls.context, tls.certificate) == (context, second)
-    assert (tls.reloads, tls.failed_reloads) == (2, 1)
-
-
-@pytest.mark.parametrize(
-    ("days", "level"), [(-1, logging.ERROR), (3, logging.WARNING), (60, logging.INFO)]
-)
-def test_the_end_of_the_certificate_is_logged(files, caplog, days, level):
-    caplog.set_level(logging.INFO, "prism.server")
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, minutes=1)
-    ServerTLS(*files.server(not_after=end))
-    [record] = caplog.records
-    assert record.levelno == level
-    assert f"{end:%Y-%m-%d}" in record.getMessage()
-
-
-async def test_a_bad_certificate_leaves_the_old_one_in_service(start_server, files, tmp_path):
-    cert, key = files.server()
-    _, other_key = files.server("other")
     tls = ServerTLS(cert, key)
     server = await start_server(tls=tls)
-    garbage = tmp_path / "garbage.pem"
-    garbage.write_text("not a certificate")
-    for bad in [(garbage, key), (cert, other_key), (tmp_path / "absent.pem", key)]:
-        with pytest.raises(ConfigError, match="cannot be used for TLS"):
-            tls.replace(*bad)
+    cert.write_text("not a certificate")
+    assert not await tls.reload()
     await connect(server, files.client())

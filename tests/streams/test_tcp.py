@@ -7,6 +7,7 @@ import trustme
 
 from prism.streams import tcp
 from prism.streams.errors import LaunchError
+from prism.streams.tls import TLSFiles
 
 PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
@@ -63,39 +64,39 @@ async def refusal(*args, **kwargs):
 
 
 async def test_tls(authority, ca_file):
-    assert await dial(server_context(authority), tcp.TLSFiles(ca_cert=ca_file)) == b"hello"
+    assert await dial(server_context(authority), TLSFiles(ca_cert=ca_file)) == b"hello"
 
 
 async def test_the_name_may_be_stated(authority, ca_file):
-    files = tcp.TLSFiles(ca_cert=ca_file, server_name="plugin.example.org")
+    files = TLSFiles(ca_cert=ca_file, server_name="plugin.example.org")
     context = server_context(authority, "plugin.example.org")
     assert await dial(context, files) == b"hello"
 
 
 async def test_an_expired_certificate(authority, ca_file):
     context = server_context(authority, not_before=PAST, not_after=PAST + datetime.timedelta(1))
-    assert "expired" in await refusal(context, tcp.TLSFiles(ca_cert=ca_file))
+    assert "expired" in await refusal(context, TLSFiles(ca_cert=ca_file))
 
 
 async def test_another_name(authority, ca_file):
     context = server_context(authority, "other.example.org")
-    assert "not valid for" in await refusal(context, tcp.TLSFiles(ca_cert=ca_file))
+    assert "not valid for" in await refusal(context, TLSFiles(ca_cert=ca_file))
 
 
 async def test_an_unknown_authority(ca_file):
     context = server_context(trustme.CA())
-    assert "issuer" in await refusal(context, tcp.TLSFiles(ca_cert=ca_file))
+    assert "issuer" in await refusal(context, TLSFiles(ca_cert=ca_file))
 
 
 async def test_a_server_without_tls(ca_file):
-    assert "failed" in await refusal(None, tcp.TLSFiles(ca_cert=ca_file))
+    assert "failed" in await refusal(None, TLSFiles(ca_cert=ca_file))
 
 
 async def test_no_client_certificate_shows_at_the_latest_when_reading(authority, ca_file):
     context = server_context(authority)
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        received = await dial(context, tcp.TLSFiles(ca_cert=ca_file))
+        received = await dial(context, TLSFiles(ca_cert=ca_file))
     except* (LaunchError, trio.BrokenResourceError):
         received = b""
     assert received == b""
@@ -120,21 +121,15 @@ async def test_nobody_listens():
 
 async def test_a_host_that_is_no_name(ca_file):
     with pytest.raises(LaunchError, match="cannot connect"):
-        await tcp.dial("x" * 70 + ".example", 1, tcp.TLSFiles(ca_cert=ca_file))
+        await tcp.dial("x" * 70 + ".example", 1, TLSFiles(ca_cert=ca_file))
 
 
 @pytest.mark.parametrize("name", [".example", "a\0b"])
 async def test_a_stated_name_that_is_no_name(authority, ca_file, name):
-    files = tcp.TLSFiles(ca_cert=ca_file, server_name=name)
+    files = TLSFiles(ca_cert=ca_file, server_name=name)
     assert "cannot be a server's name" in await refusal(server_context(authority), files)
 
 
-def test_files_that_cannot_be_used(tmp_path, authority, ca_file):
-    with pytest.raises(LaunchError, match=r"tls.ca_cert: cannot load /nowhere: No such file"):
-        tcp.client_context(tcp.TLSFiles(ca_cert="/nowhere"))
-    (tmp_path / "bad.pem").write_text("not PEM")
-    bad = str(tmp_path / "bad.pem")
-    with pytest.raises(LaunchError, match=r"tls.ca_cert: .*not the PEM"):
-        tcp.client_context(tcp.TLSFiles(ca_cert=bad))
-    with pytest.raises(LaunchError, match=r"tls.cert and key: .*not the PEM"):
-        tcp.client_context(tcp.TLSFiles(ca_cert=ca_file, cert=bad))
+async def test_files_that_cannot_be_used_are_told_before_anything_is_dialled():
+    with pytest.raises(LaunchError, match="/nowhere: cannot be used for TLS: No such file"):
+        await tcp.dial("192.0.2.1", 1, TLSFiles(ca_cert="/nowhere"))

@@ -5,7 +5,7 @@ import pytest
 import trio
 
 from prism.streams.errors import LaunchError
-from prism.streams.inherited import FD_VARIABLE
+from prism.streams.unix import FD_VARIABLE
 from prism.supervision import process
 
 

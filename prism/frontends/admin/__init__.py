@@ -2,8 +2,7 @@
 
 `routes` lists all there is; each answer is made in `reads`, `operations`, `configuration`
 or `follow`, from and into the types of `messages`. `app` is the ASGI application around
-them, `access` decides who may, `token` and `unix_socket` are its two keys. `openapi` describes
-the routes to programs.
+them, `access` decides who may, `token` is its key. `openapi` describes the routes to programs.
 """
 
 from prism.frontends.admin.access import Access, Right

@@ -34,7 +34,7 @@ from prism.contract.messages import (
 )
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
-from prism.streams.inherited import socket_pair
+from prism.streams.unix import socket_pair
 from prism.wire import Role
 from prism.wire.connection import Connection
 from prism.wire.events import (

@@ -1,15 +1,17 @@
-"""Where connections come from: sockets opened here or given, with or without TLS."""
+"""Where clients' connections come from: sockets opened here or given, with or without TLS."""
 
 import errno
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 import trio
 
-from prism.server.tls import ServerTLS
 from prism.streams.addresses import Address
 from prism.streams.errors import ListenError
+from prism.streams.tls import ServerTLS
+from prism.streams.unix import bind, lock_socket
 
 BACKLOG = 1024
 """Connections the kernel keeps while none is accepted (a restart, the connection limit)."""
@@ -65,6 +67,23 @@ async def open_listeners(
         way_out = _WAYS_OUT.get(number, "see the reason given")
         raise ListenError(place, os.strerror(number).lower(), way_out) from error
     return [TLSListener(item, tls) for item in opened] if tls is not None else list(opened)
+
+
+def open_unix_listener(path: str, *, backlog: int = BACKLOG) -> trio.SocketListener:
+    """Listen at ``path``; the file is for this user alone.
+
+    It is left behind at the end: a successor may be listening on the same socket.
+
+    Raises:
+        ListenError: with the reason and what to do about it.
+    """
+    place = Path(path)
+    lock = lock_socket(place)
+    try:
+        sock = bind(place, backlog=backlog)
+    finally:
+        os.close(lock)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def listen_on(sockets: Iterable[socket.socket], *, tls: ServerTLS | None = None) -> list[Listener]:

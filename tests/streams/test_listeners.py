@@ -1,9 +1,11 @@
 import os
+import stat
 
 import pytest
+import trio
 
-from prism.server import bound_address, open_listeners
 from prism.streams.errors import ListenError
+from prism.streams.listeners import bound_address, open_listeners, open_unix_listener
 
 
 async def test_port_zero_gets_a_free_port():
@@ -38,3 +40,39 @@ async def test_what_cannot_be_listened_on_says_why(host, port, message):
 async def test_a_privileged_port_says_why():
     with pytest.raises(ListenError, match=r"permission denied; .*1024"):
         await open_listeners("127.0.0.1", 1)
+
+
+async def test_only_this_user_may_open_the_file(tmp_path):
+    path = tmp_path / "admin.sock"
+    before = os.umask(0)
+    try:
+        async with open_unix_listener(str(path)):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+async def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path):
+    path = str(tmp_path / "admin.sock")
+    async with open_unix_listener(path):
+        pass
+    async with (
+        open_unix_listener(path) as listener,
+        await trio.open_unix_socket(path),
+        await listener.accept(),
+    ):
+        pass
+
+
+async def test_what_is_in_the_way_is_left_alone(tmp_path):
+    path = tmp_path / "admin.sock"
+    async with open_unix_listener(str(path)):
+        with pytest.raises(ListenError, match="another process listens there"):
+            open_unix_listener(str(path))
+    path.unlink()
+    path.write_text("notes")
+    with pytest.raises(ListenError, match="a file that is not a socket"):
+        open_unix_listener(str(path))
+    assert path.read_text() == "notes"
+    with pytest.raises(ListenError, match="make the directory"):
+        open_unix_listener(str(tmp_path / "none" / "admin.sock"))

@@ -1,0 +1,225 @@
+import datetime
+import logging
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from prism.streams.errors import TLSFilesError
+from prism.streams.tls import ServerTLS, TLSFiles, client_context, load_client_context
+
+
+class Files:
+    """An authority, and the PEM files of a certificate it issued."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = trustme.CA()
+        self.ca, self.cert, self.key = (directory / name for name in ("ca", "cert", "key"))
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.issue()
+
+    def issue(self, not_after: datetime.datetime | None = None) -> None:
+        issued = self.authority.issue_cert("localhost", not_after=not_after)
+        self.cert.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+
+    def encrypt_key(self, form: PrivateFormat = PrivateFormat.PKCS8) -> None:
+        key = load_pem_private_key(self.key.read_bytes(), None)
+        protected = key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"secret"))
+        self.key.write_bytes(protected)
+
+    def server(self) -> ServerTLS:
+        return ServerTLS(self.cert, self.key)
+
+    def client(self, **changes: str) -> ssl.SSLContext:
+        return load_client_context(TLSFiles(ca_cert=str(self.ca), **changes))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def agree(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's side after a handshake; raises what either side raises."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    waiting = list(ends)
+    while waiting:
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+    return ends[0]
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_both_versions_of_http_are_agreed_on(files: Files, protocol: str) -> None:
+    client = files.client()
+    client.set_alpn_protocols([protocol])
+    agreed = agree(files.server().context, client)
+    assert (agreed.selected_alpn_protocol(), agreed.version()) == (protocol, "TLSv1.3")
+
+
+@pytest.mark.parametrize(
+    "cipher",
+    [
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    ],
+)
+def test_a_client_of_tls_1_2_chooses_among_good_ciphers(files: Files, cipher: str) -> None:
+    client = files.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    others = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256"
+    client.set_ciphers(f"{cipher}:{others}")
+    agreed = agree(files.server().context, client)
+    assert agreed.version() == "TLSv1.2"
+    assert agreed.cipher()[0] == cipher
+
+
+@pytest.mark.parametrize(
+    "cipher", ["ECDHE-ECDSA-AES128-SHA256", "AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-SHA"]
+)
+def test_without_forward_secrecy_or_authenticated_encryption_there_is_no_agreement(
+    files: Files, cipher: str
+) -> None:
+    client = files.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(cipher)
+    with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
+        agree(files.server().context, client)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_old_versions_are_refused_on_both_sides(files: Files) -> None:
+    old = files.client()
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError, match="PROTOCOL"):
+        agree(files.server().context, old)
+    assert files.client().minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_nothing_is_negotiated_twice(files: Files) -> None:
+    assert files.server().context.options & ssl.OP_NO_RENEGOTIATION
+    assert files.server().context.options & ssl.OP_NO_COMPRESSION
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(
+    files: Files, form: PrivateFormat
+) -> None:
+    files.encrypt_key(form)
+    with pytest.raises(TLSFilesError, match=f"^{files.key}: .*protected by a passphrase"):
+        files.server()
+    with pytest.raises(TLSFilesError, match=f"^{files.key}: .*protected by a passphrase"):
+        files.client(cert=str(files.cert), key=str(files.key))
+    both = files.cert.read_bytes() + files.key.read_bytes()
+    files.cert.write_bytes(both)
+    with pytest.raises(TLSFilesError, match=f"^{files.cert}: .*protected by a passphrase"):
+        files.client(cert=str(files.cert))
+
+
+async def test_reading_the_files_again_counts_and_never_raises(files: Files) -> None:
+    tls = files.server()
+    first = tls.certificate
+    files.issue()
+    assert await tls.reload()
+    assert tls.certificate != first
+    context, second = tls.context, tls.certificate
+    files.encrypt_key()
+    assert not await tls.reload()
+    files.cert.write_text("not a certificate")
+    assert not await tls.reload()
+    assert (tls.context, tls.certificate) == (context, second)
+    assert (tls.reloads, tls.failed_reloads) == (3, 2)
+
+
+async def test_a_file_that_cannot_be_read_now_holds_up_nobody(files: Files) -> None:
+    tls = files.server()
+    context = tls.context
+    files.cert.unlink()
+    os.mkfifo(files.cert)  # to open it waits for somebody who writes
+    with trio.move_on_after(0.05) as waiting:
+        await tls.reload()
+    assert waiting.cancelled_caught
+    assert tls.context is context
+    with trio.move_on_after(0.05) as waiting:
+        await client_context(TLSFiles(ca_cert=str(files.cert)))
+    assert waiting.cancelled_caught
+    # Both threads end once the file can be opened.
+    await trio.to_thread.run_sync(lambda: files.cert.open("wb").close())
+
+
+@pytest.mark.parametrize("name", ["cert", "key", "ca"])
+def test_a_file_that_is_missing_or_something_else_is_named(files: Files, name: str) -> None:
+    file = getattr(files, name)
+    file.write_text("not PEM")
+    with pytest.raises(TLSFilesError, match=f"{file}.*expected .* in PEM"):
+        ServerTLS(files.cert, files.key, files.ca)
+    file.unlink()
+    with pytest.raises(TLSFilesError, match=f"^{file}: cannot be used for TLS: No such file"):
+        ServerTLS(files.cert, files.key, files.ca)
+    file.mkdir()
+    with pytest.raises(TLSFilesError, match=f"^{file}: cannot be used for TLS: Is a directory"):
+        files.client(cert=str(files.cert), key=str(files.key))
+
+
+def test_a_key_of_another_certificate(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Files(tmp_path / "other")
+    with pytest.raises(TLSFilesError, match=f"{files.cert}, {other.key}: .* not the certificate's"):
+        ServerTLS(files.cert, other.key)
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(-1, logging.ERROR), (3, logging.WARNING), (60, logging.INFO)]
+)
+def test_the_end_of_the_certificate_is_logged(
+    files: Files, caplog: pytest.LogCaptureFixture, days: int, level: int
+) -> None:
+    caplog.set_level(logging.INFO, "prism.server")
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, minutes=1)
+    files.issue(not_after=end)
+    files.server()
+    [record] = caplog.records
+    assert record.levelno == level
+    assert f"{end:%Y-%m-%d}" in record.getMessage()
+
+
+@pytest.mark.parametrize("serial", [1, 0x80, 0xABC, 2**150 + 1])
+def test_the_serial_number_is_written_as_openssl_does(files: Files, serial: int) -> None:
+    """In whole bytes; and the first certificate of the file is the server's own."""
+    key = load_pem_private_key(files.key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), serial)
+    end = datetime.datetime(2099, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    dated = builder.not_valid_before(end - datetime.timedelta(1)).not_valid_after(end)
+    chain = files.cert.read_bytes()
+    signed = dated.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    files.cert.write_bytes(signed + chain)
+    found = files.server().certificate
+    assert found is not None
+    assert int(found.serial, 16) == serial
+    assert len(found.serial) % 2 == 0
+    assert found.expires == end.timestamp()
