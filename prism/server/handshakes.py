@@ -23,11 +23,8 @@ class Handshakes:
     """The handshakes of one server, of which ``limit`` have a turn."""
 
     def __init__(self, limit: int, statistics: ServerStatistics) -> None:
-        self._limit = limit
+        self._turns = trio.Semaphore(limit)  # fair
         self._statistics = statistics
-        self._begun: dict[trio.SSLStream[trio.SocketStream], float] = {}  # in order
-        self._queue = trio.Lock()  # fair
-        self._turn_over = trio.Event()
 
     async def perform(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         """Wait for a turn, then shake hands. If cancelled, the stream is of no more use.
@@ -37,34 +34,33 @@ class Handshakes:
         """
         self._statistics.handshakes_waiting += 1
         try:
-            await self._wait_for_turn()
+            await self._turns.acquire()
         finally:
             self._statistics.handshakes_waiting -= 1
-        self._begun[stream] = trio.current_time()
+        failure: trio.BrokenResourceError | None = None
         done = False
         try:
-            if _is_gone(stream.transport_stream.socket):
-                raise trio.BrokenResourceError from ConnectionError("the client gave up")
-            await stream.do_handshake()
-            done = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_turn)
+                try:
+                    if _is_gone(stream.transport_stream.socket):
+                        raise trio.BrokenResourceError from ConnectionError("the client gave up")
+                    await stream.do_handshake()
+                    done = True
+                except trio.BrokenResourceError as error:
+                    failure = error  # the nursery would put it into a group
+                nursery.cancel_scope.cancel()
         finally:
             self._statistics.handshakes_failed += not done
-            self._end_turn(stream)
+        if failure is not None:
+            raise failure
 
-    async def _wait_for_turn(self) -> None:
-        async with self._queue:
-            while len(self._begun) >= self._limit:
-                first, begun = next(iter(self._begun.items()))
-                if self._turn_over.is_set():
-                    self._turn_over = trio.Event()
-                with trio.move_on_at(begun + TURN) as turn:
-                    await self._turn_over.wait()
-                if turn.cancelled_caught:
-                    self._end_turn(first)
-
-    def _end_turn(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        if self._begun.pop(stream, None) is not None:
-            self._turn_over.set()
+    async def _end_turn(self) -> None:
+        """Give the turn back after ``TURN``, or when the handshake has ended before."""
+        try:
+            await trio.sleep(TURN)
+        finally:
+            self._turns.release()
 
 
 def _is_gone(sock: trio.socket.SocketType) -> bool:
