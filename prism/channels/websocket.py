@@ -4,14 +4,12 @@ A message's boundaries mean nothing: the frames are one stream of bytes. The pro
 client; load balancers, ingresses and TLS terminators on the way need know no more than HTTP.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import trio
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
-    HandshakeError,
     WebSocketConnection,
     wrap_client_stream,
 )
@@ -25,42 +23,15 @@ SUBPROTOCOL = "prism.frames.v1"
 """Names what is spoken inside; servers that know it confirm it."""
 MAX_MESSAGE = 1024 * 1024
 """Bytes of a message, both ways; longer frames span several."""
-CLOSE_PATIENCE = 1.0
+CLOSE_TIMEOUT = 1.0
 """Seconds for the peer's half of the closing handshake."""
-
-
-class _Reader:
-    """The nursery that the library's reader is given: one that can end it alone.
-
-    The reader waits, for ever, while nobody takes the message that it has read. What it
-    raises, such as a refused handshake, ends ``opening`` rather than the nursery.
-    """
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.scope = trio.CancelScope()
-        self.opening = trio.CancelScope()
-        self.failure: Exception | None = None
-        self._nursery = nursery
-
-    def start_soon(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
-        self._nursery.start_soon(self._run, function, arguments)
-
-    async def _run(
-        self, function: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
-    ) -> None:
-        with self.scope:
-            try:
-                await function(*arguments)
-            except Exception as error:
-                self.failure = error
-                self.opening.cancel()
 
 
 class WebSocketStream(trio.abc.Stream):
     """A WebSocket's binary messages as a stream of bytes; closing it ends all below."""
 
     def __init__(
-        self, connection: WebSocketConnection, transport: trio.abc.Stream, reader: _Reader
+        self, connection: WebSocketConnection, transport: trio.abc.Stream, reader: trio.CancelScope
     ) -> None:
         self._connection = connection
         self._transport = transport
@@ -106,12 +77,12 @@ class WebSocketStream(trio.abc.Stream):
         return data
 
     async def aclose(self) -> None:
-        """Close, politely for ``CLOSE_PATIENCE`` at most. Never raises."""
+        """Close, politely for ``CLOSE_TIMEOUT`` at most. Never raises."""
         try:
-            with trio.move_on_after(CLOSE_PATIENCE), suppress(ConnectionClosed):
+            with trio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionClosed):
                 await self._connection.aclose()
         finally:
-            self._reader.scope.cancel()
+            self._reader.cancel()
             await trio.aclose_forcefully(self._transport)
 
 
@@ -123,10 +94,10 @@ def _reason(error: ConnectionClosed) -> str:
 
 
 async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSocketStream:
-    """Connect to a plugin; what reads its messages runs in ``nursery``.
+    """Connect to a plugin; what reads its messages runs in ``nursery``, and never fails there.
 
     ``tls`` applies to ``wss://``; plain ``ws://`` is for loopback. The caller sets the
-    deadline.
+    deadline; cancelling closes the connection.
 
     Raises:
         LaunchError: nobody listens there, it is not who it should be, or no WebSocket.
@@ -135,11 +106,24 @@ async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSock
     files = (tls or TLSFiles()) if endpoint.secure else None
     protocols = ["http/1.1"] if endpoint.secure else []
     transport = await tcp.dial(endpoint.host, endpoint.port, files, protocols=protocols)
-    reader = _Reader(nursery)
+    stream: WebSocketStream = await nursery.start(_hold_open, transport, url)
+    return stream
+
+
+async def _hold_open(
+    transport: trio.abc.Stream, url: str, task_status: trio.TaskStatus[WebSocketStream]
+) -> None:
+    """Open a WebSocket on ``transport``, and keep its reader running until it is closed.
+
+    The nursery is the connection's own: closing must end the library's reader, which waits,
+    for ever, while nobody takes the message that it has read.
+    """
+    endpoint = WebSocketURL.parse(url)
+    stream: WebSocketStream | None = None
     try:
-        with reader.opening:
+        async with trio.open_nursery() as nursery:
             connection = await wrap_client_stream(
-                reader,  # type: ignore[arg-type]  # as much of a nursery as the library uses
+                nursery,
                 transport,  # type: ignore[arg-type]  # either of the two that tcp.dial returns
                 endpoint.authority,
                 endpoint.target,
@@ -147,22 +131,16 @@ async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSock
                 max_message_size=MAX_MESSAGE,
                 receive_buffer_size=64 * 1024,
             )
-            return WebSocketStream(connection, transport, reader)
-    except BaseException as error:
-        await _abandon(reader, transport)
-        if isinstance(error, HandshakeError | ConnectionClosed):
-            raise LaunchError(_refusal(url, error)) from None
-        raise
-    await _abandon(reader, transport)
-    raise LaunchError(_refusal(url, reader.failure)) from None
+            stream = WebSocketStream(connection, transport, nursery.cancel_scope)
+            task_status.started(stream)
+    except ExceptionGroup as group:  # what the reader raised
+        if stream is None:
+            raise LaunchError(_refusal(url, group.exceptions[0])) from None
+    finally:
+        await trio.aclose_forcefully(transport)
 
 
-def _refusal(url: str, error: Exception | None) -> str:
+def _refusal(url: str, error: Exception) -> str:
     if isinstance(error, ConnectionRejected):
         return f"{url} answered HTTP {error.status_code}, not a WebSocket"
     return f"{url} does not speak WebSocket: {error or type(error).__name__}"
-
-
-async def _abandon(reader: _Reader, transport: trio.abc.Stream) -> None:
-    reader.scope.cancel()
-    await trio.aclose_forcefully(transport)
