@@ -59,7 +59,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info prism/server/http2/*.so prism/calls/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps depend on what they install, so that a pull that changes it is noticed.
-NATIVE := $(wildcard prism/server/http2/native/*.[ch] native/*/*.[ch])
+NATIVE := $(wildcard native/*/*.[ch])
 $(VENV)/.installed: pyproject.toml setup.py requirements/constraints.txt $(NATIVE)
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .

@@ -26,7 +26,7 @@ setup(
         *(f"prism_plugins.{package}" for package in find_packages("plugins")),
     ],
     ext_modules=[
-        native("prism.server.http2._nghttp2", "prism/server/http2/native", "dl"),
+        native("prism.server.http2._nghttp2", "native/nghttp2", "dl"),
         native("prism.calls._json", "native/json"),
     ],
 )

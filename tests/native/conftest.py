@@ -1,5 +1,6 @@
-"""Builds of the extensions that end the process at the first wrong access."""
+"""The extensions: as they are installed, and built to end the process at a wrong access."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -45,6 +47,20 @@ class Sanitized(NamedTuple):
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
         return done.stdout
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], ModuleType]:
+    """Imports an extension, and skips the test if it is not there."""
+
+    def installed(module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            assert "CI" not in os.environ
+            pytest.skip(f"{error}; this needs a C compiler when Prism is installed")
+
+    return installed
 
 
 @pytest.fixture(scope="session")

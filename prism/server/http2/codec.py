@@ -1,8 +1,8 @@
 """The HTTP/2 wire format behind one door: bytes in, events out; calls in, bytes out.
 
-Two implementations: `h2_codec` on the h2 library, which is always there, and `native` on
-nghttp2, in C. The connection does not notice which one it has; tests drive both with the
-same frames. `implementation` chooses.
+Two implementations: `h2_codec` on the h2 library, which is always there, and `_nghttp2`
+(native/nghttp2) on nghttp2, in C. The connection does not notice which one it has; tests drive
+both with the same frames. `implementation` chooses.
 """
 
 from collections.abc import Sequence

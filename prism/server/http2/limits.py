@@ -4,7 +4,7 @@ The guard looks only at frame headers (and a pad length), before the codec spend
 on a frame. It stops frames that announce more than they may, and keeps an account: frames
 that cost work and carry none draw from it, time and the responses sent fill it up again.
 
-This guard goes with the h2 codec; native/guard.c is the same in C, for the other.
+This guard goes with the h2 codec; native/nghttp2/guard.c is the same in C, for the other.
 """
 
 from typing import NoReturn

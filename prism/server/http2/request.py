@@ -1,6 +1,6 @@
 """What makes a request's header section well formed (RFC 9113, 8.2 and 8.3; RFC 8441, 4).
 
-For the h2 codec; native/head.c has the same rules, in the same order, for the other. A
+For the h2 codec; native/nghttp2/head.c has the same rules, in the same order, for the other. A
 broken rule concerns one stream. The libraries' own checks are off: h2 would end the whole
 connection, and nghttp2's depend on its version.
 """

@@ -14,13 +14,8 @@ LARGE = b'{"a":"%s"}' % bytes(64 * 1024).replace(b"\0", b"x")
 
 
 @pytest.fixture
-def scanner():
-    try:
-        from prism.calls import _json
-    except ImportError:
-        assert "CI" not in os.environ
-        pytest.skip("native/json is not built: it needs a C compiler when Prism is installed")
-    return _json
+def scanner(installed):
+    return installed("prism.calls._json")
 
 
 @pytest.mark.parametrize("body", ["{}", bytearray(b"{}"), memoryview(b"{}"), None])

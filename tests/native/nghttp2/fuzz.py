@@ -1,10 +1,8 @@
-"""Drive the extension with broken frames and any order of calls, for some seconds.
+"""Drive the codec with broken frames and any order of calls, for some seconds.
 
-Usage: python fuzz_native.py EXTENSION SECONDS SEED. Run by test_sanitizers, with an
-EXTENSION that ends the process at the first wrong access. Prints how many connections it made.
+Usage: python fuzz.py SECONDS SEED. Prints how many connections it made.
 """
 
-import importlib.util
 import random
 import sys
 import time
@@ -13,18 +11,9 @@ import h2.config
 import h2.connection
 import h2.exceptions
 
-NAME = "prism.server.http2._nghttp2"
-
-
-def load(path: str) -> None:
-    """Put the extension at ``path`` in the place of the installed one."""
-    spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
-
+from prism.server import ServerSettings
+from prism.server.http2.implementation import on_nghttp2
+from prism.server.http2.limits import ClientError
 
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
 FIELDS = [
@@ -118,8 +107,6 @@ def call(draw: random.Random, codec, known: list[int]) -> None:
 
 
 def connection(draw: random.Random, nghttp2, settings) -> None:
-    from prism.server.http2.limits import ClientError
-
     upgrade = draw.randbytes(draw.choice([0, 6, 12])) if draw.random() < 0.05 else None
     try:
         codec = nghttp2.codec(settings, upgrade)
@@ -143,11 +130,7 @@ def connection(draw: random.Random, nghttp2, settings) -> None:
             call(draw, codec, known)
 
 
-def main(extension: str, seconds: str, seed: str) -> None:
-    load(extension)
-    from prism.server import ServerSettings
-    from prism.server.http2.implementation import on_nghttp2
-
+def main(seconds: str, seed: str) -> None:
     nghttp2, settings = on_nghttp2(), ServerSettings(max_header_size=2000)
     draw, until, number = random.Random(seed), time.monotonic() + float(seconds), 0
     while time.monotonic() < until:

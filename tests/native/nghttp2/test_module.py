@@ -1,4 +1,4 @@
-"""The extension in C: its declarations, its manners, and its memory."""
+"""The codec in C: its declarations, its manners, its memory. What it does is in tests/server."""
 
 import gc
 import os
@@ -12,11 +12,18 @@ import h2.connection
 import pytest
 
 from prism.server import ServerSettings
+from prism.server.http2.implementation import on_nghttp2
 
 HERE = Path(__file__).parent
-NATIVE = HERE.parents[2] / "prism/server/http2/native"
+SOURCES = HERE.parents[2] / "native/nghttp2"
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
 STATUS = [(b":status", b"200")]
+
+
+@pytest.fixture
+def nghttp2(installed):
+    installed("prism.server.http2._nghttp2")
+    return on_nghttp2()
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def test_our_declarations_are_those_of_nghttp2():
     subprocess.run(
         [
             *(compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"),
-            *(f"-I{NATIVE}", HERE / "abi_check.c"),
+            *(f"-I{SOURCES}", HERE / "abi_check.c"),
         ],
         check=True,
     )

@@ -1,0 +1,29 @@
+"""The codec, built to end the process at a wrong access, under broken frames."""
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SECONDS = 15
+CODECS = HERE.parents[1] / "server/http2"
+
+
+@pytest.fixture(scope="module")
+def codec(sanitized):
+    return sanitized("nghttp2", "prism.server.http2._nghttp2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_broken_frames_and_any_order_of_calls(codec, seed):
+    connections = codec.run(HERE / "fuzz.py", SECONDS, seed, timeout=SECONDS * 10)
+    assert int(connections) > 100
+
+
+@pytest.mark.slow
+def test_the_codecs_own_tests(codec):
+    """With every wrong argument, and every end that a stream comes to."""
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not nothing_is_left"]
+    tests = [CODECS / "test_codec.py", CODECS / "test_limits.py", HERE / "test_module.py"]
+    codec.run("pytest", *options, *tests, timeout=300)
