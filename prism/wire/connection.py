@@ -45,11 +45,15 @@ from prism.wire.events import (
     Overrun,
     Ping,
 )
-from prism.wire.frames import ACK, END, HEADER_SIZE, MAX_STREAM_ID, Codec, FrameType, Header
+from prism.wire.frames import ACK, END, MAX_STREAM_ID, Codec, Frame, FrameReader, FrameType
 from prism.wire.outbox import Outbox
-from prism.wire.reader import FrameReader
-from prism.wire.serialization import MAX_HELLO, Payload
-from prism.wire.stream import Stream
+from prism.wire.serialization import MAX_HELLO
+from prism.wire.stream import Stream, stream_of
+
+# Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
+_CLOSED = ConnectionState.CLOSED
+_RECEIVED_OPEN = Trigger.RECEIVED_OPEN
+_SENT_CLOSE = Trigger.SENT_CLOSE
 
 MAX_UNANSWERED_PINGS = 1000
 """PINGs taken in while no answer leaves: a peer that asks without reading would
@@ -78,6 +82,7 @@ class Connection:
         self._mine_open = 0
         self._next_stream = 1 if role is Role.HOST else 2
         self._peer_parity = 0 if role is Role.HOST else 1
+        self._max_frame = MAX_HELLO
         self._peer_max_frame = MAX_HELLO
         self._peer_window = 0
         self._peer_max_streams = 0
@@ -121,6 +126,11 @@ class Connection:
         """Is this call still without its CLOSE?"""
         return stream in self._streams
 
+    def is_cancelled(self, stream: int) -> bool:
+        """Does this call, not yet closed, have its CANCEL?"""
+        entry = self._streams.get(stream)
+        return entry is not None and entry.state is StreamState.CANCELLED
+
     def send_credit(self, stream: int) -> int:
         """Bytes of DATA the peer has room for; DATA may be sent while it is above 0.
 
@@ -154,24 +164,47 @@ class Connection:
         if self._error is not None:
             raise self._error
         try:
-            while self._state is not ConnectionState.CLOSED:
-                limit = MAX_HELLO if self.peer_hello is None else self.local_hello.max_frame
-                frame = self._reader.next_frame(limit)
-                if frame is None:
-                    if self._reader.ended:
-                        self._enter(self._after(Trigger.ENDED))
-                    return None
-                header, payload = frame
-                event = self._RECEIVE[header.type](self, header, payload)
-                if event is not None:
-                    return event
+            return self._next_event()
         except RemoteProtocolError as error:
-            self._error = error
-            if Trigger.SENT_GOAWAY in self._row:
-                self.send(GoAway(self.last_peer_stream, str(error)))
-            self._enter(ConnectionState.CLOSED)
+            self._break(error)
             raise
+
+    def next_events(self) -> list[Event]:
+        """All that ``next_event`` would tell now, in one go.
+
+        Raises:
+            RemoteProtocolError: as ``next_event``, once what came before it was handed out.
+        """
+        if self._error is not None:
+            raise self._error
+        events: list[Event] = []
+        try:
+            while (event := self._next_event()) is not None:
+                events.append(event)
+        except RemoteProtocolError as error:
+            self._break(error)
+            if not events:
+                raise
+        return events
+
+    def _next_event(self) -> Event | None:
+        while self._state is not _CLOSED:
+            frame = self._reader.next_frame(self._max_frame)
+            if frame is None:
+                if self._reader.ended:
+                    self._enter(self._after(Trigger.ENDED))
+                return None
+            event = self._RECEIVE[frame.kind](self, frame)
+            if event is not None:
+                return event
         return None
+
+    def _break(self, error: RemoteProtocolError) -> None:
+        """The peer broke a rule: tell it why, and be closed."""
+        self._error = error
+        if Trigger.SENT_GOAWAY in self._row:
+            self.send(GoAway(self.last_peer_stream, str(error)))
+        self._enter(_CLOSED)
 
     # -- events in, bytes out -------------------------------------------------
 
@@ -242,7 +275,7 @@ class Connection:
         if self._mine_open >= self._peer_max_streams:
             raise LocalProtocolError(f"the peer takes {self._peer_max_streams} calls at a time")
         frame = serialization.pack_open(event, self.codec, self._peer_max_frame)
-        entry = Stream(event, True, self._peer_window, self.local_hello.window)
+        entry = stream_of(event, True, self._peer_window, self.local_hello.window)
         entry.ticket = self._outbox.put(frame)
         self._streams[event.stream] = entry
         self._mine_open += 1
@@ -260,9 +293,9 @@ class Connection:
         entry.state = after
 
     def _send_close(self, event: Close) -> None:
-        self._after(Trigger.SENT_CLOSE)
+        self._after(_SENT_CLOSE)
         entry = self._open_stream(event.stream)
-        entry.after(Trigger.SENT_CLOSE)
+        entry.after(_SENT_CLOSE)
         frame = serialization.pack_close(
             event, RESPONSE_TYPE[entry.method], self.codec, self._peer_max_frame
         )
@@ -304,19 +337,19 @@ class Connection:
 
     # -- receiving, one kind of frame each ------------------------------------
 
-    def _find_stream(self, header: Header) -> Stream | None:
+    def _find_stream(self, frame: Frame) -> Stream | None:
         """The call a frame belongs to; ``None`` for one that is over.
 
         Raises:
             RemoteProtocolError: there never was such a call.
         """
-        entry = self._streams.get(header.stream)
+        entry = self._streams.get(frame.stream)
         if entry is None:
-            theirs = header.stream % 2 == self._peer_parity
+            theirs = frame.stream % 2 == self._peer_parity
             newest = self.last_peer_stream if theirs else self._next_stream - 2
-            if header.stream > newest:
+            if frame.stream > newest:
                 raise RemoteProtocolError(
-                    f"{header.type.name} for stream {header.stream}, which was never opened"
+                    f"{frame.name} for stream {frame.stream}, which was never opened"
                 )
             self.stray_frames += 1
         return entry
@@ -328,23 +361,24 @@ class Connection:
                 f"{self._unanswered} PINGs and OPENs arrived while no answer could leave"
             )
 
-    def _receive_hello(self, header: Header, payload: Payload) -> Event:
+    def _receive_hello(self, frame: Frame) -> Event:
         after = self._after(Trigger.RECEIVED_HELLO)
-        hello = serialization.unpack_hello(header, payload)
+        hello = serialization.unpack_hello(frame)
         if wrong := handshake.wrong_limit(hello):
             raise RemoteProtocolError(wrong)
         if self.role is Role.PLUGIN:
             self.codec = handshake.check_answer(self.local_hello, hello)
         self.peer_hello = hello
+        self._max_frame = self.local_hello.max_frame
         self._peer_max_frame = hello.max_frame
         self._peer_window = hello.window
         self._peer_max_streams = hello.max_streams
         self._enter(after)
         return hello
 
-    def _receive_open(self, header: Header, payload: Payload) -> Event:
-        self._after(Trigger.RECEIVED_OPEN)
-        stream = header.stream
+    def _receive_open(self, frame: Frame) -> Event:
+        self._after(_RECEIVED_OPEN)
+        stream = frame.stream
         if stream % 2 != self._peer_parity or stream <= self.last_peer_stream:
             raise RemoteProtocolError(
                 f"OPEN for stream {stream}: ids of this peer are "
@@ -355,42 +389,42 @@ class Connection:
                 f"OPEN beyond the {self.local_hello.max_streams} calls this side takes at a time"
             )
         self._expect_reading()
-        event = serialization.unpack_open(header, payload, self.codec)
+        event = serialization.unpack_open(frame, self.codec)
         self.last_peer_stream = stream
-        self._streams[stream] = Stream(event, False, self._peer_window, self.local_hello.window)
+        self._streams[stream] = stream_of(event, False, self._peer_window, self.local_hello.window)
         return event
 
-    def _receive_data(self, header: Header, payload: Payload) -> Event | None:
+    def _receive_data(self, frame: Frame) -> Event | None:
         self._after(Trigger.RECEIVED_DATA)
-        entry = self._find_stream(header)
+        entry = self._find_stream(frame)
         if entry is None:
             return None
-        ended = header.flags & END
+        ended = frame.flags & END
         entry.state = entry.after(Trigger.RECEIVED_DATA_END if ended else Trigger.RECEIVED_DATA)
         if entry.state is StreamState.CANCELLED or entry.overrun:
             self.stray_frames += 1
             return None
         if entry.receive_credit <= 0:
             entry.overrun = True
-            return Overrun(header.stream)
-        size = HEADER_SIZE + len(payload)
-        entry.receive_credit -= size
-        return serialization.unpack_data(header, payload, entry.receives, self.codec, size)
+            return Overrun(frame.stream)
+        event = serialization.unpack_data(frame, entry.receives, self.codec)
+        entry.receive_credit -= event.size
+        return event
 
-    def _receive_close(self, header: Header, payload: Payload) -> Event | None:
+    def _receive_close(self, frame: Frame) -> Event | None:
         self._after(Trigger.RECEIVED_CLOSE)
-        entry = self._find_stream(header)
+        entry = self._find_stream(frame)
         if entry is None:
             return None
         entry.after(Trigger.RECEIVED_CLOSE)
-        event = serialization.unpack_close(header, payload, RESPONSE_TYPE[entry.method], self.codec)
-        del self._streams[header.stream]
+        event = serialization.unpack_close(frame, RESPONSE_TYPE[entry.method], self.codec)
+        del self._streams[frame.stream]
         self._mine_open -= 1
         return event
 
-    def _receive_cancel(self, header: Header, _payload: Payload) -> Event | None:
+    def _receive_cancel(self, frame: Frame) -> Event | None:
         self._after(Trigger.RECEIVED_CANCEL)
-        entry = self._find_stream(header)
+        entry = self._find_stream(frame)
         if entry is None:
             return None
         after = entry.after(Trigger.RECEIVED_CANCEL)
@@ -398,35 +432,35 @@ class Connection:
             self.stray_frames += 1
             return None
         entry.state = after
-        return serialization.unpack_cancel(header)
+        return serialization.unpack_cancel(frame)
 
-    def _receive_credit(self, header: Header, _payload: Payload) -> Event | None:
+    def _receive_credit(self, frame: Frame) -> Event | None:
         self._after(Trigger.RECEIVED_CREDIT)
-        entry = self._find_stream(header)
+        entry = self._find_stream(frame)
         if entry is None:
             return None
         entry.after(Trigger.RECEIVED_CREDIT)
-        entry.send_credit += header.aux
+        entry.send_credit += frame.aux
         if entry.send_credit >= 2**32:
-            raise RemoteProtocolError(f"CREDIT on stream {header.stream} adds up to over 2^32")
-        return Credit(header.stream, header.aux)
+            raise RemoteProtocolError(f"CREDIT on stream {frame.stream} adds up to over 2^32")
+        return Credit(frame.stream, frame.aux)
 
-    def _receive_ping(self, header: Header, _payload: Payload) -> Event:
+    def _receive_ping(self, frame: Frame) -> Event:
         self._after(Trigger.RECEIVED_PING)
-        answered = bool(header.flags & ACK)
+        answered = bool(frame.flags & ACK)
         if not answered:
             self._expect_reading()
-        return Ping(header.aux, answered)
+        return Ping(frame.aux, answered)
 
-    def _receive_goaway(self, header: Header, payload: Payload) -> Event:
+    def _receive_goaway(self, frame: Frame) -> Event:
         after = self._after(Trigger.RECEIVED_GOAWAY)
-        event = serialization.unpack_goaway(header, payload)
+        event = serialization.unpack_goaway(frame)
         self._enter(after)
         return event
 
-    def _receive_note(self, header: Header, payload: Payload) -> Event:
+    def _receive_note(self, frame: Frame) -> Event:
         self._after(Trigger.RECEIVED_NOTE)
-        return serialization.unpack_note(header, payload, self.codec)
+        return serialization.unpack_note(frame, self.codec)
 
     _SEND: ClassVar[dict[type[Event], Callable[["Connection", Any], None]]] = {
         Hello: _send_hello,
@@ -440,7 +474,7 @@ class Connection:
         Note: _send_note,
     }
 
-    _RECEIVE: ClassVar[dict[FrameType, Callable[["Connection", Header, Payload], Event | None]]] = {
+    _RECEIVE: ClassVar[dict[int, Callable[["Connection", Frame], Event | None]]] = {
         FrameType.HELLO: _receive_hello,
         FrameType.OPEN: _receive_open,
         FrameType.DATA: _receive_data,

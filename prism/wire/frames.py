@@ -1,4 +1,4 @@
-"""The 16-byte frame header, and the rules one header must keep by itself.
+"""Frames: the 16-byte header, the rules one header must keep by itself, the way out and in.
 
 ::
 
@@ -12,7 +12,8 @@ Big-endian throughout; ``length`` counts the payload alone. Source: docs/protoco
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+
+import msgspec
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 
@@ -55,16 +56,25 @@ _WITHOUT_PAYLOAD = frozenset({FrameType.CANCEL, FrameType.CREDIT, FrameType.PING
 _TYPES = {int(kind): kind for kind in FrameType}
 
 
-class Header(NamedTuple):
-    """A checked header: ``type`` is known and fits ``stream`` and ``length``."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """A whole frame whose header was checked: ``kind`` is known, and fits stream and length.
 
-    length: int
+    ``kind`` and ``codec`` are bare numbers, which compare equal to their enums: most frames
+    are looked at once, and making two enums would cost more than that look.
+    """
+
+    kind: int
     stream: int
-    type: FrameType
     flags: int
     codec: int
     method: int
     aux: int
+    payload: bytes | bytearray
+
+    @property
+    def name(self) -> str:
+        """The kind's name, for people."""
+        return _TYPES[self.kind].name
 
 
 def pack(
@@ -89,14 +99,89 @@ def pack(
     return header + payload if payload else header
 
 
-def unpack(buffer: bytes | bytearray, offset: int, max_frame: int) -> Header:
-    """The header at ``offset``; the 16 bytes must be there, its payload need not.
+class FrameReader:
+    """Collects bytes and hands out whole frames.
+
+    A length is judged as soon as its header is there, so an oversized frame
+    fails before its first payload byte is kept.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: bytes | bytearray = b""
+        self._offset = 0
+        self._ended = False
+
+    @property
+    def mid_frame(self) -> bool:
+        """Has a frame begun that is not complete?"""
+        return len(self._buffer) > self._offset
+
+    @property
+    def ended(self) -> bool:
+        """Has the stream ended?"""
+        return self._ended
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Add bytes; ``b""`` marks the end of the stream, after which none count."""
+        if self._ended:
+            return
+        if not data:
+            self._ended = True
+        elif self._offset == len(self._buffer):
+            # Most often nothing is left over: what came is read where it is.
+            self._buffer = bytes(data)
+            self._offset = 0
+        else:
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
+            del self._buffer[: self._offset]
+            self._offset = 0
+            self._buffer += data
+
+    def next_frame(self, max_frame: int) -> Frame | None:
+        """The next whole frame, or ``None`` until there is one.
+
+        Raises:
+            RemoteProtocolError: the header breaks a rule, or the stream ended
+                in the middle of a frame.
+        """
+        buffer = self._buffer
+        body = self._offset + HEADER_SIZE
+        if len(buffer) < body:
+            self._await_more()
+            return None
+        length, stream, kind, flags, codec, method, aux = _HEADER.unpack_from(buffer, self._offset)
+        # OPEN, DATA and CLOSE are nearly all there is, and have these two rules.
+        if not (2 <= kind <= 4 and stream and length <= max_frame):
+            _check(length, stream, kind, max_frame)
+        end = body + length
+        if len(buffer) < end:
+            self._await_more()
+            return None
+        self._offset = end
+        return Frame(kind, stream, flags, codec, method, aux, buffer[body:end])
+
+    def discard(self) -> None:
+        """Drop what has not been handed out, and whatever comes."""
+        self._buffer = b""
+        self._offset = 0
+        self._ended = True
+
+    def _await_more(self) -> None:
+        if self._offset == len(self._buffer):
+            self._buffer = b""
+            self._offset = 0
+        elif self._ended:
+            raise RemoteProtocolError("the connection ended in the middle of a frame")
+
+
+def _check(length: int, stream: int, number: int, max_frame: int) -> None:
+    """Hold a header to the rules that it can break by itself.
 
     Raises:
         RemoteProtocolError: the length is over ``max_frame``, the type is
             unknown, or the frame breaks a rule that its header alone shows.
     """
-    length, stream, number, flags, codec, method, aux = _HEADER.unpack_from(buffer, offset)
     kind = _TYPES.get(number)
     if kind is None:
         raise RemoteProtocolError(f"unknown frame type {number} (known: 1 to 9)")
@@ -111,4 +196,3 @@ def unpack(buffer: bytes | bytearray, offset: int, max_frame: int) -> Header:
         raise RemoteProtocolError(
             f"{kind.name} frame with a payload of {length} bytes; it has none"
         )
-    return Header(length, stream, kind, flags, codec, method, aux)

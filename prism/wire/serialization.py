@@ -4,7 +4,7 @@ What is legal when is the connection's business; here are only the fields. A
 message's type depends on its call, so the functions take it as ``kind``.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -27,18 +27,17 @@ from prism.wire.events import (
     Open,
     Ping,
 )
-from prism.wire.frames import ACK, END, NOT_STARTED, Codec, FrameType, Header, pack
+from prism.wire.frames import ACK, END, HEADER_SIZE, NOT_STARTED, Codec, Frame, FrameType, pack
 
 MAX_HELLO = 64 * 1024
 """Largest HELLO: nobody is trusted with more before they have been greeted."""
 MAX_REASON = 1000
 """Characters of a GOAWAY's reason that are sent."""
 
-Payload = bytes | bytearray
-
 T = TypeVar("T", bound=msgspec.Struct)
 
-_METHODS = {int(method): method for method in Method}
+_REQUESTS = {int(method): (method, kind) for method, kind in REQUEST_TYPE.items()}
+_EXECUTE_STREAM = Method.EXECUTE_STREAM  # as an attribute of its enum it costs four times as much
 
 # -- events to frames ---------------------------------------------------------
 #
@@ -138,55 +137,53 @@ def pack_note(event: Note, codec: Codec, limit: int) -> bytes:
 # must be, or is in a codec other than the agreed one.
 
 
-def _message(header: Header, payload: Payload, kind: type[T], codec: Codec) -> T:
-    if payload and header.codec != codec:
+def _message(frame: Frame, kind: type[T], codec: Codec) -> T:
+    if frame.codec != codec and frame.payload:
         raise RemoteProtocolError(
-            f"{header.type.name} frame in codec {header.codec}; it must be {codec} ({codec.name})"
+            f"{frame.name} frame in codec {frame.codec}; it must be {codec} ({codec.name})"
         )
-    return codecs.decode(codec, kind, payload)
+    return codecs.decode(codec, kind, frame.payload)
 
 
-def unpack_hello(header: Header, payload: Payload) -> Hello:
+def unpack_hello(frame: Frame) -> Hello:
     """HELLO; its header's version is the highest that the sender speaks."""
-    hello = _message(header, payload, Hello, Codec.JSON)
-    return msgspec.structs.replace(hello, protocol_max=header.aux)
+    hello = _message(frame, Hello, Codec.JSON)
+    return msgspec.structs.replace(hello, protocol_max=frame.aux)
 
 
-def unpack_open(header: Header, payload: Payload, codec: Codec) -> Open:
+def unpack_open(frame: Frame, codec: Codec) -> Open:
     """OPEN. Only streaming calls can have more requests to come."""
-    method = _METHODS.get(header.method)
-    if method is None:
-        raise RemoteProtocolError(f"OPEN for unknown method {header.method} (known: 1 to 5)")
-    request: Any = _message(header, payload, REQUEST_TYPE[method], codec)
-    ended = bool(header.flags & END) or method is not Method.EXECUTE_STREAM
-    return Open(header.stream, method, request, header.aux, ended)
+    known = _REQUESTS.get(frame.method)
+    if known is None:
+        raise RemoteProtocolError(f"OPEN for unknown method {frame.method} (known: 1 to 5)")
+    method, kind = known
+    ended = method != _EXECUTE_STREAM or bool(frame.flags & END)
+    return Open(frame.stream, method, _message(frame, kind, codec), frame.aux, ended)
 
 
-def unpack_data(
-    header: Header, payload: Payload, kind: type[Message], codec: Codec, size: int
-) -> Data:
-    """DATA, which used ``size`` bytes of credit."""
-    message = _message(header, payload, kind, codec)
-    return Data(header.stream, message, bool(header.flags & END), size)
+def unpack_data(frame: Frame, kind: type[Message], codec: Codec) -> Data:
+    """DATA; ``size`` is the credit that it used."""
+    size = HEADER_SIZE + len(frame.payload)
+    return Data(frame.stream, _message(frame, kind, codec), bool(frame.flags & END), size)
 
 
-def unpack_close(header: Header, payload: Payload, kind: type[Message], codec: Codec) -> Close:
+def unpack_close(frame: Frame, kind: type[Message], codec: Codec) -> Close:
     """CLOSE; without a payload there is no message."""
-    message = _message(header, payload, kind, codec) if payload else None
-    status = StatusCode.from_wire(header.aux)
-    return Close(header.stream, status, message, bool(header.flags & NOT_STARTED))
+    message = _message(frame, kind, codec) if frame.payload else None
+    status = StatusCode.from_wire(frame.aux)
+    return Close(frame.stream, status, message, bool(frame.flags & NOT_STARTED))
 
 
-def unpack_cancel(header: Header) -> Cancel:
+def unpack_cancel(frame: Frame) -> Cancel:
     """CANCEL."""
-    return Cancel(header.stream, StatusCode.from_wire(header.aux))
+    return Cancel(frame.stream, StatusCode.from_wire(frame.aux))
 
 
-def unpack_goaway(header: Header, payload: Payload) -> GoAway:
+def unpack_goaway(frame: Frame) -> GoAway:
     """GOAWAY, with or without a reason."""
-    return GoAway(header.aux, _message(header, payload, GoAwayReason, Codec.JSON).reason)
+    return GoAway(frame.aux, _message(frame, GoAwayReason, Codec.JSON).reason)
 
 
-def unpack_note(header: Header, payload: Payload, codec: Codec) -> Note:
+def unpack_note(frame: Frame, codec: Codec) -> Note:
     """NOTE."""
-    return _message(header, payload, Note, codec)
+    return _message(frame, Note, codec)

@@ -1,12 +1,18 @@
 """One open call, seen from one side: where it stands and what it may still send."""
 
+import msgspec
+
 from prism.contract.messages import Message
 from prism.contract.service import REQUEST_TYPE, RESPONSE_TYPE, Method
 from prism.wire._state import CALLER, HANDLER, StreamState, Trigger, refusal
 from prism.wire.events import Open
 
+# Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
+_EXECUTE_STREAM = Method.EXECUTE_STREAM
+_ENDED = StreamState.ENDED
 
-class Stream:
+
+class Stream(msgspec.Struct, gc=False):
     """A call from its OPEN to its CLOSE.
 
     ``mine`` says that this side opened it. ``send_credit`` and
@@ -16,33 +22,13 @@ class Stream:
     OPEN's place in the outbox.
     """
 
-    __slots__ = (
-        "_table",
-        "method",
-        "mine",
-        "overrun",
-        "receive_credit",
-        "send_credit",
-        "state",
-        "ticket",
-    )
-
-    def __init__(self, opened: Open, mine: bool, send_credit: int, receive_credit: int) -> None:
-        self.method = opened.method
-        self.mine = mine
-        self.overrun = False
-        self.ticket = 0
-        self._table = CALLER if mine else HANDLER
-        if opened.method is not Method.EXECUTE_STREAM:
-            self.state = StreamState.ENDED
-            self.send_credit = self.receive_credit = 0
-            return
-        self.send_credit = send_credit
-        self.receive_credit = receive_credit
-        if opened.end:
-            self.state = StreamState.SENT_END if mine else StreamState.RECEIVED_END
-        else:
-            self.state = StreamState.OPEN
+    method: Method
+    mine: bool
+    state: StreamState
+    send_credit: int = 0
+    receive_credit: int = 0
+    overrun: bool = False
+    ticket: int = 0
 
     @property
     def sends(self) -> type[Message]:
@@ -57,7 +43,7 @@ class Stream:
     @property
     def may_send_data(self) -> bool:
         """Is DATA legal now, credit aside?"""
-        return Trigger.SENT_DATA in self._table[self.state]
+        return Trigger.SENT_DATA in (CALLER if self.mine else HANDLER)[self.state]
 
     def after(self, trigger: Trigger) -> StreamState:
         """The state that ``trigger`` leads to; the caller sets it.
@@ -65,7 +51,18 @@ class Stream:
         Raises:
             LocalProtocolError, RemoteProtocolError: it is illegal now.
         """
-        state = self._table[self.state].get(trigger)
+        state = (CALLER if self.mine else HANDLER)[self.state].get(trigger)
         if state is None:
             raise refusal(trigger, f"stream state {self.state.name} of {self.method.name}")
         return state
+
+
+def stream_of(opened: Open, mine: bool, send_credit: int, receive_credit: int) -> Stream:
+    """The call that ``opened`` begins; the credits are for calls that have DATA."""
+    if opened.method != _EXECUTE_STREAM:
+        return Stream(opened.method, mine, _ENDED)
+    if not opened.end:
+        state = StreamState.OPEN
+    else:
+        state = StreamState.SENT_END if mine else StreamState.RECEIVED_END
+    return Stream(opened.method, mine, state, send_credit, receive_credit)

@@ -225,6 +225,38 @@ def test_an_answer_that_is_too_large_leaves_the_call_open(greeted, carried):
     assert carried(plugin, host) == [Close(1, StatusCode.RESOURCE_EXHAUSTED)]
 
 
+def test_all_events_in_one_go_are_those_that_come_one_by_one(greeted):
+    host, one_by_one = greeted()
+    _host, in_one_go = greeted()
+    for event in (1, 3, Cancel(3), 5):
+        host.send(Open(event, Method.EXECUTE, EXECUTE) if isinstance(event, int) else event)
+    data = host.data_to_send()
+    for plugin in (one_by_one, in_one_go):
+        plugin.receive_data(data[:-10])
+    expected = [one_by_one.next_event() for _ in range(3)]
+    assert in_one_go.next_events() == expected
+    assert in_one_go.next_events() == []
+    assert [in_one_go.is_cancelled(stream) for stream in (1, 3, 5, 7)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert in_one_go.mid_frame
+
+
+def test_an_error_comes_after_the_events_before_it(greeted):
+    host, plugin = greeted()
+    host.send(Ping(1))
+    plugin.receive_data(host.data_to_send() + b"\xff" * 16)
+    assert plugin.next_events() == [Ping(1)]
+    assert plugin.state is ConnectionState.CLOSED
+    assert plugin.data_to_send()[8] == FrameType.GOAWAY
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="unknown frame type 255"):
+            plugin.next_events()
+
+
 def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(greeted, carried):
     host, plugin = greeted()
     for _ in range(2000):

@@ -5,8 +5,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
-from prism.wire.frames import END, HEADER_SIZE, Codec, FrameType, Header, pack, unpack
-from prism.wire.reader import FrameReader
+from prism.wire.frames import END, HEADER_SIZE, Codec, Frame, FrameReader, FrameType, pack
+
+FRAMES = [
+    pack(FrameType.OPEN, 1, b"abc", codec=1, method=3),
+    pack(FrameType.PING, aux=9),
+    pack(FrameType.DATA, 1, b"x" * 100, codec=1),
+]
+
+
+def read_all(chunks):
+    reader = FrameReader()
+    found = []
+    for chunk in chunks:
+        reader.feed(chunk)
+        while (frame := reader.next_frame(1000)) is not None:
+            found.append((frame.kind, bytes(frame.payload)))
+    assert not reader.mid_frame
+    return found
+
+
+def read_one(data, max_frame=100):
+    reader = FrameReader()
+    reader.feed(data)
+    return reader.next_frame(max_frame)
 
 
 def test_layout_is_the_documented_one():
@@ -25,8 +47,7 @@ def test_layout_is_the_documented_one():
 def test_round_trip(kind, stream, payload, small, aux):
     flags, codec, method = small
     frame = pack(kind, stream, payload, flags=flags, codec=codec, method=method, aux=aux)
-    expected = Header(len(payload), stream, kind, flags, codec, method, aux)
-    assert unpack(b"??" + frame, 2, 100) == expected
+    assert read_one(frame) == Frame(kind, stream, flags, codec, method, aux, payload)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +74,7 @@ def test_numbers_that_do_not_fit(values):
 )
 def test_bad_headers(header, complaint):
     with pytest.raises(RemoteProtocolError, match=complaint):
-        unpack(bytes.fromhex(header), 0, 100)
+        read_one(bytes.fromhex(header))
 
 
 def test_a_claimed_length_allocates_nothing():
@@ -67,3 +88,54 @@ def test_a_claimed_length_allocates_nothing():
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_whole_and_bytewise():
+    expected = [
+        (FrameType.OPEN, b"abc"),
+        (FrameType.PING, b""),
+        (FrameType.DATA, b"x" * 100),
+    ]
+    stream = b"".join(FRAMES)
+    assert read_all([stream]) == expected
+    assert read_all([stream[i : i + 1] for i in range(len(stream))]) == expected
+    assert read_all(FRAMES) == expected
+    assert read_all([bytearray(stream[i : i + 7]) for i in range(0, len(stream), 7)]) == expected
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 18])
+def test_the_end_in_the_middle_of_a_frame(size):
+    reader = FrameReader()
+    reader.feed(FRAMES[0][:size])
+    assert reader.next_frame(1000) is None
+    assert reader.mid_frame
+    reader.feed(b"")
+    with pytest.raises(RemoteProtocolError, match="middle of a frame"):
+        reader.next_frame(1000)
+
+
+def test_nothing_counts_after_the_end():
+    reader = FrameReader()
+    reader.feed(b"")
+    reader.feed(FRAMES[0])
+    assert reader.ended
+    assert reader.next_frame(1000) is None
+    assert not reader.mid_frame
+
+
+def test_discard_frees_the_buffer():
+    reader = FrameReader()
+    reader.feed(FRAMES[2][:50])
+    reader.next_frame(1000)
+    reader.discard()
+    assert not reader.mid_frame
+    assert len(reader._buffer) == 0
+
+
+def test_handed_out_bytes_are_not_kept():
+    reader = FrameReader()
+    for _ in range(1000):
+        reader.feed(FRAMES[2])
+        assert reader.next_frame(1000) is not None
+        assert reader.next_frame(1000) is None
+        assert len(reader._buffer) == 0

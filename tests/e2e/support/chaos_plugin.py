@@ -17,7 +17,16 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from prism.wire.frames import END, HEADER_SIZE, NOT_STARTED, Codec, FrameType, Header, pack, unpack
+from prism.wire.frames import (
+    END,
+    HEADER_SIZE,
+    NOT_STARTED,
+    Codec,
+    Frame,
+    FrameReader,
+    FrameType,
+    pack,
+)
 
 MAX_FRAME = 64 * 1024 * 1024
 OPERATIONS = ["do", "echo", "metadata", "pid"]
@@ -48,11 +57,14 @@ class Chaos:
             data += chunk
         return data
 
-    def frame(self) -> tuple[Header, Any]:
-        """The next frame and its payload."""
-        header = unpack(self.receive(HEADER_SIZE), 0, MAX_FRAME)
-        payload = self.receive(header.length)
-        return header, json.loads(payload) if payload else None
+    def frame(self) -> tuple[Frame, Any]:
+        """The next frame and what its payload says."""
+        reader = FrameReader()
+        header = self.receive(HEADER_SIZE)
+        reader.feed(header + self.receive(int.from_bytes(header[:4])))
+        frame = reader.next_frame(MAX_FRAME)
+        assert frame is not None
+        return frame, json.loads(frame.payload) if frame.payload else None
 
     def send(self, data: bytes) -> None:
         """Write raw bytes."""
@@ -96,16 +108,16 @@ class Chaos:
                 _, stream, message = self.later.pop(0)
                 self.result(stream, message)
 
-    def take(self, header: Header, message: Any) -> None:
+    def take(self, frame: Frame, message: Any) -> None:
         """Act on one frame."""
-        match header.type:
-            case FrameType.PING if not header.flags:
-                self.send(pack(FrameType.PING, aux=header.aux, flags=4))
-            case FrameType.CANCEL if header.stream not in self.deaf:
-                self.later = [entry for entry in self.later if entry[1] != header.stream]
-                self.close(header.stream, {}, status=1)
+        match frame.kind:
+            case FrameType.PING if not frame.flags:
+                self.send(pack(FrameType.PING, aux=frame.aux, flags=4))
+            case FrameType.CANCEL if frame.stream not in self.deaf:
+                self.later = [entry for entry in self.later if entry[1] != frame.stream]
+                self.close(frame.stream, {}, status=1)
             case FrameType.OPEN:
-                self.open(header.stream, header.method, message or {})
+                self.open(frame.stream, frame.method, message or {})
 
     def open(self, stream: int, method: int, message: dict[str, Any]) -> None:
         """Begin a call."""
