@@ -135,7 +135,7 @@ def _load(file: str, port: int | None, admin_port: int | None) -> "LoadedConfig"
     from dataclasses import replace
 
     from prism.config import load_config
-    from prism.supervision.import_path import look_in
+    from prism.supervision.loading import look_in
 
     loaded = load_config(file)
     if any(_has_only_a_name(namespace, loaded.config) for namespace in loaded.config.namespaces):

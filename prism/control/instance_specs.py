@@ -8,7 +8,7 @@ import msgspec
 from prism.config import Credentials, UnknownPlugin, resolve_plugin
 from prism.config.types import Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.instance import InstanceSpec
 
 
 def instance_specs(config: Config) -> list[InstanceSpec]:

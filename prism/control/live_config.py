@@ -28,8 +28,8 @@ from prism.control.errors import InvalidConfig
 from prism.control.instance_specs import instance_specs
 from prism.control.plan import ConfigOutcome, ConfigPlan, NamespaceChange, setting_changes
 from prism.supervision.apply import Applied
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.slot import Slot
-from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism.config")

@@ -7,7 +7,7 @@ import msgspec
 
 from prism.config.types import Config
 from prism.supervision.apply import Action
-from prism.supervision.report import Receipt
+from prism.supervision.status import Receipt
 
 AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verification")
 """Settings of the whole process that a running one takes over: these, and all below them."""

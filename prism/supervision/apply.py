@@ -8,18 +8,18 @@ twice are replaced after that, one way or the other.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Literal
 
 import msgspec
 import trio
 
-from prism.contract.errors import OperationInProgress
 from prism.streams.errors import LaunchError
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import Keeper
-from prism.supervision.reload import Reload
-from prism.supervision.report import Receipt
+from prism.supervision.replacement import Replacement
 from prism.supervision.slot import Slot
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.status import Receipt
 
 Action = Literal["start", "reload", "restart", "stop", "stay"]
 
@@ -109,14 +109,11 @@ class Application:
             OperationInProgress: a namespace that would change is being changed already.
         """
         touched = [self._keepers[name] for name in self._named("reload", "restart", "stop")]
-        for keeper in touched:
-            if keeper.operation is not None:
-                raise OperationInProgress(keeper.spec.namespace, keeper.operation)
-        for keeper in touched:
-            keeper.operation = "configuration change"
-        try:
+        with ExitStack() as claims:
+            for keeper in touched:
+                claims.enter_context(keeper.claimed("configuration change"))
             reloads = {
-                name: Reload(self._keepers[name], self._specs[name])
+                name: Replacement(self._keepers[name], self._specs[name])
                 for name in self._named("reload")
             }
             committed = False
@@ -132,18 +129,15 @@ class Application:
                         await self._take_back(reloads)
             if committed:
                 await self._finish(reloads)
-        finally:
-            for keeper in touched:
-                keeper.operation = None
         return Applied(self.changes, self._failures, self._receipts)
 
-    async def _prepare(self, reloads: dict[str, Reload]) -> None:
+    async def _prepare(self, reloads: dict[str, Replacement]) -> None:
         async def start(name: str, keeper: Keeper) -> None:
             await self._nursery.start(keeper.run)
             if keeper.slot.current is None and not keeper.spec.dials_in:
                 self._failures[name] = keeper.slot.absence
 
-        async def prepare(name: str, reload: Reload) -> None:
+        async def prepare(name: str, reload: Replacement) -> None:
             try:
                 await reload.prepare()
             except LaunchError as error:
@@ -155,7 +149,7 @@ class Application:
             for name, reload in reloads.items():
                 nursery.start_soon(prepare, name, reload)
 
-    def _look_again(self, reloads: dict[str, Reload]) -> None:
+    def _look_again(self, reloads: dict[str, Replacement]) -> None:
         """What was ready first has waited for the others, and may be gone again."""
         for name, reload in reloads.items():
             if name not in self._failures and reload.new is not None and not reload.new.serving:
@@ -164,11 +158,11 @@ class Application:
             if self._stopping:
                 self._failures.setdefault(name, keeper.slot.absence)
 
-    def _take_effect(self, reloads: dict[str, Reload], commit: Commit) -> None:
+    def _take_effect(self, reloads: dict[str, Replacement], commit: Commit) -> None:
         for name in self._named("reload", "restart", "stay"):
             self._keepers[name].adopt(self._specs[name])
         for reload in reloads.values():
-            reload.commit()
+            reload.swap()
         removed = self._named("stop")
         self._removed = [self._keepers.pop(name) for name in removed]
         self._keepers.update(self._new)
@@ -179,7 +173,7 @@ class Application:
         for name, keeper in self._new.items():
             keeper.journal.events.record("added", name)
 
-    async def _take_back(self, reloads: dict[str, Reload]) -> None:
+    async def _take_back(self, reloads: dict[str, Replacement]) -> None:
         for keeper in self._new.values():
             keeper.stop("the configuration was not applied")
         async with trio.open_nursery() as nursery:
@@ -187,15 +181,15 @@ class Application:
                 nursery.start_soon(keeper.wait_stopped)
             for name, reload in reloads.items():
                 reason = self._failures.get(name, "the configuration was not applied")
-                nursery.start_soon(reload.give_up, reason)
+                nursery.start_soon(reload.roll_back, reason)
 
-    async def _finish(self, reloads: dict[str, Reload]) -> None:
-        async def finish(reload: Reload) -> None:
+    async def _finish(self, reloads: dict[str, Replacement]) -> None:
+        async def finish(reload: Replacement) -> None:
             self._receipts.append(await reload.finish())
 
         async def restart(name: str) -> None:
-            reload = Reload(self._keepers[name], self._specs[name])
-            self._receipts.append(await reload.stop_then_start())
+            reload = Replacement(self._keepers[name], self._specs[name])
+            self._receipts.append(await reload.restart())
 
         async with trio.open_nursery() as nursery:
             for reload in reloads.values():

@@ -1,43 +1,63 @@
 """A generation: one instance of a plugin from the start of its process to its end.
 
-Theory of operation. A generation is a task. It opens the door to the plugin,
-calls Initialize, waits for health, and is *settled* then; its owner puts the
-instance into the slot, or does not. It watches itself: a broken channel, failed
-health checks, the plugin's own GOAWAY or its owner's ``retire`` make it *leave*, of
-which its owner is told at once and in plain code, so that no further call gets
-to it. Then it drains (unless its channel broke), shuts the plugin down, and
-ends. Whatever happens, ``run`` returns only when the plugin's process is reaped.
+Theory of operation. A generation is a task, and a state of the table in ``lifecycle``.
+The task connects to the plugin, calls Initialize and asks for its health; with the first
+good answer it *serves*, and its owner may put the instance into the slot. From then on it
+watches itself. Four things end its service: failed health checks, the plugin's own GOAWAY,
+its owner's ``retire``, and a channel that breaks. Each of them is a transition, made in
+plain code in the moment that it is known, and its owner is told in the same moment, so no
+further call gets to the instance. Then it drains (unless its channel broke), shuts the
+plugin down, and ends. Whatever happens, ``run`` returns only when the plugin's process is
+reaped.
+
+What others wait for are states: nothing else says how far it has come.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import trio
 
 from prism.config.errors import ConfigError
-from prism.contract.errors import PrismError
-from prism.contract.messages import HealthCheckResponse, HealthStatus
+from prism.contract.errors import CallError, Draining, PrismError
+from prism.contract.messages import HealthCheckResponse, HealthStatus, ShutdownRequest
 from prism.streams import unix
 from prism.streams.errors import LaunchError
-from prism.supervision.doors import open_door
-from prism.supervision.farewell import REPLACED, drain, shut_down
-from prism.supervision.greeting import declared_operations, initialize
+from prism.supervision.connect import Connector, declared_operations, initialize
+from prism.supervision.events import Journal, PluginLog
 from prism.supervision.health import HealthMonitor
-from prism.supervision.instance import Instance
-from prism.supervision.journal import Journal
-from prism.supervision.lifecycle import OVER, SERVING, TRANSITIONS, Lifecycle, State, Trigger
-from prism.supervision.news import News
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.instance import Instance, InstanceSpec
+from prism.supervision.lifecycle import (
+    ENDING,
+    OVER,
+    PENDING,
+    SERVING,
+    TRANSITIONS,
+    Lifecycle,
+    State,
+    Trigger,
+)
+from prism.wire.events import GoAway, Note
 
 log = logging.getLogger("prism.supervision")
+
+SHUTDOWN_GRACE = 2.0
+"""Seconds beyond its own limit that a plugin's Shutdown may take, and cancelled calls to end."""
+REPLACED = "replaced"
+"""The reason of a Shutdown after which a plugin that dialled in need not dial again."""
 
 
 class Generation:
     """One attempt at an instance. Run ``run`` in a task; it raises only Cancelled.
 
     ``delay`` is waited before the start. ``fresh`` loads a Python plugin's code anew.
-    ``on_leaving`` is called, at most once, when the instance must get no more calls.
+    ``listener`` is where the plugin dials in. ``on_leaving`` is called when an instance that
+    served must get no more calls.
+
+    ``instance`` is there once the plugin was initialised. ``failure`` says what broke, and is
+    None while nothing has. ``end_reason`` says why it must get no more calls.
     """
 
     def __init__(
@@ -54,31 +74,31 @@ class Generation:
     ) -> None:
         self.spec = spec
         self.number = number
+        self.id = f"{spec.namespace}/{number}"
         self.instance: Instance | None = None
         self.failure: LaunchError | None = None
-        self.leaving_reason = ""
-        self.broke = False
-        self.moments: dict[str, float] = {}
-        self._journal = journal
+        self.end_reason = ""
         self._delay = delay
-        self._fresh = fresh
-        self._listener = listener
+        self._journal = journal
+        self._plugin_log = PluginLog(journal, spec.plugin_name, self.id)
         self._on_leaving = on_leaving
+        self._shutdown_reason = "stop"
         self._scope = trio.CancelScope()
-        self._settled = trio.Event()
-        self._leaving = trio.Event()
-        self._retired = trio.Event()
-        self._ended = trio.Event()
-        self._stop_reason = "stop"
+        self._changed = trio.lowlevel.ParkingLot()
+        self._entered: dict[State, float] = {}
         self._monitor: HealthMonitor | None = None
-        self._news = News(journal, spec.plugin_name, self.id, self._take_health)
+        self._connector = Connector(
+            spec,
+            listener=listener,
+            fresh=fresh,
+            on_note=self._take_note,
+            on_goaway=self._take_goaway,
+            on_line=self._plugin_log.line,
+        )
         first = State.BACKING_OFF if delay else State.STARTING
-        self.lifecycle = Lifecycle(first, reason, self._tell, journal.events.clock)
+        self.lifecycle = Lifecycle(first, reason, self._note_transition, journal.events.clock)
 
-    @property
-    def id(self) -> str:
-        """Its label, and its instance's: ``namespace/number``."""
-        return f"{self.spec.namespace}/{self.number}"
+    # -- what is known of it ------------------------------------------------------------
 
     @property
     def version(self) -> str:
@@ -90,183 +110,238 @@ class Generation:
     @property
     def pid(self) -> int | None:
         """Its process, where it is known."""
-        return self._news.pid
+        return self._connector.pid
 
     @property
     def ending(self) -> str:
         """How its process ended, in words; empty where it has none of ours."""
-        return self._news.ending
+        return self._connector.ending
 
     @property
     def serving(self) -> bool:
         """Can it be given calls?"""
-        return self.lifecycle.state in SERVING and not self._leaving.is_set()
+        return self.lifecycle.state in SERVING
 
     @property
-    def served(self) -> float:
-        """Seconds from its first good health to its leaving, or to now; 0 if it had none."""
-        if "ready" not in self.moments:
-            return 0.0
-        return self.moments.get("leaving", trio.current_time()) - self.moments["ready"]
+    def over(self) -> bool:
+        """Is nothing left of it?"""
+        return self.lifecycle.state in OVER
+
+    @property
+    def in_flight(self) -> int:
+        """The calls that it has."""
+        return self.instance.leases if self.instance is not None else 0
 
     @property
     def error(self) -> LaunchError:
         """Why it serves no more, as an error."""
-        return self.failure or LaunchError(self.leaving_reason)
+        return self.failure or LaunchError(self.end_reason)
 
-    # -- what its owner does --------------------------------------------------
+    @property
+    def served(self) -> float:
+        """Seconds from its first good health to the end of its service, or to now."""
+        began, ended = self._first_of(SERVING), self._first_of(ENDING | OVER)
+        if began is None:
+            return 0.0
+        return (trio.current_time() if ended is None else ended) - began
+
+    def seconds(self, since: Collection[State], until: Collection[State]) -> float | None:
+        """From when it entered the first of ``since`` to ``until``; None if it did not."""
+        begin, end = self._first_of(since), self._first_of(until)
+        return None if begin is None or end is None else end - begin
+
+    def _first_of(self, states: Collection[State]) -> float | None:
+        return min((self._entered[s] for s in states if s in self._entered), default=None)
+
+    # -- what its owner does ------------------------------------------------------------
 
     def retire(self, reason: str, *, replaced: bool = False) -> None:
-        """It shall finish its calls and end; what is not serving yet is given up at once."""
-        if self._ended.is_set() or self._retired.is_set():
-            return
-        self._retired.set()
+        """It shall finish its calls and end; one that does not serve yet ends at once.
+
+        ``replaced``: there is another one, so a plugin that dialled in need not come back.
+        """
         if replaced:
-            self._stop_reason = REPLACED
-        if not self._settled.is_set():
-            self.leaving_reason = reason
-            self.lifecycle.move(Trigger.RETIRED, reason)
+            self._shutdown_reason = REPLACED
+        if not self.lifecycle.can(Trigger.RETIRED):
+            return
+        self.end_reason = reason
+        if self.lifecycle.state in PENDING:
             self._scope.cancel()
-        else:
-            self._leave(reason)
+        self.lifecycle.move(Trigger.RETIRED, reason)
 
     async def wait_settled(self) -> bool:
-        """Wait until it can serve (True) or has ended without having served (False)."""
-        await self._settled.wait()
-        return self.instance is not None and self.serving
+        """Wait until it can serve (True), or it is known that it will not (False)."""
+        await self._wait_while(PENDING)
+        return self.serving
 
     async def wait_leaving(self) -> None:
         """Wait until it must get no more calls."""
-        await self._leaving.wait()
+        await self._wait_while(PENDING | SERVING)
 
     async def wait_ended(self) -> None:
         """Wait until nothing is left of it."""
-        await self._ended.wait()
+        await self._wait_while(PENDING | SERVING | ENDING)
 
-    @property
-    def over(self) -> bool:
-        """Has it ended?"""
-        return self._ended.is_set()
+    async def _wait_while(self, states: Collection[State]) -> None:
+        """Wait until it is in none of ``states``; it comes back into none of these sets."""
+        while self.lifecycle.state in states:
+            await self._changed.park()
 
-    # -- its life -------------------------------------------------------------
+    def _note_transition(self, before: State | None, after: State, reason: str) -> None:
+        self._entered.setdefault(after, trio.current_time())
+        self._journal.transition(self.id, self.version, before, after, reason)
+        if before in SERVING and after not in SERVING:
+            self._on_leaving(self)
+        self._changed.unpark_all()
+
+    # -- its life -----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """From start to end. A failure of the plugin's is kept in ``failure``."""
+        """From start to end. A failure of the plugin's is kept in ``failure``.
+
+        Cancelling ends the plugin's process, and waits for that.
+        """
         try:
             with self._scope:
+                await trio.sleep(self._delay)
                 if self._delay:
-                    await trio.sleep(self._delay)
-                    self.lifecycle.move(Trigger.DUE)
-                self._mark("begun")
+                    await self._reach(Trigger.DUE)
                 await self._live()
         except* PrismError as group:
-            self._fail(group)
+            self._take_failure(group)
         except* Exception:
             log.exception("bug while running %s", self.spec.label)
             self.failure = LaunchError("internal error; the proxy's log has the cause")
         finally:
-            self._mark("ended")
+            self._plugin_log.close()
             self._finish()
+
+    async def _reach(self, trigger: Trigger) -> None:
+        """Move on, unless it was retired meanwhile, which has cancelled this."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.lifecycle.move(trigger)
 
     async def _live(self) -> None:
         spec = self.spec
         credentials = spec.credentials()
         async with (
             trio.open_nursery() as nursery,
-            open_door(spec, self._news, self._listener, nursery, fresh=self._fresh) as channel,
+            self._connector.connect(nursery) as channel,
         ):
-            self._mark("connected")
-            self.lifecycle.move(Trigger.CONNECTED)
+            await self._reach(Trigger.CONNECTED)
             answer = await initialize(channel, spec, credentials)
-            self._monitor = HealthMonitor(channel, spec.plugin.health, self._take_health)
-            self.instance = self._news.instance = Instance(
+            instance = self.instance = Instance(
                 namespace=spec.namespace,
                 generation=self.number,
                 plugin=spec.plugin_name,
                 version=answer.plugin_version,
                 channel=channel,
                 operations=declared_operations(answer),
-                pid=self._news.pid,
             )
-            await self._monitor.wait_serviceable(spec.plugin.start_timeout_seconds)
-            self._mark("ready")
-            self._settled.set()
-            error = await self._serve(self.instance, self._monitor)
-            if error is not None:
-                raise error
+            monitor = self._monitor = HealthMonitor(channel, spec.plugin.health, self._take_health)
+            await monitor.wait_serviceable(spec.plugin.start_timeout_seconds)
+            await self._serve(instance, monitor)
+            await self._drain(instance)
+            await self._shut_down(instance)
+
+    async def _serve(self, instance: Instance, monitor: HealthMonitor) -> None:
+        """Watch ``instance`` for as long as it serves.
+
+        Raises:
+            LaunchError: its channel broke.
+        """
+
+        async def watch_channel() -> None:
+            error = await instance.channel.wait_broken()
+            # Once it is retired, that is how it ends.
+            if self.lifecycle.can(Trigger.LOST):
+                self.failure = LaunchError(str(error), crashed=True)
+                self.end_reason = str(error)
+                self.lifecycle.move(Trigger.LOST, str(error))
+
+        async def watch_health() -> None:
+            reason = await monitor.wait_unhealthy()
+            if instance.channel.ended is None:  # else that is why the checks failed
+                self.retire(reason)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_channel)
+            nursery.start_soon(watch_health)
+            await self.wait_leaving()
+            nursery.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+
+    # -- what the plugin says -----------------------------------------------------------
 
     def _take_health(self, health: HealthCheckResponse) -> None:
-        """A health check was answered, or the plugin said by itself that its health changed."""
+        """A health check was answered: with the first good answer it serves."""
         instance = self.instance
-        if instance is None:
-            return
+        assert instance is not None  # noqa: S101 - only an initialised plugin is checked
         instance.health = health
         instance.metrics = health.metrics or instance.metrics
-        if health.status is HealthStatus.UNHEALTHY:
-            if self._settled.is_set() and self._monitor is not None:
-                self._monitor.ask_now()
-        elif self.lifecycle.state in SERVING or not self._settled.is_set():
-            trigger = (
-                Trigger.IMPAIRED if health.status is HealthStatus.DEGRADED else Trigger.HEALTHY
-            )
-            if trigger in TRANSITIONS[self.lifecycle.state]:
+        if health.status is not HealthStatus.UNHEALTHY:
+            degraded = health.status is HealthStatus.DEGRADED
+            trigger = Trigger.IMPAIRED if degraded else Trigger.HEALTHY
+            if self.lifecycle.can(trigger):
                 self.lifecycle.move(trigger, health.message)
 
-    async def _serve(self, instance: Instance, monitor: HealthMonitor) -> Exception | None:
-        """Watch ``instance`` until it leaves, and retire it; returns what broke, if anything."""
-        broken: Exception | None = None
-        async with trio.open_nursery() as nursery:
-
-            async def watch(wait: Callable[[], Awaitable[str]]) -> None:
-                self._leave(await wait())
-                nursery.cancel_scope.cancel()
-
-            async def break_off() -> None:
-                nonlocal broken
-                broken = await instance.channel.wait_broken()
-                self.broke = True
-                self._leave(str(broken))
-                nursery.cancel_scope.cancel()
-
-            async def said_it_stops() -> str:
-                await self._news.leaving.wait()
-                return "it said that it stops"
-
-            async def was_retired() -> str:
-                await self._retired.wait()
-                return self.leaving_reason
-
-            nursery.start_soon(break_off)
-            for wait in (said_it_stops, was_retired, monitor.wait_unhealthy):
-                nursery.start_soon(watch, wait)
-        # A broken channel is what counts, whatever came with it.
-        broken = broken or instance.channel.ended
-        if broken is not None:
-            self.broke = True
-            return LaunchError(str(broken), crashed=True)
-        self.lifecycle.move(Trigger.RETIRED, self.leaving_reason)
-        await drain(instance, self.spec.plugin.drain_timeout_seconds)
-        self._mark("drained")
-        self.lifecycle.move(Trigger.DRAINED)
-        await shut_down(instance, self.spec.plugin.kill_timeout_seconds, self._stop_reason)
-        self._mark("shut_down")
-        return None
-
-    def _leave(self, reason: str) -> None:
-        if self._leaving.is_set():
+    def _take_note(self, note: Note) -> None:
+        """It sent log records, metrics, or a change of its health. From the reader."""
+        self._plugin_log.records(note.logs)
+        instance, health = self.instance, note.health
+        if instance is None:
             return
-        self.leaving_reason = self.leaving_reason or reason
-        self._mark("leaving")
-        if self.instance is not None:
-            self.instance.leaving = True
-        self._leaving.set()
-        self._on_leaving(self)
+        instance.metrics = note.metrics or instance.metrics
+        if health is not None and self.serving:
+            self._take_health(health)
+            if health.status is HealthStatus.UNHEALTHY and self._monitor is not None:
+                self._monitor.ask_now()
 
-    # -- its end --------------------------------------------------------------
+    def _take_goaway(self, event: GoAway) -> None:
+        """It will start no more calls. From the reader."""
+        log.info(
+            "plugin %r of namespace %s drains: %s",
+            self.spec.plugin_name,
+            self.spec.namespace,
+            event.reason,
+        )
+        self.retire("it said that it stops")
 
-    def _fail(self, group: BaseExceptionGroup[Any]) -> None:
-        errors = _leaves(group)
-        if self._retired.is_set() and not self.broke:
+    # -- its end ------------------------------------------------------------------------
+
+    async def _drain(self, instance: Instance) -> None:
+        """Let the calls end; those that take longer than they may are told so, and cancelled."""
+        limit = self.spec.plugin.drain_timeout_seconds
+        instance.channel.go_away("the proxy no longer sends calls here")
+        with trio.move_on_after(limit) as in_time:
+            await instance.wait_no_leases()
+        if in_time.cancelled_caught:
+            log.warning("%s: %d calls did not end within %g s", self.id, instance.leases, limit)
+            detail = f"the plugin is being replaced, and the call did not end within {limit:g} s"
+            instance.channel.give_up_calls(Draining(f"{detail}; it may have run"))
+            with trio.move_on_after(SHUTDOWN_GRACE):
+                await instance.wait_no_leases()
+        await self._reach(Trigger.DRAINED)
+
+    async def _shut_down(self, instance: Instance) -> None:
+        """Ask the plugin to shut down; one that hangs is left behind."""
+        limit = self.spec.plugin.kill_timeout_seconds
+        request = ShutdownRequest(timeout_seconds=math.ceil(limit), reason=self._shutdown_reason)
+        with trio.move_on_after(limit + SHUTDOWN_GRACE) as in_time:
+            try:
+                answer = await instance.channel.shutdown(request)
+            except CallError as error:
+                log.debug("%s could not be told to shut down: %s", self.id, error)
+                return
+            if not answer.success:
+                log.warning("%s did not shut down cleanly: %s", self.id, answer.error)
+        if in_time.cancelled_caught:
+            log.warning("%s did not answer Shutdown", self.id)
+
+    def _take_failure(self, group: BaseExceptionGroup[Any]) -> None:
+        errors = _flat(group)
+        if self.lifecycle.state in ENDING and self.failure is None:
             # It was ending anyway: how its last connection went is nobody's trouble.
             log.debug("%s ended with %s", self.id, errors)
             return
@@ -279,27 +354,23 @@ class Generation:
         self.failure = LaunchError(message, output=output, crashed=crashed)
 
     def _finish(self) -> None:
-        """Whatever the way here, end in a state that is over, and wake everybody."""
-        if self.failure is not None and Trigger.BROKEN in TRANSITIONS[self.lifecycle.state]:
-            self.lifecycle.move(Trigger.BROKEN, str(self.failure))
-        for trigger in (Trigger.RETIRED, Trigger.DRAINED, Trigger.ENDED):
-            if trigger in TRANSITIONS[self.lifecycle.state]:
-                self.lifecycle.move(trigger, self.leaving_reason)
-        assert self.lifecycle.state in OVER  # noqa: S101 - by the table, which a test walks
-        self._leave(str(self.failure or self.leaving_reason or "it ended"))
-        self._settled.set()
-        self._ended.set()
-
-    def _mark(self, moment: str) -> None:
-        self.moments.setdefault(moment, trio.current_time())
-
-    def _tell(self, before: State | None, after: State, reason: str) -> None:
-        self._journal.transition(self.id, self.version, before, after, reason)
+        """Whatever the way here, walk the table to a state that is over."""
+        way: tuple[Trigger, ...]
+        if self.failure is not None:
+            reason = str(self.failure)
+            self.end_reason = self.end_reason or reason
+            way = (Trigger.BROKEN, Trigger.LOST, Trigger.RETIRED, Trigger.DRAINED)
+        else:
+            reason = self.end_reason = self.end_reason or "it ended"
+            way = (Trigger.ENDED, Trigger.RETIRED, Trigger.DRAINED)
+        while not self.over:
+            row = TRANSITIONS[self.lifecycle.state]
+            self.lifecycle.move(next(trigger for trigger in way if trigger in row), reason)
 
 
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+def _flat(group: BaseExceptionGroup[Any]) -> list[BaseException]:
     """The plain exceptions in a tree of groups."""
     found: list[BaseException] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        found += _flat(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found

@@ -23,7 +23,7 @@ import trio
 log = logging.getLogger("prism.supervision")
 
 PROGRAM = str(Path(__file__).with_name("guardian_main.py"))
-END_PATIENCE = 5.0
+END_TIMEOUT = 5.0
 """Seconds for a guardian with nothing left to guard to end."""
 
 
@@ -87,7 +87,7 @@ class Guardian:
             return
         assert process.stdin is not None  # noqa: S101 - as above
         await process.stdin.aclose()
-        with trio.move_on_after(END_PATIENCE):
+        with trio.move_on_after(END_TIMEOUT):
             await process.wait()
         if process.returncode is None:
             process.kill()

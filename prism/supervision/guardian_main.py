@@ -12,9 +12,9 @@ import signal
 import sys
 import time
 
-EXIT_PATIENCE = 1.0
+EXIT_TIMEOUT = 1.0
 """Seconds in which a plugin should end by itself: its connection has ended too."""
-KILL_AFTER = 5.0
+KILL_TIMEOUT = 5.0
 """Seconds after being asked in which it may still end well."""
 
 
@@ -43,9 +43,9 @@ def end_all(leaders: dict[int, int]) -> None:
     """
     began = time.monotonic()
     for number, until in (
-        (signal.SIGTERM, EXIT_PATIENCE),
-        (signal.SIGKILL, EXIT_PATIENCE + KILL_AFTER),
-        (signal.SIGKILL, EXIT_PATIENCE + 2 * KILL_AFTER),
+        (signal.SIGTERM, EXIT_TIMEOUT),
+        (signal.SIGKILL, EXIT_TIMEOUT + KILL_TIMEOUT),
+        (signal.SIGKILL, EXIT_TIMEOUT + 2 * KILL_TIMEOUT),
     ):
         while leaders and (left := began + until - time.monotonic()) > 0:
             ended, _, _ = select.select(list(leaders.values()), [], [], left)

@@ -1,23 +1,68 @@
-"""An instance: one running generation of a plugin, for one namespace."""
+"""What an instance is made of, and what it is: a plugin that answered Initialize with success."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
 
 from prism.channels.channel import PluginChannel
-from prism.contract.errors import Draining, PluginCrashed, PluginMisbehaved
+from prism.config.types import PluginConfig, PluginForm, VerificationConfig
+from prism.contract.errors import Draining, PluginCrashed, PluginMisbehaved, UnknownVersion
 from prism.contract.messages import HealthCheckResponse, OperationDeclaration, PluginMetrics
-from prism.supervision.sample import Sample
+from prism.supervision.canary import Sample
 
 
-@dataclass(eq=False)
+def no_versions(version: str) -> PluginConfig:
+    """The ``at_version`` of a plugin that is not from the catalogue."""
+    raise UnknownVersion(f"there is no version {version!r}: the plugin is not from the catalogue")
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """A namespace's plugin, resolved: ``plugin`` is never a reference to the catalogue.
+
+    ``credentials`` is called for each new instance, so that secrets are read as
+    late as possible; it raises ``ConfigError`` where one is missing. ``at_version``
+    gives the plugin in another of the catalogue's versions, or raises ``UnknownVersion``.
+
+    Specs are equal when an instance of one could serve for the other: ``credentials``
+    must therefore be a value, not just any function. ``verification`` says whose code may
+    start, which is of no meaning for what runs.
+    """
+
+    namespace: str
+    backend: str
+    plugin_name: str
+    plugin: PluginConfig
+    config_json: str
+    credentials: Callable[[], dict[str, str]]
+    verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
+    at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
+
+    @property
+    def label(self) -> str:
+        """How messages name the plugin."""
+        return f"plugin {self.plugin_name!r}"
+
+    @property
+    def may_overlap(self) -> bool:
+        """May two instances run at a time?"""
+        return self.plugin.overlap is not False
+
+    @property
+    def dials_in(self) -> bool:
+        """Does the plugin come to us, whenever it will?"""
+        return self.plugin.form is PluginForm.SOCKET and not self.plugin.dial
+
+
+@dataclass(eq=False, slots=True)
 class Instance:
-    """What the proxy knows of a plugin that answered Initialize with success.
+    """A plugin as its calls see it.
 
     ``id`` is unique for ever: ``namespace/generation``. ``operations`` maps
     every name of ``supported_operations`` to its declaration (an empty one
-    where the plugin declared nothing). ``leaving`` is set once it takes no more
-    calls. ``sample`` is there while its calls are compared with another's.
+    where the plugin declared nothing). ``sample`` is there while its calls are
+    compared with another's. One that gets no more calls is out of its slot.
 
     The counters: ``opened`` leases are ``leases`` that are held, and those that were
     closed: ``finished`` (answered, an error included), ``refused`` (the call never
@@ -32,8 +77,7 @@ class Instance:
     operations: dict[str, OperationDeclaration]
     health: HealthCheckResponse | None = None
     metrics: PluginMetrics | None = None
-    pid: int | None = None
-    leaving: bool = field(default=False, init=False)
+    id: str = field(init=False)
     leases: int = field(default=0, init=False)
     opened: int = field(default=0, init=False)
     finished: int = field(default=0, init=False)
@@ -43,15 +87,13 @@ class Instance:
     sample: Sample | None = field(default=None, init=False)
     _no_leases: trio.Event | None = field(default=None, init=False)
 
-    @property
-    def id(self) -> str:
-        """The label of this instance in logs and metrics."""
-        return f"{self.namespace}/{self.generation}"
+    def __post_init__(self) -> None:
+        self.id = f"{self.namespace}/{self.generation}"
 
     @property
     def takes_calls(self) -> bool:
-        """May a new call be given to it?"""
-        return not self.leaving and self.channel.ended is None
+        """Can it be given a call? Its channel may have broken, and its slot not know yet."""
+        return self.channel.ended is None
 
     @property
     def lost(self) -> int:
@@ -81,7 +123,10 @@ class Instance:
             self._no_leases.set()
 
     async def wait_no_leases(self) -> None:
-        """Wait until no call holds this instance; call it once it is out of its slot."""
+        """Wait until no call holds this instance; call it once it is out of its slot.
+
+        Cancelling leaves nothing behind.
+        """
         while self.leases:
             self._no_leases = trio.Event()
             await self._no_leases.wait()

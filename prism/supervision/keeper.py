@@ -4,40 +4,81 @@ Theory of operation. The keeper's loop has one aim: that there is a serving
 generation. If there is none it makes attempts, further and further apart, until
 one serves, or until the plugin has crashed too often. A generation that leaves
 tells so in plain code, which clears the slot. Operations (reload, restart,
-drain: see ``reload``) run in a task beside the loop; they *park* it while they
-want no instance but their own, and put in place what shall serve: that ends an
-attempt that is under way.
+drain: see ``replacement``) run in a task beside the loop, and use the keeper's verbs:
+``launch`` begins a generation, ``install`` lets it serve, ``pause`` stops the loop's own
+attempts and ``resume`` begins them again. The loop does one thing at a time, in a scope that
+is cancelled when a verb has changed what it should do.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+import outcome
 import trio
 
-from prism.config.types import PluginForm
+from prism.config.types import PluginForm, RestartConfig
 from prism.contract.errors import Draining, OperationInProgress
 from prism.streams.errors import LaunchError
-from prism.supervision.backoff import Backoff
-from prism.supervision.detached import run_detached
-from prism.supervision.dial_in import DialIn
+from prism.supervision.connect import DialInSockets
+from prism.supervision.events import Journal
 from prism.supervision.generation import Generation
-from prism.supervision.journal import Journal
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.slot import Slot
-from prism.supervision.spec import InstanceSpec
 
 log = logging.getLogger("prism.supervision")
 
 STOPPING = "the proxy is stopping"
 STARTED_BY_US = (PluginForm.COMMAND, PluginForm.MODULE)
 """Plugins whose crashes count towards the limit: the others are somebody else's to start."""
+JITTER = 0.2
+"""Share by which a delay varies, so that many plugins do not restart in step."""
 
 T = TypeVar("T")
 
 
+class Backoff:
+    """The pauses between the starts of one plugin, and the limit of its crashes.
+
+    Only crashes in a row can exhaust it: a backend that is down may come back by
+    itself, a program that ends itself at its start seldom mends.
+    """
+
+    def __init__(self, config: RestartConfig, rand: Callable[[], float] = random.random) -> None:
+        self._config = config
+        self._rand = rand
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all failures."""
+        self._next = self._config.first_delay_seconds
+        self.crashes = 0
+
+    def after(self, served: float, *, crashed: bool) -> float | None:
+        """Seconds to wait now, after a run that served for ``served`` seconds.
+
+        None: it has crashed too often, and is not to be started again.
+        """
+        config = self._config
+        if served >= config.good_run_seconds:
+            self.reset()
+        self.crashes = self.crashes + 1 if crashed else 0
+        if config.max_crashes and self.crashes >= config.max_crashes:
+            return None
+        delay, self._next = self._next, min(self._next * 2, config.max_delay_seconds)
+        return delay * (1 + JITTER * (2 * self._rand() - 1))
+
+
 class Keeper:
-    """Runs the generations of one namespace."""
+    """Runs the generations of one namespace.
+
+    ``current`` is the generation in the slot, ``newest`` the last one that was begun, and
+    ``generations`` are all that are not over. ``operation`` is what runs on the namespace
+    now. ``paused``: the loop makes no attempts.
+    """
 
     def __init__(self, spec: InstanceSpec, slot: Slot, journal: Journal | None = None) -> None:
         self.spec = spec
@@ -48,105 +89,95 @@ class Keeper:
         self.generations: list[Generation] = []
         self.operation: str | None = None
         self.last_failure: LaunchError | None = None
+        self.paused = False
         self.stopping = False
         self.made = self.journal.events.clock()
         self._number = 0
         self._delay = 0.0
         self._backoff = Backoff(spec.plugin.restart)
-        self._parked: trio.Event | None = None
-        self._attempt = trio.CancelScope()
-        self._dial_in = DialIn(spec.namespace)
+        self._step = trio.CancelScope()
+        self._sockets = DialInSockets(spec.namespace)
         self._nursery: trio.Nursery | None = None
+        self._attempted = trio.Event()
         self._stopped = trio.Event()
 
-    # -- the loop -------------------------------------------------------------
+    # -- the loop -----------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the plugin running until ``stop``. A plugin's failure is never raised.
 
         Started once the first attempt has ended, well or badly, or once the
-        socket is open on which the plugin will dial in.
+        socket is open on which the plugin will dial in. Cancelling ends the plugin.
         """
-        tell_started = _Once(task_status.started)
         try:
             async with trio.open_nursery() as self._nursery:
-                while not self.stopping:
-                    if self._parked is not None:
-                        await self._parked.wait()
-                    elif self.current is not None:
-                        await self._wait_gone(self.current)
-                    else:
-                        await self._try_to_serve(tell_started)
-                        tell_started()
+                self._nursery.start_soon(self._loop)
+                await self._attempted.wait()
+                task_status.started()
         finally:
-            tell_started()
             self._nursery = None
-            await self._dial_in.keep_only(None)
+            await self._sockets.keep_only(None)
             self._stopped.set()
 
-    async def wait_stopped(self) -> None:
-        """Wait until ``run`` has ended, and with it all that it started."""
-        await self._stopped.wait()
+    async def _loop(self) -> None:
+        while not self.stopping:
+            with trio.CancelScope() as self._step:
+                if self.paused:
+                    await trio.sleep_forever()
+                elif self.current is not None:
+                    await self._watch(self.current)
+                else:
+                    await self._try_to_serve()
+                    self._attempted.set()
+        self._attempted.set()
 
-    def stop(self, reason: str = STOPPING) -> None:
-        """Let the present instance finish its calls and end; start no other."""
-        self.stopping = True
-        self.slot.say_absent(reason)
-        self._attempt.cancel()
-        self.unpark()
-        for generation in list(self.generations):
-            generation.retire(reason)
-
-    async def _wait_gone(self, generation: Generation) -> None:
-        """Wait until ``generation`` serves no more; note a failure, if nothing replaced it."""
-        with trio.CancelScope() as self._attempt:
-            await generation.wait_leaving()
-            if self.current is generation:  # it was leaving when it was installed
-                self._left(generation)
-            if self.current is None and (generation.broke or not generation.spec.may_overlap):
-                # How it ended is worth knowing, and comes soon.
-                await generation.wait_ended()
-        if self.current is None and self._parked is None and not self.stopping:
-            self._note_failure(generation.error, generation.served)
-
-    async def _try_to_serve(self, tell_started: Callable[[], None]) -> None:
-        """One attempt: a pause, if there must be one, and a new generation."""
-        with trio.CancelScope() as self._attempt:
-            try:
-                generation = await self.launch(self.spec, delay=self._delay)
-            except LaunchError as error:
-                self._note_failure(error, served=0.0)
-                tell_started()
-                await trio.sleep(self._delay)
-                return
-            try:
-                if self.spec.dials_in:
-                    self.slot.say_absent(
-                        f"it waits for the plugin to dial {self.spec.plugin.socket}"
-                    )
-                    tell_started()
-                if await generation.wait_settled():
-                    self.install(generation)
-                    return
-            finally:
-                if self.current is not generation:
-                    generation.retire("it is not needed any more")
+    async def _watch(self, generation: Generation) -> None:
+        """Wait until ``generation`` serves no more, and note it if nothing replaced it."""
+        await generation.wait_leaving()
+        if self.current is not None:
+            return
+        if generation.failure is not None or not generation.spec.may_overlap:
+            # How it ended is worth knowing, and comes soon.
             await generation.wait_ended()
-            self._note_failure(generation.error, generation.served)
+        self._note_failure(generation.error, generation.served)
+
+    async def _try_to_serve(self) -> None:
+        """One attempt: a pause, if there must be one, and a new generation."""
+        try:
+            generation = await self.launch(self.spec, delay=self._delay)
+        except LaunchError as error:
+            self._note_failure(error, served=0.0)
+            self._attempted.set()
+            await trio.sleep(self._delay)
+            return
+        try:
+            if self.spec.dials_in:
+                self.slot.say_absent(f"it waits for the plugin to dial {self.spec.plugin.socket}")
+                self._attempted.set()
+            if await generation.wait_settled():
+                self.install(generation)
+                return
+        finally:
+            if self.current is not generation:
+                generation.retire("it is not needed any more")
+        await generation.wait_ended()
+        self._note_failure(generation.error, generation.served)
 
     def _note_failure(self, failure: LaunchError, served: float) -> None:
         """Decide when to try again, or to try no more."""
+        if self.paused or self.stopping:
+            return  # what happens now has been decided, and said
         self.last_failure = failure
         crashed = failure.crashed and self.spec.plugin.form in STARTED_BY_US
         delay = self._backoff.after(served, crashed=crashed)
         if delay is None:
-            self.park()
             self._say_absent(f"it crashed {self._backoff.crashes} times in a row: {failure}")
             log.error(
                 "namespace %s: gave up on %s until it is reset",
                 self.spec.namespace,
                 self.spec.label,
             )
+            self.paused = True
             return
         self._delay = delay
         if served:
@@ -165,7 +196,34 @@ class Keeper:
             log.warning("namespace %s has no plugin: %s", self.spec.namespace, reason)
         self.slot.say_absent(reason, expected=expected, retry_at=retry_at)
 
-    # -- what operations use --------------------------------------------------
+    def _note_leaving(self, generation: Generation) -> None:
+        """A generation gets no more calls: called in the moment that it is known."""
+        assert generation.instance is not None  # noqa: S101 - it has served
+        if self.current is generation:
+            self.current = None
+            if not self.paused and not self.stopping:  # else what is going on has been said
+                reason = generation.end_reason
+                log.warning("instance %s leaves: %s", generation.id, reason)
+                expected = not self.spec.dials_in
+                self.slot.say_absent(f"it is being restarted: {reason}", expected=expected)
+        self.slot.clear(generation.instance)
+
+    # -- what operations do -------------------------------------------------------------
+
+    @contextmanager
+    def claimed(self, operation: str) -> Iterator[None]:
+        """Within it ``operation`` is the one that runs on the namespace.
+
+        Raises:
+            OperationInProgress: there is one already.
+        """
+        if self.operation is not None:
+            raise OperationInProgress(self.spec.namespace, self.operation)
+        self.operation = operation
+        try:
+            yield
+        finally:
+            self.operation = None
 
     async def perform(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run ``work`` as the namespace's one operation, in a task of the keeper's.
@@ -176,16 +234,12 @@ class Keeper:
             OperationInProgress: there is one already.
             Draining: the keeper stops, or has not begun.
         """
-        if self.operation is not None:
-            raise OperationInProgress(self.spec.namespace, self.operation)
-        if self.stopping or self._nursery is None:
-            raise Draining(STOPPING)
-        self.operation = operation
-
-        def done() -> None:
-            self.operation = None
-
-        return await run_detached(self._nursery, work, done)
+        with ExitStack() as stack:
+            stack.enter_context(self.claimed(operation))
+            if self.stopping or self._nursery is None:
+                raise Draining(STOPPING)
+            claim = stack.pop_all()
+        return await run_detached(self._nursery, work, claim.close)
 
     async def launch(
         self, spec: InstanceSpec, *, delay: float = 0.0, fresh: bool = False
@@ -196,9 +250,11 @@ class Keeper:
             LaunchError: the keeper stops, or the socket cannot be opened on which the
                 plugin should dial in.
         """
+        if self.stopping:
+            raise LaunchError(STOPPING)
+        listener = await self._sockets.open(spec.plugin) if spec.dials_in else None
         if self.stopping or self._nursery is None:
             raise LaunchError(STOPPING)
-        listener = await self._dial_in.open(spec.plugin) if spec.dials_in else None
         self._number += 1
         generation = Generation(
             spec,
@@ -208,7 +264,7 @@ class Keeper:
             reason=f"for {delay:.3g} s, as {self.slot.absence}" if delay else "",
             fresh=fresh,
             listener=listener,
-            on_leaving=self._left,
+            on_leaving=self._note_leaving,
         )
         self.newest = generation
         self.generations.append(generation)
@@ -221,26 +277,26 @@ class Keeper:
         finally:
             self.generations.remove(generation)
 
-    def install(self, generation: Generation) -> None:
-        """Let ``generation`` serve from now on: the swap."""
+    def install(self, generation: Generation) -> Generation | None:
+        """Let ``generation`` serve from now on: the swap. Returns the one it replaces."""
         instance = generation.instance
-        assert instance is not None  # noqa: S101 - it is settled
-        self.current = self.newest = generation
-        before = self.spec
-        if before.plugin.restart != generation.spec.plugin.restart:
-            self._backoff = Backoff(generation.spec.plugin.restart)
-        self.spec = generation.spec
+        assert instance is not None  # noqa: S101 - it has settled
+        replaced, self.current, self.newest = self.current, generation, generation
+        before, self.spec = self.spec, generation.spec
         self.adopt(before)
+        if before.plugin.restart != self.spec.plugin.restart:
+            self._backoff = Backoff(self.spec.plugin.restart)
         self.slot.fill(instance)
         self._delay = 0.0
-        self._attempt.cancel()
-        self.unpark()
+        self.paused = False
+        self._step.cancel()
         log.info(
             "namespace %s is served by %s (instance %s)",
             instance.namespace,
             f"{generation.spec.label} {instance.version}".rstrip(),
             instance.id,
         )
+        return replaced
 
     def adopt(self, spec: InstanceSpec) -> None:
         """Take the catalogue and the policy of ``spec`` for what is started from now on.
@@ -250,42 +306,32 @@ class Keeper:
         """
         self.spec = replace(self.spec, at_version=spec.at_version, verification=spec.verification)
 
-    def _left(self, generation: Generation) -> None:
-        """A generation must get no more calls: called in the moment that it is known."""
-        if self.slot.canary is not None and self.slot.canary is generation.instance:
-            self.slot.canary = None
-        if self.current is not generation or generation.instance is None:
-            return
-        self.current = None
-        if self._parked is not None or self.stopping:
-            self.slot.clear(generation.instance)  # what is going on has been said
-            return
-        reason = generation.leaving_reason
-        log.warning("instance %s leaves: %s", generation.id, reason)
-        self.slot.say_absent(f"it is being restarted: {reason}", expected=not self.spec.dials_in)
-        self.slot.clear(generation.instance)
+    def pause(self, reason: str, *, held: bool = False) -> None:
+        """Make no attempts until ``resume`` or ``install``; what serves is left alone.
 
-    def park(self) -> None:
-        """Make no attempts until ``unpark`` or ``install``."""
-        if self._parked is None:
-            self._parked = trio.Event()
-        self._attempt.cancel()
+        ``reason`` is why there will be no instance. ``held``: one will come soon, so calls
+        should wait for it, whatever their namespace says of that.
+        """
+        self.paused = True
+        self._step.cancel()
+        self.slot.say_absent(reason, held=held)
 
-    def unpark(self) -> None:
-        """Go on making attempts, at once."""
-        parked, self._parked = self._parked, None
-        if parked is not None:
-            parked.set()
-
-    @property
-    def parked(self) -> bool:
-        """Are no attempts made now?"""
-        return self._parked is not None
+    def resume(self) -> None:
+        """Go on making attempts, at once, if there is no instance."""
+        if self.paused:
+            self.paused = False
+            self._step.cancel()
 
     def forgive(self) -> None:
         """Forget past failures."""
         self._backoff.reset()
         self._delay = 0.0
+
+    async def close_unused_sockets(self) -> None:
+        """Close the sockets that only a version needed that is not served any more."""
+        await self._sockets.keep_only(self.spec.plugin)
+
+    # -- what others do -----------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget past failures; if there is no instance, try now.
@@ -297,21 +343,60 @@ class Keeper:
             raise OperationInProgress(self.spec.namespace, self.operation)
         self.forgive()
         if self.current is None:
-            self._attempt.cancel()
-            self.unpark()
+            self.paused = False
+            self._step.cancel()
 
-    async def forget_sockets(self) -> None:
-        """Close the sockets that only a version needed that is not served any more."""
-        await self._dial_in.keep_only(self.spec.plugin)
+    def stop(self, reason: str = STOPPING) -> None:
+        """Let the present instance finish its calls and end; start no other."""
+        self.stopping = True
+        self.slot.say_absent(reason)
+        self._step.cancel()
+        for generation in list(self.generations):
+            generation.retire(reason)
+
+    async def wait_stopped(self) -> None:
+        """Wait until ``run`` has ended, and with it all that it started."""
+        await self._stopped.wait()
 
 
-class _Once:
-    """Calls a function the first time it is called itself."""
+async def run_detached(
+    nursery: trio.Nursery, work: Callable[[], Awaitable[T]], done: Callable[[], None]
+) -> T:
+    """Run ``work`` in a task of ``nursery`` and wait for it; ``done`` is called when it ends.
 
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function: Callable[[], None] | None = function
+    Cancelling stops the waiting, not the work. What the work raises is raised here, or, if
+    nobody waits any more, logged, so that it does not end the nursery.
 
-    def __call__(self) -> None:
-        function, self._function = self._function, None
-        if function is not None:
-            function()
+    Raises:
+        Draining: the nursery was cancelled before the work was done.
+    """
+    ended = trio.Event()
+    result: list[outcome.Outcome[T]] = []
+    awaited = True
+
+    async def run() -> None:
+        try:
+            result.append(await _captured(work))
+        finally:
+            done()
+            ended.set()
+        if isinstance(result[0], outcome.Error) and not awaited:
+            log.error("an operation failed that nobody waits for", exc_info=result[0].error)
+
+    nursery.start_soon(run)
+    try:
+        await ended.wait()
+    except BaseException:
+        awaited = False
+        raise
+    if not result:
+        raise Draining(STOPPING)
+    return result[0].unwrap()
+
+
+async def _captured(work: Callable[[], Awaitable[T]]) -> outcome.Outcome[T]:
+    """What comes of ``work``; a cancellation passes through."""
+    try:
+        return outcome.Value(await work())
+    except Exception as error:
+        return outcome.Error(error)

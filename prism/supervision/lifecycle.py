@@ -1,4 +1,4 @@
-"""The life of an instance. Everything that decides what may follow what lives here.
+"""The life of a generation. Everything that decides what may follow what lives here.
 
 A table ``state -> trigger -> next state``; a trigger that is not in a state's row
 is a bug of the caller. docs/lifecycle.md draws it. Each generation of a
@@ -35,9 +35,10 @@ class Trigger(StrEnum):
     HEALTHY = auto()  # a health check says so
     IMPAIRED = auto()  # a health check says DEGRADED
     RETIRED = auto()  # it shall go: a stop, a reload, poor health, its own GOAWAY
+    LOST = auto()  # its channel broke as it served: it crashed, broke the protocol, or is wedged
     DRAINED = auto()  # its last call has ended, or the time for that has passed
     ENDED = auto()  # its process is reaped, its connection closed
-    BROKEN = auto()  # it could not start, crashed, broke the protocol, or is wedged
+    BROKEN = auto()  # as ENDED, by its own fault: it could not start, or was lost
 
 
 _S = State
@@ -63,17 +64,16 @@ TRANSITIONS: Final[dict[State, dict[Trigger, State]]] = {
         _T.HEALTHY: _S.READY,
         _T.IMPAIRED: _S.DEGRADED,
         _T.RETIRED: _S.DRAINING,
-        _T.BROKEN: _S.FAILED,
+        _T.LOST: _S.STOPPING,
     },
     _S.DEGRADED: {
         _T.HEALTHY: _S.READY,
         _T.IMPAIRED: _S.DEGRADED,
         _T.RETIRED: _S.DRAINING,
-        _T.BROKEN: _S.FAILED,
+        _T.LOST: _S.STOPPING,
     },
     _S.DRAINING: {
         _T.DRAINED: _S.STOPPING,
-        _T.BROKEN: _S.FAILED,
     },
     _S.STOPPING: {
         _T.ENDED: _S.STOPPED,
@@ -85,9 +85,14 @@ TRANSITIONS: Final[dict[State, dict[Trigger, State]]] = {
 
 FIRST: Final = frozenset({State.BACKING_OFF, State.STARTING})
 """Where a life begins: after a failure it waits first."""
+PENDING: Final = frozenset({State.BACKING_OFF, State.STARTING, State.INITIALIZING})
+"""The states before it can serve."""
 SERVING: Final = frozenset({State.READY, State.DEGRADED})
-"""The states in which an instance gets calls."""
+"""The states in which it gets calls."""
+ENDING: Final = frozenset({State.DRAINING, State.STOPPING})
+"""The states in which it gets no more calls, and is not over yet."""
 OVER: Final = frozenset({State.STOPPED, State.FAILED})
+"""The states in which nothing is left of it."""
 
 
 class IllegalTransition(PrismError):
@@ -119,6 +124,10 @@ class Lifecycle:
         self._on_transition = on_transition
         self._now = now
         on_transition(None, first, reason)
+
+    def can(self, trigger: Trigger) -> bool:
+        """Does the trigger mean anything now?"""
+        return trigger in TRANSITIONS[self.state]
 
     def move(self, trigger: Trigger, reason: str = "") -> State:
         """The next state. One that stays the same is no transition, and nobody is told.

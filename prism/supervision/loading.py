@@ -16,6 +16,7 @@ for which that matters belongs into a process of its own.
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import trio
@@ -23,11 +24,13 @@ import trio
 from prism.channels.in_process import is_fault
 from prism.contract.service import BackendPlugin
 from prism.streams.errors import LaunchError
-from prism.supervision.import_path import explain_missing
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.instance import InstanceSpec
 from prism.verification import VerifiedModule, Verifier, log_verdict
 from prism.verification.module import unload
 from prism.verification.refusals import PluginRefused
+
+_added: list[str] = []
+"""Directories in which modules are looked for, beside what is installed."""
 
 
 async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], BackendPlugin]:
@@ -91,3 +94,24 @@ def import_afresh(verified: VerifiedModule) -> ModuleType:
         unload(package)
         sys.modules.update(old)
         raise
+
+
+# -- where modules are looked for ---------------------------------------------------------
+
+
+def look_in(directory: Path) -> None:
+    """Look in ``directory`` too, after everything else: it hides no installed module."""
+    place = str(directory)
+    if place not in sys.path:
+        sys.path.append(place)
+    if place not in _added:
+        _added.append(place)
+
+
+def explain_missing(module: str, path: str | None) -> str:
+    """Why ``module`` cannot be imported, for a plugin that lies in ``path``, and the way out."""
+    if path is not None:
+        return f"no module {module!r} in {path}, nor installed for {sys.executable}"
+    places = [f"installed for {sys.executable}", *(f"in {place}" for place in _added)]
+    looked = f"neither {' nor '.join(places)}" if _added else f"not {places[0]}"
+    return f"no module {module!r}: it is {looked}; `path` names the directory of a plugin's module"

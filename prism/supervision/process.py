@@ -20,6 +20,7 @@ import trio
 
 from prism.streams.errors import LaunchError
 from prism.streams.unix import FD_VARIABLE, socket_pair
+from prism.supervision.events import RateLimit
 from prism.supervision.guardian import guardian
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -30,9 +31,9 @@ LINES_KEPT = 20
 """Last lines of output, for the message when a start fails."""
 LINES_PER_SECOND = 200
 """Lines of output logged per second; the rest is counted."""
-EXIT_PATIENCE = 1.0
+EXIT_TIMEOUT = 1.0
 """Seconds in which a plugin should end by itself once its connection is closed."""
-OUTPUT_PATIENCE = 1.0
+OUTPUT_TIMEOUT = 1.0
 """Seconds to read what a process wrote before it ended."""
 
 
@@ -56,6 +57,7 @@ class PluginProcess:
         self._process = process
         self._on_line = on_line
         self._log = logging.getLogger(f"prism.plugin.{name}")
+        self._rate = RateLimit(LINES_PER_SECOND, self._report_dropped)
         self._listening = trio.CancelScope()
         self._silent = trio.Event()
         self._reaped = False
@@ -78,7 +80,6 @@ class PluginProcess:
 
     async def _log_lines(self, output: trio.abc.ReceiveStream) -> None:
         line = bytearray()
-        rate = _Rate()
         async for chunk in output:
             line += chunk
             *complete, rest = line.split(b"\n")
@@ -87,33 +88,31 @@ class PluginProcess:
                 rest = bytearray()
             line = rest
             for raw in complete:
-                self._take(raw, rate)
+                self._take(raw)
         if line:
-            self._take(line, rate)
-        self._report_dropped(rate.dropped)
+            self._take(line)
+        self._rate.report()
 
-    def _take(self, raw: bytearray, rate: "_Rate") -> None:
+    def _take(self, raw: bytearray) -> None:
         text = raw[:MAX_LINE].decode(errors="replace").rstrip("\r")
         self.last_lines.append(text)
-        self._report_dropped(rate.begin_window(trio.current_time()))
-        if rate.admits():
+        if self._rate.admits():
             self._log.info("%s", text)
             self._on_line(text)
 
     def _report_dropped(self, number: int) -> None:
-        if number:
-            self._log.warning("%d lines of output were dropped: too many at once", number)
+        self._log.warning("%d lines of output were dropped: too many at once", number)
 
     async def end(self, kill_after: float) -> str:
         """Let the process end, ask it to, kill its group; reap it. Returns how it ended.
 
         Its connection is closed by now, on which a plugin ends by itself; it has
-        ``EXIT_PATIENCE`` seconds for that, and ``kill_after`` more once asked.
+        ``EXIT_TIMEOUT`` seconds for that, and ``kill_after`` more once asked.
         Shielded from cancellation. The group is killed while the process is yet
         to be reaped: until then the kernel gives its number to nobody else.
         """
         with trio.CancelScope(shield=True):
-            if not await self.wait_ended(EXIT_PATIENCE):
+            if not await self.wait_ended(EXIT_TIMEOUT):
                 self._signal_group(signal.SIGTERM)
                 await self.wait_ended(kill_after)
             # What the plugin itself started dies with it.
@@ -122,20 +121,20 @@ class PluginProcess:
             await self._process.wait()
             self._reaped = True
         # A grandchild that left the group may hold the output open for ever.
-        self._listening.deadline = trio.current_time() + OUTPUT_PATIENCE
+        self._listening.deadline = trio.current_time() + OUTPUT_TIMEOUT
         return self.ending
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    async def wait_ended(self, patience: float) -> bool:
-        """Has the process ended, or does it within ``patience`` seconds? Does not reap it."""
+    async def wait_ended(self, limit: float) -> bool:
+        """Has the process ended, or does it within ``limit`` seconds? Does not reap it."""
         if self._reaped:
             return True
         descriptor = os.pidfd_open(self._process.pid)
         try:
-            with trio.move_on_after(patience):
+            with trio.move_on_after(limit):
                 await trio.lowlevel.wait_readable(descriptor)
                 return True
         finally:
@@ -144,7 +143,7 @@ class PluginProcess:
 
     async def wait_silent(self) -> None:
         """Wait, within limits, until everything the process wrote has been read."""
-        with trio.move_on_after(OUTPUT_PATIENCE):
+        with trio.move_on_after(OUTPUT_TIMEOUT):
             await self._silent.wait()
 
     @property
@@ -164,32 +163,6 @@ class PluginProcess:
             return f"was ended by {signal.Signals(-code).name}"
         except ValueError:
             return f"was ended by signal {-code}"
-
-
-class _Rate:
-    """Counts lines in windows of a second."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self._admitted = 0
-        self._window_ends = 0.0
-
-    def begin_window(self, now: float) -> int:
-        """Start afresh if the window is over; returns how many lines it had dropped."""
-        if now < self._window_ends:
-            return 0
-        dropped, self.dropped = self.dropped, 0
-        self._admitted = 0
-        self._window_ends = now + 1
-        return dropped
-
-    def admits(self) -> bool:
-        """Count a line; may it be logged?"""
-        if self._admitted >= LINES_PER_SECOND:
-            self.dropped += 1
-            return False
-        self._admitted += 1
-        return True
 
 
 async def start(

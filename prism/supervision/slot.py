@@ -3,10 +3,15 @@
 Calls take a lease on whatever instance is in the slot at that moment and keep
 it until they end, so an instance is drained when its last lease is returned.
 Leasing is plain synchronous code: nothing in it can block or be cancelled. Only
-who finds the slot empty may wait.
+a call that finds the slot empty may wait.
+
+What is in a slot takes calls: an instance that must get no more is taken out in the moment
+that it is known.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import trio
@@ -106,8 +111,19 @@ class Slot:
         self._changed.unpark_all()
         return previous
 
+    @contextmanager
+    def sharing(self, canary: Instance, share: float) -> Iterator[None]:
+        """Within it ``canary`` gets ``share`` of the calls (0 to 1), unless it is cleared."""
+        self.canary, self.share, self._owed = canary, share, 0.0
+        try:
+            yield
+        finally:
+            self.canary = None
+
     def clear(self, instance: Instance, absence: str | None = None) -> None:
-        """Take ``instance`` out, if it is still the current one; ``absence`` may be said before."""
+        """Take ``instance`` out, if it is in; ``absence`` may have been said before."""
+        if self.canary is instance:
+            self.canary = None
         if self.current is instance:
             self.current = None
             if absence is not None:

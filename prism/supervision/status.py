@@ -1,11 +1,125 @@
-"""A namespace's state at one moment, read off its keeper."""
+"""What the supervision answers: how a plugin stands, and how an operation on it went.
 
+All are frozen Structs, so that an admin API can encode them as they are. Times
+called ``time`` or ``since`` are seconds of the wall clock (Unix time); durations
+are in seconds.
+"""
+
+from typing import Literal
+
+import msgspec
 import trio
 
-from prism.supervision.generation import Generation
 from prism.supervision.keeper import Keeper
 from prism.supervision.lifecycle import State
-from prism.supervision.report import GenerationStatus, NamespaceStatus
+
+Outcome = Literal["swapped", "rolled_back", "drained"]
+
+
+class Phases(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How long each part of a reload took, in seconds; None where it did not come to it.
+
+    ``absent`` is how long the namespace had no instance: 0 unless the two may not overlap.
+    """
+
+    start: float | None = None
+    initialize: float | None = None
+    canary: float | None = None
+    drain: float | None = None
+    shutdown: float | None = None
+    absent: float = 0.0
+    total: float = 0.0
+
+
+class CallCounts(msgspec.Struct, frozen=True):
+    """What became of the calls between a reload's begin and its receipt.
+
+    ``retried`` calls had not begun on the old instance, or were idempotent, and were
+    given to the next. ``cancelled``: by their client, their deadline, or the drain's
+    limit. ``failed``: the old instance broke under them. ``lost`` are leases that
+    were opened on the old instance and never closed: anything but 0 is a bug.
+    """
+
+    finished_on_old: int = 0
+    finished_on_new: int = 0
+    retried: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    lost: int = 0
+
+
+class InstanceName(msgspec.Struct, frozen=True):
+    """Which instance: ``id`` is unique for ever, ``version`` what it says of itself,
+    ``configured_version`` the catalogue's name for it."""
+
+    id: str
+    plugin: str
+    configured_version: str | None
+    version: str
+    pid: int | None = None
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """How a reload, restart or drain went.
+
+    ``swapped``: ``new`` serves. ``rolled_back``: ``old`` serves as before (or, if the two
+    could not overlap, was started again), and ``reason`` says why. ``drained``: there
+    is no instance until a restart. ``killed``: ``old`` did not end when it was asked to.
+    """
+
+    namespace: str
+    outcome: Outcome
+    reason: str
+    time: float
+    old: InstanceName | None
+    new: InstanceName | None
+    calls: CallCounts
+    phases: Phases
+    killed: bool = False
+
+
+class GenerationStatus(msgspec.Struct, frozen=True):
+    """One generation that has not ended: the serving one, a candidate, one on its way out."""
+
+    id: str
+    state: State
+    since: float
+    reason: str
+    version: str
+    pid: int | None
+    in_flight: int
+
+
+class NamespaceStatus(msgspec.Struct, frozen=True):
+    """A namespace's plugin at one moment.
+
+    ``state``, ``since`` and ``reason`` are of the serving generation, or else of the
+    newest. ``version`` is what the instance says of itself, ``configured_version`` the
+    catalogue's name for it. ``restarts`` counts replacements that nobody asked for.
+    ``retry_in`` is set while the next start is awaited. ``operation`` is what runs on
+    the namespace: ``reload``, ``canary``, ``restart`` or ``drain``.
+    """
+
+    namespace: str
+    plugin: str
+    type: str
+    state: State
+    since: float
+    reason: str
+    instance: str | None
+    version: str | None
+    configured_version: str | None
+    pid: int | None
+    restarts: int
+    last_error: str
+    last_output: list[str]
+    in_flight: int
+    waiting: int
+    health: str | None
+    health_message: str
+    retry_in: float | None
+    operation: str | None
+    generations: list[GenerationStatus]
 
 
 def status_of(keeper: Keeper) -> NamespaceStatus:
@@ -27,11 +141,11 @@ def status_of(keeper: Keeper) -> NamespaceStatus:
         instance=instance.id if instance is not None else None,
         version=instance.version if instance is not None else None,
         configured_version=spec.plugin.version,
-        pid=instance.pid if instance is not None else None,
+        pid=keeper.current.pid if keeper.current is not None else None,
         restarts=keeper.journal.restarts,
         last_error=str(keeper.last_failure or ""),
         last_output=list(keeper.last_failure.output) if keeper.last_failure is not None else [],
-        in_flight=sum(_in_flight(generation) for generation in keeper.generations),
+        in_flight=sum(generation.in_flight for generation in keeper.generations),
         waiting=slot.waiting,
         health=health.status.name if health is not None else None,
         health_message=health.message if health is not None else "",
@@ -45,12 +159,8 @@ def status_of(keeper: Keeper) -> NamespaceStatus:
                 reason=generation.lifecycle.reason,
                 version=generation.version,
                 pid=generation.pid,
-                in_flight=_in_flight(generation),
+                in_flight=generation.in_flight,
             )
             for generation in keeper.generations
         ],
     )
-
-
-def _in_flight(generation: Generation) -> int:
-    return generation.instance.leases if generation.instance is not None else 0

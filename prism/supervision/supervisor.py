@@ -4,7 +4,7 @@ This is the API that the admin port, the command line and configuration reloads
 stand on:
 
 ==================================  ==================================================
-``status()``, ``status_of(ns)``     what is, as frozen Structs (``report``)
+``status()``, ``status_of(ns)``     what is, as frozen Structs (``status``)
 ``events``                          what happens: a bounded feed, ``events.follow()``
 ``logs(ns)``                        what a plugin wrote: a bounded feed, likewise
 ``await reload(ns, version, canary)``  replace the instance; returns a ``Receipt``
@@ -13,7 +13,6 @@ stand on:
 ``reset(ns)``                       try again now, though it failed too often
 ``plan(specs)``                     what ``apply`` would do with each namespace
 ``await apply(specs, commit)``      namespaces added, changed, removed as one change
-``await add(spec)``, ``remove(ns)`` the same for one namespace
 ==================================  ==================================================
 
 Everything here raises ``CallError``s that front ends know how to tell:
@@ -31,15 +30,12 @@ import trio
 from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
 from prism.supervision.apply import Application, Applied, Change, Commit, plan
 from prism.supervision.canary import Canary
-from prism.supervision.detached import run_detached
-from prism.supervision.feed import Feed
-from prism.supervision.journal import EventFeed, Journal
-from prism.supervision.keeper import Keeper
-from prism.supervision.reload import Reload
-from prism.supervision.report import LogLine, NamespaceStatus, Receipt
+from prism.supervision.events import EventFeed, Feed, Journal, LogLine
+from prism.supervision.instance import InstanceSpec
+from prism.supervision.keeper import Keeper, run_detached
+from prism.supervision.replacement import Replacement
 from prism.supervision.slot import Slot
-from prism.supervision.spec import InstanceSpec
-from prism.supervision.status import status_of
+from prism.supervision.status import NamespaceStatus, Receipt, status_of
 
 
 class Supervisor:
@@ -155,7 +151,8 @@ class Supervisor:
             )
 
         async def work() -> Receipt:
-            return await Reload(keeper, spec, canary).run(overlap=overlap)
+            replacement = Replacement(keeper, spec)
+            return await (replacement.reload(canary) if overlap else replacement.restart())
 
         return await keeper.perform("canary" if canary else "reload", work)
 
@@ -171,7 +168,7 @@ class Supervisor:
 
         async def work() -> Receipt:
             keeper.forgive()
-            return await Reload(keeper, keeper.spec).stop_then_start()
+            return await Replacement(keeper, keeper.spec).restart()
 
         return await keeper.perform("restart", work)
 
@@ -184,7 +181,7 @@ class Supervisor:
         keeper = self._find(namespace)
 
         async def work() -> Receipt:
-            return await Reload(keeper, keeper.spec).drain()
+            return await Replacement(keeper, keeper.spec).drain()
 
         return await keeper.perform("drain", work)
 
@@ -199,26 +196,19 @@ class Supervisor:
         specs: Iterable[InstanceSpec],
         commit: Commit = lambda _slots, _removed: None,
         ended: Callable[[Applied], None] = lambda _applied: None,
-        *,
-        only: bool = True,
     ) -> Applied:
         """Make ``specs`` what is run: as one change, or, if one cannot start, not at all.
 
         ``commit`` is called in the moment of the change, in plain code, with the slots
         of the new namespaces and the names of the removed ones: the place to change a
         router. Returns when what was replaced or removed has ended; ``ended`` is then called
-        with how it went, also where the wait was cancelled. With ``only=False`` namespaces
-        that are not named stay.
+        with how it went, also where the wait was cancelled.
 
         Raises:
             OperationInProgress: one of these namespaces is being changed already, or another
                 configuration is being applied.
             Draining: the proxy stops.
         """
-        specs = list(specs)
-        if not only:
-            named = {spec.namespace for spec in specs}
-            specs += [k.spec for name, k in self._keepers.items() if name not in named]
         if self._application is not None:
             raise OperationInProgress("*", "configuration change")
         if self._nursery is None or self._stop.is_set():
@@ -235,16 +225,6 @@ class Supervisor:
             return applied
 
         return await run_detached(self._nursery, work, done)
-
-    async def add(self, spec: InstanceSpec, commit: Commit = lambda _s, _r: None) -> Applied:
-        """``apply`` for one more namespace, or for a change of one."""
-        return await self.apply([spec], commit, only=False)
-
-    async def remove(self, namespace: str, commit: Commit = lambda _s, _r: None) -> Applied:
-        """End the namespace's plugin after its calls, and forget it. Raises UnknownNamespace."""
-        self._find(namespace)
-        rest = [k.spec for name, k in self._keepers.items() if name != namespace]
-        return await self.apply(rest, commit)
 
     def reset(self, namespace: str) -> NamespaceStatus:
         """Forget past failures; where there is no instance, try to start one now.

@@ -5,8 +5,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prism.calls.router import Router
 from prism.config.types import PluginConfig
 from prism.observability.metrics import Metrics
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.lifecycle import State
-from prism.supervision.spec import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 

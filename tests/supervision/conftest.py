@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent))
 from supervised_plugin import Model
 
 from prism.config.types import PluginConfig
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.instance import InstanceSpec
 
 PROGRAM = """
 import os, signal, sys, time

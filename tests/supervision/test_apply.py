@@ -153,9 +153,9 @@ async def test_what_was_begun_before_does_not_bring_an_old_policy_back(make_spec
 
 async def test_one_namespace_comes_and_goes(named):
     async with supervised() as supervisor:
-        assert (await supervisor.add(named("a"))).applied
-        assert (await supervisor.add(named("b"))).applied
-        assert (await supervisor.remove("a")).applied
+        assert (await supervisor.apply([named("a")])).applied
+        assert (await supervisor.apply([*supervisor.specs.values(), named("b")])).applied
+        assert (await supervisor.apply([supervisor.specs["b"]])).applied
         assert set(supervisor.slots) == {"b"}
 
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.contract.status import StatusCode
-from prism.supervision.canary import Canary, Verdict, judge
-from prism.supervision.sample import PLUGIN_AT_FAULT, Sample
+from prism.supervision.canary import PLUGIN_AT_FAULT, Canary, Sample, Verdict, judge
 
 CANARY = Canary(share=0.1, min_calls=50, min_seconds=10, max_seconds=100)
 

@@ -66,8 +66,8 @@ def test_a_stubborn_one_is_killed(is_alive):
     """Its program, with the patience it has left out: what it does last is what counts."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(600)"
     program = Path(process.__file__).with_name("guardian_main.py").read_text()
-    program = program.replace("EXIT_PATIENCE = 1.0", "EXIT_PATIENCE = 0.1")
-    program = program.replace("KILL_AFTER = 5.0", "KILL_AFTER = 0.1")
+    program = program.replace("EXIT_TIMEOUT = 1.0", "EXIT_TIMEOUT = 0.1")
+    program = program.replace("KILL_TIMEOUT = 5.0", "KILL_TIMEOUT = 0.1")
     victim = subprocess.Popen(
         [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, start_new_session=True
     )

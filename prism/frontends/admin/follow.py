@@ -13,9 +13,7 @@ from prism.frontends import stream_text
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.responses import encode_json
 from prism.frontends.stream_text import HEARTBEAT_SECONDS
-from prism.supervision.feed import Feed, Lost
-from prism.supervision.journal import EVENTS_KEPT, LINES_KEPT
-from prism.supervision.report import Event, LogLine
+from prism.supervision.events import EVENTS_KEPT, LINES_KEPT, Event, Feed, LogLine, Lost
 
 
 async def events(call: AdminCall) -> None:

@@ -1,4 +1,4 @@
-"""What goes over the admin port, where ``prism.supervision.report`` has no type for it."""
+"""What goes over the admin port, where ``prism.supervision`` has no type for it."""
 
 from typing import Annotated, Any
 
@@ -8,8 +8,8 @@ from msgspec import Meta
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import InvalidRequest
 from prism.supervision.canary import Canary
-from prism.supervision.journal import EVENTS_KEPT, LINES_KEPT
-from prism.supervision.report import LogLine, NamespaceStatus
+from prism.supervision.events import EVENTS_KEPT, LINES_KEPT, LogLine
+from prism.supervision.status import NamespaceStatus
 
 
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,7 @@ A reload that comes to nothing is no error: its receipt says ``rolled_back``, an
 
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import Stopping
-from prism.supervision.report import NamespaceStatus, Receipt
+from prism.supervision.status import NamespaceStatus, Receipt
 
 
 async def reload(call: AdminCall) -> Receipt:

@@ -13,7 +13,7 @@ from prism.frontends.admin.messages import (
 )
 from prism.frontends.probes import HEALTHZ, READYZ, answer_probe
 from prism.frontends.responses import Response
-from prism.supervision.report import NamespaceStatus
+from prism.supervision.status import NamespaceStatus
 
 
 async def plugins(call: AdminCall) -> PluginList:

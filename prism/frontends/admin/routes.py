@@ -26,7 +26,8 @@ from prism.frontends.admin.messages import (
     ReloadRequest,
     Stopping,
 )
-from prism.supervision.report import Event, LogLine, NamespaceStatus, Receipt
+from prism.supervision.events import Event, LogLine
+from prism.supervision.status import NamespaceStatus, Receipt
 
 Handler = Callable[[AdminCall], Awaitable[Any]]
 PLACE = "{namespace}"

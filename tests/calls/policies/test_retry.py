@@ -1,4 +1,4 @@
-import copy
+from dataclasses import replace
 
 import pytest
 import trio
@@ -23,22 +23,19 @@ def failing(make_namespace):
     def make(error, *, leaves=True, successor_after=0.0):
         async def fail(request):
             calls.append(request.operation)
-            instance = slot.current
             if leaves:
-                instance.leaving = True
-                nursery.start_soon(replace)
+                first = slot.current
+                slot.clear(first, "it crashed")
+                slot.say_absent("it is being restarted", expected=True)
+                nursery.start_soon(start_again, first)
             raise error
 
         async def answer(request):
             calls.append(request.operation)
             return ExecuteResponse(success=True, result_json="1")
 
-        async def replace():
-            successor = copy.copy(slot.current)
-            successor.generation, successor.leaving = 2, False
-            successor.channel = type(slot.current.channel)(answer)
-            slot.say_absent("it crashed", expected=True)
-            slot.clear(slot.current)
+        async def start_again(first):
+            successor = replace(first, generation=2, channel=type(first.channel)(answer))
             await trio.sleep(successor_after)
             slot.fill(successor)
 

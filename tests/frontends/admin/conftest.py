@@ -14,7 +14,7 @@ from prism.config.types import Config, NamespaceConfig, PluginConfig
 from prism.control.live_config import LiveConfig
 from prism.frontends.admin import Access, AdminApp, Administered, Right
 from prism.observability.metrics import Metrics
-from prism.supervision.spec import InstanceSpec
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 MODULE = "prism_plugins.sqlite:SQLitePlugin"

@@ -3,7 +3,7 @@ import json
 import pytest
 import trio
 
-from prism.supervision.journal import EVENTS_KEPT
+from prism.supervision.events import EVENTS_KEPT
 
 
 def data(body: bytes) -> list[dict]:

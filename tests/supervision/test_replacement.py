@@ -25,7 +25,7 @@ def no_threads(monkeypatch):
     async def here(spec, *, fresh):
         return loading.sys.modules["a_models_class"].Fresh
 
-    monkeypatch.setattr("prism.supervision.doors.load_plugin", here)
+    monkeypatch.setattr("prism.supervision.connect.load_plugin", here)
 
 
 @pytest.fixture

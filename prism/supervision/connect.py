@@ -1,0 +1,351 @@
+"""How a plugin is reached and initialised.
+
+A :class:`Connector` makes the connection of one generation. Within ``connect`` the channel is
+up: handshake done, tasks running in the nursery that was given. Leaving it closes the channel
+and ends the process, if there is one, whatever happened inside; its tasks then end by
+themselves. ``initialize`` is the first call over it.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from prism import __version__
+from prism.channels import websocket
+from prism.channels.channel import PluginChannel
+from prism.channels.frames.channel import ChannelSettings, FramedChannel
+from prism.channels.grpc import GrpcChannel
+from prism.channels.in_process import InProcessChannel, is_fault
+from prism.config.types import PluginConfig, PluginForm
+from prism.contract.errors import CallError, ChannelError
+from prism.contract.messages import (
+    InitializeRequest,
+    InitializeResponse,
+    OperationDeclaration,
+    ProxyCapabilities,
+)
+from prism.streams import tcp, unix
+from prism.streams.errors import LaunchError
+from prism.streams.tls import TLSFiles
+from prism.supervision import process
+from prism.supervision.instance import InstanceSpec
+from prism.supervision.loading import load_plugin
+from prism.verification import Verifier, log_verdict
+from prism.wire.events import GoAway, Note
+
+log = logging.getLogger("prism.supervision")
+
+PAUSE_AFTER_STRANGER = 0.1
+"""Seconds, so that somebody who may not connect cannot fill the log."""
+
+
+class Connector:
+    """Reaches the plugin of one generation, and ends what that started.
+
+    ``listener`` is where the plugin dials in, if it does. ``fresh`` loads the code of a
+    plugin in this process anew. The callbacks get what the plugin says between calls, and
+    the lines that its process writes; they are called from readers and must not block.
+
+    ``pid`` is known once there is a process, and ``ending``, how it ended, once there was one.
+    """
+
+    def __init__(
+        self,
+        spec: InstanceSpec,
+        *,
+        listener: unix.UnixListener | None = None,
+        fresh: bool = False,
+        on_note: Callable[[Note], None] = lambda _note: None,
+        on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
+        on_line: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        self.pid: int | None = None
+        self.ending = ""
+        self._spec = spec
+        self._listener = listener
+        self._fresh = fresh
+        self._on_note = on_note
+        self._on_goaway = on_goaway
+        self._on_line = on_line
+
+    @asynccontextmanager
+    async def connect(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
+        """The channel to the plugin, whose tasks run in ``nursery``. To be entered once.
+
+        Cancelling it at any point ends what was started.
+
+        Raises:
+            LaunchError, ChannelError: the plugin cannot be reached, or was lost; the message
+                says why, and how its process ended.
+        """
+        match self._spec.plugin.form:
+            case PluginForm.MODULE:
+                connection = _closing(await self._in_process())
+            case PluginForm.COMMAND:
+                connection = self._spawned(nursery)
+            case _:
+                stream = await self._dial(nursery)
+                connection = _running(self._channel_over(stream), nursery)
+        async with connection as channel:
+            yield channel
+
+    def _channel_over(self, stream: trio.abc.Stream) -> FramedChannel | GrpcChannel:
+        spec, plugin = self._spec, self._spec.plugin
+        settings = ChannelSettings(
+            handshake_timeout=plugin.start_timeout_seconds,
+            cancel_grace=plugin.cancel_grace_seconds,
+            max_frame=plugin.max_frame_bytes,
+            ping_interval=plugin.health.interval_seconds,
+        )
+        if plugin.type == "grpc":
+            return GrpcChannel(
+                stream,
+                settings,
+                authority=plugin.endpoint or "",
+                namespace=spec.namespace,
+                name=spec.label,
+                version=__version__,
+                on_goaway=self._on_goaway,
+            )
+        return FramedChannel(
+            stream,
+            settings,
+            name=spec.label,
+            version=__version__,
+            on_note=self._on_note,
+            on_goaway=self._on_goaway,
+        )
+
+    # -- plugins that others start ------------------------------------------------------
+
+    async def _dial(self, nursery: trio.Nursery) -> trio.abc.Stream:
+        """A stream to a plugin that runs, or will run, by itself. Cancelling leaves none."""
+        spec, plugin = self._spec, self._spec.plugin
+        if self._listener is not None:
+            return await self._accept(self._listener)
+        place = plugin.socket if plugin.form is PluginForm.SOCKET else plugin.endpoint
+        with trio.move_on_after(plugin.start_timeout_seconds):
+            match plugin.form, plugin.type:
+                case PluginForm.SOCKET, _:
+                    return await unix.dial(Path(place or ""), group=plugin.group)
+                case PluginForm.ENDPOINT, "remote":
+                    return await tcp.dial(*plugin.address, _tls_files(plugin))
+                case PluginForm.ENDPOINT, "grpc":
+                    return await tcp.dial(*plugin.address, _tls_files(plugin), protocols=["h2"])
+                case PluginForm.ENDPOINT, "websocket":
+                    return await websocket.dial(plugin.websocket_url, _tls_files(plugin), nursery)
+                case PluginForm.ENDPOINT, kind:
+                    raise LaunchError(f"{spec.label}: type {kind!r} is not supported yet")
+                case PluginForm.LIBRARY, _:
+                    verdict = await trio.to_thread.run_sync(self._verifier().library)
+                    log_verdict(spec.label, verdict, spec.verification)
+            raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
+        raise LaunchError(f"{spec.label}: {place} did not accept in time")
+
+    async def _accept(self, listener: unix.UnixListener) -> trio.SocketStream:
+        """The next plugin that dials in; a stranger is turned away and is not its failure."""
+        accepted = None
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def stop_when_removed() -> None:
+                    await listener.wait_removed()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(stop_when_removed)
+                while accepted is None:
+                    try:
+                        accepted = await listener.accept()
+                    except ChannelError as error:
+                        log.warning("%s", error)
+                        await trio.sleep(PAUSE_AFTER_STRANGER)
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if accepted is not None:
+                await trio.aclose_forcefully(accepted[0])
+            raise
+        if accepted is None:
+            raise LaunchError(f"the socket {listener.path} was removed")
+        stream, peer = accepted
+        self.pid = peer.pid
+        log.info("%s dialled in on %s (%s)", self._spec.label, listener.path, peer)
+        return stream
+
+    # -- plugins that the proxy starts ----------------------------------------------------
+
+    def _verifier(self) -> Verifier:
+        return Verifier(self._spec.plugin, self._spec.label, self._spec.verification)
+
+    async def _in_process(self) -> InProcessChannel:
+        kind = await load_plugin(self._spec, fresh=self._fresh)
+        try:
+            plugin = kind()
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise LaunchError(
+                f"{self._spec.label} cannot be made: {type(error).__name__}: {error}", crashed=True
+            ) from error
+        return InProcessChannel(plugin, self._spec.label)
+
+    @asynccontextmanager
+    async def _spawned(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
+        spec, plugin = self._spec, self._spec.plugin
+        search_path = process.clean_environment(plugin.environment)["PATH"]
+        try:
+            command = await trio.to_thread.run_sync(self._verifier().command, search_path)
+        except ValueError as error:
+            raise LaunchError(f"{spec.label}: command: {error}") from None
+        with command:
+            log_verdict(spec.label, command.verdict, spec.verification)
+            child, stream = await process.start(
+                spec.plugin_name,
+                command.words,
+                plugin.environment,
+                plugin.working_directory,
+                self._on_line,
+                executable=command.executable,
+                descriptors=command.descriptors,
+            )
+        self.pid = child.pid
+        log.info("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
+        nursery.start_soon(child.listen)
+        try:
+            async with _running(self._channel_over(stream), nursery) as channel:
+                yield channel
+        except (ChannelError, LaunchError, CallError) as error:
+            raise await _explain(child, error) from error
+        finally:
+            self.ending = await child.end(plugin.kill_timeout_seconds)
+            log.info("%s (pid %d) %s", spec.label, child.pid, self.ending)
+
+
+@asynccontextmanager
+async def _running(
+    channel: FramedChannel | GrpcChannel, nursery: trio.Nursery
+) -> AsyncGenerator[PluginChannel, None]:
+    """A channel over a stream, from its handshake to its end."""
+    async with _closing(channel):
+        await channel.handshake()
+        nursery.start_soon(channel.run)
+        yield channel
+
+
+@asynccontextmanager
+async def _closing(channel: PluginChannel) -> AsyncGenerator[PluginChannel, None]:
+    try:
+        yield channel
+    finally:
+        with trio.CancelScope(shield=True):
+            await channel.aclose()
+
+
+def _tls_files(plugin: PluginConfig) -> TLSFiles | None:
+    if plugin.tls is None or not plugin.tls.enabled:
+        return None
+    files = plugin.tls
+    return TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
+
+
+async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
+    """``error`` with how the process ended, and what it wrote: that is for operators alone."""
+    message, crashed = str(error), getattr(error, "crashed", True)
+    if await child.wait_ended(process.EXIT_TIMEOUT):
+        await child.wait_silent()
+        if crashed:  # else it has said why itself, and went as it should
+            message += f"; its process {child.ending}"
+    # Where INFO is logged they were, as they came.
+    if child.last_lines and not log.isEnabledFor(logging.INFO):
+        lines = "\n    ".join(child.last_lines)
+        log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
+    return LaunchError(message, output=child.last_lines, crashed=crashed)
+
+
+# -- the first call ---------------------------------------------------------------------
+
+
+async def initialize(
+    channel: PluginChannel, spec: InstanceSpec, credentials: dict[str, str]
+) -> InitializeResponse:
+    """Configure the plugin behind ``channel``; returns its consent. Cancelling leaves the
+    channel to be closed.
+
+    Raises:
+        LaunchError: it refused, or gave no answer in time.
+        CallError: the channel broke.
+    """
+    limit = spec.plugin.start_timeout_seconds
+    request = InitializeRequest(
+        namespace=spec.namespace,
+        backend_type=spec.backend,
+        config_json=spec.config_json,
+        credentials=credentials,
+        capabilities=ProxyCapabilities(
+            supports_metrics_push=True,
+            supports_distributed_tracing=True,
+            supports_hot_reload=True,
+            proxy_version=__version__,
+        ),
+    )
+    with trio.move_on_after(limit) as in_time:
+        answer = await channel.initialize(request)
+    if in_time.cancelled_caught:
+        raise LaunchError(
+            f"{spec.label} did not answer Initialize within {limit:g} seconds", crashed=True
+        )
+    if not answer.success:
+        raise LaunchError(f"{spec.label} refused to start: {answer.error or 'it did not say why'}")
+    return answer
+
+
+def declared_operations(answer: InitializeResponse) -> dict[str, OperationDeclaration]:
+    """Every operation that the plugin supports; an empty declaration where it made none."""
+    declared = {operation.name: operation for operation in answer.operations}
+    return {
+        name: declared.get(name, OperationDeclaration(name=name))
+        for name in answer.supported_operations or declared
+    }
+
+
+# -- where plugins dial in --------------------------------------------------------------
+
+
+class DialInSockets:
+    """The sockets on which a namespace's plugin dials in, kept open between its connections.
+
+    There are two only while a reload moves the plugin from one path to another.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._listeners: dict[Path, unix.UnixListener] = {}
+
+    async def open(self, plugin: PluginConfig) -> unix.UnixListener:
+        """The socket of ``plugin``: opened, unless it is open and its file still in place.
+
+        Raises:
+            LaunchError: the path cannot be used.
+        """
+        path = Path(plugin.socket or "")
+        listener = self._listeners.get(path)
+        if listener is not None and not listener.in_place:
+            await self._close(path)
+            listener = None
+        if listener is None:
+            listener = unix.listen(path, group=plugin.group, mode=plugin.socket_mode)
+            self._listeners[path] = listener
+            log.info("namespace %s waits for its plugin to dial %s", self._namespace, path)
+        return listener
+
+    async def keep_only(self, plugin: PluginConfig | None) -> None:
+        """Close all sockets but ``plugin``'s. Not to be cancelled: it is done at once."""
+        kept = Path(plugin.socket) if plugin is not None and plugin.socket else None
+        for path in [path for path in self._listeners if path != kept]:
+            await self._close(path)
+
+    async def _close(self, path: Path) -> None:
+        with trio.CancelScope(shield=True):
+            await self._listeners.pop(path).aclose()
