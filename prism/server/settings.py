@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 CODEC_VARIABLE = "PRISM_HTTP2_CODEC"
+PARSER_VARIABLE = "PRISM_HTTP1_PARSER"
 
 
 class WebSocketLimits(NamedTuple):
@@ -125,6 +126,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     http2_codec: str = msgspec.field(default_factory=lambda: os.environ.get(CODEC_VARIABLE, ""))
     """``h2`` or ``nghttp2``; empty: the faster one that is there."""
+
+    http1_parser: str = msgspec.field(default_factory=lambda: os.environ.get(PARSER_VARIABLE, ""))
+    """``httptools`` or ``h11``; empty: the faster one that is there."""
 
     @property
     def websocket_limits(self) -> WebSocketLimits:
