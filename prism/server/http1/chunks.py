@@ -63,39 +63,44 @@ class ChunkedBody:
             data = self.rest + data
         pieces, at, end = [], 0, len(data)
         while at < end:
-            match self._expected:
-                case _Expected.SIZE:
-                    line = _SIZE_LINE.match(data, at)
-                    if line is None:
-                        self._check_begun_line(data[at:])
-                        break
-                    at = line.end()
-                    if line[2]:
-                        self._extensions = self._with_extension(len(line[2]))
-                    self._left = int(line[1], 16)
-                    self._expected = _Expected.DATA if self._left else _Expected.TRAILERS
-                case _Expected.DATA:
-                    pieces.append(data[at : at + self._left])
-                    at += len(pieces[-1])
-                    self._left -= len(pieces[-1])
-                    if not self._left:
-                        self._expected = _Expected.DATA_END
-                case _Expected.DATA_END:
-                    if data.startswith(b"\r\n", at):
-                        at += 2
-                        self._expected = _Expected.SIZE
-                    elif data[at:] == b"\r":
-                        break
-                    else:
-                        raise BadRequest(400, "a chunk must be as long as its size says")
-                case _Expected.TRAILERS:
-                    length = self._trailers(data[at:])
-                    if not length:
-                        break
-                    at += length
-                    self._expected = _Expected.NOTHING
-                case _Expected.NOTHING:
+            expected = self._expected
+            if expected is _Expected.SIZE:
+                line = _SIZE_LINE.match(data, at)
+                if line is None:
+                    self._check_begun_line(data[at:])
                     break
+                if line[2]:
+                    self._extensions = self._with_extension(len(line[2]))
+                at = line.end()
+                size = int(line[1], 16)
+                if size and data.startswith(b"\r\n", at + size):  # all of the chunk is here
+                    pieces.append(data[at : at + size])
+                    at += size + 2
+                    continue
+                self._left = size
+                self._expected = _Expected.DATA if size else _Expected.TRAILERS
+            elif expected is _Expected.DATA:
+                pieces.append(data[at : at + self._left])
+                at += len(pieces[-1])
+                self._left -= len(pieces[-1])
+                if not self._left:
+                    self._expected = _Expected.DATA_END
+            elif expected is _Expected.DATA_END:
+                if data[at : at + 2] == b"\r\n":
+                    at += 2
+                    self._expected = _Expected.SIZE
+                elif data[at:] == b"\r":
+                    break
+                else:
+                    raise BadRequest(400, "a chunk must be as long as its size says")
+            elif expected is _Expected.TRAILERS:
+                length = self._trailers(data[at:])
+                if not length:
+                    break
+                at += length
+                self._expected = _Expected.NOTHING
+            else:
+                break
         self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -91,8 +91,11 @@ class RequestParser:
         return self.state is not State.HEAD or self.unparsed not in {b"", b"\r"}
 
     def _receive_head(self, data: bytes) -> Request | None:
-        while data.startswith(b"\r\n"):  # RFC 9112, 2.2: some clients send it behind a body
-            data = data[2:]
+        start = 0
+        while data.startswith(b"\r\n", start):  # RFC 9112, 2.2: some clients end a body so
+            start += 2
+        if start:
+            data = data[start:]
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             check_lines(data, self._max_size, self._max_fields)
