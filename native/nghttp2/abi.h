@@ -27,12 +27,15 @@ enum { /* frame types */
     NG_PING = 6,
     NG_GOAWAY = 7,
     NG_WINDOW_UPDATE = 8,
+    NG_CONTINUATION = 9,
 };
 
 enum { /* flags */
     NG_FLAG_NONE = 0,
     NG_FLAG_END_STREAM = 1,
     NG_FLAG_ACK = 1,
+    NG_FLAG_END_HEADERS = 4,
+    NG_FLAG_PADDED = 8,
 };
 
 enum { /* settings */
@@ -191,8 +194,6 @@ typedef int (*ng_on_stream_close)(ng_session *session, int32_t stream_id, uint32
     X(void, session_del, (ng_session *))                                                           \
     X(ssize_t, session_mem_recv, (ng_session *, const uint8_t *data, size_t len))                  \
     X(ssize_t, session_mem_send, (ng_session *, const uint8_t **data))                             \
-    X(int, session_upgrade2,                                                                       \
-      (ng_session *, const uint8_t *settings, size_t len, int head_request, void *user_data))      \
     X(int, session_consume, (ng_session *, int32_t stream_id, size_t size))                        \
     X(int, session_set_local_window_size,                                                          \
       (ng_session *, uint8_t flags, int32_t stream_id, int32_t size))                              \

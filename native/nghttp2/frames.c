@@ -1,6 +1,7 @@
 /* The incoming frames one by one, before nghttp2 sees them. */
 #include "session.h"
 
+#define FRAMES_AT_ONCE 64 /* as in limits.py */
 #define UNKNOWN_FRAME 0xfe
 
 /* What nghttp2 would let pass without a word: it ignores what comes for a closed stream. */
@@ -21,16 +22,19 @@ static void check_stream(Session *self, int32_t id)
 
 static void check_header(Session *self, Follower *follower)
 {
-    const uint8_t *header = follower->header;
+    const uint8_t *header = follower->header, kind = header[3], flags = header[4];
+    size_t length = (size_t)header[0] << 16 | (size_t)header[1] << 8 | header[2];
     int32_t id = (int32_t)((uint32_t)(header[5] & 0x7f) << 24 | (uint32_t)header[6] << 16 |
                            (uint32_t)header[7] << 8 | header[8]);
 
-    follower->to_skip = (size_t)header[0] << 16 | (size_t)header[1] << 8 | header[2];
-    if (header[3] == NG_HEADERS || header[3] == NG_DATA) {
+    follower->to_skip = length;
+    follower->frames++;
+    session_judge_frame(self, length, kind, flags);
+    if (kind == NG_HEADERS || kind == NG_DATA) {
         check_stream(self, id);
-    } else if (header[3] == NG_GOAWAY && follower->to_skip < 8) {
+    } else if (kind == NG_GOAWAY && length < 8) {
         session_fail(self, FRAME_SIZE_ERROR, "GOAWAY is too short");
-    } else if (header[3] == NG_GOAWAY && id != 0) {
+    } else if (kind == NG_GOAWAY && id != 0) {
         session_fail(self, PROTOCOL_ERROR, "GOAWAY on a stream");
     }
 }
@@ -55,6 +59,9 @@ static size_t follow(Session *self, const uint8_t *data, size_t size, const uint
         }
         check_header(self, follower);
     }
+    if (self->guard.padded_length > 0 && position < size) {
+        session_judge_padding(self, data[position]);
+    }
     step = size - position < follower->to_skip ? size - position : follower->to_skip;
     follower->to_skip -= step;
     return position + step;
@@ -72,33 +79,35 @@ static int frame_ends(Follower *follower)
 
 ssize_t session_feed(Session *self, const uint8_t *data, size_t size)
 {
-    while (size > 0) {
-        const uint8_t unknown = UNKNOWN_FRAME, *type;
-        size_t step = follow(self, data, size, &type);
-        size_t before = type == NULL ? 0 : (size_t)(type - data) + 1;
+    size_t position = 0;
+
+    self->follower.frames = 0;
+    while (position < size && self->follower.frames < FRAMES_AT_ONCE) {
+        const uint8_t unknown = UNKNOWN_FRAME, *start = data + position, *type;
+        size_t step = follow(self, start, size - position, &type);
+        size_t before = type == NULL ? 0 : (size_t)(type - start) + 1;
         ssize_t result = 0;
 
         if (self->failed) {
             return 0;
         }
         if (before > 1) {
-            result = ng.session_mem_recv(self->session, data, before - 1);
+            result = ng.session_mem_recv(self->session, start, before - 1);
         }
         if (before > 0 && result >= 0) {
             result = ng.session_mem_recv(self->session, &unknown, 1);
         }
         if (step > before && result >= 0) {
-            result = ng.session_mem_recv(self->session, data + before, step - before);
+            result = ng.session_mem_recv(self->session, start + before, step - before);
         }
         if (result < 0) {
             return result;
         }
+        position += step;
         if (frame_ends(&self->follower) && self->follower.header[3] == NG_GOAWAY &&
             session_add_event(self, EVENT_LEAVING, 0) == NULL) {
             return NG_ERR_CALLBACK_FAILURE;
         }
-        data += step;
-        size -= step;
     }
-    return 0;
+    return (ssize_t)position;
 }

@@ -1,6 +1,8 @@
 /* HTTP/2 on nghttp2: the module, and what it takes from its Python neighbours. */
 #include "native.h"
 
+#define API 2 /* as in implementation.py */
+
 State *state_of(PyTypeObject *type)
 {
     return PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
@@ -84,10 +86,11 @@ static int native_exec(PyObject *module)
         return -1;
     }
     state->session_type = PyType_FromModuleAndSpec(module, &session_spec, NULL);
-    state->guard_type = PyType_FromModuleAndSpec(module, &guard_spec, NULL);
-    if (state->session_type == NULL || state->guard_type == NULL ||
-        PyModule_AddObjectRef(module, "Session", state->session_type) < 0 ||
-        PyModule_AddObjectRef(module, "FrameGuard", state->guard_type) < 0) {
+    if (state->session_type == NULL ||
+        PyModule_AddObjectRef(module, "Session", state->session_type) < 0) {
+        return -1;
+    }
+    if (PyModule_AddIntConstant(module, "API", API) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "VERSION", ng.version(0)->version_str);
@@ -108,7 +111,6 @@ static int native_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ping_answered);
     Py_VISIT(state->client_leaving);
     Py_VISIT(state->session_type);
-    Py_VISIT(state->guard_type);
     return 0;
 }
 
@@ -127,7 +129,6 @@ static int native_clear(PyObject *module)
     Py_CLEAR(state->ping_answered);
     Py_CLEAR(state->client_leaving);
     Py_CLEAR(state->session_type);
-    Py_CLEAR(state->guard_type);
     Py_CLEAR(state->host);
     Py_CLEAR(state->cookie);
     Py_CLEAR(state->empty);

@@ -23,7 +23,6 @@ typedef struct {
     PyTypeObject *ping_answered;
     PyTypeObject *client_leaving;
     PyObject *session_type;
-    PyObject *guard_type;
     PyObject *host;
     PyObject *cookie;
     PyObject *empty;
@@ -37,7 +36,6 @@ void raise_client_error(State *state, uint32_t code, const char *reason);
 State *state_of(PyTypeObject *type);
 
 extern PyType_Spec session_spec;
-extern PyType_Spec guard_spec;
 extern struct PyModuleDef native_module;
 
 #endif

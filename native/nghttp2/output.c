@@ -137,6 +137,12 @@ int session_number(PyObject *object, long *number)
     return *number == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+int session_decimal(PyObject *object, double *number)
+{
+    *number = PyFloat_AsDouble(object);
+    return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
 int session_ready(Session *self)
 {
     if (self->busy) {

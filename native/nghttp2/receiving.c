@@ -175,12 +175,16 @@ void session_set_callbacks(ng_callbacks *callbacks)
     ng.session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
 }
 
-PyObject *session_receive(Session *self, PyObject *data)
+PyObject *session_receive(Session *self, PyObject *const *args, Py_ssize_t nargs)
 {
     PyObject *events = NULL;
     Py_buffer view;
     ssize_t result;
+    double now;
 
+    if (session_check_count(nargs, 2) < 0 || session_decimal(args[1], &now) < 0) {
+        return NULL;
+    }
     if (self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "the session is at work");
         return NULL;
@@ -188,10 +192,11 @@ PyObject *session_receive(Session *self, PyObject *data)
     if (self->dead) {
         return session_raise(self, 0);
     }
-    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     self->busy = 1;
+    session_refill(self, now);
     result = session_feed(self, view.buf, (size_t)view.len);
     if (result >= 0 && session_flush(self) < 0) {
         result = NG_ERR_CALLBACK_FAILURE;
@@ -206,5 +211,5 @@ PyObject *session_receive(Session *self, PyObject *data)
     session_free_closed(self);
     self->busy = 0;
     PyBuffer_Release(&view);
-    return events;
+    return events == NULL ? NULL : Py_BuildValue("(Nn)", events, (Py_ssize_t)result);
 }

@@ -37,7 +37,9 @@ typedef struct {
     unsigned int max_header_fields;
     unsigned int stream_window;
     unsigned int connection_window;
-    Py_buffer upgrade; /* .buf is NULL without one */
+    double flood_budget;
+    double flood_refill;
+    double now;
 } Options;
 
 static int open_session(Session *self)
@@ -106,32 +108,12 @@ static int announce(Session *self, const Options *options)
     return result;
 }
 
-static int upgrade(Session *self, const Py_buffer *settings)
-{
-    Stream *stream;
-
-    if (ng.session_upgrade2(self->session, settings->buf, (size_t)settings->len, 0, NULL) != 0) {
-        session_fail(self, PROTOCOL_ERROR, "invalid settings");
-        return NG_ERR_CALLBACK_FAILURE;
-    }
-    stream = session_add_stream(self, 1);
-    if (stream == NULL) {
-        return NG_ERR_CALLBACK_FAILURE;
-    }
-    stream->announced = stream->ended = 1;
-    self->last_stream_id = 1;
-    return 0;
-}
-
 static int start(Session *self, const Options *options)
 {
     int result = open_session(self);
 
     if (result == 0) {
         result = announce(self, options);
-    }
-    if (result == 0 && options->upgrade.buf != NULL) {
-        result = upgrade(self, &options->upgrade);
     }
     if (result == 0 && options->connection_window > 65535) {
         result = ng.session_set_local_window_size(self->session, NG_FLAG_NONE, 0,
@@ -146,34 +128,33 @@ static int start(Session *self, const Options *options)
 static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"max_streams",   "max_header_size",   "max_header_fields",
-                            "stream_window", "connection_window", "upgrade",
-                            NULL};
-    Options options = {.upgrade = {.buf = NULL}};
-    PyObject *payload = Py_None;
+                            "stream_window", "connection_window", "flood_budget",
+                            "flood_refill",  "now",               NULL};
+    Options options;
     Session *self;
     int result;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIII|O:Session", names, &options.max_streams,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIIIIddd:Session", names, &options.max_streams,
                                      &options.max_header_size, &options.max_header_fields,
                                      &options.stream_window, &options.connection_window,
-                                     &payload) ||
-        (payload != Py_None && PyObject_GetBuffer(payload, &options.upgrade, PyBUF_SIMPLE) < 0)) {
+                                     &options.flood_budget, &options.flood_refill, &options.now)) {
         return NULL;
     }
     self = (Session *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->state = state_of(type);
-        self->max_header_size = options.max_header_size;
-        self->max_header_fields = options.max_header_fields;
-        self->follower.to_skip = PREFACE_SIZE;
-        result = start(self, &options);
-        if (result != 0 || self->failed || PyErr_Occurred()) {
-            session_raise(self, result);
-            Py_CLEAR(self);
-        }
+    if (self == NULL) {
+        return NULL;
     }
-    if (options.upgrade.buf != NULL) {
-        PyBuffer_Release(&options.upgrade);
+    self->state = state_of(type);
+    self->max_header_size = options.max_header_size;
+    self->max_header_fields = options.max_header_fields;
+    self->follower.to_skip = PREFACE_SIZE;
+    self->guard.budget = self->guard.balance = options.flood_budget;
+    self->guard.refill = options.flood_refill;
+    self->guard.refilled_at = options.now;
+    result = start(self, &options);
+    if (result != 0 || self->failed || PyErr_Occurred()) {
+        session_raise(self, result);
+        Py_CLEAR(self);
     }
     return (PyObject *)self;
 }
@@ -207,7 +188,9 @@ static PyObject *session_last_stream_id(Session *self, void *Py_UNUSED(closure))
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 static PyMethodDef session_methods[] = {
-    {"receive", (PyCFunction)session_receive, METH_O, "receive($self, data, /)\n--\n\n"},
+    {"receive", FAST(session_receive), "receive($self, data, now, /)\n--\n\n"},
+    {"charge", (PyCFunction)session_charge, METH_O, "charge($self, cost, /)\n--\n\n"},
+    {"credit", (PyCFunction)session_credit, METH_O, "credit($self, amount, /)\n--\n\n"},
     {"take", (PyCFunction)session_take, METH_NOARGS, "take($self, /)\n--\n\n"},
     {"consumed", FAST(session_consumed), "consumed($self, stream_id, size, /)\n--\n\n"},
     {"window", (PyCFunction)session_window, METH_O, "window($self, stream_id, /)\n--\n\n"},
@@ -222,15 +205,24 @@ static PyMethodDef session_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *session_in_header_block(Session *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->guard.headers_follow ||
+                           (self->guard.in_headers && self->follower.to_skip > 0));
+}
+
 static PyGetSetDef session_getset[] = {
     {"backlog", (getter)session_backlog, NULL, "Bytes produced and not yet taken.", NULL},
     {"last_stream_id", (getter)session_last_stream_id, NULL,
      "The highest stream the client has opened.", NULL},
+    {"in_header_block", (getter)session_in_header_block, NULL,
+     "Whether a request's header section has begun and not ended.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyDoc_STRVAR(session_doc, "Session(max_streams, max_header_size, max_header_fields, "
-                          "stream_window, connection_window, upgrade=None)\n--\n\n"
+                          "stream_window, connection_window, flood_budget, flood_refill, now)"
+                          "\n--\n\n"
                           "codec.Codec on nghttp2; its methods are documented there.");
 
 static PyType_Slot session_slots[] = {

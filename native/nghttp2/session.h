@@ -71,14 +71,27 @@ typedef struct {
     char by_our_reset;
 } Closed;
 
-/* A client's GOAWAY must not reach nghttp2, which would then stop reading and answering once
- * no stream is open: requests on their way would be lost. It passes as a frame of a type
- * that nobody knows. This follows the frames to find it. */
+/* Follows the frames, so that each is judged before nghttp2 sees it, and for the client's GOAWAY.
+ * That must not reach nghttp2, which would then stop reading and answering once no stream is
+ * open: requests on their way would be lost. It passes as a frame of a type that nobody knows. */
 typedef struct {
     size_t to_skip;
     uint8_t header[9];
     uint8_t header_len;
+    int frames; /* whose headers came in the present call */
 } Follower;
+
+/* The state of limits.FrameGuard. */
+typedef struct {
+    double budget;
+    double refill; /* a second */
+    double balance;
+    double refilled_at;
+    size_t header_block;
+    size_t padded_length; /* of a DATA frame whose pad length is the next byte; else 0 */
+    char in_headers;
+    char headers_follow;
+} Guard;
 
 typedef struct {
     PyObject_HEAD
@@ -98,6 +111,7 @@ typedef struct {
     const uint8_t *chunk; /* what read_chunk gives to nghttp2 */
     size_t chunk_len;
     Follower follower;
+    Guard guard;
     int32_t hidden_reset; /* a stream whose RST_STREAM must not be sent; 0: none */
     PairCache pairs;
     char busy;
@@ -122,14 +136,21 @@ int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t 
 int session_end_request(Session *self, Stream *stream);
 int session_refuse_request(Session *self, Stream *stream, const char *reason);
 
-/* frames.c */
+/* guard.c */
+void session_refill(Session *self, double now);
+void session_judge_frame(Session *self, size_t length, uint8_t kind, uint8_t flags);
+void session_judge_padding(Session *self, uint8_t pad_length);
+PyObject *session_charge(Session *self, PyObject *cost);
+PyObject *session_credit(Session *self, PyObject *amount);
+
+/* frames.c: some frames of `data`. Returns how many bytes these are, or a result of nghttp2. */
 ssize_t session_feed(Session *self, const uint8_t *data, size_t size);
 
 /* receiving.c */
 void session_set_callbacks(ng_callbacks *callbacks);
 void session_fail(Session *self, uint32_t code, const char *reason);
 void session_fail_with(Session *self, uint32_t code, const uint8_t *reason, size_t len);
-PyObject *session_receive(Session *self, PyObject *data);
+PyObject *session_receive(Session *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* output.c */
 int session_append(Session *self, const uint8_t *data, size_t len);
@@ -141,6 +162,7 @@ PyObject *session_raise(Session *self, ssize_t result);
 PyObject *session_sent(Session *self, int result);
 int session_check_count(Py_ssize_t nargs, Py_ssize_t wanted);
 int session_number(PyObject *object, long *number);
+int session_decimal(PyObject *object, double *number);
 int session_ready(Session *self);
 int session_ready_on(Session *self, long stream_id);
 

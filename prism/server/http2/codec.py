@@ -30,15 +30,32 @@ class Codec(Protocol):
     def last_stream_id(self) -> int:
         """The highest stream the client has opened."""
 
+    @property
+    def in_header_block(self) -> bool:
+        """Whether a request's header section has begun and not ended."""
+
     def take(self) -> bytes | bytearray:
         """All bytes that are to be sent now."""
 
-    def receive(self, data: bytes, /) -> list[Event]:
-        """Take in bytes, cut anywhere; answers PING and SETTINGS by itself.
+    def receive(self, data: bytes, now: float, /) -> tuple[list[Event], int]:
+        """Take in bytes, cut anywhere, up to ``limits.FRAMES_AT_ONCE`` frames.
+
+        PING and SETTINGS are answered. Returns what the client did, and how many bytes were
+        taken; what follows them is to be received next. ``now`` is in seconds, on any clock.
 
         Raises:
-            ClientError: the client broke the protocol; GOAWAY is not yet sent.
+            ClientError: the client broke the protocol or a limit; GOAWAY is not yet sent.
         """
+
+    def charge(self, cost: int, /) -> None:
+        """The client caused work in vain: count it as so many frames that carry nothing.
+
+        Raises:
+            ClientError: they are too many.
+        """
+
+    def credit(self, amount: int, /) -> None:
+        """Work was done for the client: so many frames that carry nothing are forgiven."""
 
     def consumed(self, stream_id: int, size: int, /) -> None:
         """``size`` bytes of ``Request.body`` or ``DataReceived.data`` were used or dropped.

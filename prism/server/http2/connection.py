@@ -14,7 +14,6 @@ from h2.errors import ErrorCodes
 from prism.server import transport
 from prism.server.asgi import App, Peer
 from prism.server.exchange import Phase
-from prism.server.http2.codec import MAX_FRAME_SIZE
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -55,7 +54,7 @@ class HTTP2Connection:
     ) -> None:
         self.settings = settings
         implementation = choose(settings.http2_codec)
-        self.codec = implementation.codec(settings, None)
+        self.codec = implementation.codec(settings, trio.current_time())
         self._streams: dict[int, HTTP2Exchange] = {}
         self.writer = Writer(self.codec, stream, settings.send_stall_timeout, self._streams)
         self.now = trio.current_time()
@@ -65,14 +64,7 @@ class HTTP2Connection:
         self._websocket = WebSocketAdapter(app, settings.websocket_limits)
         self._transport = stream
         self._peer = peer
-        self._guard = implementation.guard(
-            MAX_FRAME_SIZE,
-            # Compressed, it is smaller than max_header_size counts it: twice is plenty.
-            2 * settings.max_header_size,
-            settings.flood_budget,
-            settings.flood_refill,
-            self.now,
-        )
+        self._guard = self.codec
         self._starting: list[HTTP2Exchange] = []
         self._received = received
         self._started = False
@@ -175,11 +167,10 @@ class HTTP2Connection:
         """Handle ``data`` whole, in portions between which other tasks have their turn."""
         while True:
             self.now = trio.current_time()
-            size = self._guard.inspect(data, self.now)
+            events, size = self.codec.receive(data, self.now)
+            self._handle(events)
             if size == len(data):
-                self._handle(self.codec.receive(data))
                 break
-            self._handle(self.codec.receive(data[:size]))
             data = data[size:]
             # A cancellation here would lose the rest, and with it the place in the stream.
             await trio.lowlevel.cancel_shielded_checkpoint()

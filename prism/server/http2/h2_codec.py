@@ -22,7 +22,7 @@ from prism.server.http2.events import (
     WindowOpened,
 )
 from prism.server.http2.h2_library import CLOSED, open_connection
-from prism.server.http2.limits import ClientError
+from prism.server.http2.limits import ClientError, FrameGuard
 from prism.server.http2.request import (
     TOO_LONG,
     WRONG_LENGTH,
@@ -54,25 +54,19 @@ class _Begun(NamedTuple):
 
 
 class H2Codec:
-    """``codec.Codec`` on h2.
+    """``codec.Codec`` on h2."""
 
-    ``upgrade`` is the SETTINGS payload of an HTTP/1.1 request that is now stream 1.
-
-    Raises:
-        ClientError: ``upgrade`` holds invalid settings.
-    """
-
-    def __init__(self, settings: ServerSettings, upgrade: bytes | None = None) -> None:
+    def __init__(self, settings: ServerSettings, now: float) -> None:
+        self._guard = FrameGuard(settings, now)
         self._out = bytearray()
         self._failure: ClientError | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._refused: set[int] = set()  # malformed, among the bytes just received
-        self._h2 = open_connection(settings, upgrade)
+        self._h2 = open_connection(settings)
         self._collect()
 
     def __del__(self) -> None:
-        if hasattr(self, "_h2"):  # not where ``upgrade`` was refused
-            self._h2.release()
+        self._h2.release()
 
     @property
     def backlog(self) -> int:
@@ -82,17 +76,25 @@ class H2Codec:
     def last_stream_id(self) -> int:
         return self._h2.highest_inbound_stream_id
 
+    @property
+    def in_header_block(self) -> bool:
+        return self._guard.in_header_block
+
     def take(self) -> bytearray:
         out, self._out = self._out, bytearray()
         return out
 
     # Receiving.
 
-    def receive(self, data: bytes) -> list[Event]:
+    def receive(self, data: bytes, now: float) -> tuple[list[Event], int]:
         if self._failure is not None:
             raise self._failure
         try:
-            received = self._h2.receive_data(data)
+            size = self._guard.inspect(data, now)
+            received = self._h2.receive_data(data[:size])
+        except ClientError as error:
+            self._failure = error
+            raise
         except h2.exceptions.ProtocolError as error:
             self._h2.clear_outbound_data_buffer()  # h2's own GOAWAY
             self._failure = ClientError(error.error_code, type(error).__name__)
@@ -124,7 +126,19 @@ class H2Codec:
                     events.append(ClientLeaving())
         self._tell_begun(events, begun)
         self._collect()
-        return events
+        return events, size
+
+    def charge(self, cost: int) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._guard.charge(cost)
+        except ClientError as error:
+            self._failure = error
+            raise
+
+    def credit(self, amount: int) -> None:
+        self._guard.credit(amount)
 
     def _request(
         self, event: h2.events.RequestReceived, events: list[Event], begun: dict[int, _Begun]

@@ -1,6 +1,5 @@
 """The h2 library set up as a server, with the habits changed that a client could abuse."""
 
-import base64
 from collections.abc import Iterable
 
 import h2.config
@@ -8,14 +7,11 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import hpack
-from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
-from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import Frame, GoAwayFrame, RstStreamFrame, SettingsFrame
 
 from prism.server.http2.codec import MAX_FRAME_SIZE
-from prism.server.http2.limits import ClientError
 from prism.server.settings import ServerSettings
 
 MAX_ENCODER_TABLE = 4096
@@ -103,10 +99,10 @@ class Connection(h2.connection.H2Connection):
         settings = frame.settings.items()
         frame.settings = {key: value for key, value in settings if key in _KNOWN_SETTINGS}
         received = super()._receive_settings_frame(frame)
-        self.cap_encoder_table()
+        self._cap_encoder_table()
         return received
 
-    def cap_encoder_table(self) -> None:
+    def _cap_encoder_table(self) -> None:
         encoder = self.encoder
         if encoder.header_table_size > MAX_ENCODER_TABLE:
             encoder.header_table_size = MAX_ENCODER_TABLE
@@ -120,14 +116,8 @@ def _ignore(headers: object) -> None:
     pass
 
 
-def open_connection(settings: ServerSettings, upgrade: bytes | None) -> Connection:
-    """A server's connection, its SETTINGS ready to be sent.
-
-    ``upgrade`` is the SETTINGS payload of an HTTP/1.1 request that is now stream 1.
-
-    Raises:
-        ClientError: ``upgrade`` holds invalid settings.
-    """
+def open_connection(settings: ServerSettings) -> Connection:
+    """A server's connection, its SETTINGS ready to be sent."""
     connection = Connection(
         h2.config.H2Configuration(
             client_side=False,
@@ -149,14 +139,7 @@ def open_connection(settings: ServerSettings, upgrade: bytes | None) -> Connecti
     connection.local_settings = Settings(client=False, initial_values=announced)
     connection.decoder = _Decoder(settings.max_header_size, settings.max_header_fields)
     connection.max_inbound_frame_size = MAX_FRAME_SIZE
-    if upgrade is None:
-        connection.initiate_connection()
-    else:
-        try:
-            connection.initiate_upgrade_connection(base64.urlsafe_b64encode(upgrade))
-        except (h2.exceptions.ProtocolError, HyperframeError) as error:
-            raise ClientError(ErrorCodes.PROTOCOL_ERROR, "invalid settings") from error
-        connection.cap_encoder_table()
+    connection.initiate_connection()
     enforced = {**announced, SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED_STREAMS}
     connection.local_settings = Settings(client=False, initial_values=enforced)
     grow = settings.connection_window - connection.inbound_flow_control_window

@@ -7,32 +7,24 @@ Asking for a codec that is not there is an error, not a silent second best.
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from prism.contract.errors import PrismError
 from prism.server.http2.codec import Codec
 from prism.server.http2.h2_codec import H2Codec
-from prism.server.http2.limits import FrameGuard
 from prism.server.settings import CODEC_VARIABLE, ServerSettings
 
-
-class Guard(Protocol):
-    """What ``limits.FrameGuard`` and its twin in C offer; documented there."""
-
-    @property
-    def in_header_block(self) -> bool: ...
-    def inspect(self, data: bytes, now: float, /) -> int: ...
-    def charge(self, cost: int, /) -> None: ...
-    def credit(self, amount: int, /) -> None: ...
+_API = 2
+"""Of the extension, counted up with each change. In a working copy it may be older than this
+file, and then does not serve."""
 
 
 class Implementation(NamedTuple):
-    """A codec and the guard before it. ``str()`` names it with its version."""
+    """How a codec is made, from the settings and the time. ``str()`` names it with its version."""
 
     name: str
     version: str
-    codec: Callable[[ServerSettings, bytes | None], Codec]
-    guard: Callable[[int, int, int, int, float], Guard]
+    codec: Callable[[ServerSettings, float], Codec]
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -55,28 +47,33 @@ class CodecUnavailable(PrismError):
 
 def on_h2() -> Implementation:
     """The codec on the h2 library."""
-    return Implementation("h2", version("h2"), H2Codec, FrameGuard)
+    return Implementation("h2", version("h2"), H2Codec)
 
 
 def on_nghttp2() -> Implementation:
     """The codec on nghttp2.
 
     Raises:
-        ImportError: the extension was not built, or the library is not there.
+        ImportError: the extension was not built from these sources, or the library is not there.
     """
     from prism.server.http2 import _nghttp2
 
-    def codec(settings: ServerSettings, upgrade: bytes | None) -> Codec:
+    if getattr(_nghttp2, "API", 1) != _API:
+        raise ImportError("the extension was built from other sources; install Prism again")
+
+    def codec(settings: ServerSettings, now: float) -> Codec:
         return _nghttp2.Session(
             settings.max_concurrent_streams,
             settings.max_header_size,
             settings.max_header_fields,
             settings.stream_window,
             settings.connection_window,
-            upgrade,
+            settings.flood_budget,
+            settings.flood_refill,
+            now,
         )
 
-    return Implementation("nghttp2", _nghttp2.VERSION, codec, _nghttp2.FrameGuard)
+    return Implementation("nghttp2", _nghttp2.VERSION, codec)
 
 
 @cache

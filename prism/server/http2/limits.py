@@ -4,12 +4,15 @@ The guard looks only at frame headers (and a pad length), before the codec spend
 on a frame. It stops frames that announce more than they may, and keeps an account: frames
 that cost work and carry none draw from it, time and the responses sent fill it up again.
 
-This guard goes with the h2 codec; native/nghttp2/guard.c is the same in C, for the other.
+This guard is part of the h2 codec; native/nghttp2/guard.c is the same in C, in the other.
 """
 
 from typing import NoReturn
 
 from h2.errors import ErrorCodes
+
+from prism.server.http2.codec import MAX_FRAME_SIZE
+from prism.server.settings import ServerSettings
 
 PREFACE_SIZE = 24
 _HEADER_SIZE = 9
@@ -53,15 +56,13 @@ class ClientError(Exception):
 class FrameGuard:
     """Follows one connection's incoming frames; sans-I/O, ``now`` is passed in."""
 
-    def __init__(
-        self, max_frame_size: int, max_header_block: int, budget: int, refill: int, now: float
-    ) -> None:
-        self._max_frame_size = max_frame_size
-        self._max_header_block = max_header_block
+    def __init__(self, settings: ServerSettings, now: float) -> None:
+        # Compressed, it is smaller than max_header_size counts it: twice is plenty.
+        self._max_header_block = 2 * settings.max_header_size
         self._header_block = 0
-        self._budget = budget
-        self._refill = refill
-        self._balance = float(budget)
+        self._budget = settings.flood_budget
+        self._refill = settings.flood_refill
+        self._balance = float(self._budget)
         self._refilled_at = now
         self._to_skip = PREFACE_SIZE
         self._padded_length = 0  # of a DATA frame whose pad length is the next byte
@@ -119,7 +120,7 @@ class FrameGuard:
         self._balance = min(self._budget, self._balance + amount)
 
     def _frame(self, length: int, kind: int, flags: int) -> None:
-        if length > self._max_frame_size:
+        if length > MAX_FRAME_SIZE:
             raise ClientError(ErrorCodes.FRAME_SIZE_ERROR, "a frame is larger than announced")
         self._to_skip = length
         self._in_headers = kind in {_HEADERS, _CONTINUATION}

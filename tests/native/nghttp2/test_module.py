@@ -28,14 +28,14 @@ def nghttp2(installed):
 
 @pytest.fixture
 def session(nghttp2):
-    return nghttp2.codec(ServerSettings(), None)
+    return nghttp2.codec(ServerSettings(), 0.0)
 
 
 def open_stream(session):
     client = h2.connection.H2Connection()
     client.initiate_connection()
     client.send_headers(1, HEAD, end_stream=True)
-    session.receive(client.data_to_send())
+    session.receive(client.data_to_send(), 0.0)
 
 
 def test_our_declarations_are_those_of_nghttp2():
@@ -55,8 +55,11 @@ def test_our_declarations_are_those_of_nghttp2():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda session: session.receive("text"),
-        lambda session: session.receive(),
+        lambda session: session.receive("text", 0.0),
+        lambda session: session.receive(b"text", "0.0"),
+        lambda session: session.receive(b"text"),
+        lambda session: session.charge("1"),
+        lambda session: session.credit(None),
         lambda session: session.send_headers(1, STATUS),
         lambda session: session.send_headers(1, [(b":status", "200")], True),
         lambda session: session.send_headers(1, [[b":status", b"200"]], True),
@@ -72,7 +75,7 @@ def test_our_declarations_are_those_of_nghttp2():
         lambda session: session.ping(b"short"),
         lambda session: session.goaway(1),
         lambda session: type(session)(1, 2, 3),
-        lambda session: type(session)(1, 2, 3, 4, "text"),
+        lambda session: type(session)(1, 2, 3, 4, 5, 6, 7, "text"),
     ],
 )
 def test_wrong_arguments_are_an_exception_and_nothing_else(session, call):
@@ -110,14 +113,15 @@ def serve_some(nghttp2, number):
     """A connection with every kind of end that a stream can come to."""
     client = h2.connection.H2Connection()
     client.initiate_connection()
-    session = nghttp2.codec(ServerSettings(), None)
+    session = nghttp2.codec(ServerSettings(), 0.0)
     client.receive_data(session.take())
     for stream_id in range(1, 41, 2):
         client.send_headers(stream_id, [*HEAD, ("x-number", f"{number} {stream_id}")])
         client.send_data(stream_id, b"x" * 100, end_stream=stream_id % 3 == 0)
         if stream_id % 5 == 0:
             client.reset_stream(stream_id)
-    for event in session.receive(client.data_to_send()):
+    events, _ = session.receive(client.data_to_send(), 0.0)
+    for event in events:
         if type(event).__name__ != "Request":
             continue
         if event.stream_id % 7 == 0:
@@ -126,7 +130,7 @@ def serve_some(nghttp2, number):
             session.consumed(event.stream_id, len(event.body))
             session.send_response(event.stream_id, STATUS, b"body", event.stream_id % 2 == 1)
     client.receive_data(session.take())
-    session.receive(b"\x00\x00\x01\x00\x00\x00\x00\x00\x01")  # half a frame, left open
+    session.receive(b"\x00\x00\x01\x00\x00\x00\x00\x00\x01", 0.0)  # half a frame, left open
 
 
 def test_nothing_is_left_behind(nghttp2):
@@ -149,7 +153,7 @@ def test_reference_counts_stay_as_they_were(nghttp2):
     status, body = (b":status", b"2" + bytes(2)), bytes(300)
     before = sys.getrefcount(status), sys.getrefcount(body)
     for _ in range(50):
-        session = nghttp2.codec(ServerSettings(), None)
+        session = nghttp2.codec(ServerSettings(), 0.0)
         open_stream(session)
         session.send_response(1, [status], body, False)
         with pytest.raises(TypeError):

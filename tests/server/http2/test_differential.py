@@ -32,7 +32,7 @@ from prism.server.http2.limits import ClientError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
 DEFAULTS = {1: 4096, 2: 0, 8: 0}  # h2 announces them too; a server pushes nothing anyway
-LIMITS = ServerSettings(max_header_size=2000, max_concurrent_streams=3)
+LIMITS = ServerSettings(max_header_size=2000, max_concurrent_streams=3, flood_budget=10_000)
 
 PSEUDO = [
     *((b":method", value) for value in (b"GET", b"POST", b"CONNECT", b"G\xff", b"")),
@@ -69,8 +69,7 @@ class Side:
     """One codec, and what a client learns from its bytes."""
 
     def __init__(self, name: str) -> None:
-        self.codec = choose(name).codec(LIMITS, None)
-        self.guard = choose(name).guard(MAX_FRAME_SIZE, 4000, 10_000, 0, 0.0)
+        self.codec = choose(name).codec(LIMITS, 0.0)
         self.decoder = hpack.Decoder()
         self.decoder.max_allowed_table_size = 9000
         self.we_reset: set[int] = set()
@@ -80,8 +79,8 @@ class Side:
         events: list[object] = []
         try:
             while data:
-                size = self.guard.inspect(data, 0.0)
-                events += self.codec.receive(data[:size])
+                told, size = self.codec.receive(data, 0.0)
+                events += told
                 data = data[size:]
         except ClientError:
             self.failed = True

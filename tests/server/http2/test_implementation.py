@@ -37,6 +37,15 @@ def test_without_the_extension_h2_serves(fresh):
     assert choose("").name == "h2"
 
 
+def test_an_extension_built_from_other_sources_does_not_serve(fresh, nghttp2):
+    from prism.server.http2 import _nghttp2
+
+    fresh.setattr(_nghttp2, "API", _nghttp2.API + 1)
+    assert choose("").name == "h2"
+    with pytest.raises(CodecUnavailable, match="built from other sources; install Prism again"):
+        choose("nghttp2")
+
+
 @pytest.mark.parametrize("name", ["nghttp2", "http3"])
 def test_asking_for_what_is_not_there_is_an_error_with_the_way_out(fresh, name):
     without_extension(fresh)
