@@ -27,9 +27,8 @@ from prism.frontends.door import DoorApp
 from prism.observability.config_metrics import ConfigMetrics
 from prism.observability.metrics import Metrics
 from prism.observability.server_metrics import ServerMetrics
-from prism.process.descriptors import connections_that_fit
-from prism.process.given_sockets import GivenSocket, Role, for_place
-from prism.process.successor import PassedSocket
+from prism.process.handover import PassedSocket
+from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
 from prism.server import (
     Listener,
     ServerSettings,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from prism.app import Ready
     from prism.config import LoadedConfig
     from prism.config.types import Config, NamespaceConfig
-    from prism.process.given_sockets import GivenSocket
-    from prism.process.predecessor import Predecessor
+    from prism.process.handover import Predecessor
+    from prism.process.sockets import GivenSocket
 
 DESCRIPTOR = click.IntRange(0)
 FORCED = 3
@@ -73,8 +73,8 @@ def serve(
 ) -> None:
     """Run the proxy until SIGTERM or Ctrl-C."""
     from prism.contract.errors import PrismError
-    from prism.process import given_sockets
-    from prism.process.predecessor import take_over
+    from prism.process import sockets
+    from prism.process.handover import take_over
 
     if watch and file is None:
         raise click.UsageError("--watch needs a file to watch: --config FILE")
@@ -82,9 +82,9 @@ def serve(
     if handover is not None:
         predecessor, given = handover
     else:
-        predecessor, given = None, given_sockets.from_service_manager(os.environ)
-        given += [given_sockets.from_descriptor(number, "data") for number in data_fds]
-        given += [given_sockets.from_descriptor(number, "admin") for number in admin_fds]
+        predecessor, given = None, sockets.from_service_manager(os.environ)
+        given += [sockets.from_descriptor(number, "data") for number in data_fds]
+        given += [sockets.from_descriptor(number, "admin") for number in admin_fds]
     try:
         graceful = _run(file, watch, port, admin_port, given, predecessor)
     except PrismError as error:
@@ -107,7 +107,7 @@ def _run(
 
     from prism.config.file_watch import FileWatch
     from prism.observability.logs import setup_logging
-    from prism.running import run_until_signalled
+    from prism.signals import run_until_signalled
 
     load = None
     watched = FileWatch(file) if watch and file is not None else None  # before it is read

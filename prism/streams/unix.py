@@ -183,7 +183,9 @@ def lock_socket(path: Path) -> int:
         holder = os.read(lock, 20).decode(errors="replace").strip() or "unknown"
         os.close(lock)
         raise ListenError(
-            str(path), f"another proxy (pid {holder}) has it", "stop it, or choose another path"
+            str(path),
+            f"it is in use by another proxy (pid {holder})",
+            "stop that, or choose another path",
         ) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)

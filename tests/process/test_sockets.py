@@ -1,11 +1,17 @@
 import fcntl
 import os
+import resource
 import socket
 
 import pytest
 
-from prism.process import given_sockets
-from prism.process.given_sockets import for_place, from_descriptor, from_service_manager
+from prism.process import sockets
+from prism.process.sockets import (
+    connections_that_fit,
+    for_place,
+    from_descriptor,
+    from_service_manager,
+)
 from prism.streams.errors import ListenError
 
 
@@ -22,7 +28,7 @@ def from_systemd(monkeypatch):
     first = 500
     for number, server in enumerate(servers, first):
         os.dup2(server.detach(), number)
-    monkeypatch.setattr(given_sockets, "FIRST_FD", first)
+    monkeypatch.setattr(sockets, "FIRST_FD", first)
 
     def receive(**variables):
         environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", **variables}
@@ -104,3 +110,25 @@ def test_a_socket_serves_the_address_that_it_was_opened_for(listening):
     assert for_place(given, "data", "127.0.0.1:2") == [anywhere]
     for item in given:
         item.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "fits", "raised"),
+    [
+        (1024, 1_000_000, 4096, 4096, 4352),
+        (8192, 8192, 4096, 4096, 8192),
+        (1024, 1024, 4096, 768, 1024),
+        (64, 64, 4096, 32, 64),
+        (1024, resource.RLIM_INFINITY, 4096, 4096, 4352),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 4096, 4096, resource.RLIM_INFINITY),
+    ],
+)
+def test_the_limit_is_raised_or_fewer_connections_are_kept(
+    monkeypatch, caplog, soft, hard, wanted, fits, raised
+):
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    assert connections_that_fit(wanted) == fits
+    assert limits[-1] == (raised, hard)
+    assert bool(caplog.records) == (fits < wanted)

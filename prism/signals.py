@@ -21,10 +21,8 @@ from prism.config.types import Config
 from prism.contract.errors import PrismError
 from prism.control.live_config import Load
 from prism.process import service_manager
-from prism.process.errors import HandoverFailed
-from prism.process.given_sockets import GivenSocket
-from prism.process.predecessor import Predecessor
-from prism.process.successor import hand_over
+from prism.process.handover import HandoverFailed, Predecessor, hand_over
+from prism.process.sockets import GivenSocket
 
 log = logging.getLogger("prism")
 

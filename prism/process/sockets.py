@@ -1,22 +1,29 @@
-"""Listening sockets that this process was given instead of opening its own.
+"""Listening sockets that were given to this process, and how many connections it may have.
 
-They come from systemd (socket activation, sd_listen_fds(3)), from a command line
+Given sockets come from systemd (socket activation, sd_listen_fds(3)), from a command line
 (``--fd 3``), or from a predecessor. What is waiting in their queues is kept over a
 restart, since the kernel's socket lives as long as any process holds it.
 """
 
+import logging
 import os
+import resource
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from prism.streams.errors import ListenError
 
+logger = logging.getLogger("prism.process")
+
 FIRST_FD = 3
 """systemd's first descriptor (SD_LISTEN_FDS_START)."""
 
 VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """How systemd announces sockets. Meant for one process, so never passed on."""
+
+RESERVE = 256
+"""Descriptors for everything but clients: the admin port, plugins, files, a successor."""
 
 Role = Literal["data", "admin"]
 ROLES: tuple[Role, ...] = ("data", "admin")
@@ -101,3 +108,29 @@ def for_place(given: Iterable[GivenSocket], role: Role, place: str) -> list[Give
 
 def _reason(error: OSError) -> str:
     return "not open" if error.errno == 9 else f"not usable ({error.strerror})"
+
+
+def connections_that_fit(wanted: int) -> int:
+    """Raise the soft limit as far as ``wanted`` connections need and the hard one lets.
+
+    Returns ``wanted``, or what fits: a process without a free descriptor cannot
+    accept, open a log or start a plugin, so clients must run into a limit before.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = wanted + RESERVE
+    needed = min(wanted + RESERVE, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+    fits = max(needed - RESERVE, needed // 2)
+    if fits < wanted:
+        logger.warning(
+            "%d open files are allowed, so at most %d connections are kept instead of %d "
+            "(ulimit -n, or LimitNOFILE= of systemd)",
+            hard,
+            fits,
+            wanted,
+        )
+    return min(fits, wanted)

@@ -5,7 +5,7 @@ import pytest
 import trio
 
 from prism.config.types import AdminConfig, Config, ListenConfig, NamespaceConfig, ServerTLS
-from prism.running import command, run_until_signalled
+from prism.signals import command, run_until_signalled
 from prism.streams.errors import ListenError, TLSFilesError
 
 
