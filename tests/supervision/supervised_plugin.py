@@ -1,12 +1,24 @@
-"""Helpers for tests of keepers and the supervisor: an in-process plugin that misbehaves at will."""
+"""Plugins that misbehave at will: in this process, and scripted behind a connector."""
 
 import json
 from contextlib import asynccontextmanager
 
 import trio
 
-from prism.contract.messages import ExecuteRequest
+from prism.config.types import PluginConfig
+from prism.contract.errors import ChannelClosed, PluginCrashed
+from prism.contract.messages import (
+    ExecuteRequest,
+    HealthCheckResponse,
+    HealthStatus,
+    InitializeResponse,
+    ShutdownResponse,
+)
 from prism.sdk import Health, Plugin, operation
+from prism.streams.errors import LaunchError
+from prism.supervision.events import Journal
+from prism.supervision.generation import Generation
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
 
@@ -80,3 +92,124 @@ class Model(Plugin):
     @operation
     async def which(self, params: dict[str, int]) -> int:
         return self.number
+
+
+GOOD = HealthCheckResponse(status=HealthStatus.HEALTHY)
+
+
+class ScriptedChannel:
+    """A channel whose plugin answers Initialize, health checks and Shutdown as it is told."""
+
+    def __init__(self, connector, health):
+        self.connector = connector
+        self.health = health
+        self.checks = 0
+        self.ended = None
+        self.end_at_check = None
+        self.given_up = []
+        self._broken = trio.Event()
+
+    def end(self, error):
+        """The channel carries no more calls."""
+        self.ended = self.ended or error
+        self._broken.set()
+
+    async def wait_broken(self):
+        await self._broken.wait()
+        return self.ended
+
+    async def initialize(self, request):
+        await trio.lowlevel.checkpoint()
+        self.connector.said.append("initialize")
+        return InitializeResponse(success=True, plugin_version="1.0")
+
+    async def health_check(self, request):
+        await trio.lowlevel.checkpoint()
+        self.checks += 1
+        if self.end_at_check is not None:
+            self.end(self.end_at_check)
+        if isinstance(self.health, Exception):
+            raise self.health
+        return self.health
+
+    def go_away(self, reason):
+        self.connector.said.append("go_away")
+
+    def give_up_calls(self, error):
+        self.given_up.append(error)
+
+    async def shutdown(self, request):
+        self.connector.said.append(f"shutdown: {request.reason}")
+        await trio.lowlevel.checkpoint()
+        match self.connector.shuts_down:
+            case "hangs":
+                await trio.sleep_forever()
+            case "fails":
+                raise PluginCrashed("gone")
+            case "is not clean":
+                return ShutdownResponse(success=False, error="a reason")
+        return ShutdownResponse(success=True)
+
+
+class ScriptedConnector:
+    """Stands in for a ``Connector``. ``said`` is what its plugin was told.
+
+    ``opening`` is awaited and ``refuses`` raised instead of a channel; leaving takes
+    ``closing`` seconds, adds ``explanation`` to an error, or raises ``closes_with``.
+    """
+
+    pid = 99
+    ending = ""
+
+    def __init__(
+        self,
+        *,
+        opening=trio.lowlevel.checkpoint,
+        refuses=None,
+        health=GOOD,
+        closing=0.0,
+        explanation="",
+        closes_with=None,
+    ):
+        self.opening, self.refuses, self.health = opening, refuses, health
+        self.closing, self.explanation, self.closes_with = closing, explanation, closes_with
+        self.shuts_down = "well"
+        self.said = []
+        self.channel = None
+
+    def bind(self, spec, *, on_note, on_goaway, on_line, **_keywords):
+        """Called as ``Connector`` is: this one."""
+        self.on_note, self.on_goaway, self.on_line = on_note, on_goaway, on_line
+        return self
+
+    def generation(self, on_leaving, **keywords):
+        """A generation of which this is the connector."""
+        spec = InstanceSpec("ns", "memory", "small", PluginConfig(), "{}", dict)
+        generation = Generation(spec, 1, Journal("ns"), on_leaving=on_leaving, **keywords)
+        generation._connector = self.bind(
+            spec,
+            on_note=generation._take_note,
+            on_goaway=generation._take_goaway,
+            on_line=generation._plugin_log.line,
+        )
+        return generation
+
+    @asynccontextmanager
+    async def connect(self, nursery):
+        await self.opening()
+        if self.refuses is not None:
+            raise self.refuses
+        self.channel = ScriptedChannel(self, self.health)
+        try:
+            yield self.channel
+        except LaunchError as error:
+            if self.explanation:
+                raise LaunchError(f"{error}; {self.explanation}", crashed=error.crashed) from error
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.closing)
+            self.channel.end(ChannelClosed("closed"))
+            self.said.append("closed")
+        if self.closes_with is not None:
+            raise self.closes_with

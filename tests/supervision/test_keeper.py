@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from supervised_plugin import eventually, leased_call
 
 from prism.config.types import RestartConfig
-from prism.contract.errors import Draining, PluginCrashed
+from prism.contract.errors import Draining, OperationInProgress, PluginCrashed
 from prism.streams import unix
-from prism.supervision.keeper import JITTER, Backoff, Keeper
+from prism.supervision.keeper import JITTER, Backoff, Keeper, run_detached
 from prism.supervision.slot import Slot
-from prism.supervision.supervisor import Supervisor
 
 
 @asynccontextmanager
@@ -273,22 +272,79 @@ async def test_strangers_do_not_keep_the_plugin_waiting(make_spec, tmp_path, mon
         assert "waits for the plugin" in slot.absence
 
 
-async def test_one_namespace_that_fails_does_not_keep_the_others(make_spec, in_process):
-    supervisor = Supervisor(
-        [
-            make_spec(namespace="good"),
-            make_spec(namespace="bad", command=["/no/such/program"]),
-            make_spec({"refuse": "not today"}, namespace="refused"),
-        ]
-    )
+# -- operations -------------------------------------------------------------------------
+
+
+async def test_one_operation_at_a_time_in_a_keeper_that_runs(in_process, autojump_clock):
+    async def work():
+        assert keeper.operation == "reload"
+        with pytest.raises(OperationInProgress):
+            await keeper.perform("drain", work)
+        with pytest.raises(OperationInProgress):
+            keeper.reset()
+        return "done"
+
+    keeper = Keeper(in_process(), Slot("ns"))
+    with pytest.raises(Draining):
+        await keeper.perform("reload", work)
+    assert keeper.operation is None
+    async with kept(in_process()) as (keeper, _slot):
+        assert await keeper.perform("reload", work) == "done"
+        assert keeper.operation is None
+
+
+async def test_a_pause_ends_the_attempt_that_is_under_way(in_process, model, autojump_clock):
+    model.hang = "start"
+    async with kept(in_process(start_timeout_seconds=2)) as (keeper, slot):
+        await eventually(lambda: len(model.made) == 2)
+        keeper.pause("an operator wants none", held=True)
+        await trio.sleep(100)
+        assert (len(model.made), slot.absence, slot.held) == (2, "an operator wants none", True)
+        assert keeper.generations == []
+        model.hang = ""
+        keeper.resume()
+        await eventually(lambda: slot.current)
+        keeper.pause("none after this one")
+        assert slot.current is not None
+
+
+async def fail_after_a_second():
+    await trio.sleep(1)
+    raise LookupError("a bug")
+
+
+async def test_what_work_raises_is_raised_where_it_is_awaited(autojump_clock, caplog):
+    done = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
-        assert await leased_call(supervisor.slots["good"], "pid") > 0
-        assert "cannot run /no/such/program" in supervisor.slots["bad"].absence
-        assert "not today" in supervisor.slots["refused"].absence
-        supervisor.stop()
-        await supervisor.wait_stopped()
-    assert all(slot.current is None for slot in supervisor.slots.values())
+        with pytest.raises(LookupError):
+            await run_detached(nursery, fail_after_a_second, lambda: done.append(1))
+    assert (done, caplog.records) == ([1], [])
+
+
+async def test_work_goes_on_and_what_it_raises_is_logged_once_nobody_waits(autojump_clock, caplog):
+    done = []
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(0.5):
+            await run_detached(nursery, fail_after_a_second, lambda: done.append(1))
+        assert (trio.current_time(), done) == (0.5, [])
+    assert done == [1]
+    assert "an operation failed that nobody waits for" in caplog.text
+    assert "LookupError: a bug" in caplog.text
+
+
+async def test_work_that_is_cancelled_is_so_told(autojump_clock):
+    told = []
+
+    async def wait(nursery):
+        with pytest.raises(Draining, match="the proxy is stopping"):
+            await run_detached(nursery, trio.sleep_forever, lambda: told.append("done"))
+        told.append("told")
+
+    async with trio.open_nursery() as outside, trio.open_nursery() as nursery:
+        outside.start_soon(wait, nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert told == ["done", "told"]
 
 
 # -- pauses between starts --------------------------------------------------------------

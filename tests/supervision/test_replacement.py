@@ -1,11 +1,14 @@
 """Reloads of in-process plugins on a mock clock, and of plugins that others start."""
 
+import hashlib
 import math
 import os
 import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -227,6 +230,22 @@ async def test_a_stop_in_the_middle_of_a_reload(quick, model, autojump_clock):
     assert trio.current_time() < 10
 
 
+async def test_a_restart_that_fails_where_none_ran_holds_no_more_calls(
+    quick, model, autojump_clock
+):
+    async with supervised(quick()) as supervisor:
+        slot = supervisor.slots["ns"]
+        await supervisor.drain("ns")
+        model.failures = 2
+        receipt = await supervisor.restart("ns")
+        assert (receipt.outcome, receipt.old) == ("rolled_back", None)
+        assert "no backend" in receipt.reason
+        assert (slot.held, slot.expected) == (False, False)
+        assert "no backend" in slot.absence
+        await trio.sleep(100)
+        assert len(model.made) == 2, "it was drained, and stays so"
+
+
 # -- a share of the calls ------------------------------------------------------
 
 TRIAL = Canary(share=0.25, min_calls=10, min_seconds=5, max_seconds=60)
@@ -367,71 +386,6 @@ async def test_a_remote_plugin_is_connected_to_again(make_spec, program):
     await plugin.wait()
 
 
-# -- code in this process --------------------------------------------------------
-
-CODE = """
-from msgspec import Struct
-from prism.sdk import Plugin, operation
-from . import part
-
-class Versioned(Plugin):
-    name = "versioned"
-    @operation
-    async def which(self, params: dict[str, int]) -> str:
-        return part.VERSION
-"""
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch, make_spec):
-    """A package of two modules on the disk; returns a function that rewrites one of them."""
-    directory = tmp_path / "versioned_package"
-    directory.mkdir()
-    (directory / "__init__.py").write_text("")
-    (directory / "plugin.py").write_text(CODE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-
-    def write(text):
-        (directory / "part.py").write_text(text)
-
-    write("VERSION = 'one'")
-    yield write
-    for name in [name for name in sys.modules if name.startswith("versioned_package")]:
-        del sys.modules[name]
-
-
-async def test_old_and_new_code_run_side_by_side(package, make_spec):
-    spec = make_spec(type="in_process", module="versioned_package.plugin:Versioned")
-    async with supervised(spec) as supervisor:
-        slot = supervisor.slots["ns"]
-        with slot.lease() as old:
-            package("VERSION = 'two'")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(supervisor.reload, "ns")
-                await eventually(lambda: slot.current is not old)
-                assert await leased_call(slot, "which") == "two"
-                call = old.channel._plugin.which
-                assert await call({}) == "one"
-                old.release()
-                old.acquire()  # the drain may end: this lease is the test's own
-                nursery.cancel_scope.cancel()
-
-
-async def test_code_that_cannot_be_imported_leaves_the_loaded_code_alone(package, make_spec):
-    spec = make_spec(type="in_process", module="versioned_package.plugin:Versioned")
-    async with supervised(spec) as supervisor:
-        before = dict(sys.modules)
-        package("VERSION = 1 / 0")
-        receipt = await supervisor.reload("ns")
-        assert receipt.outcome == "rolled_back"
-        assert "ZeroDivisionError" in receipt.reason
-        assert await leased_call(supervisor.slots["ns"], "which") == "one"
-        assert {k: v for k, v in sys.modules.items() if k.startswith("versioned_package")} == {
-            k: v for k, v in before.items() if k.startswith("versioned_package")
-        }
-
-
 async def test_a_reload_to_another_version_of_the_catalogue(make_spec, program):
     def at_version(version):
         return PluginConfig(
@@ -462,3 +416,86 @@ async def test_a_stop_while_the_calls_of_a_restart_are_held(quick, autojump_cloc
         await eventually(lambda: receipts)
     assert (receipts[0].outcome, receipts[0].reason) == ("rolled_back", "the proxy is stopping")
     assert trio.current_time() < 30
+
+
+# -- plugins that are refused ------------------------------------------------------------
+
+INSIDE = """
+from msgspec import Struct
+from prism.sdk import Plugin, operation
+from .answer import ANSWER
+
+class Nothing(Struct):
+    pass
+
+class Inside(Plugin):
+    name = "inside"
+    @operation
+    async def pid(self, params: Nothing) -> int:
+        return ANSWER
+"""
+
+
+def pinned(spec, **keys):
+    return msgspec.structs.replace(spec.plugin, **keys)
+
+
+@pytest.fixture
+def content(program):
+    """The new version's program."""
+    return Path(program).read_bytes() + b"\n# the new version\n"
+
+
+async def test_a_tampered_process_is_not_swapped_in(make_spec, content, tmp_path):
+    new = tmp_path / "new.py"
+    new.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    spec = make_spec()
+    versions = {"v2": pinned(spec, command=[sys.executable, str(new)], sha256=digest)}
+    async with supervised(replace(spec, at_version=versions.__getitem__)) as supervisor:
+        slot = supervisor.slots["ns"]
+        pid = await leased_call(slot, "pid")
+        new.write_bytes(content + b"raise SystemExit('tampered')\n")
+        receipt = await supervisor.reload("ns", "v2")
+        assert receipt.outcome == "rolled_back"
+        assert "was refused (digest_mismatch)" in receipt.reason
+        assert digest in receipt.reason
+        assert await leased_call(slot, "pid") == pid
+        assert supervisor.status_of("ns").state is State.READY
+        new.write_bytes(content)
+        receipt = await supervisor.reload("ns", "v2")
+        assert receipt.outcome == "swapped"
+        assert await leased_call(slot, "pid") == receipt.new.pid != pid
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """A package in whose plugin ``pid`` answers what ``answer.py`` says."""
+    root = tmp_path / "inside_plugin"
+    root.mkdir(mode=0o755)
+    for name, text in (("__init__", ""), ("answer", "ANSWER = 1\n"), ("plugin", INSIDE)):
+        (root / f"{name}.py").write_text(text)
+    yield root
+    for name in [name for name in sys.modules if name.partition(".")[0] == root.name]:
+        del sys.modules[name]
+    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "package", "") != root.name]
+
+
+async def test_a_class_inside_the_proxy_is_renewed_from_what_was_verified(
+    make_spec, inside, tmp_path
+):
+    keys = {"type": "in_process", "module": "inside_plugin.plugin:Inside", "path": str(tmp_path)}
+    async with supervised(make_spec(**keys)) as supervisor:
+        slot = supervisor.slots["ns"]
+        assert await leased_call(slot, "pid") == 1
+        (inside / "answer.py").write_text("ANSWER = 2\n")
+        old = slot.current
+        assert (await supervisor.reload("ns")).outcome == "swapped"
+        assert await leased_call(slot, "pid") == 2
+        assert slot.current is not old
+        (inside / "answer.py").chmod(0o666)
+        (inside / "answer.py").write_text("raise SystemExit('tampered')\n")
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "rolled_back"
+        assert "was refused (world_writable)" in receipt.reason
+        assert await leased_call(slot, "pid") == 2

@@ -1,14 +1,21 @@
+from collections import Counter
+
 import pytest
 import trio
 import trio.testing
 
-from prism.contract.errors import PluginUnavailable
+from prism.contract.errors import ChannelClosed, PluginUnavailable
+from prism.contract.messages import OperationDeclaration
 from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 
 
-def instance(generation=1):
-    return Instance("ns", generation, "p", "1", channel=None, operations={})
+class Channel:
+    ended = None
+
+
+def instance(generation=1, **operations):
+    return Instance("ns", generation, "p", "1", channel=Channel(), operations=operations)
 
 
 def test_an_empty_slot_tells_callers_no_reasons():
@@ -57,3 +64,79 @@ def test_a_lease_is_returned_when_the_call_fails():
     with pytest.raises(LookupError), slot.lease() as held:
         raise LookupError
     assert held.leases == 0
+
+
+# -- a share of the calls ---------------------------------------------------------------
+
+
+def test_a_canary_gets_its_share_while_it_takes_calls():
+    slot = Slot("ns")
+    old, new = instance(1), instance(2)
+    slot.fill(old)
+    with slot.sharing(new, 0.25):
+        assert Counter(slot.choose().id for _ in range(100)) == {"ns/1": 75, "ns/2": 25}
+        assert slot.still_serves("ns/2")
+        new.channel.ended = ChannelClosed("gone")
+        assert {slot.choose() for _ in range(100)} == {old}
+        assert not slot.still_serves("ns/2")
+    assert (slot.canary, slot.current) == (None, old)
+
+
+def test_a_canary_that_leaves_is_out_at_once():
+    slot = Slot("ns")
+    old, new = instance(1), instance(2)
+    slot.fill(old)
+    with slot.sharing(new, 0.5):
+        slot.clear(new)
+        assert (slot.canary, slot.current) == (None, old)
+        assert {slot.choose() for _ in range(10)} == {old}
+
+
+# -- waiting for one --------------------------------------------------------------------
+
+
+async def test_calls_wait_while_one_is_expected(autojump_clock):
+    slot = Slot("ns")
+    outcomes = []
+
+    async def wait():
+        try:
+            await slot.wait_filled()
+        except PluginUnavailable as error:
+            outcomes.append(error.retry_after)
+        else:
+            outcomes.append(slot.current.id)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert slot.waiting == 1
+        slot.say_absent("it crashed", expected=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (slot.waiting, outcomes) == (1, [])
+        slot.fill(instance())
+    assert (slot.waiting, outcomes) == (0, ["ns/1"])
+    slot.clear(slot.current)
+    slot.say_absent("again", retry_at=trio.current_time() + 3)
+    await wait()
+    assert outcomes == ["ns/1", 3]
+
+
+async def test_calls_wait_for_the_next_when_the_channel_of_this_one_has_broken(autojump_clock):
+    """Its slot may not know yet."""
+    slot = Slot("ns")
+    first = instance(1)
+    slot.fill(first)
+    first.channel.ended = ChannelClosed("gone")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slot.wait_filled)
+        await trio.testing.wait_all_tasks_blocked()
+        slot.fill(instance(2))
+
+
+def test_what_may_be_repeated_is_remembered_of_the_last_instance():
+    slot = Slot("ns")
+    get = OperationDeclaration(name="get", idempotent=True)
+    slot.fill(instance(1, get=get, set=OperationDeclaration(name="set")))
+    slot.clear(slot.current)
+    assert [slot.is_idempotent(name) for name in ("get", "set", "no")] == [True, False, False]

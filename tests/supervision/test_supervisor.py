@@ -1,8 +1,11 @@
 """The supervisor's operations on plugins in processes of their own."""
 
+import gc
 import os
 import signal
 import sys
+import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -11,6 +14,7 @@ from supervised_plugin import eventually, leased_call, supervised
 
 from prism.contract.errors import OperationInProgress, UnknownNamespace, UnknownVersion
 from prism.supervision.lifecycle import State
+from prism.supervision.supervisor import Supervisor
 
 
 async def test_a_reload_replaces_the_process_and_finishes_its_calls(make_spec, is_alive):
@@ -130,3 +134,53 @@ async def test_what_a_plugin_prints_can_be_read_and_followed(make_spec):
             seen = [(await anext(follower)).text for _ in range(3)]
         assert seen == ["two", "one", "two"]
         assert {(line.source, line.instance) for line in logs.recent()} >= {("output", "ns/1")}
+
+
+async def test_one_namespace_that_fails_does_not_keep_the_others(make_spec, in_process):
+    supervisor = Supervisor(
+        [
+            make_spec(namespace="good"),
+            make_spec(namespace="bad", command=["/no/such/program"]),
+            make_spec({"refuse": "not today"}, namespace="refused"),
+        ]
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        assert await leased_call(supervisor.slots["good"], "pid") > 0
+        assert "cannot run /no/such/program" in supervisor.slots["bad"].absence
+        assert "not today" in supervisor.slots["refused"].absence
+        supervisor.stop()
+        await supervisor.wait_stopped()
+    assert all(slot.current is None for slot in supervisor.slots.values())
+
+
+# -- many namespaces --------------------------------------------------------------------
+
+NAMESPACES = 200
+MAX_BYTES = 2_000_000
+"""Of memory, for one idle namespace."""
+
+
+@pytest.mark.slow
+async def test_two_hundred_namespaces(in_process):
+    specs = [in_process(namespace=f"ns-{number}") for number in range(NAMESPACES)]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        began = time.monotonic()
+        async with supervised(*specs) as supervisor:
+            took = time.monotonic() - began
+            assert all(slot.current is not None for slot in supervisor.slots.values())
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+            used = time.process_time()
+            await trio.sleep(1)
+            busy = time.process_time() - used
+    finally:
+        tracemalloc.stop()
+    each = (after - before) / NAMESPACES
+    print(f"{took:.2f} s to start, {each:.0f} bytes each, {busy:.3f} s of CPU in an idle second")
+    assert took < 10
+    assert each < MAX_BYTES
+    assert busy < 0.2

@@ -1,0 +1,273 @@
+"""How plugins are reached, and what is said of one that cannot be."""
+
+import os
+import sys
+
+import pytest
+import trio
+import trio.testing
+from supervised_plugin import Model, eventually
+
+from prism.channels.frames.channel import FramedChannel
+from prism.contract.errors import ChannelError
+from prism.contract.messages import (
+    ExecuteRequest,
+    InitializeResponse,
+    OperationDeclaration,
+    ShutdownRequest,
+)
+from prism.streams import unix
+from prism.streams.errors import LaunchError
+from prism.supervision import connect
+from prism.supervision.connect import Connector, DialInSockets, declared_operations, initialize
+from prism.wire.events import GoAway
+
+
+async def nothing(_channel):
+    """Leave at once."""
+
+
+async def stay(_channel):
+    await trio.sleep_forever()
+
+
+async def reach(connector, use=nothing):
+    """Connect, ``use`` the channel, and leave; raises what that raises, without a group."""
+    failure = None
+    async with trio.open_nursery() as nursery:
+        try:
+            async with connector.connect(nursery) as channel:
+                await use(channel)
+        except Exception as error:
+            failure = error
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+# -- each way -----------------------------------------------------------------------------
+
+
+async def test_a_process_is_started_initialised_and_ended(make_spec, is_alive):
+    lines = []
+    spec = make_spec({"a": 1})
+    connector = Connector(spec, on_line=lines.append)
+
+    async def use(channel):
+        assert isinstance(channel, FramedChannel)
+        assert is_alive(connector.pid)
+        assert connector.ending == ""
+        answer = await initialize(channel, spec, {})
+        assert "pid" in declared_operations(answer)
+        result = await channel.execute(ExecuteRequest(operation="pid", params_json="{}"))
+        assert int(result.result_json) == connector.pid
+        await channel.shutdown(ShutdownRequest(timeout_seconds=1, reason="stop"))
+
+    await reach(connector, use)
+    assert not is_alive(connector.pid)
+    assert connector.ending == "exited with status 0"
+
+
+async def test_a_process_that_says_that_it_stops_is_heard(make_spec):
+    said = []
+    connector = Connector(make_spec(), on_goaway=said.append)
+
+    async def use(channel):
+        await initialize(channel, make_spec(), {})
+        os.kill(connector.pid, 15)
+        await eventually(lambda: said)
+
+    await reach(connector, use)
+    assert isinstance(said[0], GoAway)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "crashed"),
+    [
+        ("print('a last word'); raise SystemExit(7)", "; its process exited with status 7", True),
+        ("import os; os.kill(os.getpid(), 11)", "; its process was ended by SIGSEGV", True),
+    ],
+)
+async def test_how_a_process_ended_is_part_of_the_reason(make_spec, code, message, crashed):
+    connector = Connector(make_spec(command=[sys.executable, "-c", code]))
+    with pytest.raises(LaunchError) as caught:
+        await reach(connector)
+    assert str(caught.value).endswith(message)
+    assert caught.value.crashed == crashed
+    if "print" in code:
+        assert caught.value.output == ("a last word",)
+
+
+async def test_cancelling_while_the_process_says_nothing_ends_it(make_spec, is_alive):
+    connector = Connector(make_spec(command=["sleep", "60"]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reach, connector)
+        await eventually(lambda: connector.pid)
+        nursery.cancel_scope.cancel()
+    assert not is_alive(connector.pid)
+    assert connector.ending == "was ended by SIGTERM"
+
+
+async def test_a_command_with_a_null_byte_is_no_command(make_spec):
+    with pytest.raises(LaunchError, match=r"plugin 'small': command: .*null byte"):
+        await reach(Connector(make_spec(command=["a\0b"])))
+
+
+async def test_a_class_in_this_process(in_process, model):
+    connector = Connector(in_process())
+    channels = []
+
+    async def use(channel):
+        channels.append(channel)
+        assert channel.ended is None
+
+    await reach(connector, use)
+    assert isinstance(channels[0]._plugin, Model)
+    assert channels[0].ended is not None
+    assert (connector.pid, connector.ending) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "dialled", "place"),
+    [
+        ({"socket": "/run/small.sock", "dial": True}, "unix.dial", "/run/small.sock"),
+        ({"type": "remote", "endpoint": "db:7000", "insecure": True}, "tcp.dial", "db:7000"),
+        ({"type": "grpc", "endpoint": "db:7000", "insecure": True}, "tcp.dial", "db:7000"),
+        (
+            {"type": "websocket", "endpoint": "ws://db:7000/p", "insecure": True},
+            "websocket.dial",
+            "ws://db:7000/p",
+        ),
+    ],
+)
+async def test_a_plugin_that_does_not_accept_in_time(
+    make_spec, monkeypatch, autojump_clock, plugin, dialled, place
+):
+    async def dial(*_arguments, **_keywords):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(f"prism.supervision.connect.{dialled}", dial)
+    spec = make_spec(start_timeout_seconds=3, **plugin)
+    with pytest.raises(LaunchError, match=f"plugin 'small': {place} did not accept in time"):
+        await reach(Connector(spec))
+    assert trio.current_time() == 3
+
+
+async def test_a_library_is_checked_and_cannot_be_started_yet(make_spec, tmp_path):
+    library = tmp_path / "lib.so"
+    with pytest.raises(LaunchError, match="file_missing"):
+        await reach(Connector(make_spec(type="in_process", library=str(library))))
+    library.write_bytes(b"\x7fELF")
+    library.chmod(0o644)
+    with pytest.raises(LaunchError, match=r"starting a shared library .* is not supported yet"):
+        await reach(Connector(make_spec(type="in_process", library=str(library))))
+
+
+# -- plugins that dial in -----------------------------------------------------------------
+
+
+@pytest.fixture
+async def sockets():
+    sockets = DialInSockets("ns")
+    yield sockets
+    await sockets.keep_only(None)
+
+
+async def test_a_plugin_dials_in_after_strangers(
+    make_spec, sockets, program, tmp_path, monkeypatch, caplog
+):
+    spec = make_spec(socket=str(tmp_path / "d" / "s"))
+    listener = await sockets.open(spec.plugin)
+    refusals = [ChannelError("refused a peer with pid 1")]
+    check_peer = unix.check_peer
+
+    def check(stream, group):
+        if refusals:
+            raise refusals.pop()
+        return check_peer(stream, group)
+
+    monkeypatch.setattr(unix, "check_peer", check)
+    connector = Connector(spec, listener=listener)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reach, connector, stay)
+        async with await trio.open_unix_socket(spec.plugin.socket) as stranger:
+            assert await stranger.receive_some() == b""
+        await eventually(lambda: "refused a peer with pid 1" in caplog.text)
+        environment = os.environ | {"PLUGIN_SOCKET": spec.plugin.socket}
+        plugin = await trio.lowlevel.open_process([sys.executable, program], env=environment)
+        await eventually(lambda: connector.pid)
+        assert connector.pid == plugin.pid
+        nursery.cancel_scope.cancel()
+    assert connector.ending == "", "it is not ours to end"
+    plugin.terminate()
+    await plugin.wait()
+
+
+async def test_a_socket_that_is_removed_ends_the_wait(make_spec, sockets, tmp_path, autojump_clock):
+    spec = make_spec(socket=str(tmp_path / "d" / "s"))
+    listener = await sockets.open(spec.plugin)
+    listener.path.unlink()
+    with pytest.raises(LaunchError, match=r"the socket .* was removed"):
+        await reach(Connector(spec, listener=listener))
+
+
+async def test_sockets_stay_open_until_they_are_of_no_use(make_spec, sockets, tmp_path):
+    first, second = (make_spec(socket=str(tmp_path / "d" / name)).plugin for name in "ab")
+    listener = await sockets.open(first)
+    assert await sockets.open(first) is listener
+    other = await sockets.open(second)
+    listener.path.unlink()
+    again = await sockets.open(first)
+    assert again is not listener
+    assert (again.in_place, other.in_place) == (True, True)
+    await sockets.keep_only(second)
+    assert (again.path.exists(), other.path.exists()) == (False, True)
+    await sockets.keep_only(make_spec().plugin)
+    assert not other.path.exists()
+
+
+# -- the first call -----------------------------------------------------------------------
+
+
+class Answers:
+    """A channel whose plugin answers Initialize like that; None: not at all."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.requests = []
+
+    async def initialize(self, request):
+        self.requests.append(request)
+        if self.answer is None:
+            await trio.sleep_forever()
+        return self.answer
+
+
+async def test_initialize_says_what_the_plugin_must_know(make_spec):
+    channel = Answers(InitializeResponse(success=True))
+    assert await initialize(channel, make_spec({"a": 1}), {"user": "ada"}) is channel.answer
+    (request,) = channel.requests
+    assert (request.namespace, request.backend_type) == ("ns", "memory")
+    assert (request.config_json, request.credentials) == ('{"a":1}', {"user": "ada"})
+    assert request.capabilities.proxy_version == connect.__version__
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "crashed"),
+    [
+        (InitializeResponse(error="no database"), "refused to start: no database", False),
+        (InitializeResponse(), "refused to start: it did not say why", False),
+        (None, "did not answer Initialize within 3 seconds", True),
+    ],
+)
+async def test_a_plugin_that_does_not_consent(make_spec, autojump_clock, answer, message, crashed):
+    with pytest.raises(LaunchError, match=message) as caught:
+        await initialize(Answers(answer), make_spec(start_timeout_seconds=3), {})
+    assert caught.value.crashed == crashed
+
+
+def test_operations_are_those_supported_with_what_is_declared_of_them():
+    get = OperationDeclaration(name="get", idempotent=True)
+    both = InitializeResponse(supported_operations=["get", "set"], operations=[get])
+    assert declared_operations(both) == {"get": get, "set": OperationDeclaration(name="set")}
+    assert declared_operations(InitializeResponse(operations=[get])) == {"get": get}
