@@ -2,8 +2,8 @@
 
 What a configuration reload stands on. Everything that can fail is done first,
 beside what serves: new namespaces start, changed ones start their new instance. If
-one of them does not come up, all of that is taken back, and nothing has changed. Then,
-in one piece of plain code, all of it takes effect. Only plugins that may not run
+one of them does not come up, all of that is rolled back, and nothing has changed. The commit
+is one piece of plain code. Only plugins that may not run
 twice are replaced after that, one way or the other.
 """
 
@@ -70,11 +70,8 @@ def plan(keepers: dict[str, Keeper], specs: Iterable[InstanceSpec]) -> list[Chan
     return sorted(changes, key=lambda change: change.namespace)
 
 
-class Application:
-    """One application of ``specs`` to the supervisor's ``keepers``.
-
-    New keepers run in ``nursery``.
-    """
+class Transaction:
+    """One change of the supervisor's ``keepers`` to ``specs``; new keepers run in ``nursery``."""
 
     def __init__(
         self,
@@ -87,23 +84,24 @@ class Application:
         self._specs = {spec.namespace: spec for spec in specs}
         self._nursery = nursery
         self.changes = plan(keepers, self._specs.values())
-        self._new = {name: make_keeper(self._specs[name]) for name in self._named("start")}
+        self._added = {name: make_keeper(self._specs[name]) for name in self._named("start")}
         self._failures: dict[str, str] = {}
         self._receipts: list[Receipt] = []
         self._removed: list[Keeper] = []
         self._stopping = False
 
     def stop(self) -> None:
-        """The proxy stops: what has not taken effect yet never will."""
+        """The proxy stops: what is not committed yet never will be."""
         self._stopping = True
-        for keeper in self._new.values():
+        for keeper in self._added.values():
             keeper.stop()
 
     def _named(self, *actions: Action) -> list[str]:
         return [change.namespace for change in self.changes if change.action in actions]
 
     async def run(self, commit: Commit) -> Applied:
-        """Do it. Cancelling before the change takes back what was begun.
+        """Do it. Cancelling before the commit rolls back what was begun; after it, the
+        old instances go on ending by themselves.
 
         Raises:
             OperationInProgress: a namespace that would change is being changed already.
@@ -121,12 +119,12 @@ class Application:
                 await self._prepare(reloads)
                 self._look_again(reloads)
                 if not self._failures:
-                    self._take_effect(reloads, commit)
+                    self._commit(reloads, commit)
                     committed = True
             finally:
                 if not committed:
                     with trio.CancelScope(shield=True):
-                        await self._take_back(reloads)
+                        await self._roll_back(reloads)
             if committed:
                 await self._finish(reloads)
         return Applied(self.changes, self._failures, self._receipts)
@@ -144,7 +142,7 @@ class Application:
                 self._failures[name] = str(error)
 
         async with trio.open_nursery() as nursery:
-            for name, keeper in self._new.items():
+            for name, keeper in self._added.items():
                 nursery.start_soon(start, name, keeper)
             for name, reload in reloads.items():
                 nursery.start_soon(prepare, name, reload)
@@ -154,30 +152,30 @@ class Application:
         for name, reload in reloads.items():
             if name not in self._failures and reload.new is not None and not reload.new.serving:
                 self._failures[name] = str(reload.new.error)
-        for name, keeper in self._new.items():
+        for name, keeper in self._added.items():
             if self._stopping:
                 self._failures.setdefault(name, keeper.slot.absence)
 
-    def _take_effect(self, reloads: dict[str, Replacement], commit: Commit) -> None:
+    def _commit(self, reloads: dict[str, Replacement], commit: Commit) -> None:
         for name in self._named("reload", "restart", "stay"):
             self._keepers[name].adopt(self._specs[name])
         for reload in reloads.values():
             reload.swap()
         removed = self._named("stop")
         self._removed = [self._keepers.pop(name) for name in removed]
-        self._keepers.update(self._new)
-        commit({name: keeper.slot for name, keeper in self._new.items()}, removed)
+        self._keepers.update(self._added)
+        commit({name: keeper.slot for name, keeper in self._added.items()}, removed)
         for keeper in self._removed:
             keeper.journal.events.record("removed", keeper.spec.namespace)
             keeper.stop(REMOVED)
-        for name, keeper in self._new.items():
+        for name, keeper in self._added.items():
             keeper.journal.events.record("added", name)
 
-    async def _take_back(self, reloads: dict[str, Replacement]) -> None:
-        for keeper in self._new.values():
+    async def _roll_back(self, reloads: dict[str, Replacement]) -> None:
+        for keeper in self._added.values():
             keeper.stop("the configuration was not applied")
         async with trio.open_nursery() as nursery:
-            for keeper in self._new.values():
+            for keeper in self._added.values():
                 nursery.start_soon(keeper.wait_stopped)
             for name, reload in reloads.items():
                 reason = self._failures.get(name, "the configuration was not applied")

@@ -342,7 +342,7 @@ class Generation:
     def _take_failure(self, group: BaseExceptionGroup[Any]) -> None:
         errors = _flat(group)
         if self.lifecycle.state in ENDING and self.failure is None:
-            # It was ending anyway: how its last connection went is nobody's trouble.
+            # It was ending anyway: an error of its last connection is no failure.
             log.debug("%s ended with %s", self.id, errors)
             return
         output = [line for error in errors for line in getattr(error, "output", ())]

@@ -26,7 +26,7 @@ from prism.contract.service import BackendPlugin
 from prism.streams.errors import LaunchError
 from prism.supervision.instance import InstanceSpec
 from prism.verification import VerifiedModule, Verifier, log_verdict
-from prism.verification.module import unload
+from prism.verification.module import anew
 from prism.verification.refusals import PluginRefused
 
 _added: list[str] = []
@@ -86,14 +86,9 @@ def import_afresh(verified: VerifiedModule) -> ModuleType:
     name = verified.name
     loaded = sys.modules.get(name)
     package = (getattr(loaded, "__package__", None) or name) if loaded is not None else name
-    old = unload(package)
     importlib.invalidate_caches()
-    try:
+    with anew(package):
         return verified.import_module()
-    except BaseException:
-        unload(package)
-        sys.modules.update(old)
-        raise
 
 
 # -- where modules are looked for ---------------------------------------------------------

@@ -49,7 +49,7 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 
 
 class PluginProcess:
-    """One process. Made by :func:`start`; ``run`` and ``end`` belong to its owner."""
+    """One process. Made by :func:`start`; its owner runs ``listen``, and calls ``end`` once."""
 
     def __init__(self, name: str, process: trio.Process, on_line: Callable[[str], None]) -> None:
         self.name = name
@@ -76,6 +76,7 @@ class PluginProcess:
                 async with output:
                     await self._log_lines(output)
         finally:
+            self._rate.report()
             self._silent.set()
 
     async def _log_lines(self, output: trio.abc.ReceiveStream) -> None:
@@ -91,7 +92,6 @@ class PluginProcess:
                 self._take(raw)
         if line:
             self._take(line)
-        self._rate.report()
 
     def _take(self, raw: bytearray) -> None:
         text = raw[:MAX_LINE].decode(errors="replace").rstrip("\r")

@@ -18,8 +18,8 @@ stand on:
 Everything here raises ``CallError``s that front ends know how to tell:
 ``UnknownNamespace`` 404, ``UnknownVersion`` 404, ``OperationInProgress`` 409,
 ``InvalidRequest`` 400, ``Draining`` 503. A reload that fails is not an exception: its
-receipt says ``rolled_back``, and why. Cancelling who waits for a reload does not
-cancel the reload.
+receipt says ``rolled_back``, and why. Cancelling the wait for a reload does not cancel the
+reload.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,11 +28,11 @@ from dataclasses import replace
 import trio
 
 from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
-from prism.supervision.apply import Application, Applied, Change, Commit, plan
+from prism.supervision.apply import Applied, Change, Commit, Transaction, plan
 from prism.supervision.canary import Canary
 from prism.supervision.events import EventFeed, Feed, Journal, LogLine
 from prism.supervision.instance import InstanceSpec
-from prism.supervision.keeper import Keeper, run_detached
+from prism.supervision.keeper import STOPPING, Keeper, run_detached
 from prism.supervision.replacement import Replacement
 from prism.supervision.slot import Slot
 from prism.supervision.status import NamespaceStatus, Receipt, status_of
@@ -47,7 +47,7 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._stopped = trio.Event()
-        self._application: Application | None = None
+        self._transaction: Transaction | None = None
         for spec in specs:
             self._keepers[spec.namespace] = self._make_keeper(spec)
 
@@ -60,22 +60,24 @@ class Supervisor:
         """Keep all plugins running until ``stop``.
 
         Started when every namespace has had its first attempt. One that failed
-        does not keep the others, or the proxy, from serving.
+        does not keep the others, or the proxy, from serving. Cancelling ends all plugins.
         """
-        async with trio.open_nursery() as self._nursery:
-            async with trio.open_nursery() as starting:
-                for keeper in self._keepers.values():
-                    starting.start_soon(self._nursery.start, keeper.run)
-            task_status.started()
-            await self._stop.wait()
-        self._nursery = None
-        self._stopped.set()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                async with trio.open_nursery() as starting:
+                    for keeper in self._keepers.values():
+                        starting.start_soon(self._nursery.start, keeper.run)
+                task_status.started()
+                await self._stop.wait()
+        finally:
+            self._nursery = None
+            self._stopped.set()
 
     def stop(self) -> None:
         """Shut all plugins down, side by side; ``run`` returns when they have ended."""
         self._stop.set()
-        if self._application is not None:
-            self._application.stop()
+        if self._transaction is not None:
+            self._transaction.stop()
         for keeper in self._keepers.values():
             keeper.stop()
 
@@ -130,7 +132,7 @@ class Supervisor:
         """Replace the instance: by another ``version``, or by the same one anew.
 
         ``canary`` tries the new one on a share of the calls first. Returns when the old
-        instance has ended, or the new one was given up.
+        instance has ended, or the change was rolled back.
 
         Raises:
             UnknownNamespace, UnknownVersion, OperationInProgress, Draining
@@ -140,9 +142,6 @@ class Supervisor:
         spec = keeper.spec
         if version is not None:
             spec = replace(spec, plugin=spec.at_version(version))
-        return await self._replace(keeper, spec, canary)
-
-    async def _replace(self, keeper: Keeper, spec: InstanceSpec, canary: Canary | None) -> Receipt:
         overlap = spec.may_overlap and keeper.spec.may_overlap
         if canary is not None and not overlap:
             raise InvalidRequest(
@@ -209,18 +208,18 @@ class Supervisor:
                 configuration is being applied.
             Draining: the proxy stops.
         """
-        if self._application is not None:
+        if self._transaction is not None:
             raise OperationInProgress("*", "configuration change")
         if self._nursery is None or self._stop.is_set():
-            raise Draining("the proxy is stopping")
-        application = Application(self._keepers, specs, self._make_keeper, self._nursery)
-        self._application = application
+            raise Draining(STOPPING)
+        transaction = Transaction(self._keepers, specs, self._make_keeper, self._nursery)
+        self._transaction = transaction
 
         def done() -> None:
-            self._application = None
+            self._transaction = None
 
         async def work() -> Applied:
-            applied = await application.run(commit)
+            applied = await transaction.run(commit)
             ended(applied)
             return applied
 

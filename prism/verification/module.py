@@ -13,7 +13,8 @@ import importlib
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -68,22 +69,34 @@ class VerifiedModule:
         if finder is not None and finder.tree.content == tree.content:
             return importlib.import_module(self.name)
         new = TreeFinder(package, tree)
-        before = unload(package)
         sys.meta_path.insert(0, new)
         try:
-            module = importlib.import_module(self.name)
+            with anew(package):
+                module = importlib.import_module(self.name)
         except BaseException:
             sys.meta_path.remove(new)
-            unload(package)
-            sys.modules.update(before)
             raise
         if finder is not None:
             sys.meta_path.remove(finder)
         return module
 
 
-def unload(package: str) -> dict[str, ModuleType]:
-    """Remove the package and all below it from ``sys.modules``; returns what was removed."""
+@contextmanager
+def anew(package: str) -> Iterator[None]:
+    """Within it the package, and all below it, is not imported yet.
+
+    Its old modules go on working for those that hold them. Whatever is raised puts them back.
+    """
+    before = _unload(package)
+    try:
+        yield
+    except BaseException:
+        _unload(package)
+        sys.modules.update(before)
+        raise
+
+
+def _unload(package: str) -> dict[str, ModuleType]:
     names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
     return {name: sys.modules.pop(name) for name in names}
 
