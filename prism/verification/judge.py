@@ -12,7 +12,7 @@ from prism.config.verification import public_bytes
 from prism.verification import signature
 from prism.verification.content import Content
 from prism.verification.refusals import Check, PluginRefused
-from prism.verification.signature import LibraryMissing, Statement, key_id
+from prism.verification.signature import Statement, key_id
 
 log = logging.getLogger("prism.verification")
 
@@ -145,11 +145,7 @@ class Judge:
     def _check_made_by(
         self, key: TrustedKey, statement: Statement, signed: bytes, place: str
     ) -> None:
-        try:
-            good = signature.is_signed_by(public_bytes(key.key), signed, statement.payload())
-        except LibraryMissing:
-            found = "signatures cannot be checked here"
-            raise self._refusal(Check.LIBRARY, place, found) from None
+        good = signature.is_signed_by(public_bytes(key.key), signed, statement.payload())
         if not good:
             found = f"it was not made by key {key.name} ({statement.key}), or was changed since"
             raise self._refusal(Check.SIGNATURE, place, found)

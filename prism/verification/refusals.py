@@ -148,11 +148,6 @@ class Check(Enum):
         "version {version}",
         "install the right file, or sign it with --version",
     )
-    LIBRARY = (
-        "signatures_unavailable",
-        "the cryptography library",
-        "install it: pip install 'prism-proxy[signatures]'",
-    )
 
 
 class PluginRefused(LaunchError):

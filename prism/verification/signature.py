@@ -20,13 +20,11 @@ There is one way to write a statement: what differs by a byte is no signature.
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prism.config.verification import PREFIX, is_weak
 from prism.contract import names
-from prism.contract.errors import PrismError
 from prism.verification.content import FILE, TREE, Digest
 
 HEADER = "prism plugin signature v1"
@@ -47,22 +45,6 @@ _SIGNATURE = re.compile(r"signature: ([A-Za-z0-9+/]{86}==)").fullmatch
 # -- keys -----------------------------------------------------------------------------
 
 
-class LibraryMissing(PrismError):
-    """``cryptography`` is not installed."""
-
-
-@contextmanager
-def needs_library() -> Iterator[None]:
-    """Within it ``cryptography`` is imported. Raises LibraryMissing."""
-    try:
-        yield
-    except ImportError:
-        raise LibraryMissing(
-            "signatures need the cryptography library; install it: "
-            "pip install 'prism-proxy[signatures]'"
-        ) from None
-
-
 def public_text(public: bytes) -> str:
     """A public key as the configuration has it."""
     return PREFIX + base64.b64encode(public).decode()
@@ -74,14 +56,10 @@ def key_id(public: bytes) -> str:
 
 
 def is_signed_by(public: bytes, signature: bytes, payload: bytes) -> bool:
-    """Did this key make this signature of this payload? No bytes make it fail.
+    """Did this key make this signature of this payload? No bytes make it fail."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    Raises:
-        LibraryMissing: it cannot be checked here.
-    """
-    with needs_library():
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     if is_weak(public):
         return False
     try:

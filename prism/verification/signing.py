@@ -10,7 +10,7 @@ from prism.contract import names
 from prism.contract.errors import PrismError
 from prism.verification import signature
 from prism.verification.content import content_of
-from prism.verification.signature import Statement, key_id, needs_library
+from prism.verification.signature import Statement, key_id
 from prism.verification.trust import Trust
 
 if TYPE_CHECKING:  # it is slow to import, and few processes sign
@@ -52,11 +52,10 @@ def generate_key(path: Path) -> PrivateKey:
 
     Raises:
         KeyFileError: it cannot be written; an existing file is never replaced.
-        LibraryMissing: no key can be made here.
     """
-    with needs_library():
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(
         serialization.Encoding.PEM,
@@ -81,11 +80,10 @@ def load_key(path: Path) -> PrivateKey:
 
     Raises:
         KeyFileError: it cannot be read, others could read it too, or it is no such key.
-        LibraryMissing: no key can be used here.
     """
-    with needs_library():
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -151,15 +151,3 @@ def test_what_the_catalogue_calls_it_the_signature_must(
         assert verify(keys, name="orders", version="v1.3").signer == "release"
     else:
         assert refused(keys, name="orders", version="v1.3").reason == reason
-
-
-def test_without_the_library_signatures_are_refused_and_nothing_else(
-    verify, refused, program, release, monkeypatch
-):
-    release.sign(program)
-    monkeypatch.setitem(__import__("sys").modules, "cryptography.exceptions", None)
-    verify()
-    verify(sha256=verify().content.digest.hexdigest)
-    error = refused({"trusted_keys": [release.trusted]})
-    assert error.reason == "signatures_unavailable"
-    assert "prism-proxy[signatures]" in error.way_out
