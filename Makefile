@@ -49,8 +49,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 generate: $(VENV)/.installed-dev
-	$(BIN)/python -m prism.config schema > schemas/config.schema.json
-	$(BIN)/python -m prism.config reference > docs/configuration.md
+	$(BIN)/python scripts/generate_config_docs.py
 	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/grpc/descriptors.binpb \
 		prism/plugin.proto grpc/health/v1/health.proto \
 		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto

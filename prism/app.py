@@ -17,8 +17,7 @@ import trio
 
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
-from prism.config.types import Config
-from prism.config.types import ServerTLS as ServerTLSConfig
+from prism.config.types import Config, ListenerTLS
 from prism.contract.errors import CallError, Draining, OperationInProgress
 from prism.control.instance_specs import instance_specs
 from prism.control.live_config import LiveConfig, Load
@@ -274,7 +273,7 @@ class Proxy:
                 raise ListenError(f"the given socket {address}", why, way_out)
 
 
-async def _server_tls(config: ServerTLSConfig | None) -> ServerTLS | None:
+async def _server_tls(config: ListenerTLS | None) -> ServerTLS | None:
     if config is None:
         return None
     client_ca = Path(config.client_ca) if config.client_ca else None

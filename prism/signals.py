@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from prism.app import Proxy, Ready
-from prism.config.file_watch import FileWatch
+from prism.config.sources import FileWatch
 from prism.config.types import Config
 from prism.contract.errors import PrismError
 from prism.control.live_config import Load

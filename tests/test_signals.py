@@ -4,7 +4,7 @@ import httpx
 import pytest
 import trio
 
-from prism.config.types import AdminConfig, Config, ListenConfig, NamespaceConfig, ServerTLS
+from prism.config.types import AdminConfig, Config, ListenConfig, ListenerTLS, NamespaceConfig
 from prism.signals import command, run_until_signalled
 from prism.streams.errors import ListenError, TLSFilesError
 
@@ -32,7 +32,7 @@ async def test_what_keeps_it_from_starting_is_raised_by_itself(kind):
         port = taken.socket.getsockname()[1]
         wrong = {
             ListenError: ListenConfig(port=port),
-            TLSFilesError: ListenConfig(port=0, tls=ServerTLS("none.pem", "none.key")),
+            TLSFilesError: ListenConfig(port=0, tls=ListenerTLS("none.pem", "none.key")),
         }
         with pytest.raises(kind):
             await run_until_signalled(config(listen=wrong[kind]))

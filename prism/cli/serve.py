@@ -105,7 +105,7 @@ def _run(
 ) -> bool:
     import trio
 
-    from prism.config.file_watch import FileWatch
+    from prism.config.sources import FileWatch
     from prism.observability.logs import setup_logging
     from prism.signals import run_until_signalled
 

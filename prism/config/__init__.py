@@ -2,26 +2,24 @@
 
 ``load_config`` reads a file; everything wrong with it is in one ``ConfigError``.
 ``resolve_plugin`` tells which plugin a namespace means, ``Credentials`` reads its secrets
-when an instance is made, ``redacted`` is what may be shown.
-``schema_json`` and ``reference_markdown`` are generated from the same types.
+when an instance is made, ``redacted`` is what may be shown. ``config_schema`` is generated
+from the same types as the messages.
 """
 
-from prism.config.catalogue import UnknownPlugin, resolve_plugin
-from prism.config.credentials import Credentials, read_secret, redacted, resolve_credentials
-from prism.config.loading import LoadedConfig, load_config, parse_config
-from prism.config.reference import reference_markdown
+from prism.config.catalogue import UnresolvedPlugin, resolve_plugin
+from prism.config.load import LoadedConfig, load_config, parse_config
 from prism.config.schema import config_schema, schema_json
+from prism.config.secrets import Credentials, read_secret, redacted, resolve_credentials
 
 __all__ = [
     "Credentials",
     "LoadedConfig",
-    "UnknownPlugin",
+    "UnresolvedPlugin",
     "config_schema",
     "load_config",
     "parse_config",
     "read_secret",
     "redacted",
-    "reference_markdown",
     "resolve_credentials",
     "resolve_plugin",
     "schema_json",

@@ -1,7 +1,8 @@
 """Which plugin a namespace means: inline, from the catalogue, or built in."""
 
+import importlib
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +15,8 @@ BUILT_IN = {
     )
 }
 """Plugins that come with Prism; a catalogue entry of the same name goes first."""
+PACKAGE = "prism_plugins."
+"""Where their modules are."""
 
 PLACEHOLDER = "{version}"
 """Stands for the version's name in the keys of a catalogue entry."""
@@ -33,12 +36,15 @@ VERSIONED = (
 _UNSET = Launch()
 
 
-class UnknownPlugin(LookupError):
-    """The catalogue has no such plugin; says what it has."""
+class UnresolvedPlugin(LookupError):
+    """The catalogue does not have the plugin; says what it has.
 
+    ``key`` is the key of ``plugin`` that is at fault.
+    """
 
-class UnknownVersion(UnknownPlugin):
-    """The catalogue has the plugin, but not in this version; says which versions it has."""
+    def __init__(self, message: str, key: Literal["name", "version"] = "name") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def resolve_plugin(
@@ -50,17 +56,17 @@ def resolve_plugin(
     and version stay readable on the result. An inline plugin is its own result.
 
     Raises:
-        UnknownPlugin: the catalogue has no such plugin, or (UnknownVersion) version.
+        UnresolvedPlugin: the catalogue has no such plugin, or not in this version.
     """
     plugin = namespace.plugin
     if plugin.type is not None:
         if version is not None:
-            raise UnknownVersion("the plugin is written inline, so it has no versions")
+            raise UnresolvedPlugin("the plugin is written inline, so it has no versions", "version")
         return plugin
     name = plugin.name or namespace.backend
     entry = next((e for e in config.plugins if e.name == name), None) or BUILT_IN.get(name)
     if entry is None:
-        raise UnknownPlugin(_no_such_plugin(name, config))
+        raise UnresolvedPlugin(_no_such_plugin(name, config))
     chosen = _choose_version(entry, version or plugin.version)
     return msgspec.structs.replace(
         plugin, name=name, version=chosen, type=entry.type, **launch_keys(entry, chosen)
@@ -76,10 +82,10 @@ def launch_keys(entry: CataloguePlugin, version: str | None) -> dict[str, Any]:
     if version is not None:
         launches.append(entry.versions[version])
     keys = {
-        field.name: getattr(launch, field.name)
+        name: getattr(launch, name)
         for launch in launches
-        for field in msgspec.structs.fields(Launch)
-        if launch is entry or getattr(launch, field.name) != getattr(_UNSET, field.name)
+        for name in Launch.__struct_fields__
+        if launch is entry or getattr(launch, name) != getattr(_UNSET, name)
     }
     if version is not None:
         for name in VERSIONED:
@@ -107,19 +113,21 @@ def _choose_version(entry: CataloguePlugin, version: str | None) -> str | None:
     versions = ", ".join(entry.versions)
     if not entry.versions:
         if version is not None:
-            raise UnknownVersion(
+            raise UnresolvedPlugin(
                 f'version "{version}" of plugin "{entry.name}" is not in the catalogue; '
-                "the plugin has no versions there"
+                "the plugin has no versions there",
+                "version",
             )
         return None
     if version is None and len(entry.versions) > 1:
-        raise UnknownPlugin(f'the plugin "{entry.name}" needs a version, one of: {versions}')
+        raise UnresolvedPlugin(f'the plugin "{entry.name}" needs a version, one of: {versions}')
     chosen = version or next(iter(entry.versions))
     if chosen not in entry.versions:
         verb = "is" if len(entry.versions) == 1 else "are"
-        raise UnknownVersion(
+        raise UnresolvedPlugin(
             f'version "{chosen}" of plugin "{entry.name}" is not in the catalogue; '
-            f"there {verb} {versions}"
+            f"there {verb} {versions}",
+            "version",
         )
     return chosen
 
@@ -133,3 +141,16 @@ def _no_such_plugin(name: str, config: Config) -> str:
         f'there is no plugin "{name}"{hint} '
         f"(the catalogue has: {catalogue}; built in: {', '.join(BUILT_IN)})"
     )
+
+
+def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:
+    """The type of the ``config:`` of a plugin that comes with Prism and runs inside it.
+
+    What the settings of others are, only they know, and they are not run to be asked.
+    """
+    module, _, name = (plugin.module or "").partition(":")
+    if not module.startswith(PACKAGE) or plugin.path is not None:
+        return None
+    kind = getattr(importlib.import_module(module), name, None)
+    config: type[msgspec.Struct] | None = getattr(kind, "Config", None)
+    return config

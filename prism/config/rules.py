@@ -1,181 +1,335 @@
-"""Rules that concern several keys, checked on whatever part of the file has sound types."""
+"""What types cannot say: rules that concern several keys, one function for each section.
+
+They see the part of the file whose types are right, and point at its places.
+"""
 
 import os.path
 from datetime import date
-from pathlib import Path as FilePath
-from typing import Any
 
 import msgspec
 
-from prism.config.admin_rules import NO_HOST, check_admin
-from prism.config.built_in import check_config, with_absolute_paths
-from prism.config.catalogue import BUILT_IN, UnknownPlugin, UnknownVersion, resolve_plugin
-from prism.config.nodes import Node, Path, find, to_plain
-from prism.config.paths import absolute_paths
-from prism.config.plugin_rules import check_catalogue_plugin, check_plugin
-from prism.config.report import Report
-from prism.config.types import Config, NamespaceConfig
-from prism.config.verification import is_weak, public_bytes
-from prism.streams.addresses import can_be_listened_on, is_loopback
+from prism.config.catalogue import (
+    BUILT_IN,
+    PLACEHOLDER,
+    UnresolvedPlugin,
+    config_type,
+    launch_keys,
+    needs_version,
+    resolve_plugin,
+)
+from prism.config.document import Place
+from prism.config.errors import clip
+from prism.config.fields import is_weak, public_bytes
+from prism.config.typecheck import check_types, fields_of, meta
+from prism.config.types import (
+    CataloguePlugin,
+    Config,
+    Launch,
+    NamespaceConfig,
+    NamespaceLimits,
+    PluginConfig,
+    PluginType,
+)
+from prism.streams.addresses import (
+    WebSocketURL,
+    can_be_listened_on,
+    check_socket_path,
+    is_loopback,
+    parse_endpoint,
+    unix_path,
+)
+
+START_KEYS = {
+    "in_process": ("module", "library"),
+    "sidecar": ("command", "socket"),
+    "remote": ("endpoint",),
+    "grpc": ("endpoint",),
+    "websocket": ("endpoint",),
+}
+"""The keys of which an inline plugin of a type has exactly one."""
+
+_NO_HOST = 'expected an IP address or "localhost"'
 
 
-def check_rules(root: Node, report: Report, directory: FilePath) -> Config | None:
-    """Report what is wrong beyond types; the ``Config`` if nothing is wrong at all."""
-    config, namespaces, plugins = _sound_part(root, report)
-    config = absolute_paths(config, directory)
-    _check_listeners(config, root, report)
-    _check_unique_names(root, report)
-    _check_trusted_keys(config, root, report)
-    for index, entry in zip(plugins, config.plugins, strict=True):
-        check_catalogue_plugin(entry, root, ("plugins", index), report)
-    sockets: dict[str, Path] = {}
-    for index, namespace in zip(namespaces, config.namespaces, strict=True):
-        path = ("namespaces", index)
-        check_plugin(namespace.plugin, root, (*path, "plugin"), report)
-        _check_namespace(namespace, root, path, report)
-        _check_socket_unique(namespace, sockets, root, path, report)
-        _check_resolves(config, namespace, root, path, report)
-    if not config.namespaces and report.sound(()):
-        report.warning(root, (), "there are no namespaces, so clients can reach nothing")
-    return None if report.errors else with_absolute_paths(config, directory)
+def check_rules(config: Config, at: Place) -> None:
+    """Report what is wrong with ``config``, the sound part of the file."""
+    plugins = [place for place in at["plugins"].items() if place.is_sound]
+    namespaces = [place for place in at["namespaces"].items() if place.is_sound]
+    _check_listen(config, at)
+    if config.admin.enabled:
+        _check_admin(config, at)
+    _check_verification(config, at["verification"])
+    _check_unique(at["namespaces"], "name")
+    _check_unique(at["plugins"], "name")
+    for place, entry in zip(plugins, config.plugins, strict=True):
+        _check_catalogue_plugin(entry, place)
+    sockets: dict[str, Place] = {}
+    for place, namespace in zip(namespaces, config.namespaces, strict=True):
+        _check_plugin(namespace.plugin, place["plugin"])
+        _check_limits(namespace.limits, namespace.plugin, place["limits"])
+        _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
+        if at["plugins"].is_sound and place["plugin"].is_sound:
+            _check_resolves(config, namespace, place)
+    if not config.namespaces and at.is_sound:
+        at.warning("there are no namespaces, so clients can reach nothing")
 
 
-def _sound_part(root: Node, report: Report) -> tuple[Config, list[int], list[int]]:
-    """What can be converted, and where its namespaces and catalogue entries stand in the file."""
-    plain: dict[str, Any] = to_plain(root) if isinstance(root.value, dict) else {}
-    kept = {key: value for key, value in plain.items() if report.sound((key,))}
-    for block in ("listen", "admin"):
-        keys = plain.get(block)
-        if isinstance(keys, dict):
-            kept[block] = {key: keys[key] for key in keys if report.sound((block, key))}
-    indices: dict[str, list[int]] = {"namespaces": [], "plugins": []}
-    for block, sound in indices.items():
-        items = plain.get(block)
-        if isinstance(items, list):
-            sound += [index for index in range(len(items)) if report.sound((block, index))]
-            kept[block] = [items[index] for index in sound]
-    config = msgspec.convert(kept, Config)
-    return config, indices["namespaces"], indices["plugins"]
+def _check_unique(items: Place, key: str) -> None:
+    """That no two items, sound or not, have the same text under ``key``."""
+    first: dict[str, Place] = {}
+    for item in items.items():
+        place = item[key]
+        text = place.node.value
+        if not isinstance(text, str) or not place.is_written:
+            continue
+        if text in first:
+            place.error(f'the {key} "{clip(text)}" is taken by line {first[text].line}')
+        first.setdefault(text, place)
 
 
-def _check_listeners(config: Config, root: Node, report: Report) -> None:
-    listen, admin = config.listen, config.admin
-    path: Path = ("listen", "address")
-    node = find(root, path)
-    if not can_be_listened_on(listen.address):
-        report.error(node, path, NO_HOST)
-    elif not is_loopback(listen.address) and not config.insecure and report.sound(("insecure",)):
-        message = (
-            f"{listen.address} can be reached from other machines, and clients are not "
+# -- listeners ----------------------------------------------------------------
+
+
+def _check_listen(config: Config, at: Place) -> None:
+    address = config.listen.address
+    place = at["listen"]["address"]
+    if not can_be_listened_on(address):
+        place.error(_NO_HOST)
+    elif not is_loopback(address) and not config.insecure and at["insecure"].is_sound:
+        place.error(
+            f"{address} can be reached from other machines, and clients are not "
             'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level'
         )
-        report.error(node, path, message)
-    if not admin.enabled:
-        return
-    check_admin(config, root, report)
+
+
+def _check_admin(config: Config, at: Place) -> None:
+    """The admin port is never open to other machines without a token."""
+    admin, listen = config.admin, config.listen
+    here = at["admin"]
+    socket = unix_path(admin.address)
+    if socket is not None:
+        if socket.startswith("/"):
+            _check_socket_path(socket, here["address"])
+        else:
+            here["address"].error('after "unix:" an absolute path is expected')
+        if admin.tls is not None:
+            here["tls"].error("a Unix socket is not served with TLS")
+    elif not can_be_listened_on(admin.address):
+        here["address"].error(f"{_NO_HOST}, or unix: and an absolute path")
+    elif not is_loopback(admin.address):
+        reach = f"{admin.address} can be reached from other machines"
+        if admin.token_file is None and here["token_file"].is_sound:
+            here["address"].error(
+                f"{reach}, so operators need a token; set token_file, or use 127.0.0.1"
+            )
+        elif admin.tls is None and not config.insecure and here["tls"].is_sound:
+            here["address"].error(
+                f"{reach}, and the token would pass in plain text; set tls, or accept it with "
+                '"insecure: true" at the top level'
+            )
+        if admin.without_token in ("read", "change"):
+            here["without_token"].error(f'{reach}: only "probe" may be open without the token')
     if listen.port == admin.port != 0 and listen.address == admin.address:
-        path = ("admin", "port")
-        report.error(find(root, path), path, f"port {admin.port} is already that of `listen`")
+        here["port"].error(f"port {admin.port} is already that of `listen`")
 
 
-def _check_unique_names(root: Node, report: Report) -> None:
-    for block in ("namespaces", "plugins"):
-        items = find(root, (block,)).value
-        first: dict[str, Node] = {}
-        for index in range(len(items) if isinstance(items, list) else 0):
-            path = (block, index, "name")
-            node = find(root, path)
-            if not isinstance(node.value, str):
-                continue
-            earlier = first.setdefault(node.value, node)
-            if earlier is not node:
-                message = f'the name "{node.value}" is taken by line {earlier.line}'
-                report.error(node, path, message)
+def _check_socket_path(path: str, at: Place) -> None:
+    try:
+        check_socket_path(path)
+    except ValueError as error:
+        at.error(str(error))
 
 
-def _check_trusted_keys(config: Config, root: Node, report: Report) -> None:
-    """Days exist, and keys and their names are given once."""
-    first: dict[str, Node] = {}
-    for index, key in enumerate(config.verification.trusted_keys):
-        path: Path = ("verification", "trusted_keys", index)
-        for field, text in (("name", key.name), ("key", key.key)):
-            node = find(root, (*path, field))
-            earlier = first.setdefault(text, node)
-            if earlier is not node:
-                message = f"the {field} is taken by line {earlier.line}"
-                report.error(node, (*path, field), message)
+# -- verification -------------------------------------------------------------
+
+
+def _check_verification(config: Config, at: Place) -> None:
+    """Days exist, keys can sign, and keys and their names are given once."""
+    verification, keys = config.verification, at["trusted_keys"]
+    _check_unique(keys, "name")
+    _check_unique(keys, "key")
+    # Where the section is not sound, there are places, and no keys.
+    for place, key in zip(keys.items(), verification.trusted_keys, strict=False):
         if is_weak(public_bytes(key.key)):
-            message = "no private key belongs to this, and anybody could sign for it"
-            report.error(find(root, (*path, "key")), (*path, "key"), message)
+            place["key"].error("no private key belongs to this, and anybody could sign for it")
         try:
             date.fromisoformat(key.expires or "2000-01-01")
         except ValueError:
-            where = (*path, "expires")
-            report.error(find(root, where), where, f"there is no day {key.expires}")
-    policy = config.verification.policy
-    if policy == "require" and not config.verification.trusted_keys:
-        where = ("verification", "policy")
-        message = '"require" needs "trusted_keys" beside it; without one no plugin could start'
-        report.error(find(root, where), where, message)
+            place["expires"].error(f"there is no day {key.expires}")
+    if verification.policy == "require" and not verification.trusted_keys:
+        at["policy"].error(
+            '"require" needs "trusted_keys" beside it; without one no plugin could start'
+        )
 
 
-def _check_namespace(namespace: NamespaceConfig, root: Node, path: Path, report: Report) -> None:
-    limits = namespace.limits
+# -- plugins: in the catalogue, and inline ------------------------------------
+
+
+def _check_catalogue_plugin(entry: CataloguePlugin, at: Place) -> None:
+    """An entry of ``plugins``, and each of its versions."""
+    common = at.written_keys()
+    starts = [key for key in START_KEYS[entry.type] if key != "socket"]
+    names = " or ".join(f'"{key}"' for key in starts)
+    _check_keys(entry.type, at, common, CataloguePlugin, is_whole=not entry.versions)
+    if not entry.versions:
+        _check_placeholder(entry, at, '"versions"')
+    for version in entry.versions or (None,):
+        place = at if version is None else at["versions"][version]
+        written = common | place.written_keys()
+        if version is not None:
+            _check_keys(entry.type, place, written, Launch)
+        if place.is_sound and not any(key in written for key in starts):
+            place.error(f"type {entry.type} needs {names}")
+        if place.is_sound:
+            _check_launch(Launch(**launch_keys(entry, version)), entry.type, place, at)
+
+
+def _check_plugin(plugin: PluginConfig, at: Place) -> None:
+    """A namespace's ``plugin``."""
+    written = at.written_keys()
+    if plugin.type is None:
+        _check_reference(at, written)
+        return
+    for key in ("name", "version"):
+        if key in written:
+            at[key].error(f'"{key}" refers to the catalogue and cannot stand beside "type"')
+    _check_keys(plugin.type, at, written, PluginConfig)
+    if at.is_sound and written.isdisjoint(START_KEYS[plugin.type]):
+        names = " or ".join(f'"{key}"' for key in START_KEYS[plugin.type])
+        at.error(f"type {plugin.type} needs {names}")
+    if plugin.mode == "0660" and plugin.group is None:
+        at["mode"].error('mode "0660" needs a "group"')
+    if plugin.dial and (plugin.group or plugin.mode):
+        at["dial"].error(
+            "with dial: true the plugin makes the socket, so group and mode are its own"
+        )
+    if plugin.socket is not None:
+        _check_socket_path(plugin.socket, at["socket"])
+    _check_placeholder(plugin, at, "a version: only catalogue plugins have")
+    _check_launch(plugin, plugin.type, at, at)
+
+
+def _check_reference(at: Place, written: set[str]) -> None:
+    """A plugin named from the catalogue: how it starts is the catalogue's business."""
+    for key in sorted(written):
+        types = meta(fields_of(PluginConfig)[key].type, "types")
+        if types and "name" in written:
+            at[key].error(f'"{key}" cannot stand beside "name"; it belongs into the catalogue')
+        elif types:
+            at[key].error(f'"{key}" needs "type: {types[0]}" beside it')
+
+
+def _check_keys(
+    plugin_type: PluginType,
+    at: Place,
+    written: set[str],
+    block: type[msgspec.Struct],
+    *,
+    is_whole: bool = True,
+) -> None:
+    """Keys of other types, keys without their companion, two ways to start.
+
+    ``written``: the keys here and in the entry that a version belongs to. An entry with
+    versions is not whole: they may bring the companions.
+    """
+    fields = fields_of(block)
+    for key in sorted(at.written_keys() & fields.keys()):
+        types, needs = meta(fields[key].type, "types"), meta(fields[key].type, "needs")
+        if types and plugin_type not in types:
+            at[key].error(f'"{key}" belongs to type {" or ".join(types)}, not {plugin_type}')
+        elif is_whole and needs and written.isdisjoint(needs):
+            names = " or ".join(f'"{name}"' for name in needs)
+            at[key].error(f'"{key}" means nothing without {names}')
+    starts = [key for key in START_KEYS[plugin_type] if key in written]
+    if is_whole and len(starts) > 1:
+        at[starts[1]].error(f'either "{starts[0]}" or "{starts[1]}", not both')
+
+
+def _check_placeholder(launch: Launch, at: Place, needs: str) -> None:
+    key = needs_version(launch)
+    if key is not None:
+        at[key].error(f"{PLACEHOLDER} means nothing without {needs}")
+
+
+def _check_launch(launch: Launch, plugin_type: PluginType, at: Place, entry: Place) -> None:
+    """That the command can be split and the endpoint used.
+
+    ``entry`` is where the keys are that are not written ``at`` the version.
+    """
+
+    def place(key: str) -> Place:
+        return at[key] if at[key].is_written or not entry[key].is_written else entry[key]
+
+    try:
+        if launch.command is not None and not "".join(launch.argv[:1]):
+            place("command").error("the command names no program")
+    except ValueError as error:
+        place("command").error(f"the command cannot be split into words: {error}".lower())
+    tls = launch.tls
+    if tls is not None and (tls.cert is None) != (tls.key is None):
+        place("tls").error('"cert" and "key" go together')
+    if launch.endpoint is None:
+        return
+    is_secure = tls is not None and tls.enabled
+    try:
+        if plugin_type == "websocket" and "://" in launch.endpoint:
+            is_secure, host, _, _ = WebSocketURL.parse(launch.endpoint)
+        else:
+            host, _ = parse_endpoint(launch.endpoint)
+    except ValueError as error:
+        place("endpoint").error(str(error))
+        return
+    if is_secure:
+        return
+    if not is_loopback(host):
+        place("endpoint").error(
+            f"{host} is not this machine: add a `tls` block (plain text only to loopback)"
+        )
+    elif not launch.insecure:
+        place("endpoint").error('plain text needs "insecure: true", or add a `tls` block')
+
+
+# -- namespaces ---------------------------------------------------------------
+
+
+def _check_limits(limits: NamespaceLimits, plugin: PluginConfig, at: Place) -> None:
     if limits.timeout_seconds > limits.max_timeout_seconds:
-        where = (*path, "limits", "timeout_seconds")
-        message = (
+        at["timeout_seconds"].error(
             f"{limits.timeout_seconds:g} seconds is more than max_timeout_seconds, "
             f"which is {limits.max_timeout_seconds:g}"
         )
-        report.error(find(root, where), where, message)
-    frame = namespace.plugin.max_frame_bytes
-    if limits.max_payload_bytes > frame:
-        where = (*path, "limits", "max_payload_bytes")
-        message = (
+    if limits.max_payload_bytes > plugin.max_frame_bytes:
+        at["max_payload_bytes"].error(
             f"{limits.max_payload_bytes} bytes do not fit into a frame; "
-            f"the plugin's max_frame_bytes is {frame}"
+            f"the plugin's max_frame_bytes is {plugin.max_frame_bytes}"
         )
-        report.error(find(root, where), where, message)
 
 
-def _check_socket_unique(
-    namespace: NamespaceConfig, sockets: dict[str, Path], root: Node, path: Path, report: Report
-) -> None:
-    if namespace.plugin.socket is None:
+def _check_socket_is_own(plugin: PluginConfig, at: Place, sockets: dict[str, Place]) -> None:
+    if plugin.socket is None:
         return
-    where = (*path, "plugin", "socket")
-    node = find(root, where)
-    earlier = sockets.setdefault(os.path.normpath(namespace.plugin.socket), where)
-    if earlier != where:
-        line = find(root, earlier).line
-        message = f"the socket is taken by line {line}; each namespace needs its own"
-        report.error(node, where, message)
+    earlier = sockets.setdefault(os.path.normpath(plugin.socket), at)
+    if earlier is not at:
+        at.error(f"the socket is taken by line {earlier.line}; each namespace needs its own")
 
 
-def _check_resolves(
-    config: Config, namespace: NamespaceConfig, root: Node, path: Path, report: Report
-) -> None:
-    """The plugin's name and version exist, and its config fits, as far as it is known.
-
-    Not asked where the answer may be hidden by errors.
-    """
-    name = namespace.plugin.name or namespace.backend
-    if not report.sound(("plugins",)) or not report.sound((*path, "plugin")):
-        return
+def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> None:
+    """The plugin's name and version exist, and its config fits, as far as it is known."""
+    name, version = namespace.plugin.name, namespace.plugin.version
     try:
         plugin = resolve_plugin(config, namespace)
-        if plugin.unsupported is not None:
-            where: Path = (*path, "plugin")
-            report.warning(find(root, where), where, f"it cannot start: {plugin.unsupported}")
-        if namespace.config:
-            check_config(plugin, root, (*path, "config"), report)
-    except UnknownPlugin as error:
-        if isinstance(error, UnknownVersion) and namespace.plugin.version is not None:
-            where = (*path, "plugin", "version")
-        elif namespace.plugin.name is not None:
-            where = (*path, "plugin", "name")
+    except UnresolvedPlugin as error:
+        if error.key == "version" and version is not None:
+            at["plugin"]["version"].error(str(error))
+        elif name is not None:
+            at["plugin"]["name"].error(str(error))
         else:
-            where = (*path, "backend")
-        named = namespace.plugin.name or name in BUILT_IN or isinstance(error, UnknownVersion)
-        hint = "" if named else "; or describe it in `plugin:`"
-        report.error(find(root, where), where, f"{error}{hint}")
+            is_known = error.key == "version" or namespace.backend in BUILT_IN
+            hint = "" if is_known else "; or describe it in `plugin:`"
+            at["backend"].error(f"{error}{hint}")
+        return
+    if plugin.unsupported is not None:
+        at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
+    kind = config_type(plugin)
+    if kind is not None and namespace.config and at["config"].is_sound:
+        check_types(at["config"], kind)

@@ -1,209 +1,249 @@
-"""Check a tree of nodes against a Struct, and report everything that does not fit.
+"""What in a file does not fit the types, in words: what is accepted, what was found, what to do.
 
-msgspec stops at the first error and knows no lines. This walks the same types
-(``msgspec.inspect``) and accepts exactly what ``msgspec.convert`` accepts; a
-property test holds the two together. Only the types that ``prism.config.types``
-uses are known; another one is a TypeError, in every test.
+Whether a value fits, msgspec decides; but it stops at the first fault and knows no lines. This
+walks the file beside the types' annotations, asks msgspec about each value that is no block,
+list or mapping, and tells every fault in its place.
 """
 
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
-from prism.config.nodes import Entry, Node, Path, Unreadable, clip
-from prism.config.report import Report
-from prism.config.wording import advice, expected, found
+from prism.config.document import Entry, Node, Place, Unreadable
+from prism.config.errors import clip
 
 SHORT_LIST = 12
 """Up to so many accepted keys are listed even beside a suggestion."""
 
+Annotation: TypeAlias = Any
+"""A type as it is written: ``Annotated[str, Meta(…)] | None``."""
+
+
+class Alternative(NamedTuple):
+    """One of the types of an annotation, and what is said of it, from the inside out."""
+
+    kind: Any
+    metas: tuple[Meta, ...]
+
+    @property
+    def block(self) -> type[Struct] | None:
+        """The block that this type is, if it is one."""
+        is_block = isinstance(self.kind, type) and issubclass(self.kind, Struct)
+        return self.kind if is_block else None
+
+    def meta(self, name: str) -> Any:
+        """A constraint, or a key of ``extra`` (see ``prism.config.fields``); ``None`` without."""
+        said = ((meta.extra or {}).get(name) or getattr(meta, name, None) for meta in self.metas)
+        return next((value for value in said if value is not None), None)
+
+
+def alternatives(annotation: Annotation, metas: tuple[Meta, ...] = ()) -> tuple[Alternative, ...]:
+    """The members of a union, or the one type that is none."""
+    origin: Any = get_origin(annotation)
+    inner = get_args(annotation)
+    if origin is Annotated:
+        return alternatives(inner[0], (*inner[1:], *metas))
+    if origin in (Union, UnionType):
+        return tuple(one for member in inner for one in alternatives(member, metas))
+    return (Alternative(annotation, metas),)
+
 
 @cache
-def type_of(struct: type[msgspec.Struct]) -> inspect.Type:
-    """``msgspec.inspect.type_info``, kept."""
-    return inspect.type_info(struct)
+def fields_of(block: type[Struct]) -> dict[str, FieldInfo]:
+    """The keys of a block, with their annotations."""
+    return {field.encode_name: field for field in msgspec.structs.fields(block)}
 
 
-def check_types(root: Node, struct: type[msgspec.Struct], report: Report) -> None:
-    """Report every place where ``root`` does not fit ``struct``."""
-    check_types_at(root, struct, (), report)
+def meta(annotation: Annotation, name: str) -> Any:
+    """What is said under ``name`` anywhere in the annotation."""
+    return next((m for one in alternatives(annotation) if (m := one.meta(name))), None)
 
 
-def check_types_at(node: Node, struct: type[msgspec.Struct], path: Path, report: Report) -> None:
-    """The same for a part of the file: ``node`` stands at ``path``."""
-    _Check(report).check(node, type_of(struct), path, private=False)
+# -- the walk -----------------------------------------------------------------
 
 
-class _Check:
-    def __init__(self, report: Report) -> None:
-        self.report = report
+def check_types(at: Place, annotation: Annotation, *, hidden: bool = False) -> None:
+    """Report every place, at or below ``at``, that does not fit.
 
-    def check(self, node: Node, kind: inspect.Type, path: Path, *, private: bool) -> None:
-        """Report what is wrong with ``node``; with ``private``, without showing values."""
-        if isinstance(kind, inspect.Metadata):
-            private = private or bool((kind.extra or {}).get("private"))
-            self._check_form(node, kind, path, private)
-        elif isinstance(node.value, Unreadable):
-            self.report.error(node, path, node.value.reason)
-        elif isinstance(kind, inspect.UnionType):
-            self._check_union(node, kind, path, private)
-        elif isinstance(kind, inspect.AnyType):
-            self._check_any(node, path)
-        elif not _same_kind(node, kind):
-            self._mismatch(node, kind, path, private)
-        elif isinstance(kind, inspect.StructType):
-            assert isinstance(node.value, dict)  # noqa: S101 - _same_kind says so
-            self._check_struct(node, node.value, kind, path, private)
-        elif isinstance(kind, inspect.DictType):
-            assert isinstance(node.value, dict)  # noqa: S101
-            for name, entry in node.value.items():
-                self.check(entry.key, kind.key_type, (*path, name), private=False)
-                self.check(entry.value, kind.value_type, (*path, name), private=private)
-        elif isinstance(kind, inspect.ListType):
-            assert isinstance(node.value, list)  # noqa: S101
-            if kind.min_length and len(node.value) < kind.min_length:
-                self.report.error(node, path, "the list is empty")
-            for index, item in enumerate(node.value):
-                self.check(item, kind.item_type, (*path, index), private=private)
-        elif not _fits(node.value, kind):
-            self._mismatch(node, kind, path, private)
-
-    def _check_form(self, node: Node, kind: inspect.Metadata, path: Path, private: bool) -> None:
-        """A type with words for its pattern, or one without."""
-        form = (kind.extra or {}).get("form")
-        if form is None or not isinstance(node.value, str) or _fits(node.value, kind.type):
-            self.check(node, kind.type, path, private=private)
-        else:
-            self.report.error(node, path, f"expected {form}, found {found(node, private)}")
-
-    def _check_union(self, node: Node, kind: inspect.UnionType, path: Path, private: bool) -> None:
-        for member in kind.types:
-            if _same_kind(node, member):
-                self.check(node, member, path, private=private)
-                return
-        self._mismatch(node, kind, path, private)
-
-    def _check_struct(
-        self,
-        node: Node,
-        entries: dict[str, Entry],
-        kind: inspect.StructType,
-        path: Path,
-        private: bool,
-    ) -> None:
-        fields = {field.encode_name: field for field in kind.fields}
-        missing = [name for name, f in fields.items() if f.required and name not in entries]
-        for name, entry in entries.items():
-            if name in fields:
-                self.check(entry.value, fields[name].type, (*path, name), private=private)
-            else:
-                self.report.error(entry.key, (*path, name), unknown_key(name, kind))
-        for name in missing:
-            self.report.error(node, path, f'the required key "{name}" is missing')
-
-    def _check_any(self, node: Node, path: Path) -> None:
-        """Anything that JSON can carry; the words that YAML turns into booleans draw a warning."""
-        value = node.value
-        if isinstance(value, Unreadable):
-            self.report.error(node, path, value.reason)
-        elif isinstance(value, dict):
+    With ``hidden``, no message shows a value: it may be secret. Words that YAML turns into
+    booleans draw a warning where anything is accepted.
+    """
+    value = at.node.value
+    if isinstance(value, Unreadable):
+        at.error(value.reason)
+        return
+    accepted = alternatives(annotation)
+    hidden = hidden or any(one.meta("private") for one in accepted)
+    for one in accepted:
+        inner = get_args(one.kind)
+        if one.kind is Any:
+            _warn_of_word(at)
+            for below in at.below():
+                check_types(below, Any, hidden=hidden)
+            return
+        if isinstance(value, dict) and one.block is not None:
+            _check_block(at, value, one.block, hidden=hidden)
+            return
+        if isinstance(value, dict) and get_origin(one.kind) is dict:
             for name, entry in value.items():
-                self._check_any(entry.value, (*path, name))
-        elif isinstance(value, list):
-            for index, item in enumerate(value):
-                self._check_any(item, (*path, index))
-        elif isinstance(value, bool) and node.written.lower() in ("yes", "no", "on", "off"):
-            meaning = "true" if value else "false"
-            self.report.warning(
-                node,
-                path,
-                f"YAML reads {node.written} as {meaning}; write {meaning}, "
-                f'or put it in quotes if you mean the word: "{node.written}"',
-            )
-
-    def _mismatch(self, node: Node, kind: inspect.Type, path: Path, private: bool) -> None:
-        # Text where a block belongs is often "key:value" without its space: show no values.
-        private = private or expected(kind) in ("a mapping", "a list")
-        message = f"expected {expected(kind)}, found {found(node, private)}"
-        self.report.error(node, path, message + advice(node, kind, private))
+                check_types(Place(at.report, entry.key, (*at.path, name)), inner[0])
+                check_types(at[name], inner[1], hidden=hidden)
+            return
+        if isinstance(value, list) and get_origin(one.kind) is list:
+            if not value and not _fits([], annotation):
+                at.error("the list is empty")
+            for item in at.items():
+                check_types(item, inner[0], hidden=hidden)
+            return
+    if isinstance(value, list | dict) or not _fits(value, annotation):
+        at.error(_mismatch(at.node, annotation, hidden=hidden))
 
 
-def unknown_key(name: str, kind: inspect.StructType) -> str:
-    """The message for a key that the block does not have."""
-    names = [field.encode_name for field in kind.fields]
-    close = suggest(name, names)
+def _check_block(
+    at: Place, entries: dict[str, Entry], block: type[Struct], *, hidden: bool
+) -> None:
+    fields = fields_of(block)
+    for name, entry in entries.items():
+        if name in fields:
+            check_types(at[name], fields[name].type, hidden=hidden)
+        else:
+            at.report.error(entry.key.mark, (*at.path, name), _unknown_key(name, block))
+    for name, field in fields.items():
+        if field.required and name not in entries:
+            at.error(f'the required key "{name}" is missing')
+
+
+def _warn_of_word(at: Place) -> None:
+    value, written = at.node.value, at.node.written
+    if isinstance(value, bool) and written.lower() in ("yes", "no", "on", "off"):
+        meaning = "true" if value else "false"
+        at.warning(
+            f"YAML reads {written} as {meaning}; write {meaning}, "
+            f'or put it in quotes if you mean the word: "{written}"'
+        )
+
+
+def _fits(value: Any, annotation: Annotation, *, strict: bool = True) -> bool:
+    """Whether msgspec takes the value; without ``strict``, also numbers and booleans as text."""
+    try:
+        msgspec.convert(value, annotation, strict=strict)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+# -- the words ----------------------------------------------------------------
+
+_ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_FOUND: dict[type, str] = {
+    type(None): "nothing (null)",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def expected(annotation: Annotation, *, with_form: bool = True) -> str:
+    """What is accepted, in words; ``with_form``: and in which form, where text has one."""
+    words = [
+        (with_form and one.meta("form")) or _words(one)
+        for one in alternatives(annotation)
+        if one.kind is not type(None)
+    ]
+    return " or ".join(dict.fromkeys(words))
+
+
+def _words(one: Alternative) -> str:
+    origin = get_origin(one.kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(one.kind)))
+    if one.block is not None or origin in (list, dict):
+        return "a list" if origin is list else "a mapping"
+    words = _ACCEPTED.get(one.kind, "any value")
+    if one.kind is str:
+        return words + (" that is not empty" if one.meta("min_length") else "")
+    above, least, most = one.meta("gt"), one.meta("ge"), one.meta("le")
+    words += f" above {above:g}" if above is not None else ""
+    words += f" from {least}" if least is not None else ""
+    if most is not None:
+        words += f" to {most}" if least is not None else f", at most {most:g}"
+    return words
+
+
+def _mismatch(node: Node, annotation: Annotation, *, hidden: bool) -> str:
+    """What is wrong with a value, and what to do about it."""
+    value, written = node.value, node.written
+    accepted = [one for one in alternatives(annotation) if one.kind is not type(None)]
+    kinds = {get_origin(one.kind) or (dict if one.block else one.kind) for one in accepted}
+    # Text where a block belongs is often "key:value" without its space.
+    hidden = hidden or kinds <= {list, dict}
+    is_text_unquoted = isinstance(value, bool | int | float) and _fits(written, annotation)
+    advice = ""
+    if value is None:
+        advice = "; remove the key, or give it a value"
+    elif is_text_unquoted:
+        advice = "; put it in quotes" + ("" if hidden else f': "{clip(written)}"')
+    elif Literal in kinds and not isinstance(value, bool) and not hidden:
+        choices = [
+            word
+            for one in accepted
+            if get_origin(one.kind) is Literal
+            for word in get_args(one.kind)
+        ]
+        close = get_close_matches((written or str(value))[:64].lower(), choices, 1)
+        advice = f'; did you mean "{close[0]}"?' if close else ""
+    elif isinstance(value, str) and not written and _is_quoted(value, annotation, kinds):
+        advice = "; remove the quotes"
+    elif kinds == {list}:
+        advice = '; begin each item with "- "'
+    accepts = expected(annotation, with_form=not is_text_unquoted)
+    return f"expected {accepts}, found {_found(node, hidden=hidden)}{advice}"
+
+
+def _is_quoted(text: str, annotation: Annotation, kinds: set[Any]) -> bool:
+    """Whether it would fit without its quotes."""
+    if bool in kinds:
+        return text in ("true", "false")
+    return _fits(text, annotation, strict=False)
+
+
+def _found(node: Node, *, hidden: bool) -> str:
+    """A value as it is shown: cut short, and only its kind where it is hidden."""
+    value, written = node.value, node.written
+    if hidden or value is None or isinstance(value, list | dict):
+        return _FOUND[type(value)]
+    if isinstance(value, bool):
+        meaning = "true" if value else "false"
+        return meaning if written.lower() in ("", meaning) else f"{meaning} (written {written})"
+    if isinstance(value, str):
+        return f'the text "{clip(value)}"'
+    return f"the number {clip(written or str(value))}"
+
+
+def _unknown_key(name: str, block: type[Struct]) -> str:
+    fields = fields_of(block)
+    accepted = f"(accepted: {', '.join(fields)})"
+    close = suggest(name, fields)
     if close:
-        accepted = f" (accepted: {', '.join(names)})" if len(names) <= SHORT_LIST else ""
-        return f'unknown key; did you mean "{close}"?{accepted}'
-    for field in kind.fields:
-        inner = _struct_in(field.type)
-        if inner is not None and any(f.encode_name == name for f in inner.fields):
-            return f'unknown key; "{clip(name)}" belongs inside "{field.encode_name}"'
-    return f"unknown key (accepted: {', '.join(names)})"
+        meant = f'unknown key; did you mean "{close}"?'
+        return f"{meant} {accepted}" if len(fields) <= SHORT_LIST else meant
+    for outer, field in fields.items():
+        blocks = [one.block for one in alternatives(field.type) if one.block is not None]
+        if any(name in fields_of(inner) for inner in blocks):
+            return f'unknown key; "{clip(name)}" belongs inside "{outer}"'
+    return f"unknown key {accepted}"
 
 
 def suggest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that ``word`` is probably a misspelling of."""
     matches = get_close_matches(word[:64].lower().replace("-", "_"), list(choices), 1, 0.7)
     return matches[0] if matches else None
-
-
-def _struct_in(kind: inspect.Type) -> inspect.StructType | None:
-    match kind:
-        case inspect.Metadata(type=inner):
-            return _struct_in(inner)
-        case inspect.UnionType(types=members):
-            return next((s for s in map(_struct_in, members) if s is not None), None)
-        case inspect.StructType():
-            return kind
-        case _:
-            return None
-
-
-def _same_kind(node: Node, kind: inspect.Type) -> bool:
-    """Whether the value is of the type's JSON kind, constraints aside."""
-    value = node.value
-    match kind:
-        case inspect.Metadata(type=inner):
-            return _same_kind(node, inner)
-        case inspect.BoolType():
-            return isinstance(value, bool)
-        case inspect.IntType():
-            return isinstance(value, int) and not isinstance(value, bool)
-        case inspect.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case inspect.StrType() | inspect.LiteralType():
-            return isinstance(value, str)
-        case inspect.NoneType():
-            return value is None
-        case inspect.ListType():
-            return isinstance(value, list)
-        case inspect.DictType() | inspect.StructType():
-            return isinstance(value, dict)
-        case _:
-            raise TypeError(f"{kind} is not known here")
-
-
-def _fits(value: Any, kind: inspect.Type) -> bool:
-    """Whether a scalar of the right kind meets the type's constraints."""
-    match kind:
-        case inspect.IntType() | inspect.FloatType():
-            return not (
-                (kind.gt is not None and value <= kind.gt)
-                or (kind.ge is not None and value < kind.ge)
-                or (kind.le is not None and value > kind.le)
-            )
-        case inspect.StrType():
-            return not (
-                (kind.min_length is not None and len(value) < kind.min_length)
-                or (kind.pattern is not None and re.search(kind.pattern, value) is None)
-            )
-        case inspect.LiteralType():
-            return value in kind.values
-        case _:
-            return True

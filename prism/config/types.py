@@ -2,29 +2,43 @@
 
 They are the one source of truth: the loader's checks and messages, the JSON
 Schema and the reference page are all generated from the annotations here.
-``prism.config`` loads them; what it returns has also passed the rules that
-concern several keys.
+What concerns several keys is in ``prism.config.rules``: a new section is a type
+here, and a function there.
 """
 
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from prism.config.base import MIB, Block, Bytes, Count, Name, Origin, PathText, Port, Seconds
-from prism.config.launch import ClientTLS, Launch
-from prism.config.plugin import (
+from prism.config.fields import (
+    MIB,
+    Block,
+    Bytes,
+    Count,
+    Day,
+    Name,
+    Origin,
+    PathText,
+    Port,
+    PublicKey,
+    Revoked,
+    Seconds,
+)
+from prism.config.plugin_types import (
     CataloguePlugin,
     CatalogueVersion,
+    ClientTLS,
     HealthConfig,
+    Launch,
     PluginConfig,
     PluginForm,
+    PluginType,
     RestartConfig,
+    SignaturePolicy,
 )
-from prism.config.verification import SignaturePolicy, TrustedKey, VerificationConfig
 
 __all__ = [
     "AdminConfig",
-    "Block",
     "CataloguePlugin",
     "CatalogueVersion",
     "ClientTLS",
@@ -33,21 +47,22 @@ __all__ = [
     "Launch",
     "ListenConfig",
     "ListenLimits",
+    "ListenerTLS",
     "LogConfig",
     "NamespaceConfig",
     "NamespaceLimits",
     "PluginConfig",
     "PluginForm",
+    "PluginType",
     "RestartConfig",
     "SecretsConfig",
-    "ServerTLS",
     "SignaturePolicy",
     "TrustedKey",
     "VerificationConfig",
 ]
 
 
-class ServerTLS(Block, frozen=True):
+class ListenerTLS(Block, frozen=True):
     """TLS towards clients. The files are PEM."""
 
     cert: Annotated[PathText, Meta(description="The certificate chain, the server's own first.")]
@@ -91,7 +106,16 @@ class ListenConfig(Block, frozen=True):
         ),
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port; 0 picks a free one.")] = 50051
-    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    server: Annotated[
+        Literal["prism", "hypercorn"],
+        Meta(
+            description="Which HTTP server serves the data port: Prism's own, or hypercorn. The "
+            "admin port always has Prism's own."
+        ),
+    ] = "prism"
+    tls: Annotated[ListenerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = (
+        None
+    )
     web_origins: Annotated[
         list[Origin],
         Meta(
@@ -119,7 +143,9 @@ class AdminConfig(Block, frozen=True):
     port: Annotated[
         Port, Meta(description="TCP port; 0 picks a free one. Of no meaning for a socket.")
     ] = 50052
-    tls: Annotated[ServerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = None
+    tls: Annotated[ListenerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = (
+        None
+    )
     token_file: Annotated[
         PathText | None,
         Meta(description="File with the token of operators, at least 16 characters, one line."),
@@ -205,6 +231,51 @@ class NamespaceConfig(Block, frozen=True):
             "answered 503 at once until it is back. `fail`: 503 at once."
         ),
     ] = "wait"
+
+
+class TrustedKey(Block, frozen=True, kw_only=True):
+    """A key whose signatures are accepted."""
+
+    name: Annotated[Name, Meta(description="Whose key it is, for messages.")]
+    key: Annotated[
+        PublicKey,
+        Meta(
+            description="The public key.",
+            examples=["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="],
+        ),
+    ]
+    expires: Annotated[
+        Day | None, Meta(description="Last day (UTC) on which its signatures are accepted.")
+    ] = None
+
+
+class VerificationConfig(Block, frozen=True):
+    """Whose code may run as a plugin. Owner and permissions are always checked."""
+
+    policy: Annotated[
+        SignaturePolicy,
+        Meta(
+            description="Whether a plugin that Prism starts must be signed. A signature that is "
+            "there is checked under either, once there are `trusted_keys`."
+        ),
+    ] = "allow_missing"
+    trusted_keys: Annotated[
+        list[TrustedKey], Meta(description="Keys whose signatures are accepted.")
+    ] = []
+    revoked: Annotated[
+        list[Revoked],
+        Meta(
+            description="Ids of keys, and digests of plugins, that are refused whatever else holds."
+        ),
+    ] = []
+    trusted_owners: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(
+            description="Users (names, or numbers in quotes) who may own plugins and the "
+            "directories above them, beside root and the user that runs the proxy.",
+            examples=[["deploy"]],
+        ),
+    ] = []
 
 
 class SecretsConfig(Block, frozen=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from prism.config import Credentials, UnknownPlugin, resolve_plugin
+from prism.config import Credentials, UnresolvedPlugin, resolve_plugin
 from prism.config.types import Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
 from prism.supervision.instance import InstanceSpec
@@ -34,5 +34,5 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
 def _plugin_at_version(config: Config, namespace: NamespaceConfig, version: str) -> PluginConfig:
     try:
         return resolve_plugin(config, namespace, version)
-    except UnknownPlugin as error:
+    except UnresolvedPlugin as error:
         raise UnknownVersion(f"namespace {namespace.name!r}: {error}") from None

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from prism.config.fields import public_bytes
 from prism.config.types import PluginConfig, TrustedKey, VerificationConfig
-from prism.config.verification import public_bytes
 from prism.verification import signature
 from prism.verification.content import Content
 from prism.verification.refusals import Check, PluginRefused

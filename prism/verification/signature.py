@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from prism.config.verification import PREFIX, is_weak
+from prism.config.fields import PUBLIC_KEY_PREFIX, is_weak
 from prism.contract import names
 from prism.verification.content import FILE, TREE, Digest
 
@@ -47,7 +47,7 @@ _SIGNATURE = re.compile(r"signature: ([A-Za-z0-9+/]{86}==)").fullmatch
 
 def public_text(public: bytes) -> str:
     """A public key as the configuration has it."""
-    return PREFIX + base64.b64encode(public).decode()
+    return PUBLIC_KEY_PREFIX + base64.b64encode(public).decode()
 
 
 def key_id(public: bytes) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from prism.config import UnknownPlugin, parse_config, resolve_plugin
+from prism.config import UnresolvedPlugin, parse_config, resolve_plugin
 from prism.config.types import Config, PluginForm
 
 CATALOGUE = """
@@ -39,7 +39,7 @@ def test_another_version_at_a_reload() -> None:
     plugin = resolve_plugin(config, config.namespaces[0], version="v2")
     assert (plugin.version, plugin.argv, plugin.sha256) == ("v2", ["run2"], None)
     assert plugin.environment == {"A": "own"}
-    with pytest.raises(UnknownPlugin, match=r'"v3" of plugin "orders" is not in.*are v1, v2'):
+    with pytest.raises(UnresolvedPlugin, match=r'"v3" of plugin "orders" is not in.*are v1, v2'):
         resolve_plugin(config, config.namespaces[0], version="v3")
 
 
@@ -71,14 +71,14 @@ def test_an_inline_plugin_is_its_own_result_and_has_no_versions() -> None:
     config = load("backend: pg, plugin: {type: sidecar, command: x}")
     namespace = config.namespaces[0]
     assert resolve_plugin(config, namespace) is namespace.plugin
-    with pytest.raises(UnknownPlugin, match="no versions"):
+    with pytest.raises(UnresolvedPlugin, match="no versions"):
         resolve_plugin(config, namespace, version="v1")
 
 
 def test_a_plugin_without_versions_cannot_be_asked_for_one() -> None:
     config = load("backend: single")
     with pytest.raises(
-        UnknownPlugin, match='"single" is not in the catalogue; the plugin has no vers'
+        UnresolvedPlugin, match='"single" is not in the catalogue; the plugin has no vers'
     ):
         resolve_plugin(config, config.namespaces[0], version="v1")
 

@@ -1,4 +1,4 @@
-"""Rules that concern several keys."""
+"""Rules that concern several keys, section by section."""
 
 from collections.abc import Callable
 
@@ -35,6 +35,41 @@ def test_a_host_name_is_no_address(problems: Problems) -> None:
     assert problems("listen: {address: example.com}") == [
         '1:19: listen.address: expected an IP address or "localhost"'
     ]
+
+
+ADMIN_REFUSED = [
+    ("address: '0.0.0.0'", "", "operators need a token"),
+    ("address: '::'", "insecure: true", "operators need a token"),
+    ("address: 10.0.0.1, token_file: t", "", "would pass in plain text"),
+    ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}, without_token: read", "", "probe"),
+    ("address: 10.0.0.1, token_file: t, without_token: change", "insecure: true", "probe"),
+    ("address: example.com", "", 'an IP address or "localhost", or unix:'),
+    ("address: 'unix:admin.sock'", "", "an absolute path is expected"),
+    ("address: 'unix:'", "", "an absolute path is expected"),
+    (f"address: 'unix:/{'x' * 107}'", "", "at most 107 are possible"),
+    ("address: 'unix:/run/a', tls: {cert: c, key: k}", "", "not served with TLS"),
+]
+ADMIN_ACCEPTED = [
+    ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}", ""),
+    ("address: 10.0.0.1, token_file: t", "insecure: true"),
+    ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}, without_token: probe", ""),
+    ("address: '::1', without_token: change", ""),
+    ("token_file: t, without_token: read", ""),
+    ("address: 'unix:/run/prism/admin.sock'", ""),
+    ("enabled: false, address: 10.0.0.1", ""),
+]
+
+
+@pytest.mark.parametrize(("admin", "rest", "why"), ADMIN_REFUSED)
+def test_an_admin_port_that_is_refused(problems: Problems, admin: str, rest: str, why: str) -> None:
+    (problem,) = problems(f"admin: {{{admin}}}\n{rest}\n")
+    assert why in problem
+
+
+@pytest.mark.parametrize(("admin", "rest"), ADMIN_ACCEPTED)
+def test_an_admin_port_that_is_accepted(admin: str, rest: str) -> None:
+    (warning,) = parse_config(f"admin: {{{admin}}}\n{rest}\n", "f").warnings
+    assert "there are no namespaces" in str(warning)
 
 
 def test_both_ports_must_differ(problems: Problems) -> None:
@@ -78,14 +113,14 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: grpc, endpoint: 'a:1', tls: {enabled: false}", "a is not this machine"),
         ("type: grpc, endpoint: 'localhost:1'", 'plain text needs "insecure: true"'),
         ("type: grpc, endpoint: 'a:1', tls: {cert: c}", '"cert" and "key" go together'),
-        ("max_frame_bytes: 1024, type: sidecar, command: a", "do not fit into a frame"),
     ],
 )
 def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: str) -> None:
     found = problems(namespace(plugin))
     assert len(found) == 1, found
     assert problem in found[0]
-    assert found[0].startswith("4:") or "max_payload_bytes" in found[0]
+    assert found[0].startswith("4:")
+    assert "namespaces[0].plugin" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +135,8 @@ def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: 
     ],
 )
 def test_keys_that_go_together(plugin: str) -> None:
-    assert parse_config(namespace(plugin), "/f").config.namespaces
+    (loaded,) = parse_config(namespace(plugin), "/f").config.namespaces
+    assert loaded.plugin.type is not None
 
 
 def test_names_are_unique(problems: Problems) -> None:
@@ -130,6 +166,13 @@ namespaces:
     ]
 
 
+def test_what_a_client_may_send_fits_into_a_frame(problems: Problems) -> None:
+    assert problems(namespace("max_frame_bytes: 1024, type: sidecar, command: a")) == [
+        "2:5: namespaces[0].limits.max_payload_bytes: 1048576 bytes do not fit into a frame; "
+        "the plugin's max_frame_bytes is 1024"
+    ]
+
+
 def test_the_usual_deadline_is_within_the_longest(problems: Problems) -> None:
     text = "namespaces: [{name: a, backend: sqlite, limits: {timeout_seconds: 301}}]"
     assert "301 seconds is more than max_timeout_seconds, which is 300" in problems(text)[0]
@@ -147,6 +190,8 @@ def test_the_usual_deadline_is_within_the_longest(problems: Problems) -> None:
         ("type: sidecar, versions: {1.2: {command: a}}", "this key is not text"),
         ("type: grpc, versions: {v1: {endpoint: 'a:1'}}", "a is not this machine"),
         ("type: in_process, module: 'a:B', versions: {v1: {library: l}}", "not both"),
+        ('type: sidecar, command: "a \'b", versions: {v1: {}, v2: {}}', "split into words"),
+        ("type: grpc, endpoint: a, tls: {}, versions: {v1: {}, v2: {}}", "write host:port"),
     ],
 )
 def test_wrong_catalogue_entries(problems: Problems, entry: str, problem: str) -> None:
@@ -214,6 +259,32 @@ def test_trusted_keys_are_unique(problems: Problems) -> None:
         f"verification: {{trusted_keys: [{{name: a, key: '{KEY}'}}, {{name: a, key: '{KEY}'}}]}}"
     )
     assert [p.partition(": the ")[2] for p in found] == [
-        "name is taken by line 1",
-        "key is taken by line 1",
+        'name "a" is taken by line 1',
+        'key "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiM…" is taken by line 1',
+    ]
+
+
+def test_an_error_in_one_part_hides_none_in_another(problems: Problems) -> None:
+    text = """\
+verification: {policy: require, trusted_keys: [{name: A, key: x}]}
+listen: {prot: 1, address: 0.0.0.0}
+plugins:
+  - {name: p, type: sidecar}
+  - {name: q, type: sidecar, comand: x}
+namespaces:
+  - {name: a, backend: sqlite, backend: kafka, plugin: {type: sidecar, socket: s, mode: "0660"}}
+  - {name: B, backend: sqlite}
+  - {name: c, backend: sqlite, limits: {timeout_seconds: 301}}
+"""
+    assert [problem.partition(": ")[2].partition(": ")[0] for problem in problems(text)] == [
+        "verification.trusted_keys[0].name",
+        "verification.trusted_keys[0].key",
+        "listen.prot",
+        "listen.address",
+        "plugins[0]",
+        "plugins[1].comand",
+        "namespaces[0].backend",
+        "namespaces[0].plugin.mode",
+        "namespaces[1].name",
+        "namespaces[2].limits.timeout_seconds",
     ]

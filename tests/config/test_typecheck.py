@@ -1,15 +1,17 @@
-"""The walk and msgspec must accept the same; what the walk says is tested in test_loading."""
+"""What is accepted is what msgspec accepts; what is refused is refused with good words."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 
-from prism.config.nodes import Entry, Node
-from prism.config.report import Report
-from prism.config.typecheck import check_types
+from prism.config.document import Entry, Node, Place
+from prism.config.errors import Report
+from prism.config.typecheck import alternatives, check_types, expected, meta
 from prism.config.types import (
     CataloguePlugin,
     Config,
@@ -17,10 +19,23 @@ from prism.config.types import (
     ListenConfig,
     NamespaceConfig,
     PluginConfig,
+    VerificationConfig,
 )
+from prism_plugins.sqlite import SQLitePlugin
 
-BLOCKS = [Config, NamespaceConfig, PluginConfig, CataloguePlugin, ListenConfig, HealthConfig]
+BLOCKS = [
+    Config,
+    NamespaceConfig,
+    PluginConfig,
+    CataloguePlugin,
+    ListenConfig,
+    HealthConfig,
+    VerificationConfig,
+    SQLitePlugin.Config,
+]
 KEYS = sorted({name for block in BLOCKS for name in block.__struct_fields__} | {"v1.2", "other"})
+
+# -- what is accepted -----------------------------------------------------------
 
 scalars = (
     st.none()
@@ -41,18 +56,18 @@ anything = st.recursive(
 )
 
 
-def nodes_of(value: Any) -> Node:
+def node_of(value: Any) -> Node:
     if isinstance(value, dict):
-        return Node({key: Entry(Node(key), nodes_of(item)) for key, item in value.items()})
+        return Node({key: Entry(Node(key), node_of(item)) for key, item in value.items()})
     if isinstance(value, list):
-        return Node([nodes_of(item) for item in value])
+        return Node([node_of(item) for item in value])
     return Node(value)
 
 
 def accepted_by_walk(value: Any, block: type[msgspec.Struct]) -> bool:
     report = Report("f")
-    check_types(nodes_of(value), block, report)
-    assert report.sound(()) == (not report.errors)
+    check_types(Place(report, node_of(value)), block)
+    assert report.is_sound(()) == (not report.errors)
     return not report.errors
 
 
@@ -98,3 +113,166 @@ def test_the_walk_agrees_with_msgspec_key_by_key(
 def test_valid_blocks_are_accepted_by_both(value: Any) -> None:
     assert accepted_by_walk(value, Config)
     assert accepted_by_msgspec(value, Config)
+
+
+def test_the_alternatives_of_a_key() -> None:
+    key = Annotated[
+        Annotated[str, Meta(pattern="x", extra={"form": "a path"})] | list[int] | None,
+        Meta(description="It.", extra={"private": True}),
+    ]
+    text, numbers, nothing = alternatives(key)
+    assert (text.kind, numbers.kind, nothing.kind) == (str, list[int], type(None))
+    assert [one.meta("form") for one in alternatives(key)] == ["a path", None, None]
+    assert [one.meta("private") for one in alternatives(key)] == [True] * 3
+    assert [one.block for one in alternatives(key | Config)] == [None, None, None, Config]
+    assert (meta(key, "form"), meta(key, "description"), meta(key, "path")) == (
+        "a path",
+        "It.",
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (bool, "true or false"),
+        (Annotated[int, Meta(ge=1)], "a whole number from 1"),
+        (Annotated[int, Meta(ge=0, le=9)] | None, "a whole number from 0 to 9"),
+        (Annotated[float, Meta(gt=0)], "a number above 0"),
+        (Annotated[float, Meta(gt=0.5, le=10)], "a number above 0.5, at most 10"),
+        (str | None, "text"),
+        (Annotated[str, Meta(min_length=1)] | list[str], "text that is not empty or a list"),
+        (Annotated[str, Meta(pattern="x", extra={"form": "an x"})], "an x"),
+        (Literal["b", "a"] | None, "one of b, a"),
+        (Config | dict[str, int], "a mapping"),
+        (Any, "any value"),
+    ],
+)
+def test_what_is_expected(annotation: Any, words: str) -> None:
+    assert expected(annotation) == words
+
+
+# -- what is said of the rest -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("insecure: 'true'", 'expected true or false, found the text "true"; remove the quotes'),
+        ("insecure: maybe", 'expected true or false, found the text "maybe"'),
+        ("insecure: 1", "expected true or false, found the number 1"),
+        (
+            "listen: {port: '80'}",
+            'expected a whole number from 0 to 65535, found the text "80"; remove the quotes',
+        ),
+        (
+            "listen: {port: 80.0}",
+            "expected a whole number from 0 to 65535, found the number 80.0",
+        ),
+        ("listen: {port: true}", "expected a whole number from 0 to 65535, found true"),
+        ("listen: {port: http}", 'expected a whole number from 0 to 65535, found the text "http"'),
+        (
+            "listen: {port: 65536}",
+            "expected a whole number from 0 to 65535, found the number 65536",
+        ),
+        (
+            "drain_timeout_seconds: '1.5'",
+            'expected a number above 0, at most 86400, found the text "1.5"; remove the quotes',
+        ),
+        ("listen: {address: 127}", 'expected text, found the number 127; put it in quotes: "127"'),
+        (
+            "listen: {address: no}",
+            'expected text, found false (written no); put it in quotes: "no"',
+        ),
+        (
+            "listen: {server: hypercon}",
+            'expected one of prism, hypercorn, found the text "hypercon"; '
+            'did you mean "hypercorn"?',
+        ),
+        ("log: {level: 5}", "expected one of debug, info, warning, error, found the number 5"),
+        ("log: {format: on}", "expected one of auto, console, json, found true (written on)"),
+        (
+            "log: {level: Warn}",
+            'expected one of debug, info, warning, error, found the text "Warn"; '
+            'did you mean "warning"?',
+        ),
+        ("log:", "expected a mapping, found nothing (null); remove the key, or give it a value"),
+        ("log: level", "expected a mapping, found text"),
+        ("namespaces: {a: b}", 'expected a list, found a mapping; begin each item with "- "'),
+        ("namespaces: [a]", "expected a mapping, found text"),
+        ("secrets: {directory: ''}", 'expected text that is not empty, found the text ""'),
+        ("secrets: {directory: [a]}", "expected text that is not empty, found a list"),
+        (
+            "secrets: {directorys: a}",
+            'unknown key; did you mean "directory"? (accepted: directory)',
+        ),
+        (
+            "listen: {limits: {max-connections: 1}}",
+            'unknown key; did you mean "max_connections"? (accepted: max_connections, '
+            "max_connections_per_peer, max_concurrent_streams, max_concurrent_handshakes, "
+            "max_connection_age_seconds)",
+        ),
+        ("secrets: {x: a}", "unknown key (accepted: directory)"),
+        ("port: 80", 'unknown key; "port" belongs inside "listen"'),
+    ],
+)
+def test_what_is_said(problems: Callable[[str], list[str]], text: str, message: str) -> None:
+    (problem,) = problems(text)
+    _place, _path, said = problem.split(": ", 2)
+    assert said == message
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("mode: 600", 'expected one of 0600, 0660, found the number 600; did you mean "0600"?'),
+        (
+            "mode: 0600",
+            "YAML reads a number with a leading 0 as octal; put it in quotes, or drop the 0",
+        ),
+        ("version: 1.2", 'expected text, found the number 1.2; put it in quotes: "1.2"'),
+        ("version: -1", 'expected a version such as "v1.2", found the number -1'),
+        ("version: [a]", 'expected a version such as "v1.2", found a list'),
+        ("sha256: 12", "expected 64 lower-case hex digits, found the number 12"),
+        ("sha256: abc", 'expected 64 lower-case hex digits, found the text "abc"'),
+        ("command: ''", 'expected a list or text that is not empty, found the text ""'),
+        ("command: []", "the list is empty"),
+        (
+            "command: 5",
+            'expected a list or text that is not empty, found the number 5; put it in quotes: "5"',
+        ),
+        ("environment: {A: 5}", "expected text, found a number; put it in quotes"),
+        (
+            "start_timeout_seconds: ",
+            "expected a number above 0, at most 86400, found nothing (null); "
+            "remove the key, or give it a value",
+        ),
+    ],
+)
+def test_what_is_said_of_a_plugin(
+    problems: Callable[[str], list[str]], plugin: str, message: str
+) -> None:
+    (problem,) = problems(f"namespaces: [{{name: a, backend: b, plugin: {{{plugin}}}}}]")
+    _place, _path, said = problem.split(": ", 2)
+    assert said == message
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("yes", "expected text, found true or false; put it in quotes"),
+        ("1.5", "expected text, found a number; put it in quotes"),
+        ("[a]", "expected text, found a list"),
+        ("~", "expected text, found nothing (null); remove the key, or give it a value"),
+    ],
+)
+def test_what_is_said_of_a_credential(
+    problems: Callable[[str], list[str]], value: str, message: str
+) -> None:
+    text = f"namespaces: [{{name: a, backend: sqlite, credentials: {{k: {value}}}}}]"
+    (problem,) = problems(text)
+    assert problem.endswith(f"credentials.k: {message}")
+
+
+def test_a_list_where_the_whole_file_is_a_mapping(problems: Callable[[str], list[str]]) -> None:
+    assert problems("- a") == ["1:1: expected a mapping, found a list"]

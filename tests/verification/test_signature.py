@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.config.verification import WEAK, is_weak, public_bytes
+from prism.config.fields import WEAK_KEYS, is_weak, public_bytes
 from prism.contract import names
 from prism.verification import signature
 from prism.verification.content import FILE, TREE, Digest
@@ -139,7 +139,7 @@ def test_no_bytes_make_checking_fail(public: bytes, signed: bytes, payload: byte
     assert not is_signed_by(public, signed, payload)
 
 
-@pytest.mark.parametrize("point", sorted(WEAK), ids=bytes.hex)
+@pytest.mark.parametrize("point", sorted(WEAK_KEYS), ids=bytes.hex)
 @pytest.mark.parametrize("sign", [0, 0x80])
 def test_nobody_signs_for_a_point_that_is_no_key(point: bytes, sign: int) -> None:
     """The library lets forged signatures pass for these; we do not."""

@@ -122,7 +122,7 @@ def _catalogue_checks(config: "Config", name: str | None, version: str | None) -
     Raises:
         click.UsageError: the catalogue has no such plugin or version; says what it has.
     """
-    from prism.config import UnknownPlugin, resolve_plugin
+    from prism.config import UnresolvedPlugin, resolve_plugin
     from prism.config.types import NamespaceConfig, PluginConfig
 
     entries = {entry.name: entry for entry in config.plugins}
@@ -137,7 +137,7 @@ def _catalogue_checks(config: "Config", name: str | None, version: str | None) -
         namespace = NamespaceConfig(name="none", backend="none", plugin=reference)
         try:
             plugin = resolve_plugin(config, namespace)
-        except UnknownPlugin as error:
+        except UnresolvedPlugin as error:
             raise click.UsageError(str(error)) from None
         if _is_started(plugin):
             label = f"plugin {plugin_name!r}" + (f" {plugin_version}" if plugin_version else "")

@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
+from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
-from prism.config.nodes import Node, Path
-from prism.config.report import Report
 from prism.config.types import Config
 
 MAX_SECRET_BYTES = 64 * 1024
@@ -109,38 +108,42 @@ def read_secret(file: FilePath) -> str:
     return secret
 
 
-def check_secrets(root: Node, report: Report) -> None:
+def check_secrets(at: Place) -> None:
     """Report placeholders in wrong places, and warn of passwords written in the file."""
-    for node, path, is_key in _texts(root, ()):
-        text = node.value
-        assert isinstance(text, str)  # noqa: S101 - _texts yields nothing else
+    for place, is_key in _texts(at):
+        text, path = str(place.node.value), place.path
         block = path[2] if len(path) > 3 and path[0] == "namespaces" else ""
         if block == "credentials" and not is_key:
-            _check_credential(node, text, path, report)
+            _check_credential(place, text)
         elif _SECRET_BRACES.search(text):
-            message = "{{ secret:… }} is replaced in the values of `credentials` only"
-            report.error(node, path, message)
+            place.error("{{ secret:… }} is replaced in the values of `credentials` only")
         elif not is_key and is_secret(path[-1] if path else "", text):
-            report.warning(
-                node,
-                path,
+            place.warning(
                 "this looks like a password in the configuration file; move it to `credentials` "
-                'as "{{ secret:name }}"',
+                'as "{{ secret:name }}"'
             )
 
 
-def _check_credential(node: Node, text: str, path: Path, report: Report) -> None:
+def _texts(at: Place) -> Iterator[tuple[Place, bool]]:
+    """The places of all texts at and below ``at``, and whether each is a key."""
+    if isinstance(at.node.value, dict):
+        for name, entry in at.node.value.items():
+            yield Place(at.report, entry.key, (*at.path, name)), True
+    elif isinstance(at.node.value, str):
+        yield at, False
+    for below in at.below():
+        yield from _texts(below)
+
+
+def _check_credential(at: Place, text: str) -> None:
     rest = _PLACEHOLDER.sub("", text)
     if "{{" in rest:
-        report.error(
-            node,
-            path,
+        at.error(
             'a placeholder must read "{{ secret:name }}", the name of letters, digits, ".", "_" '
-            'and "-"; other {{ }} are not known',
+            'and "-"; other {{ }} are not known'
         )
-    elif rest == text and is_secret(path[-1], text):
-        message = 'the secret itself is in the configuration file; better "{{ secret:name }}"'
-        report.warning(node, path, message)
+    elif rest == text and is_secret(at.path[-1], text):
+        at.warning('the secret itself is in the configuration file; better "{{ secret:name }}"')
 
 
 def is_secret(key: str | int, text: str) -> bool:
@@ -178,17 +181,3 @@ def _redact(value: Any, key: str | int) -> Any:
     if named and value not in (None, "") and not isinstance(value, bool):
         return HIDDEN
     return mask(value) if isinstance(value, str) else value
-
-
-def _texts(node: Node, path: Path) -> Iterator[tuple[Node, Path, bool]]:
-    """Every text below ``node``: (node, path, whether it is a key)."""
-    if isinstance(node.value, dict):
-        for name, entry in node.value.items():
-            if isinstance(entry.key.value, str):
-                yield entry.key, (*path, name), True
-            yield from _texts(entry.value, (*path, name))
-    elif isinstance(node.value, list):
-        for index, item in enumerate(node.value):
-            yield from _texts(item, (*path, index))
-    elif isinstance(node.value, str):
-        yield node, path, False

@@ -1,10 +1,12 @@
 import os
+import re
 
 import pytest
 import trio
 
-from prism.config import file_watch
-from prism.config.file_watch import FileWatch
+from prism.config import sources
+from prism.config.errors import ConfigError
+from prism.config.sources import MAX_FILE_BYTES, FileWatch, read_file
 
 LIMIT = 30
 """Seconds until a change must have been seen, on a machine that does much else."""
@@ -12,7 +14,7 @@ LIMIT = 30
 
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch):
-    monkeypatch.setattr(file_watch, "INTERVAL", 0.005)
+    monkeypatch.setattr(sources, "INTERVAL", 0.005)
 
 
 @pytest.fixture
@@ -20,6 +22,38 @@ def file(tmp_path):
     file = tmp_path / "prism.yaml"
     file.write_text("one")
     return file
+
+
+def test_a_file_is_read_as_it_is(file):
+    file.write_bytes("é\r\n".encode())
+    assert read_file(file) == "é\r\n"
+    file.write_bytes(b"#" * MAX_FILE_BYTES)
+    assert len(read_file(str(file))) == MAX_FILE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a: 1\nb: \xe9\n", "the file is not UTF-8 text (line 2)"),
+        (b"#" * (MAX_FILE_BYTES + 1), f"the file is larger than {MAX_FILE_BYTES} bytes"),
+    ],
+    ids=["Latin-1", "too large"],
+)
+def test_a_file_that_cannot_be_used(file, content, problem):
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: {problem}")):
+        read_file(file)
+
+
+def test_a_file_that_cannot_be_read(file, tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_file(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_file(tmp_path)
+    if os.getuid() != 0:
+        file.chmod(0)
+        with pytest.raises(ConfigError, match="Permission denied"):
+            read_file(file)
 
 
 async def seen(watch):

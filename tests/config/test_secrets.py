@@ -1,13 +1,14 @@
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from prism.config import parse_config, redacted, resolve_credentials
-from prism.config.credentials import MAX_SECRET_BYTES, is_secret, mask
 from prism.config.errors import ConfigError
+from prism.config.secrets import MAX_SECRET_BYTES, is_secret, mask
 
 Problems = Callable[[str], list[str]]
 
@@ -174,9 +175,11 @@ def test_passwords_inside_a_text_are_masked(text: str, shown: str) -> None:
     assert mask(text) == shown
 
 
-def test_a_long_text_is_masked_in_linear_time() -> None:
-    for text in ("a" * 500_000, "a://" * 100_000, "a://b:" * 80_000, "pwd=" * 100_000):
-        mask(text)
+@pytest.mark.parametrize("part", ["a", "a://", "a://b:", "pwd=", "a:b@"])
+def test_a_long_text_is_masked_in_linear_time(part: str) -> None:
+    started = time.process_time()
+    mask(part * 100_000)
+    assert time.process_time() - started < 10, "quadratic would be minutes"
 
 
 def test_redacted_shows_everything_but_secrets() -> None:

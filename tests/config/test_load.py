@@ -1,6 +1,5 @@
 """Files from their text to a Config, and what is said about wrong ones."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.config import load_config, parse_config, redacted
+from prism.config import load, load_config, parse_config, redacted
 from prism.config.errors import ConfigError
-from prism.config.loading import MAX_FILE_BYTES, MAX_PROBLEMS
+from prism.config.load import MAX_PROBLEMS
 from prism.config.types import Config, PluginForm
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "config"
@@ -130,20 +129,36 @@ namespaces:
     assert "expected a number above 0, found" in found[3]
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "missing.yaml")
-    assert "Is a directory" in refused(tmp_path)
     (tmp_path / "empty.yaml").write_text("# nothing\n")
     assert "is empty; the smallest useful one" in refused(tmp_path / "empty.yaml")
-    (tmp_path / "latin.yaml").write_bytes(b"a: 1\nb: \xe9\n")
-    assert "is not UTF-8 text (line 2)" in refused(tmp_path / "latin.yaml")
-    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
-    assert f"is larger than {MAX_FILE_BYTES} bytes" in refused(tmp_path / "large.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     assert "expected a mapping, found a list" in refused(tmp_path / "list.yaml")
-    if os.getuid() != 0:
-        (tmp_path / "empty.yaml").chmod(0)
-        assert "Permission denied" in refused(tmp_path / "empty.yaml")
+
+
+def test_a_text_with_problems_but_no_value() -> None:
+    with pytest.raises(ConfigError, match="is empty"):
+        parse_config("---\n", "f")
+
+
+def test_what_only_msgspec_refuses_is_told_in_its_words(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "check_types", lambda at, block: None)
+    (problem,) = problems("listen: {port: x}")
+    assert problem == "1:1: Expected `int`, got `str` - at `$.listen.port`"
+
+
+def test_a_fault_that_aliases_repeat_is_told_once(problems: Problems) -> None:
+    text = """\
+namespaces:
+  - {name: a, backend: sqlite, limits: &limits {max_in_flight: 0}}
+  - {name: b, backend: sqlite, limits: *limits}
+  - {name: c, backend: sqlit, limits: {<<: *limits}}
+"""
+    found = problems(text)
+    assert [problem.partition(": ")[0] for problem in found] == ["2:64"]
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file(problems: Problems) -> None:
@@ -171,7 +186,7 @@ x: 2
         "2:12: listen.address: 0.0.0.0 can be reached from other machines, and clients are not "
         'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level',
         '3:3: listen.prot: unknown key; did you mean "port"? '
-        "(accepted: address, port, tls, web_origins, limits)",
+        "(accepted: address, port, server, tls, web_origins, limits)",
         "5:11: namespaces[0].name: expected 1 to 63 lower-case letters, digits and hyphens, "
         'no hyphen first, found the text "Orders"',
         "6:14: namespaces[0].backend: expected text, found true (written on); "
@@ -189,9 +204,9 @@ x: 2
         'found the text "soon"',
         "16:15: log.format: expected one of auto, console, json, found the text "
         '"jsn"; did you mean "json"?',
-        "16:27: log.level: expected one of debug, error, info, warning, found the number 5",
+        "16:27: log.level: expected one of debug, info, warning, error, found the number 5",
         f"17:1: x: unknown key (accepted: {', '.join(Config.__struct_fields__)})",
-        "18:1: the key x is here twice; first at line 17, column 1",
+        "18:1: x: the key is here twice; first at line 17, column 1",
     ]
 
 
