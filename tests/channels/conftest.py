@@ -304,7 +304,7 @@ async def in_a_process(_tmp_path: Path, *, backend: str) -> AsyncIterator[Plugin
     try:
         async with framed(ours) as channel:
             yield channel
-        with trio.CancelScope(shield=True), trio.fail_after(20):
+        with trio.CancelScope(shield=True), trio.fail_after(60):
             status = await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         assert status == 0
     finally:

@@ -49,7 +49,7 @@ async def result(channel, operation, **params):
 
 async def until(check):
     """Wait until an async ``check`` returns something true."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not (found := await check()):  # noqa: ASYNC110 - the plugin may be far away
             await trio.sleep(0.005)
     return found
@@ -346,7 +346,7 @@ async def test_a_cancelled_aclose_closes_all_the_same(open_channel):
             scope.cancel()
             channel.go_away("so that there is something to write")
             await channel.aclose()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert isinstance(await channel.wait_broken(), ChannelClosed)
         with pytest.raises(PluginUnavailable):
             await channel.execute(request("echo"))

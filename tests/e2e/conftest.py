@@ -111,7 +111,7 @@ class Curl:
     def __call__(self, *arguments: str) -> str:
         """Its standard output."""
         done = subprocess.run(
-            ["curl", "-sS", "--max-time", "20", *arguments], capture_output=True, text=True
+            ["curl", "-sS", "--max-time", "60", *arguments], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -26,7 +26,7 @@ class Http1:
     """HTTP/1.1 with whatever bytes a test wants; one connection."""
 
     def __init__(self, port):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.connection.connect()
 
     def request(

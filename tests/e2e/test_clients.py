@@ -207,15 +207,15 @@ def test_grpcio(start_process, tmp_path, tls, codec):
     with channel:
         call = channel.unary_unary("/test.Echo/Unary")
         message = b"x" * 1000
-        assert [call.future(message, timeout=20).result() for _ in range(3)] == [message] * 3
-        many = [call.future(b"%d" % n, timeout=20) for n in range(500)]
+        assert [call.future(message, timeout=60).result() for _ in range(3)] == [message] * 3
+        many = [call.future(b"%d" % n, timeout=60) for n in range(500)]
         assert [each.result() for each in many] == [b"%d" % n for n in range(500)]
         large = b"y" * 3_000_000
-        assert call(large, timeout=20) == large
+        assert call(large, timeout=60) == large
         with pytest.raises(grpc.RpcError) as caught:
-            call(b"missing", timeout=20)
+            call(b"missing", timeout=60)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert caught.value.details() == "missing"
         stream = channel.stream_stream("/test.Echo/Stream")
         messages = [b"%d" % n for n in range(1000)]
-        assert list(stream(iter(messages), timeout=20)) == messages
+        assert list(stream(iter(messages), timeout=60)) == messages

@@ -29,7 +29,7 @@ def call(proxy):
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             env={**os.environ, "PRISM_URL": url},
             **options,
         )
@@ -88,7 +88,7 @@ def test_a_reader_that_goes_away_is_no_bug(proxy):
         ["sh", "-c", command],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         env={**os.environ, "PRISM_URL": proxy.url},
     )
     assert "bug" not in done.stderr
@@ -104,7 +104,7 @@ def test_on_a_terminal_the_result_is_indented(proxy):
             stdout=theirs,
             env={**os.environ, "PRISM_URL": proxy.url, "TERM": "xterm"},
         )
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         shown = terminal.read(65536).decode().replace("\r\n", "\n")
         os.close(theirs)
     assert shown == json.dumps(json.loads(ENTRY), indent=2) + "\n"

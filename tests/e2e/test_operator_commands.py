@@ -86,7 +86,7 @@ def test_how_far_a_reload_is(proxy, tmp_path):
         status = f"{proxy.admin}/admin/plugins/user-profiles"
         token = {"authorization": f"Bearer {proxy.token.read_text().strip()}"}
         asked = partial(proxy.client.get, status, headers=token)
-        eventually(lambda: asked().json()["in_flight"] == 1, 30)
+        eventually(lambda: asked().json()["in_flight"] == 1)
         with subprocess.Popen(
             [sys.executable, "-m", "prism", "plugin", "reload", "user-profiles", *options],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -88,7 +88,7 @@ def test_a_tampered_file_costs_the_running_plugin_nothing_and_never_starts(
         """the genuine plugin serves again"""
         return proxy.call("v1", "get", {"key": "a"}).status_code == 200
 
-    eventually(serves_again, limit=20)
+    eventually(serves_again)
 
 
 def serves(proxy, namespace, pid):

@@ -61,7 +61,7 @@ async def proxy_with_store(directory):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(proxy.run, on_ready)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await ready.wait()
         try:
             yield proxy, ports[0], store

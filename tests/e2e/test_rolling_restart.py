@@ -65,7 +65,7 @@ class Increments:
     """One client of its own that counts up."""
 
     def __init__(self, url, **options):
-        self._client = httpx.Client(trust_env=False, timeout=30, **options)
+        self._client = httpx.Client(trust_env=False, timeout=60, **options)
         self._url = f"{url}/v1/db/increment"
 
     def __enter__(self):
@@ -187,7 +187,7 @@ class GrpcIncrements:
     def __call__(self):
         request = ExecuteRequest(operation="increment", params_json='{"key":"n"}')
         metadata = [("prism-namespace", "db")]
-        assert self._execute(request, metadata=metadata, timeout=20).success
+        assert self._execute(request, metadata=metadata, timeout=60).success
 
 
 def go_on(proxy, why):

@@ -40,7 +40,7 @@ def settled(proxy, first):
             return None
         return proxy.resident(), descriptors, tasks
 
-    return eventually(sizes, 30.0)
+    return eventually(sizes)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def address(listening):
 
 
 def get(url):
-    return httpx.get(url, trust_env=False, timeout=20)
+    return httpx.get(url, trust_env=False, timeout=60)
 
 
 @pytest.fixture

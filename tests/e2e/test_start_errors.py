@@ -19,7 +19,7 @@ def serve_in_vain(directory, *arguments):
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""

@@ -108,7 +108,7 @@ def test_ctrl_c_ends_cleanly(proxy, command):
         assert lines_of(process, 2) == ['"xxx"\n'] * 2
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.wait(30) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
         assert process.stderr.read() == ""
 
 
@@ -117,7 +117,7 @@ def test_a_reader_that_has_enough_ends_it_without_noise(proxy, command):
     with start(*command, "kv", "flood", '{"size": 3}', "--url", proxy.url) as process:
         assert lines_of(process, 2) == ['"xxx"\n'] * 2
         process.stdout.close()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == ""
 
 
@@ -148,5 +148,5 @@ def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
         put(again, "after")
         assert json.loads(process.stdout.readline())["key"] == "after"
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
     assert eventually(lambda: again.stop() == 0)

@@ -6,7 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from prism_process import eventually
+from prism_process import LIMIT, eventually, settled
 from stream_channels import LIMITS, NAMESPACES, STREAM_CHANNELS, open_streams
 from stream_doors import STREAM_DOORS, StreamFailed
 
@@ -256,16 +256,17 @@ def test_a_slow_reader_holds_back_its_own_stream_only(opened, proxy):
     before, memory = seen(proxy)["sent"], proxy.resident()
     with opened("flood", size=1000) as stream:
         stream.receive()
-        counts = [-1, -2]
-        while counts[-1] != counts[-2]:
+
+        def sent_so_far():
             with opened("count", n=100) as other:
                 other.end()
                 assert other.values() == list(range(100))
-            threading.Event().wait(0.2)
-            counts.append(seen(proxy)["sent"])
-        assert counts[-1] - before > 10
+            return seen(proxy)["sent"]
+
+        sent = settled(sent_so_far) - before
+        assert sent > 10
         assert proxy.resident() - memory < 20 * MIB
-        for _ in range(counts[-1] - before + 1000):
+        for _ in range(sent + 1000):
             assert len(stream.receive().value) == 1000
 
 
@@ -284,16 +285,16 @@ def test_a_plugin_that_takes_nothing_holds_back_its_client(opened, proxy):
         assert stream.receive().value == "I take nothing"
         sender = threading.Thread(target=send_on)
         sender.start()
-        counts = [-1, -2]
-        while counts[-1] != counts[-2]:
+
+        def sent_so_far():
             assert unharmed(proxy)
-            threading.Event().wait(0.3)
-            counts.append(sent)
-        assert sent < 200
+            return sent
+
+        assert settled(sent_so_far) < 200
         assert proxy.resident() - memory < 20 * MIB
         enough.set()
         assert proxy.call("kv", "wake").is_success
-        sender.join(20)
+        sender.join(LIMIT)
         stream.end()
         assert stream.values() == [sent]
 
@@ -307,7 +308,7 @@ def test_a_plugin_that_dies(opened, behind):
         assert failure_of(stream) == ("UNAVAILABLE", "plugin_crashed", ["last words"])
     assert unharmed(behind.proxy)
     behind.plugin.revive("doomed")
-    eventually(behind.proxy.ready, 30)
+    eventually(behind.proxy.ready)
     assert unharmed(behind.proxy, "doomed")
 
 
@@ -324,7 +325,7 @@ def test_a_reload_tells_it_and_counts_it(opened, proxy):
         asking = threading.Thread(target=ask)
         asking.start()
         assert failure_of(stream)[:2] == ("UNAVAILABLE", "draining")
-        asking.join(20)
+        asking.join(LIMIT)
     (receipt,) = receipts
     assert receipt["outcome"] == "swapped", receipt
     assert receipt["calls"]["cancelled"] == 1

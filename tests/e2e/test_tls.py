@@ -87,7 +87,7 @@ def test_sighup_serves_the_new_certificate_and_old_connections_live_on(start_pri
     proxy = start_prism(files.config())
     before = served(proxy.port, files)
     context = ssl.create_default_context(cafile=files.ca_file)
-    with httpx.Client(verify=context, trust_env=False, timeout=20) as old:
+    with httpx.Client(verify=context, trust_env=False, timeout=60) as old:
         assert old.get(f"{proxy.url}/v1").status_code == 200
         files.issue()
         assert served(proxy.port, files) == before
@@ -174,7 +174,7 @@ def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start
     context.load_cert_chain(client)
     command = [sys.executable, str(SUPPORT / "tls_storm.py"), str(proxy.port), "100"]
     with (
-        httpx.Client(verify=context, trust_env=False, timeout=20) as other,
+        httpx.Client(verify=context, trust_env=False, timeout=60) as other,
         subprocess.Popen(
             [*command, str(files.ca_file), client, client], stdout=subprocess.PIPE, text=True
         ) as storm,

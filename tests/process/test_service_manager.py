@@ -11,7 +11,7 @@ def told(request, tmp_path, monkeypatch):
     name = str(tmp_path / "notify") if request.param == "path" else f"\0prism-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name)
-        manager.settimeout(5)
+        manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", name.replace("\0", "@"))
         yield lambda: manager.recv(4096).decode().split("\n")
 

@@ -61,12 +61,12 @@ class Running:
             self.output += chunk.decode()
 
     async def until(self, text):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while text not in self.output:  # noqa: ASYNC110 - another process writes it
                 await trio.sleep(0.01)
 
     async def ended(self):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             return await self.process.wait()
 
 
@@ -145,7 +145,7 @@ async def test_logs_reach_the_host_and_the_last_ones_standard_error(spawn):
     records = []
     plugin, channel = await spawn(on_note=lambda note: records.extend(note.logs))
     await execute(channel, "say")
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not records:  # noqa: ASYNC110 - another process sends them
             await trio.sleep(0.01)
     assert [(r.level, r.logger, r.message) for r in records] == [
@@ -194,7 +194,7 @@ async def test_a_dialling_plugin_waits_for_the_proxy_and_comes_back(start, nurse
     await plugin.until("waiting for the proxy at unix:")
     for _ in range(2):
         listener = unix.listen(path)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             stream, _peer = await listener.accept()
         channel = await serve_on(stream, nursery)
         assert await execute(channel, "say") == '"hello"'

@@ -30,7 +30,7 @@ NEEDS = (
     "the nghttp2 codec is not there; it needs a C compiler when Prism is installed, "
     "and libnghttp2 (Debian: gcc, libc6-dev, libnghttp2-14)"
 )
-TEST_TIMEOUT = 20
+TEST_TIMEOUT = 60
 QUICK = {"linger_timeout": 0.2, "goaway_grace": 0.2, "half_close_grace": 0.2}
 
 

@@ -87,7 +87,7 @@ async def talk(codec: str, sent: bytes, ends: bool) -> bytes:
             await serve(app, listeners, limits, shutdown=shutdown, task_status=task_status)
 
         [address] = await nursery.start(run)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with await trio.open_tcp_stream(address.host, address.port) as stream:
                 try:
                     await stream.send_all(sent)

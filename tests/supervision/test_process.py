@@ -26,7 +26,7 @@ async def run(code, *, listen=True, kill_after=1.0, before_end=None, environment
 
 
 async def until_said(child, line):
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while line not in child.last_lines:  # noqa: ASYNC110 - it is another process
             await trio.sleep(0.01)
 
@@ -102,7 +102,7 @@ async def test_what_it_started_dies_with_it(is_alive):
         "print(child.pid, flush=True); os._exit(0)"
     )
     child, _how = await run(code)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while is_alive(int(child.last_lines[0])):  # noqa: ASYNC110 - not our child
             await trio.sleep(0.01)
 

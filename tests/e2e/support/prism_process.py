@@ -35,6 +35,22 @@ def eventually(check: Callable[[], Any], limit: float = LIMIT) -> Any:
     return found
 
 
+def settled(measure: Callable[[], Any], pause: float = 0.1, times: int = 8) -> Any:
+    """What ``measure`` returns once it has returned the same many times."""
+    last, same = measure(), 1
+
+    def is_settled() -> bool:
+        """It changes no more"""
+        nonlocal last, same
+        time.sleep(pause)
+        now = measure()
+        last, same = now, same + 1 if now == last else 1
+        return same == times
+
+    eventually(is_settled)
+    return last
+
+
 def group_members(group: int) -> list[int]:
     """The processes of a process group that have not ended."""
     members = []
@@ -83,7 +99,7 @@ class Proxy:
         self.client = httpx.Client(
             verify=False,
             trust_env=False,
-            timeout=30,
+            timeout=60,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
         self.greeting = ""

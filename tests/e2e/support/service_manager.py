@@ -24,7 +24,7 @@ class ServiceManager:
         self.admin = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self._notify = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self._notify.bind(str(directory / "notify"))
-        self._notify.settimeout(20)
+        self._notify.settimeout(60)
         self._directory = directory
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:

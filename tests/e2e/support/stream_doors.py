@@ -23,7 +23,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 import grpc
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 """Seconds."""
 SERVICE_RESTART = 1012
 SCHEMAS = Path(__file__).parents[3] / "schemas"

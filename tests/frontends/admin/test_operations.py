@@ -86,7 +86,7 @@ async def test_drain_then_restart(admin):
 
 async def test_reset_starts_what_was_drained(admin):
     await admin.ask("POST", "/admin/plugin/drain", {"namespace": "kv"})
-    with admin.proxy.supervisor.events.follow() as events, trio.fail_after(10):
+    with admin.proxy.supervisor.events.follow() as events, trio.fail_after(60):
         answer = await admin.ask("POST", "/admin/plugin/reset", {"namespace": "kv"})
         assert answer.status == 200
         assert answer.json["namespace"] == "kv"

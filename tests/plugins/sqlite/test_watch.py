@@ -36,7 +36,7 @@ class Watch:
         self.position = ""
 
     async def next(self):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             response = await anext(self._responses)
         if response.error_code:
             raise PluginError(StatusCode(response.error_code), response.error)
@@ -60,7 +60,7 @@ async def started(watch, sqlite, prefix=""):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(first)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not seen:
                 await sqlite.call("set", key=f"{prefix}start", value=0)
                 await trio.sleep(0.01)
