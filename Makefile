@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One worker more than cores: many tests wait. What a worker ends with is taken from its neighbours.
 PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 
-.PHONY: help serve test test-fast soak check bench format generate clean
+.PHONY: help serve test test-fast soak check bench format generate wheel clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
@@ -16,6 +16,7 @@ help:
 	@echo "make check      formatting, lint, types, and the direction of imports"
 	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
 	@echo "make generate   what is made from the types and the .proto; tests compare it"
+	@echo "make wheel      a wheel with the compiled parts, tried in a clean environment"
 	@echo "make clean      remove what the other targets made"
 
 serve: $(VENV)/.installed
@@ -53,6 +54,9 @@ generate: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/grpc/descriptors.binpb \
 		prism/plugin.proto grpc/health/v1/health.proto \
 		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
+
+wheel:
+	PYTHON="$(PYTHON)" scripts/wheel.sh dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info prism/server/http2/*.so prism/calls/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -31,7 +31,7 @@ TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
     is_eager=True,
     expose_value=False,
     callback=lambda context, _, asked: show_version(context) if asked else None,
-    help="Show the version, and that of the HTTP/2 codec, and exit.",
+    help="Show the version, and what of it is compiled, and exit.",
 )
 def prism() -> None:
     """One door before many data stores.
@@ -42,10 +42,13 @@ def prism() -> None:
 
 def show_version(context: click.Context) -> None:
     """Print what runs here; the proxy's dependencies are imported only for this."""
+    from prism.calls.json_text import IS_COMPILED
     from prism.server import ServerSettings
     from prism.server.http2.implementation import choose
 
-    click.echo(f"prism {__version__} (HTTP/2: {choose(ServerSettings().http2_codec)})")
+    json = "compiled" if IS_COMPILED else "Python"
+    http2 = choose(ServerSettings().http2_codec)
+    click.echo(f"prism {__version__} (HTTP/2: {http2}; JSON: {json})")
     context.exit()
 
 

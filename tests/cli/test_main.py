@@ -20,7 +20,8 @@ def run(*arguments):
 def test_python_dash_m_prism_is_the_command():
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(rf"prism {__version__} \(HTTP/2: (nghttp2|h2) [0-9.]+\)\n", done.stdout)
+    parts = r"HTTP/2: (nghttp2|h2) [0-9.]+; JSON: (compiled|Python)"
+    assert re.fullmatch(rf"prism {__version__} \({parts}\)\n", done.stdout)
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["call"], ["config"], ["config", "check"]])
