@@ -19,8 +19,8 @@ from prism.calls.namespace import Namespace
 from prism.calls.router import Router
 from prism.config.types import Config, ListenerTLS
 from prism.contract.errors import CallError, Draining, OperationInProgress
-from prism.control.instance_specs import instance_specs
 from prism.control.live_config import LiveConfig, Load
+from prism.control.plan import instance_specs
 from prism.frontends.admin import Access, AdminApp, Administered
 from prism.frontends.door import DoorApp
 from prism.observability.config_metrics import ConfigMetrics

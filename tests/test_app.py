@@ -8,10 +8,7 @@ from prism.config.types import (
     Config,
     ListenConfig,
     NamespaceConfig,
-    PluginConfig,
-    SecretsConfig,
 )
-from prism.control.instance_specs import instance_spec
 from prism.streams.errors import ListenError
 
 
@@ -106,22 +103,3 @@ async def test_an_admin_port_in_use_gives_the_data_port_back():
     await taken.aclose()
     again = await trio.open_tcp_listeners(port, host="127.0.0.1")
     await again[0].aclose()
-
-
-def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
-    (tmp_path / "secret").write_text("hidden\n")
-    namespace = NamespaceConfig(
-        name="kv",
-        backend="memory",
-        plugin=PluginConfig(type="sidecar", command=["echo"]),
-        config={"a": [1]},
-        credentials={"password": "{{ secret:secret }}"},
-    )
-    whole = config(namespaces=[namespace], secrets=SecretsConfig(str(tmp_path)))
-    spec = instance_spec(namespace, whole)
-    assert (spec.namespace, spec.backend, spec.plugin_name) == ("kv", "memory", "memory")
-    assert spec.config_json == '{"a":[1]}'
-    assert "hidden" not in repr(spec)
-    assert spec.credentials() == {"password": "hidden"}
-    (tmp_path / "secret").write_text("rotated\n")
-    assert spec.credentials() == {"password": "rotated"}

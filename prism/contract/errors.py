@@ -1,7 +1,7 @@
 """The errors that several floors raise: of the protocol, of channels, and of calls.
 
 Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verification.refusals``,
-``control.errors``, ``process.errors``.
+``control.live_config``, ``process.errors``.
 
 ::
 

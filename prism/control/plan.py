@@ -1,16 +1,34 @@
-"""What a change of the configuration would do, and how one went; frozen values for operators."""
+"""What a configuration asks of a running proxy, and what another one would change.
 
-from collections.abc import Iterator
+Plain values and functions. Namespaces, with their plugins, change as one or not at all; the
+rest of the file takes effect in the same moment where ``AT_ONCE`` says so, and what remains is
+for the next process, which a rolling restart starts without losing a call.
+
+The file says what is wanted only where it has changed: a namespace whose entry is as before
+keeps the version that an operator chose for it with a reload.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace as replace_spec
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from prism.config.types import Config
-from prism.supervision.apply import Action
+from prism.config import Credentials, LoadedConfig, UnresolvedPlugin, resolve_plugin
+from prism.config.types import Config, NamespaceConfig, PluginConfig
+from prism.contract.errors import UnknownVersion
+from prism.supervision.apply import Action, Change
+from prism.supervision.instance import InstanceSpec
 from prism.supervision.status import Receipt
 
 AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verification")
 """Settings of the whole process that a running one takes over: these, and all below them."""
+
+
+# -- what operators are told: frozen values ---------------------------------------
 
 
 class NamespaceChange(msgspec.Struct, frozen=True):
@@ -59,6 +77,110 @@ class ConfigOutcome(msgspec.Struct, frozen=True):
     receipts: list[Receipt]
 
 
+# -- what the supervision is asked to run -------------------------------------------
+
+
+def instance_specs(config: Config) -> list[InstanceSpec]:
+    """One spec for each namespace of ``config``."""
+    return [instance_spec(namespace, config) for namespace in config.namespaces]
+
+
+def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
+    """What the supervision needs to know of ``namespace``'s plugin."""
+    plugin = resolve_plugin(config, namespace)
+    return InstanceSpec(
+        namespace=namespace.name,
+        backend=namespace.backend,
+        plugin_name=namespace.plugin.name or namespace.backend,
+        plugin=plugin,
+        config_json=msgspec.json.encode(namespace.config).decode(),
+        credentials=Credentials(namespace.credentials, Path(config.secrets.directory)),
+        verification=config.verification,
+        at_version=partial(_plugin_at_version, config, namespace),
+    )
+
+
+def _plugin_at_version(config: Config, namespace: NamespaceConfig, version: str) -> PluginConfig:
+    try:
+        return resolve_plugin(config, namespace, version)
+    except UnresolvedPlugin as error:
+        raise UnknownVersion(f"namespace {namespace.name!r}: {error}") from None
+
+
+def next_specs(
+    wanted: Config,
+    in_use: Config,
+    running: Mapping[str, InstanceSpec],
+    unfinished: Collection[str] = (),
+) -> list[InstanceSpec]:
+    """What to run for ``wanted``: what is running, where its entry is as in the file ``in_use``.
+
+    ``unfinished`` namespaces did not get what that file asked for, so they are to get it now.
+    """
+    before = {spec.namespace: spec for spec in instance_specs(in_use)}
+    specs = []
+    for spec in instance_specs(wanted):
+        name = spec.namespace
+        if name in running and name not in unfinished and before.get(name) == spec:
+            spec = replace_spec(
+                running[name], at_version=spec.at_version, verification=spec.verification
+            )
+        specs.append(spec)
+    return specs
+
+
+# -- what would change ----------------------------------------------------------------
+
+
+def make_plan(
+    loaded: LoadedConfig,
+    in_use: Config,
+    running: Mapping[str, InstanceSpec],
+    changes: Iterable[Change],
+) -> ConfigPlan:
+    """The plan for ``loaded``; ``changes`` are what becomes of the plugins."""
+    return ConfigPlan(
+        loaded.file,
+        list(_namespace_changes(loaded.config, in_use, running, changes)),
+        list(setting_changes(in_use, loaded.config)),
+        [str(warning) for warning in loaded.warnings],
+    )
+
+
+def _namespace_changes(
+    wanted: Config,
+    in_use: Config,
+    running: Mapping[str, InstanceSpec],
+    changes: Iterable[Change],
+) -> Iterator[NamespaceChange]:
+    specs = {spec.namespace: spec for spec in instance_specs(wanted)}
+    before = {namespace.name: namespace for namespace in in_use.namespaces}
+    after = {namespace.name: namespace for namespace in wanted.namespaces}
+    for change in changes:
+        name = change.namespace
+        if change.action != "stay":
+            yield NamespaceChange(name, change.action)
+            continue
+        is_same = _updatable(before[name]) == _updatable(after[name])
+        note = _difference(running[name].plugin, specs[name].plugin)
+        yield NamespaceChange(name, "stay" if is_same else "update", note)
+
+
+def _updatable(namespace: NamespaceConfig) -> tuple[Any, ...]:
+    """What changes without the plugin noticing."""
+    return namespace.limits, namespace.description, namespace.while_unavailable
+
+
+def _difference(running: PluginConfig, wanted: PluginConfig) -> str:
+    """Where an operator's reload made it run another version than the file says."""
+    if running == wanted:
+        return ""
+    return (
+        f"runs {running.version or 'another version'}, which a reload asked for; "
+        f"the file says {wanted.version or 'otherwise'}"
+    )
+
+
 def setting_changes(before: Config, after: Config) -> Iterator[SettingChange]:
     """Every setting outside the namespaces that differs."""
     for name in Config.__struct_fields__:
@@ -69,7 +191,7 @@ def setting_changes(before: Config, after: Config) -> Iterator[SettingChange]:
 
 
 def _differing(before: Any, after: Any, path: str) -> Iterator[str]:
-    """The paths, below ``path``, of the keys that differ."""
+    """The paths, at and below ``path``, of the keys that differ."""
     if before == after:
         return
     if type(before) is not type(after) or not isinstance(before, msgspec.Struct):
@@ -77,3 +199,14 @@ def _differing(before: Any, after: Any, path: str) -> Iterator[str]:
         return
     for name in before.__struct_fields__:
         yield from _differing(getattr(before, name), getattr(after, name), f"{path}.{name}")
+
+
+def taken_over(in_use: Config, wanted: Config) -> Config:
+    """``in_use`` with what a running process takes over from ``wanted``."""
+    for path in ("namespaces", *AT_ONCE):
+        block, _, key = path.partition(".")
+        value = getattr(wanted, block)
+        if key:
+            value = replace(getattr(in_use, block), **{key: getattr(value, key)})
+        in_use = replace(in_use, **{block: value})
+    return in_use

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from prism.calls.request import CallRecord
 from prism.config.errors import ConfigProblem
 from prism.contract.errors import CallError, MethodNotAllowed, Unauthenticated
-from prism.control.errors import InvalidConfig
+from prism.control.live_config import InvalidConfig
 from prism.frontends.responses import Response, encode_json
 
 RETRY_AFTER_SECONDS = 1

@@ -26,10 +26,8 @@ from prism.config.types import (
     VerificationConfig,
 )
 from prism.contract.errors import InvalidRequest, OperationInProgress, UnknownNamespace
-from prism.control.errors import InvalidConfig
-from prism.control.instance_specs import instance_specs
-from prism.control.live_config import LiveConfig
-from prism.control.plan import SettingChange
+from prism.control.live_config import InvalidConfig, LiveConfig
+from prism.control.plan import SettingChange, instance_specs
 from prism.supervision.supervisor import Supervisor
 
 SQLITE = "prism_plugins.sqlite:SQLitePlugin"

@@ -8,7 +8,7 @@ from prism.calls.trace import new_trace
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.contract import errors
 from prism.contract.status import StatusCode
-from prism.control.errors import InvalidConfig
+from prism.control.live_config import InvalidConfig
 from prism.frontends.problems import problem
 
 ARGUMENTS = {

@@ -1,0 +1,128 @@
+"""What a configuration asks of a running proxy, as plain values."""
+
+import pytest
+
+from prism.config import LoadedConfig, parse_config
+from prism.config.errors import ConfigProblem
+from prism.config.types import Config, NamespaceConfig, PluginConfig, SecretsConfig
+from prism.contract.errors import UnknownVersion
+from prism.control.plan import (
+    AT_ONCE,
+    NamespaceChange,
+    SettingChange,
+    instance_spec,
+    instance_specs,
+    make_plan,
+    next_specs,
+    setting_changes,
+    taken_over,
+)
+from prism.supervision.apply import Change
+
+CATALOGUE = """
+plugins:
+  - {name: kv, type: sidecar, command: /opt/kv, versions: {v1: {}, v2: {overlap: false}}}
+namespaces:
+  - {name: a, backend: kv, plugin: {name: kv, version: v1}}
+"""
+
+
+def parsed(text: str) -> Config:
+    return parse_config(text, "/etc/prism.yaml").config
+
+
+def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
+    (tmp_path / "secret").write_text("hidden\n")
+    namespace = NamespaceConfig(
+        name="kv",
+        backend="memory",
+        plugin=PluginConfig(type="sidecar", command=["echo"]),
+        config={"a": [1]},
+        credentials={"password": "{{ secret:secret }}"},
+    )
+    config = Config(namespaces=[namespace], secrets=SecretsConfig(str(tmp_path)))
+    spec = instance_spec(namespace, config)
+    assert instance_specs(config) == [spec]
+    assert (spec.namespace, spec.backend, spec.plugin_name) == ("kv", "memory", "memory")
+    assert spec.config_json == '{"a":[1]}'
+    assert "hidden" not in repr(spec)
+    assert spec.credentials() == {"password": "hidden"}
+    (tmp_path / "secret").write_text("rotated\n")
+    assert spec.credentials() == {"password": "rotated"}
+
+
+def test_another_version_from_the_catalogue():
+    (spec,) = instance_specs(parsed(CATALOGUE))
+    assert (spec.plugin.version, spec.at_version("v2").version) == ("v1", "v2")
+    with pytest.raises(UnknownVersion, match=r"namespace 'a': version \"v3\" .* v1, v2"):
+        spec.at_version("v3")
+
+
+def test_what_runs_goes_on_until_its_entry_changes():
+    before = parsed(CATALOGUE)
+    (spec,) = instance_specs(before)
+    chosen = {"a": instance_spec(before.namespaces[0], parsed(CATALOGUE.replace("v1}", "v2}")))}
+    assert next_specs(before, before, {"a": spec}) == [spec]
+    assert next_specs(before, before, chosen) == [chosen["a"]], "an operator's choice stays"
+    assert next_specs(before, before, chosen, unfinished={"a"}) == [spec]
+    after = parsed(CATALOGUE.replace("/opt/kv", "/opt/new"))
+    assert next_specs(after, before, chosen) == instance_specs(after)
+    (same,) = next_specs(parsed(CATALOGUE.replace("v2:", "v3:")), before, {"a": spec})
+    assert same == spec
+    assert same.at_version("v3").version == "v3", "the catalogue is the new one"
+
+
+def test_the_plan_says_what_becomes_of_each_namespace_and_setting():
+    before = parsed(CATALOGUE)
+    chosen = instance_specs(parsed(CATALOGUE.replace("version: v1", "version: v2")))
+    text = CATALOGUE.replace("{name: a,", "{name: a, description: new,") + "insecure: true\n"
+    warning = ConfigProblem("f", 1, 2, "a", "odd")
+    changes = [Change("a", "stay"), Change("b", "stop")]
+    plan = make_plan(LoadedConfig(parsed(text), (warning,), "f"), before, {"a": chosen[0]}, changes)
+    assert plan.file == "f"
+    assert plan.changes == [
+        NamespaceChange("a", "update", "runs v2, which a reload asked for; the file says v1"),
+        NamespaceChange("b", "stop"),
+    ]
+    assert plan.settings == [SettingChange("insecure", "at restart")]
+    assert plan.warnings == ["f:1:2: a: odd"]
+
+
+CHANGED = """
+listen: {port: 1, server: hypercorn, tls: {cert: c, key: k}}
+log: {level: error, format: json}
+secrets: {directory: /s}
+plugins: [{name: p, type: sidecar, command: x}]
+verification: {revoked: [0123456789abcdef]}
+drain_timeout_seconds: 1
+handover_timeout_seconds: 2
+"""
+
+
+def test_each_setting_says_when_it_takes_effect():
+    changes = {c.setting: c.takes_effect for c in setting_changes(Config(), parsed(CHANGED))}
+    assert changes == {
+        "listen.port": "at restart",
+        "listen.server": "at restart",
+        "listen.tls": "at restart",
+        "plugins": "now",
+        "verification.revoked": "now",
+        "secrets.directory": "now",
+        "log.level": "now",
+        "log.format": "at restart",
+        "drain_timeout_seconds": "at restart",
+        "handover_timeout_seconds": "now",
+    }
+
+
+def test_what_takes_effect_at_once_is_what_is_taken_over():
+    wanted = parsed(CHANGED + "namespaces: [{name: a, backend: sqlite}]")
+    config = taken_over(Config(), wanted)
+    assert config.namespaces == wanted.namespaces
+    left = [change.setting for change in setting_changes(config, wanted)]
+    assert left == [
+        change.setting
+        for change in setting_changes(Config(), wanted)
+        if change.takes_effect == "at restart"
+    ]
+    assert not any(setting.startswith(AT_ONCE) for setting in left)
