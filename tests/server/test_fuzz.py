@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from prism.server import ServerSettings, open_listeners, serve
 
 ALIVE = b"GET /alive HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-LIMITS = {
-    "linger_timeout": 0.01,
-    "goaway_grace": 0.01,
-    "header_timeout": 0.05,
-    "keep_alive_timeout": 0.05,
-}
+LIMITS = {"linger_timeout": 0.01, "goaway_grace": 0.01}
 
 
 async def app(scope, receive, send):

@@ -1,12 +1,10 @@
-"""Compare the scanner with its twin in Python for some seconds, on documents mostly valid.
+"""Compare the scanner with its twin in Python on so many documents, mostly valid ones.
 
-Usage: python fuzz.py SECONDS SEED. Prints how many documents it tried, and how many of these
-were accepted.
+Usage: python fuzz.py DOCUMENTS SEED. Prints how many of these were accepted.
 """
 
 import random
 import sys
-import time
 
 from prism.calls.json_text import IS_COMPILED, is_params, is_params_in_python
 
@@ -81,17 +79,15 @@ def document(draw: random.Random) -> bytes:
     return broken(draw, body)
 
 
-def main(seconds: str, seed: str) -> None:
+def main(documents: str, seed: str) -> None:
     assert IS_COMPILED
-    draw, until = random.Random(seed), time.monotonic() + float(seconds)
-    tried = accepted = 0
-    while time.monotonic() < until:
+    draw, accepted = random.Random(seed), 0
+    for _ in range(int(documents)):
         body = document(draw)
         verdict = is_params(body)
         assert verdict == is_params_in_python(body), body
-        tried += 1
         accepted += verdict
-    print(tried, accepted)
+    print(accepted)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = 15
 CODECS = HERE.parents[1] / "server/http2"
 
 
@@ -15,10 +14,9 @@ def codec(sanitized):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_broken_frames_and_any_order_of_calls(codec, seed):
-    connections = codec.run(HERE / "fuzz.py", SECONDS, seed, timeout=SECONDS * 10)
-    assert int(connections) > 100
+@pytest.mark.parametrize("connections", [1000, pytest.param(300_000, marks=pytest.mark.soak)])
+def test_broken_frames_and_any_order_of_calls(codec, connections):
+    codec.run(HERE / "fuzz.py", connections, 1)
 
 
 @pytest.mark.slow
@@ -26,4 +24,4 @@ def test_the_codecs_own_tests(codec):
     """With every wrong argument, and every end that a stream comes to."""
     options = ["-q", "-p", "no:cacheprovider", "-k", "not nothing_is_left"]
     tests = [CODECS / "test_codec.py", CODECS / "test_limits.py", HERE / "test_module.py"]
-    codec.run("pytest", *options, *tests, timeout=300)
+    codec.run("pytest", *options, *tests)
