@@ -112,10 +112,12 @@ class Proxy:
         Cancelling ends everything at once, plugins included.
 
         Raises:
-            ListenError: a port cannot be used; nothing was started.
+            ListenError, CodecUnavailable: a port, or the HTTP/2 codec that the environment
+                asks for, cannot be used; nothing was started.
             TLSFilesError, ConfigError: a certificate, or the admin token, cannot be used;
                 nothing was started.
         """
+        codec = choose(ServerSettings().http2_codec)
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
         self._metrics.register(ServerMetrics(self._statistics, self._tls))
@@ -136,7 +138,7 @@ class Proxy:
                         shutdown=self._admin_stop,
                     )
                     admin_nursery.start_soon(serve_admin)
-                log.info("HTTP/2 is served by %s", choose(ServerSettings().http2_codec))
+                log.info("HTTP/2 is served by %s", codec)
                 on_ready(
                     Ready(
                         [bound_address(listener) for listener in listeners],

@@ -43,7 +43,7 @@ async def run_until_signalled(
     when ``watch`` sees the file change. Returns whether it ended gracefully.
 
     Raises:
-        ListenError, TLSFilesError, ConfigError: as ``Proxy.run``.
+        ListenError, CodecUnavailable, TLSFilesError, ConfigError: as ``Proxy.run``.
         HandoverFailed: ``predecessor`` did not let this process in.
     """
     proxy = Proxy(config, given, load)

@@ -5,6 +5,7 @@ import pytest
 import trio
 
 from prism.config.types import AdminConfig, Config, ListenConfig, ListenerTLS, NamespaceConfig
+from prism.server.http2.implementation import CodecUnavailable
 from prism.signals import command, run_until_signalled
 from prism.streams.errors import ListenError, TLSFilesError
 
@@ -36,6 +37,12 @@ async def test_what_keeps_it_from_starting_is_raised_by_itself(kind):
         }
         with pytest.raises(kind):
             await run_until_signalled(config(listen=wrong[kind]))
+
+
+async def test_a_codec_that_is_not_there_keeps_it_from_starting(monkeypatch):
+    monkeypatch.setenv("PRISM_HTTP2_CODEC", "nosuch")
+    with pytest.raises(CodecUnavailable, match="there is no such codec"):
+        await run_until_signalled(config())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

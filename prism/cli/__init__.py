@@ -1,1 +1,1 @@
-"""Floor 5: the command line. One file per command; each imports what it needs when it runs."""
+"""The command line; a command imports what it needs when it runs."""

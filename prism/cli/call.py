@@ -9,13 +9,13 @@ import click
 
 from prism.cli.connection import (
     connection_options,
-    explained,
     http_client,
-    patience_for,
+    longest_wait,
     say_unreachable,
     target_url,
     timeout_headers,
 )
+from prism.cli.output import explained
 
 if TYPE_CHECKING:
     import httpx
@@ -80,7 +80,7 @@ def call(
     # Bytes as they were given: if they are no UTF-8, the proxy says where.
     body = sys.stdin.buffer.read() if params == "-" else os.fsencode(params)
     try:
-        with http_client(url, ca_cert, cert, patience_for(timeout)) as client:
+        with http_client(url, ca_cert, cert, longest_wait(timeout)) as client:
             response = client.post(target, content=body, headers=headers)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise click.UsageError(f"--url {url}: {error}") from None

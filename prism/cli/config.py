@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prism.cli.admin import Admin, admin_options
+from prism.cli.connection import Admin, admin_options
 from prism.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
@@ -83,25 +83,25 @@ def schema() -> None:
 @config.command()
 @output_option
 @admin_options
-def plan(output: str, admin: str, token_file: str | None) -> None:
+def plan(output: str, url: str, token_file: str | None) -> None:
     """Say what applying the proxy's configuration file, as it is now, would do.
 
     Changes nothing. A namespace starts, reloads (no call is lost), restarts (its plugin may
     not run twice, so calls wait), is updated (limits), stops, or stays.
     """
-    _show_changes(Admin(admin, token_file).get("/admin/config/plan"), output)
+    _show_changes(Admin(url, token_file).get("/admin/config/plan"), output)
 
 
 @config.command()
 @output_option
 @admin_options
-def apply(output: str, admin: str, token_file: str | None) -> None:
+def apply(output: str, url: str, token_file: str | None) -> None:
     """Have the proxy use its configuration file as it is now.
 
     As one change or, if one plugin does not start, not at all. SIGHUP does the same. Exit
     status 1 where it was not applied, or where a plugin could not be replaced.
     """
-    outcome = Admin(admin, token_file).post("/admin/config/apply", {})
+    outcome = Admin(url, token_file).post("/admin/config/apply", {})
     _show_changes(outcome, output)
     failures = dict(outcome["failures"])
     for receipt in outcome["receipts"]:
@@ -136,10 +136,10 @@ def _show_changes(found: dict[str, Any], output: str) -> None:
 @click.option("--config", "-c", "file", metavar="FILE", help="Of this file, without a proxy.")
 @click.option("--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml")
 @admin_options
-def show_config(file: str | None, output: str, admin: str, token_file: str | None) -> None:
+def show_config(file: str | None, output: str, url: str, token_file: str | None) -> None:
     """Print the configuration in use, or that of a file, in full: defaults too, secrets hidden."""
     if file is None:
-        show_one(Admin(admin, token_file).get("/admin/config")["config"], output)
+        show_one(Admin(url, token_file).get("/admin/config")["config"], output)
         return
     from prism.config import load_config, redacted
 

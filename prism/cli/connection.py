@@ -1,19 +1,23 @@
-"""How commands reach a proxy's data port, and how they tell its errors."""
+"""How commands reach a proxy: its data port for calls, its admin port for operators."""
 
-import os
 import re
-import signal
-import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from prism.cli.output import explained
+from prism.streams.addresses import unix_path
+
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 DEFAULT_URL = "http://127.0.0.1:50051"
+DEFAULT_ADMIN_URL = "http://127.0.0.1:50052"
 CONNECT_TIMEOUT = 5.0
 """Seconds to reach the proxy."""
 ANSWER_GRACE = 5.0
@@ -34,7 +38,7 @@ def connection_options(command: Command) -> Command:
             envvar="PRISM_URL",
             default=DEFAULT_URL,
             show_default=True,
-            help="The proxy's address.",
+            help="The proxy's data port.",
         ),
     ):
         command = option(command)
@@ -69,7 +73,7 @@ def timeout_headers(timeout: str | None) -> dict[str, str]:
     return {"prism-timeout": timeout}
 
 
-def tls_context(ca_cert: str | None, cert: str | None) -> ssl.SSLContext | None:
+def tls_context(ca_cert: str | None, cert: str | None) -> "ssl.SSLContext | None":
     """The context that the options ask for; ``None`` where they ask for nothing.
 
     Raises:
@@ -77,29 +81,19 @@ def tls_context(ca_cert: str | None, cert: str | None) -> ssl.SSLContext | None:
     """
     if ca_cert is None and cert is None:
         return None
-    try:
-        context = ssl.create_default_context(cafile=ca_cert)
-    except OSError as error:  # ssl.SSLError is one
-        raise click.UsageError(f"cannot use {ca_cert}: {_reason(error)}") from None
-    try:
-        if cert is not None:
-            context.load_cert_chain(cert, password="")
-    except OSError as error:
-        raise click.UsageError(
-            f"cannot use {cert}: {_reason(error)}; it must hold the certificate and its "
-            "private key, unencrypted"
-        ) from None
-    return context
+    from prism.streams.errors import TLSFilesError
+    from prism.streams.tls import TLSFiles, load_client_context
 
-
-def _reason(error: OSError) -> str:
-    return "not the PEM it should be" if isinstance(error, ssl.SSLError) else str(error.strerror)
+    try:
+        return load_client_context(TLSFiles(ca_cert=ca_cert, cert=cert))
+    except TLSFilesError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def http_client(
-    url: str, ca_cert: str | None, cert: str | None, patience: float | None
+    url: str, ca_cert: str | None, cert: str | None, longest: float | None
 ) -> "httpx.Client":
-    """A client that waits ``patience`` seconds for an answer, ``None`` for ever."""
+    """A client that waits ``longest`` seconds for an answer, ``None`` for ever."""
     import httpx
 
     return httpx.Client(
@@ -107,12 +101,12 @@ def http_client(
         http1=url.startswith("https:"),
         http2=True,
         verify=tls_context(ca_cert, cert) or True,
-        timeout=httpx.Timeout(patience, connect=CONNECT_TIMEOUT),
+        timeout=httpx.Timeout(longest, connect=CONNECT_TIMEOUT),
         trust_env=False,
     )
 
 
-def patience_for(timeout: str | None) -> float:
+def longest_wait(timeout: str | None) -> float:
     """How long to wait for the answer to a call with this ``prism-timeout``."""
     units = {"ms": 0.001, "s": 1.0, "m": 60.0}
     for unit, seconds in units.items():
@@ -122,33 +116,6 @@ def patience_for(timeout: str | None) -> float:
     return LONGEST_CALL
 
 
-def end_on_interrupt() -> None:
-    """Let Ctrl-C end this process as it ends any program (130 in a shell).
-
-    There is nothing to clean up, and an exception could come at any place of a library.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class ReaderGone(Exception):
-    """Nobody reads standard output any more, as behind ``| head``: the end, not a failure."""
-
-
-def print_line(text: str) -> None:
-    """Print one line of a stream, at once.
-
-    Raises:
-        ReaderGone: nobody reads it.
-    """
-    try:
-        click.echo(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ReaderGone from None
-
-
 def say_unreachable(url: str, error: Exception) -> None:
     """Tell that the proxy cannot be reached, and what to do."""
     click.echo(f"prism: cannot call {url}: {str(error) or type(error).__name__}", err=True)
@@ -156,9 +123,140 @@ def say_unreachable(url: str, error: Exception) -> None:
         click.echo("Is the proxy running? Start one with: prism serve", err=True)
 
 
-def explained(problem: object, otherwise: str) -> str:
-    """An error, as the proxy's problem details say it, in one sentence for people."""
-    if isinstance(problem, dict) and {"code", "detail"} <= problem.keys():
-        found: dict[str, Any] = problem
-        return f"prism: {found['code']}: {found['detail']} (request {found.get('request_id', '-')})"
-    return f"prism: {otherwise}"
+class RenamedOption(click.Option):
+    """An option that still goes by its old names, which help does not show."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """As any option's, with its first name alone."""
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def admin_options(command: Command) -> Command:
+    """``--url``, here of the admin port, and ``--token-file``."""
+    for option in (
+        click.option(
+            "--token-file",
+            metavar="FILE",
+            envvar="PRISM_TOKEN_FILE",
+            help="File with the token of `admin.token_file`.",
+        ),
+        click.option(
+            "--url",
+            "--admin",
+            cls=RenamedOption,
+            envvar="PRISM_ADMIN",
+            default=DEFAULT_ADMIN_URL,
+            show_default=True,
+            help="The proxy's admin port: a URL, or unix:/path.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def admin_path(collection: str, namespace: str, rest: str = "") -> str:
+    """The path of what ``collection`` has of a namespace.
+
+    Raises:
+        click.UsageError: a name that a URL would read otherwise.
+    """
+    if not is_plain(namespace):
+        raise click.UsageError(
+            f"NAMESPACE is letters, digits, hyphens, underscores: not {namespace!r}"
+        )
+    return f"/admin/{collection}/{namespace}{rest}"
+
+
+def _token(file: str) -> str:
+    """The token in ``file``; what is wrong with it is said without showing it."""
+    try:
+        token = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise click.UsageError(f"cannot read {file}: {reason}") from None
+    if not token or " " in token or not (token.isascii() and token.isprintable()):
+        raise click.UsageError(f"{file} has no token: it is not one line of ASCII without spaces")
+    return token
+
+
+class Admin:
+    """The admin API of one proxy. What it refuses is said, and ends the command with 1."""
+
+    def __init__(self, address: str, token_file: str | None) -> None:
+        import httpx
+
+        headers = {}
+        if token_file is not None:
+            headers["authorization"] = f"Bearer {_token(token_file)}"
+        path = unix_path(address)
+        self._address = address
+        self._client = httpx.Client(
+            base_url="http://localhost" if path is not None else address,
+            transport=httpx.HTTPTransport(uds=path) if path is not None else None,
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
+            trust_env=False,
+        )
+
+    def get(self, path: str) -> Any:
+        """The JSON at ``path``."""
+        return self._ask(lambda: self._client.get(path))
+
+    def peek(self, path: str) -> Any:
+        """The JSON at ``path``, or None where it cannot be had."""
+        import httpx
+
+        try:
+            response = self._client.get(path)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return None
+        return response.json() if response.is_success else None
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """What a change answers. It is waited for: a reload takes as long as it drains."""
+        return self._ask(lambda: self._client.post(path, json=body))
+
+    def lines(self, path: str) -> Iterator[str]:
+        """Lines of JSON as they come."""
+        import httpx
+
+        headers = {"accept": "application/x-ndjson"}
+        try:
+            with self._client.stream("GET", path, headers=headers) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._refuse(response)
+                yield from response.iter_lines()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            self._unreachable(error)
+
+    def _ask(self, ask: Callable[[], "httpx.Response"]) -> Any:
+        import httpx
+
+        try:
+            response = ask()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            self._unreachable(error)
+        if not response.is_success:
+            self._refuse(response)
+        return response.json()
+
+    def _refuse(self, response: "httpx.Response") -> None:
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+        if response.status_code == 401:
+            click.echo("Name the file with the token: --token-file, or PRISM_TOKEN_FILE", err=True)
+        sys.exit(1)
+
+    def _unreachable(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        click.echo(f"prism: cannot reach the admin port at {self._address}: {reason}", err=True)
+        click.echo("Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
+        sys.exit(1)

@@ -12,8 +12,7 @@ import click
 from prism import __version__
 from prism.cli.call import call
 from prism.cli.config import config
-from prism.cli.namespace import namespace
-from prism.cli.plugin import plugin
+from prism.cli.plugin import namespace, plugin
 from prism.cli.serve import serve
 from prism.cli.tail import tail
 from prism.contract.errors import PrismError

@@ -1,9 +1,12 @@
 """How commands print what they found: a table for people, JSON or YAML for programs.
 
-Programs get every field; the table has those that a line has room for.
+Programs get every field; the table has those that a line has room for. Lines of a stream are
+printed as they come.
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,3 +71,38 @@ def _cell(value: Any) -> str:
             return "".join(
                 c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
             )
+
+
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end this process as it ends any program (130 in a shell).
+
+    There is nothing to clean up, and an exception could come at any place of a library.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more, as behind ``| head``: the end, not a failure."""
+
+
+def print_line(text: str) -> None:
+    """Print one line of a stream, at once.
+
+    Raises:
+        ReaderGone: nobody reads it.
+    """
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from None
+
+
+def explained(problem: object, otherwise: str) -> str:
+    """An error, as the proxy's problem details say it, in one sentence for people."""
+    if isinstance(problem, dict) and {"code", "detail"} <= problem.keys():
+        found: dict[str, Any] = problem
+        return f"prism: {found['code']}: {found['detail']} (request {found.get('request_id', '-')})"
+    return f"prism: {otherwise}"

@@ -16,15 +16,8 @@ from trio_websocket import (
     connect_websocket_url,
 )
 
-from prism.cli.connection import (
-    CONNECT_TIMEOUT,
-    ReaderGone,
-    end_on_interrupt,
-    explained,
-    print_line,
-    say_unreachable,
-    tls_context,
-)
+from prism.cli.connection import CONNECT_TIMEOUT, say_unreachable, tls_context
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
 
 MAX_MESSAGE = 64 * 1024 * 1024
 

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from prism.cli.connection import (
-    ReaderGone,
-    connection_options,
-    end_on_interrupt,
-    explained,
-    http_client,
-    print_line,
-    say_unreachable,
-    target_url,
-)
+from prism.cli.connection import connection_options, http_client, say_unreachable, target_url
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
 
 if TYPE_CHECKING:
     import httpx

@@ -2,7 +2,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
-from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, patience_for
+from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, longest_wait
 from prism.cli.main import prism
 
 
@@ -18,7 +18,7 @@ from prism.cli.main import prism
     ],
 )
 def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
-    assert patience_for(timeout) == seconds
+    assert longest_wait(timeout) == seconds
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,45 @@ def test_a_certificate_without_its_key_is_named(tmp_path):
     files = ["--ca-cert", str(tmp_path / "ca.pem"), "--cert", str(tmp_path / "client.pem")]
     result = CliRunner().invoke(prism, ["call", "kv", "get", "--url", "https://[::1]:1", *files])
     assert result.exit_code == 2
-    assert "client.pem: not the PEM it should be; it must hold the certificate" in result.stderr
+    assert (
+        "client.pem: cannot be used for TLS: expected a certificate and its key in PEM"
+        in result.stderr
+    )
     assert "ca.pem" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["../plugins", "kv/health", "..", "", "kv?tail=1", "kv#", "k\u00e4"]
+)
+@pytest.mark.parametrize(
+    "command", [["plugin", "status"], ["plugin", "logs"], ["namespace", "describe"]]
+)
+def test_a_name_that_would_lead_elsewhere(command, name):
+    result = CliRunner().invoke(prism, [*command, "--url", "http://127.0.0.1:1", "--", name])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "NAMESPACE is letters, digits, hyphens, underscores" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "content", ["correct\nhorse", "correct horse", "h\u00e4llo", "cor\x01rect", " \n"]
+)
+def test_a_token_that_cannot_be_one_is_refused_and_not_shown(tmp_path, content):
+    file = tmp_path / "admin.token"
+    file.write_text(content)
+    arguments = ["plugin", "list", "--url", "http://127.0.0.1:1", "--token-file", str(file)]
+    result = CliRunner().invoke(prism, arguments)
+    assert result.exit_code == 2
+    assert "has no token" in result.stderr
+    for word in content.split():
+        assert word not in result.output
+
+
+@pytest.mark.parametrize("option", ["--url", "--admin"])
+def test_the_admin_port_goes_by_its_old_name_too(option):
+    arguments = ["plugin", "list", option, "http://127.0.0.1:1"]
+    result = CliRunner().invoke(prism, arguments)
+    assert result.exit_code == 1
+    assert "cannot reach the admin port at http://127.0.0.1:1" in result.stderr
+    shown = CliRunner().invoke(prism, ["plugin", "list", "--help"]).stdout
+    assert "--url TEXT" in shown
+    assert "--admin" not in shown

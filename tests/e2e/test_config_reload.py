@@ -31,7 +31,7 @@ def write(proxy, *namespaces, **settings):
 
 def prism(proxy, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "prism", *arguments, "--admin", proxy.admin],
+        [sys.executable, "-m", "prism", *arguments, "--url", proxy.admin],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
@@ -149,7 +149,7 @@ def test_a_reload_under_way_goes_first(start_prism, tmp_path):
     slow.start()
     eventually(lambda: proxy.metric("prism_requests_in_flight", namespace="kv") == 1, LIMIT)
     reload = subprocess.Popen(
-        [sys.executable, "-m", "prism", "plugin", "reload", "kv", "--admin", proxy.admin],
+        [sys.executable, "-m", "prism", "plugin", "reload", "kv", "--url", proxy.admin],
         stdout=subprocess.DEVNULL,
     )
     try:

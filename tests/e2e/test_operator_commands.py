@@ -32,7 +32,7 @@ def proxy(start_shared_prism, tmp_path_factory):
 
 
 def prism(proxy, *arguments, token=True):
-    options = ["--admin", proxy.admin, *(["--token-file", str(proxy.token)] if token else [])]
+    options = ["--url", proxy.admin, *(["--token-file", str(proxy.token)] if token else [])]
     return subprocess.run(
         [sys.executable, "-m", "prism", *arguments, *options],
         capture_output=True, text=True, timeout=60,
@@ -55,7 +55,7 @@ def test_programs_get_every_field_of_a_status(proxy):
     status = json.loads(prism(proxy, "plugin", "status", "user-profiles", "-o", "json").stdout)
     assert status.keys() == listed.keys()
     arguments = ["plugin", "status", "user-profiles", "--watch", "-o", "json"]
-    options = ["--admin", proxy.admin, "--token-file", str(proxy.token)]
+    options = ["--url", proxy.admin, "--token-file", str(proxy.token)]
     with subprocess.Popen(
         [sys.executable, "-m", "prism", *arguments, *options], stdout=subprocess.PIPE, text=True
     ) as watch:
@@ -81,7 +81,7 @@ def test_how_far_a_reload_is(proxy, tmp_path):
         target=proxy.call, args=("user-profiles", "wait_until", {"file": str(gate)})
     )
     stuck.start()
-    options = ["-o", "json", "--admin", proxy.admin, "--token-file", str(proxy.token)]
+    options = ["-o", "json", "--url", proxy.admin, "--token-file", str(proxy.token)]
     try:
         status = f"{proxy.admin}/admin/plugins/user-profiles"
         token = {"authorization": f"Bearer {proxy.token.read_text().strip()}"}
@@ -131,7 +131,7 @@ def test_who_shows_no_token_is_told_how(proxy):
 
 def test_an_admin_port_that_is_not_there():
     done = subprocess.run(
-        [sys.executable, "-m", "prism", "plugin", "list", "--admin", "http://127.0.0.1:1"],
+        [sys.executable, "-m", "prism", "plugin", "list", "--url", "http://127.0.0.1:1"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, "PRISM_ADMIN" in done.stderr) == (1, True)

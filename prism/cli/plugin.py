@@ -1,4 +1,4 @@
-"""``prism plugin list``, ``status``, ``reload``, ``restart``, ``drain``, ``reset``, ``logs``."""
+"""``prism plugin`` and ``prism namespace``: what operators see of a running proxy, and do."""
 
 import json
 import sys
@@ -10,9 +10,16 @@ from typing import Any
 
 import click
 
-from prism.cli.admin import Admin, admin_options, admin_path
-from prism.cli.connection import ReaderGone, end_on_interrupt, print_line
-from prism.cli.output import output_option, show, show_one
+from prism.cli.connection import Admin, admin_options, admin_path
+from prism.cli.output import (
+    ReaderGone,
+    end_on_interrupt,
+    output_option,
+    print_line,
+    show,
+    show_one,
+)
+from prism.cli.verification import keygen, sign, verify
 
 COLUMNS = [
     "namespace",
@@ -29,22 +36,65 @@ PROGRESS_SECONDS = 0.5
 """Seconds between two looks at a change that takes its time."""
 
 
-@click.command("list")
+EPILOG = """\b
+Examples:
+  prism plugin list
+  prism plugin reload user-profiles --version v1.3 --token-file admin.token
+  prism plugin keygen release.key
+  prism plugin sign --key release.key --name orders --version v1.3 /opt/orders/v1.3/plugin
+  prism plugin verify --config prism.yaml
+"""
+
+
+@click.group(epilog=EPILOG)
+def plugin() -> None:
+    """Operate a running proxy's plugins; sign and verify them."""
+
+
+@click.group()
+def namespace() -> None:
+    """Look at namespaces."""
+
+
+@namespace.command("list")
 @output_option
 @admin_options
-def list_plugins(output: str, admin: str, token_file: str | None) -> None:
+def list_namespaces(output: str, url: str, token_file: str | None) -> None:
+    """Every namespace."""
+    found = Admin(url, token_file).get("/admin/namespaces")["namespaces"]
+    show(found, output, ["namespace", "backend", "ready", "in_flight", "operations"])
+
+
+@namespace.command()
+@click.argument("name")
+@output_option
+@admin_options
+def describe(name: str, output: str, url: str, token_file: str | None) -> None:
+    """One namespace: its plugin, operations and limits."""
+    found = Admin(url, token_file).get(admin_path("namespaces", name))
+    if output == "table":
+        found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
+        found["operations"] = [operation["name"] for operation in found["operations"]]
+        found["limits"] = ", ".join(f"{key} {value}" for key, value in found["limits"].items())
+    show_one(found, output)
+
+
+@plugin.command("list")
+@output_option
+@admin_options
+def list_plugins(output: str, url: str, token_file: str | None) -> None:
     """Every namespace's plugin and its state."""
-    show(Admin(admin, token_file).get("/admin/plugins")["plugins"], output, COLUMNS)
+    show(Admin(url, token_file).get("/admin/plugins")["plugins"], output, COLUMNS)
 
 
-@click.command()
+@plugin.command()
 @click.argument("namespace")
 @click.option("--watch", is_flag=True, help="Print a line whenever something has changed.")
 @output_option
 @admin_options
-def status(namespace: str, watch: bool, output: str, admin: str, token_file: str | None) -> None:
+def status(namespace: str, watch: bool, output: str, url: str, token_file: str | None) -> None:
     """Show one namespace's plugin."""
-    port = Admin(admin, token_file)
+    port = Admin(url, token_file)
     path = admin_path("plugins", namespace)
     if not watch:
         _show(port.get(path), output)
@@ -63,7 +113,7 @@ def status(namespace: str, watch: bool, output: str, admin: str, token_file: str
         return
 
 
-@click.command()
+@plugin.command()
 @click.argument("namespace")
 @click.option("--version", help="A version of the catalogue; without it, the same one again.")
 @click.option(
@@ -76,7 +126,7 @@ def reload(
     version: str | None,
     canary: str | None,
     output: str,
-    admin: str,
+    url: str,
     token_file: str | None,
 ) -> None:
     """Replace a plugin without losing a call; prints the receipt.
@@ -85,33 +135,31 @@ def reload(
     """
     body = {"namespace": namespace, "version": version, "canary": canary}
     wanted = {name: value for name, value in body.items() if value is not None}
-    _tell(_change(Admin(admin, token_file), "reload", wanted), output)
+    _tell(_change(Admin(url, token_file), "reload", wanted), output)
 
 
-def _simple(name: str, help_text: str) -> click.Command:
-    @click.command(name, help=help_text)
+def _simple(name: str, help_text: str) -> None:
+    @plugin.command(name, help=help_text)
     @click.argument("namespace")
     @output_option
     @admin_options
-    def command(namespace: str, output: str, admin: str, token_file: str | None) -> None:
-        _tell(_change(Admin(admin, token_file), name, {"namespace": namespace}), output)
-
-    return command
+    def command(namespace: str, output: str, url: str, token_file: str | None) -> None:
+        _tell(_change(Admin(url, token_file), name, {"namespace": namespace}), output)
 
 
-restart = _simple("restart", "End a plugin, and its streams, and start it again; calls wait.")
-drain = _simple("drain", "Let a plugin finish its calls and end; start none until a restart.")
-reset = _simple("reset", "Forget a plugin's failures, and try to start it now.")
+_simple("restart", "End a plugin, and its streams, and start it again; calls wait.")
+_simple("drain", "Let a plugin finish its calls and end; start none until a restart.")
+_simple("reset", "Forget a plugin's failures, and try to start it now.")
 
 
-@click.command()
+@plugin.command()
 @click.argument("namespace")
 @click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="Last lines.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
 @admin_options
-def logs(namespace: str, tail: int, follow: bool, admin: str, token_file: str | None) -> None:
+def logs(namespace: str, tail: int, follow: bool, url: str, token_file: str | None) -> None:
     """Show what a plugin wrote to its output, and its log records."""
-    port = Admin(admin, token_file)
+    port = Admin(url, token_file)
     path = admin_path("plugins", namespace, f"/logs?tail={tail}")
     if not follow:
         for line in port.get(path)["lines"]:
@@ -194,3 +242,7 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
         elif value not in (None, "", []) and name not in {"generations", "time", "since"}:
             flat[name] = value
     return flat
+
+
+for command in (keygen, sign, verify):
+    plugin.add_command(command)

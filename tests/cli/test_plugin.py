@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from prism.cli.plugin.operate import _watched
+from prism.cli.plugin import _watched
 
 RECORDS = [{"namespace": "kv", "state": "ready", "pid": None}, {"namespace": "kv", "state": "down"}]
 

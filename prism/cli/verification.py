@@ -1,11 +1,13 @@
-"""``prism plugin verify``: may these plugins run? Asked without running any."""
+"""``prism plugin keygen``, ``sign`` and ``verify``: whose code may run; runs none of it."""
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prism.cli.output import output_option, show
+from prism.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
     from prism.config.types import Config, PluginConfig
@@ -13,7 +15,82 @@ if TYPE_CHECKING:
 
 COLUMNS = ("plugin", "version", "result", "signed_by", "pinned", "digest", "file")
 
-EPILOG = """\b
+KEYGEN_EPILOG = """\b
+Examples:
+  prism plugin keygen release.key
+  prism plugin keygen --name orders-team keys/orders.key
+
+\b
+The private key is written to FILE, which only you can read and which must not exist.
+Keep it off the machines that run Prism; they need the public key only.
+"""
+
+
+@click.command(epilog=KEYGEN_EPILOG)
+@click.argument("file", metavar="FILE")
+@click.option("--name", metavar="NAME", help="Whose key it is; by default FILE without its ending.")
+@output_option
+def keygen(file: str, name: str | None, output: str) -> None:
+    """Make a key to sign plugins with, and print what to trust it by."""
+    from prism.contract import names
+    from prism.verification.signature import key_id, public_text
+    from prism.verification.signing import generate_key
+
+    path = Path(file)
+    name = name or path.stem.lower()
+    if re.fullmatch(names.PLUGIN, name) is None:
+        raise click.UsageError(f"{name!r} is no name: {names.NAMESPACE_FORM}; use --name")
+    public = generate_key(path).public
+    text = public_text(public)
+    if output != "table":
+        show_one({"name": name, "key": text, "id": key_id(public), "private_key": file}, output)
+        return
+    click.echo(
+        f"# The private key is in {file}. Whoever trusts it has in the configuration:\n"
+        "verification:\n"
+        "  trusted_keys:\n"
+        f"    - name: {name}\n"
+        f'      key: "{text}"  # id {key_id(public)}'
+    )
+
+
+SIGN_EPILOG = """\b
+Examples:
+  prism plugin sign --key release.key --name orders --version v1.3 dist/orders
+  prism plugin sign --key release.key my_package/
+
+\b
+PATH is a program, a script, a library, or the directory of a Python package. The
+signature goes beside it, into PATH.sig. A plugin that the catalogue has a name and
+versions for needs --name and --version, exactly as they are there.
+"""
+
+
+@click.command(epilog=SIGN_EPILOG)
+@click.argument("path", metavar="PATH")
+@click.option("--key", "key_file", metavar="FILE", required=True, help="The private key.")
+@click.option("--name", metavar="NAME", help="The plugin's name in the catalogue.")
+@click.option("--version", metavar="VERSION", help="Its version in the catalogue.")
+@output_option
+def sign(path: str, key_file: str, name: str | None, version: str | None, output: str) -> None:
+    """Sign the plugin at PATH."""
+    from prism.verification.signing import load_key
+    from prism.verification.signing import sign as sign_path
+
+    statement, place = sign_path(path, load_key(Path(key_file)), name, version)
+    show_one(
+        {
+            "digest": str(statement.digest),
+            "name": statement.name,
+            "version": statement.version,
+            "key": statement.key,
+            "signature": str(place),
+        },
+        output,
+    )
+
+
+VERIFY_EPILOG = """\b
 Examples:
   prism plugin verify --config prism.yaml              every plugin that Prism starts
   prism plugin verify --config prism.yaml orders v1.3  one version
@@ -27,7 +104,7 @@ may run, 1 otherwise.
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=VERIFY_EPILOG)
 @click.argument("target", metavar="[NAME [VERSION] | PATH]", required=False)
 @click.argument("version", metavar="", required=False)
 @click.option(
@@ -106,8 +183,6 @@ def _check(plugin: "PluginConfig", label: str, config: "Config") -> "Callable[[]
 
 
 def _path_check(path: str, config: "Config") -> Check:
-    from pathlib import Path
-
     from prism.config.types import PluginConfig
     from prism.verification import Verifier
 
