@@ -180,7 +180,7 @@ async def test_two_hundred_namespaces(in_process):
     finally:
         tracemalloc.stop()
     each = (after - before) / NAMESPACES
-    print(f"{took:.2f} s of CPU to start, {each:.0f} bytes each, {busy:.3f} s of CPU in an idle second")
+    print(f"{took:.2f} s of CPU to start, {each:.0f} bytes each, {busy:.3f} s in an idle second")
     assert took < 10
     assert each < MAX_BYTES
     assert busy < 0.2
