@@ -37,9 +37,10 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = [1 if byte in b"[{" else -1 for byte in range(256)]
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-# A number that may be too long or too large; text in strings may look like one.
-# With an exponent of two digits, it takes two hundred others to be too large.
-_SUSPICIOUS_NUMBER = re.compile(rb"(?<![-+.0-9eE])[-+.0-9eE]{200}|[0-9.][eE]\+?[0-9]{3}")
+# What may be a number that is too long or too large, or text in a string that looks like one.
+# With an exponent of two digits it takes two hundred others to be too large.
+_LONG_NUMBER = re.compile(rb"[\s:,\[][-+.0-9eE]{200}")
+_LONG_EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
 
 
 def check_params(body: bytes, place: str = BODY) -> str:
@@ -104,10 +105,10 @@ def _check(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(body)
     keys = len(top_level)
-    if not (
-        body.count(b":") == keys
-        or (body.count(b'":') == keys and _SPACE_BEFORE_COLON.search(body) is None)
-    ) or _SUSPICIOUS_NUMBER.search(body):
+    is_flat = body.count(b":") == keys or (
+        body.count(b'":') == keys and _SPACE_BEFORE_COLON.search(body) is None
+    )
+    if not is_flat or _LONG_NUMBER.search(body) or _LONG_EXPONENT.search(body):
         _check_keys_and_numbers(text)
 
 
