@@ -23,9 +23,8 @@ from prism.control.live_config import LiveConfig, Load
 from prism.control.plan import instance_specs
 from prism.frontends.admin import Access, AdminApp, Administered
 from prism.frontends.door import DoorApp
-from prism.observability.config_metrics import ConfigMetrics
+from prism.observability.collectors import config_metrics, server_metrics
 from prism.observability.metrics import Metrics
-from prism.observability.server_metrics import ServerMetrics
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
 from prism.server import (
@@ -86,7 +85,7 @@ class Proxy:
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
         self._metrics = Metrics(self.router, self.supervisor)
-        self._metrics.register(ConfigMetrics(self.live))
+        self._metrics.register(partial(config_metrics, self.live))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         self._door = DoorApp(self.router, self._metrics, origins)
@@ -120,7 +119,7 @@ class Proxy:
         codec = choose(ServerSettings().http2_codec)
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
-        self._metrics.register(ServerMetrics(self._statistics, self._tls))
+        self._metrics.register(partial(server_metrics, self._statistics, self._tls))
         async with trio.open_nursery() as supervision:
             try:
                 await supervision.start(self.supervisor.run)

@@ -5,7 +5,9 @@ that no client can make up series: every other name is counted as ``_unknown``.
 """
 
 import platform
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 import trio
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -23,13 +25,40 @@ import prism
 from prism.calls.request import CallRecord
 from prism.calls.router import Router
 from prism.contract.status import StatusCode
-from prism.observability.histogram import Histogram
+from prism.observability.collectors import plugin_metrics, supervision_metrics
 from prism.observability.log_writer import dropped_lines
-from prism.observability.plugin_metrics import plugin_metrics
-from prism.observability.supervision_metrics import supervision_metrics
 from prism.supervision.supervisor import Supervisor
 
 UNKNOWN = "_unknown"
+BOUNDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+"""Upper bounds in seconds: from a cached read in a local plugin to the default deadline."""
+
+_BUCKETS = (*map(str, BOUNDS), "+Inf")
+
+
+class Histogram:
+    """Counts of durations in seconds, by ``BOUNDS``; for one thread.
+
+    All calls run in trio's thread, so the locks of prometheus_client's own Histogram would
+    cost several times what the counting does.
+    """
+
+    __slots__ = ("_counts", "sum")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as ``HistogramMetricFamily.add_metric`` takes them."""
+        return list(zip(_BUCKETS, accumulate(self._counts), strict=True))
 
 
 class _Operation:
@@ -50,13 +79,14 @@ class Metrics(Collector):
         self._router = router
         self._supervisor = supervisor
         self._operations: dict[tuple[str, str], _Operation] = {}
+        self._others: list[Callable[[], Iterator[Metric]]] = []
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def register(self, collector: Collector) -> None:
-        """Have ``collector`` read, too, at each scrape."""
-        self._registry.register(collector)
+    def register(self, read: Callable[[], Iterator[Metric]]) -> None:
+        """Have ``read`` called, too, at each scrape."""
+        self._others.append(read)
 
     def observe(self, record: CallRecord, seconds: float) -> None:
         """Count a call that ended after ``seconds``."""
@@ -91,6 +121,8 @@ class Metrics(Collector):
         yield from plugin_metrics(self._router.namespaces())
         if self._supervisor is not None:
             yield from supervision_metrics(self._supervisor)
+        for read in self._others:
+            yield from read()
 
     def _calls(self) -> Iterator[Metric]:
         labels = ["namespace", "operation"]

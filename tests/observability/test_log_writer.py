@@ -90,6 +90,18 @@ def test_the_count_of_lost_lines_comes_without_a_further_line(pipe, open_writer)
     assert told == writer.dropped
 
 
+def test_lines_that_are_made_elsewhere_are_written_and_counted_together(pipe, open_writer):
+    writer, logger = open_writer(pipe[1], capacity=100_000)
+    logger.info("before")
+    writer.write(b"one\ntwo\n", count=2)
+    logger.info("after")
+    assert read_lines(pipe[0], "after") == ["before", "one", "two", "after"]
+    writer.write(b"x\n" * 30_000, count=30_000)  # more than half of the room
+    assert writer.dropped == 30_000
+    writer.write(b"it matters\n" + b"x\n" * 30_000, warns=True)
+    assert "30000 log lines were dropped" in read_lines(pipe[0], "it matters")[0]
+
+
 def test_the_end_of_the_process_waits_for_lines_but_not_for_ever(pipe, open_writer, monkeypatch):
     monkeypatch.setattr(log_writer, "FLUSH_TIMEOUT", 0.01)
     writer, logger = open_writer(pipe[1])

@@ -12,9 +12,7 @@ from prism.calls.router import Router
 from prism.calls.trace import new_trace
 from prism.contract.messages import PluginMetrics
 from prism.contract.status import StatusCode
-from prism.observability.histogram import BOUNDS, Histogram
-from prism.observability.metrics import Metrics
-from prism.observability.plugin_metrics import MAX_CUSTOM_METRICS, custom_metrics
+from prism.observability.metrics import BOUNDS, Histogram, Metrics
 
 
 def record(target=None, operation="get", status=StatusCode.OK, plugin_seconds=None):
@@ -117,29 +115,6 @@ def test_namespaces_and_plugins(make_namespace):
     found = samples(metrics)
     assert found["prism_plugin_requests_total", ("instance", "kv/2"), *labels[1:]] == 1
     assert ("prism_plugin_requests_total", *labels) not in found
-
-
-@pytest.mark.parametrize(
-    ("text", "usable"),
-    [
-        ("", {}),
-        ("[]", {}),
-        ("{", {}),
-        ("\ud800", {}),
-        ("{" * 5000, {}),
-        ('{"a":' + "[" * 5000, {}),
-        ('{"a":1e999}', {}),
-        ('{"a":%s}' % ("9" * 400), {}),
-        ('{"a":1,"b":[1],"c d":1,"e":null}', {"a": 1.0}),
-    ],
-)
-def test_custom_metrics_forgive_everything(text, usable):
-    assert custom_metrics(PluginMetrics(custom_metrics_json=text)) == usable
-
-
-def test_custom_metrics_are_bounded():
-    text = json.dumps({f"m{number}": number for number in range(1000)})
-    assert len(custom_metrics(PluginMetrics(custom_metrics_json=text))) == MAX_CUSTOM_METRICS
 
 
 def test_histogram_bounds_are_inclusive():

@@ -1,0 +1,175 @@
+"""What is counted elsewhere, for Prometheus: read when the metrics are scraped, and not before."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from prism.calls.namespace import Namespace
+from prism.contract.messages import PluginMetrics
+from prism.control.live_config import LiveConfig
+from prism.server import ServerStatistics, ServerTLS
+from prism.supervision.lifecycle import State
+from prism.supervision.supervisor import Supervisor
+
+MAX_CUSTOM_METRICS = 50
+"""Custom metrics taken from one plugin; each is a series that Prometheus keeps."""
+
+_PLUGIN_COUNTERS = {
+    "requests_total": "Calls that the plugin served",
+    "requests_failed": "Calls that failed in the plugin",
+    "queries_executed": "Queries sent to the backend",
+    "cache_hits": "Reads answered from the plugin's cache",
+    "cache_misses": "Reads that its cache could not answer",
+}
+_PLUGIN_GAUGES = {
+    "latency_ms": "Duration of the plugin's last call, in milliseconds",
+    "connections_active": "Backend connections in use",
+    "connections_idle": "Backend connections in the pool, unused",
+}
+_PLUGIN_LABELS = ["namespace", "plugin", "version", "instance"]
+_CUSTOM_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}").fullmatch
+_LARGEST = sys.float_info.max
+_decode_custom = msgspec.json.Decoder(dict[str, object]).decode
+_CONNECTIONS = {
+    "accepted": "Connections accepted, refused ones too",
+    "refused": "Connections over the limit per peer",
+    "shed": "Idle connections closed to make room",
+    "retired": "Connections closed because of their age",
+}
+
+
+def plugin_metrics(namespaces: Iterable[Namespace]) -> Iterator[Metric]:
+    """What plugins report about themselves, from each namespace's current instance.
+
+    The label ``instance`` is new for every generation, so a counter that starts again at zero
+    is a series of its own and never looks like a reset.
+    """
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
+        **{name: CounterMetricFamily(f"prism_plugin_{name}", text, labels=_PLUGIN_LABELS)
+           for name, text in _PLUGIN_COUNTERS.items()},
+        **{name: GaugeMetricFamily(f"prism_plugin_{name}", text, labels=_PLUGIN_LABELS)
+           for name, text in _PLUGIN_GAUGES.items()},
+    }  # fmt: skip
+    custom = GaugeMetricFamily(
+        "prism_plugin_custom", "Numbers in custom_metrics_json", labels=[*_PLUGIN_LABELS, "name"]
+    )
+    for namespace in namespaces:
+        instance = namespace.slot.current
+        if instance is None or instance.metrics is None:
+            continue
+        labels = [namespace.name, instance.plugin, instance.version, instance.id]
+        for name, family in families.items():
+            family.add_metric(labels, getattr(instance.metrics, name))
+        for name, value in custom_metrics(instance.metrics).items():
+            custom.add_metric([*labels, name], value)
+    yield from families.values()
+    yield custom
+
+
+def custom_metrics(metrics: PluginMetrics) -> dict[str, float]:
+    """The usable numbers of ``custom_metrics_json``: a flat object, bounded in size.
+
+    A plugin's mistake here costs it the metric and nothing else.
+    """
+    try:
+        reported = _decode_custom(metrics.custom_metrics_json or "{}")
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+    usable: dict[str, float] = {}
+    for name, value in reported.items():
+        if len(usable) == MAX_CUSTOM_METRICS:
+            break
+        if isinstance(value, int | float) and _CUSTOM_NAME(name) and abs(value) <= _LARGEST:
+            usable[name] = float(value)
+    return usable
+
+
+def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
+    """States, restarts, reloads, retries. Labels come from the configuration alone."""
+    state = GaugeMetricFamily(
+        "prism_plugin_state", "1 for the state that the plugin is in", labels=["namespace", "state"]
+    )
+    transitions = CounterMetricFamily(
+        "prism_plugin_transitions", "Times a state was entered", labels=["namespace", "state"]
+    )
+    restarts = CounterMetricFamily(
+        "prism_plugin_restarts", "Replacements that nobody asked for", labels=["namespace"]
+    )
+    reloads = CounterMetricFamily(
+        "prism_plugin_reloads",
+        "Reloads, restarts and drains, by outcome",
+        labels=["namespace", "outcome"],
+    )
+    waiting = GaugeMetricFamily(
+        "prism_requests_waiting", "Calls that wait for a plugin to come back", labels=["namespace"]
+    )
+    retries = CounterMetricFamily(
+        "prism_request_retries", "Calls given to a second instance", labels=["namespace", "reason"]
+    )
+    journals, slots = supervisor.journals, supervisor.slots
+    for status in supervisor.status():
+        name = status.namespace
+        journal, slot = journals[name], slots[name]
+        for each in State:
+            state.add_metric([name, each], float(each is status.state))
+            transitions.add_metric([name, each], journal.transitions[each])
+        restarts.add_metric([name], journal.restarts)
+        for outcome, number in journal.reloads.items():
+            reloads.add_metric([name, outcome], number)
+        waiting.add_metric([name], slot.waiting)
+        for reason, number in slot.retried.items():
+            retries.add_metric([name, reason], number)
+    yield from (state, transitions, restarts, reloads, waiting, retries)
+
+
+def server_metrics(statistics: ServerStatistics, tls: ServerTLS | None) -> Iterator[Metric]:
+    """The data port's connections and certificate; ``tls`` is ``None`` for a port in clear text."""
+    yield GaugeMetricFamily("prism_connections", "Open connections", statistics.connections)
+    for name, meaning in _CONNECTIONS.items():
+        yield CounterMetricFamily(f"prism_connections_{name}", meaning, getattr(statistics, name))
+    if tls is None:
+        return
+    yield GaugeMetricFamily(
+        "prism_tls_handshakes_waiting",
+        "Clients in the queue for a handshake",
+        statistics.handshakes_waiting,
+    )
+    yield CounterMetricFamily(
+        "prism_tls_handshakes_failed",
+        "Handshakes that came to nothing",
+        statistics.handshakes_failed,
+    )
+    yield CounterMetricFamily(
+        "prism_tls_reloads", "Times the certificate was read again", tls.reloads
+    )
+    yield CounterMetricFamily(
+        "prism_tls_reloads_failed",
+        "Of these, how often the old one stayed in use",
+        tls.failed_reloads,
+    )
+    if tls.certificate is not None:
+        yield GaugeMetricFamily(
+            "prism_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends, in Unix time",
+            tls.certificate.expires,
+        )
+
+
+def config_metrics(config: LiveConfig) -> Iterator[Metric]:
+    """What became of changes of the configuration."""
+    yield GaugeMetricFamily(
+        "prism_config_generation", "Configurations used so far", config.generation
+    )
+    yield GaugeMetricFamily(
+        "prism_config_last_reload_successful",
+        "Whether the last attempt to change the configuration succeeded",
+        float(config.settled),
+    )
+    yield GaugeMetricFamily(
+        "prism_config_last_reload_success_timestamp_seconds",
+        "When the configuration in use was taken into use",
+        config.changed_at,
+    )
