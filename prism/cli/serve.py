@@ -125,7 +125,7 @@ def _run(
         # What is here now stays: no search for cycles need look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        _say(greeting(config, ready, demo=file is None))
+        _say(start_message(config, ready, demo=file is None))
 
     return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
 
@@ -162,7 +162,7 @@ def _has_only_a_name(namespace: "NamespaceConfig", config: "Config") -> bool:
 
 
 def _say(text: str) -> None:
-    """Print, and flush: whoever waits for this behind a pipe must not wait for the buffer."""
+    """Print, and flush: a reader behind a pipe must not wait for the buffer."""
     try:
         click.echo(text)
     except OSError:  # nobody reads it, which is no reason not to serve
@@ -180,7 +180,7 @@ def demo_config() -> "Config":
     return Config(namespaces=[demo])
 
 
-def greeting(config: "Config", ready: "Ready", *, demo: bool) -> str:
+def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
     """What a started proxy says on standard output."""
     count = len(config.namespaces)
     where = ", ".join(str(address) for address in ready.data)

@@ -111,7 +111,7 @@ class LogWriter(logging.Handler):
                 self._add(self._notice())
             while not self._lines:
                 self._idle = True
-                self._changed.notify_all()  # whoever flushes
+                self._changed.notify_all()  # those who flush
                 if self._closed:
                     return False
                 self._changed.wait()
@@ -133,7 +133,7 @@ class LogWriter(logging.Handler):
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # whoever shares the descriptor made it non-blocking
+            except BlockingIOError:  # another process that shares the descriptor made it so
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

@@ -91,7 +91,7 @@ def from_descriptor(number: int, role: Role, place: str = "") -> GivenSocket:
         raise ListenError(what, f"it is {_reason(error)}", way_out) from None
     listening = given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if given.type is not socket.SOCK_STREAM or not listening:
-        given.detach()  # whoever gave it may mean something by it
+        given.detach()  # its giver may mean something by it
         raise ListenError(what, "it is not a listening stream socket", way_out)
     given.set_inheritable(False)
     return GivenSocket(role, given, place)

@@ -31,7 +31,7 @@ class TLSListener(trio.abc.Listener[trio.SSLStream[trio.SocketStream]]):
         self._tls = tls
 
     async def accept(self) -> trio.SSLStream[trio.SocketStream]:
-        """Wait for a connection; its handshake is left to whoever handles it."""
+        """Wait for a connection; its handshake is left to the caller."""
         stream = await self.transport_listener.accept()
         return trio.SSLStream(stream, self._tls.context, server_side=True, https_compatible=True)
 

@@ -51,10 +51,11 @@ def peer_credentials(stream: trio.SocketStream) -> PeerCredentials:
     return PeerCredentials(*_CREDENTIALS.unpack(raw))
 
 
-def check_peer(stream: trio.SocketStream, group: str | None) -> PeerCredentials:
+async def check_peer(stream: trio.SocketStream, group: str | None) -> PeerCredentials:
     """The peer's credentials, if it may talk to us.
 
-    Allowed are this process's user, root, and the members of ``group``.
+    Allowed are this process's user, root, and the members of ``group``, for whom a directory
+    service may be asked: in a worker thread. Cancelling leaves ``stream`` open.
 
     Raises:
         ChannelError: it may not.
@@ -62,7 +63,9 @@ def check_peer(stream: trio.SocketStream, group: str | None) -> PeerCredentials:
     peer = peer_credentials(stream)
     if peer.uid in (os.geteuid(), 0):
         return peer
-    if group is not None and _is_member(peer, group):
+    if group is not None and await trio.to_thread.run_sync(
+        _is_member, peer, group, abandon_on_cancel=True
+    ):
         return peer
     who = f"this user (uid {os.geteuid()}), root" + (f" and group {group!r}" if group else "")
     raise ChannelError(f"refused a peer with {peer}; allowed are {who}")
@@ -106,7 +109,7 @@ class UnixListener:
         except OSError as error:
             raise ChannelError(f"cannot accept on {self.path}: {error.strerror}") from None
         try:
-            return stream, check_peer(stream, self.group)
+            return stream, await check_peer(stream, self.group)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -274,10 +277,12 @@ async def dial(path: Path, *, group: str | None = None) -> trio.SocketStream:
         hint = "; is the plugin running?" if absent else ""
         raise LaunchError(f"cannot connect to {path}: {error.strerror or error}{hint}") from None
     try:
-        check_peer(stream, group)
-    except ChannelError as error:
+        await check_peer(stream, group)
+    except BaseException as error:
         await trio.aclose_forcefully(stream)
-        raise LaunchError(f"{path}: {error}") from None
+        if isinstance(error, ChannelError):
+            raise LaunchError(f"{path}: {error}") from None
+        raise
     return stream
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from prism.app import Ready
-from prism.cli.serve import _say, demo_config, greeting
+from prism.cli.serve import _say, demo_config, start_message
 from prism.config.types import Config, NamespaceConfig
 from prism.streams.addresses import Address
 
@@ -18,9 +18,9 @@ def test_the_demo_is_one_namespace_in_the_current_directory(tmp_path, monkeypatc
     assert Path(demo.config["path"]) == tmp_path / "prism.db"
 
 
-def test_the_greeting_of_the_demo_says_what_to_try(tmp_path, monkeypatch):
+def test_the_message_of_the_demo_says_what_to_try(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = greeting(demo_config(), READY, demo=True)
+    text = start_message(demo_config(), READY, demo=True)
     first, second, *_ = text.splitlines()
     assert first == "Prism serves 1 namespace on http://127.0.0.1:1234"
     assert second == "Metrics and health on http://127.0.0.1:1235/metrics, /readyz"
@@ -28,20 +28,20 @@ def test_the_greeting_of_the_demo_says_what_to_try(tmp_path, monkeypatch):
     assert commands == ["set", "get"]
 
 
-def test_the_greeting_without_an_admin_port():
+def test_the_message_without_an_admin_port():
     namespaces = [NamespaceConfig(name=name, backend="sqlite") for name in ("a", "b")]
     config = Config(namespaces=namespaces)
-    text = greeting(config, Ready(READY.data, []), demo=False)
+    text = start_message(config, Ready(READY.data, []), demo=False)
     assert text == "Prism serves 2 namespaces on http://127.0.0.1:1234"
 
 
-def test_the_greeting_counts_who_has_no_plugin_yet():
+def test_the_message_counts_who_has_no_plugin_yet():
     namespaces = [NamespaceConfig(name=name, backend="sqlite") for name in ("a", "b")]
-    text = greeting(Config(namespaces=namespaces), Ready(READY.data, [], ["b"]), demo=False)
+    text = start_message(Config(namespaces=namespaces), Ready(READY.data, [], ["b"]), demo=False)
     assert text == "Prism serves 2 namespaces, 1 ready, on http://127.0.0.1:1234"
 
 
-def test_a_greeting_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
+def test_a_message_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as output:

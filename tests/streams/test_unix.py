@@ -195,6 +195,19 @@ async def test_a_stranger_is_disconnected(tmp_path, monkeypatch):
     await listener.aclose()
 
 
+async def test_a_member_of_the_group_may_talk(tmp_path, monkeypatch):
+    group = grp.getgrgid(os.getegid())
+    listener = unix.listen(tmp_path / "d" / "s", group=group.gr_name, mode=0o660)
+    peer = unix.PeerCredentials(1, 4711, group.gr_gid)
+    monkeypatch.setattr(unix, "peer_credentials", lambda _: peer)
+    assert await accepted(listener) == peer
+    peer = unix.PeerCredentials(1, 4711, 4711)
+    async with await trio.open_unix_socket(str(listener.path)):
+        with pytest.raises(ChannelError, match=f"root and group '{group.gr_name}'"):
+            await listener.accept()
+    await listener.aclose()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
 async def test_another_user_is_refused_by_the_kernels_word(public_directory, monkeypatch):
     monkeypatch.setattr(unix.os, "geteuid", lambda: 12345)
