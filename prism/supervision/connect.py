@@ -39,7 +39,7 @@ from prism.wire.events import GoAway, Note
 log = logging.getLogger("prism.supervision")
 
 PAUSE_AFTER_STRANGER = 0.1
-"""Seconds, so that somebody who may not connect cannot fill the log."""
+"""Seconds, so that a process that may not connect cannot fill the log."""
 
 
 class Connector:

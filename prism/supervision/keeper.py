@@ -128,8 +128,8 @@ class Keeper:
                     await self._watch(self.current)
                 else:
                     await self._try_to_serve()
-                    self._attempted.set()
-        self._attempted.set()
+            self._attempted.set()
+        self._attempted.set()  # stopped before it began
 
     async def _watch(self, generation: Generation) -> None:
         """Wait until ``generation`` serves no more, and note it if nothing replaced it."""
@@ -280,7 +280,8 @@ class Keeper:
     def install(self, generation: Generation) -> Generation | None:
         """Let ``generation`` serve from now on: the swap. Returns the one it replaces."""
         instance = generation.instance
-        assert instance is not None  # noqa: S101 - it has settled
+        assert instance is not None  # noqa: S101 - it serves
+        assert generation.serving  # noqa: S101 - seen in the same step of plain code
         replaced, self.current, self.newest = self.current, generation, generation
         before, self.spec = self.spec, generation.spec
         self.adopt(before)

@@ -28,7 +28,7 @@ from prism.verification.judge import Verdict
 from prism.verification.refusals import Check, PluginRefused
 
 OWN = ("prism", "prism_plugins")
-"""Packages that come with the proxy: whoever can change them can change these checks."""
+"""Packages that come with the proxy: a change of them could be one of these checks."""
 
 _changing: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 """By package: a reload imports in a thread, and another may want the same package."""

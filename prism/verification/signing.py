@@ -117,7 +117,7 @@ def check_words(name: str | None, version: str | None) -> None:
 
 
 class _Anybody(Trust):
-    """Trusts everybody: who builds a plugin knows whose files they are."""
+    """Trusts everybody: on the machine that builds a plugin its files are known."""
 
     def check(self, status: os.stat_result, place: str, descriptor: int | None = None) -> None:
         """Passes."""

@@ -9,6 +9,12 @@ from prism.streams.unix import FD_VARIABLE
 from prism.supervision import process
 
 
+@pytest.fixture(autouse=True)
+def _time_to_read(monkeypatch):
+    """All output is read, however busy the machine: it ends with its processes."""
+    monkeypatch.setattr(process, "OUTPUT_TIMEOUT", 60.0)
+
+
 async def run(code, *, listen=True, kill_after=1.0, before_end=None, environment=None):
     """Run a Python program as a plugin; returns its process, and how it ended."""
     argv = [sys.executable, "-c", code]
