@@ -14,33 +14,43 @@ typedef struct {
 
 PyDoc_STRVAR(is_params_doc, "is_params($module, body, /)\n--\n\nAs json_text.is_params.");
 
-static PyObject *is_params(PyObject *module, PyObject *body)
+static int verdict_on(const Py_buffer *body, const uint64_t seed[2])
 {
-    const State *state = PyModule_GetState(module);
-    const uint8_t *text;
-    Py_ssize_t size;
     int verdict;
 
-    if (!PyBytes_Check(body)) {
-        PyErr_Format(PyExc_TypeError, "a body is bytes, not %.100s", Py_TYPE(body)->tp_name);
+    if (body->len == 0) {
+        return 1;
+    }
+    if (body->len < LARGE) {
+        return json_is_object(body->buf, (size_t)body->len, seed);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    verdict = json_is_object(body->buf, (size_t)body->len, seed);
+    Py_END_ALLOW_THREADS
+    return verdict;
+}
+
+static PyObject *is_params(PyObject *module, PyObject *object)
+{
+    const State *state = PyModule_GetState(module);
+    Py_buffer body;
+    int verdict;
+
+    /* A zero byte follows what these hold, and only these. */
+    if (!PyBytes_CheckExact(object) && !PyByteArray_CheckExact(object)) {
+        PyErr_Format(PyExc_TypeError, "a body is bytes, not %.100s", Py_TYPE(object)->tp_name);
         return NULL;
     }
-    text = (const uint8_t *)PyBytes_AS_STRING(body); /* a zero byte follows it */
-    size = PyBytes_GET_SIZE(body);
-    if (size == 0) {
-        Py_RETURN_TRUE;
+    if (PyObject_GetBuffer(object, &body, PyBUF_SIMPLE) < 0) {
+        return NULL;
     }
-    if ((uint64_t)size > UINT32_MAX) {
+    if ((uint64_t)body.len > UINT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "a body of 4 GiB or more");
+        PyBuffer_Release(&body);
         return NULL;
     }
-    if (size < LARGE) {
-        verdict = json_is_object(text, (size_t)size, state->seed);
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        verdict = json_is_object(text, (size_t)size, state->seed);
-        Py_END_ALLOW_THREADS
-    }
+    verdict = verdict_on(&body, state->seed);
+    PyBuffer_Release(&body);
     return verdict < 0 ? PyErr_NoMemory() : PyBool_FromLong(verdict);
 }
 

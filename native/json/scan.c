@@ -96,29 +96,44 @@ static int is_low_surrogate(int unit)
     return unit >= 0xdc00 && unit < 0xe000;
 }
 
-static const uint8_t *skip_escape(const uint8_t *p)
+/* Past an escape, and the character that it stands for. */
+static const uint8_t *skip_escape(const uint8_t *p, uint32_t *character)
 {
-    int unit;
+    int unit, low;
 
+    *character = p[1];
     switch (p[1]) {
     case '"':
     case '\\':
     case '/':
+        return p + 2;
     case 'b':
+        *character = '\b';
+        return p + 2;
     case 'f':
+        *character = '\f';
+        return p + 2;
     case 'n':
+        *character = '\n';
+        return p + 2;
     case 'r':
+        *character = '\r';
+        return p + 2;
     case 't':
+        *character = '\t';
         return p + 2;
     case 'u':
         unit = hex4(p + 2);
         if (unit < 0 || is_low_surrogate(unit)) {
             return NULL;
         }
+        *character = (uint32_t)unit;
         if (!is_high_surrogate(unit)) {
             return p + 6;
         }
-        return p[6] == '\\' && p[7] == 'u' && is_low_surrogate(hex4(p + 8)) ? p + 12 : NULL;
+        low = p[6] == '\\' && p[7] == 'u' ? hex4(p + 8) : -1;
+        *character = 0x10000 + ((uint32_t)(unit & 0x3ff) << 10 | (uint32_t)(low & 0x3ff));
+        return is_low_surrogate(low) ? p + 12 : NULL;
     default:
         return NULL;
     }
@@ -150,6 +165,8 @@ static const uint8_t *skip_multibyte(const uint8_t *p)
 
 static const uint8_t *skip_string(const uint8_t *p, const uint8_t *end, int *escapes)
 {
+    uint32_t character;
+
     *escapes = 0;
     p++;
     while (p != NULL) {
@@ -159,7 +176,7 @@ static const uint8_t *skip_string(const uint8_t *p, const uint8_t *end, int *esc
         }
         if (*p == '\\') {
             *escapes = 1;
-            p = skip_escape(p);
+            p = skip_escape(p, &character);
         } else if (*p < ' ') {
             return NULL;
         } else {
@@ -193,46 +210,22 @@ static uint8_t *put_character(uint8_t *to, uint32_t character)
     return to;
 }
 
-static uint32_t escaped_character(const uint8_t *p)
-{
-    int unit;
-
-    switch (p[1]) {
-    case 'b':
-        return '\b';
-    case 'f':
-        return '\f';
-    case 'n':
-        return '\n';
-    case 'r':
-        return '\r';
-    case 't':
-        return '\t';
-    case 'u':
-        unit = hex4(p + 2);
-        if (is_high_surrogate(unit)) {
-            return 0x10000 + ((uint32_t)(unit & 0x3ff) << 10 | (uint32_t)(hex4(p + 8) & 0x3ff));
-        }
-        return (uint32_t)unit;
-    default:
-        return p[1];
-    }
-}
-
 /* Push the key from `p` to `end`, which is known to be valid, without its escapes. All such keys
- * together are shorter than the text; memory that is never written to costs nothing. */
+ * together are shorter than the text; memory that is never written to costs nothing. Should another
+ * thread change a bytearray meanwhile, the verdict is worthless, but this ends at what is invalid. */
 static int push_unescaped(Scanner *self, const uint8_t *p, const uint8_t *end)
 {
     uint8_t *start, *to;
+    uint32_t character;
 
     if (self->unescaped == NULL && (self->unescaped = malloc(self->size)) == NULL) {
         return -1;
     }
     start = to = self->unescaped + self->unescaped_size;
-    while (p < end) {
+    while (p != NULL && p < end) {
         if (*p == '\\') {
-            to = put_character(to, escaped_character(p));
-            p = skip_escape(p);
+            p = skip_escape(p, &character);
+            to = put_character(to, character);
         } else {
             *to++ = *p++;
         }

@@ -43,7 +43,7 @@ _LONG_NUMBER = re.compile(rb"[\s:,\[][-+.0-9eE]{200}")
 _LONG_EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]{3}")
 
 
-def check_params(body: bytes, place: str = BODY) -> str:
+def check_params(body: bytes | bytearray, place: str = BODY) -> str:
     """The text of ``body``, exactly as received; ``{}`` for an empty body.
 
     Raises:
@@ -55,7 +55,7 @@ def check_params(body: bytes, place: str = BODY) -> str:
     return body.decode() or "{}"
 
 
-def refuse_params(body: bytes, place: str = BODY) -> NoReturn:
+def refuse_params(body: bytes | bytearray, place: str = BODY) -> NoReturn:
     """Say what is wrong with a body that is no params.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_params(body: bytes, place: str = BODY) -> NoReturn:
     raise AssertionError("the check in C refuses a body that the one in Python accepts")
 
 
-def is_params_in_python(body: bytes) -> bool:
+def is_params_in_python(body: bytes | bytearray) -> bool:
     """Whether ``check_params`` takes ``body``; ``is_params`` is this, or the same in C.
 
     That neither decodes nor copies the body, and lets other threads run meanwhile if it
@@ -85,7 +85,7 @@ def is_params_in_python(body: bytes) -> bool:
     return True
 
 
-def _check(body: bytes) -> None:
+def _check(body: bytes | bytearray) -> None:
     if not body:
         return
     try:
@@ -112,7 +112,7 @@ def _check(body: bytes) -> None:
         _check_keys_and_numbers(text)
 
 
-def _refuse_syntax(body: bytes, error: msgspec.DecodeError) -> NoReturn:
+def _refuse_syntax(body: bytes | bytearray, error: msgspec.DecodeError) -> NoReturn:
     if "truncated" not in str(error):
         what = str(error).removeprefix("JSON is malformed: ")
         raise InvalidRequest(f"the body is not JSON: {what}") from None
@@ -125,7 +125,7 @@ def _refuse_depth() -> NoReturn:
     raise InvalidRequest(f"the body is nested more than {MAX_DEPTH} levels deep") from None
 
 
-def _check_depth(body: bytes) -> None:
+def _check_depth(body: bytes | bytearray) -> None:
     brackets = _STRING.sub(b"", body).translate(None, _NOT_A_BRACKET)
     if max(accumulate(map(_STEP.__getitem__, brackets))) > MAX_DEPTH:
         _refuse_depth()
@@ -161,7 +161,7 @@ def _shorten(text: str) -> str:
 
 
 try:
-    from prism.calls._json import is_params
+    from prism.calls._json import is_params as is_params
 
     IS_COMPILED = True
 except ImportError:

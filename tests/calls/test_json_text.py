@@ -35,6 +35,7 @@ def accepts(body):
     """The verdict, which is the same in both."""
     verdict = is_params(body)
     assert is_params_in_python(body) == verdict, body
+    assert is_params(bytearray(body)) == verdict, body
     return verdict
 
 
@@ -97,6 +98,19 @@ def test_accepted_as_it_came(body):
 def test_nothing_means_no_parameters():
     assert accepts(b"")
     assert check_params(b"") == "{}"
+
+
+def test_a_body_that_grows_is_taken_at_any_time():
+    """In parts, as it comes; a bytearray moves its start and its end."""
+    body = bytearray(b"dropped")
+    for part in (b'{"a"', b":1", b"}", b" x"):
+        body += part
+        assert accepts(body[7:]) == (part == b"}")
+    del body[:7], body[-2:]
+    assert accepts(body)
+    assert check_params(body) == '{"a":1}'
+    with pytest.raises(InvalidRequest, match="ends early"):
+        check_params(body[:-1])
 
 
 _NOT_VALUES = r"""
