@@ -43,6 +43,7 @@ class Alternative(NamedTuple):
         return next((value for value in said if value is not None), None)
 
 
+@cache
 def alternatives(annotation: Annotation, metas: tuple[Meta, ...] = ()) -> tuple[Alternative, ...]:
     """The members of a union, or the one type that is none."""
     origin: Any = get_origin(annotation)

@@ -1,6 +1,6 @@
 import pytest
 
-from prism.config.types import Launch, PluginConfig, PluginForm
+from prism.config.types import ClientTLS, Launch, PluginConfig, PluginForm
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,16 @@ def test_the_socket_is_private_unless_a_group_is_named() -> None:
 
 def test_an_endpoint_is_split() -> None:
     assert Launch(endpoint="[::1]:50100").address == ("::1", 50100)
+
+
+@pytest.mark.parametrize(
+    ("launch", "url"),
+    [
+        (Launch(endpoint="wss://a/b?c"), "wss://a/b?c"),
+        (Launch(endpoint="a:1"), "ws://a:1/"),
+        (Launch(endpoint="a:1", tls=ClientTLS(enabled=False)), "ws://a:1/"),
+        (Launch(endpoint="a:1", tls=ClientTLS()), "wss://a:1/"),
+    ],
+)
+def test_an_endpoint_as_a_url(launch: Launch, url: str) -> None:
+    assert launch.websocket_url == url

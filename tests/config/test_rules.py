@@ -112,6 +112,9 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: grpc, endpoint: 'a:1', insecure: true", "a is not this machine"),
         ("type: grpc, endpoint: 'a:1', tls: {enabled: false}", "a is not this machine"),
         ("type: grpc, endpoint: 'localhost:1'", 'plain text needs "insecure: true"'),
+        ("type: websocket, endpoint: 'http://a/'", "write wss://host/path, or ws:// for loopback"),
+        ("type: websocket, endpoint: 'ws://a/'", "a is not this machine"),
+        ("type: websocket, endpoint: 'ws://[::1]/'", 'plain text needs "insecure: true"'),
         ("type: grpc, endpoint: 'a:1', tls: {cert: c}", '"cert" and "key" go together'),
     ],
 )
@@ -131,6 +134,8 @@ def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: 
         f"type: sidecar, socket: /{'s' * 106}",
         "type: sidecar, socket: s, dial: true",
         "type: websocket, endpoint: '[::1]:1', insecure: true",
+        "type: websocket, endpoint: 'ws://localhost/a', insecure: true",
+        "type: websocket, endpoint: 'wss://a.example/b'",
         "type: remote, endpoint: 'a:1', tls: {}",
     ],
 )

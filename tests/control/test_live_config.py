@@ -52,11 +52,12 @@ class File:
 
     def __init__(self, config) -> None:
         self.content = config
+        self.warnings = ()
 
     def __call__(self) -> LoadedConfig:
         if isinstance(self.content, Exception):
             raise self.content
-        return LoadedConfig(self.content, (), "prism.yaml")
+        return LoadedConfig(self.content, self.warnings, "prism.yaml")
 
 
 @asynccontextmanager
@@ -211,6 +212,26 @@ async def test_settings_of_the_process(caplog):
         assert live.current.handover_timeout_seconds == 7
         waiting = [change.setting for change in (await live.plan()).settings]
         assert waiting == ["listen.port", "admin.without_token", "log.format"]
+
+
+async def test_a_plugin_that_may_not_run_twice_and_does_not_come_up_is_tried_again(caplog):
+    alone = PluginConfig(type="in_process", module=SQLITE, overlap=False)
+    config = Config(namespaces=[namespace("a", plugin=alone)])
+    async with running(config) as (live, file, _router, supervisor):
+        changed = namespace("a", plugin=alone, config={"path": "/no/such/directory/a.db"})
+        warning = ConfigProblem("prism.yaml", 1, 2, "a", "odd")
+        file.content = Config(namespaces=[changed])
+        file.warnings = (warning,)
+        for _ in range(2):
+            assert actions((await live.plan()).changes) == {"a": "restart"}
+            outcome = await live.apply()
+            (receipt,) = outcome.receipts
+            assert (outcome.applied, receipt.outcome) == (True, "rolled_back")
+            assert supervisor.slots["a"].current is not None
+        assert "namespace a runs as before the change: " in caplog.text
+        assert "prism.yaml:1:2: a: odd" in caplog.text
+        file.content = Config(namespaces=[namespace("a", plugin=alone)])
+        assert actions((await live.apply()).changes) == {"a": "stay"}
 
 
 async def test_a_version_that_a_reload_chose_stays_until_its_entry_changes():
