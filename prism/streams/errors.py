@@ -43,3 +43,12 @@ class TLSFilesError(PrismError):
 
     def __str__(self) -> str:
         return f"{self.files}: cannot be used for TLS: {self.why}"
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What ``error`` comes from; of trio's "all attempts failed", the first attempt's error."""
+    while isinstance(error.__cause__, BaseException):
+        error = error.__cause__
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    return error

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from prism.streams.addresses import Address
-from prism.streams.errors import ListenError
+from prism.streams.errors import ListenError, innermost
 from prism.streams.tls import ServerTLS
 from prism.streams.unix import bind, lock_socket
 
@@ -62,8 +62,7 @@ async def open_listeners(
         why = "the name cannot be resolved"
         raise ListenError(place, why, "check its spelling, or use an IP address") from error
     except OSError as error:
-        cause = _first_cause(error)
-        number = cause.errno or 0
+        number = getattr(innermost(error), "errno", None) or 0
         way_out = _WAYS_OUT.get(number, "see the reason given")
         raise ListenError(place, os.strerror(number).lower(), way_out) from error
     return [TLSListener(item, tls) for item in opened] if tls is not None else list(opened)
@@ -108,11 +107,3 @@ def bound_address(listener: Listener) -> Address:
 def _socket(listener: Listener) -> trio.socket.SocketType:
     plain = listener.transport_listener if isinstance(listener, TLSListener) else listener
     return plain.socket
-
-
-def _first_cause(error: OSError) -> OSError:
-    """trio wraps the errors of several addresses in one; theirs tells more."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return cause if isinstance(cause, OSError) else error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from prism.streams.addresses import is_loopback
-from prism.streams.errors import LaunchError, TLSFilesError
+from prism.streams.errors import LaunchError, TLSFilesError, innermost
 from prism.streams.tls import TLSFiles, client_context, shake_hands
 
 KEEP_ALIVE_IDLE = 15
@@ -40,7 +40,7 @@ async def dial(
     try:
         stream = await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as error:
-        raise LaunchError(f"cannot connect to {where}: {_innermost(error)}") from None
+        raise LaunchError(f"cannot connect to {where}: {_reason(error)}") from None
     _keep_alive(stream.socket)
     if tls is None or context is None:
         return stream
@@ -61,12 +61,8 @@ def _keep_alive(sock: trio.socket.SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
 
 
-def _innermost(error: Exception) -> str:
-    cause: BaseException = error
-    while isinstance(cause.__cause__, BaseException):
-        cause = cause.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
+def _reason(error: Exception) -> str:
+    cause = innermost(error)
     number = getattr(cause, "errno", None) or 0
     # trio's strerror repeats the address; numbers below 0 are the resolver's own.
     return os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(cause)
