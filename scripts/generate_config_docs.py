@@ -15,7 +15,7 @@ from msgspec.structs import FieldInfo
 from prism.config import parse_config, schema_json
 from prism.config.document import MAX_DEPTH, MAX_VALUES
 from prism.config.errors import ConfigError
-from prism.config.typecheck import Annotation, alternatives, expected, fields_of, meta
+from prism.config.typecheck import Annotation, alternatives, expected, fields_of, meta_of
 from prism.config.types import CataloguePlugin, CatalogueVersion, Config, Launch
 from prism.contract import names
 
@@ -293,9 +293,9 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    types = meta(field.type, "types") or ()
+    types = meta_of(field.type, "types") or ()
     scope = f"*{', '.join(types)}:* " if types else ""
-    return scope + str(meta(field.type, "description"))
+    return scope + str(meta_of(field.type, "description"))
 
 
 def _messages() -> str:

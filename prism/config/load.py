@@ -19,7 +19,7 @@ from prism.config.errors import ConfigError, ConfigProblem, Report
 from prism.config.rules import check_rules
 from prism.config.secrets import check_secrets
 from prism.config.sources import read_file, unusable
-from prism.config.typecheck import Annotation, alternatives, check_types, fields_of, meta
+from prism.config.typecheck import Annotation, alternatives, check_types, fields_of, meta_of
 from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
 
 MAX_PROBLEMS = 100
@@ -170,7 +170,7 @@ def _with_settings(config: Config, namespace: NamespaceConfig, directory: Path) 
     paths = {
         name: field.default
         for name, field in fields_of(kind).items()
-        if meta(field.type, "path") and field.default is not NODEFAULT
+        if meta_of(field.type, "path") and field.default is not NODEFAULT
     }
     settings = _absolute_block(paths | namespace.config, kind, directory)
     return replace(namespace, config=settings)

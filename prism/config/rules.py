@@ -20,7 +20,7 @@ from prism.config.catalogue import (
 from prism.config.document import Place
 from prism.config.errors import clip
 from prism.config.fields import is_weak, public_bytes
-from prism.config.typecheck import check_types, fields_of, meta
+from prism.config.typecheck import check_types, fields_of, meta_of
 from prism.config.types import (
     CataloguePlugin,
     Config,
@@ -212,7 +212,7 @@ def _check_plugin(plugin: PluginConfig, at: Place) -> None:
 def _check_reference(at: Place, written: set[str]) -> None:
     """A plugin named from the catalogue: how it starts is the catalogue's business."""
     for key in sorted(written):
-        types = meta(fields_of(PluginConfig)[key].type, "types")
+        types = meta_of(fields_of(PluginConfig)[key].type, "types")
         if types and "name" in written:
             at[key].error(f'"{key}" cannot stand beside "name"; it belongs into the catalogue')
         elif types:
@@ -234,7 +234,7 @@ def _check_keys(
     """
     fields = fields_of(block)
     for key in sorted(at.written_keys() & fields.keys()):
-        types, needs = meta(fields[key].type, "types"), meta(fields[key].type, "needs")
+        types, needs = meta_of(fields[key].type, "types"), meta_of(fields[key].type, "needs")
         if types and plugin_type not in types:
             at[key].error(f'"{key}" belongs to type {" or ".join(types)}, not {plugin_type}')
         elif is_whole and needs and written.isdisjoint(needs):

@@ -39,7 +39,7 @@ class Alternative(NamedTuple):
 
     def meta(self, name: str) -> Any:
         """A constraint, or a key of ``extra`` (see ``prism.config.fields``); ``None`` without."""
-        said = ((meta.extra or {}).get(name) or getattr(meta, name, None) for meta in self.metas)
+        said = ((one.extra or {}).get(name) or getattr(one, name, None) for one in self.metas)
         return next((value for value in said if value is not None), None)
 
 
@@ -61,9 +61,10 @@ def fields_of(block: type[Struct]) -> dict[str, FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(block)}
 
 
-def meta(annotation: Annotation, name: str) -> Any:
-    """What is said under ``name`` anywhere in the annotation."""
-    return next((m for one in alternatives(annotation) if (m := one.meta(name))), None)
+def meta_of(annotation: Annotation, name: str) -> Any:
+    """The first ``meta`` of that name of the alternatives."""
+    said = (one.meta(name) for one in alternatives(annotation))
+    return next((value for value in said if value is not None), None)
 
 
 # -- the walk -----------------------------------------------------------------

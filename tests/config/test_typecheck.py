@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from prism.config.document import Entry, Node, Place
 from prism.config.errors import Report
-from prism.config.typecheck import alternatives, check_types, expected, meta
+from prism.config.typecheck import alternatives, check_types, expected, meta_of
 from prism.config.types import (
     CataloguePlugin,
     Config,
@@ -125,7 +125,7 @@ def test_the_alternatives_of_a_key() -> None:
     assert [one.meta("form") for one in alternatives(key)] == ["a path", None, None]
     assert [one.meta("private") for one in alternatives(key)] == [True] * 3
     assert [one.block for one in alternatives(key | Config)] == [None, None, None, Config]
-    assert (meta(key, "form"), meta(key, "description"), meta(key, "path")) == (
+    assert (meta_of(key, "form"), meta_of(key, "description"), meta_of(key, "path")) == (
         "a path",
         "It.",
         None,
