@@ -4,7 +4,7 @@ import fcntl
 import os
 
 import pytest
-from prism_process import CHAOS, FAST_CHECKS, WAITING, eventually
+from prism_process import CHAOS, WAITING, eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -12,7 +12,7 @@ PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
 @pytest.fixture(scope="module")
 def proxy(start_shared_prism):
-    chaos = {"type": "sidecar", "command": CHAOS, "health": FAST_CHECKS}
+    chaos = {"type": "sidecar", "command": CHAOS, "health": {"interval_seconds": 0.2}}
     waiting = {"type": "sidecar", "command": WAITING}
     return start_shared_prism(
         {

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from prism_process import CHAOS, FAST_CHECKS, WAITING, eventually
+from prism_process import CHAOS, WAITING, eventually
 
 SECRET = "canary-of-the-secrets-directory"
 INLINE = "canary-in-the-credentials"
@@ -41,7 +41,7 @@ def proxy(start_prism, tmp_path):
 
 
 def sidecar(*command):
-    return {"type": "sidecar", "command": list(command), "health": FAST_CHECKS}
+    return {"type": "sidecar", "command": list(command), "health": {"interval_seconds": 0.2}}
 
 
 def process_table(pid):
