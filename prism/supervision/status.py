@@ -79,7 +79,10 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class GenerationStatus(msgspec.Struct, frozen=True):
-    """One generation that has not ended: the serving one, a candidate, one on its way out."""
+    """One generation that has not ended: the serving one, a candidate, one on its way out.
+
+    ``pid`` is None once its process is reaped: the number may be another's.
+    """
 
     id: str
     state: State
@@ -158,7 +161,7 @@ def status_of(keeper: Keeper) -> NamespaceStatus:
                 since=generation.lifecycle.since,
                 reason=generation.lifecycle.reason,
                 version=generation.version,
-                pid=generation.pid,
+                pid=None if generation.ending else generation.pid,
                 in_flight=generation.in_flight,
             )
             for generation in keeper.generations

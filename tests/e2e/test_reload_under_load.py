@@ -22,6 +22,8 @@ from prism.config import load_config
 
 SUPPORT = Path(__file__).parent / "support"
 RELOADS, WITH_KILLS = 100, 40
+BETWEEN_KILLS = 20
+"""Calls that are answered before the next kill, however long a slow machine takes for them."""
 
 
 @asynccontextmanager
@@ -138,8 +140,11 @@ async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path):
 
         async def kill_now_and_then():
             nonlocal kills
+            slot = supervisor.slots["store"]
             while True:
                 await trio.sleep(chance.uniform(0.2, 0.8))
+                if slot.current is None or slot.current.finished < BETWEEN_KILLS:
+                    continue
                 generations = supervisor.status_of("store").generations
                 pids = [g.pid for g in generations if g.pid is not None and g.state != "stopping"]
                 if pids:
@@ -157,6 +162,6 @@ async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path):
     assert {call["status"] for call in calls} <= {200, 502, 503}
     reasons = {call["reason"] for call in calls if call["status"] != 200}
     assert reasons <= {"plugin_crashed", "plugin_unavailable"}
-    assert sum(call["status"] == 200 for call in calls) > len(calls) / 2
+    assert sum(call["status"] == 200 for call in calls) > BETWEEN_KILLS * kills / 2
     assert all(receipt.calls.lost == 0 for receipt in receipts)
     check_store(store, calls)

@@ -3,7 +3,7 @@
 import msgspec
 import trio
 import trio.testing
-from supervised_plugin import eventually, leased_call, supervised
+from supervised_plugin import ScriptedConnector, eventually, leased_call, supervised
 
 from prism.supervision.keeper import Keeper
 from prism.supervision.lifecycle import State
@@ -61,3 +61,12 @@ def test_a_status_is_a_value_that_can_be_encoded(make_spec):
     status = status_of(Keeper(make_spec(), Slot("ns")))
     encoded = msgspec.json.encode(status)
     assert msgspec.json.decode(encoded, type=NamespaceStatus) == status
+
+
+async def test_a_process_that_is_reaped_has_no_number_any_more(make_spec):
+    keeper = Keeper(make_spec(), Slot("ns"))
+    connector = ScriptedConnector()
+    keeper.generations.append(connector.generation(lambda _generation: None))
+    assert [one.pid for one in status_of(keeper).generations] == [99]
+    connector.ending = "was ended by SIGKILL"
+    assert [one.pid for one in status_of(keeper).generations] == [None]
