@@ -38,7 +38,8 @@ static PyObject *is_params(PyObject *module, PyObject *object)
 
     /* A zero byte follows what these hold, and only these. */
     if (!PyBytes_CheckExact(object) && !PyByteArray_CheckExact(object)) {
-        PyErr_Format(PyExc_TypeError, "a body is bytes, not %.100s", Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "a body is bytes or bytearray, not %.100s",
+                     Py_TYPE(object)->tp_name);
         return NULL;
     }
     if (PyObject_GetBuffer(object, &body, PyBUF_SIMPLE) < 0) {

@@ -20,7 +20,7 @@ def scanner(installed):
 
 @pytest.mark.parametrize("body", ["{}", memoryview(b"{}"), type("Body", (bytes,), {})(b"{}"), None])
 def test_a_body_is_bytes(scanner, body):
-    with pytest.raises(TypeError, match=f"a body is bytes, not {type(body).__name__}"):
+    with pytest.raises(TypeError, match=f"a body is bytes or bytearray, not {type(body).__name__}"):
         scanner.is_params(body)
 
 
