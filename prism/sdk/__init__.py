@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
-from prism.sdk.call import Call
-from prism.sdk.health import Health
-from prism.sdk.metrics import Metrics
+from prism.sdk.call import Call, Positioned
+from prism.sdk.health import Health, Metrics
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
-from prism.sdk.position import Positioned
 from prism.sdk.value import Encoding, Value
 
 if TYPE_CHECKING:

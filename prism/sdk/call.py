@@ -1,12 +1,12 @@
-"""What a handler may know of the call it answers, beside its params."""
+"""What a handler may know of the call it answers, beside its params, and what a stream yields."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import anyio
 
 from prism.contract.messages import StreamRequest
-from prism.sdk.codec import ParamsDecoder
+from prism.sdk.operation import ParamsDecoder
 
 T = TypeVar("T")
 
@@ -95,3 +95,14 @@ class _Messages(AsyncIterator[T]):
             raise StopAsyncIteration
         request = await anext(self._requests)
         return self._decoder.decode(request.params_json, request.params_raw)
+
+
+class Positioned(NamedTuple, Generic[T]):
+    """What a streaming operation yields in place of a bare value.
+
+    ``position`` is text of the plugin's own: a client that lost its stream hands the last
+    one back, as ``Call.resume_after``, and expects what came after it.
+    """
+
+    value: T
+    position: str

@@ -1,8 +1,13 @@
-"""A plugin's word on its health."""
+"""What a plugin tells of itself: its health and its counters."""
+
+import logging
+from dataclasses import dataclass, field
 
 import msgspec
 
-from prism.contract.messages import HealthStatus
+from prism.contract.messages import HealthStatus, PluginMetrics
+
+log = logging.getLogger("prism.sdk")
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -29,3 +34,45 @@ class Health(msgspec.Struct, frozen=True):
     def unhealthy(cls, message: str, **details: str) -> "Health":
         """Calls cannot be answered now."""
         return cls(HealthStatus.UNHEALTHY, message, details)
+
+
+@dataclass(slots=True)
+class Metrics:
+    """A plugin's counters, cumulative since its start.
+
+    The SDK keeps the first three. The others belong to the author, as does
+    ``custom``: any name to any number.
+    """
+
+    requests_total: int = 0
+    requests_failed: int = 0
+    latency_ms: float = 0.0
+    connections_active: int = 0
+    connections_idle: int = 0
+    queries_executed: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    custom: dict[str, float] = field(default_factory=dict)
+
+    def snapshot(self) -> PluginMetrics:
+        """The counters as the contract's message."""
+        return PluginMetrics(
+            requests_total=self.requests_total,
+            requests_failed=self.requests_failed,
+            latency_ms=self.latency_ms,
+            connections_active=self.connections_active,
+            connections_idle=self.connections_idle,
+            queries_executed=self.queries_executed,
+            cache_hits=self.cache_hits,
+            cache_misses=self.cache_misses,
+            custom_metrics_json=_encode(self.custom) if self.custom else "",
+        )
+
+
+def _encode(custom: dict[str, float]) -> str:
+    """What is no number costs the author these metrics, not the call or the process."""
+    try:
+        return msgspec.json.encode(custom).decode()
+    except (TypeError, ValueError, OverflowError) as error:
+        log.warning("metrics.custom cannot be reported: %s", error)
+        return ""

@@ -2,22 +2,63 @@
 
 Everything that can be known when a class is defined is checked then, so that a
 mistake in a plugin shows when it is imported and not with its first call.
+
+Params come in, and results leave, as JSON text or MessagePack, whichever the caller chose:
+a request with ``params_raw`` speaks MessagePack and is answered in MessagePack; every other
+request speaks JSON. Empty ``params_json`` means ``{}``.
 """
 
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, Generic, TypeVar, get_type_hints, overload
+
+import msgspec
 
 from prism.contract import names
+from prism.contract.errors import PluginError
 from prism.contract.messages import OperationDeclaration
-from prism.sdk.codec import ParamsDecoder
+from prism.contract.status import StatusCode
 
+T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
 _MARK = "__prism_operation__"
 _is_name = re.compile(names.OPERATION).fullmatch
+
+_json_encoder = msgspec.json.Encoder()
+_msgpack_encoder = msgspec.msgpack.Encoder()
+
+
+class ParamsDecoder(Generic[T]):
+    """Decodes one operation's params; made once per operation, used for every call."""
+
+    def __init__(self, params_type: type[T]) -> None:
+        """Raises TypeError for a type that msgspec cannot decode."""
+        self._decode_json = msgspec.json.Decoder(params_type).decode
+        self._decode_msgpack = msgspec.msgpack.Decoder(params_type).decode
+
+    def decode(self, params_json: str, params_raw: bytes) -> T:
+        """The typed params of one request.
+
+        Raises:
+            PluginError: INVALID_ARGUMENT, with msgspec's sentence and path.
+        """
+        try:
+            if params_raw:
+                return self._decode_msgpack(params_raw)
+            return self._decode_json(params_json or "{}")
+        except msgspec.MsgspecError as error:
+            raise PluginError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+        except RecursionError as error:
+            raise PluginError(
+                StatusCode.INVALID_ARGUMENT, "the params are nested too deeply"
+            ) from error
+        except UnicodeError as error:
+            raise PluginError(
+                StatusCode.INVALID_ARGUMENT, "the params contain text that is not valid UTF-8"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -175,3 +216,13 @@ def _params_decoder(where: str, function: Callable[..., object], name: str) -> P
         raise TypeError(
             f"{where}: {name!r} cannot be decoded as {annotation!r}: {error}"
         ) from error
+
+
+def encode_json(result: object) -> str:
+    """A result as JSON text; None becomes ``{}``, ``msgspec.Raw`` stays as it is."""
+    return "{}" if result is None else _json_encoder.encode(result).decode()
+
+
+def encode_msgpack(result: object) -> bytes:
+    """A result as MessagePack; None becomes an empty map, ``msgspec.Raw`` stays as it is."""
+    return _msgpack_encoder.encode({} if result is None else result)

@@ -6,19 +6,26 @@ The same class runs inside the proxy (under trio) and as a process of its own
 Theory of operation. The class is compiled when it is defined: one decoder per
 operation. A call is a dictionary look-up, a decode, the handler, an encode; and
 whatever goes wrong on this way becomes an answer, never an exception, as the
-contract asks. Cancellation passes through untouched: no state outlives a call
-but the count of running calls, which ``finally`` lowers.
+contract asks. Callers learn what a plugin says on purpose (``PluginError``) and no
+more; credentials are taken out of every sentence and every traceback. Cancellation
+passes through untouched: no state outlives a call but the count of running calls,
+which ``finally`` lowers.
 """
 
+import logging
+import math
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from enum import Enum
+from time import perf_counter
 from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from prism.contract.errors import PluginError
+from prism.contract.errors import CallError, PluginError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -27,25 +34,86 @@ from prism.contract.messages import (
     HealthStatus,
     InitializeRequest,
     InitializeResponse,
+    PluginMetrics,
     ProxyCapabilities,
     ShutdownRequest,
     ShutdownResponse,
     StreamRequest,
     StreamResponse,
 )
+from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
-from prism.sdk.call import Call
-from prism.sdk.codec import decode_config, encode_json, encode_msgpack
-from prism.sdk.failures import Failures
-from prism.sdk.health import Health
-from prism.sdk.metrics import Metrics
-from prism.sdk.operation import Operation, compile_operations
-from prism.sdk.position import Positioned
-from prism.sdk.running_calls import RunningCalls
-from prism.sdk.state import State
+from prism.sdk.call import Call, Positioned
+from prism.sdk.health import Health, Metrics
+from prism.sdk.operation import Operation, compile_operations, encode_json, encode_msgpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+METRICS_INTERVAL = 1.0
+"""Seconds: ExecuteResponse carries metrics at most this often; health checks always do."""
+
+
+class State(Enum):
+    """The life of a plugin, in order; FAILED instead of SERVING when start() raised."""
+
+    NEW = "not initialized"
+    STARTING = "still starting"
+    SERVING = "serving"
+    FAILED = "not initialized: its start failed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class _Failures:
+    """What an exception becomes: a status and a sentence for the caller, a log entry for us."""
+
+    def __init__(self, plugin: str) -> None:
+        self._logger = logging.getLogger(f"prism.plugin.{plugin}")
+        self._redaction = Redaction()
+
+    def keep_secret(self, credentials: Mapping[str, str]) -> None:
+        """From now on these values appear in no answer and no log entry."""
+        self._redaction = Redaction(credentials)
+
+    def of_call(
+        self, error: Exception, operation: str, request_id: str = ""
+    ) -> tuple[StatusCode, str]:
+        """Status and detail for the caller of an operation that raised ``error``.
+
+        ``request_id`` leads from the log entry to the proxy's line about the call.
+        """
+        said = _said_on_purpose(error)
+        if said is not None:
+            return said.status, self._redaction.text(said.detail)
+        error_id = secrets.token_hex(4)
+        request = f", request {request_id}" if request_id else ""
+        self._log(error, f"operation {operation!r} failed, error id {error_id}{request}")
+        detail = f"the plugin failed unexpectedly; its log has the cause under error id {error_id}"
+        return StatusCode.INTERNAL, detail
+
+    def of_lifecycle(self, error: Exception, step: str) -> tuple[StatusCode, str]:
+        """Status and detail for the operator, when ``step`` of the plugin's life failed.
+
+        Unlike a client, the operator may read the exception's own text.
+        """
+        said = _said_on_purpose(error)
+        if said is not None:
+            return said.status, self._redaction.text(said.detail)
+        self._log(error, f"{step} failed")
+        return StatusCode.INTERNAL, self._redaction.text(
+            f"{step} failed: {type(error).__name__}: {error}"
+        )
+
+    def _log(self, error: Exception, what: str) -> None:
+        self._logger.error("%s\n%s", what, self._redaction.traceback(error))
+
+
+def _said_on_purpose(error: BaseException) -> CallError | None:
+    """The CallError, also when a task group wrapped it alone into a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, CallError) else None
 
 
 class Plugin:
@@ -55,6 +123,7 @@ class Plugin:
     set. ``Config`` is the msgspec Struct to decode the configuration to; without
     one, ``self.config`` is the plain dictionary. Raise ``PluginError`` to answer
     a call with a status; any other exception is INTERNAL and only the log has it.
+    Names with two leading underscores are the SDK's; all others are the author's.
     """
 
     name: ClassVar[str] = ""
@@ -83,10 +152,13 @@ class Plugin:
         self.credentials = {}
         self.capabilities = ProxyCapabilities()
         self.metrics = Metrics()
-        self._state = State.NEW
-        self._failures = Failures(self.name)
-        self._calls = RunningCalls(self.metrics)
-        self._limiter: anyio.CapacityLimiter | None = None
+        self.__state = State.NEW
+        self.__failures = _Failures(self.name)
+        self.__offered: Mapping[str, Operation] = {}  # those that may be called now
+        self.__running = 0
+        self.__none_runs: anyio.Event | None = None
+        self.__metrics_due = -math.inf
+        self.__limiter: anyio.CapacityLimiter | None = None
 
     async def start(self) -> None:
         """Open connections. Raising refuses Initialize; ``stop`` is not called then."""
@@ -104,34 +176,35 @@ class Plugin:
         A cancelled caller still waits for the function to return: a thread
         cannot be stopped from outside.
         """
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        return await anyio.to_thread.run_sync(function, *args, limiter=self.__limiter)
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Decode the configuration and run ``start``; once in a plugin's life.
 
         A cancelled Initialize leaves the plugin FAILED.
         """
-        if self._state is not State.NEW:
+        if self.__state is not State.NEW:
             return InitializeResponse(
                 error=f"plugin {self.name!r} was initialized before; start a new instance instead",
                 error_code=StatusCode.FAILED_PRECONDITION,
             )
-        self._state = State.STARTING
+        self.__state = State.STARTING
         self.namespace = request.namespace
         self.credentials = request.credentials
         self.capabilities = request.capabilities or ProxyCapabilities()
-        self._failures.keep_secret(request.credentials)
-        self._limiter = anyio.CapacityLimiter(self.blocking_threads)
+        self.__failures.keep_secret(request.credentials)
+        self.__limiter = anyio.CapacityLimiter(self.blocking_threads)
         try:
-            self.config = decode_config(self.Config, request.config_json)
+            self.config = _decode_config(self.Config, request.config_json)
             await self.start()
-            self._state = State.SERVING
+            self.__state = State.SERVING
+            self.__offered = self.operations
         except Exception as error:
-            code, detail = self._failures.of_lifecycle(error, "start")
+            code, detail = self.__failures.of_lifecycle(error, "start")
             return InitializeResponse(error=detail, error_code=code, plugin_version=self.version)
         finally:
-            if self._state is State.STARTING:
-                self._state = State.FAILED
+            if self.__state is State.STARTING:
+                self.__state = State.FAILED
         return InitializeResponse(
             success=True,
             plugin_version=self.version,
@@ -141,17 +214,19 @@ class Plugin:
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation that is not streaming."""
-        started = self._calls.begin()
-        binary = bool(request.params_raw)
+        started = self.__call_begins()
         try:
-            operation = self._find(request.operation, streaming=False)
+            operation = self.__offered.get(request.operation)
+            if operation is None or operation.streaming:
+                raise self.__refusal(request.operation, streaming=False)
+            binary = bool(request.params_raw)
             params = operation.params.decode(request.params_json, request.params_raw)
             if operation.takes_call:
                 call = Call(request.operation, self.namespace, request.metadata, binary=binary)
                 result = await operation.handler(self, params, call)
             else:
                 result = await operation.handler(self, params)
-            metrics = self._calls.metrics_when_due(started)
+            metrics = self.__metrics_now(started) if started >= self.__metrics_due else None
             if binary:
                 raw = encode_msgpack(result)
                 return ExecuteResponse(success=True, result_raw=raw, metrics=metrics)
@@ -160,10 +235,10 @@ class Plugin:
         except Exception as error:
             self.metrics.requests_failed += 1
             request_id = request.metadata.get("prism-request-id", "")
-            code, detail = self._failures.of_call(error, request.operation, request_id)
+            code, detail = self.__failures.of_call(error, request.operation, request_id)
             return ExecuteResponse(error=detail, error_code=code)
         finally:
-            self._calls.end(started)
+            self.__call_ends(started)
 
     async def execute_stream(
         self, requests: AsyncIterator[StreamRequest]
@@ -174,13 +249,17 @@ class Plugin:
         only ``is_final``, or the error. Closing the generator closes the handler;
         ``requests`` stays the caller's to close.
         """
-        started = self._calls.begin()
+        started = self.__call_begins()
         first = StreamRequest()
         try:
             first = await anext(requests, first)
             name = first.operation
             binary = bool(first.params_raw)
-            operation = self._find(name, streaming=True)
+            operation = self.__offered.get(name)
+            if operation is not None and operation.stream is not None:
+                operation = operation.stream
+            if operation is None or not operation.streaming:
+                raise self.__refusal(name, streaming=True)
             params = operation.params.decode(first.params_json, first.params_raw)
             call = Call(name, self.namespace, first.metadata, binary=binary, requests=requests)
             arguments = (self, params, call) if operation.takes_call else (self, params)
@@ -197,20 +276,20 @@ class Plugin:
         except Exception as error:
             self.metrics.requests_failed += 1
             request_id = first.metadata.get("prism-request-id", "")
-            code, detail = self._failures.of_call(error, first.operation, request_id)
+            code, detail = self.__failures.of_call(error, first.operation, request_id)
             yield StreamResponse(is_final=True, error=detail, error_code=code)
         finally:
-            self._calls.end(started)
+            self.__call_ends(started)
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask ``health``; a plugin that is not serving is UNHEALTHY."""
-        if self._state is State.SERVING:
+        if self.__state is State.SERVING:
             try:
                 health = await self.health()
             except Exception as error:
-                health = Health.unhealthy(self._failures.of_lifecycle(error, "health check")[1])
+                health = Health.unhealthy(self.__failures.of_lifecycle(error, "health check")[1])
         else:
-            health = Health(HealthStatus.UNHEALTHY, f"the plugin is {self._state.value}")
+            health = Health(HealthStatus.UNHEALTHY, f"the plugin is {self.__state.value}")
         return HealthCheckResponse(
             status=health.status,
             message=health.message,
@@ -224,40 +303,68 @@ class Plugin:
         ``stop`` runs even when calls remain; the answer then says how many.
         Cancelling leaves the plugin STOPPING: it takes no calls any more.
         """
-        if self._state is State.STARTING:
+        if self.__state is State.STARTING:
             return ShutdownResponse(error="the plugin is still starting")
-        if self._state is not State.SERVING:
-            self._state = State.STOPPED
+        if self.__state is not State.SERVING:
+            self.__state = State.STOPPED
             return ShutdownResponse(success=True)
-        self._state = State.STOPPING
-        with anyio.move_on_after(request.timeout_seconds):
-            await self._calls.wait_none_left()
-        remaining = self._calls.count
+        self.__state = State.STOPPING
+        self.__offered = {}
+        if self.__running:
+            self.__none_runs = anyio.Event()
+            with anyio.move_on_after(request.timeout_seconds):
+                await self.__none_runs.wait()
+        remaining = self.__running
         try:
             await self.stop()
         except Exception as error:
-            return ShutdownResponse(error=self._failures.of_lifecycle(error, "stop")[1])
+            return ShutdownResponse(error=self.__failures.of_lifecycle(error, "stop")[1])
         finally:
-            self._state = State.STOPPED
+            self.__state = State.STOPPED
         if remaining:
             return ShutdownResponse(error=f"stopped while {remaining} calls were still running")
         return ShutdownResponse(success=True)
 
-    def _find(self, name: str, *, streaming: bool) -> Operation:
-        if self._state is not State.SERVING:
-            gone = self._state in (State.STOPPING, State.STOPPED)
+    def __call_begins(self) -> float:
+        """Count a call; the returned time goes to ``__call_ends``."""
+        self.__running += 1
+        self.metrics.requests_total += 1
+        return perf_counter()
+
+    def __call_ends(self, started: float) -> None:
+        self.__running -= 1
+        self.metrics.latency_ms = (perf_counter() - started) * 1000
+        if self.__none_runs is not None and not self.__running:
+            self.__none_runs.set()
+
+    def __metrics_now(self, now: float) -> PluginMetrics:
+        self.__metrics_due = now + METRICS_INTERVAL
+        return self.metrics.snapshot()
+
+    def __refusal(self, name: str, *, streaming: bool) -> PluginError:
+        """Why this operation cannot be called, or not in this way."""
+        if self.__state is not State.SERVING:
+            gone = self.__state in (State.STOPPING, State.STOPPED)
             code = StatusCode.UNAVAILABLE if gone else StatusCode.FAILED_PRECONDITION
-            raise PluginError(code, f"plugin {self.name!r} is {self._state.value}")
-        operation = self.operations.get(name)
-        if operation is None:
+            return PluginError(code, f"plugin {self.name!r} is {self.__state.value}")
+        if name not in self.operations:
             offered = ", ".join(sorted(self.operations)) or "none"
-            raise PluginError(
+            return PluginError(
                 StatusCode.UNIMPLEMENTED,
                 f"plugin {self.name!r} has no operation {name!r}; it offers: {offered}",
             )
-        if streaming and operation.stream is not None:
-            return operation.stream
-        if operation.streaming is not streaming:
-            right = "as a stream" if operation.streaming else "as a single call"
-            raise PluginError(StatusCode.UNIMPLEMENTED, f"operation {name!r} is called {right}")
-        return operation
+        right = "as a single call" if streaming else "as a stream"
+        return PluginError(StatusCode.UNIMPLEMENTED, f"operation {name!r} is called {right}")
+
+
+def _decode_config(config_type: type[msgspec.Struct] | None, text: str) -> Any:
+    """The configuration as ``config_type``, or as a dictionary where there is none.
+
+    Raises:
+        PluginError: INVALID_ARGUMENT, with msgspec's sentence and path.
+    """
+    expected: Any = dict[str, Any] if config_type is None else config_type
+    try:
+        return msgspec.json.decode(text or "{}", type=expected)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise PluginError(StatusCode.INVALID_ARGUMENT, f"config: {error}") from error

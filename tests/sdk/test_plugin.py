@@ -15,7 +15,7 @@ from prism.contract.messages import (
     StreamRequest,
 )
 from prism.contract.status import StatusCode
-from prism.sdk import Plugin
+from prism.sdk import Plugin, operation
 
 
 async def initialized(echo: type[Plugin], config: str = "", **credentials: str) -> Plugin:
@@ -427,3 +427,23 @@ async def test_run_blocking_is_limited(echo) -> None:
         for _ in range(20):
             nursery.start_soon(plugin.run_blocking, work)
     assert most == 1
+
+
+async def test_an_author_may_use_any_name_of_his_own() -> None:
+    class Mine(Plugin):
+        def __init__(self) -> None:
+            super().__init__()
+            self._state = self._running = self._calls = self._limiter = "mine"
+
+        def _refusal(self) -> str:
+            return "mine"
+
+        @operation
+        async def names(self, params: dict[str, int]) -> list[str]:
+            return [self._state, self._running, self._calls, self._limiter, self._refusal()]
+
+    plugin = Mine()
+    assert (await plugin.initialize(InitializeRequest())).success
+    assert (await plugin.execute(execute("names", "{}"))).result_json.count("mine") == 5
+    assert (await plugin.execute(execute("other"))).error_code == StatusCode.UNIMPLEMENTED
+    assert (await plugin.shutdown(ShutdownRequest())).success

@@ -3,7 +3,7 @@ import logging
 import pytest
 import trio
 
-from prism.sdk.metrics import Metrics
+from prism.sdk.health import Metrics
 from prism.sdk.reporting import (
     MAX_MESSAGE,
     MAX_PENDING,
@@ -106,13 +106,6 @@ async def test_metrics_wait_for_a_session_that_takes_them(handler, autojump_cloc
             await trio.sleep(15)
             session.takes_notes = True
     assert len(session.notes) == 1
-
-
-def test_a_custom_metric_that_is_no_number_costs_nothing_else(caplog):
-    metrics = Metrics(requests_total=3, custom={"pool": object()})
-    snapshot = metrics.snapshot()
-    assert (snapshot.requests_total, snapshot.custom_metrics_json) == (3, "")
-    assert "metrics.custom cannot be reported" in caplog.text
 
 
 async def test_metrics_are_reported_when_they_changed(handler, autojump_clock):
