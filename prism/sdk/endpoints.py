@@ -1,4 +1,4 @@
-"""The sockets on which a plugin meets its host."""
+"""Where a plugin meets its host: addresses, and the sockets behind them."""
 
 import ipaddress
 import logging
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, UNIXSocketStream
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener
 from anyio.streams.tls import TLSListener
 
-from prism.streams.errors import LaunchError
+from prism.contract.errors import PrismError
+from prism.sdk.byte_streams import SocketStream
 
 if TYPE_CHECKING:
     from prism.sdk.options import Options
@@ -28,6 +29,10 @@ SOCKET_VARIABLE = "PLUGIN_SOCKET"
 MAX_PATH = 107
 """Bytes of a Unix socket's path that Linux takes."""
 BACKLOG = 16
+
+
+class EndpointError(PrismError):
+    """There is no way to meet a host; says why."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,11 @@ class Address:
         return f"{'ws' if self.is_websocket else 'tcp'}:{self.host}:{self.port}"
 
 
-async def inherited(descriptor: int) -> UNIXSocketStream:
+def inherited(descriptor: int) -> SocketStream:
     """The connected socket that the proxy handed down.
 
     Raises:
-        LaunchError: the descriptor is not a socket.
+        EndpointError: the descriptor is not a socket.
     """
     sock = None
     try:
@@ -104,28 +109,35 @@ async def inherited(descriptor: int) -> UNIXSocketStream:
         if sock is not None:
             sock.close()
         reason = getattr(error, "strerror", None) or error
-        raise LaunchError(
+        raise EndpointError(
             f"{FD_VARIABLE}={descriptor} is not a connected socket ({reason}); only "
             "Prism sets this variable, when it starts a plugin"
         ) from None
     sock.set_inheritable(False)
-    return await UNIXSocketStream.from_socket(sock)
+    return SocketStream(sock)
 
 
-async def dial(address: Address) -> UNIXSocketStream:
-    """Connect to the proxy's Unix socket. Raises OSError."""
-    return await anyio.connect_unix(address.path)
+def dial(address: Address) -> SocketStream:
+    """Connect to the proxy's Unix socket. Raises OSError; also where its queue is full."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(address.path)
+    except OSError:
+        sock.close()
+        raise
+    return SocketStream(sock)
 
 
 async def listen(options: "Options") -> Listener[Any]:
     """Listen as the options say; Unix sockets are for this user alone.
 
     Raises:
-        LaunchError: the address cannot be used.
+        EndpointError: the address cannot be used.
     """
     address = options.listen
     if address is None:
-        raise LaunchError("there is no address to listen on")
+        raise EndpointError("there is no address to listen on")
     context = _server_context(options) if options.tls_cert else None
     try:
         if address.is_unix:
@@ -137,7 +149,7 @@ async def listen(options: "Options") -> Listener[Any]:
         )
         listener = await SocketListener.from_socket(sock)
     except OSError as error:
-        raise LaunchError(f"cannot listen on {address}: {error.strerror or error}") from None
+        raise EndpointError(f"cannot listen on {address}: {error.strerror or error}") from None
     if context is None:
         return listener
     # Frames carry their length, so a cut connection shows without TLS's own goodbye.
@@ -210,5 +222,5 @@ def _server_context(options: "Options") -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or error
-        raise LaunchError(f"cannot use the TLS files ({file}): {reason}") from None
+        raise EndpointError(f"cannot use the TLS files ({file}): {reason}") from None
     return context

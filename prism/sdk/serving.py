@@ -14,19 +14,21 @@ import logging
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
 
 import anyio
-from anyio.abc import Listener, UNIXSocketStream
+from anyio.abc import Listener, SocketAttribute, UNIXSocketStream
 
 from prism.contract.errors import HandshakeFailed, PrismError
+from prism.contract.messages import PluginMetrics
 from prism.sdk import endpoints
+from prism.sdk.byte_streams import ByteStream, SocketStream, WebSocketStream
 from prism.sdk.options import Options, parse_options
 from prism.sdk.plugin import Plugin
-from prism.sdk.reporting import NoteHandler, report, send_logs
-from prism.sdk.session import ByteStream, Session
-from prism.sdk.websocket import WebSocketStream
+from prism.sdk.session import Session
+from prism.wire.events import LogRecord, Note
 
 log = logging.getLogger("prism.sdk")
 
@@ -37,6 +39,18 @@ STOP_GRACE = 25.0
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
 """Seconds between attempts to dial; doubled after each up to the last."""
+MAX_PENDING = 1000
+"""Log records kept for the host; beyond it the oldest are dropped and counted."""
+MAX_RECORDS = 100
+"""Log records in one NOTE."""
+MAX_MESSAGE = 8 * 1024
+"""Characters of one log record; longer ones are cut."""
+MAX_TEXT = 16 * 1024
+"""Characters of log records in one NOTE, whose frame a host may want small."""
+LOG_INTERVAL = 0.25
+"""Seconds between looks for log records to send."""
+METRICS_INTERVAL = 10.0
+"""Seconds between reports of metrics, sent only when they changed."""
 
 
 def serve(
@@ -72,6 +86,46 @@ def serve(
     if options.descriptor is not None:
         handler.print_rest()
     sys.exit(code)
+
+
+class NoteHandler(logging.Handler):
+    """Keeps log records until a session takes them; from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: deque[LogRecord] = deque(maxlen=MAX_PENDING)
+        self._dropped = 0
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record; never raises."""
+        try:
+            message = self.format(record)[:MAX_MESSAGE].encode(errors="replace").decode()
+        except Exception:
+            self.handleError(record)
+            return
+        if len(self._pending) == MAX_PENDING:
+            self._dropped += 1
+        self._pending.append(LogRecord(message, record.levelname, record.name, record.created))
+
+    def take(self) -> list[LogRecord]:
+        """The oldest records, as many as one NOTE takes."""
+        records: list[LogRecord] = []
+        size = 0
+        while self._pending and len(records) < MAX_RECORDS and size < MAX_TEXT:
+            records.append(self._pending.popleft())
+            size += len(records[-1].message)
+        if self._dropped:
+            text = f"{self._dropped} log records were dropped: too many at once"
+            records.append(LogRecord(text, "WARNING", "prism.sdk"))
+            self._dropped = 0
+        return records
+
+    def print_rest(self) -> None:
+        """Write to standard error what no host has taken."""
+        while records := self.take():
+            for record in records:
+                sys.stderr.write(f"{record.level} {record.logger}: {record.message}\n")
 
 
 class _Server:
@@ -141,7 +195,7 @@ class _Server:
         scope.cancel()
 
     async def _serve_inherited(self, descriptor: int) -> None:
-        stream = await endpoints.inherited(descriptor)
+        stream = endpoints.inherited(descriptor)
         await self._serve_session(stream)
 
     async def _serve_dialled(self, address: endpoints.Address) -> None:
@@ -149,7 +203,7 @@ class _Server:
         told = False
         while not self._stopping.is_set():
             try:
-                stream: UNIXSocketStream = await endpoints.dial(address)
+                stream = endpoints.dial(address)
             except OSError as error:
                 if not told:
                     log.info("waiting for the proxy at %s (%s)", address, error.strerror or error)
@@ -194,6 +248,8 @@ class _Server:
         Raises:
             HandshakeFailed: a WebSocket was expected; the connection is closed.
         """
+        if isinstance(stream, UNIXSocketStream):
+            return SocketStream(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
         listen = self._options.listen
         if listen is None or not listen.is_websocket:
             return stream
@@ -213,3 +269,24 @@ class _Server:
             log.error("%s", error)
         except Exception:
             log.exception("a session failed")
+
+
+async def report(session: Session, plugin: Plugin, handler: NoteHandler) -> None:
+    """Send logs and changed metrics while the session is up. Runs until cancelled."""
+    reported: PluginMetrics | None = None
+    next_metrics = anyio.current_time() + METRICS_INTERVAL
+    while True:
+        await anyio.sleep(LOG_INTERVAL)
+        send_logs(session, handler)
+        if anyio.current_time() >= next_metrics:
+            next_metrics = anyio.current_time() + METRICS_INTERVAL
+            current = plugin.metrics.snapshot()
+            if current != reported and session.takes_notes:
+                session.note(Note(metrics=current))
+                reported = current
+
+
+def send_logs(session: Session, handler: NoteHandler) -> None:
+    """Send what the handler holds, as far as the session takes it."""
+    while session.takes_notes and (records := handler.take()):
+        session.note(Note(logs=records))

@@ -1,10 +1,8 @@
 """One connection to a host: frames in, calls to a plugin, frames out.
 
-Theory of operation. The task that runs the session reads, a second one writes
-(``session_writer``), and workers run the calls (``workers``), each under its own
-cancel scope with the deadline the host gave it. Whatever happens to a call, its
-worker ends it by queueing the one CLOSE that the protocol asks for. Queued frames
-leave in one send.
+Theory of operation. Workers take turns at reading (``workers``), and run the calls that
+they read (``calls``). What a read brought is answered in one send; what the connection does
+not take at once is left to a task that writes (``byte_streams.Writer``).
 
 The session ends when the host closes the connection or breaks the protocol, or
 after Shutdown was answered. Calls that are running then are cancelled.
@@ -13,12 +11,10 @@ after Shutdown was answered. Calls that are running then are cancelled.
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from collections import deque
+from contextlib import suppress
 
 import anyio
-from anyio.abc import TaskGroup
 
 from prism.contract.errors import (
     HandshakeFailed,
@@ -26,41 +22,18 @@ from prism.contract.errors import (
     PayloadTooLarge,
     RemoteProtocolError,
 )
-from prism.contract.messages import (
-    ExecuteResponse,
-    HealthCheckResponse,
-    InitializeResponse,
-    Message,
-    ShutdownRequest,
-    ShutdownResponse,
-    StreamResponse,
-)
-from prism.contract.service import BackendPlugin, Method
-from prism.contract.status import StatusCode
-from prism.sdk.scopes import Scope, scope_type
-from prism.sdk.session_stream import SessionStream
-from prism.sdk.session_writer import CONNECTION_ERRORS, SessionWriter
-from prism.sdk.workers import UnaryCall, Workers
+from prism.contract.messages import ShutdownRequest
+from prism.contract.service import BackendPlugin
+from prism.sdk.byte_streams import CONNECTION_ERRORS, RECEIVE_SIZE, ByteStream, Writer
+from prism.sdk.calls import Calls
+from prism.sdk.workers import TURN, Worker
 from prism.wire import ConnectionState, Role
 from prism.wire.codecs import CODEC_NAMES
 from prism.wire.connection import Connection
-from prism.wire.events import (
-    Cancel,
-    Close,
-    Credit,
-    Data,
-    Event,
-    GoAway,
-    Hello,
-    Note,
-    Open,
-    Overrun,
-    Ping,
-)
+from prism.wire.events import Event, GoAway, Hello, Note, Open, Ping
 
 log = logging.getLogger("prism.sdk")
 
-RECEIVE_SIZE = 64 * 1024
 MAX_FRAME = 16 * 1024 * 1024
 """Largest message a plugin on this SDK accepts."""
 MAX_STREAMS = 4096
@@ -70,23 +43,13 @@ HANDSHAKE_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 """Seconds for the plugin's ``shutdown`` when the host is gone."""
 MAX_QUEUED_FOR_NOTES = 256 * 1024
-"""Bytes waiting for a host that does not read, at which it gets no more news of us."""
-PARTING_TIME = 2.0
-"""Seconds to write what is still queued when the session ends."""
-REPLACED = "replaced"
-"""The reason in a Shutdown that is for good: another process has this one's place."""
+"""Bytes waiting for a host that does not read, at which it gets no more notes."""
+CLOSING_TIMEOUT = 2.0
+"""Seconds to write what is still queued when the session ends, and then to close."""
 DRAIN_TOKEN = 0x647261
 """Of the PING that follows a drain's GOAWAY; its echo says that the host has read both."""
 
-
-class ByteStream(Protocol):
-    """What a session needs of its connection: anyio's byte streams have it."""
-
-    async def receive(self, max_bytes: int = ...) -> bytes: ...
-
-    async def send(self, item: bytes) -> None: ...
-
-    async def aclose(self) -> None: ...
+_CLOSED = ConnectionState.CLOSED
 
 
 class Session:
@@ -97,7 +60,6 @@ class Session:
     ) -> None:
         self._stream = stream
         self._plugin = plugin
-        self._name = name
         self._connection = Connection(
             Role.PLUGIN,
             Hello(
@@ -109,21 +71,11 @@ class Session:
                 max_streams=MAX_STREAMS,
             ),
         )
-        self._running: dict[int, Scope | UnaryCall] = {}
-        self._reading = anyio.CancelScope()
-        self._streams: dict[int, SessionStream] = {}
-        self._writer = SessionWriter(stream, self._connection)
-        self._call_ended = anyio.Event()
-        self._shut_down = False
-        self.replaced = False
-        self._draining = False
+        self._writer = Writer(stream, self._connection)
+        self._calls = Calls(plugin, self._connection, self._writer)
+        self._events: deque[Event] = deque()
+        self._read_at = 0.0
         self._drain_seen = anyio.Event()
-        self._unary: dict[Method, Callable[[Any], Awaitable[Message]]] = {
-            Method.INITIALIZE: plugin.initialize,
-            Method.HEALTH_CHECK: plugin.health_check,
-            Method.EXECUTE: plugin.execute,
-            Method.SHUTDOWN: plugin.shutdown,
-        }
 
     @property
     def ready(self) -> bool:
@@ -139,23 +91,31 @@ class Session:
         """Is it ready, and does the host read what it is sent?"""
         return self.ready and self._connection.queued_bytes < MAX_QUEUED_FOR_NOTES
 
+    @property
+    def replaced(self) -> bool:
+        """Was this plugin shut down for good, since another process has its place?"""
+        return self._calls.replaced
+
+    def note(self, note: Note) -> None:
+        """Tell the host something; dropped when the connection cannot take it."""
+        if self.takes_notes:
+            with suppress(PayloadTooLarge, LocalProtocolError):
+                self._send(note)
+
     async def drain(self, reason: str) -> None:
         """Start no more calls, and wait until the running ones have ended.
 
         Calls that the host sent before it read GOAWAY are on their way; they are closed
         as not started, so that it may repeat them. Its answer to a PING comes after them.
+        Cancelling ends the wait alone: the session starts no more calls.
         """
-        self._draining = True
+        self._calls.draining = True
         if self.ready:
-            self.send(GoAway(self._connection.last_peer_stream, reason))
-            self.send(Ping(DRAIN_TOKEN))
-            with anyio.move_on_after(PARTING_TIME):
+            self._send(GoAway(self._connection.last_peer_stream, reason))
+            self._send(Ping(DRAIN_TOKEN))
+            with anyio.move_on_after(CLOSING_TIMEOUT):
                 await self._drain_seen.wait()
-        while self._running:
-            self._call_ended = anyio.Event()
-            await self._call_ended.wait()
-
-    # -- life -----------------------------------------------------------------
+        await self._calls.wait_none_left()
 
     async def run(self) -> None:
         """Serve until the session ends; the connection is closed then.
@@ -165,25 +125,18 @@ class Session:
         Raises:
             HandshakeFailed: the host refused the plugin or said no HELLO.
         """
-        self._new_scope = scope_type()
         # Not cancelled with the rest: the last frames, such as logs, have yet to leave.
         writer_scope = anyio.CancelScope(shield=True)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._writer.run, writer_scope)
                 try:
-                    self.send(self._connection.local_hello)
-                    with anyio.fail_after(HANDSHAKE_TIMEOUT):
-                        await self._greet()
+                    await self._greet()
                     async with anyio.create_task_group() as calls:
-                        workers = Workers(calls, self._run_unary, self._new_scope)
-                        with self._reading:
-                            await self._serve(calls, workers)
-                        calls.cancel_scope.cancel()
-                except TimeoutError:
-                    raise HandshakeFailed("the host did not answer HELLO in time") from None
+                        self._calls.start(calls, self._take_turn)
                 finally:
-                    await self._writer.flush(PARTING_TIME)
+                    with anyio.move_on_after(CLOSING_TIMEOUT, shield=True):
+                        await self._writer.flush()
                     writer_scope.cancel()
         except* HandshakeFailed as group:
             raise group.exceptions[0] from None
@@ -192,9 +145,9 @@ class Session:
 
     async def _end(self) -> None:
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(PARTING_TIME), suppress(*CONNECTION_ERRORS):
+            with anyio.move_on_after(CLOSING_TIMEOUT), suppress(*CONNECTION_ERRORS):
                 await self._stream.aclose()
-            if self._shut_down:
+            if self._calls.shut_down:
                 return
             request = ShutdownRequest(reason="the connection to the host ended")
             try:
@@ -204,27 +157,33 @@ class Session:
                 log.exception("the plugin failed to shut down")
 
     async def _greet(self) -> None:
-        while True:
-            event = await self._next_event()
-            if isinstance(event, Hello):
-                return
-            if isinstance(event, GoAway):
-                raise HandshakeFailed(f"the host refused this plugin: {event.reason}")
+        self._send(self._connection.local_hello)
+        event = None
+        try:
+            with anyio.fail_after(HANDSHAKE_TIMEOUT):
+                while event is None and self._connection.state is not _CLOSED:
+                    self._connection.receive_data(await self._receive())
+                    event = self._connection.next_event()
+        except TimeoutError:
+            raise HandshakeFailed("the host did not answer HELLO in time") from None
+        except RemoteProtocolError as error:
+            log.error("the host broke the frame protocol: %s", error)
+        if isinstance(event, GoAway):
+            raise HandshakeFailed(f"the host refused this plugin: {event.reason}")
+        if event is None:
             raise HandshakeFailed("the host closed the connection instead of saying HELLO")
 
-    async def _next_event(self) -> Event | None:
-        """The next event, or ``None`` when the connection has ended."""
-        connection = self._connection
-        while connection.state is not ConnectionState.CLOSED:
-            try:
-                event = connection.next_event()
-            except RemoteProtocolError as error:
-                log.error("the host broke the frame protocol: %s", error)
-                return None
-            if event is not None:
-                return event
-            connection.receive_data(await self._receive())
-        return None
+    def _send(self, event: Event) -> None:
+        """Queue one event and wake the writer. Once the connection is closed, drop it.
+
+        Raises:
+            LocalProtocolError, PayloadTooLarge: nothing was queued.
+        """
+        if self._connection.state is not _CLOSED:
+            self._connection.send(event)
+            self._writer.wake()
+
+    # -- reading --------------------------------------------------------------
 
     async def _receive(self) -> bytes:
         try:
@@ -235,165 +194,68 @@ class Session:
             log.debug("the connection to the host broke: %s", error.__cause__ or error)
             return b""
 
-    async def _serve(self, calls: TaskGroup, workers: Workers) -> None:
-        while not self._shut_down:
-            event = await self._next_event()
-            if isinstance(event, Open):
-                self._open(event, calls, workers)
-            elif isinstance(event, Data):
-                if (stream := self._streams.get(event.stream)) is not None:
-                    stream.deliver(event)
-            elif isinstance(event, Credit):
-                if (stream := self._streams.get(event.stream)) is not None:
-                    stream.credit()
-            elif isinstance(event, Cancel | Overrun):
-                if (running := self._running.get(event.stream)) is not None:
-                    running.cancel()
-            elif isinstance(event, Ping):
-                if not event.ack:
-                    self.send(Ping(event.token, ack=True))
-                elif event.token == DRAIN_TOKEN:
-                    self._drain_seen.set()
-            elif isinstance(event, GoAway):
-                log.debug("the host drains this plugin: %s", event.reason)
-            elif event is None:
+    async def _read(self) -> bool:
+        """Wait for the next events; False where the connection has ended."""
+        connection = self._connection
+        while True:
+            try:
+                events = connection.next_events()
+            except RemoteProtocolError as error:
+                log.error("the host broke the frame protocol: %s", error)
+                return False
+            if connection.state is _CLOSED:
+                if not events:
+                    return False
+                # Of a host that breaks the protocol, nothing more is begun.
+            elif events:
+                self._events.extend(events)
+                return True
+            else:
+                connection.receive_data(await self._receive())
+                self._read_at = self._calls.now()
+
+    async def _take_turn(self, worker: Worker) -> None:
+        """Read, and do what is read, for as long as this worker can."""
+        calls = self._calls
+        turn_ends = calls.now() + TURN
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if not isinstance(event, Open):
+                    self._take(event)
+                    continue
+                now = calls.now()
+                rest = calls.begin(event, self._read_at, now, worker)
+                if rest is not None:
+                    calls.workers.pass_on(worker)
+                    self._writer.wake()
+                    await rest
+                    if self._events:
+                        calls.workers.take_over(worker)
+                    return
+                if worker.spent or worker.has_own_context or calls.shut_down:
+                    return
+                if now >= turn_ends:
+                    break
+            worker.set_deadline(math.inf)
+            self._writer.write_now()
+            if worker.spent:
                 return
+            if self._events:
+                await anyio.lowlevel.checkpoint()
+            elif not await self._read():
+                calls.workers.stop()
+                return
+            turn_ends = calls.now() + TURN
 
-    def note(self, note: Note) -> None:
-        """Send news to the host; dropped when the connection cannot take it."""
-        if self.takes_notes:
-            with suppress(PayloadTooLarge, LocalProtocolError):
-                self.send(note)
-
-    # -- writing --------------------------------------------------------------
-
-    def send(self, event: Event) -> None:
-        """Queue one event and wake the writer. Once the connection is closed, drop it.
-
-        Raises:
-            LocalProtocolError, PayloadTooLarge: nothing was queued.
-        """
-        if self._connection.state is not ConnectionState.CLOSED:
-            self._connection.send(event)
-            self._writer.wake()
-
-    # -- calls ----------------------------------------------------------------
-
-    def _open(self, event: Open, calls: TaskGroup, workers: Workers) -> None:
-        full = len(self._running) >= MAX_STREAMS
-        if full or self._draining:
-            status = StatusCode.RESOURCE_EXHAUSTED if full else StatusCode.UNAVAILABLE
-            self.send(Close(event.stream, status, not_started=True))
-            return
-        deadline = math.inf
-        if event.deadline_ms:
-            deadline = anyio.current_time() + event.deadline_ms / 1000
-        if event.method is Method.EXECUTE_STREAM:
-            scope = self._new_scope(deadline=deadline)
-            stream = SessionStream(self, event, self._connection)
-            self._running[event.stream] = scope
-            self._streams[event.stream] = stream
-            calls.start_soon(self._run_stream, stream, event.stream, scope)
+    def _take(self, event: Event) -> None:
+        """Act on what is not the beginning of a call."""
+        if isinstance(event, Ping):
+            if not event.ack:
+                self._send(Ping(event.token, ack=True))
+            elif event.token == DRAIN_TOKEN:
+                self._drain_seen.set()
+        elif isinstance(event, GoAway):
+            log.debug("the host drains this plugin: %s", event.reason)
         else:
-            call = UnaryCall(event, deadline)
-            self._running[event.stream] = call
-            workers.add(call)
-
-    async def _run_unary(self, call: UnaryCall, scope: Scope) -> None:
-        event = call.opened
-        response: Message | None = None
-        status = StatusCode.CANCELLED
-        late = call.deadline != math.inf and anyio.current_time() >= call.deadline
-        started = not (call.cancelled or late)
-        try:
-            if started:
-                call.begin(scope)
-                response = await self._unary[event.method](event.message)
-                status = _status_of(response)
-        except Exception:
-            log.exception("%s failed outside its operation", event.method.name)
-            status = StatusCode.INTERNAL
-        finally:
-            call.end()
-            if response is None and anyio.current_time() >= call.deadline:
-                status = StatusCode.DEADLINE_EXCEEDED
-            del self._running[event.stream]
-            self._close(Close(event.stream, status, response, not started), event.method)
-        if event.method is Method.SHUTDOWN and response is not None:
-            self._shut_down = True
-            self.replaced = getattr(event.message, "reason", "") == REPLACED
-            self._reading.cancel()
-
-    async def _run_stream(self, stream: SessionStream, number: int, scope: Scope) -> None:
-        status = StatusCode.CANCELLED
-        last: StreamResponse | None = None
-        try:
-            with scope:
-                last = await self._send_items(stream)
-                status = StatusCode.from_wire(last.error_code) if last else StatusCode.OK
-        except PayloadTooLarge as error:
-            status = StatusCode.RESOURCE_EXHAUSTED
-            last = StreamResponse(error=f"the plugin's message is too large: {error}")
-        except Exception:
-            log.exception("a stream failed outside its operation")
-            status = StatusCode.INTERNAL
-        finally:
-            if status is StatusCode.CANCELLED and anyio.current_time() >= scope.deadline:
-                status = StatusCode.DEADLINE_EXCEEDED
-            del self._running[number]
-            del self._streams[number]
-            self._close(Close(number, status, last), Method.EXECUTE_STREAM)
-
-    async def _send_items(self, stream: SessionStream) -> StreamResponse | None:
-        """Send what the plugin yields; returns its final message, if it made one."""
-        async with aclosing(_generator(self._plugin.execute_stream(stream))) as items:
-            async for item in items:
-                if item.is_final or item.error_code:
-                    last: StreamResponse = item
-                    return last
-                await stream.send(item)
-        return None
-
-    def _close(self, close: Close, method: Method) -> None:
-        if self._draining:
-            self._call_ended.set()
-        if not self._connection.is_open(close.stream):
-            return
-        try:
-            self.send(close)
-        except PayloadTooLarge as error:
-            refusal = _FAILURE[method](f"the plugin's answer is too large: {error}")
-            self.send(Close(close.stream, StatusCode.RESOURCE_EXHAUSTED, refusal))
-        except LocalProtocolError as error:
-            log.exception("the answer to %s cannot be sent", method.name)
-            refusal = _FAILURE[method](f"the plugin's answer cannot be sent: {error}")
-            self.send(Close(close.stream, StatusCode.INTERNAL, refusal))
-
-
-def _generator(items: AsyncIterator[StreamResponse]) -> Any:
-    """``items`` as something that can be closed; most plugins return a generator."""
-    if hasattr(items, "aclose"):
-        return items
-
-    async def wrap() -> AsyncIterator[StreamResponse]:
-        async for item in items:
-            yield item
-
-    return wrap()
-
-
-def _status_of(response: Message) -> StatusCode:
-    """The status for a CLOSE: what the response says of itself."""
-    code = getattr(response, "error_code", 0)
-    if code or getattr(response, "success", True):
-        return StatusCode.from_wire(code)
-    return StatusCode.UNKNOWN
-
-
-_FAILURE: dict[Method, Callable[[str], Message]] = {
-    Method.INITIALIZE: lambda error: InitializeResponse(error=error),
-    Method.HEALTH_CHECK: lambda error: HealthCheckResponse(message=error),
-    Method.EXECUTE: lambda error: ExecuteResponse(error=error),
-    Method.EXECUTE_STREAM: lambda error: StreamResponse(error=error),
-    Method.SHUTDOWN: lambda error: ShutdownResponse(error=error),
-}
+            self._calls.take(event)

@@ -27,8 +27,8 @@ from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel
 from prism.contract.messages import InitializeRequest
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
+from prism.sdk.byte_streams import WebSocketStream as PluginWebSocket
 from prism.sdk.session import Session
-from prism.sdk.websocket import WebSocketStream as PluginWebSocket
 from prism.streams import tcp, unix
 from prism.streams.tls import TLSFiles
 from prism.streams.unix import FD_VARIABLE, socket_pair

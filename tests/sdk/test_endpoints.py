@@ -6,9 +6,8 @@ import anyio
 import pytest
 
 from prism.sdk import endpoints
-from prism.sdk.endpoints import Address
+from prism.sdk.endpoints import Address, EndpointError
 from prism.sdk.options import Options
-from prism.streams.errors import LaunchError
 
 
 @pytest.mark.parametrize("text", ["unix:/run/s", "tcp:127.0.0.1:1", "tcp:h.example:65535"])
@@ -32,23 +31,23 @@ def test_is_loopback(host, loopback):
 
 async def test_an_inherited_socket_is_not_passed_on():
     ours, theirs = socket.socketpair()
-    stream = await endpoints.inherited(theirs.detach())
+    stream = endpoints.inherited(theirs.detach())
     ours.sendall(b"hello")
     assert await stream.receive() == b"hello"
-    assert not os.get_inheritable(stream._raw_socket.fileno())
+    assert not os.get_inheritable(stream._socket.fileno())
     await stream.aclose()
     ours.close()
 
 
 @pytest.mark.parametrize("descriptor", [9999, 2**70])
-async def test_a_descriptor_that_is_no_socket(descriptor):
-    with pytest.raises(LaunchError, match="is not a connected socket"):
-        await endpoints.inherited(descriptor)
+def test_a_descriptor_that_is_no_socket(descriptor):
+    with pytest.raises(EndpointError, match="is not a connected socket"):
+        endpoints.inherited(descriptor)
 
 
-async def test_an_unconnected_socket():
-    with pytest.raises(LaunchError, match="not connected"):
-        await endpoints.inherited(socket.socket(socket.AF_UNIX).detach())
+def test_an_unconnected_socket():
+    with pytest.raises(EndpointError, match="not connected"):
+        endpoints.inherited(socket.socket(socket.AF_UNIX).detach())
 
 
 async def test_a_unix_socket_is_private_and_a_dead_one_replaced(tmp_path):
@@ -59,16 +58,17 @@ async def test_a_unix_socket_is_private_and_a_dead_one_replaced(tmp_path):
     async with await endpoints.listen(options) as listener:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert endpoints.bound_address(listener) == f"unix:{path}"
-        with pytest.raises(LaunchError, match="Address already in use"):
+        with pytest.raises(EndpointError, match="Address already in use"):
             await endpoints.listen(options)
-        async with await endpoints.dial(Address.unix(str(path))):
-            pass
+        await endpoints.dial(Address.unix(str(path))).aclose()
+    with pytest.raises(ConnectionRefusedError):
+        endpoints.dial(Address.unix(str(path)))
 
 
 async def test_what_is_not_a_socket_is_left_alone(tmp_path):
     path = anyio.Path(tmp_path / "s")
     await path.write_text("precious")
-    with pytest.raises(LaunchError, match="cannot listen on unix:"):
+    with pytest.raises(EndpointError, match="cannot listen on unix:"):
         await endpoints.listen(Options(listen=Address.unix(str(path))))
     assert await path.read_text() == "precious"
 
@@ -77,7 +77,7 @@ async def test_tcp_says_its_port_and_when_it_is_taken():
     async with await endpoints.listen(Options(listen=Address.parse("tcp:127.0.0.1:0"))) as first:
         where = endpoints.bound_address(first)
         assert where.startswith("tcp:127.0.0.1:")
-        with pytest.raises(LaunchError, match="Address already in use"):
+        with pytest.raises(EndpointError, match="Address already in use"):
             await endpoints.listen(Options(listen=Address.parse(where)))
 
 
@@ -86,5 +86,5 @@ async def test_tls_files_that_cannot_be_used(tmp_path):
     bad.write_text("not PEM")
     address = Address.parse("tcp:127.0.0.1:0")
     for file, reason in ((str(bad), "PEM"), ("/nowhere", "No such file")):
-        with pytest.raises(LaunchError, match=f"cannot use the TLS files.*{reason}"):
+        with pytest.raises(EndpointError, match=f"cannot use the TLS files.*{reason}"):
             await endpoints.listen(Options(listen=address, tls_cert=file, tls_key=file))

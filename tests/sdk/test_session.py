@@ -3,7 +3,6 @@
 import contextvars
 import logging
 import math
-from collections import deque
 from contextlib import asynccontextmanager
 
 import anyio
@@ -25,24 +24,20 @@ from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.sdk import Plugin, operation
 from prism.sdk import session as session_module
-from prism.sdk.reporting import NoteHandler, send_logs
+from prism.sdk.serving import NoteHandler, send_logs
 from prism.sdk.session import MAX_QUEUED_FOR_NOTES, Session
-from prism.wire import ConnectionState, Role
-from prism.wire.connection import Connection
 from prism.wire.events import (
     Cancel,
     Close,
     Credit,
     Data,
     GoAway,
-    Hello,
     LogRecord,
     Note,
     Open,
     Ping,
 )
 from prism.wire.frames import FrameType, pack
-from prism.wire.handshake import answer
 
 variable = contextvars.ContextVar("variable", default="unset")
 
@@ -98,97 +93,18 @@ class Scripted(Plugin):
         yield 1
 
 
-class Stream:
-    """A trio stream as a session wants it."""
+@pytest.fixture
+def session_with(session_of):
+    """(host, plugin, session, ended) of a plugin that is made for it."""
 
-    def __init__(self, stream):
-        self.stream = stream
+    @asynccontextmanager
+    async def session_with(limits=None, *, plugin=None, initialize=True):
+        plugin = plugin or Scripted()
+        async with session_of(plugin, initialize=initialize, **(limits or {})) as running:
+            host, session, ended = running
+            yield host, plugin, session, ended
 
-    async def receive(self, max_bytes=65536):
-        try:
-            data = await self.stream.receive_some(max_bytes)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise anyio.BrokenResourceError from error
-        if not data:
-            raise anyio.EndOfStream
-        return bytes(data)
-
-    async def send(self, item):
-        try:
-            await self.stream.send_all(item)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise anyio.BrokenResourceError from error
-
-    async def aclose(self):
-        await self.stream.aclose()
-
-
-class Host:
-    """The host's end, played by hand."""
-
-    def __init__(self, stream, **limits):
-        self.stream = stream
-        self.connection = Connection(Role.HOST, Hello(name="host", **limits))
-        self.events = deque()
-
-    async def next(self):
-        while True:
-            event = self.connection.next_event()
-            if event is not None:
-                return event
-            if self.connection.state is ConnectionState.CLOSED:
-                return None
-            self.connection.receive_data(await self.stream.receive_some(65536))
-
-    async def expect(self, kind):
-        event = await self.next()
-        assert isinstance(event, kind), event
-        return event
-
-    async def send(self, *events):
-        for event in events:
-            self.connection.send(event)
-        await self.stream.send_all(self.connection.data_to_send())
-
-    async def greet(self):
-        offer = await self.expect(Hello)
-        await self.send(answer(offer, self.connection.local_hello))
-
-    async def open(self, method, message, **fields):
-        stream = self.connection.next_stream()
-        await self.send(Open(stream, method, message, **fields))
-        return stream
-
-    async def call(self, method, message, **fields):
-        stream = await self.open(method, message, **fields)
-        close = await self.expect(Close)
-        assert close.stream == stream
-        return close
-
-    async def execute(self, operation):
-        return await self.call(Method.EXECUTE, ExecuteRequest(operation=operation))
-
-
-@asynccontextmanager
-async def session_with(host_limits=None, *, plugin=None, initialize=True):
-    """(host, plugin, session, ended): a session that runs, greeted and initialized."""
-    ours, theirs = trio.testing.memory_stream_pair()
-    plugin = plugin or Scripted()
-    session = Session(Stream(theirs), plugin, name="scripted", version="1")
-    host = Host(ours, **(host_limits or {}))
-    ended = []
-
-    async def run():
-        await session.run()
-        ended.append(True)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        await host.greet()
-        if initialize:
-            await host.call(Method.INITIALIZE, InitializeRequest(namespace="ns"))
-        yield host, plugin, session, ended
-        await host.stream.aclose()
+    return session_with
 
 
 @pytest.mark.parametrize(
@@ -200,30 +116,30 @@ async def session_with(host_limits=None, *, plugin=None, initialize=True):
         (b"", "closed the connection"),
     ],
 )
-async def test_a_host_that_does_not_greet(said, message, caplog):
-    ours, theirs = trio.testing.memory_stream_pair()
+async def test_a_host_that_does_not_greet(said, message, stream_pair, caplog):
+    ours, theirs = stream_pair()
     plugin = Scripted()
-    await ours.send_all(said) if said else None
+    await ours.send(said) if said else None
     await ours.send_eof()
     with pytest.raises(HandshakeFailed, match=message):
-        await Session(Stream(theirs), plugin, name="s", version="1").run()
+        await Session(theirs, plugin, name="s", version="1").run()
 
 
-async def test_a_host_that_says_nothing(autojump_clock):
-    _ours, theirs = trio.testing.memory_stream_pair()
+async def test_a_host_that_says_nothing(stream_pair, autojump_clock):
+    _ours, theirs = stream_pair()
     with pytest.raises(HandshakeFailed, match="did not answer HELLO in time"):
-        await Session(Stream(theirs), Scripted(), name="s", version="1").run()
+        await Session(theirs, Scripted(), name="s", version="1").run()
     assert trio.current_time() == session_module.HANDSHAKE_TIMEOUT
 
 
 @pytest.mark.parametrize(
     "garbage", [b"\xff" * 16, pack(FrameType.OPEN, 2, b"{}", codec=1, method=3)]
 )
-async def test_a_host_that_breaks_the_rules_is_told_and_left(garbage, caplog):
+async def test_a_host_that_breaks_the_rules_is_told_and_left(garbage, caplog, session_with):
     async with session_with() as (host, plugin, _session, ended):
         await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await trio.testing.wait_all_tasks_blocked()
-        await host.stream.send_all(garbage)
+        await host.stream.send(garbage)
         assert (await host.expect(GoAway)).reason
         await trio.testing.wait_all_tasks_blocked()
     assert ended
@@ -231,7 +147,7 @@ async def test_a_host_that_breaks_the_rules_is_told_and_left(garbage, caplog):
     assert [r.levelname for r in caplog.records] == ["ERROR"]
 
 
-async def test_a_host_that_goes_ends_the_calls_without_noise(caplog, autojump_clock):
+async def test_a_host_that_goes_ends_the_calls_without_noise(caplog, autojump_clock, session_with):
     async with session_with() as (host, plugin, session, ended):
         for _ in range(3):
             await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
@@ -244,7 +160,7 @@ async def test_a_host_that_goes_ends_the_calls_without_noise(caplog, autojump_cl
     await session.drain("late")
 
 
-async def test_shutdown_is_the_last_thing_answered(autojump_clock):
+async def test_shutdown_is_the_last_thing_answered(autojump_clock, session_with):
     async with session_with() as (host, plugin, _session, ended):
         await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await trio.testing.wait_all_tasks_blocked()
@@ -257,14 +173,14 @@ async def test_shutdown_is_the_last_thing_answered(autojump_clock):
     assert trio.current_time() == 3
 
 
-async def test_pings_are_answered_while_calls_run():
+async def test_pings_are_answered_while_calls_run(session_with):
     async with session_with() as (host, *_rest):
         await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await host.send(Ping(77))
         assert await host.expect(Ping) == Ping(77, ack=True)
 
 
-async def test_every_call_begins_with_a_clean_context():
+async def test_every_call_begins_with_a_clean_context(session_with):
     async with session_with() as (host, *_rest):
         for _ in range(3):
             close = await host.execute("variable")
@@ -278,7 +194,7 @@ async def test_every_call_begins_with_a_clean_context():
         assert {close.message.result_json for close in closes} == {'"unset"'}
 
 
-async def test_a_call_cancelled_before_it_started_never_runs():
+async def test_a_call_cancelled_before_it_started_never_runs(session_with):
     async with session_with() as (host, plugin, *_rest):
         stream = host.connection.next_stream()
         await host.send(
@@ -289,7 +205,7 @@ async def test_a_call_cancelled_before_it_started_never_runs():
         assert plugin.seen == []
 
 
-async def test_a_running_call_is_cancelled():
+async def test_a_running_call_is_cancelled(session_with):
     async with session_with() as (host, plugin, *_rest):
         stream = await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await trio.testing.wait_all_tasks_blocked()
@@ -299,14 +215,14 @@ async def test_a_running_call_is_cancelled():
         assert plugin.seen == ["wait"]
 
 
-async def test_the_plugin_keeps_the_deadline_itself(autojump_clock):
+async def test_the_plugin_keeps_the_deadline_itself(autojump_clock, session_with):
     async with session_with() as (host, *_rest):
         close = await host.call(Method.EXECUTE, ExecuteRequest(operation="wait"), deadline_ms=1500)
         assert close.status is StatusCode.DEADLINE_EXCEEDED
         assert trio.current_time() == 1.5
 
 
-async def test_a_deadline_is_the_calls_own_though_its_worker_goes_on(autojump_clock):
+async def test_a_deadline_is_the_calls_own_though_its_worker_goes_on(autojump_clock, session_with):
     async with session_with() as (host, *_rest):
         nap = ExecuteRequest(operation="nap", params_json='{"n":3}')
         for deadline_ms, status in (
@@ -320,7 +236,7 @@ async def test_a_deadline_is_the_calls_own_though_its_worker_goes_on(autojump_cl
         assert trio.current_time() == 3 + 3 + 1 + 3
 
 
-async def test_a_cancelled_call_that_fails_as_well_harms_no_other(caplog):
+async def test_a_cancelled_call_that_fails_as_well_harms_no_other(caplog, session_with):
     async with session_with() as (host, *_rest):
         stream = await host.open(Method.EXECUTE, ExecuteRequest(operation="fail_when_cancelled"))
         await trio.testing.wait_all_tasks_blocked()
@@ -330,7 +246,7 @@ async def test_a_cancelled_call_that_fails_as_well_harms_no_other(caplog):
     assert [record.message for record in caplog.records] == ["a cancelled call failed as well"]
 
 
-async def test_a_stream_stops_when_credit_runs_out():
+async def test_a_stream_stops_when_credit_runs_out(session_with):
     async with session_with({"window": 50_000}) as (host, plugin, *_rest):
         stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="flood"), end=False)
         for _ in range(5):
@@ -345,7 +261,9 @@ async def test_a_stream_stops_when_credit_runs_out():
         assert (await host.expect(Close)).status is StatusCode.CANCELLED
 
 
-async def test_a_stream_that_may_go_on_and_is_cancelled_at_once_ends_without_noise(caplog):
+async def test_a_stream_that_may_go_on_and_is_cancelled_at_once_ends_without_noise(
+    caplog, session_with
+):
     async with session_with({"window": 50_000}) as (host, *_rest):
         stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="flood"), end=False)
         for _ in range(5):
@@ -355,12 +273,12 @@ async def test_a_stream_that_may_go_on_and_is_cancelled_at_once_ends_without_noi
         for event in (Credit(stream, data.size), Cancel(stream)):
             host.connection.send(event)
             received_together += host.connection.data_to_send()
-        await host.stream.send_all(received_together)
+        await host.stream.send(received_together)
         assert (await host.expect(Close)).status is StatusCode.CANCELLED
     assert not caplog.records
 
 
-async def test_requests_beyond_the_credit_end_their_stream():
+async def test_requests_beyond_the_credit_end_their_stream(session_with):
     async with session_with() as (host, *_rest):
         stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="flood"), end=False)
         window = host.connection.peer_hello.window
@@ -373,7 +291,7 @@ async def test_requests_beyond_the_credit_end_their_stream():
         assert event.status is StatusCode.CANCELLED
 
 
-async def test_draining_refuses_calls_unstarted_until_the_host_has_seen_it():
+async def test_draining_refuses_calls_unstarted_until_the_host_has_seen_it(session_with):
     async with session_with() as (host, _plugin, session, _ended), trio.open_nursery() as nursery:
         stream = await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await trio.testing.wait_all_tasks_blocked()
@@ -401,7 +319,7 @@ async def test_draining_refuses_calls_unstarted_until_the_host_has_seen_it():
             await drained.wait()
 
 
-async def test_news_for_a_host_that_does_not_read_is_bounded(autojump_clock):
+async def test_news_for_a_host_that_does_not_read_is_bounded(autojump_clock, session_with):
     handler = NoteHandler()
 
     async def send(_data):
@@ -420,7 +338,7 @@ async def test_news_for_a_host_that_does_not_read_is_bounded(autojump_clock):
         assert "were dropped" in handler.take()[-1].message
 
 
-async def test_a_note_too_large_for_the_host_is_dropped():
+async def test_a_note_too_large_for_the_host_is_dropped(session_with):
     async with session_with({"max_frame": 2000}) as (host, _plugin, session, _ended):
         session.note(Note(logs=[LogRecord("x" * 3000)]))
         session.note(Note(logs=[LogRecord("short")]))
@@ -429,7 +347,7 @@ async def test_a_note_too_large_for_the_host_is_dropped():
         assert close.status is StatusCode.OK
 
 
-async def test_a_plugin_that_raises_where_it_should_answer(caplog):
+async def test_a_plugin_that_raises_where_it_should_answer(caplog, session_with):
     class Broken:
         async def initialize(self, request):
             raise ValueError("secret")
@@ -455,7 +373,7 @@ async def test_a_plugin_that_raises_where_it_should_answer(caplog):
     assert len(caplog.records) >= 5
 
 
-async def test_a_plugin_that_does_not_read_requests_to_the_end():
+async def test_a_plugin_that_does_not_read_requests_to_the_end(session_with):
     async with session_with() as (host, *_rest):
         stream = await host.open(Method.EXECUTE_STREAM, StreamRequest(operation="one"), end=False)
         assert (await host.expect(Data)).message.result_json == "1"

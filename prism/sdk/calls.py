@@ -1,0 +1,347 @@
+"""The calls of one session: each begins with an OPEN and ends with the one CLOSE.
+
+A unary call is run by the worker that read it (``workers``), a stream by a task of its own;
+both under a cancel scope with the deadline that the host gave. Whatever happens to a call,
+whoever ran it queues its CLOSE.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from prism.contract.errors import LocalProtocolError, PayloadTooLarge
+from prism.contract.messages import (
+    ExecuteResponse,
+    HealthCheckResponse,
+    InitializeResponse,
+    Message,
+    ShutdownRequest,
+    ShutdownResponse,
+    StreamRequest,
+    StreamResponse,
+)
+from prism.contract.service import BackendPlugin, Method
+from prism.contract.status import StatusCode
+from prism.sdk.byte_streams import Writer
+from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
+from prism.wire import ConnectionState
+from prism.wire.connection import Connection
+from prism.wire.events import Cancel, Close, Credit, Data, Event, Open, Overrun
+
+log = logging.getLogger("prism.sdk")
+
+REPLACED = "replaced"
+"""The reason in a Shutdown that is for good: another process has this one's place."""
+
+# Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
+_CLOSED = ConnectionState.CLOSED
+_EXECUTE_STREAM = Method.EXECUTE_STREAM
+_SHUTDOWN = Method.SHUTDOWN
+_OK = StatusCode.OK
+
+
+class Calls:
+    """Runs calls to ``plugin``.
+
+    ``shut_down``: Shutdown was answered, and ``replaced`` says whether it was for good. A call
+    that comes once ``draining`` is set is closed as not started.
+    """
+
+    def __init__(self, plugin: BackendPlugin, connection: Connection, writer: Writer) -> None:
+        self.draining = False
+        self.shut_down = False
+        self.replaced = False
+        self._plugin = plugin
+        self._connection = connection
+        self._writer = writer
+        self._tasks: TaskGroup
+        self._new_scope, self.now = event_loop()
+        self._running: dict[int, Scope] = {}
+        self._streams: dict[int, StreamCall] = {}
+        self._one_ended = anyio.Event()
+        self._unary: dict[Method, Callable[[Any], Coroutine[Any, Any, Message]]] = {
+            Method.INITIALIZE: plugin.initialize,
+            Method.HEALTH_CHECK: plugin.health_check,
+            Method.EXECUTE: plugin.execute,
+            Method.SHUTDOWN: plugin.shutdown,
+        }
+
+    def start(self, tasks: TaskGroup, take_turn: Callable[[Worker], Awaitable[None]]) -> None:
+        """Have workers in ``tasks`` take turns at reading what the host sends."""
+        self._tasks = tasks
+        self.workers = Workers(tasks, take_turn, self._new_scope)
+        self.workers.start()
+
+    async def wait_none_left(self) -> None:
+        """Wait until every call that runs has ended."""
+        while self._running:
+            self._one_ended = anyio.Event()
+            await self._one_ended.wait()
+
+    def take(self, event: Event) -> None:
+        """Act on a frame of a call that has begun. It may be over: the two crossed."""
+        if isinstance(event, Data):
+            if (stream := self._streams.get(event.stream)) is not None:
+                stream.deliver(event)
+        elif isinstance(event, Credit):
+            if (stream := self._streams.get(event.stream)) is not None:
+                stream.credit()
+        elif isinstance(event, Cancel | Overrun) and event.stream in self._running:
+            self._running[event.stream].cancel()
+
+    def begin(
+        self, opened: Open, read_at: float, now: float, worker: Worker
+    ) -> Awaitable[None] | None:
+        """Begin a call that was read at ``read_at``. Returns what is left of one that has to
+        wait, to be awaited by this worker."""
+        deadline = read_at + opened.deadline_ms / 1000 if opened.deadline_ms else math.inf
+        if now >= deadline:
+            self._refuse(opened, StatusCode.DEADLINE_EXCEEDED)
+        elif self._connection.is_cancelled(opened.stream):
+            self._refuse(opened, StatusCode.CANCELLED)
+        elif self.draining:
+            self._refuse(opened, StatusCode.UNAVAILABLE)
+        elif opened.method is _EXECUTE_STREAM:
+            self._begin_stream(opened, deadline)
+        else:
+            return self._begin_unary(opened, deadline, worker)
+        return None
+
+    def _refuse(self, opened: Open, status: StatusCode) -> None:
+        self._close(opened, Close(opened.stream, status, not_started=True))
+
+    # -- unary calls ----------------------------------------------------------
+
+    def _begin_unary(self, opened: Open, deadline: float, worker: Worker) -> Awaitable[None] | None:
+        worker.set_deadline(deadline)
+        try:
+            coroutine = self._unary[opened.method](opened.message)
+            wait = coroutine.send(None)
+        except StopIteration as done:
+            self._answer(opened, done.value)
+            return None
+        except BaseException as error:
+            self._fail(opened, error, deadline, worker)
+            if not isinstance(error, Exception):
+                raise
+            return None
+        self._running[opened.stream] = worker.scope
+        return self._finish(opened, deadline, await_rest(coroutine, wait), worker)
+
+    async def _finish(
+        self, opened: Open, deadline: float, rest: Awaitable[Message], worker: Worker
+    ) -> None:
+        """Await the rest of a call that had to wait, and answer it; cancelling it, too."""
+        try:
+            response = await rest
+        except BaseException as error:
+            self._has_waited(opened, worker)
+            self._fail(opened, error, deadline, worker)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._has_waited(opened, worker)
+            self._answer(opened, response)
+        finally:
+            if self._connection.open_streams:
+                self._writer.wake()
+            else:
+                self._writer.write_now()
+
+    def _has_waited(self, opened: Open, worker: Worker) -> None:
+        del self._running[opened.stream]
+        worker.call_ended()
+
+    def _answer(self, opened: Open, response: Message) -> None:
+        self._close(opened, Close(opened.stream, _status_of(response), response))
+        if opened.method is _SHUTDOWN:
+            self.shut_down = True
+            assert isinstance(opened.message, ShutdownRequest)  # noqa: S101 - decoded as this type
+            self.replaced = opened.message.reason == REPLACED
+            self.workers.stop()
+
+    def _fail(self, opened: Open, error: BaseException, deadline: float, worker: Worker) -> None:
+        status = StatusCode.INTERNAL
+        if isinstance(error, Exception):
+            log.exception("%s failed outside its operation", opened.method.name)
+        elif worker.spent or isinstance(error, anyio.get_cancelled_exc_class()):
+            status = StatusCode.CANCELLED
+        if self.now() >= deadline:
+            status = StatusCode.DEADLINE_EXCEEDED
+        self._close(opened, Close(opened.stream, status))
+
+    # -- streams --------------------------------------------------------------
+
+    def _begin_stream(self, opened: Open, deadline: float) -> None:
+        scope = self._new_scope(deadline=deadline)
+        stream = StreamCall(opened, self._connection, self._writer, self.now)
+        self._running[opened.stream] = scope
+        self._streams[opened.stream] = stream
+        self._tasks.start_soon(self._run_stream, stream, opened, scope)
+
+    async def _run_stream(self, stream: "StreamCall", opened: Open, scope: Scope) -> None:
+        status = StatusCode.CANCELLED
+        last: StreamResponse | None = None
+        try:
+            with scope:
+                last = await self._send_items(stream)
+                status = StatusCode.from_wire(last.error_code) if last else StatusCode.OK
+        except PayloadTooLarge as error:
+            status = StatusCode.RESOURCE_EXHAUSTED
+            last = StreamResponse(error=f"the plugin's message is too large: {error}")
+        except Exception:
+            log.exception("a stream failed outside its operation")
+            status = StatusCode.INTERNAL
+        finally:
+            if status is StatusCode.CANCELLED and self.now() >= scope.deadline:
+                status = StatusCode.DEADLINE_EXCEEDED
+            del self._running[opened.stream]
+            del self._streams[opened.stream]
+            self._close(opened, Close(opened.stream, status, last))
+            self._writer.wake()
+
+    async def _send_items(self, stream: "StreamCall") -> StreamResponse | None:
+        """Send what the plugin yields; returns its final message, if it made one."""
+        async with aclosing(_closable(self._plugin.execute_stream(stream))) as items:
+            async for item in items:
+                if item.is_final or item.error_code:
+                    last: StreamResponse = item
+                    return last
+                await stream.send(item)
+        return None
+
+    # -- the end of either ----------------------------------------------------
+
+    def _close(self, opened: Open, close: Close) -> None:
+        """Queue the CLOSE of a call; who calls has it written."""
+        if self.draining:
+            self._one_ended.set()
+        if self._connection.state is _CLOSED:
+            return
+        try:
+            self._connection.send(close)
+        except PayloadTooLarge as error:
+            self._close_without_answer(
+                opened, StatusCode.RESOURCE_EXHAUSTED, f"the plugin's answer is too large: {error}"
+            )
+        except LocalProtocolError as error:
+            log.exception("the answer to %s cannot be sent", opened.method.name)
+            self._close_without_answer(
+                opened, StatusCode.INTERNAL, f"the plugin's answer cannot be sent: {error}"
+            )
+
+    def _close_without_answer(self, opened: Open, status: StatusCode, why: str) -> None:
+        try:
+            self._connection.send(Close(opened.stream, status, _FAILURE[opened.method](why)))
+        except PayloadTooLarge:  # a host that takes next to nothing
+            self._connection.send(Close(opened.stream, status))
+
+
+class StreamCall(AsyncIterator[StreamRequest]):
+    """The messages of one ExecuteStream, held back by credit in both directions.
+
+    Iterating gives the host's messages, the opening one first, until it says END.
+    It is not a generator, so that a plugin may stop reading before that.
+    """
+
+    def __init__(
+        self, opened: Open, connection: Connection, writer: Writer, now: Callable[[], float]
+    ) -> None:
+        self._number = opened.stream
+        self._connection = connection
+        self._writer = writer
+        self._now = now
+        self._pause_at = now() + TURN
+        self._give_back_at = connection.local_hello.window // 2
+        self._dealt_with = 0
+        first = Data(opened.stream, opened.message, opened.end)
+        self._inbox: deque[Data] = deque([first])
+        self._ended = False
+        self._changed = anyio.Event()
+
+    def deliver(self, event: Data) -> None:
+        """Take in a message from the host."""
+        self._inbox.append(event)
+        self._changed.set()
+
+    def credit(self) -> None:
+        """The host has room again."""
+        self._changed.set()
+
+    async def _wait_for_change(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    async def __anext__(self) -> StreamRequest:
+        """The next message. A half-close without one of its own arrives as an empty
+        message, which is not passed on."""
+        while not self._ended:
+            while not self._inbox:
+                await self._wait_for_change()
+            data = self._inbox.popleft()
+            self._give_back(data.size)
+            self._ended = data.end
+            assert isinstance(data.message, StreamRequest)  # noqa: S101 - decoded as this type
+            if not (data.end and data.size and data.message == StreamRequest()):
+                return data.message
+        raise StopAsyncIteration
+
+    def _give_back(self, size: int) -> None:
+        self._dealt_with += size
+        if self._dealt_with >= self._give_back_at and self._connection.is_open(self._number):
+            self._send(Credit(self._number, self._dealt_with))
+            self._dealt_with = 0
+
+    async def send(self, response: StreamResponse) -> None:
+        """Send one message; waits while the host gives no credit.
+
+        Messages that come in one turn leave in one send: to have the event loop take a turn
+        for each cost more than to make it.
+        """
+        if self._now() >= self._pause_at:
+            await anyio.lowlevel.checkpoint()
+            self._pause_at = self._now() + TURN
+        while self._connection.send_credit(self._number) <= 0:
+            await self._wait_for_change()
+        self._send(Data(self._number, response))
+
+    def _send(self, event: Event) -> None:
+        if self._connection.state is not _CLOSED:
+            self._connection.send(event)
+            self._writer.wake()
+
+
+def _closable(items: AsyncIterator[StreamResponse]) -> Any:
+    """``items`` as something that can be closed; most plugins return a generator."""
+    if hasattr(items, "aclose"):
+        return items
+
+    async def wrap() -> AsyncIterator[StreamResponse]:
+        async for item in items:
+            yield item
+
+    return wrap()
+
+
+def _status_of(response: Message) -> StatusCode:
+    """The status for a CLOSE: what the response says of itself."""
+    code = getattr(response, "error_code", 0)
+    if code or getattr(response, "success", True):
+        return StatusCode.from_wire(code)
+    return StatusCode.UNKNOWN
+
+
+_FAILURE: dict[Method, Callable[[str], Message]] = {
+    Method.INITIALIZE: lambda error: InitializeResponse(error=error),
+    Method.HEALTH_CHECK: lambda error: HealthCheckResponse(message=error),
+    Method.EXECUTE: lambda error: ExecuteResponse(error=error),
+    Method.EXECUTE_STREAM: lambda error: StreamResponse(error=error),
+    Method.SHUTDOWN: lambda error: ShutdownResponse(error=error),
+}
