@@ -213,9 +213,15 @@ def _server_context(options: "Options") -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     file = options.tls_cert
+
+    def refuse() -> str:  # else OpenSSL would ask for a passphrase on the terminal
+        raise EndpointError(
+            f"cannot use the TLS files ({options.tls_key}): the key is protected by a "
+            "passphrase; use one without (openssl pkey -in FILE -out NEW)"
+        )
+
     try:
-        # Without a password OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(options.tls_cert, options.tls_key, password="")
+        context.load_cert_chain(options.tls_cert, options.tls_key, password=refuse)
         if options.tls_client_ca:
             file = options.tls_client_ca
             context.load_verify_locations(file)

@@ -4,6 +4,13 @@ import stat
 
 import anyio
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from prism.sdk import endpoints
 from prism.sdk.endpoints import Address, EndpointError
@@ -88,3 +95,17 @@ async def test_tls_files_that_cannot_be_used(tmp_path):
     for file, reason in ((str(bad), "PEM"), ("/nowhere", "No such file")):
         with pytest.raises(EndpointError, match=f"cannot use the TLS files.*{reason}"):
             await endpoints.listen(Options(listen=address, tls_cert=file, tls_key=file))
+
+
+async def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(tmp_path):
+    issued = trustme.CA().issue_cert("localhost")
+    cert, locked = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(cert)
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    protection = BestAvailableEncryption(b"secret")
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
+    options = Options(
+        listen=Address.parse("tcp:127.0.0.1:0"), tls_cert=str(cert), tls_key=str(locked)
+    )
+    with pytest.raises(EndpointError, match=f"{locked}.: the key is protected by a passphrase"):
+        await endpoints.listen(options)
