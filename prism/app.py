@@ -22,7 +22,9 @@ from prism.contract.errors import CallError, Draining, OperationInProgress
 from prism.control.live_config import LiveConfig, Load
 from prism.control.plan import instance_specs
 from prism.frontends.admin import Access, AdminApp, Administered
-from prism.frontends.door import DoorApp
+from prism.frontends.answering import Observer
+from prism.frontends.data_port import DataPort
+from prism.observability.access_log import AccessLog
 from prism.observability.collectors import config_metrics, server_metrics
 from prism.observability.metrics import Metrics
 from prism.process.handover import PassedSocket
@@ -88,7 +90,8 @@ class Proxy:
         self._metrics.register(partial(config_metrics, self.live))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
-        self._door = DoorApp(self.router, self._metrics, origins)
+        observer = Observer(self._metrics, AccessLog())
+        self._data_port = DataPort(self.router, observer, origins)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
         )
@@ -149,17 +152,20 @@ class Proxy:
                         ],
                     )
                 )
-                await serve(
-                    self._door,
-                    listeners,
-                    settings,
-                    shutdown=self.shutdown,
-                    statistics=self._statistics,
-                )
+                async with trio.open_nursery() as deadlines:
+                    deadlines.start_soon(self.router.deadlines.run)
+                    await serve(
+                        self._data_port,
+                        listeners,
+                        settings,
+                        shutdown=self.shutdown,
+                        statistics=self._statistics,
+                    )
+                    deadlines.cancel_scope.cancel()
                 log.info("all requests are answered; stopping the plugins")
                 self.supervisor.stop()
                 await self.supervisor.wait_stopped()
-                self._admin_stop.set()
+                self._stop_admin()
         log.info("stopped")
 
     def stop(self, *, replaced: bool = False) -> None:
@@ -169,12 +175,16 @@ class Proxy:
         then answered as before, and the admin port is left to the successor at once.
         """
         self._administered.draining = not replaced
-        self._door.stop(replaced=replaced)
+        self._data_port.stop(replaced=replaced)
         for namespace in self.router.namespaces():
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()
         if replaced:
-            self._admin_stop.set()
+            self._stop_admin()
+
+    def _stop_admin(self) -> None:
+        self._admin.stopping.set()
+        self._admin_stop.set()
 
     async def reload(self) -> None:
         """Read everything again: certificates, the operators' token, the configuration.

@@ -4,18 +4,24 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from prism.calls.deadlines import Deadlines
+from prism.calls.policies import build_policies
+from prism.calls.policies.policy import Policy
 from prism.config.types import NamespaceConfig, NamespaceLimits
 from prism.contract.errors import CallError
 from prism.supervision.slot import Slot
 
 if TYPE_CHECKING:
-    from prism.calls.policies.relay import OpenStream
+    from prism.calls.relay import OpenStream
 
 
 @dataclass(eq=False, slots=True)
 class Namespace:
     """One namespace. ``in_flight`` counts its calls between admission and answer,
-    ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin."""
+    ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin.
+
+    ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there.
+    """
 
     name: str
     slot: Slot
@@ -26,6 +32,11 @@ class Namespace:
     in_flight: int = field(default=0, init=False)
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
+    deadlines: Deadlines = field(default_factory=Deadlines, init=False)
+    policies: tuple[Policy, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self.policies = build_policies(self)
 
     @classmethod
     def from_config(cls, config: NamespaceConfig, slot: Slot) -> "Namespace":

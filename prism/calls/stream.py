@@ -7,6 +7,7 @@ said once messages have gone out; what happens between client and plugin is the 
 from abc import ABC, abstractmethod
 from math import inf
 
+from prism.contract.errors import CallError
 from prism.contract.messages import StreamRequest, StreamResponse
 
 
@@ -14,11 +15,15 @@ class ClientStream(ABC):
     """One client's stream. The first message is the request's params and not repeated here.
 
     ``one_way``: the client sends nothing after that. ``heartbeat``: seconds without a
-    message after which ``beat`` is called.
+    message after which ``beat`` is called. ``begun``: something has gone out, after which an
+    error can only be said within the stream. ``closed_well``: the client has ended the stream as
+    it may, which is no failure.
     """
 
     one_way: bool = True
     heartbeat: float = inf
+    begun: bool = False
+    closed_well: bool = False
 
     @abstractmethod
     async def begin(self) -> None:
@@ -49,3 +54,7 @@ class ClientStream(ABC):
 
     async def beat(self) -> None:  # noqa: B027
         """Show the client that the stream is alive."""
+
+    @abstractmethod
+    async def end(self, error: CallError | None) -> None:
+        """End the stream; with ``error``, where it was cut short. Cancelling breaks it off."""

@@ -6,10 +6,7 @@ to a span that no tracing backend ever sees.
 """
 
 import re
-
-import msgspec
-
-from prism.calls.ids import random_hex
+from typing import NamedTuple
 
 _VERSION_00 = re.compile(
     rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
@@ -20,19 +17,12 @@ _LATER_VERSION = re.compile(
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,512}").fullmatch
 
 
-class Trace(msgspec.Struct, frozen=True):
+class Trace(NamedTuple):
     """A trace context; ``state`` is the ``tracestate`` header, or empty."""
 
     trace_id: str
     parent: str
     state: str = ""
-
-
-def new_trace() -> Trace:
-    """The start of a trace, not sampled."""
-    text = random_hex(48)
-    trace_id = text[:32]
-    return Trace(trace_id, f"00-{trace_id}-{text[32:]}-00")
 
 
 def parse_trace(traceparent: bytes, tracestate: bytes = b"") -> Trace | None:

@@ -1,14 +1,19 @@
 """The one interface through which the proxy calls a plugin.
 
-The five calls are the contract's. Deadlines belong to the caller: whoever calls
-sets a trio cancel scope, and a channel that crosses a process boundary tells
-the plugin how much of that scope's time is left.
+The five calls are the contract's. ``execute``, the ordinary one, also comes without a task
+(``start``): the call is told its answer when it has come. The others wait for theirs, under the
+caller's cancel scope. Either way a channel that crosses a process boundary tells the plugin how
+much time is left.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
-from prism.contract.errors import CallError
+import trio
+
+from prism.contract.errors import CallError, InternalError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -22,6 +27,10 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
+from prism.contract.status import StatusCode
+from prism.streams.tasks import TaskPool
+
+log = logging.getLogger("prism.channel")
 
 
 class StreamCall(ABC):
@@ -56,6 +65,51 @@ class StreamCall(ABC):
         return [await self.receive()]
 
 
+class UnaryCall(Protocol):
+    """What a channel needs to know of a call that it runs without a task.
+
+    ``params`` is a JSON object, empty for ``{}``, unless ``raw`` is there. ``deadline`` is on
+    trio's clock; who made the call watches it. ``done``: it has ended. ``tasks`` runs what
+    has to wait. ``stream_number`` is the channel's own.
+    """
+
+    namespace: str
+    operation: str
+    principal: str
+    params: bytes | bytearray
+    raw: bytes
+    request_id: str
+    traceparent: str
+    tracestate: str
+    metadata: dict[str, str] | None
+    deadline: float
+    done: bool
+    tasks: TaskPool
+    stream_number: int
+
+    def plugin_metadata(self) -> dict[str, str]:
+        """What the plugin is told beside the params."""
+
+    def answered(self, response: ExecuteResponse) -> None:
+        """The plugin has answered."""
+
+    def failed(self, error: CallError) -> None:
+        """There will be no answer."""
+
+    def wait_for(self, waiting: trio.CancelScope) -> None:
+        """``waiting`` is to be cancelled if the call ends before."""
+
+
+def execute_request(call: UnaryCall) -> ExecuteRequest:
+    """The message that asks for ``call``."""
+    return ExecuteRequest(
+        operation=call.operation,
+        params_json="" if call.raw else call.params.decode() or "{}",
+        params_raw=call.raw,
+        metadata=call.plugin_metadata(),
+    )
+
+
 class PluginChannel(ABC):
     """A plugin, as the proxy sees it: the contract's five calls, and ``aclose``.
 
@@ -78,6 +132,35 @@ class PluginChannel(ABC):
     @abstractmethod
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
+
+    def start(self, call: UnaryCall) -> None:
+        """Run ``call``: one of ``call.answered`` and ``call.failed`` comes later, unless it is
+        cancelled before. Plain code. Here a task awaits ``execute``.
+
+        Raises:
+            CallError: it was not begun.
+        """
+
+        async def run() -> None:
+            try:
+                response = await self.execute(execute_request(call))
+            except CallError as error:
+                call.failed(error)
+            except Exception:
+                log.exception("request %s failed", call.request_id)
+                call.failed(InternalError())
+            else:
+                call.answered(response)
+
+        scope = call.tasks.start(run)
+        scope.deadline = call.deadline
+        call.wait_for(scope)
+
+    def cancel(self, call: UnaryCall, status: StatusCode) -> None:  # noqa: B027
+        """Nobody waits for the answer to ``call``, which was given to ``start``, any more.
+
+        ``status`` is CANCELLED or DEADLINE_EXCEEDED. Here the task's own scope is cancelled.
+        """
 
     @abstractmethod
     def execute_stream(self, first: StreamRequest) -> AbstractAsyncContextManager[StreamCall]:
@@ -122,4 +205,4 @@ class PluginChannel(ABC):
     @property
     @abstractmethod
     def open_calls(self) -> int:
-        """Calls begun and not yet closed by the plugin."""
+        """Calls that the plugin has not closed yet, cancelled ones too: for the metrics."""

@@ -2,9 +2,15 @@
 
 There is no isolation here, and none is pretended: the plugin shares the
 proxy's memory and its event loop. What is contained are its exceptions.
+
+Ordinary calls (``start``) stand in a queue, and a *worker*, a pooled task, runs one after the
+other. Before it runs one while more wait, it has a second worker come, so that none of them
+depends on a handler that waits for something; a handler that never waits costs no more than
+its own work. A worker's cancel scope serves call after call, until one is cancelled in it.
 """
 
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from copy import copy
@@ -12,7 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from prism.channels.channel import PluginChannel, StreamCall
+from prism.channels.channel import PluginChannel, StreamCall, UnaryCall, execute_request
 from prism.contract.errors import (
     CallError,
     ChannelClosed,
@@ -36,11 +42,13 @@ from prism.contract.messages import (
 from prism.contract.redaction import Redaction
 from prism.contract.service import BackendPlugin
 from prism.contract.status import StatusCode
+from prism.streams.tasks import TaskPool
 
 log = logging.getLogger("prism.channel")
 
 T = TypeVar("T")
 _FAULT = "the plugin failed; the proxy's log has the cause"
+_RAISED = "raised where the contract wants an answer"
 
 
 class InProcessChannel(PluginChannel):
@@ -50,24 +58,81 @@ class InProcessChannel(PluginChannel):
         self.name = name
         self._plugin = plugin
         self._open: set[trio.CancelScope] = set()
+        self._waiting: deque[UnaryCall] = deque()
+        self._running: dict[UnaryCall, trio.CancelScope] = {}
+        self._worker_comes = False
         self._closed = trio.Event()
         self._cut: CallError | None = None
-
-    @property
-    def open_calls(self) -> int:
-        """Calls that have not returned yet."""
-        return len(self._open)
 
     @property
     def ended(self) -> Exception | None:
         """Why the channel can carry no more calls; None while it can."""
         return ChannelClosed(f"{self.name} was stopped") if self._closed.is_set() else None
 
+    @property
+    def open_calls(self) -> int:
+        """Calls that have not returned yet."""
+        return len(self._open) + len(self._running) + len(self._waiting)
+
     def give_up_calls(self, error: CallError) -> None:
         """Cancel every open call, and let each end with ``error``."""
         self._cut = error
         for scope in self._open:
             scope.cancel()
+        for call in [*self._waiting, *self._running]:
+            self.cancel(call, StatusCode.UNAVAILABLE)
+            call.failed(copy(error))
+
+    def start(self, call: UnaryCall) -> None:
+        """Queue the call for a worker."""
+        if self._closed.is_set():
+            raise PluginUnavailable(f"{self.name} was stopped")
+        self._waiting.append(call)
+        self._call_worker(call.tasks)
+
+    def cancel(self, call: UnaryCall, status: StatusCode) -> None:
+        """Cancel the call's handler, or take the call out of the queue."""
+        scope = self._running.pop(call, None)
+        if scope is not None:
+            scope.cancel()
+        elif call in self._waiting:
+            self._waiting.remove(call)
+
+    def _call_worker(self, tasks: TaskPool) -> None:
+        if not self._worker_comes:
+            self._worker_comes = True
+            worker = _Worker()
+            worker.scope = tasks.start(lambda: self._work(worker))
+
+    async def _work(self, worker: "_Worker") -> None:
+        """Run calls while any wait, and until one is cancelled."""
+        self._worker_comes = False
+        waiting, scope = self._waiting, worker.scope
+        while waiting:
+            call = waiting.popleft()
+            if waiting:
+                self._call_worker(waiting[0].tasks)
+            self._running[call] = scope
+            scope.deadline = call.deadline
+            response = _EXECUTE_FAILED
+            try:
+                response = await self._plugin.execute(execute_request(call))
+            except BaseException as error:
+                _raise_what_passes(error, f"{self.name} {_RAISED}", self.redaction)
+            finally:
+                self._running.pop(call, None)
+                if scope.cancel_called and waiting:
+                    self._call_worker(waiting[0].tasks)
+            if not call.done:
+                call.answered(self._checked(response))
+            if scope.cancel_called:
+                return
+
+    def _checked(self, response: object) -> ExecuteResponse:
+        if type(response) is not ExecuteResponse:
+            log.error("%s answered with a %s", self.name, type(response).__name__)
+            return _EXECUTE_FAILED
+        return response if response.success else self.redaction.fields(response, "error")
 
     async def _call(self, method: Callable[[Any], Awaitable[T]], request: object, failed: T) -> T:
         """Await ``method``; what it raises becomes ``failed``."""
@@ -78,9 +143,7 @@ class InProcessChannel(PluginChannel):
             try:
                 answer = await method(request)
             except BaseException as error:
-                _raise_what_passes(
-                    error, f"{self.name} raised where the contract wants an answer", self.redaction
-                )
+                _raise_what_passes(error, f"{self.name} {_RAISED}", self.redaction)
                 return failed
             finally:
                 self._open.remove(scope)
@@ -147,6 +210,9 @@ class InProcessChannel(PluginChannel):
         self._closed.set()
         for scope in self._open:
             scope.cancel()
+        for call in [*self._waiting, *self._running]:
+            self.cancel(call, StatusCode.UNAVAILABLE)
+            call.failed(PluginCrashed(f"{self.name} was stopped during the call"))
         await trio.lowlevel.checkpoint()
 
     async def wait_broken(self) -> Exception:
@@ -156,6 +222,13 @@ class InProcessChannel(PluginChannel):
 
 
 _EXECUTE_FAILED = ExecuteResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
+
+
+class _Worker:
+    """A pooled task that runs calls; ``scope`` is the one it runs in."""
+
+    __slots__ = ("scope",)
+    scope: trio.CancelScope
 
 
 class _InProcessStream(StreamCall):

@@ -102,6 +102,10 @@ class CallError(PrismError):
     def __str__(self) -> str:
         return self.detail
 
+    def members(self) -> dict[str, object]:
+        """What an answer says beside: further members of its JSON."""
+        return {}
+
 
 class InvalidRequest(CallError):
     """The request cannot be understood."""

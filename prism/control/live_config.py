@@ -38,6 +38,12 @@ class InvalidConfig(InvalidRequest):
         super().__init__(f"the configuration in use stays, since the new one is wrong:\n{error}")
         self.problems = error.problems
 
+    def members(self) -> dict[str, object]:
+        names = ("file", "line", "column", "path", "message")
+        return {
+            "problems": [{name: getattr(found, name) for name in names} for found in self.problems]
+        }
+
 
 class LiveConfig:
     """The configuration ``current``, and how to change it.

@@ -5,12 +5,13 @@ imitate ``prism-principal`` and its like have no effect at all.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
-from prism.calls.ids import random_hex
 from prism.calls.timeout import parse_timeout
-from prism.calls.trace import Trace, new_trace, parse_trace
+from prism.calls.trace import Trace, parse_trace
 from prism.contract.errors import InvalidRequest
+from prism.server.exchange import Headers
 
 _READ = frozenset(
     {
@@ -30,6 +31,8 @@ _READ = frozenset(
         b"x-request-id",
     }
 )
+_PARTICULAR = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"last-event-id"})
+"""Headers that differ from request to request."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 _MAX_EVENT_ID = 1024
 HIDDEN_ORIGIN = "a site that its browser does not name"
@@ -47,7 +50,7 @@ class RequestHeaders:
     which no value but those of lists survives.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_foreign_origin", "_is_plain", "_timeout", "_values", "is_particular")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         values: dict[bytes, bytes] = {}
@@ -55,20 +58,28 @@ class RequestHeaders:
             if name in _READ:
                 values[name] = values[name] + b"," + value if name in values else value
         self._values = values
+        self.is_particular = not _PARTICULAR.isdisjoint(values)
+        # Judged once: requests of one client have the same headers, and share this object.
+        self._foreign_origin: str | None = None
+        self._is_plain = False
+        self._timeout: float | None = None
+
+    @staticmethod
+    def is_particular_of(values: Mapping[bytes, bytes]) -> bool:
+        """Is any of the headers there that differ from request to request?"""
+        return not _PARTICULAR.isdisjoint(values)
 
     def request_id(self) -> str:
-        """The client's ``x-request-id``, if it is fit for logs; else a new one."""
+        """The client's ``x-request-id``, if it is fit for logs; else empty."""
         given = self._values.get(b"x-request-id")
-        if given is not None and _REQUEST_ID(given):
-            return given.decode("ascii")
-        return random_hex(32)
+        return given.decode("ascii") if given is not None and _REQUEST_ID(given) else ""
 
-    def trace(self) -> Trace:
-        """The client's trace context; else a new one."""
+    def trace(self) -> Trace | None:
+        """The client's trace context, if it has a good one."""
         parent = self._values.get(b"traceparent")
         if parent is None:
-            return new_trace()
-        return parse_trace(parent, self._values.get(b"tracestate", b"")) or new_trace()
+            return None
+        return parse_trace(parent, self._values.get(b"tracestate", b""))
 
     def timeout(self) -> float | None:
         """Seconds in ``prism-timeout``.
@@ -77,7 +88,11 @@ class RequestHeaders:
             InvalidRequest: the value has none of the accepted forms.
         """
         given = self._values.get(b"prism-timeout")
-        return None if given is None else parse_timeout(given.decode("latin-1"))
+        if given is None:
+            return None
+        if self._timeout is None:
+            self._timeout = parse_timeout(given.decode("latin-1"))
+        return self._timeout
 
     def content_length(self) -> int | None:
         """The declared size of the body, if there is one that can be read."""
@@ -112,6 +127,11 @@ class RequestHeaders:
     def foreign_origin(self) -> str:
         """The origin, in lower case, of the web page that asks; empty if it is the proxy's
         own, or it is no page that asks."""
+        if self._foreign_origin is None:
+            self._foreign_origin = self._judge_origin()
+        return self._foreign_origin
+
+    def _judge_origin(self) -> str:
         given = self._values.get(b"origin")
         if given is None:
             site = self._values.get(b"sec-fetch-site", b"none")
@@ -132,8 +152,31 @@ class RequestHeaders:
         Raises:
             InvalidRequest: it is compressed.
         """
+        if self._is_plain:
+            return
         encoding = self._values.get(b"content-encoding", b"identity").strip().lower()
         if encoding != b"identity":
             raise InvalidRequest(
                 "send the body without content-encoding: Prism does not decompress"
             )
+        self._is_plain = True
+
+
+_REMEMBERED = 2048
+"""How many header sections are remembered ..."""
+_MEMORABLE = 4096
+"""... and up to how many bytes each: those of ordinary clients, not what anybody may send."""
+_known: dict[tuple[tuple[bytes, bytes], ...], RequestHeaders] = {}
+
+
+def read_headers(headers: Headers) -> RequestHeaders:
+    """What ``headers`` say: the object of an earlier request, if that had the same ones."""
+    key = tuple(headers)
+    known = _known.get(key)
+    if known is None:
+        known = RequestHeaders(headers)
+        if not known.is_particular and sum(map(len, chain(*key))) <= _MEMORABLE:
+            if len(_known) >= _REMEMBERED:
+                _known.clear()
+            _known[key] = known
+    return known

@@ -1,32 +1,21 @@
-"""A whole response, and how it goes out through ASGI."""
+"""A whole response of the proxy's own."""
 
 from typing import Any, NamedTuple
 
-import msgspec
-
-from prism.server import Send
+from prism.server.exchange import Headers
+from prism.server.problems import encode_json
 
 JSON = (b"content-type", b"application/json")
-
-encode_json = msgspec.json.Encoder().encode
 
 
 class Response(NamedTuple):
     """Status, headers but content-length, and body."""
 
     status: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
     body: bytes
 
 
 def json_response(status: int, content: Any) -> Response:
     """``content`` as a JSON response."""
     return Response(status, [JSON], encode_json(content))
-
-
-async def send_response(send: Send, response: Response, *, head: bool = False) -> None:
-    """Send ``response``; with ``head`` (the answer to HEAD) all but its body."""
-    status, headers, body = response
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body})

@@ -9,7 +9,7 @@ browser sends none, its ``Sec-Fetch-Site`` tells that another site asks.
 from prism.contract.errors import ForeignOrigin
 from prism.frontends.headers import RequestHeaders
 from prism.frontends.responses import Response
-from prism.server import Message, Send
+from prism.server.exchange import Headers
 
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
@@ -38,23 +38,16 @@ class WebPages:
         if origin and origin not in self._origins:
             raise ForeignOrigin(origin)
 
-    def answering(self, headers: RequestHeaders, send: Send) -> Send:
-        """``send``, which lets the request's page read the answer, if it may."""
+    def readable(self, headers: RequestHeaders) -> Headers:
+        """What an answer says beside, so that the request's page may read it, if it may."""
         origin = headers.foreign_origin()
-        if origin not in self._origins:
-            return send
-        readable = [
+        if not origin or origin not in self._origins:
+            return []
+        return [
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"vary", b"origin"),
             _EXPOSED,
         ]
-
-        async def send_readable(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *readable]
-            await send(message)
-
-        return send_readable
 
 
 def preflight() -> Response:

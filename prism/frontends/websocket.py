@@ -4,6 +4,9 @@ A text message is JSON, a binary one MessagePack. The first one is the operation
 parameters, unless the URL has them. An empty text message ends the client's side, which
 WebSocket has no other way to say. A stream that fails ends with a message whose only
 member is ``$error``, and a close code of 4000 plus the gRPC status.
+
+A handshake that is refused is answered like any other request. Once it is accepted, one task
+holds the WebSocket open until the call has ended, then says how, and closes.
 """
 
 import logging
@@ -11,8 +14,8 @@ from math import inf
 
 import trio
 
+from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
-from prism.calls.request import CallRecord, Params, Request
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
@@ -27,17 +30,15 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.names import namespace_name, operation_name
-from prism.frontends.body_params import IDLE_SECONDS
-from prism.frontends.disconnect import CLIENT_GONE
-from prism.frontends.headers import RequestHeaders
-from prism.frontends.problems import problem
-from prism.frontends.query_params import QueryParams
+from prism.frontends.answering import ExchangeCall, Observer
+from prism.frontends.headers import RequestHeaders, read_headers
+from prism.frontends.query_params import PLACE, query_params
 from prism.frontends.web_pages import WebPages
-from prism.observability.access_log import log_access
-from prism.observability.metrics import Metrics
-from prism.server import CANCELLED, Receive, Scope, Send
+from prism.server.exchange import Cancelled, Exchange, WebSocket, WebSocketClosed
+from prism.server.problems import problem
+from prism.server.websocket import CLOSE_TIMEOUT
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("prism.frontends")
 
 SERVICE_RESTART = 1012
 """The close code of a stream that the proxy's stop ended (IANA's registry)."""
@@ -47,192 +48,224 @@ _GOOD_CLOSES = {1000, 1001, 1005}
 
 
 class WebSocketApp:
-    """ASGI application for the protocol ``websocket``."""
+    """A front end for exchanges with a WebSocket."""
 
-    def __init__(self, router: Router, metrics: Metrics, pages: WebPages) -> None:
+    def __init__(self, router: Router, observer: Observer, pages: WebPages) -> None:
         self._router = router
-        self._metrics = metrics
+        self._observer = observer
         self._pages = pages
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one WebSocket. Cancelling it cancels its call."""
-        headers = RequestHeaders(scope["headers"])
-        record = CallRecord(trio.current_time(), headers.request_id(), headers.trace())
-        record.is_call = True
-        await receive()  # websocket.connect
-        stream = _WebSocketStream(receive, send, record)
+    def begin(self, exchange: Exchange) -> None:
+        """Serve one WebSocket, or refuse it."""
+        assert exchange.websocket is not None  # noqa: S101 - no other comes here
+        headers = read_headers(exchange.headers)
+        call = WebSocketCall(exchange, exchange.websocket, self._observer, headers)
         try:
-            await self._serve(scope, headers, record, stream)
-        except CANCELLED:
-            if not record.is_answered:
-                gone = CLIENT_GONE in scope.get("state", {})
-                record.fail(CallCancelled("the client left") if gone else Draining("stopped"))
-            raise
-        finally:
-            seconds = trio.current_time() - record.started
-            self._metrics.observe(record, seconds)
-            log_access(record, seconds)
-
-    async def _serve(
-        self, scope: Scope, headers: RequestHeaders, record: CallRecord, stream: "_WebSocketStream"
-    ) -> None:
-        failure: CallError | None = None
-        try:
-            request = self._request(scope, headers, record, stream)
-            await stream.accept()
-            await self._router.call(request)
+            self._understand(call, headers)
         except CallError as error:
-            failure = error
+            call.end(error)
         except Exception:
-            logger.exception("request %s failed", record.request_id)
-            failure = InternalError()
-        if failure is not None and not stream.was_closed_well:
-            record.fail(failure)
-        record.is_answered = True
-        await stream.end(failure)
+            logger.exception("request %s failed", call.request_id)
+            call.end(InternalError())
+        else:
+            call.start()
 
-    def _request(
-        self, scope: Scope, headers: RequestHeaders, record: CallRecord, stream: "_WebSocketStream"
-    ) -> Request:
-        """The call that the handshake asks for.
-
-        Raises:
-            CallError: it is refused; no WebSocket comes of it.
-        """
-        path: bytes = scope.get("raw_path") or scope["path"].encode()
+    def _understand(self, call: "WebSocketCall", headers: RequestHeaders) -> None:
+        """Take over what the handshake asks for. Raises CallError if it is refused."""
+        path, _, call.query = call.exchange.target.partition(b"?")
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
-                record.namespace = namespace_name(raw_namespace)
-                record.operation = operation_name(raw_operation)
+                call.namespace = namespace_name(raw_namespace)
+                call.operation = operation_name(raw_operation)
             case _:
                 raise NotFound("WebSockets are at /v1/{namespace}/{operation}")
         self._pages.check(headers)
-        record.target = self._router.find(record.namespace)
+        call.target = self._router.find(call.namespace)
         timeout = headers.timeout()
-        metadata = record.metadata()
+        call.deadline = inf if timeout is None else call.started + timeout
         if resume_after := headers.last_event_id():
-            metadata["prism-last-event-id"] = resume_after
-        query: bytes = scope.get("query_string", b"")
-        client = scope.get("client")
-        return Request(
-            namespace=record.namespace,
-            operation=record.operation,
-            params=QueryParams(query) if query else _FirstMessage(stream),
-            metadata=metadata,
-            principal=record.principal,
-            deadline=inf if timeout is None else record.started + timeout,
-            record=record,
-            client=client[0] if client else "",
-            stream=stream,
-        )
+            call.metadata = {"prism-last-event-id": resume_after}
+        client = call.exchange.peer.client
+        call.client = client[0] if client else ""
 
 
-class _FirstMessage(Params):
-    """The stream's first message, as its parameters."""
+class WebSocketCall(ExchangeCall):
+    """A stream whose client speaks WebSocket.
 
-    place = "message 1"
+    ``query`` is where its params come from; without one they are the first message.
+    """
 
-    def __init__(self, stream: "_WebSocketStream") -> None:
-        self._stream = stream
+    __slots__ = (
+        "_accepted",
+        "_close",
+        "_ended",
+        "_error_message",
+        "_messages",
+        "_serving",
+        "_websocket",
+        "query",
+    )
 
-    async def read(self, limit: int) -> bytes:
-        self._stream.limit = limit
-        with trio.move_on_after(IDLE_SECONDS):
-            message = await self._stream.next_message()
+    def __init__(
+        self,
+        exchange: Exchange,
+        websocket: WebSocket,
+        observer: Observer,
+        headers: RequestHeaders,
+    ) -> None:
+        super().__init__(exchange, observer)
+        self.is_call = True
+        self.place = "message 1"
+        self.query = b""
+        self.stream = self._messages = _Messages(self, websocket)
+        self._websocket = websocket
+        self._accepted = False
+        self._serving: trio.CancelScope | None = None
+        self._ended = trio.Event()
+        self._error_message = ""
+        self._close = (1000, "")
+        if headers.is_particular:
+            self.identify(headers.request_id(), headers.trace())
+        else:
+            self.identify()
+
+    def start(self) -> None:
+        """Have a task accept the WebSocket and serve it."""
+        self._serving = self.tasks.start(self.run, self._serve)
+
+    async def _serve(self) -> None:
+        if self.done:
+            return
+        async with self._websocket.accept([(b"x-request-id", self.request_id.encode())]):
+            self._accepted = True
+            self.http_status = 101
+            self.proceed()
+            await self._ended.wait()
+            if self._error_message:
+                await self._websocket.send(self._error_message)
+            await self._websocket.close(*self._close)
+
+    # -- its params -------------------------------------------------------------
+
+    def read_params(self, limit: int) -> bool:
+        self._messages.limit = limit
+        if self.query:
+            self.params, self.place = query_params(self.query, limit), PLACE
+            return False
+        self.wait_in_task(self._read_first_message)
+        return True
+
+    async def _read_first_message(self) -> None:
+        with trio.move_on_after(BODY_PAUSE):
+            message = await self._messages.next()
             if isinstance(message, bytes):
                 self.raw = message
-                return b""
-            return message.encode()
-        raise InvalidRequest(f"no first message came within {IDLE_SECONDS:g} s")
+            else:
+                self.params = message.encode()
+            return
+        raise InvalidRequest(f"no first message came within {BODY_PAUSE:g} s")
+
+    # -- its end ----------------------------------------------------------------
+
+    def cancelled(self, why: Cancelled) -> None:
+        super().cancelled(why)
+        if self._serving is not None:
+            self._serving.deadline = trio.current_time() + CLOSE_TIMEOUT
+
+    def send_error(self, error: CallError) -> None:
+        if not self._accepted:
+            super().send_error(error)
+        self.end_messages(error)
+
+    def send_result(self, result: bytes, content_type: bytes) -> None:
+        raise NotImplementedError  # streams have none
+
+    def note(self, error: CallError) -> None:
+        if self._messages.closed_well:
+            return
+        super().note(error)
+        if self._accepted:
+            self.http_status = 101
+
+    def end_messages(self, error: CallError | None) -> None:
+        """Have the task that serves the WebSocket close it, and say why. Never waits."""
+        if error is not None:
+            restart = isinstance(error, Draining)
+            code = SERVICE_RESTART if restart else STATUS_CODES + error.status
+            self._close = (code, error.detail)
+            if self._accepted and not (self._messages.closed_well or self.exchange.is_gone):
+                told = problem(error, self.request_id, self.namespace, self.operation)
+                self._error_message = f'{{"$error":{told.body.decode()}}}'
+                self.bytes_out += len(self._error_message.encode())
+        self._ended.set()
 
 
-class _WebSocketStream(ClientStream):
-    """The stream's messages."""
+class _Messages(ClientStream):
+    """The messages of one call. ``limit`` is theirs, in bytes."""
 
     one_way = False
 
-    def __init__(self, receive: Receive, send: Send, record: CallRecord) -> None:
+    def __init__(self, call: WebSocketCall, websocket: WebSocket) -> None:
         self.limit = 0
-        self.was_closed_well = False
-        self._accepted = False
+        self._call = call
+        self._websocket = websocket
         self._taken = 0
-        self._receive = receive
-        self._send = send
-        self._record = record
 
-    async def accept(self) -> None:
-        """Let the WebSocket begin."""
-        self._accepted = True
-        self._record.http_status = 101
-        request_id = (b"x-request-id", self._record.request_id.encode("ascii"))
-        await self._send({"type": "websocket.accept", "headers": [request_id]})
-
-    async def next_message(self) -> str | bytes:
+    async def next(self) -> str | bytes:
         """What the client says next.
 
         Raises:
             CallCancelled: it has closed, or left.
             PayloadTooLarge: over the namespace's limit.
         """
-        message = await self._receive()
-        if message["type"] != "websocket.receive":
-            self.was_closed_well = message.get("code", 1005) in _GOOD_CLOSES
-            raise CallCancelled("the client closed its WebSocket")
-        text: str | None = message.get("text")
-        said: bytes = message["bytes"] if text is None else text.encode()
+        try:
+            message = await self._websocket.receive()
+        except WebSocketClosed as closed:
+            raise self._note_close(closed) from None
         self._taken += 1
-        self._record.bytes_in += len(said)
-        if self.limit and len(said) > self.limit:
+        size = len(message.encode()) if isinstance(message, str) else len(message)
+        self._call.bytes_in += size
+        if size > self.limit:
             raise PayloadTooLarge(self.limit, "a message")
-        return said if text is None else text
+        return message
 
     async def receive(self) -> StreamRequest | None:
-        said = await self.next_message()
-        if isinstance(said, bytes):
-            return StreamRequest(params_raw=said)
-        if not said:
+        message = await self.next()
+        if isinstance(message, bytes):
+            return StreamRequest(params_raw=message)
+        if not message:
+            self._call.tasks.start(self._wait_closed)
             return None
-        return StreamRequest(params_json=check_params(said.encode(), f"message {self._taken}"))
+        return StreamRequest(params_json=check_params(message.encode(), f"message {self._taken}"))
+
+    async def _wait_closed(self) -> None:
+        """End the call if the client closes, though it has no more to say, and drop what it
+        says after all."""
+        try:
+            while True:
+                await self._websocket.receive()
+        except WebSocketClosed as closed:
+            self._call.end(self._note_close(closed))
+
+    def _note_close(self, closed: WebSocketClosed) -> CallCancelled:
+        self.closed_well = closed.code in _GOOD_CLOSES
+        return CallCancelled("the client closed its WebSocket")
 
     async def begin(self) -> None:
-        """Nothing: the handshake has said it."""
+        self.begun = True  # the handshake has said it
 
     async def send(self, response: StreamResponse) -> None:
-        if response.result_raw and not response.result_json:
-            self._record.bytes_out += len(response.result_raw)
-            await self._send({"type": "websocket.send", "bytes": response.result_raw})
-        else:
-            await self._say(response.result_json or "{}")
+        self.begun = True
+        message: str | bytes = response.result_raw
+        size = len(message)
+        if response.result_json or not message:
+            message = response.result_json or "{}"
+            try:
+                size = len(message.encode())
+            except UnicodeEncodeError:
+                raise PluginMisbehaved("the plugin's message is not valid Unicode") from None
+        self._call.bytes_out += size
+        await self._websocket.send(message)
 
-    async def end(self, failure: CallError | None) -> None:
-        """Close; before the WebSocket began, refuse it as any request is refused."""
-        if not self._accepted:
-            assert failure is not None  # noqa: S101 - else it would have been accepted
-            await self._refuse(failure)
-            return
-        code, reason = 1000, ""
-        if failure is not None:
-            draining = isinstance(failure, Draining)
-            code = SERVICE_RESTART if draining else STATUS_CODES + failure.status
-            reason = failure.detail
-            if not self.was_closed_well:
-                body = problem(failure, self._record).body
-                await self._say(f'{{"$error":{body.decode()}}}')
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
-
-    async def _say(self, text: str) -> None:
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise PluginMisbehaved("the plugin's message is not valid Unicode") from None
-        self._record.bytes_out += size
-        await self._send({"type": "websocket.send", "text": text})
-
-    async def _refuse(self, failure: CallError) -> None:
-        status, headers, body = problem(failure, self._record)
-        headers.append((b"x-request-id", self._record.request_id.encode("ascii")))
-        headers.append((b"content-length", b"%d" % len(body)))
-        self._record.http_status = status
-        start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
-        await self._send(start)
-        await self._send({"type": "websocket.http.response.body", "body": body})
+    async def end(self, error: CallError | None) -> None:
+        self._call.end_messages(error)

@@ -29,8 +29,13 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPED_BUT_NEWLINE = {code: text for code, text in _ESCAPED.items() if code != ord("\n")}
 
 
+def time_text(milliseconds: int) -> str:
+    """A Unix time as log lines have it."""
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
 def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+    return time_text(int(record.created) * 1000 + int(record.msecs))
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import prism
-from prism.calls.request import CallRecord
+from prism.calls.call import Call
 from prism.calls.router import Router
 from prism.contract.status import StatusCode
 from prism.observability.collectors import plugin_metrics, supervision_metrics
@@ -88,15 +88,15 @@ class Metrics(Collector):
         """Have ``read`` called, too, at each scrape."""
         self._others.append(read)
 
-    def observe(self, record: CallRecord, seconds: float) -> None:
+    def observe(self, call: Call, seconds: float) -> None:
         """Count a call that ended after ``seconds``."""
-        operation = self._operations.get((record.namespace, record.operation))
+        operation = self._operations.get((call.namespace, call.operation))
         if operation is None:
-            operation = self._operations.setdefault(_labels(record), _Operation())
-        operation.requests[record.status] += 1
+            operation = self._operations.setdefault(_labels(call), _Operation())
+        operation.requests[call.status] += 1
         operation.duration.observe(seconds)
-        if record.plugin_seconds is not None:
-            operation.plugin_duration.observe(record.plugin_seconds)
+        if call.plugin_seconds is not None:
+            operation.plugin_duration.observe(call.plugin_seconds)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics, and their content type, in the format that ``accept`` asks for."""
@@ -161,17 +161,26 @@ class Metrics(Collector):
         ready = GaugeMetricFamily(
             "prism_namespace_ready", "Whether an instance takes calls", labels=["namespace"]
         )
+        owed = GaugeMetricFamily(
+            "prism_plugin_calls_open",
+            "Calls that the plugin has not closed, cancelled ones too",
+            labels=["namespace"],
+        )
         for namespace in self._router.namespaces():
+            instance = namespace.slot.current
+            owed.add_metric(
+                [namespace.name], 0 if instance is None else instance.channel.open_calls
+            )
             in_flight.add_metric([namespace.name], namespace.in_flight)
             streams.add_metric([namespace.name], namespace.streams_by_client.total())
             ready.add_metric([namespace.name], namespace.slot.current is not None)
-        yield from (in_flight, streams, ready)
+        yield from (in_flight, streams, ready, owed)
 
 
-def _labels(record: CallRecord) -> tuple[str, str]:
-    if record.target is None:
+def _labels(call: Call) -> tuple[str, str]:
+    if call.target is None:
         return UNKNOWN, UNKNOWN
-    instance = record.target.slot.current
-    if instance is None or record.operation not in instance.operations:
-        return record.namespace, UNKNOWN
-    return record.namespace, record.operation
+    instance = call.target.slot.current
+    if instance is None or call.operation not in instance.operations:
+        return call.namespace, UNKNOWN
+    return call.namespace, call.operation

@@ -1,15 +1,10 @@
-"""The HTTP server: from a listening socket to an ASGI application.
-
-hypercorn ends the process when a connection raises, and buffers without bound for a client
-that does not read. So the
-accept loop, HTTP/1.1 (on h11) and HTTP/2 (on h2) are the proxy's own. The application
-above is plain ASGI 3 and also runs on stock hypercorn.
+"""The HTTP server: from a listening socket to front ends (`exchange.FrontEnd`).
 
 `serve` accepts and drains > `connection` fences one connection in > `http1` and `http2`
-read and write > `exchange` is one request as ASGI has it.
+read and write > `exchange` is one request and its response.
 """
 
-from prism.server.asgi import CANCELLED, App, Message, Receive, Scope, Send
+from prism.server.exchange import Exchange, FrontEnd
 from prism.server.serve import serve
 from prism.server.settings import ServerSettings
 from prism.server.statistics import ServerStatistics
@@ -24,13 +19,9 @@ from prism.streams.listeners import (
 from prism.streams.tls import ServerTLS
 
 __all__ = [
-    "CANCELLED",
-    "App",
+    "Exchange",
+    "FrontEnd",
     "Listener",
-    "Message",
-    "Receive",
-    "Scope",
-    "Send",
     "ServerSettings",
     "ServerStatistics",
     "ServerTLS",

@@ -6,12 +6,12 @@ other connections do not notice.
 
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from prism.server import transport
-from prism.server.asgi import Peer
+from prism.server.exchange import Peer
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
 from prism.server.log import contained, logger
@@ -97,7 +97,7 @@ class Connection:
             await trio.aclose_forcefully(self._stream)
 
     async def _serve(self) -> None:
-        app, settings = self._server.app, self._server.settings
+        front, settings = self._server.front, self._server.settings
         self._drain_if_late()
         with self._opening:
             await self._wait_for_first_bytes()
@@ -113,10 +113,10 @@ class Connection:
         if is_foreign(opening):
             logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
             return
+        spoken: type[HTTP1Connection | HTTP2Connection] = HTTP1Connection
         if protocol == "h2" or opening.startswith(PREFACE):
-            self._http = HTTP2Connection(app, self._stream, peer, settings, opening)
-        else:
-            self._http = HTTP1Connection(app, self._stream, peer, settings, opening)
+            spoken = HTTP2Connection
+        self._http = spoken(front, self._stream, peer, settings, self._server.tasks, opening)
         self._drain_if_late()
         await self._http.run()
 
@@ -136,11 +136,10 @@ class Connection:
             trio.TooSlowError, trio.BrokenResourceError: TLS could not be agreed on.
         """
         server = _host_and_port(_socket(self._stream).getsockname())
-        state: dict[str, Any] = dict(self._server.state)
         if not isinstance(self._stream, trio.SSLStream):
-            if self._stream.socket.family == trio.socket.AF_UNIX:
-                state["prism.peer_uid"] = peer_credentials(self._stream).uid
-            return None, Peer("http", self._client, server, state)
+            unix = self._stream.socket.family == trio.socket.AF_UNIX
+            uid = peer_credentials(self._stream).uid if unix else None
+            return None, Peer("http", self._client, server, uid=uid)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:
                 await self._server.handshakes.perform(self._stream)
@@ -149,10 +148,8 @@ class Connection:
                 logger.info("a TLS handshake failed: %s", error.__cause__)
                 raise
         certificate = self._stream.getpeercert(binary_form=True)
-        if certificate is not None:
-            state["prism.peer"] = certificate
         protocol = self._stream.selected_alpn_protocol()
-        return protocol, Peer("https", self._client, server, state)
+        return protocol, Peer("https", self._client, server, certificate)
 
 
 def _socket(stream: Stream) -> trio.socket.SocketType:
@@ -161,5 +158,5 @@ def _socket(stream: Stream) -> trio.socket.SocketType:
 
 
 def _host_and_port(address: object) -> tuple[str, int] | None:
-    """A socket's name as ASGI has it; ``None`` for a Unix socket."""
+    """A socket's name as (host, port); ``None`` for a Unix socket."""
     return (address[0], address[1]) if isinstance(address, tuple) else None

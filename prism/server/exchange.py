@@ -1,210 +1,293 @@
-"""One request and its response, as the application sees them through ASGI.
+"""One request and its response, as the front ends see them, whichever HTTP carries them.
 
-The HTTP versions differ in how bytes are read and written, and fill that in; the
-order of ASGI messages, what a disconnect does, and what a failing application
-leaves the client with are the same for both and live here.
+A connection makes an ``Exchange`` when a request's head has arrived, with whatever came of its
+body, and hands it to ``FrontEnd.begin``, which is plain code. The front end then either
 
-A response's head is held until the first body message, as ASGI asks: until then
-nothing is on the wire, so an application that fails can still be answered 500,
-and head and body leave together.
+- answers with ``respond``: the whole response at once. This is the ordinary way: it needs no
+  task, may be done at once or at any later time, and never waits; or
+- has a task (of ``tasks``) read with ``read`` and write with ``begin``, ``write`` and ``finish``,
+  each of which waits as long as the client makes it wait.
+
+The front end learns what happens to the request through the exchange's ``handler``, if it sets
+one: ``received`` when more of the body has come, ``cancelled`` when nobody waits for the response
+any more, or the server cannot wait for it. Both are called from the connection's reader: they
+must not wait.
+
+``respond`` and ``finish`` end an exchange, and so does ``cancelled``. A handler that is cancelled
+because the server stops may still answer, if nothing is on the wire.
+
+A request that asks for a WebSocket has one in ``websocket``: the front end accepts it there, or
+refuses it with ``respond`` like any other request.
 """
 
+import time
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
+from email.utils import formatdate
 from enum import Enum, auto
+from typing import NamedTuple, Protocol
 
 import trio
 
-from prism.server.asgi import REQUEST_ID, App, Headers, Message, Scope, checked_headers, problem
-from prism.server.log import log_failures
+from prism.contract.errors import CallCancelled
+from prism.streams.tasks import TaskPool
 
-_BODILESS = {204, 304}
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case. A front end's are checked by itself: no CR, LF or NUL in any of them."""
+
+
+class Cancelled(Enum):
+    """Why nobody waits for a response any more."""
+
+    CLIENT_LEFT = "the client left"
+    STOPPED = "the proxy stopped"
 
 
 class Phase(Enum):
     """How far the response has come."""
 
-    WAITING = auto()  # the application has sent nothing
-    HEAD_HELD = auto()  # it has sent the head; nothing is on the wire
+    WAITING = auto()  # nothing is on the wire
     BODY = auto()
-    TRAILERS = auto()  # the body is complete; announced trailers are not
     DONE = auto()
 
 
-class UnexpectedMessage(RuntimeError):
-    """The application sent an ASGI message that has no place now: a bug in it."""
+class Peer(NamedTuple):
+    """The facts about a connection that every request on it shares.
+
+    ``client`` and ``server`` are (host, port), or ``None`` on a Unix socket; ``certificate`` is
+    the client's, in DER, if TLS verified one; ``uid`` the client's user on a Unix socket.
+    """
+
+    scheme: str
+    client: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None
+    certificate: bytes | None = None
+    uid: int | None = None
+
+
+class Handler(Protocol):
+    """Who deals with an exchange."""
+
+    def received(self) -> None:
+        """More of the body has come, or its end: see ``received_all`` and ``take``."""
+
+    def cancelled(self, why: Cancelled) -> None:
+        """The response is not waited for any more."""
+
+
+class FrontEnd(Protocol):
+    """What serves requests."""
+
+    def begin(self, exchange: "Exchange") -> None:
+        """A request's head is here. Plain code; what it raises is logged and answered 500."""
+
+
+class WebSocketClosed(Exception):
+    """A WebSocket has ended. ``code`` is RFC 6455's (7.4); 1006 if the client just left."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"the WebSocket is closed, with code {self.code}"
+
+
+class WebSocket(ABC):
+    """The messages of a WebSocket, whatever carries them."""
+
+    @abstractmethod
+    def accept(self, headers: Headers) -> AbstractAsyncContextManager[None]:
+        """Accept the handshake, with ``headers``, and serve the WebSocket within the block.
+
+        At the block's end the WebSocket is closed if it is not yet: with 1000, with 1011 after
+        an exception, with 1001 if the block is cancelled. That takes ``CLOSE_TIMEOUT`` at most
+        where the block was cancelled, else as long as the client takes to read.
+        """
+
+    @abstractmethod
+    async def receive(self) -> str | bytes:
+        """The client's next message. Cancelling loses nothing.
+
+        Raises:
+            WebSocketClosed: there is none, since the WebSocket has ended.
+        """
+
+    @abstractmethod
+    async def send(self, message: str | bytes) -> None:
+        """Send one message; waits while the client takes no more, and has no effect after the
+        end. Cancelling sends all of the message or nothing."""
+
+    @abstractmethod
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the WebSocket, unless it has ended. Cancelling may leave it open."""
 
 
 class Exchange(ABC):
     """One request and its response.
 
-    ``received`` holds body bytes that the application has not asked for yet; the
-    HTTP version bounds it by not letting the client send more.
+    ``method``, ``target`` (path and query, as on the wire) and ``headers`` are well formed, and
+    ``host`` is there. ``tasks`` runs what has to wait. ``received_all``: the body is complete.
+    ``cancelled`` is why the response is not waited for any more, once that is so.
     """
 
-    phase = Phase.WAITING
-    client_gone = False
-    received: bytes | bytearray = b""
-    received_all = False
-    _body_delivered = False
-    _changed: trio.Event | None = None  # while somebody waits for it
-    _head: tuple[int, Headers]
-    _trailers: tuple[tuple[bytes, bytes], ...] = ()
-    _trailers_announced = False
+    __slots__ = (
+        "_handler",
+        "_waiting",
+        "cancelled",
+        "headers",
+        "method",
+        "peer",
+        "phase",
+        "received_all",
+        "target",
+        "tasks",
+        "websocket",
+    )
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.cancel_scope = trio.CancelScope()
-        self._no_body = scope["method"] == "HEAD"
+    version: str
+    """``1.0``, ``1.1`` or ``2``."""
+    takes_trailers = False
+    """Whether the response may end in trailers: not on HTTP/1.1."""
 
-    # The client's side: plain synchronous calls from the connection's reader.
+    def __init__(
+        self,
+        peer: Peer,
+        tasks: TaskPool,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        *,
+        received_all: bool,
+    ) -> None:
+        self.peer = peer
+        self.tasks = tasks
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.received_all = received_all
+        self.websocket: WebSocket | None = None
+        self.phase = Phase.WAITING
+        self.cancelled: Cancelled | None = None
+        self._handler: Handler | None = None
+        self._waiting: trio.Event | None = None
 
-    def feed(self, data: bytes | bytearray) -> None:
-        """Body bytes have come."""
-        if not self.received:
-            self.received = data
-        elif isinstance(self.received, bytearray):
-            self.received += data
-        else:
-            self.received = bytearray(self.received) + data
-        self._wake_receivers()
+    # -- for the front end ----------------------------------------------------
 
-    def feed_end(self) -> None:
-        """The request is complete."""
-        self.received_all = True
-        self._wake_receivers()
+    @property
+    def is_gone(self) -> bool:
+        """Has the client left?"""
+        return self.cancelled is Cancelled.CLIENT_LEFT
 
-    def disconnect(self) -> None:
-        """The client is gone: cancel the application, and tell it through ``receive``.
+    @property
+    def is_websocket(self) -> bool:
+        """Whether a WebSocket is asked for."""
+        return self.websocket is not None
 
-        ``scope["state"]["prism.client_gone"]`` tells it apart from the end of a drain.
-        """
-        self.client_gone = True
-        self.scope.setdefault("state", {})["prism.client_gone"] = True
-        self._wake_receivers()
-        self.cancel_scope.cancel()
+    def watch(self, handler: Handler) -> None:
+        """Tell ``handler`` of what happens from now on."""
+        self._handler = handler
 
-    def _wake_receivers(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+    @property
+    @abstractmethod
+    def received(self) -> int:
+        """How many bytes of the body have come and were not taken."""
 
-    # The application's side.
+    @abstractmethod
+    def take(self) -> bytes:
+        """Those bytes: the client may send as many again."""
 
-    async def run(self, app: App) -> None:
-        """Run the application for this request and see that the client gets an answer.
+    def want_body(self) -> None:  # noqa: B027
+        """The body is waited for: a client that asked (``Expect: 100-continue``) is told."""
 
-        Raises nothing but ``trio.Cancelled`` and other non-``Exception``\\ s.
-        """
-        with self.cancel_scope:
-            try:
-                await app(self.scope, self.receive, self.send)
-            except (Exception, BaseExceptionGroup) as error:
-                log_failures("the application", error)
-        if self.client_gone or (
-            self.phase is not Phase.WAITING and self.phase is not Phase.HEAD_HELD
-        ):
-            return  # a response begun and not finished is broken off by the connection
-        if self.cancel_scope.cancelled_caught:
-            await self.answer(503, "the server is stopping and could not finish the request")
-        else:
-            await self.answer(500, "internal error; the proxy's log has the cause")
-
-    async def answer(self, status: int, detail: str) -> None:
-        """Answer in the application's place; only while nothing is on the wire."""
-        headers, body = problem(status, detail, self.scope.get("state", {}).get(REQUEST_ID, ""))
-        self.phase = Phase.DONE
-        await self.write_head(status, headers, b"" if self._no_body else body, end=True)
-
-    async def receive(self) -> Message:
-        """ASGI ``receive``. After the whole body: waits for the client to go away."""
-        if not self.received and not self.received_all:
-            await self.body_wanted()
-        while True:
-            if self.client_gone or self.phase is Phase.DONE:
-                await trio.lowlevel.checkpoint()
-                return {"type": "http.disconnect"}
-            if self.received or (self.received_all and not self._body_delivered):
-                body = bytes(self.received)
-                self.received = b""
-                self._body_delivered = self.received_all
-                self.body_taken(len(body))
-                return {
-                    "type": "http.request",
-                    "body": body,
-                    "more_body": not self.received_all,
-                }
-            if self._changed is None:
-                self._changed = trio.Event()
-            await self._changed.wait()
-
-    async def send(self, message: Message) -> None:
-        """ASGI ``send``. Waits while the client takes no more; no effect once it is gone.
+    async def read(self) -> bytes:
+        """What comes next of the body; empty after its end. Cancelling loses nothing.
 
         Raises:
-            UnexpectedMessage, ValueError: the application broke ASGI's rules.
+            CallCancelled: the client left.
         """
-        if self.client_gone:
-            await trio.lowlevel.checkpoint()
+        while not self.received and not self.received_all:
+            if self.is_gone:
+                raise CallCancelled("the client went away before its request was complete")
+            self.want_body()
+            if self._waiting is None:
+                self._waiting = trio.Event()
+            await self._waiting.wait()
+        return self.take()
+
+    @abstractmethod
+    def respond(
+        self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
+    ) -> None:
+        """The whole response; ``content-length`` and ``date`` are added, and the body of an
+        answer to HEAD left out. Never waits; without effect once the client has left.
+
+        ``trailers``, where they can be sent, leave out ``content-length``.
+        """
+
+    @abstractmethod
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head of a response that goes on."""
+
+    @abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Send more of the body; waits until the connection has put all of it into its output.
+
+        Cancelling may leave a part of ``data`` unsent: the response is then broken.
+        """
+
+    @abstractmethod
+    async def finish(self, trailers: Headers | None = None) -> None:
+        """End the response."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Break a response off that has begun: the client sees that it is not complete."""
+
+    # -- for the connection ---------------------------------------------------
+
+    def _tell_received(self) -> None:
+        """More of the body, or its end, has come."""
+        if self._waiting is not None:
+            self._waiting.set()
+            self._waiting = None
+        if self._handler is not None:
+            self._handler.received()
+
+    def cancel(self, why: Cancelled) -> None:
+        """Tell the front end that the response is not waited for any more; once."""
+        if self.cancelled is not None:
+            if why is Cancelled.CLIENT_LEFT:
+                self.cancelled = why  # it did not wait for what was left of its answer
             return
-        kind, phase = message["type"], self.phase
-        if kind == "http.response.start" and phase is Phase.WAITING:
-            self._hold_head(message)
-        elif kind == "http.response.body" and (phase is Phase.HEAD_HELD or phase is Phase.BODY):
-            await self._send_body(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.trailers" and phase is Phase.TRAILERS:
-            self._trailers += tuple(checked_headers(message.get("headers", [])))
-            if not message.get("more_trailers", False):
-                self._finish()
-                await self.write_trailers(list(self._trailers))
-        else:
-            raise UnexpectedMessage(f"{kind} has no place while the response is {phase.name}")
+        if self.phase is Phase.DONE and why is not Cancelled.CLIENT_LEFT:
+            return
+        self.cancelled = why
+        if self._waiting is not None:
+            self._waiting.set()
+            self._waiting = None
+        if self._handler is not None:
+            self._handler.cancelled(why)
 
-    def _hold_head(self, message: Message) -> None:
-        status = int(message["status"])
-        if not 200 <= status <= 599:
-            raise UnexpectedMessage(f"{status} is not the status of a final response")
-        self._head = (status, checked_headers(message.get("headers", [])))
-        if message.get("trailers", False) and "http.response.trailers" in self.scope["extensions"]:
-            self._trailers_announced = True
-        self._no_body = self._no_body or status in _BODILESS
-        self.phase = Phase.HEAD_HELD
 
-    async def _send_body(self, data: bytes, more: bool) -> None:
-        if self._no_body:
-            data = b""
-        end = not more and not self._trailers_announced
-        first = self.phase is Phase.HEAD_HELD
-        if end:
-            self._finish()
-        else:
-            self.phase = Phase.BODY if more else Phase.TRAILERS
-        if first:
-            status, headers = self._head
-            await self.write_head(status, headers, data, end=end)
-        elif data or end:
-            await self.write_body(data, end=end)
+BODILESS = frozenset({204, 304})
+"""Statuses of responses without a body, and without ``content-length`` (RFC 9110, 8.6)."""
 
-    def _finish(self) -> None:
-        self.phase = Phase.DONE
-        self._wake_receivers()
+_LENGTHS = [(b"content-length", b"%d" % length) for length in range(4096)]
 
-    # What the HTTP version fills in.
 
-    async def body_wanted(self) -> None:  # noqa: B027
-        """The application is about to wait for the body (HTTP/1.1: ``100 Continue``)."""
+def content_length(size: int) -> tuple[bytes, bytes]:
+    """The header for a body of ``size`` bytes."""
+    return _LENGTHS[size] if size < len(_LENGTHS) else (b"content-length", b"%d" % size)
 
-    @abstractmethod
-    def body_taken(self, size: int) -> None:
-        """``received`` was emptied of ``size`` bytes: the client may send more."""
 
-    @abstractmethod
-    async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
-        """Write the head and the first of the body, which may be empty."""
+_date: tuple[int, tuple[bytes, bytes]] = (0, (b"date", b""))
 
-    @abstractmethod
-    async def write_body(self, data: bytes, *, end: bool) -> None:
-        """Write more of the body."""
 
-    @abstractmethod
-    async def write_trailers(self, headers: Headers) -> None:
-        """Write the trailers, which end the response."""
+def date_header() -> tuple[bytes, bytes]:
+    """``date`` for a response (RFC 9110, 6.6.1), formatted once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, (b"date", formatdate(now, usegmt=True).encode("ascii")))
+    return _date[1]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import trio
 
-from prism.server.asgi import App
 from prism.server.connection import Connection, Stream, client_address
+from prism.server.exchange import FrontEnd
 from prism.server.handshakes import Handshakes
 from prism.server.http2.implementation import choose
 from prism.server.log import logger
@@ -16,6 +16,7 @@ from prism.server.settings import ServerSettings
 from prism.server.statistics import ServerStatistics
 from prism.streams.addresses import Address
 from prism.streams.listeners import Listener, bound_address
+from prism.streams.tasks import TaskPool
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE = 0.1
@@ -32,15 +33,15 @@ class Server:
 
     def __init__(
         self,
-        app: App,
+        front: FrontEnd,
         settings: ServerSettings,
-        shutdown: trio.Event,
+        tasks: TaskPool,
         statistics: ServerStatistics,
     ) -> None:
-        self.app = app
+        self.front = front
         self.settings = settings
+        self.tasks = tasks
         self.handshakes = Handshakes(settings.max_concurrent_handshakes, statistics)
-        self.state = {"prism.draining": shutdown}
         self.drain_deadline: float | None = None
         self._statistics = statistics
         self._connections: set[Connection] = set()
@@ -116,7 +117,7 @@ class Server:
 
 
 async def serve(
-    app: App,
+    front: FrontEnd,
     listeners: Sequence[Listener],
     settings: ServerSettings | None = None,
     *,
@@ -124,17 +125,14 @@ async def serve(
     statistics: ServerStatistics | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve ``app`` on ``listeners``, which are closed at the end, until ``shutdown`` is set.
+    """Serve ``front`` on ``listeners``, which are closed at the end, until ``shutdown`` is set.
 
     Then: nothing more is accepted, idle connections close, requests in flight have
     ``graceful_timeout`` seconds; those that need longer are cancelled and, if nothing
     of their response was sent, answered 503. Returns at the latest
-    ``send_stall_timeout`` seconds after that, unless an application shields itself.
+    ``send_stall_timeout`` seconds after that, unless a task shields itself.
 
-    ``task_status.started`` gets the bound addresses. The application finds ``shutdown``
-    as ``scope["state"]["prism.draining"]``, and the client's certificate (DER), if TLS
-    verified one, as ``scope["state"]["prism.peer"]``; over a Unix socket, the client's user
-    as ``scope["state"]["prism.peer_uid"]``. ``statistics`` is kept up to date.
+    ``task_status.started`` gets the bound addresses. ``statistics`` is kept up to date.
 
     Cancelling closes every connection at once.
 
@@ -143,21 +141,23 @@ async def serve(
     """
     settings = settings or ServerSettings()
     choose(settings.http2_codec)
-    server = Server(app, settings, shutdown, statistics or ServerStatistics())
-    async with trio.open_nursery() as handling:
-        try:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(server.accept, listener, handling)
-                if settings.max_connection_age < math.inf:
-                    accepting.start_soon(server.retire_connections)
-                task_status.started([bound_address(listener) for listener in listeners])
-                await shutdown.wait()
-                accepting.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                for listener in listeners:
-                    await listener.aclose()
-        deadline = trio.current_time() + settings.graceful_timeout
-        server.drain(deadline)
-        handling.cancel_scope.deadline = deadline + settings.send_stall_timeout
+    async with trio.open_nursery() as working:
+        server = Server(front, settings, TaskPool(working), statistics or ServerStatistics())
+        async with trio.open_nursery() as handling:
+            try:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(server.accept, listener, handling)
+                    if settings.max_connection_age < math.inf:
+                        accepting.start_soon(server.retire_connections)
+                    task_status.started([bound_address(listener) for listener in listeners])
+                    await shutdown.wait()
+                    accepting.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    for listener in listeners:
+                        await listener.aclose()
+            deadline = trio.current_time() + settings.graceful_timeout
+            server.drain(deadline)
+            handling.cancel_scope.deadline = deadline + settings.send_stall_timeout
+        working.cancel_scope.cancel()  # tasks wait for work, or end what was cancelled

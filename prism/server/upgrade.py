@@ -7,7 +7,7 @@ import re
 
 import trio
 
-from prism.server.asgi import Headers
+from prism.server.exchange import Headers
 from prism.server.transport import READ_SIZE
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

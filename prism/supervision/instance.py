@@ -7,7 +7,14 @@ import trio
 
 from prism.channels.channel import PluginChannel
 from prism.config.types import PluginConfig, PluginForm, VerificationConfig
-from prism.contract.errors import Draining, PluginCrashed, PluginMisbehaved, UnknownVersion
+from prism.contract.errors import (
+    CallCancelled,
+    DeadlineExceeded,
+    Draining,
+    PluginCrashed,
+    PluginMisbehaved,
+    UnknownVersion,
+)
 from prism.contract.messages import HealthCheckResponse, OperationDeclaration, PluginMetrics
 from prism.supervision.canary import Sample
 
@@ -53,6 +60,10 @@ class InstanceSpec:
     def dials_in(self) -> bool:
         """Does the plugin come to us, whenever it will?"""
         return self.plugin.form is PluginForm.SOCKET and not self.plugin.dial
+
+
+_CANCELLED = (CallCancelled, DeadlineExceeded, Draining)
+"""What calls end with that nobody waits for any more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -111,7 +122,7 @@ class Instance:
         self.leases -= 1
         if error is None:
             self.finished += 1
-        elif isinstance(error, (trio.Cancelled, Draining)):
+        elif isinstance(error, _CANCELLED):
             self.cancelled += 1
         elif isinstance(error, (PluginCrashed, PluginMisbehaved)):
             self.failed += 1

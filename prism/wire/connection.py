@@ -21,8 +21,8 @@ beyond the credit ends that call only.
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from prism.contract.errors import LocalProtocolError, RemoteProtocolError
-from prism.contract.service import RESPONSE_TYPE
+from prism.contract.errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from prism.contract.service import RESPONSE_TYPE, Method
 from prism.wire import codecs, handshake, serialization
 from prism.wire._state import (
     CONNECTION,
@@ -45,7 +45,16 @@ from prism.wire.events import (
     Overrun,
     Ping,
 )
-from prism.wire.frames import ACK, END, MAX_STREAM_ID, Codec, Frame, FrameReader, FrameType
+from prism.wire.frames import (
+    ACK,
+    END,
+    MAX_STREAM_ID,
+    Codec,
+    Frame,
+    FrameReader,
+    FrameType,
+    pack,
+)
 from prism.wire.outbox import Outbox
 from prism.wire.serialization import MAX_HELLO
 from prism.wire.stream import Stream, stream_of
@@ -54,6 +63,9 @@ from prism.wire.stream import Stream, stream_of
 _CLOSED = ConnectionState.CLOSED
 _RECEIVED_OPEN = Trigger.RECEIVED_OPEN
 _SENT_CLOSE = Trigger.SENT_CLOSE
+_EXECUTE = Method.EXECUTE
+_ENDED = StreamState.ENDED
+_OPEN = FrameType.OPEN
 
 MAX_UNANSWERED_PINGS = 1000
 """PINGs taken in while no answer leaves: a peer that asks without reading would
@@ -276,10 +288,38 @@ class Connection:
             raise LocalProtocolError(f"the peer takes {self._peer_max_streams} calls at a time")
         frame = serialization.pack_open(event, self.codec, self._peer_max_frame)
         entry = stream_of(event, True, self._peer_window, self.local_hello.window)
+        self._opened(event.stream, entry, frame)
+
+    def _opened(self, stream: int, entry: Stream, frame: bytes) -> None:
         entry.ticket = self._outbox.put(frame)
-        self._streams[event.stream] = entry
+        self._streams[stream] = entry
         self._mine_open += 1
-        self._next_stream += 2
+        self._next_stream = stream + 2
+
+    def open_execute(self, payload: bytes, deadline_ms: int) -> int:
+        """As ``send`` of an ``Open`` of EXECUTE whose request is encoded already in this
+        connection's codec; returns the call's id.
+
+        Raises:
+            LocalProtocolError: a call may not be opened now, or not with this deadline.
+            PayloadTooLarge: the peer takes no message of this size.
+        """
+        if not self.can_open:
+            raise LocalProtocolError("a call may not be opened now")
+        if len(payload) > self._peer_max_frame:
+            raise PayloadTooLarge(self._peer_max_frame, "an ExecuteRequest")
+        stream = self._next_stream
+        frame = pack(
+            _OPEN,
+            stream,
+            payload,
+            flags=END,
+            codec=self.codec,
+            method=_EXECUTE,
+            aux=deadline_ms,
+        )
+        self._opened(stream, Stream(_EXECUTE, True, _ENDED), frame)
+        return stream
 
     def _send_data(self, event: Data) -> None:
         self._after(Trigger.SENT_DATA)

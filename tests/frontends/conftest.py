@@ -1,8 +1,9 @@
-"""A driver for ASGI applications: one request in, one response out."""
+"""Front ends without a server: one request in, one response out."""
 
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
 from typing import Any
 
 import pytest
@@ -10,54 +11,206 @@ import trio
 
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
+from prism.frontends.answering import Observer
+from prism.frontends.asgi import asgi
 from prism.frontends.rest import RestApp
 from prism.frontends.web_pages import WebPages
+from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
+from prism.server.exchange import Cancelled, Exchange, FrontEnd, Headers, Peer, Phase
+from prism.server.problems import BadRequest, refuse
+from prism.server.rules import check_request
+from prism.streams.tasks import TaskPool
+
+Chunk = bytes | None | EllipsisType
+
+
+class ProbeExchange(Exchange):
+    """A request whose connection is the test: ``feed`` brings its body, and the response is kept.
+
+    ``written`` is the response's body, a part for each write. ``over`` is set when the response
+    is complete or broken off, or the client has left.
+    """
+
+    version = "2"
+    takes_trailers = True
+
+    def __init__(
+        self,
+        tasks: TaskPool,
+        method: str = "POST",
+        target: str | bytes = "/",
+        headers: Headers = (),
+        *,
+        client: str = "192.0.2.1",
+    ) -> None:
+        super().__init__(
+            Peer("http", (client, 5)),
+            tasks,
+            method.encode(),
+            target if isinstance(target, bytes) else target.encode(),
+            [(b"host", b"a"), *headers],
+            received_all=False,
+        )
+        self.body = b""
+        self.status = 0
+        self.response_headers: Headers = []
+        self.written: list[bytes] = []
+        self.trailers: Headers | None = None
+        self.aborted = False
+        self.wanted = 0
+        self.over = trio.Event()
+
+    def feed(self, data: bytes, *, ended: bool = False) -> None:
+        """More of the body, or its end."""
+        self.body += data
+        self.received_all = ended
+        self._tell_received()
+
+    @property
+    def received(self) -> int:
+        return len(self.body)
+
+    def take(self) -> bytes:
+        body, self.body = self.body, b""
+        return body
+
+    def want_body(self) -> None:
+        self.wanted += 1
+
+    def cancel(self, why: Cancelled) -> None:
+        super().cancel(why)
+        if self.is_gone:
+            self.over.set()
+
+    def respond(
+        self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
+    ) -> None:
+        if self.is_gone:
+            return
+        assert self.phase is Phase.WAITING, "answered twice"
+        self.phase = Phase.DONE
+        self.status, self.response_headers, self.trailers = status, headers, trailers
+        self.written.append(b"" if self.method == b"HEAD" else body)
+        self.over.set()
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.cancelled is None:
+            assert self.phase is Phase.WAITING, "answered twice"
+            self.phase = Phase.BODY
+            self.status, self.response_headers = status, headers
+
+    async def write(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.is_gone:
+            assert self.phase is Phase.BODY
+            self.written.append(data)
+
+    async def finish(self, trailers: Headers | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.is_gone:
+            assert self.phase is Phase.BODY
+            self.phase, self.trailers = Phase.DONE, trailers
+            self.over.set()
+
+    def abort(self) -> None:
+        if not self.is_gone:
+            self.phase, self.aborted = Phase.DONE, True
+            self.over.set()
 
 
 class Answer:
-    """What the application sent."""
+    """A response."""
 
-    def __init__(self, sent: list[dict[str, Any]]) -> None:
-        start, *rest = sent
-        assert start["type"] == "http.response.start"
-        assert [message["type"] for message in rest] == ["http.response.body"]
-        names = [name for name, _ in start["headers"]]
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        names = [name for name, _ in headers]
         assert len(names) == len(set(names)), "a header twice"
-        self.status = start["status"]
-        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        self.body = rest[0]["body"]
+        self.status = status
+        self.headers = {name.decode(): value.decode() for name, value in headers}
+        self.body = body
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
 
 
-class Client:
-    """Calls an ASGI application as a server would.
+def begin(front: FrontEnd, exchange: ProbeExchange) -> None:
+    """As the connections do it: what is malformed reaches no front end."""
+    try:
+        check_request(exchange.method, exchange.target, exchange.headers)
+    except BadRequest as error:
+        refuse(exchange, error)
+    else:
+        front.begin(exchange)
 
-    ``body`` is the list of chunks that arrive; None for one means that the client
-    goes away there. After the last chunk the client waits. With ``cancels`` the
-    server is one that cancels the application's task by itself.
+
+class Client:
+    """Asks a front end: as an ASGI server would, or, with ``direct``, as Prism's own connections.
+
+    ``body`` is the list of chunks that arrive; None for one means that the client goes away
+    there, ``...`` that nothing more comes. After the last chunk the client waits; it leaves when
+    ``gone`` is set.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, front: FrontEnd) -> None:
+        self.front = front
+        self.app = asgi(front)
         self.gone = trio.Event()
 
     async def request(
         self,
         method: str,
         target: str | bytes,
-        body: Sequence[bytes | None] | bytes = b"",
+        body: Sequence[Chunk] | bytes = b"",
         headers: dict[str, str | bytes] | None = None,
         *,
-        cancels: bool = False,
-        state: dict[str, Any] | None = None,
+        direct: bool = False,
     ) -> Answer | None:
-        raw = target if isinstance(target, bytes) else target.encode()
-        raw_path, _, query = raw.partition(b"?")
+        """The answer; None if the client left before."""
         chunks = [body] if isinstance(body, bytes) else list(body)
+        given = [
+            (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
+            for name, value in (headers or {}).items()
+        ]
+        raw = target if isinstance(target, bytes) else target.encode()
+        ask = self._ask if direct else self._ask_over_asgi
+        return await ask(method, raw, chunks, given)
+
+    async def _ask(
+        self, method: str, target: bytes, chunks: list[Chunk], headers: Headers
+    ) -> Answer | None:
+        async with trio.open_nursery() as nursery:
+            exchange = ProbeExchange(TaskPool(nursery), method, target, headers)
+            begin(self.front, exchange)
+            for number, chunk in enumerate(chunks, 1):
+                await trio.lowlevel.checkpoint()
+                if chunk is None:
+                    self.gone.set()
+                elif chunk is ...:
+                    break
+                elif exchange.phase is Phase.WAITING:
+                    exchange.feed(chunk, ended=number == len(chunks))
+
+            async def leave() -> None:
+                await self.gone.wait()
+                exchange.cancel(Cancelled.CLIENT_LEFT)
+
+            nursery.start_soon(leave)
+            try:
+                await exchange.over.wait()
+            except trio.Cancelled:
+                exchange.cancel(Cancelled.STOPPED)
+                raise
+            nursery.cancel_scope.cancel()
+        if exchange.is_gone:
+            return None
+        return Answer(exchange.status, exchange.response_headers, b"".join(exchange.written))
+
+    async def _ask_over_asgi(
+        self, method: str, target: bytes, chunks: list[Chunk], headers: Headers
+    ) -> Answer | None:
+        raw_path, _, query = target.partition(b"?")
         pending = iter(chunks)
         left = len(chunks)
         sent: list[dict[str, Any]] = []
@@ -65,13 +218,16 @@ class Client:
         async def receive() -> dict[str, Any]:
             nonlocal left
             await trio.lowlevel.checkpoint()
-            if left:
+            while left:
                 left -= 1
                 chunk = next(pending)
                 if chunk is None:
                     left = 0
                     self.gone.set()
                     return {"type": "http.disconnect"}
+                if chunk is ...:
+                    left = 0
+                    break
                 return {"type": "http.request", "body": chunk, "more_body": left > 0}
             await self.gone.wait()
             return {"type": "http.disconnect"}
@@ -80,31 +236,44 @@ class Client:
             await trio.lowlevel.checkpoint()
             sent.append(message)
 
-        extensions = {"prism.cancels_on_disconnect": {}} if cancels else {}
         scope = {
             "type": "http",
             "method": method,
             "path": raw_path.decode("latin-1"),
             "raw_path": raw_path,
             "query_string": query,
-            "extensions": extensions,
-            "state": state or {},
-            "headers": [
-                (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
-                for name, value in (headers or {}).items()
-            ],
+            "headers": headers,
         }
         await self.app(scope, receive, send)
-        return Answer(sent) if sent else None
+        if not sent:
+            return None
+        start, body = sent
+        assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")
+        return Answer(start["status"], start["headers"], body["body"])
 
 
 @pytest.fixture
-def make_client() -> Callable[..., Client]:
+def client_of() -> type[Client]:
+    return Client
+
+
+@pytest.fixture
+def make_client(nursery) -> Callable[..., Client]:
+    """A client of a ``RestApp`` before these namespaces, whose deadlines are watched."""
+
     def make(*namespaces: Namespace, pages: WebPages | None = None) -> Client:
         router = Router(namespaces)
-        return Client(RestApp(router, Metrics(router), pages))
+        nursery.start_soon(router.deadlines.run)
+        return Client(RestApp(router, Observer(Metrics(router), AccessLog()), pages))
 
     return make
+
+
+@pytest.fixture
+def make_exchange(nursery) -> Callable[..., ProbeExchange]:
+    """A ``ProbeExchange``, with the same arguments, whose tasks run."""
+    tasks = TaskPool(nursery)
+    return lambda *arguments, **options: ProbeExchange(tasks, *arguments, **options)
 
 
 @pytest.fixture

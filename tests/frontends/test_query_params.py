@@ -1,15 +1,15 @@
 import pytest
 
 from prism.contract.errors import InvalidRequest, PayloadTooLarge
-from prism.frontends.query_params import QueryParams
+from prism.frontends.query_params import query_params
 
 
 @pytest.mark.parametrize(
     ("query", "params"),
     [(b"", b""), (b"params=%7B%22a%22%3A+1%7D", b'{"a": 1}'), (b"params=", b"")],
 )
-async def test_params_in_the_url(query, params):
-    assert await QueryParams(query).read(100) == params
+def test_params_in_the_url(query, params):
+    assert query_params(query, 100) == params
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,6 @@ async def test_params_in_the_url(query, params):
         (b"params=" + b"x" * 101, PayloadTooLarge),
     ],
 )
-async def test_other_queries_are_refused(query, error):
+def test_other_queries_are_refused(query, error):
     with pytest.raises(error):
-        await QueryParams(query).read(100)
+        query_params(query, 100)

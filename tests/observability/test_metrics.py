@@ -7,25 +7,24 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from prism.calls.request import CallRecord
 from prism.calls.router import Router
-from prism.calls.trace import new_trace
 from prism.contract.messages import PluginMetrics
 from prism.contract.status import StatusCode
 from prism.observability.metrics import BOUNDS, Histogram, Metrics
 
 
-def record(target=None, operation="get", status=StatusCode.OK, plugin_seconds=None):
-    return CallRecord(
-        0.0,
-        "id",
-        new_trace(),
-        target=target,
-        namespace=target.name if target else "made-up",
-        operation=operation,
-        status=status,
-        plugin_seconds=plugin_seconds,
-    )
+@pytest.fixture
+def record(make_record):
+    def record(target=None, operation="get", status=StatusCode.OK, plugin_seconds=None):
+        return make_record(
+            target=target,
+            namespace=target.name if target else "made-up",
+            operation=operation,
+            status=status,
+            plugin_seconds=plugin_seconds,
+        )
+
+    return record
 
 
 def samples(metrics, accept=""):
@@ -44,7 +43,7 @@ def test_lost_log_lines(monkeypatch):
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-def test_calls(make_namespace, accept):
+def test_calls(make_namespace, accept, record):
     namespace = make_namespace()
     metrics = Metrics(Router([namespace]))
     metrics.observe(record(namespace, plugin_seconds=0.0002), 0.003)
@@ -65,7 +64,7 @@ def test_calls(make_namespace, accept):
     assert any(name == "process_open_fds" for name, *_ in found)
 
 
-def test_refused_calls_have_no_plugin_duration(make_namespace):
+def test_refused_calls_have_no_plugin_duration(make_namespace, record):
     namespace = make_namespace()
     metrics = Metrics(Router([namespace]))
     metrics.observe(record(namespace, status=StatusCode.RESOURCE_EXHAUSTED), 0.001)
@@ -74,7 +73,7 @@ def test_refused_calls_have_no_plugin_duration(make_namespace):
     assert "prism_plugin_duration_seconds_count" not in names
 
 
-def test_clients_cannot_make_up_series(make_namespace):
+def test_clients_cannot_make_up_series(make_namespace, record):
     namespace = make_namespace()
     metrics = Metrics(Router([namespace]))
     for number in range(10_000):

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -11,20 +13,12 @@ import pytest
 import trio
 from h2.settings import SettingCodes
 
-from prism.server import (
-    App,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    ServerSettings,
-    ServerStatistics,
-    ServerTLS,
-    open_listeners,
-    serve,
-)
+from prism.server import ServerSettings, ServerStatistics, ServerTLS, open_listeners, serve
 from prism.server.http2.implementation import Implementation, choose
 from prism.streams.addresses import Address
+
+sys.path.insert(0, str(Path(__file__).parent))
+from asgi_app import App, ASGIApp, Message
 
 NEEDS = (
     "the nghttp2 codec is not there; it needs a C compiler when Prism is installed, "
@@ -169,7 +163,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return bytes(data)
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+async def echo(scope: Message, receive, send) -> None:
     """Answers 200 with the request's body."""
     body, more = bytearray(), True
     while more:
@@ -180,7 +174,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, 200, bytes(body))
 
 
-async def respond(send: Send, status: int, body: bytes = b"") -> None:
+async def respond(send, status: int, body: bytes = b"") -> None:
     length = (b"content-length", b"%d" % len(body))
     start: Message = {"type": "http.response.start", "status": status, "headers": [length]}
     await send(start)
@@ -204,7 +198,7 @@ async def start_server() -> AsyncIterator[StartServer]:
             async def run(task_status: trio.TaskStatus[list[Address]]) -> None:
                 listeners = await open_listeners("127.0.0.1", 0, tls=tls)
                 await serve(
-                    app,
+                    ASGIApp(app),
                     listeners,
                     settings,
                     shutdown=shutdown,
@@ -242,6 +236,7 @@ def helpers() -> type:
         read_all = staticmethod(read_all)
         respond = staticmethod(respond)
         echo = staticmethod(echo)
+        front = ASGIApp
 
     return Helpers
 

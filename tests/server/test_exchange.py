@@ -1,131 +1,133 @@
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from prism.server.exchange import Exchange, UnexpectedMessage
-
-START = {"type": "http.response.start", "status": 200, "headers": []}
-BODY = {"type": "http.response.body", "body": b"x"}
+from prism.contract.errors import CallCancelled
+from prism.server.exchange import Cancelled, Exchange, Peer, Phase, content_length, date_header
 
 
 class Recorder(Exchange):
-    """Writes into a list."""
+    """An exchange whose client is the test; a handler that keeps what it is told."""
 
-    def __init__(self, method="GET"):
-        super().__init__({"method": method, "extensions": {"http.response.trailers": {}}})
-        self.written = []
+    version = "2"
 
-    def body_taken(self, size):
-        self.written.append("taken")
+    def __init__(self, *, received_all=False):
+        super().__init__(Peer("http"), None, b"POST", b"/", [], received_all=received_all)
+        self.body = b""
+        self.wanted = 0
+        self.told = []
 
-    async def write_head(self, status, headers, data, *, end):
-        self.written.append((status, data, end))
+    @property
+    def received(self):
+        return len(self.body)
 
-    async def write_body(self, data, *, end):
-        self.written.append((data, end))
+    def take(self):
+        body, self.body = self.body, b""
+        return body
 
-    async def write_trailers(self, headers):
-        self.written.append(headers)
+    def feed(self, data=b"", *, ended=False):
+        self.body += data
+        self.received_all = ended
+        self._tell_received()
 
+    def want_body(self):
+        self.wanted += 1
 
-async def test_head_and_body_leave_together():
-    exchange = Recorder()
-    await exchange.send(START)
-    assert exchange.written == []
-    await exchange.send({**BODY, "more_body": True})
-    await exchange.send(BODY)
-    assert exchange.written == [(200, b"x", False), (b"x", True)]
+    def respond(self, status, headers, body, trailers=None):
+        self.phase = Phase.DONE
 
+    async def begin(self, status, headers):
+        self.phase = Phase.BODY
 
-async def test_trailers_end_the_response():
-    exchange = Recorder()
-    await exchange.send({**START, "trailers": True})
-    await exchange.send({**BODY, "body": b""})
-    trailers = {"type": "http.response.trailers", "headers": [(b"A", b"1")]}
-    await exchange.send({**trailers, "more_trailers": True})
-    await exchange.send(trailers)
-    assert exchange.written == [(200, b"", False), [(b"a", b"1"), (b"a", b"1")]]
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [BODY],
-        [START, START],
-        [START, BODY, BODY],
-        [{**START, "status": 101}],
-        [{"type": "http.response.trailers", "headers": []}],
-        [{"type": "websocket.accept"}],
-    ],
-)
-async def test_messages_out_of_place_are_an_error_in_the_application(messages):
-    exchange = Recorder()
-    for message in messages[:-1]:
-        await exchange.send(message)
-    with pytest.raises(UnexpectedMessage):
-        await exchange.send(messages[-1])
+    async def write(self, data): ...
+    async def finish(self, trailers=None): ...
+    def abort(self): ...
 
 
-@pytest.mark.parametrize(
-    "header", [(b":status", b"200"), (b"a b", b""), (b"", b""), (b"a", b"b\r\nc: d"), (b"a", b"\0")]
-)
-async def test_invalid_headers_are_an_error_in_the_application(header):
-    with pytest.raises(ValueError, match="invalid header"):
-        await Recorder().send({**START, "headers": [header]})
+class Handler:
+    def __init__(self):
+        self.told = []
+
+    def received(self):
+        self.told.append("received")
+
+    def cancelled(self, why):
+        self.told.append(why)
 
 
-async def test_a_head_request_gets_no_body():
-    exchange = Recorder("HEAD")
-    await exchange.send(START)
-    await exchange.send(BODY)
-    assert exchange.written == [(200, b"", True)]
+async def test_a_body_is_read_as_it_comes():
+    exchange, read = Recorder(), []
 
-
-async def test_every_task_in_receive_hears_of_a_disconnect():
-    exchange, heard = Recorder(), []
-
-    async def listen():
-        heard.append((await exchange.receive())["type"])
+    async def reader():
+        while data := await exchange.read():
+            read.append(data)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
-        nursery.start_soon(listen)
-        await trio.testing.wait_all_tasks_blocked()
-        exchange.disconnect()
-    assert heard == ["http.disconnect"] * 2
+        nursery.start_soon(reader)
+        for part in (b"a", b"b"):
+            await wait_all_tasks_blocked()
+            exchange.feed(part)
+        exchange.feed(b"c", ended=True)
+    assert read == [b"a", b"bc"]
+    assert exchange.wanted == 2  # not for what was there already
 
 
-async def test_after_the_body_receive_waits_for_the_end_of_the_response():
+async def test_a_read_that_is_cancelled_loses_nothing():
     exchange = Recorder()
+    with trio.move_on_after(0):
+        await exchange.read()
     exchange.feed(b"a")
-    assert await exchange.receive() == {"type": "http.request", "body": b"a", "more_body": True}
-    exchange.feed_end()
-    assert await exchange.receive() == {"type": "http.request", "body": b"", "more_body": False}
-    await exchange.send(START)
-    await exchange.send(BODY)
-    assert await exchange.receive() == {"type": "http.disconnect"}
+    assert await exchange.read() == b"a"
 
 
-async def test_an_application_that_returns_without_a_response_is_a_500():
-    async def app(scope, receive, send):
-        pass
-
+async def test_every_task_that_reads_hears_of_a_client_that_left():
     exchange = Recorder()
-    await exchange.run(app)
-    assert exchange.written[0][0] == 500
+
+    async def read():
+        with pytest.raises(CallCancelled):
+            await exchange.read()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        exchange.cancel(Cancelled.CLIENT_LEFT)
 
 
-async def test_a_cancelled_server_cancels_the_application_even_while_it_fails(caplog):
-    async def app(scope, receive, send):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise KeyError("secret")
+async def test_a_stop_does_not_keep_a_body_from_being_read():
+    exchange = Recorder()
+    exchange.cancel(Cancelled.STOPPED)
+    exchange.feed(b"a", ended=True)
+    assert await exchange.read() == b"a"
 
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await Recorder().run(app)
-    assert scope.cancelled_caught
-    assert "KeyError" in caplog.text
-    assert "secret" not in caplog.text
+
+def test_the_handler_is_told_of_what_happens():
+    exchange, handler = Recorder(), Handler()
+    exchange.watch(handler)
+    exchange.feed(b"a")
+    exchange.cancel(Cancelled.STOPPED)
+    exchange.cancel(Cancelled.CLIENT_LEFT)
+    assert handler.told == ["received", Cancelled.STOPPED]
+
+
+def test_an_answered_request_is_not_stopped_but_its_client_may_leave():
+    exchange, handler = Recorder(), Handler()
+    exchange.watch(handler)
+    exchange.respond(200, [], b"")
+    exchange.cancel(Cancelled.STOPPED)
+    assert handler.told == []
+    assert exchange.cancelled is None
+    exchange.cancel(Cancelled.CLIENT_LEFT)
+    assert exchange.is_gone
+
+
+@pytest.mark.parametrize("size", [0, 7, 4095, 4096, 2**40])
+def test_content_length(size):
+    assert content_length(size) == (b"content-length", str(size).encode())
+
+
+def test_the_date_is_formatted_once_a_second(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 784111777.5)
+    name, value = date_header()
+    assert (name, value) == (b"date", b"Sun, 06 Nov 1994 08:49:37 GMT")
+    assert date_header()[1] is value

@@ -6,6 +6,7 @@ import h2.config
 import h2.connection
 import pytest
 import trio
+from asgi_app import ASGIApp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,7 +80,7 @@ async def talk(codec: str, sent: bytes, ends: bool) -> bytes:
 
         async def run(task_status):
             listeners = await open_listeners("127.0.0.1", 0)
-            await serve(app, listeners, limits, shutdown=shutdown, task_status=task_status)
+            await serve(ASGIApp(app), listeners, limits, shutdown=shutdown, task_status=task_status)
 
         [address] = await nursery.start(run)
         with trio.fail_after(60):

@@ -1,9 +1,10 @@
-"""WebSockets as the server carries them; the door above has tests of its own."""
+"""WebSockets as the server carries them; the front end above has tests of its own."""
 
 import tracemalloc
 
 import pytest
 import trio
+import trio.lowlevel
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
@@ -103,7 +104,12 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = Tru
     return bytes([opcode | 0x80 * final, len(payload) | 0x80 * masked]) + mask + payload
 
 
-TEXT, CONTINUATION, PING, RESERVED = 1, 0, 9, 3
+def announce(size: int, opcode: int = 1) -> bytes:
+    """The head of a frame of ``size`` bytes, without them."""
+    return bytes([opcode | 0x80, 127 | 0x80]) + size.to_bytes(8, "big") + b"\0\0\0\0"
+
+
+TEXT, BINARY, CONTINUATION, PING, RESERVED = 1, 2, 0, 9, 3
 
 
 async def test_a_message_in_fragments_is_one_message(start_server):
@@ -132,7 +138,7 @@ async def test_empty_fragments_take_no_memory_and_no_turn_of_others(start_server
     server = await start_server(taking(until, taken, ended))
     other = await Client(await server.connect()).open()
     client = await Client(await server.connect()).open()
-    fragments = frame(CONTINUATION, b"", final=False) * 50_000
+    fragments = frame(CONTINUATION, b"", final=False) * 20_000
     tracemalloc.start()
     try:
         await client.stream.send_all(frame(TEXT, b"a", final=False) + fragments + frame(PING, b""))
@@ -160,6 +166,53 @@ async def test_what_came_before_the_clients_end_is_taken(start_server):
     until.set()
     await ended.wait()
     assert taken == [str(n) for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        announce(2**32),
+        announce(2**62),
+        announce(2**62)[:10],  # the mask may never come either
+        announce(65_536, BINARY),
+        frame(TEXT, b"x" * 100, final=False) + frame(PING, b"") + announce(2**32, CONTINUATION),
+    ],
+)
+async def test_a_frame_that_announces_too_much_is_not_waited_for(start_server, data):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended), websocket_max_message=65_535)
+    client = await Client(await server.connect()).open()
+    for byte in data:
+        await client.stream.send_all(bytes([byte]))
+        await trio.lowlevel.checkpoint()
+    while isinstance(event := await client.next(), Pong):
+        pass
+    assert (event.code, event.reason) == (1009, "a message is larger than 65535 bytes")
+    await ended.wait()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_messages_of_just_the_limit_in_any_pieces(start_server, at_once):
+    until, taken, ended = trio.Event(), [], trio.Event()
+    until.set()
+    server = await start_server(taking(until, taken, ended), websocket_max_message=120)
+    client = await Client(await server.connect()).open()
+    message = (
+        frame(TEXT, b"a" * 60, final=False)
+        + frame(PING, b"p" * 125)
+        + frame(CONTINUATION, b"b" * 60)
+    )
+    data = message * 3 + frame(8, b"")
+    if at_once:
+        await client.stream.send_all(data)
+    else:
+        for position in range(len(data)):
+            await client.stream.send_all(data[position : position + 1])
+    while not isinstance(event := await client.next(), CloseConnection):
+        assert isinstance(event, Pong)
+    await ended.wait()
+    assert taken == ["a" * 60 + "b" * 60] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """A call that comes while its plugin restarts may wait for it."""
 
-from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
-from prism.calls.namespace import Namespace
 from prism.calls.policies.policy import Policy
-from prism.calls.request import Reply, Request
 from prism.contract.errors import PluginUnavailable
+
+if TYPE_CHECKING:
+    from prism.calls.call import Call
+    from prism.calls.namespace import Namespace
 
 
 class AwaitPlugin(Policy):
@@ -14,25 +16,29 @@ class AwaitPlugin(Policy):
     It costs a call whose instance is there one look at the slot.
     """
 
-    def __call__(self, request: Request) -> Awaitable[Reply]:
-        if self.namespace.slot.current is None:
-            return self._wait(request)
-        return self.following(request)
+    def enter(self, call: "Call") -> bool | None:
+        if self.namespace.slot.current is not None:
+            return None
 
-    async def _wait(self, request: Request) -> Reply:
-        await wait_for_plugin(self.namespace)
-        return await self.following(request)
+        async def wait() -> None:
+            await wait_for_plugin(self.namespace)
+
+        check_may_wait(self.namespace)
+        call.wait_in_task(wait)
+        return True
 
 
-async def wait_for_plugin(namespace: Namespace) -> None:
-    """Return once an instance takes calls; the caller's scope has the deadline.
+def check_may_wait(namespace: "Namespace") -> None:
+    """See that one more call may wait for the namespace's plugin.
 
     Calls are held whatever the namespace says while its plugin is replaced on purpose.
 
     Raises:
-        PluginUnavailable: the call should not wait, or waits in vain; it never ran.
+        PluginUnavailable: it may not; it never ran.
     """
     slot = namespace.slot
+    if slot.current is None and not slot.expected:
+        raise slot.unavailable()
     if namespace.while_unavailable == "fail" and not slot.held:
         raise slot.unavailable()
     limit = namespace.limits.max_waiting
@@ -40,4 +46,13 @@ async def wait_for_plugin(namespace: Namespace) -> None:
         raise PluginUnavailable(
             f"{slot.unavailable()}; {limit} calls wait for it already, the namespace's limit"
         )
-    await slot.wait_filled()
+
+
+async def wait_for_plugin(namespace: "Namespace") -> None:
+    """Return once an instance takes calls. Cancelling leaves nothing behind.
+
+    Raises:
+        PluginUnavailable: the call should not wait, or waits in vain; it never ran.
+    """
+    check_may_wait(namespace)
+    await namespace.slot.wait_filled()

@@ -1,8 +1,12 @@
 """A namespace runs a bounded number of calls at a time."""
 
+from typing import TYPE_CHECKING
+
 from prism.calls.policies.policy import Policy
-from prism.calls.request import Reply, Request
 from prism.contract.errors import TooManyInFlight
+
+if TYPE_CHECKING:
+    from prism.calls.call import Call
 
 
 class InFlightLimit(Policy):
@@ -11,15 +15,15 @@ class InFlightLimit(Policy):
     Streams are ``StreamLimit``'s.
     """
 
-    async def __call__(self, request: Request) -> Reply:
-        if request.stream is not None:
-            return await self.following(request)
+    def enter(self, call: "Call") -> None:
+        if call.stream is not None:
+            return
         namespace = self.namespace
         limit = namespace.limits.max_in_flight
         if namespace.in_flight >= limit:
             raise TooManyInFlight(namespace.name, limit)
         namespace.in_flight += 1
-        try:
-            return await self.following(request)
-        finally:
-            namespace.in_flight -= 1
+
+    def leave(self, call: "Call") -> None:
+        if call.stream is None:
+            self.namespace.in_flight -= 1

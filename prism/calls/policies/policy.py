@@ -1,26 +1,25 @@
 """The shape of a policy."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from abc import ABC
+from typing import TYPE_CHECKING
 
-from prism.calls.namespace import Namespace
-from prism.calls.request import Handler, Reply, Request
+if TYPE_CHECKING:
+    from prism.calls.call import Call
+    from prism.calls.namespace import Namespace
 
 
-class Policy(ABC):
-    """One rule for the calls of one namespace, wrapped around the next policy.
+class Policy(ABC):  # noqa: B024 - both methods have a default
+    """One rule for the calls of one namespace. Made once; every call enters and leaves it."""
 
-    Made once per namespace; calls of many tasks pass through at the same time.
-    """
-
-    def __init__(self, namespace: Namespace, following: Handler) -> None:
+    def __init__(self, namespace: "Namespace") -> None:
         self.namespace = namespace
-        self.following = following
 
-    @abstractmethod
-    def __call__(self, request: Request) -> Awaitable[Reply]:
-        """Refuse the call by raising a ``CallError``, or pass it on.
+    def enter(self, call: "Call") -> bool | None:  # noqa: B027
+        """Let the call pass, refuse it by raising a ``CallError``, or have it wait.
 
-        Most are ``async def``. One that seldom has anything to do returns
-        ``self.following(request)`` itself, which saves every call a coroutine.
+        One that raises has changed nothing: ``leave`` is not called. One that returns True has
+        arranged that ``call.proceed`` is called later.
         """
+
+    def leave(self, call: "Call") -> None:  # noqa: B027
+        """The call is over. Called exactly once after ``enter``, in reverse order."""

@@ -1,28 +1,40 @@
 """The parameters are read within the namespace's size limit, and are JSON."""
 
-import trio
-from msgspec.structs import replace
+from typing import TYPE_CHECKING
 
-from prism.calls.json_text import LARGE_BODY, check_params
+import trio
+
+from prism.calls.json_text import LARGE_BODY, is_params, refuse_params
 from prism.calls.policies.policy import Policy
-from prism.calls.request import Reply, Request
+
+if TYPE_CHECKING:
+    from prism.calls.call import Call
 
 
 class ReadParams(Policy):
-    """Reads and checks ``request.params``; from here on inwards its text is there.
+    """Has the call wait for its params; ``CheckParams`` follows."""
+
+    def enter(self, call: "Call") -> bool:
+        return call.read_params(self.namespace.limits.max_payload_bytes)
+
+
+class CheckParams(Policy):
+    """From here on inwards ``call.params`` is one JSON object.
 
     MessagePack passes as it is: the SDK decodes it by the operation's types.
     """
 
-    async def __call__(self, request: Request) -> Reply:
-        params = request.params
-        body = await params.read(self.namespace.limits.max_payload_bytes)
-        if params.operation:
-            request = replace(request, operation=params.operation)
-        if params.raw:
-            return await self.following(request)
-        if len(body) <= LARGE_BODY:
-            params.text = check_params(body, params.place)
-        else:
-            params.text = await trio.to_thread.run_sync(check_params, body, params.place)
-        return await self.following(request)
+    def enter(self, call: "Call") -> bool | None:
+        call.has_params = True
+        if call.raw:
+            return None
+        if len(call.params) > LARGE_BODY:
+            call.wait_in_task(lambda: trio.to_thread.run_sync(_check, call))
+            return True
+        _check(call)
+        return None
+
+
+def _check(call: "Call") -> None:
+    if not is_params(call.params):
+        refuse_params(call.params, call.place)

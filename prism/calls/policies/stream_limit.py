@@ -1,10 +1,12 @@
 """A namespace carries a bounded number of streams at a time, and of each client's."""
 
-from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from prism.calls.policies.policy import Policy
-from prism.calls.request import Reply, Request
 from prism.contract.errors import TooManyStreams
+
+if TYPE_CHECKING:
+    from prism.calls.call import Call
 
 
 class StreamLimit(Policy):
@@ -13,11 +15,10 @@ class StreamLimit(Policy):
     Streams last, so they are counted apart from calls: neither can starve the other.
     """
 
-    def __call__(self, request: Request) -> Awaitable[Reply]:
-        return self.following(request) if request.stream is None else self._count(request)
-
-    async def _count(self, request: Request) -> Reply:
-        namespace, client = self.namespace, request.client
+    def enter(self, call: "Call") -> None:
+        if call.stream is None:
+            return
+        namespace, client = self.namespace, call.client
         limits, streams = namespace.limits, namespace.streams_by_client
         if streams.total() >= limits.max_streams:
             raise TooManyStreams(f"namespace {namespace.name!r}", limits.max_streams)
@@ -26,9 +27,11 @@ class StreamLimit(Policy):
                 f"this client of namespace {namespace.name!r}", limits.max_streams_per_client
             )
         streams[client] += 1
-        try:
-            return await self.following(request)
-        finally:
-            streams[client] -= 1
-            if not streams[client]:
-                del streams[client]
+
+    def leave(self, call: "Call") -> None:
+        if call.stream is None:
+            return
+        streams = self.namespace.streams_by_client
+        streams[call.client] -= 1
+        if not streams[call.client]:
+            del streams[call.client]

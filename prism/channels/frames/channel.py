@@ -1,9 +1,10 @@
 """A plugin at the other end of a byte stream: the host's side of the frame protocol.
 
-Theory of operation. Callers queue frames (``FrameLink`` writes them) and wait
-for their own call's CLOSE. A caller that is cancelled sends CANCEL and goes at
-once. Its call stays on the books until the plugin's CLOSE, which is why
-``open_calls`` is the exact number that a drain has to wait for. A plugin that
+Theory of operation. An ordinary call (``start``) is a frame queued and an entry in ``_calls``;
+its CLOSE, read by the link's reader, leads straight to the call's ``answered`` or ``failed``.
+Initialize, health checks and Shutdown wait for their CLOSE in the caller's task. A call that is
+cancelled sends CANCEL and is over at once; it stays on the books (``_abandoned``) until the
+plugin's CLOSE. A plugin that
 does not close a cancelled call within ``cancel_grace`` seconds is wedged, as is
 one that falls silent or does not read: the channel breaks, and whoever owns it
 ends the process.
@@ -24,7 +25,7 @@ import outcome
 import trio
 from msgspec.structs import replace
 
-from prism.channels.channel import PluginChannel, StreamCall
+from prism.channels.channel import PluginChannel, StreamCall, UnaryCall, execute_request
 from prism.channels.frames.link import FrameLink, LinkSettings
 from prism.channels.frames.stream import FramedStreamCall
 from prism.contract.errors import (
@@ -51,7 +52,7 @@ from prism.contract.messages import (
 from prism.contract.redaction import Redaction
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
-from prism.wire import Role
+from prism.wire import Role, codecs
 from prism.wire.connection import Connection
 from prism.wire.events import (
     Cancel,
@@ -65,6 +66,8 @@ from prism.wire.events import (
     Open,
     Overrun,
 )
+from prism.wire.frames import Codec
+from prism.wire.prepared import PreparedExecute
 
 log = logging.getLogger("prism.channel")
 
@@ -72,9 +75,11 @@ MAX_DEADLINE_MS = 2**32 - 1
 """Longest deadline an OPEN can carry, some 49 days; longer ones are sent as none."""
 LAST_STREAM = 2**32 - 1
 """Ids are never reused, so a connection carries some 2^31 calls in its life."""
-PATIENCE = 0.5
+ROOM_TIMEOUT = 0.5
 """Seconds that a call waits for room in the queue: enough for many MB to a plugin that reads,
 and soon over with one that does not."""
+MAX_PREPARED = 1024
+"""Operations and principals whose requests are kept half encoded."""
 STREAMS_LEFT_TO_LEAVE = 2**20
 """Calls before the last one at which the channel asks to be replaced."""
 
@@ -88,7 +93,7 @@ class ChannelSettings(LinkSettings):
     Args:
         max_frame: largest message accepted from the plugin.
         max_queued: bytes queued for the plugin beyond which streams wait, whatever credit
-            the plugin gave them, and so do new calls, which are refused after ``PATIENCE``.
+            the plugin gave them, and so do new calls, which are refused after ``ROOM_TIMEOUT``.
         cancel_grace: for the CLOSE of a cancelled call.
     """
 
@@ -144,7 +149,9 @@ class FramedChannel(PluginChannel):
         )
         self._on_note = on_note
         self._on_goaway = on_goaway
+        self._calls: dict[int, UnaryCall] = {}
         self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._prepared: dict[tuple[str, str, str], PreparedExecute] = {}
         self._streams: dict[int, FramedStreamCall] = {}
         self._abandoned: dict[int, float] = {}
         self._callers = trio.lowlevel.ParkingLot()
@@ -184,13 +191,16 @@ class FramedChannel(PluginChannel):
 
     def _fail_all(self, reason: Exception) -> None:
         """The link ended: so does every open call."""
+        calls, self._calls = self._calls, {}
         waiting, self._waiting = self._waiting, {}
+        self._abandoned.clear()
+        for call in calls.values():
+            call.failed(self._failure(reason))
         for task in waiting.values():
             trio.lowlevel.reschedule(task, outcome.Error(self._failure(reason)))
-        for call in self._streams.values():
-            call.fail(self._failure(reason))
+        for stream in self._streams.values():
+            stream.fail(self._failure(reason))
         self._streams.clear()
-        self._abandoned.clear()
         self._callers.unpark_all()
 
     def _failure(self, reason: Exception) -> CallError:
@@ -213,17 +223,21 @@ class FramedChannel(PluginChannel):
 
     def give_up_calls(self, error: CallError) -> None:
         """Cancel every open call in the plugin, and let each end with ``error`` here."""
+        for stream, call in list(self._calls.items()):
+            self.abandon(stream, StatusCode.UNAVAILABLE)
+            call.failed(copy(error))
         for stream, task in list(self._waiting.items()):
             self.abandon(stream, StatusCode.UNAVAILABLE)
             trio.lowlevel.reschedule(task, outcome.Error(copy(error)))
-        for stream, call in list(self._streams.items()):
+        for stream, opened in list(self._streams.items()):
             self.abandon(stream, StatusCode.UNAVAILABLE)
-            call.fail(error)
+            opened.fail(error)
 
     @property
     def open_calls(self) -> int:
         """Calls for which the plugin still owes a CLOSE."""
-        return len(self._waiting) + len(self._streams) + len(self._abandoned)
+        waiting = len(self._calls) + len(self._waiting)
+        return waiting + len(self._streams) + len(self._abandoned)
 
     def go_away(self, reason: str) -> None:
         """Tell the plugin that its drain begins; calls may still be made."""
@@ -233,13 +247,30 @@ class FramedChannel(PluginChannel):
     # -- what the plugin says -------------------------------------------------
 
     def _on_close(self, event: Close) -> None:
+        call = self._calls.pop(event.stream, None)
+        if call is not None:
+            self._answer_call(call, event)
+            return
         task = self._waiting.pop(event.stream, None)
         if task is not None:
             trio.lowlevel.reschedule(task, outcome.Value(event))
-        elif (call := self._streams.pop(event.stream, None)) is not None:
-            call.close(event)
+        elif (stream := self._streams.pop(event.stream, None)) is not None:
+            stream.close(event)
         else:
             self._abandoned.pop(event.stream, None)
+
+    def _answer_call(self, call: UnaryCall, close: Close) -> None:
+        if close.not_started:
+            call.failed(self._not_started(close))
+            return
+        response = _answer(close, ExecuteResponse)
+        if not response.success:
+            response = self.redaction.fields(response, "error")
+        call.answered(response)
+
+    def _not_started(self, close: Close) -> Overloaded:
+        detail = getattr(close.message, "error", "") or "it takes no calls now"
+        return Overloaded(f"{self.name} did not start the call: {self.redaction.text(detail)}")
 
     def _on_data(self, event: Data) -> None:
         call = self._streams.get(event.stream)
@@ -301,7 +332,7 @@ class FramedChannel(PluginChannel):
         """
         if deadline <= trio.current_time():
             await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.move_on_after(PATIENCE):
+        with trio.move_on_after(ROOM_TIMEOUT):
             while self._link.ended is None and not self.has_room:
                 await self._callers.park()
             return deadline - trio.current_time()
@@ -319,22 +350,70 @@ class FramedChannel(PluginChannel):
         Raises:
             PluginUnavailable, Overloaded, PayloadTooLarge: it was not opened.
         """
-        connection = self._connection
+        self._check_may_open()
+        stream = self._connection.next_stream()
+        self.send(Open(stream, method, message, _milliseconds(left), end))
+        self._watch_ids(stream)
+        return stream
+
+    def _check_may_open(self) -> None:
         if self._link.ended is not None:
             raise PluginUnavailable(f"{self.name} is gone: {self._link.ended}")
-        stream = connection.next_stream()
-        if not connection.can_open or stream > LAST_STREAM:
+        if not self._connection.can_open:
             raise Overloaded(f"{self.name} takes no more calls now")
-        left *= 1000
-        # Rounded up, so that the proxy, which started first, is never the later one.
-        deadline_ms = max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
-        self.send(Open(stream, method, message, deadline_ms, end))
+
+    def _watch_ids(self, stream: int) -> None:
         if stream == LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
             self._on_goaway(GoAway(0, "the connection's call ids are nearly used up"))
-        return stream
+
+    def start(self, call: UnaryCall) -> None:
+        """Queue the call's frame. Where there is no room, a task waits for some."""
+        if self.has_room or self._link.ended is not None:
+            self._start_now(call)
+            return
+
+        async def start_late() -> None:
+            try:
+                await self._wait_to_begin(call.deadline)
+                self._start_now(call)
+            except CallError as error:
+                call.failed(error)
+
+        call.wait_for(call.tasks.start(start_late))
+
+    def _start_now(self, call: UnaryCall) -> None:
+        self._check_may_open()
+        payload = self._payload(call)
+        left = _milliseconds(call.deadline - trio.current_time())
+        stream = call.stream_number = self._connection.open_execute(payload, left)
+        self._calls[stream] = call
+        self._link.wake()
+        self._watch_ids(stream)
+
+    def _payload(self, call: UnaryCall) -> bytes:
+        if (
+            self._connection.codec is not Codec.MSGPACK
+            or call.raw
+            or call.metadata
+            or call.tracestate
+        ):
+            return codecs.encode(self._connection.codec, execute_request(call))
+        key = (call.operation, call.namespace, call.principal)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            if len(self._prepared) >= MAX_PREPARED:
+                self._prepared.clear()
+            prepared = self._prepared[key] = PreparedExecute(*key)
+        return prepared.payload(call.params or b"{}", call.request_id, call.traceparent)
+
+    def cancel(self, call: UnaryCall, status: StatusCode) -> None:
+        """Send CANCEL, if the call was sent and not answered."""
+        if self._calls.get(call.stream_number) is call:
+            self.abandon(call.stream_number, status)
 
     def abandon(self, stream: int, status: StatusCode) -> None:
         """Cancel an open call whose answer nobody awaits any more."""
+        self._calls.pop(stream, None)
         self._waiting.pop(stream, None)
         self._streams.pop(stream, None)
         if self._link.ended is not None or stream in self._abandoned:
@@ -358,8 +437,7 @@ class FramedChannel(PluginChannel):
 
         close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
         if close.not_started:
-            detail = getattr(close.message, "error", "") or "it takes no calls now"
-            raise Overloaded(f"{self.name} did not start the call: {self.redaction.text(detail)}")
+            raise self._not_started(close)
         return close
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
@@ -397,6 +475,13 @@ class FramedChannel(PluginChannel):
             yield call
         finally:
             self.abandon(stream, _why_cancelled(deadline))
+
+
+def _milliseconds(left: float) -> int:
+    """``left`` seconds as OPEN has them; rounded up, so that the proxy, which started first, is
+    never the later one."""
+    left *= 1000
+    return max(1, math.ceil(left)) if left <= MAX_DEADLINE_MS else 0
 
 
 def _why_cancelled(deadline: float) -> StatusCode:

@@ -1,19 +1,22 @@
 """A frame connection at work: one byte stream, read and written by tasks of its own.
 
-One task reads, one writes, one pings. Nothing but the writer ever awaits the
-stream's ``send_all``, so nobody's cancellation can tear a frame, and the frames
-that many callers queued in one pass of the scheduler leave in one send.
+One task reads, one writes (`streams.outlet`), one pings. Nothing but the outlet ever sends, so
+nobody's cancellation can tear a frame, and the frames that many callers queued in one turn leave
+in one send. What one read brings is handled in one turn, so that the answers in it reach each
+client's connection together.
 """
 
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
 from prism.contract.errors import ChannelBroken, ChannelClosed, HandshakeFailed, RemoteProtocolError
-from prism.streams.sockets import Sender, receive
+from prism.streams.outlet import Outlet, begin_turn, end_turn
+from prism.streams.sockets import receive
 from prism.wire import ConnectionState, handshake
 from prism.wire.connection import Connection
 from prism.wire.events import Event, GoAway, Hello, Ping
@@ -22,8 +25,8 @@ log = logging.getLogger("prism.channel")
 
 RECEIVE_SIZE = 64 * 1024
 """Bytes asked of the stream at a time."""
-PARTING_TIME = 1.0
-"""Seconds granted to last words: a GOAWAY that says why, or what is still queued."""
+LAST_FRAMES_TIMEOUT = 1.0
+"""Seconds for the last frames: a GOAWAY that says why, or what is still queued."""
 LOOKS_PER_INTERVAL = 2
 """Looks whether the peer has been heard, per ping interval."""
 
@@ -72,11 +75,12 @@ class FrameLink:
         self._on_event = on_event
         self._on_end = on_end
         self._on_taken = on_taken
-        self._sender = Sender(stream, settings.send_timeout)
-        self._idle_writer = trio.lowlevel.ParkingLot()
-        self._flushers = trio.lowlevel.ParkingLot()
-        self._writing = False
-        self._can_write = False
+        # Where one call is open there is nobody to wait for.
+        self._outlet = Outlet(
+            stream, self, settings.send_timeout, lambda: connection.open_streams <= 1
+        )
+        self.wake = self._outlet.wake
+        self._runs = False
         self._last_heard = 0.0
         self._heard = False
         self._end = trio.Event()
@@ -99,7 +103,7 @@ class FrameLink:
                     reply = handshake.answer(offer, self._connection.local_hello)
                 except HandshakeFailed as refusal:
                     self._connection.send(GoAway(0, str(refusal)))
-                    await self._send_farewell()
+                    await self._send_last_frames()
                     raise
                 self._connection.send(reply)
                 await self._send_queued()
@@ -119,7 +123,7 @@ class FrameLink:
             try:
                 event = self._connection.next_event()
             except RemoteProtocolError as error:
-                await self._send_farewell()
+                await self._send_last_frames()
                 raise HandshakeFailed(
                     f"{self.name} does not speak the frame protocol: {error}"
                 ) from error
@@ -136,7 +140,7 @@ class FrameLink:
                 )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
 
-    async def _send_farewell(self) -> None:
+    async def _send_last_frames(self) -> None:
         """Say why this is the end. That a plugin did not stay to hear it is not the reason."""
         with suppress(trio.BrokenResourceError):
             await self._send_queued()
@@ -149,7 +153,7 @@ class FrameLink:
         """Carry frames until the link ends. Returns then; raises only Cancelled."""
         try:
             with self._scope:
-                self._can_write = True
+                self._runs = True
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
                     nursery.start_soon(self._write)
@@ -158,7 +162,6 @@ class FrameLink:
             log.exception("bug in the link to %s", self.name)
             self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
         finally:
-            self._stop_writing()
             self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
             await trio.aclose_forcefully(self._stream)
 
@@ -192,19 +195,20 @@ class FrameLink:
         return self.ended
 
     def send(self, event: Event) -> None:
-        """Queue one event and wake the writer; where one call is open there is nothing to
-        collect, and it is written at once.
+        """Queue one event and see that it leaves.
 
         Raises:
             LocalProtocolError, PayloadTooLarge: nothing was queued.
         """
         self._connection.send(event)
-        if self._idle_writer and self._connection.open_streams <= 1:
-            data = self._connection.data_to_send()
+        self._outlet.wake()
+
+    def take(self) -> bytes:
+        """For the outlet: what is to be sent next."""
+        data = self._connection.data_to_send()
+        if data:
             self._on_taken()
-            if self._sender.send_now(data):
-                return
-        self._idle_writer.unpark()
+        return data
 
     # -- the three tasks ------------------------------------------------------
 
@@ -229,55 +233,50 @@ class FrameLink:
             connection.receive_data(await receive(self._stream, RECEIVE_SIZE))
             self._last_heard = trio.current_time()
             self._heard = True
-            began = whole_frame.deadline
-            while (event := connection.next_event()) is not None:
-                # A frame has ended, so the one that is incomplete now began here.
-                began = float("inf")
+            if self._take_events():  # a frame has ended, so the one that is incomplete is new
+                whole_frame.deadline = inf
+            if not connection.mid_frame:
+                whole_frame.deadline = inf
+            elif whole_frame.deadline == inf:
+                whole_frame.deadline = self._last_heard + self._settings.frame_timeout
+        self.finish(ChannelBroken("it closed the connection"))
+
+    def _take_events(self) -> bool:
+        """Deal with all that has come; returns whether any frame has."""
+        connection = self._connection
+        own_turn = begin_turn()
+        any_came = False
+        try:
+            for event in connection.next_events():
+                any_came = True
                 if type(event) is not Ping:
                     self._on_event(event)
                 elif not event.ack:
                     connection.send(Ping(event.token, ack=True))
             if connection.queued_bytes:
-                self._idle_writer.unpark()
-            if not connection.mid_frame:
-                whole_frame.deadline = float("inf")
-            elif began == float("inf"):
-                whole_frame.deadline = self._last_heard + self._settings.frame_timeout
-        self.finish(ChannelBroken("it closed the connection"))
+                self._outlet.wake()
+        finally:
+            if own_turn:
+                end_turn()
+        return any_came
 
     async def _write(self) -> None:
         try:
-            while True:
-                data = self._connection.data_to_send()
-                if data or self._sender.unsent:
-                    self._on_taken()
-                    self._writing = True
-                    await self._sender.send(data)
-                else:
-                    self._writing = False
-                    self._flushers.unpark_all()
-                    await self._idle_writer.park()
+            await self._outlet.run()
         except trio.TooSlowError:
             seconds = self._settings.send_timeout
             self.finish(ChannelBroken(f"it read nothing for {seconds:g} seconds"))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._stop_writing()
             # What the peer sent before it went may say more: the reader first.
-            await trio.sleep(PARTING_TIME)
+            await trio.sleep(LAST_FRAMES_TIMEOUT)
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
-
-    def _stop_writing(self) -> None:
-        self._can_write = False
-        self._flushers.unpark_all()
 
     async def _flush(self) -> None:
         """Wait, within limits, until everything queued has been written."""
-        with trio.move_on_after(PARTING_TIME):
-            self._idle_writer.unpark()
-            while self._can_write and (
-                self._writing or self._sender.unsent or self._connection.queued_bytes
-            ):
-                await self._flushers.park()
+        if not self._runs:
+            return  # nobody writes: the handshake has failed
+        with trio.move_on_after(LAST_FRAMES_TIMEOUT):
+            await self._outlet.wait_flushed()
 
     async def _ping(self) -> None:
         """Ask a peer that is silent, and end the link with one that stays so.

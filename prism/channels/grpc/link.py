@@ -23,7 +23,7 @@ from h2.settings import SettingCodes, Settings
 from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import Frame, GoAwayFrame
 
-from prism.channels.frames.link import PARTING_TIME, RECEIVE_SIZE, LinkSettings
+from prism.channels.frames.link import LAST_FRAMES_TIMEOUT, RECEIVE_SIZE, LinkSettings
 from prism.channels.grpc.exchange import Exchange, Headers
 from prism.contract.errors import (
     CallError,
@@ -185,7 +185,7 @@ class HTTP2Link:
                 self._leaving = True
                 self._h2.close_connection()
                 self._idle_writer.unpark()
-                with trio.move_on_after(PARTING_TIME):
+                with trio.move_on_after(LAST_FRAMES_TIMEOUT):
                     await self._flushers.park()
         finally:
             self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
@@ -389,7 +389,7 @@ class HTTP2Link:
             self.finish(ChannelBroken(f"it read nothing for {seconds:g} seconds"))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # What the peer sent before it went may say more: the reader first.
-            await trio.sleep(PARTING_TIME)
+            await trio.sleep(LAST_FRAMES_TIMEOUT)
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
 
     def _queue(self, exchange: Exchange) -> None:

@@ -9,19 +9,25 @@ are asked of it. Its Host must be this machine's loopback: a page whose name was
 cannot send across origins without being asked first, and the admin port never agrees.
 """
 
+import hashlib
+import hmac
+import logging
 import os
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
+from prism.config import read_secret
+from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.types import AdminConfig
 from prism.contract.errors import Forbidden, Unauthenticated
-from prism.frontends.admin.token import AdminToken
+from prism.server.exchange import Peer
 from prism.streams.addresses import is_loopback
 
-PEER_UID = "prism.peer_uid"
-"""In ``scope["state"]``: the user at the other end of a Unix socket."""
+SHORTEST = 16
+"""Characters: fewer can be guessed. ``openssl rand -hex 32`` makes a good one."""
+
+log = logging.getLogger("prism.admin")
 
 
 class Right(IntEnum):
@@ -30,6 +36,48 @@ class Right(IntEnum):
     PROBE = 0
     READ = 1
     CHANGE = 2
+
+
+class AdminToken:
+    """What is in ``file``, or was when it could last be read.
+
+    Kept as a digest: the token itself is nowhere in memory for longer than it takes to
+    make one, and digests have one length, whatever is compared.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._digest = self._read()
+
+    def matches(self, given: bytes) -> bool:
+        """Is this the token? Takes the same time wherever the difference is."""
+        return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)
+
+    def reload(self) -> bool:
+        """Read the file again. If it cannot be used, say why and keep the token in use."""
+        try:
+            self._digest = self._read()
+        except ConfigError as error:
+            log.error("the admin token in use stays: %s", error)
+            return False
+        return True
+
+    def _read(self) -> bytes:
+        try:
+            token = read_secret(self._file)
+            if len(token) < SHORTEST:
+                raise ValueError(f"it is shorter than {SHORTEST} characters")
+            if not (token.isascii() and token.isprintable() and " " not in token):
+                raise ValueError("it is not one line of ASCII without spaces")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            message = f"the admin token cannot be used: {reason}"
+            problem = ConfigProblem(str(self._file), 0, 0, "admin.token_file", message)
+            raise ConfigError([problem]) from None
+        return hashlib.sha256(token.encode("ascii")).digest()
 
 
 class Access:
@@ -51,15 +99,15 @@ class Access:
         word = admin.without_token or ("read" if token is None else "probe")
         return cls(token, Right[word.upper()])
 
-    def admit(self, state: Mapping[str, Any], headers: Mapping[bytes, bytes], needed: Right) -> str:
+    def admit(self, peer: Peer, headers: Mapping[bytes, bytes], needed: Right) -> str:
         """Who asks, for the log.
 
         Raises:
             Unauthenticated: it must say who it is.
             Forbidden: it may not.
         """
-        if PEER_UID in state:
-            return _admit_user(state[PEER_UID])
+        if peer.uid is not None:
+            return _admit_user(peer.uid)
         given = headers.get(b"authorization")
         if given is not None and self.token is not None:
             scheme, _, credentials = given.partition(b" ")
@@ -77,10 +125,10 @@ class Access:
             )
         return "anonymous"
 
-    def may_read(self, state: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+    def may_read(self, peer: Peer, headers: Mapping[bytes, bytes]) -> bool:
         """Whether reads are open to who asks."""
         try:
-            self.admit(state, headers, Right.READ)
+            self.admit(peer, headers, Right.READ)
         except (Unauthenticated, Forbidden):
             return False
         return True

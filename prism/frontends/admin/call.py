@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import trio
+
 from prism.calls.namespace import Namespace
-from prism.calls.request import CallRecord
 from prism.calls.router import Router
 from prism.contract.errors import UnknownNamespace
 from prism.control.live_config import LiveConfig
+from prism.frontends.answering import ExchangeCall
 from prism.observability.metrics import Metrics
-from prism.server import Scope, Send
 from prism.supervision.supervisor import Supervisor
 
 
@@ -30,17 +31,17 @@ class AdminCall(NamedTuple):
     """A request that was admitted and understood.
 
     ``values`` are those of the path's places, ``query`` and ``body`` of the route's types.
+    ``stopping`` is set when the port closes.
     """
 
     proxy: Administered
-    scope: Scope
-    send: Send
+    request: ExchangeCall
     headers: Mapping[bytes, bytes]
-    record: CallRecord
     values: Mapping[str, str]
     query: Any
     body: Any
     may_read: bool
+    stopping: trio.Event
 
     @property
     def namespace(self) -> Namespace:

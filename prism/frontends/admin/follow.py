@@ -11,8 +11,8 @@ import trio
 from prism.contract.errors import InvalidRequest
 from prism.frontends import stream_text
 from prism.frontends.admin.call import AdminCall
-from prism.frontends.responses import encode_json
 from prism.frontends.stream_text import HEARTBEAT_SECONDS
+from prism.server.problems import encode_json
 from prism.supervision.events import EVENTS_KEPT, LINES_KEPT, Event, Feed, LogLine, Lost
 
 
@@ -65,6 +65,7 @@ class _Stream:
         self._kind = next((kind for kind in kinds if kind in accept), default)
         self._as_events = self._kind == stream_text.EVENTS
         self._call = call
+        self._exchange = call.request.exchange
 
     async def follow(
         self,
@@ -85,13 +86,12 @@ class _Stream:
                         item = await follower.__anext__()
                     if not isinstance(item, Event) or wanted(item):
                         await self._write(self._text(item))
-        await self._write(stream_text.END_EVENT if self._as_events else b"", more=False)
+        await self._write(stream_text.END_EVENT if self._as_events else b"")
+        await self._exchange.finish()
 
     async def _end_with_port(self, scope: trio.CancelScope) -> None:
-        stopping: trio.Event | None = self._call.scope.get("state", {}).get("prism.draining")
-        if stopping is not None:
-            await stopping.wait()
-            scope.cancel()
+        await self._call.stopping.wait()
+        scope.cancel()
 
     def _text(self, item: Event | LogLine | Lost | None) -> bytes:
         if item is None:
@@ -109,10 +109,9 @@ class _Stream:
         return stream_text.event(data, kind=b"line")
 
     async def _begin(self) -> None:
-        headers = stream_text.stream_headers(self._kind, self._call.record.request_id)
-        await self._call.send({"type": "http.response.start", "status": 200, "headers": headers})
-        # ASGI servers hold the head until the first of the body.
+        headers = stream_text.stream_headers(self._kind, self._call.request.request_id)
+        await self._exchange.begin(200, headers)
         await self._write(stream_text.BEAT if self._as_events else b"")
 
-    async def _write(self, data: bytes, *, more: bool = True) -> None:
-        await self._call.send({"type": "http.response.body", "body": data, "more_body": more})
+    async def _write(self, data: bytes) -> None:
+        await self._exchange.write(data)

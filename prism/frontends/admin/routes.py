@@ -8,7 +8,7 @@ import msgspec
 from prism.contract.errors import MethodNotAllowed, NotFound
 from prism.contract.names import namespace_name
 from prism.control.plan import ConfigOutcome, ConfigPlan
-from prism.frontends.admin import configuration, follow, operations, reads
+from prism.frontends.admin import answers, follow
 from prism.frontends.admin.access import Right
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
@@ -60,28 +60,28 @@ P, R, C = Right.PROBE, Right.READ, Right.CHANGE
 
 # The paths are those of RFC-008 where it has one; the others are named alike.
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/healthz", P, reads.healthz, dict[str, Any]),
-    Route("GET", "/readyz", P, reads.readyz, dict[str, Any]),
-    Route("GET", "/metrics", R, reads.metrics, Text),
-    Route("GET", "/admin/plugins", R, reads.plugins, PluginList),
-    Route("GET", "/admin/plugins/{namespace}", R, reads.plugin, NamespaceStatus),
-    Route("GET", "/admin/plugins/{namespace}/health", R, reads.health, PluginHealth),
+    Route("GET", "/healthz", P, answers.healthz, dict[str, Any]),
+    Route("GET", "/readyz", P, answers.readyz, dict[str, Any]),
+    Route("GET", "/metrics", R, answers.metrics, Text),
+    Route("GET", "/admin/plugins", R, answers.plugins, PluginList),
+    Route("GET", "/admin/plugins/{namespace}", R, answers.plugin, NamespaceStatus),
+    Route("GET", "/admin/plugins/{namespace}/health", R, answers.health, PluginHealth),
     Route(
         "GET",
         "/admin/plugins/{namespace}/logs",
         R,
-        reads.logs,
+        answers.logs,
         LogLines,
         query=LogsQuery,
         streamed=LogLine,
         follow=follow.logs,
     ),
-    Route("POST", "/admin/plugin/reload", C, operations.reload, Receipt, ReloadRequest),
-    Route("POST", "/admin/plugin/restart", C, operations.restart, Receipt, NamespaceRequest),
-    Route("POST", "/admin/plugin/drain", C, operations.drain, Receipt, NamespaceRequest),
-    Route("POST", "/admin/plugin/reset", C, operations.reset, NamespaceStatus, NamespaceRequest),
-    Route("GET", "/admin/namespaces", R, reads.namespaces, NamespaceList),
-    Route("GET", "/admin/namespaces/{namespace}", R, reads.namespace, NamespaceDescription),
+    Route("POST", "/admin/plugin/reload", C, answers.reload, Receipt, ReloadRequest),
+    Route("POST", "/admin/plugin/restart", C, answers.restart, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/drain", C, answers.drain, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/reset", C, answers.reset, NamespaceStatus, NamespaceRequest),
+    Route("GET", "/admin/namespaces", R, answers.namespaces, NamespaceList),
+    Route("GET", "/admin/namespaces/{namespace}", R, answers.namespace, NamespaceDescription),
     Route(
         "GET",
         "/admin/events",
@@ -92,10 +92,10 @@ ROUTES: tuple[Route, ...] = (
         streamed=Event,
         follow=follow.events,
     ),
-    Route("GET", "/admin/config", R, configuration.config, ConfigInUse),
-    Route("GET", "/admin/config/plan", R, configuration.plan, ConfigPlan),
-    Route("POST", "/admin/config/apply", C, configuration.apply, ConfigOutcome, Nothing),
-    Route("POST", "/admin/drain", C, operations.drain_all, Stopping, status=202),
+    Route("GET", "/admin/config", R, answers.config, ConfigInUse),
+    Route("GET", "/admin/config/plan", R, answers.plan, ConfigPlan),
+    Route("POST", "/admin/config/apply", C, answers.apply, ConfigOutcome, Nothing),
+    Route("POST", "/admin/drain", C, answers.drain_all, Stopping, status=202),
 )
 OPENAPI_PATH = "/admin/openapi.json"
 

@@ -8,10 +8,14 @@ from math import inf
 from typing import TypeVar
 
 from prism.calls.json_text import check_params
-from prism.calls.request import CallRecord, Params, Request
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream
-from prism.contract.errors import InvalidRequest, PayloadTooLarge, RemoteProtocolError
+from prism.contract.errors import (
+    CallError,
+    InvalidRequest,
+    PayloadTooLarge,
+    RemoteProtocolError,
+)
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -20,6 +24,7 @@ from prism.contract.messages import (
 )
 from prism.contract.names import namespace_name, operation_name
 from prism.frontends.grpc.call import GrpcCall
+from prism.grpc.framing import PREFIX_SIZE
 from prism.grpc.protobuf import decode, encode
 
 NAMESPACE = b"prism-namespace"
@@ -31,42 +36,46 @@ M = TypeVar("M", bound=ExecuteRequest | StreamRequest)
 _RESERVED = ("prism-", "grpc-", "traceparent", "tracestate")
 
 
-class _MessageParams(Params):
-    """Params and the operation's name, in the call's first message."""
+class ExecuteCall(GrpcCall):
+    """Execute: one message in, one out."""
 
-    place = PLACE
+    __slots__ = ("_params_limit",)
 
-    def __init__(
-        self,
-        call: GrpcCall,
-        kind: type[ExecuteRequest | StreamRequest],
-        record: CallRecord,
-        metadata: dict[str, str],
-    ) -> None:
-        self._call = call
-        self._kind = kind
-        self._record = record
-        self._metadata = metadata
+    def read_params(self, limit: int) -> bool:
+        self._params_limit = limit
+        self.expect_messages(limit + BESIDE_PARAMS)
+        return super().read_params(limit + BESIDE_PARAMS + PREFIX_SIZE)
 
-    async def read(self, limit: int) -> bytes:
-        self._call.expect_messages(limit + BESIDE_PARAMS)
-        payload = (
-            await self._call.only_message()
-            if self._kind is ExecuteRequest
-            else await self._call.next_message()
-        )
+    def use_body(self, body: bytes | bytearray) -> None:
+        message = _decoded(ExecuteRequest, self.only_message_of(body))
+        _take_message(self, message, self._params_limit)
+
+    def send_result(self, result: bytes, content_type: bytes) -> None:
+        if content_type == b"application/json":
+            response = ExecuteResponse(success=True, result_json=result.decode())
+        else:
+            response = ExecuteResponse(success=True, result_raw=result)
+        self.send_message(encode(response))
+
+
+class ExecuteStreamCall(GrpcCall):
+    """ExecuteStream: messages both ways."""
+
+    __slots__ = ()
+
+    def read_params(self, limit: int) -> bool:
+        self.expect_messages(limit + BESIDE_PARAMS)
+        self.wait_in_task(lambda: self._read_first(limit))
+        return True
+
+    async def _read_first(self, limit: int) -> None:
+        payload = await self.next_message()
         if payload is None:
             raise InvalidRequest("the stream has no first message")
-        message: ExecuteRequest | StreamRequest = decoded(self._kind, payload)
-        self.operation = operation_name(message.operation.encode())
-        self._record.operation = self.operation
-        for name, value in message.metadata.items():
-            if not name.lower().startswith(_RESERVED):
-                self._metadata[name] = value
-        if len(message.params_raw) > limit or len(message.params_json) > limit:
-            raise PayloadTooLarge(limit, "the call's params")
-        self.raw = message.params_raw
-        return message.params_json.encode()
+        _take_message(self, _decoded(StreamRequest, payload), limit)
+
+    def send_result(self, result: bytes, content_type: bytes) -> None:
+        """A stream has no result of its own."""
 
 
 class _MessageStream(ClientStream):
@@ -78,25 +87,30 @@ class _MessageStream(ClientStream):
         self._call = call
 
     async def begin(self) -> None:
+        self.begun = True
         await self._call.begin()
 
     async def send(self, response: StreamResponse) -> None:
         await self.send_some([response])
 
     async def send_some(self, responses: list[StreamResponse]) -> None:
+        self.begun = True
         await self._call.send_messages(map(encode, responses))
 
     async def receive(self) -> StreamRequest | None:
         payload = await self._call.next_message()
         if payload is None:
             return None
-        message = decoded(StreamRequest, payload)
+        message = _decoded(StreamRequest, payload)
         if message.params_raw:
             return StreamRequest(params_raw=message.params_raw)
         return StreamRequest(params_json=check_params(message.params_json.encode(), PLACE))
 
+    async def end(self, error: CallError | None) -> None:
+        await self._call.finish(error)
 
-def decoded(kind: type[M], payload: bytes) -> M:
+
+def _decoded(kind: type[M], payload: bytes) -> M:
     """The client's message.
 
     Raises:
@@ -108,51 +122,34 @@ def decoded(kind: type[M], payload: bytes) -> M:
         raise InvalidRequest(str(error)) from None
 
 
-async def execute(call: GrpcCall, router: Router, record: CallRecord) -> None:
-    """Run one operation, and answer. Raises CallError where there is no good answer."""
-    request = _request(call, router, record, ExecuteRequest)
-    reply = await router.call(request)
-    if reply.content_type == b"application/json":
-        response = ExecuteResponse(success=True, result_json=reply.body.decode())
-    else:
-        response = ExecuteResponse(success=True, result_raw=reply.body)
-    await call.finish(last=encode(response))
+def _take_message(call: GrpcCall, message: ExecuteRequest | StreamRequest, limit: int) -> None:
+    """Operation, params and metadata of the first message become the call's."""
+    call.operation = operation_name(message.operation.encode())
+    for name, value in message.metadata.items():
+        if not name.lower().startswith(_RESERVED):
+            call.metadata = call.metadata or {}
+            call.metadata[name] = value
+    if len(message.params_raw) > limit or len(message.params_json) > limit:
+        raise PayloadTooLarge(limit, "the call's params")
+    call.raw = message.params_raw
+    call.params = message.params_json.encode()
+    call.place = PLACE
 
 
-async def execute_stream(call: GrpcCall, router: Router, record: CallRecord) -> None:
-    """Carry one stream. Raises CallError where it does not end well."""
-    await router.call(_request(call, router, record, StreamRequest))
-    await call.finish()
-
-
-def _request(
-    call: GrpcCall,
-    router: Router,
-    record: CallRecord,
-    kind: type[ExecuteRequest | StreamRequest],
-) -> Request:
-    if NAMESPACE not in call.headers:
+def begin(call: ExecuteCall | ExecuteStreamCall, router: Router) -> None:
+    """Begin the call. Raises CallError if its head alone refuses it."""
+    name = call.request_headers.get(NAMESPACE)
+    if name is None:
         raise InvalidRequest("name the namespace in the metadata prism-namespace")
-    record.is_call = True
-    record.namespace = namespace_name(call.headers[NAMESPACE])
-    namespace = record.target = router.find(record.namespace)
+    call.is_call = True
+    call.namespace = namespace_name(name)
+    namespace = call.target = router.find(call.namespace)
     timeout = call.timeout()
-    streaming = kind is StreamRequest
-    if streaming:
-        deadline = inf if timeout is None else record.started + timeout
+    if isinstance(call, ExecuteStreamCall):
+        call.deadline = inf if timeout is None else call.started + timeout
+        call.stream = _MessageStream(call)
     else:
-        deadline = namespace.deadline(record.started, timeout)
-    metadata = record.metadata()
+        call.deadline = namespace.deadline(call.started, timeout)
     if resume_after := call.header(b"prism-last-event-id"):
-        metadata["prism-last-event-id"] = resume_after
-    return Request(
-        namespace=record.namespace,
-        operation="",
-        params=_MessageParams(call, kind, record, metadata),
-        metadata=metadata,
-        principal=record.principal,
-        deadline=deadline,
-        record=record,
-        client=call.client,
-        stream=_MessageStream(call) if streaming else None,
-    )
+        call.metadata = {"prism-last-event-id": resume_after}
+    call.proceed()

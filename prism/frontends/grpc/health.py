@@ -26,7 +26,7 @@ async def check(call: GrpcCall, router: Router, *, draining: bool) -> None:
     status = _status(router, service, draining=draining)
     if status == _SERVICE_UNKNOWN:
         raise UnknownNamespace(service)
-    await call.finish(last=_Response(status=status).SerializeToString())
+    call.send_message(_Response(status=status).SerializeToString())
 
 
 async def watch(call: GrpcCall, router: Router, stopping: trio.Event) -> None:
@@ -36,12 +36,12 @@ async def watch(call: GrpcCall, router: Router, stopping: trio.Event) -> None:
     while not stopping.is_set():
         status = _status(router, service, draining=False)
         if status != told:
-            await call.send_message(_Response(status=status).SerializeToString())
+            await call.send_messages([_Response(status=status).SerializeToString()])
             told = status
         with trio.move_on_after(WATCH_INTERVAL):
             await stopping.wait()
-    await call.send_message(_Response(status=_NOT_SERVING).SerializeToString())
-    raise Draining("the proxy is stopping")
+    await call.send_messages([_Response(status=_NOT_SERVING).SerializeToString()])
+    await call.finish(Draining("the proxy is stopping"))
 
 
 async def _service(call: GrpcCall) -> str:

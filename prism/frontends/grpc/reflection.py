@@ -24,7 +24,7 @@ async def server_reflection_info(call: GrpcCall, package: str) -> None:
             raise InvalidRequest("the message is not a ServerReflectionRequest") from None
         response = response_class(valid_host=request.host, original_request=request)
         _answer(request, response)
-        await call.send_message(response.SerializeToString())
+        await call.send_messages([response.SerializeToString()])
     await call.finish()
 
 

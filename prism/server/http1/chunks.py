@@ -8,7 +8,7 @@ how requests are smuggled. Of the grammar only "bad whitespace" before an extens
 import re
 from enum import Enum, auto
 
-from prism.server.asgi import BadRequest
+from prism.server.problems import BadRequest
 
 MAX_EXTENSIONS = 16 * 1024
 """Bytes behind the sizes of one body's chunks, as Node has it. Nobody uses them, so that all

@@ -1,286 +1,315 @@
-"""HTTP/1.1 on h11: requests of one connection, one after another.
+"""One HTTP/1.1 connection: requests one after another, read by one task, written by another.
 
-hypercorn's H11Protocol is not used here. It feeds the application through a queue
-that stops reading when full, so a disconnect goes unseen, and its upgrade, error,
-keep-alive and WebSocket paths would each have to be replaced; h11, on which it
-stands, already holds the protocol's rules.
+Theory of operation. The reader gives what it reads to the parser, and a request's head to the
+front end. While that has not answered, the reader goes on: it takes in the body as far as the
+front end keeps up, and notices the client's end, which cancels the request. A client that ends
+only its sending half looks the same as one that left, so an answer still has a moment to come.
+What is pipelined behind a request waits unparsed until the response has left (`_go_on`).
 
-While the application runs, a second task reads: the body, as far as the application
-keeps up, and after it the client's end of the connection, which cancels the
-application. A client that ends only its sending half looks the same as one that left,
-so the application still gets a moment to answer.
+Nothing here waits for a front end. All waits for the client are dates in one place,
+`_next_deadline`.
 """
 
-import h11
+from math import inf
+
 import trio
 
 from prism.server import transport
-from prism.server.asgi import App, BadRequest, Headers, Peer, http_scope, problem
-from prism.server.exchange import Phase
-from prism.server.http1.exchange import HTTP1Exchange, response_head
-from prism.server.http1.head import check_head, check_raw_head, origin_form
-from prism.server.http1.websocket import HTTP1WebSocket, accept_token
+from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
+from prism.server.http1.exchange import HTTP1Exchange
+from prism.server.http1.head import Head
+from prism.server.http1.parser import Body, Request, RequestParser, State
+from prism.server.http1.websocket import check_handshake
 from prism.server.log import logger
+from prism.server.problems import BadRequest, hand_to, refuse
+from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
-from prism.server.upgrade import is_websocket
-from prism.server.websocket import WebSocketAdapter
-from prism.streams.sockets import Sender, receive
+from prism.streams.outlet import WRITE_SIZE, Outlet, begin_turn, end_turn
+from prism.streams.sockets import receive
+from prism.streams.tasks import TaskPool
 
-EVENTS_AT_ONCE = 64
-"""Pieces of a body handled before other tasks get a turn. One read may bring thousands
-of tiny chunks, at some 15 microseconds each."""
-
-_BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+REQUESTS_AT_ONCE = 64
+"""Pipelined requests begun before other tasks get a turn; one read may bring hundreds."""
 
 
 class HTTP1Connection:
-    """One HTTP/1.1 connection; ``run`` serves it to its end."""
+    """One HTTP/1.1 connection; ``run`` serves it to its end.
+
+    ``idle_since`` is ``None`` while a request is open, or one has begun to arrive.
+    """
 
     def __init__(
         self,
-        app: App,
+        front: FrontEnd,
         stream: trio.abc.Stream,
         peer: Peer,
         settings: ServerSettings,
+        tasks: TaskPool,
         received: bytes = b"",
     ) -> None:
         self.settings = settings
+        self.tasks = tasks
         self.idle_since: float | None = trio.current_time()
-        self._app = app
-        self._websocket = WebSocketAdapter(app, settings.websocket_limits)
+        self._front = front
         self._stream = stream
         self._peer = peer
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.max_header_size)
-        self._pending = received
+        self._parser = RequestParser(settings)
+        self._received = received
         self._exchange: HTTP1Exchange | None = None
-        self._waiting = trio.CancelScope()
-        self._sender = Sender(stream, settings.send_stall_timeout)
+        self._keep_alive = True
+        self._out = bytearray()
+        self._outlet = Outlet(stream, self, settings.send_stall_timeout, lambda: True)
         self._draining = False
+        self._closing = False  # nothing more is read, and nothing answered
+        self._going_on = False
+        self._paused = False  # what is pipelined waits until the answers so far have left
+        self._to_skip = 0  # bytes of a body that nobody wants, which may still come
         self._may_skip_body = False
-        self._broken_body: h11.RemoteProtocolError | None = None
+        self._head_due = inf
+        self._skip_due = inf
+        self._gone_at = inf  # when a client that has ended its half counts as gone
+        self._request_deadline = inf
+        self._reading = trio.CancelScope()
+        self._room: trio.Event | None = None
+        self._nursery: trio.Nursery
+
+    # -- from the server --------------------------------------------------------
 
     def drain(self, deadline: float) -> None:
-        """Finish the request in flight by ``deadline``, then close.
+        """Finish the request in flight by ``deadline`` (trio's clock), then close.
 
         HTTP/1.1 cannot announce a close, and a request may be on its way. So if there is
         none in flight, one more is answered, with ``connection: close``, for a moment.
         """
         self._draining = True
+        self._request_deadline = deadline
         if self.idle_since is not None:
-            last_call = trio.current_time() + self._idle_patience
-            self._waiting.deadline = min(self._waiting.deadline, last_call)
-        if self._exchange is not None:
-            self._exchange.cancel_scope.deadline = deadline
+            self.idle_since = trio.current_time()
+        self._look_up()
 
     def shed(self) -> None:
         """Close, if idle: the place is needed."""
         if self.idle_since is not None:
-            self._waiting.cancel()
+            self._close()
 
     async def run(self) -> None:
-        """Serve requests until the connection must close.
-
-        Raises one of ``transport.GONE`` or ``trio.TooSlowError`` when the client is
-        gone or does not read.
-        """
-        try:
-            while True:
-                request = await self._next_request()
-                if request is None:
-                    break
-                await self._handle(request)
-                if self._may_skip_body and self._h11.their_state is h11.SEND_BODY:
-                    await self._skip_body()
-                if self._sender.unsent or self._h11.states != _BOTH_DONE:
-                    break
-                self._h11.start_next_cycle()
-        except h11.RemoteProtocolError as error:
-            logger.info("a client broke HTTP/1.1")
-            await self._refuse(error.error_status_hint, "the request is not valid HTTP/1.1")
-        except BadRequest as error:
-            await self._refuse(error.status, error.detail)
-        if self._h11.our_state is not h11.IDLE and not self._sender.unsent:
+        """Serve requests until the connection must close."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._write)
+            try:
+                await self._read()
+            except transport.GONE:
+                self._client_gone()
+            finally:
+                if self._exchange is not None:
+                    self._exchange.cancel(Cancelled.CLIENT_LEFT)
+            self._outlet.close()
+            await self._outlet.closed.wait()
             await transport.linger(self._stream, self.settings.linger_timeout)
+            self._nursery.cancel_scope.cancel()
 
-    async def _next_request(self) -> h11.Request | None:
-        """The next request's head, or ``None`` if the connection shall close instead.
+    # -- reading ----------------------------------------------------------------
 
-        Raises:
-            BadRequest, h11.RemoteProtocolError: what has come is no request.
-        """
-        now = trio.current_time()
-        begun = bool(self._pending or self._h11.trailing_data[0])
-        self.idle_since = None if begun else now
-        patience = self.settings.header_timeout if begun else self._idle_patience
-        with trio.CancelScope(deadline=now + patience) as self._waiting:
-            while True:
-                check_raw_head(
-                    self._h11.trailing_data[0],
-                    self.settings.max_header_size,
-                    self.settings.max_header_fields,
-                )
-                event = self._h11.next_event()
-                if isinstance(event, h11.Request):
-                    return event
-                if event is not h11.NEED_DATA:
-                    return None
-                if not await self._receive():
-                    continue
-                if not begun:
-                    begun, self.idle_since = True, None
-                    self._waiting.deadline = trio.current_time() + self.settings.header_timeout
-        if begun:
-            await self._refuse(408, "the request's header section did not arrive in time")
-        return None
+    async def _read(self) -> None:
+        data, self._received = self._received, b""
+        if data:
+            self._handle(data)
+        while not self._closing:
+            if self._paused:
+                # A client that does not take its answers gets no more of them.
+                await self._outlet.wait_flushed()
+                await trio.lowlevel.checkpoint()
+                self._paused = False
+                self._handle(b"")
+            with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
+                while not self._closing and not self._paused:
+                    if self._gone_at < inf:
+                        await trio.sleep_forever()
+                    await self._wait_for_room()
+                    data = await receive(self._stream, transport.READ_SIZE)
+                    if data:
+                        self._handle(data)
+                    else:
+                        self._client_ended()
+                    self._look_up()
+            self._on_deadline()
 
-    @property
-    def _idle_patience(self) -> float:
-        return self.settings.goaway_grace if self._draining else self.settings.keep_alive_timeout
-
-    async def _receive(self) -> bytes:
-        data, self._pending = self._pending, b""
-        if not data:
-            data = await receive(self._stream, transport.READ_SIZE)
-        self._h11.receive_data(data)
-        return data
-
-    async def _skip_body(self) -> None:
-        """Read and drop the rest of a body that nobody wanted, within limits."""
-        skipped = pieces = 0
-        with trio.move_on_after(self.settings.linger_timeout):
-            while skipped <= self.settings.max_unread_body:
-                event = self._h11.next_event()
-                if event is h11.NEED_DATA:
-                    await self._receive()
-                elif isinstance(event, h11.Data):
-                    skipped += len(event.data)
-                    pieces += 1
-                    if pieces % EVENTS_AT_ONCE == 0:
-                        await trio.lowlevel.checkpoint()
-                else:
-                    return
-
-    async def _handle(self, request: h11.Request) -> None:
-        headers: Headers = list(request.headers)
-        lengths = [int(value) for name, value in headers if name == b"content-length"]
-        self._may_skip_body = bool(lengths) and lengths[0] <= self.settings.max_unread_body
-        check_head(request)
-        if is_websocket(headers):
-            await self._serve_websocket(request, headers)
-            return
-        target, headers = origin_form(request.target, headers)
-        scope = http_scope(
-            self._peer, request.http_version.decode(), request.method, target, headers
-        )
-        self._exchange = exchange = HTTP1Exchange(self, scope)
-        try:
-            self._feed(exchange)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_body, exchange)
-                await exchange.run(self._app)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._exchange = None
-        if self._broken_body is not None:
-            raise self._broken_body
-
-    async def _serve_websocket(self, request: h11.Request, headers: Headers) -> None:
-        """Serve a WebSocket to its end, or refuse it; the connection closes then."""
-        if request.method != b"GET" or request.http_version == b"1.0":
-            raise BadRequest(400, "a WebSocket begins with a GET of HTTP/1.1")
-        if any(name in {b"content-length", b"transfer-encoding"} for name, _ in headers):
-            raise BadRequest(400, "a WebSocket's handshake has no body")
-        token = accept_token(headers)
-        target, headers = origin_form(request.target, headers)
-        scope = http_scope(self._peer, "1.1", request.method, target, headers)
-        self._exchange = exchange = HTTP1WebSocket(self, scope, token)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_raw, exchange)
-                await exchange.run(self._websocket)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._exchange = None
-
-    async def _read_raw(self, exchange: HTTP1WebSocket) -> None:
-        """Feed what comes to ``exchange``, as far as it keeps up, until the client's end."""
-        self._h11.next_event()  # the end of the request, which has no body
-        data = self._h11.trailing_data[0]
-        try:
-            while True:
-                if data:
-                    exchange.feed(data)
-                while len(exchange.received) >= self.settings.stream_window:
-                    if not await self._wait_for_room(exchange):
-                        return
-                data = await receive(self._stream, transport.READ_SIZE)
-                if not data:
-                    break
-        except transport.GONE:
-            pass
-        exchange.feed_end()
-        await trio.sleep(self.settings.half_close_grace)  # for what came before its end
-        exchange.disconnect()
-
-    async def _read_body(self, exchange: HTTP1Exchange) -> None:
-        """Read the request's body, then watch for the client's end of the connection.
-
-        A body that breaks the protocol is left to ``_handle``, in ``_broken_body``.
-        """
-        try:
-            while not exchange.client_gone:
-                while self._feed(exchange):
-                    if len(exchange.received) < self.settings.stream_window:
-                        await trio.lowlevel.checkpoint()
-                    elif not await self._wait_for_room(exchange):
-                        return
-                if len(self._h11.trailing_data[0]) > self.settings.stream_window:
-                    return  # pipelined far ahead: the end is not looked for behind that
-                if not await self._receive() and exchange.received_all:
-                    await trio.sleep(self.settings.half_close_grace)
-                    exchange.disconnect()
-        except h11.RemoteProtocolError as error:
-            self._broken_body = error
-            exchange.disconnect()
-        except transport.GONE:
-            exchange.disconnect()
-
-    async def _wait_for_room(self, exchange: HTTP1Exchange) -> bool:
-        """Wait until the application takes of what has come; ``False``: the client left.
-
-        The end of a client that leaves meanwhile is behind bytes that are not read, so it
-        is looked for; while the application takes some now and then, the client may wait.
-        """
-        ended = False
-        while True:
+    async def _wait_for_room(self) -> None:
+        """Wait until the front end has taken of the body, or answered what is pipelined far
+        behind; a client that leaves meanwhile is noticed."""
+        while not self._closing and self._is_full():
+            if transport.peer_has_ended(self._stream):
+                self._client_ended()
+                self._look_up()
+                await trio.sleep_forever()
+            if self._room is None:
+                self._room = trio.Event()
+            # The end of a client that leaves is behind bytes that are not read: look for it.
             with trio.move_on_after(self.settings.half_close_grace):
-                await exchange.wait_for_room()
-            if len(exchange.received) < self.settings.stream_window:
-                return True
-            if ended:
-                exchange.disconnect()
-                return False
-            ended = transport.peer_has_ended(self._stream)
+                await self._room.wait()
 
-    def _feed(self, exchange: HTTP1Exchange) -> bool:
-        """Pass on what has been received. Returns whether some is left for another turn.
+    def _is_full(self) -> bool:
+        waiting = 0 if self._exchange is None else self._exchange.received
+        return max(waiting, len(self._parser.unparsed)) >= self.settings.stream_window
 
-        What follows the end of the request is not looked at: after one that closes the
-        connection, clients may send anything.
-        """
-        for _ in range(EVENTS_AT_ONCE):
-            if exchange.received_all:
-                return False
-            if len(exchange.received) >= self.settings.stream_window:
-                return True
-            event = self._h11.next_event()
-            if isinstance(event, h11.Data):
-                exchange.feed(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                exchange.feed_end()
+    def _next_deadline(self) -> float:
+        """When the reader must look up even if nothing comes."""
+        deadline = min(self._head_due, self._skip_due, self._gone_at)
+        if self._exchange is not None:
+            return min(deadline, self._request_deadline)
+        if self.idle_since is not None:
+            patience = self.settings.keep_alive_timeout
+            if self._draining:
+                patience = self.settings.goaway_grace
+            deadline = min(deadline, self.idle_since + patience)
+        return deadline
+
+    def _look_up(self) -> None:
+        """See that the reader looks up in time. Too early does no harm, and is cheaper than
+        putting off a deadline with every request."""
+        deadline = self._next_deadline()
+        if deadline < self._reading.deadline:
+            self._reading.deadline = deadline
+
+    def _on_deadline(self) -> None:
+        now = trio.current_time()
+        exchange = self._exchange
+        if now >= self._gone_at:
+            self._gone_at = inf
+            self._client_gone()
+        elif now >= self._head_due:
+            self._refuse(BadRequest(408, "the request's header section did not arrive in time"))
+        elif now >= self._skip_due:
+            self._close()
+        elif exchange is not None and now >= self._request_deadline:
+            self._request_deadline = inf
+            exchange.cancel(Cancelled.STOPPED)
+        elif exchange is None and self.idle_since is not None and now >= self._next_deadline():
+            self._close()
+
+    def _handle(self, data: bytes) -> None:
+        own_turn = begin_turn()
+        try:
+            if self._exchange is not None and self._exchange.is_websocket:
+                self._exchange.feed(data, ended=False)
+            elif data:
+                self._on_event(self._parser.receive(data))
+            self._go_on()
+        except BadRequest as error:
+            self._on_bad_request(error)
+        finally:
+            if own_turn:
+                end_turn()
+
+    def _on_event(self, event: Request | Body | None) -> None:
+        exchange = self._exchange
+        if isinstance(event, Request):
+            self._head_due = inf
+            self.idle_since = None
+            self._begin(event)
+        elif isinstance(event, Body):
+            if exchange is not None and not exchange.complete:
+                exchange.feed(event.data, ended=event.ended)
             else:
-                return False
-        return True
+                self._skip(len(event.data), ended=event.ended)
+        elif exchange is None and self._parser.begun and self._head_due == inf:
+            self.idle_since = None
+            self._head_due = trio.current_time() + self.settings.header_timeout
+
+    def _begin(self, request: Request) -> None:
+        head = request.head
+        # What follows a WebSocket's handshake is raw, and the "body" of that.
+        ended = request.ended and not head.is_websocket
+        exchange = HTTP1Exchange(self, self._peer, head, request.body, ended=ended)
+        self._exchange = exchange
+        self._keep_alive = head.keep_alive and not head.is_websocket
+        length = head.length
+        self._may_skip_body = length is not None and length <= self.settings.max_unread_body
+        self._to_skip = self.settings.max_unread_body
+        try:
+            check_request(head.method, head.target, head.headers)
+            if head.is_websocket:
+                check_handshake(head)
+        except BadRequest as error:
+            self._keep_alive = False
+            refuse(exchange, error)
+            return
+        hand_to(self._front, exchange)
+        if head.is_websocket and self._parser.unparsed:
+            exchange.feed(self._parser.unparsed, ended=False)
+            self._parser.unparsed = b""
+
+    def _go_on(self) -> None:
+        """Forget a request that is answered, and begin the next one that has come already."""
+        if self._going_on:
+            return  # further out in this turn: pipelined requests must not nest
+        self._going_on = True
+        begun = 0
+        try:
+            while self._exchange is not None and self._is_over(self._exchange):
+                if (
+                    begun >= REQUESTS_AT_ONCE
+                    or len(self._out) >= WRITE_SIZE
+                    or (self._outlet.unsent and self._parser.unparsed)
+                ):
+                    self._paused = True
+                    self._reading.cancel()
+                    return
+                begun += 1
+                self._exchange = None
+                self.body_taken()
+                if not self._keep_alive or self._draining:
+                    self._close()
+                elif self._parser.state is State.WHOLE:
+                    self.idle_since = trio.current_time()
+                    self._on_event(self._parser.next_request())
+                    if self._exchange is None and self._gone_at < inf:
+                        self._close()  # that was all that the client has asked for
+                elif self._may_skip_body:
+                    self._skip_due = trio.current_time() + self.settings.linger_timeout
+                else:
+                    self._close()
+        finally:
+            self._going_on = False
+
+    @staticmethod
+    def _is_over(exchange: HTTP1Exchange) -> bool:
+        return exchange.complete or exchange.is_gone
+
+    def _skip(self, size: int, *, ended: bool) -> None:
+        """More of a body that nobody wants."""
+        self._to_skip -= size
+        if self._to_skip < 0:
+            self._close()
+        elif ended and self._exchange is None:
+            self._skip_due = inf
+            self.idle_since = trio.current_time()
+            self._on_event(self._parser.next_request())
+
+    def _on_bad_request(self, error: BadRequest) -> None:
+        """What came is no request, or its body breaks a rule."""
+        logger.info("a client broke HTTP/1.1")
+        exchange = self._exchange
+        if exchange is None:
+            self._refuse(error)
+            return
+        self._keep_alive = False
+        if exchange.phase is Phase.WAITING:
+            self._refuse(error)
+        exchange.cancel(Cancelled.CLIENT_LEFT)
+        self._close()
+
+    # -- from the exchange --------------------------------------------------------
+
+    def settle(self) -> None:
+        """The response is complete, or nobody waits for it any more."""
+        if self._going_on:
+            return
+        try:
+            self._go_on()
+        except BadRequest as error:
+            self._on_bad_request(error)
+        self._look_up()
 
     def must_close(self, status: int) -> bool:
         """Whether the response now beginning is the connection's last.
@@ -288,38 +317,89 @@ class HTTP1Connection:
         It is for an error sent before the body was read, unless the body is short:
         the client may stop there.
         """
-        if self._draining or status < 400 or self._h11.their_state is not h11.SEND_BODY:
-            return self._draining
-        return not self._may_skip_body or self._h11.they_are_waiting_for_100_continue
-
-    async def send_continue(self) -> None:
-        """Tell a client that waits for it to send its body (``Expect: 100-continue``)."""
-        if self._h11.they_are_waiting_for_100_continue:
-            await self.write(h11.InformationalResponse(status_code=100, headers=[]))
-
-    async def write(self, *events: h11.Event) -> None:
-        """Send ``events`` in one go. If the client cannot take them, it counts as gone."""
-        await self._send(b"".join(self._h11.send(event) or b"" for event in events))
-
-    async def _send(self, data: bytes) -> None:
-        try:
-            await self._sender.send(data)
-        except (*transport.GONE, trio.TooSlowError):
-            if self._exchange is None:
-                raise
-            self._exchange.disconnect()
-            await trio.lowlevel.checkpoint()
-
-    async def write_raw(self, data: bytes) -> None:
-        """Send bytes that are no longer HTTP's; see ``write``."""
-        await self._send(data)
-
-    async def _refuse(self, status: int, detail: str) -> None:
-        """Answer without the application, and make this the last response."""
         exchange = self._exchange
-        can_answer = self._h11.our_state in {h11.IDLE, h11.SEND_RESPONSE}
-        if not can_answer or (exchange is not None and exchange.phase is not Phase.WAITING):
-            return
-        headers, body = problem(status, detail)
-        head = response_head(status, [*headers, (b"connection", b"close")])
-        await self.write(head, h11.Data(data=body), h11.EndOfMessage())
+        if self._draining:
+            self._keep_alive = False
+        elif status >= 400 and exchange is not None and not exchange.received_all:
+            self._keep_alive = self._may_skip_body and not exchange.waits_for_continue
+        return not self._keep_alive
+
+    def close_after(self) -> bool:
+        """The response now beginning ends with the connection. Returns True."""
+        self._keep_alive = False
+        return True
+
+    def body_taken(self) -> None:
+        """The front end has taken what was received: there is room for more."""
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def send(self, data: bytes) -> None:
+        """Put bytes into the output."""
+        if not self._outlet.closed.is_set():
+            self._out += data
+            self._outlet.wake()
+
+    async def wait_sent(self) -> None:
+        """Wait until the client has taken what was put out."""
+        if self._outlet.closed.is_set():
+            await trio.lowlevel.checkpoint()  # the connection is being closed
+        elif self._out or self._outlet.unsent:
+            await self._outlet.wait_flushed()
+
+    def break_off(self) -> None:
+        """A response that has begun will not be finished."""
+        self._client_gone()
+
+    def take(self) -> bytearray:
+        """For the outlet: what is to be sent next."""
+        out, self._out = self._out, bytearray()
+        return out
+
+    # -- the end --------------------------------------------------------------------
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer what is no request, and close."""
+        self._keep_alive = False
+        exchange = self._exchange
+        if exchange is None:
+            exchange = HTTP1Exchange(self, self._peer, _NO_HEAD, b"", ended=True)
+            self._exchange = exchange
+        refuse(exchange, error)
+        self._close()
+
+    def _close(self) -> None:
+        """Read no more; what is in the output still leaves."""
+        self._closing = True
+        self._reading.cancel()
+
+    def _client_ended(self) -> None:
+        """The client sends nothing more. It may wait for its answer, or be gone."""
+        exchange = self._exchange
+        if exchange is not None and exchange.is_websocket:
+            exchange.feed(b"", ended=True)
+        if exchange is None or not exchange.received_all:
+            self._client_gone()
+        else:
+            self._gone_at = trio.current_time() + self.settings.half_close_grace
+
+    def _client_gone(self) -> None:
+        if self._exchange is not None:
+            self._keep_alive = False
+            self._exchange.cancel(Cancelled.CLIENT_LEFT)
+        self._closing = True
+        self._nursery.cancel_scope.cancel()
+
+    async def _write(self) -> None:
+        try:
+            await self._outlet.run()
+        except trio.TooSlowError:
+            logger.info("a client does not read its responses; the connection is cut")
+            self._client_gone()
+        except transport.GONE:
+            self._client_gone()
+
+
+_NO_HEAD = Head(b"GET", b"/", "1.1", [], 0, False, False, False)
+"""Of what is answered though it is no request."""

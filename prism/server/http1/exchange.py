@@ -1,65 +1,148 @@
-"""One request on an HTTP/1.1 connection, and its response as h11 events."""
+"""One request on an HTTP/1.1 connection, and its response as bytes."""
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import h11
 import trio
 
-from prism.server.asgi import Headers, Scope, date_header
-from prism.server.exchange import Exchange
+from prism.server.exchange import (
+    BODILESS,
+    Cancelled,
+    Exchange,
+    Headers,
+    Peer,
+    Phase,
+    content_length,
+)
+from prism.server.http1.head import Head
+from prism.server.http1.response import (
+    CONTINUE,
+    LAST_CHUNK,
+    chunk,
+    response_head,
+    switching_protocols,
+)
+from prism.server.http1.websocket import accept_token
+from prism.server.websocket import FrameWebSocket
 
 if TYPE_CHECKING:
     from prism.server.http1.connection import HTTP1Connection
 
-_REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
-
-
-def response_head(status: int, headers: Headers) -> h11.Response:
-    """A response's head, with ``date``."""
-    return h11.Response(
-        status_code=status,
-        headers=[*headers, date_header()],
-        reason=_REASONS.get(status, b""),
-    )
-
 
 class HTTP1Exchange(Exchange):
-    """One request on an HTTP/1.1 connection."""
+    """One request on an HTTP/1.1 connection. ``complete``: the whole response is in the output."""
 
-    def __init__(self, connection: "HTTP1Connection", scope: Scope) -> None:
-        super().__init__(scope)
+    __slots__ = ("_body", "_chunked", "_connection", "_expects_continue", "complete", "version")
+
+    def __init__(
+        self, connection: "HTTP1Connection", peer: Peer, head: Head, body: bytes, *, ended: bool
+    ) -> None:
+        super().__init__(
+            peer, connection.tasks, head.method, head.target, head.headers, received_all=ended
+        )
+        self.version = head.version
+        if head.is_websocket:
+            self.websocket = FrameWebSocket(self, connection.settings.websocket_limits)
+        self.complete = False
+        self._body: bytes | bytearray = body
+        self._chunked = False
+        self._expects_continue = head.expects_continue
         self._connection = connection
-        self._room = trio.Event()
 
-    async def wait_for_room(self) -> None:
-        """Wait until the application has taken the body received so far."""
-        self._room = trio.Event()
-        await self._room.wait()
+    # -- the request ----------------------------------------------------------
 
-    def body_taken(self, size: int) -> None:
-        self._room.set()
+    def feed(self, data: bytes, *, ended: bool) -> None:
+        """More of the body has come, or its end."""
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body) + data
+        self.received_all = ended
+        self._tell_received()
 
-    async def body_wanted(self) -> None:
-        await self._connection.send_continue()
+    @property
+    def received(self) -> int:
+        return len(self._body)
 
-    async def write_head(self, status: int, headers: Headers, data: bytes, *, end: bool) -> None:
-        connection = self._connection
-        if connection.must_close(status):
-            headers = [item for item in headers if item[0] != b"connection"]
-            headers.append((b"connection", b"close"))
-        head = response_head(status, headers)
-        await connection.write(head, *self._body_events(data, end))
+    def take(self) -> bytes:
+        body, self._body = self._body, b""
+        if body:
+            self._connection.body_taken()
+        return body if isinstance(body, bytes) else bytes(body)
 
-    async def write_body(self, data: bytes, *, end: bool) -> None:
-        await self._connection.write(*self._body_events(data, end))
+    def want_body(self) -> None:
+        if self._expects_continue and self.phase is Phase.WAITING and not self.received_all:
+            self._expects_continue = False
+            self._connection.send(CONTINUE)  # RFC 9110, 10.1.1
 
-    async def write_trailers(self, headers: Headers) -> None:
-        await self._connection.write(h11.EndOfMessage(headers=headers))
+    @property
+    def waits_for_continue(self) -> bool:
+        """Has the client not sent its body, since nobody has told it to?"""
+        return self._expects_continue and not self.received and not self.received_all
 
-    @staticmethod
-    def _body_events(data: bytes, end: bool) -> list[h11.Event]:
-        events: list[h11.Event] = [h11.Data(data=data)] if data else []
-        if end:
-            events.append(h11.EndOfMessage())
-        return events
+    # -- the response ---------------------------------------------------------
+
+    def respond(
+        self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
+    ) -> None:
+        if self.is_gone or self.phase is not Phase.WAITING:
+            return
+        self.phase = Phase.DONE
+        if status not in BODILESS:
+            headers = [*headers, content_length(len(body))]
+        close = self._connection.must_close(status)
+        head = response_head(status, headers, close=close)
+        bodiless = self.method == b"HEAD" or status in BODILESS
+        self._finished(head if bodiless else head + body)
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        if self.cancelled is not None or self.phase is not Phase.WAITING:
+            await trio.lowlevel.checkpoint()
+            return
+        self.phase = Phase.BODY
+        if self.is_websocket and status == 200:
+            token = accept_token(self.headers)
+            self._connection.send(
+                switching_protocols([*_SWITCH, (b"sec-websocket-accept", token), *headers])
+            )
+            return
+        has_length = status in BODILESS or any(name == b"content-length" for name, _ in headers)
+        self._chunked = self.version != "1.0" and not has_length
+        # Without either, only the end of the connection ends the body.
+        close = self._connection.must_close(status)
+        if not (self._chunked or has_length):
+            close = self._connection.close_after()
+        self._connection.send(response_head(status, headers, close=close, chunked=self._chunked))
+
+    async def write(self, data: bytes) -> None:
+        if self.is_gone or self.phase is not Phase.BODY or self.method == b"HEAD":
+            await trio.lowlevel.checkpoint()
+            return
+        if data:
+            self._connection.send(chunk(data) if self._chunked else data)
+            await self._connection.wait_sent()
+
+    async def finish(self, trailers: Headers | None = None) -> None:
+        if self.is_gone or self.phase is not Phase.BODY:
+            return
+        self.phase = Phase.DONE
+        chunked = self._chunked and self.method != b"HEAD"
+        self._finished(LAST_CHUNK if chunked else b"")
+
+    def abort(self) -> None:
+        if not self.complete and not self.is_gone:
+            self.phase = Phase.DONE
+            self._connection.break_off()
+
+    def cancel(self, why: Cancelled) -> None:
+        super().cancel(why)
+        self._connection.settle()
+
+    def _finished(self, data: bytes) -> None:
+        self.complete = True
+        self._connection.send(data)
+        self._connection.settle()
+
+
+_SWITCH = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import h11
 
 from prism.contract.errors import PrismError
-from prism.server.asgi import Headers
+from prism.server.exchange import Headers
 from prism.server.settings import PARSER_VARIABLE
 
 _REQUEST_LINE = b"GET / HTTP/1.0\r\n"

@@ -6,13 +6,13 @@ other, and take for a request's body what this one takes for the next request.
 
 import re
 
-import h11
 import msgspec
 
-from prism.server.asgi import BadRequest, Headers, is_host
+from prism.server.exchange import Headers
 from prism.server.http1.fields import FieldParser, MalformedFields
+from prism.server.problems import BadRequest
+from prism.server.rules import is_host
 
-_END = re.compile(rb"\n\r?\n")  # where a head ends, also one whose lines do not end in CRLF
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?][^#]*)?")
 _REQUEST_LINE = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r\n"
@@ -47,7 +47,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_head(raw: bytes, parser: FieldParser) -> Head:
-    """The head in ``raw``, which ``check_raw_head`` has passed, and which ends with it.
+    """The head in ``raw``, which ``check_lines`` has passed, and which ends with it.
 
     Raises:
         BadRequest: it is malformed, or not to be served. The words are the same for all parsers.
@@ -144,51 +144,6 @@ def check_lines(head: bytes, max_size: int, max_fields: int) -> None:
         raise BadRequest(431, f"a request's head has at most {max_size} bytes")
     if lines > max_fields + 2:  # the request line and the empty one
         raise BadRequest(431, f"a request has at most {max_fields} header fields")
-
-
-def check_raw_head(received: bytes, max_size: int, max_fields: int) -> None:
-    """Check the bytes of a head, of which more may be to come, before they are parsed.
-
-    A parser spends some microseconds on each field, so that their number counts, not only
-    their size.
-
-    Raises:
-        BadRequest: it is too large, there are too many fields, or there are lines that
-            others may end elsewhere (RFC 9112, 2.2 and 5.2).
-    """
-    end = _END.search(received)
-    head = received[: end.end()] if end else received
-    if len(head) > max_size:
-        raise BadRequest(431, f"a request's head has at most {max_size} bytes")
-    lines = head.count(b"\n")
-    if lines > max_fields + 2:  # the request line and the empty one
-        raise BadRequest(431, f"a request has at most {max_fields} header fields")
-    if lines != head.count(b"\r\n"):
-        raise BadRequest(400, "each line of a request's head must end with CRLF")
-    if b"\n " in head or b"\n\t" in head:
-        raise BadRequest(400, "a header field must be on one line")
-
-
-def check_head(request: h11.Request) -> None:
-    """See that there is one way to read ``request``.
-
-    Raises:
-        BadRequest: it is of another HTTP, its ``host`` is no host (RFC 9112, 3.2), or
-            its body's length is given twice (RFC 9112, 6.1).
-    """
-    if not request.http_version.startswith(b"1."):
-        raise BadRequest(505, "with this syntax, only HTTP/1.0 and HTTP/1.1 are served")
-    names = set()
-    for name, value in request.headers:
-        names.add(name)
-        if name == b"host" and not is_host(value):
-            raise BadRequest(400, "the host header is not a host and port")
-    if b"transfer-encoding" not in names:
-        return
-    if b"content-length" in names:
-        raise BadRequest(400, "a request has content-length or transfer-encoding, not both")
-    if request.http_version == b"1.0":
-        raise BadRequest(400, "HTTP/1.0 has no transfer-encoding")
 
 
 def origin_form(target: bytes, headers: Headers) -> tuple[bytes, Headers]:

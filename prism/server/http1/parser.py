@@ -9,6 +9,7 @@ The parser never looks at what follows a request that ends the connection, nor a
 head of a WebSocket's handshake: ``unparsed`` gives it away as it came.
 """
 
+import re
 from enum import Enum, auto
 
 import msgspec
@@ -16,7 +17,10 @@ import msgspec
 from prism.server.http1.chunks import ChunkedBody
 from prism.server.http1.fields import choose
 from prism.server.http1.head import Head, check_lines, read_head
+from prism.server.problems import BadRequest
 from prism.server.settings import ServerSettings
+
+_begins_request = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r]").match
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +100,9 @@ class RequestParser:
             start += 2
         if start:
             data = data[start:]
+        if data and not _begins_request(data):
+            # Another protocol, TLS perhaps, whose bytes may never come to the end of a head.
+            raise BadRequest(400, "the request does not begin with method, target and HTTP version")
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             check_lines(data, self._max_size, self._max_fields)

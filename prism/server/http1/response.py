@@ -5,12 +5,10 @@ Nothing is checked here: names and values of headers were, where they came from.
 
 from http import HTTPStatus
 
-from prism.server.asgi import Headers, date_header
+from prism.server.exchange import Headers, date_header
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-BODILESS = frozenset({204, 304})
-"""Their responses end with the head, and need not say so."""
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)}
 _STATUS_LINES |= {

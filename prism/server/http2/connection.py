@@ -1,8 +1,9 @@
 """One HTTP/2 connection: who reads, who writes, and how it comes to its end.
 
-One task reads. It never waits for an application, so a request that leaves its body
+One task reads. It never waits for a front end, so a request that leaves its body
 unread holds up nobody; only when the client does not take what is written to it
-does reading stop too. One task writes (see `writer`). Each request has a task of its own.
+does reading stop too. One task writes (see `writer`). A request has a task only if its front
+end starts one. All waits for the client are dates in one place, `_next_deadline`.
 How it ends is in `shutdown`.
 """
 
@@ -12,8 +13,7 @@ import trio
 from h2.errors import ErrorCodes
 
 from prism.server import transport
-from prism.server.asgi import App, Peer
-from prism.server.exchange import Phase
+from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -26,30 +26,39 @@ from prism.server.http2.events import (
     WindowOpened,
 )
 from prism.server.http2.implementation import choose
-from prism.server.http2.limits import FRAME_CREDIT, RAPID, RESET_COST, RESPONSE_CREDIT, ClientError
+from prism.server.http2.limits import (
+    FRAME_CREDIT,
+    RAPID,
+    RESET_COST,
+    RESPONSE_CREDIT,
+    ClientError,
+)
 from prism.server.http2.shutdown import Shutdown, State
 from prism.server.http2.stream import HTTP2Exchange
 from prism.server.http2.writer import Writer
 from prism.server.log import logger
+from prism.server.problems import BadRequest, hand_to, refuse
+from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
-from prism.server.websocket import WebSocketAdapter
+from prism.streams.outlet import begin_turn, end_turn
 from prism.streams.sockets import receive
-
-_TASK_NAME = "an HTTP/2 request"
+from prism.streams.tasks import TaskPool
 
 
 class HTTP2Connection:
     """One HTTP/2 connection; ``run`` serves it to its end.
 
-    ``now`` is when the bytes being handled were received, on trio's clock.
+    ``now`` is when the bytes being handled were received, on trio's clock. ``idle_since`` is
+    ``None`` while requests are open.
     """
 
     def __init__(
         self,
-        app: App,
+        front: FrontEnd,
         stream: trio.abc.Stream,
         peer: Peer,
         settings: ServerSettings,
+        tasks: TaskPool,
         received: bytes = b"",
     ) -> None:
         self.settings = settings
@@ -60,18 +69,21 @@ class HTTP2Connection:
         self.now = trio.current_time()
         self.idle_since: float | None = self.now
         self._shutdown = Shutdown(self.codec, settings.goaway_grace)
-        self._app = app
-        self._websocket = WebSocketAdapter(app, settings.websocket_limits)
+        self._front = front
+        self.tasks = tasks
         self._transport = stream
         self._peer = peer
         self._guard = self.codec
         self._starting: list[HTTP2Exchange] = []
         self._received = received
         self._started = False
+        # Each in the order in which they are due.
         self._half_open: dict[int, float] = {}  # answered before the request ended
+        self._stalled: dict[HTTP2Exchange, float] = {}  # have a chunk that waits for the client
         self._request_deadline = inf
         self._headers_due = inf
         self._reading = trio.CancelScope()
+        self._stop_requests = False
         self._nursery: trio.Nursery
 
     # From the server.
@@ -79,8 +91,6 @@ class HTTP2Connection:
     def drain(self, deadline: float) -> None:
         """Finish the requests in flight by ``deadline`` (trio's clock), then close."""
         self._request_deadline = deadline
-        for stream in self._streams.values():
-            stream.cancel_scope.deadline = deadline
         if self._started:  # else ``run`` first looks which requests have come already
             self._begin_drain()
 
@@ -110,10 +120,12 @@ class HTTP2Connection:
                 await self._refuse_connection(error)
             except transport.GONE:
                 self._client_gone()
+            finally:
+                self._disconnect_streams()
             if self._shutdown.state is not State.CLOSED:
                 self._shutdown.state = State.CLOSED
-                self.writer.close()
-                await self.writer.done.wait()
+                self.writer.outlet.close()
+                await self.writer.outlet.closed.wait()
                 await transport.linger(self._transport, self.settings.linger_timeout)
             self._nursery.cancel_scope.cancel()
 
@@ -140,6 +152,9 @@ class HTTP2Connection:
     def _next_deadline(self) -> float:
         """When the reader must look up even if nothing comes."""
         deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
+        deadline = min(deadline, next(iter(self._stalled.values()), inf))
+        if self._streams:
+            deadline = min(deadline, self._request_deadline)
         if self.idle_since is not None and self._shutdown.state is State.OPEN:
             deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
         return min(deadline, self._shutdown.due(streams=bool(self._streams)))
@@ -158,6 +173,14 @@ class HTTP2Connection:
         for stream_id in [key for key, due in self._half_open.items() if due <= now]:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
+        for stream in [each for each, due in self._stalled.items() if due <= now]:
+            self.codec.reset(stream.stream_id, ErrorCodes.CANCEL)
+            stream.cancel(Cancelled.CLIENT_LEFT)
+        if now >= self._request_deadline:
+            for stream in list(self._streams.values()):
+                stream.cancel(Cancelled.STOPPED)
+            self._request_deadline = inf
+            self._stop_requests = True
         if self._shutdown.state is State.OPEN and now >= self._next_deadline():
             self._shutdown.warn(now)
         self._shutdown.on_time(now)
@@ -180,45 +203,54 @@ class HTTP2Connection:
             self._headers_due = self.now + self.settings.header_timeout
 
     def _handle(self, events: list[Event]) -> None:
-        for event in events:
-            match event:
-                case Request():
-                    self._open_stream(event)
-                case DataReceived(stream_id, data):
-                    stream = self._streams.get(stream_id)
-                    if stream is None or stream.phase is Phase.DONE:
-                        # After its response a request may go on until ``_half_open`` ends it:
-                        # some clients read nothing before they have sent all.
-                        self.codec.consumed(stream_id, len(data))
-                    else:
-                        stream.feed(data)
-                case RequestEnded(stream_id):
-                    self._half_open.pop(stream_id, None)
-                    if (stream := self._streams.get(stream_id)) is not None:
-                        stream.feed_end()
-                case StreamReset(stream_id):
-                    self._half_open.pop(stream_id, None)
-                    if (stream := self._streams.get(stream_id)) is not None:
-                        if self.now - stream.begun_at > RAPID:
-                            self._guard.credit(RESET_COST)
-                        stream.disconnect()
-                case RequestMalformed(stream_id, reason):
-                    self._guard.charge(RESET_COST)
-                    self._half_open.pop(stream_id, None)
-                    if (stream := self._streams.get(stream_id)) is not None:
-                        stream.disconnect()
-                    logger.info("a client's HTTP/2 request is refused: %s", reason)
-                case WindowOpened(0):
-                    self.writer.unpark_all()
-                case WindowOpened(stream_id):
-                    if (stream := self._streams.get(stream_id)) is not None:
-                        self.writer.unpark(stream)
-                case PingAnswered(payload):
-                    self._shutdown.ping_answered(payload, self.now)
-                case ClientLeaving():
-                    self._shutdown.warn(self.now)
-        self._start_streams()
-        self.writer.wake()
+        """What comes of these bytes, for this client and for plugins, leaves together."""
+        own_turn = begin_turn()
+        try:
+            for event in events:
+                self._on_event(event)
+            self._begin_streams()
+            self.writer.wake()
+        finally:
+            if own_turn:
+                end_turn()
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Request():
+                self._open_stream(event)
+            case DataReceived(stream_id, data):
+                stream = self._streams.get(stream_id)
+                if stream is None or stream.phase is Phase.DONE:
+                    # After its response a request may go on until ``_half_open`` ends it:
+                    # some clients read nothing before they have sent all.
+                    self.codec.consumed(stream_id, len(data))
+                else:
+                    stream.feed(data)
+            case RequestEnded(stream_id):
+                self._half_open.pop(stream_id, None)
+                if (stream := self._streams.get(stream_id)) is not None:
+                    stream.feed_end()
+            case StreamReset(stream_id):
+                self._half_open.pop(stream_id, None)
+                if (stream := self._streams.get(stream_id)) is not None:
+                    if self.now - stream.begun_at > RAPID:
+                        self._guard.credit(RESET_COST)
+                    stream.cancel(Cancelled.CLIENT_LEFT)
+            case RequestMalformed(stream_id, reason):
+                self._guard.charge(RESET_COST)
+                self._half_open.pop(stream_id, None)
+                if (stream := self._streams.get(stream_id)) is not None:
+                    stream.cancel(Cancelled.CLIENT_LEFT)
+                logger.info("a client's HTTP/2 request is refused: %s", reason)
+            case WindowOpened(0):
+                self.writer.unpark_all()
+            case WindowOpened(stream_id):
+                if (stream := self._streams.get(stream_id)) is not None:
+                    self.writer.unpark(stream)
+            case PingAnswered(payload):
+                self._shutdown.ping_answered(payload, self.now)
+            case ClientLeaving():
+                self._shutdown.warn(self.now)
 
     def _open_stream(self, request: Request) -> None:
         if self._shutdown.refuses_streams or self._is_full():
@@ -227,8 +259,6 @@ class HTTP2Connection:
             self.codec.consumed(request.stream_id, len(request.body))
             return
         stream = HTTP2Exchange(self, self._peer, request)
-        if self._request_deadline != inf:
-            stream.cancel_scope.deadline = self._request_deadline
         self._streams[request.stream_id] = stream
         self._starting.append(stream)
         self.idle_since = None
@@ -237,43 +267,46 @@ class HTTP2Connection:
         """Whether one more stream is too many.
 
         A stream that the client has reset is closed for it, but takes until its
-        application has been cancelled; as many of those as of others are put up with.
+        task has been cancelled; as many of those as of others are put up with.
         """
         limit = self.settings.max_concurrent_streams
         if len(self._streams) < limit:
             return False
-        live = sum(not stream.client_gone for stream in self._streams.values())
+        live = sum(stream.cancelled is None for stream in self._streams.values())
         return live >= limit or len(self._streams) >= 2 * limit
 
-    def _start_streams(self) -> None:
-        """Start the tasks of new requests; those already reset never get one."""
+    def _begin_streams(self) -> None:
+        """Hand new requests to the front end; those already reset are none of its business."""
         starting, self._starting = self._starting, []
         for stream in starting:
-            if stream.client_gone:
-                self._remove(stream)
-            else:
-                self._nursery.start_soon(self._run_stream, stream, name=_TASK_NAME)
+            if stream.cancelled is None:
+                self._begin(stream)
 
-    async def _run_stream(self, stream: HTTP2Exchange) -> None:
+    def _begin(self, stream: HTTP2Exchange) -> None:
         try:
-            if stream.refusal is None:
-                await stream.run(self._websocket if stream.is_websocket else self._app)
-            else:
-                await stream.answer(stream.refusal.status, stream.refusal.detail)
-        finally:
-            if not stream.complete and not stream.client_gone:
-                self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
-            stream.close()
-            self._remove(stream)
-            self.writer.wake()
+            if stream.protocol and not stream.is_websocket:
+                raise BadRequest(501, "the :protocol is not known here")
+            check_request(stream.method, stream.target, stream.headers)
+        except BadRequest as error:
+            refuse(stream, error)
+            return
+        hand_to(self._front, stream)
+        if self._stop_requests:
+            stream.cancel(Cancelled.STOPPED)
 
-    def _remove(self, stream: HTTP2Exchange) -> None:
+    def settle(self, stream: HTTP2Exchange) -> None:
+        """Forget ``stream`` if nothing more is to be done for it."""
+        over = stream.complete or stream.cancelled is Cancelled.CLIENT_LEFT
+        if not over or self._streams.get(stream.stream_id) is not stream:
+            return
         del self._streams[stream.stream_id]
+        if stream.received:
+            stream.drop()
         self.writer.forget(stream)
-        if not self._streams:
-            self.idle_since = trio.current_time()
         if not self._streams or self._shutdown.state is not State.OPEN:
             now = trio.current_time()
+            if not self._streams:
+                self.idle_since = now
             self._shutdown.stream_ended(stream.stream_id, now, last=not self._streams)
             self._look_up()
 
@@ -289,15 +322,33 @@ class HTTP2Connection:
         RST_STREAM ends it otherwise (RFC 9113, 8.1). Sent at once, it makes curl up to
         7.88 forget the response, if that came while curl was sending.
         """
-        self._guard.credit(RESPONSE_CREDIT)
+        self._guard.credit(RESPONSE_CREDIT + FRAME_CREDIT)
         if not stream.received_all:
             due = trio.current_time() + self.settings.linger_timeout
             self._half_open[stream.stream_id] = due
             self._look_up()
+        self.settle(stream)
+
+    def break_off(self, stream: HTTP2Exchange) -> None:
+        """A response that has begun will not be finished."""
+        stream.complete = True
+        self.codec.reset(stream.stream_id, ErrorCodes.INTERNAL_ERROR)
+        self.writer.wake()
+        self.settle(stream)
+
+    def begin_stall(self, stream: HTTP2Exchange) -> None:
+        """From now on the client has the full time to take the next ``WRITE_SIZE``."""
+        self._stalled.pop(stream, None)
+        self._stalled[stream] = trio.current_time() + self.settings.window_stall_timeout
+        self._look_up()
+
+    def end_stall(self, stream: HTTP2Exchange) -> None:
+        """The client has taken all, or needs to take no more."""
+        self._stalled.pop(stream, None)
 
     async def _write(self) -> None:
         try:
-            await self.writer.run()
+            await self.writer.outlet.run()
         except trio.TooSlowError:
             logger.info("a client does not read its responses; the connection is cut")
             self._client_gone()
@@ -314,7 +365,7 @@ class HTTP2Connection:
 
     def _disconnect_streams(self) -> None:
         for stream in list(self._streams.values()):
-            stream.disconnect()
+            stream.cancel(Cancelled.CLIENT_LEFT)
 
     async def _refuse_connection(self, error: ClientError) -> None:
         """Tell the client why, if it listens, and close."""
@@ -323,7 +374,7 @@ class HTTP2Connection:
         self._disconnect_streams()
         self.codec.goaway(self.codec.last_stream_id, error.code)
         self._shutdown.state = State.CLOSED
-        self.writer.close()
+        self.writer.outlet.close()
         with trio.move_on_after(self.settings.linger_timeout):
-            await self.writer.done.wait()
+            await self.writer.outlet.closed.wait()
             await transport.linger(self._transport, self.settings.linger_timeout)

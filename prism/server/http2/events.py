@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from prism.server.asgi import Headers
+from prism.server.exchange import Headers
 
 
 class Request(NamedTuple):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from prism.server.asgi import Headers
+from prism.server.exchange import Headers
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\0\r\n]").search

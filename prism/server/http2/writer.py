@@ -1,4 +1,4 @@
-"""The writing half of a connection: one task, one send per pass, streams by turns.
+"""The writing half of a connection: streams by turns, and one outlet for what they write.
 
 Streams that have a chunk of body to write stand in a queue; each writes one frame
 when its turn comes and goes to the back. A stream whose window is shut is parked
@@ -12,7 +12,7 @@ import trio
 
 from prism.server.http2.codec import Codec
 from prism.server.http2.stream import HTTP2Exchange
-from prism.streams.sockets import WRITE_SIZE, Sender
+from prism.streams.outlet import WRITE_SIZE, Outlet
 
 _MAX_BACKLOG = 4 * WRITE_SIZE
 """Unsent bytes beyond which the connection reads no more: answers to what a client
@@ -20,44 +20,32 @@ sends (PING, short responses) must not pile up if it does not take them."""
 
 
 class Writer:
-    """Sends what the codec holds. ``done`` is set when ``run`` has ended.
+    """Sends what the codec holds, through ``outlet``. ``streams`` are the open ones."""
 
-    ``streams`` are the open ones.
-    """
+    __slots__ = ("_codec", "_parked", "_ready", "_room", "outlet", "wake")
 
     def __init__(
         self, codec: Codec, stream: trio.abc.SendStream, stall: float, streams: Sized
     ) -> None:
-        self.done = trio.Event()
         self._codec = codec
-        self._sender = Sender(stream, stall)
-        self._streams = streams
         self._ready: deque[HTTP2Exchange] = deque()
         self._parked: dict[HTTP2Exchange, None] = {}
-        self._closing = False
-        self._asleep = False
-        self._bed = trio.lowlevel.ParkingLot()
-        self._taken = trio.Event()
+        self._room: trio.Event | None = None
+        # A stream that is alone has nobody to wait for.
+        self.outlet = Outlet(stream, self, stall, lambda: len(streams) <= 1)
+        self.wake = self.outlet.wake
 
-    def wake(self) -> None:
-        """Send what there is, once those who are about to add to it have done so.
-
-        A stream that is alone has nobody to wait for.
-        """
-        if self._asleep and self._codec.backlog:
-            if len(self._streams) <= 1 and self._sender.send_now(self._codec.take()):
-                return
-            self._rise()
-
-    def _rise(self) -> None:
-        if self._asleep:
-            self._asleep = False
-            self._bed.unpark()
-
-    def close(self) -> None:
-        """Send what there is, then end."""
-        self._closing = True
-        self._rise()
+    def take(self) -> bytes | bytearray:
+        """For the outlet: what is to be sent next."""
+        while self._ready and self._codec.backlog < WRITE_SIZE:
+            stream = self._ready.popleft()
+            if stream.write_frame():
+                self._ready.append(stream)
+        data = self._codec.take() if self._codec.backlog else b""
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+        return data
 
     @property
     def may_write_now(self) -> bool:
@@ -67,7 +55,7 @@ class Writer:
     def enqueue(self, stream: HTTP2Exchange) -> None:
         """``stream`` has a chunk to write, one frame whenever its turn comes."""
         self._ready.append(stream)
-        self._rise()
+        self.outlet.rise()
 
     def park(self, stream: HTTP2Exchange) -> None:
         """``stream`` cannot write before the client opens a window."""
@@ -84,7 +72,7 @@ class Writer:
         if self._parked:
             self._ready.extend(self._parked)
             self._parked.clear()
-            self._rise()
+            self.outlet.rise()
 
     def forget(self, stream: HTTP2Exchange) -> None:
         """``stream`` has ended."""
@@ -94,30 +82,6 @@ class Writer:
     async def wait_for_room(self) -> None:
         """Wait until the client has taken enough for more to be read from it."""
         while self._codec.backlog > _MAX_BACKLOG:
-            self._taken = trio.Event()
-            await self._taken.wait()
-
-    async def run(self) -> None:
-        """Send until ``close``.
-
-        Raises one of ``transport.GONE`` or ``trio.TooSlowError``.
-        """
-        try:
-            while True:
-                while self._ready and self._codec.backlog < WRITE_SIZE:
-                    stream = self._ready.popleft()
-                    if stream.write_frame():
-                        self._ready.append(stream)
-                if self._codec.backlog or self._sender.unsent:
-                    data = self._codec.take()
-                    self._taken.set()
-                    await self._sender.send(data)
-                    if self._ready:  # a client that takes all must not have all turns
-                        await trio.lowlevel.checkpoint()
-                elif self._closing:
-                    return
-                else:
-                    self._asleep = True
-                    await self._bed.park()
-        finally:
-            self.done.set()
+            if self._room is None:
+                self._room = trio.Event()
+            await self._room.wait()

@@ -1,14 +1,10 @@
 import pytest
-import trio
-from msgspec.structs import replace
-from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.stream_limit import StreamLimit
-from prism.calls.request import Reply
 from prism.calls.stream import ClientStream
 from prism.config.types import NamespaceLimits
-from prism.contract.errors import TooManyStreams
+from prism.contract.errors import TooManyInFlight, TooManyStreams
 
 
 class Stream(ClientStream):
@@ -18,48 +14,43 @@ class Stream(ClientStream):
     async def send(self, response):
         raise AssertionError
 
-
-async def hang(request):
-    await trio.sleep_forever()
+    async def end(self, error):
+        raise AssertionError
 
 
 @pytest.fixture
-def make_stream(make_request):
-    return lambda client: replace(make_request("watch"), client=client, stream=Stream())
+def make_stream(make_call):
+    return lambda namespace, client: make_call(namespace, "watch", client=client, stream=Stream())
 
 
 async def test_limits_of_a_namespace_and_of_a_client(make_namespace, make_stream):
     limits = NamespaceLimits(max_streams=3, max_streams_per_client=2)
     namespace = make_namespace(limits=limits)
-    limit = StreamLimit(namespace, hang)
-    async with trio.open_nursery() as streams:
-        for client in ("a", "a", "b"):
-            streams.start_soon(limit, make_stream(client))
-        await wait_all_tasks_blocked()
-        with pytest.raises(TooManyStreams, match="namespace 'kv' already has 3 streams"):
-            await limit(make_stream("c"))
-        streams.cancel_scope.cancel()
+    limit = StreamLimit(namespace)
+    entered = [make_stream(namespace, client) for client in ("a", "a", "b")]
+    for call in entered:
+        limit.enter(call)
+    with pytest.raises(TooManyStreams, match="namespace 'kv' already has 3 streams"):
+        limit.enter(make_stream(namespace, "c"))
+    for call in entered:
+        limit.leave(call)
     assert not namespace.streams_by_client
-    async with trio.open_nursery() as streams:
-        for _ in range(2):
-            streams.start_soon(limit, make_stream("a"))
-        await wait_all_tasks_blocked()
-        with pytest.raises(TooManyStreams, match="this client"):
-            await limit(make_stream("a"))
-        streams.cancel_scope.cancel()
+    for _ in range(2):
+        limit.enter(make_stream(namespace, "a"))
+    with pytest.raises(TooManyStreams, match="this client"):
+        limit.enter(make_stream(namespace, "a"))
 
 
 async def test_calls_and_streams_do_not_count_for_each_other(
-    make_namespace, make_request, make_stream, nursery
+    make_namespace, make_call, make_stream
 ):
-    async def reply(request):
-        return Reply(b"")
-
     limits = NamespaceLimits(max_streams=1, max_in_flight=1)
     namespace = make_namespace(limits=limits)
-    nursery.start_soon(StreamLimit(namespace, hang), make_stream("a"))
-    nursery.start_soon(InFlightLimit(namespace, hang), make_request())
-    await wait_all_tasks_blocked()
-    assert await StreamLimit(namespace, reply)(make_request()) == Reply(b"")
-    assert await InFlightLimit(namespace, reply)(make_stream("a")) == Reply(b"")
-    nursery.cancel_scope.cancel()
+    streams, calls = StreamLimit(namespace), InFlightLimit(namespace)
+    for policy in (streams, calls):
+        policy.enter(make_stream(namespace, "a"))
+        policy.enter(make_call(namespace))
+    with pytest.raises(TooManyStreams):
+        streams.enter(make_stream(namespace, "b"))
+    with pytest.raises(TooManyInFlight):
+        calls.enter(make_call(namespace))

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from prism.channels.frames import channel as framed_module
-from prism.channels.frames.channel import PATIENCE, ChannelSettings, FramedChannel
+from prism.channels.frames.channel import ROOM_TIMEOUT, ChannelSettings, FramedChannel
 from prism.channels.frames.stream import BATCH
 from prism.contract.errors import (
     CallError,
@@ -435,7 +435,7 @@ async def test_calls_wait_behind_a_large_one(streams, autojump_clock):
                 nursery.start_soon(call, size)
                 await trio.testing.wait_all_tasks_blocked()
             assert channel._connection.queued_bytes < 3000
-            with trio.move_on_after(PATIENCE / 2) as impatient:
+            with trio.move_on_after(ROOM_TIMEOUT / 2) as impatient:
                 await channel.execute(ExecuteRequest(operation="x"))
             assert impatient.cancelled_caught
             reads.set()

@@ -1,4 +1,4 @@
-"""The admin application before a supervisor with plugins in this process."""
+"""The admin port's front end before a supervisor with plugins in this process."""
 
 import json
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from prism.config import LoadedConfig
 from prism.config.types import Config, NamespaceConfig, PluginConfig
 from prism.control.live_config import LiveConfig
 from prism.frontends.admin import Access, AdminApp, Administered, Right
+from prism.frontends.asgi import asgi
 from prism.observability.metrics import Metrics
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.supervisor import Supervisor
@@ -51,12 +52,12 @@ class Asked:
 
 
 class Admin:
-    """Asks the admin application as a server would; ``stops`` counts what drain-all did."""
+    """Asks the admin port's front end as an ASGI server would; ``stops`` counts what drain-all
+    did."""
 
-    def __init__(self, app: AdminApp, proxy: Administered) -> None:
-        self.app = app
+    def __init__(self, front: AdminApp, proxy: Administered) -> None:
+        self.front = front
         self.proxy = proxy
-        self.draining = trio.Event()
         self.stops: list[bool] = []
 
     async def ask(
@@ -66,16 +67,13 @@ class Admin:
         body: Any = None,
         headers: dict[str, str] | None = None,
         *,
-        uid: int | None = None,
-        until: Callable[[bytes], bool] | None = None,
+        until: Callable[[bytes], bool] = lambda _body: False,
     ) -> Asked:
-        """One request. A stream is read until ``until`` likes what came, then left."""
+        """One request. A stream is read until ``until`` likes what came; then its client
+        leaves."""
         content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body)
         content = content.encode() if isinstance(content, str) else content
         path, _, query = target.partition("?")
-        state: dict[str, Any] = {"prism.draining": self.draining}
-        if uid is not None:
-            state["prism.peer_uid"] = uid
         given = (JSON if body is not None else {}) | (headers or {})
         scope = {
             "type": "http",
@@ -83,27 +81,30 @@ class Admin:
             "path": path,
             "raw_path": path.encode(),
             "query_string": query.encode(),
-            "state": state,
             "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
         }
         head: dict[str, Any] = {}
         came = bytearray()
+        coming = [{"type": "http.request", "body": content, "more_body": False}]
+        left = trio.Event()
 
         async def receive() -> dict[str, Any]:
             await trio.lowlevel.checkpoint()
-            return {"type": "http.request", "body": content, "more_body": False}
+            if coming:
+                return coming.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
             await trio.lowlevel.checkpoint()
             if message["type"] == "http.response.start":
                 head.update(message)
-            else:
+            elif not left.is_set():
                 came.extend(message["body"])
-                if until is not None and until(bytes(came)):
-                    nursery.cancel_scope.cancel()
+                if until(bytes(came)):
+                    left.set()
 
-        async with trio.open_nursery() as nursery:
-            await self.app(scope, receive, send)
+        await asgi(self.front)(scope, receive, send)
         headers_sent = {name.decode(): value.decode() for name, value in head["headers"]}
         return Asked(head["status"], headers_sent, bytes(came))
 

@@ -6,6 +6,7 @@ from prism.config.errors import ConfigError
 from prism.config.types import AdminConfig
 from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin import Access, AdminToken, Right
+from prism.server.exchange import Peer
 
 TOKEN = "0123456789abcdef-secret"
 SHOWN = {b"authorization": b"Bearer " + TOKEN.encode()}
@@ -23,46 +24,54 @@ def token(tmp_path) -> AdminToken:
     return AdminToken(file)
 
 
-# (what is open without a token, is there a token, state, headers, right) -> who, or the error
+TCP = Peer("http", ("127.0.0.1", 1234))
+
+
+def user(uid: int) -> Peer:
+    """Who is at the other end of a Unix socket."""
+    return Peer("http", uid=uid)
+
+
+# (what is open without a token, is there a token, peer, headers, right) -> who, or the error
 TABLE = [
-    ("read", False, {}, LOCAL, "READ", "anonymous"),
-    ("read", False, {}, LOCAL | JSON, "CHANGE", Unauthenticated),
-    ("change", False, {}, LOCAL | JSON, "CHANGE", "anonymous"),
-    ("change", False, {}, LOCAL | FORM, "CHANGE", Forbidden),
-    ("change", False, {}, LOCAL, "CHANGE", Forbidden),
-    ("probe", True, {}, LOCAL, "PROBE", "anonymous"),
-    ("probe", True, {}, LOCAL, "READ", Unauthenticated),
-    ("probe", True, {}, SHOWN, "READ", "token"),
-    ("probe", True, {}, SHOWN | FORM, "CHANGE", "token"),
-    ("probe", True, {}, {b"authorization": b"bearer " + TOKEN.encode()}, "READ", "token"),
-    ("probe", True, {}, {b"authorization": b"Basic " + TOKEN.encode()}, "READ", Unauthenticated),
-    ("read", True, {}, WRONG | LOCAL, "READ", Unauthenticated),
-    ("probe", True, {}, {b"authorization": b"Bearer"}, "READ", Unauthenticated),
+    ("read", False, TCP, LOCAL, "READ", "anonymous"),
+    ("read", False, TCP, LOCAL | JSON, "CHANGE", Unauthenticated),
+    ("change", False, TCP, LOCAL | JSON, "CHANGE", "anonymous"),
+    ("change", False, TCP, LOCAL | FORM, "CHANGE", Forbidden),
+    ("change", False, TCP, LOCAL, "CHANGE", Forbidden),
+    ("probe", True, TCP, LOCAL, "PROBE", "anonymous"),
+    ("probe", True, TCP, LOCAL, "READ", Unauthenticated),
+    ("probe", True, TCP, SHOWN, "READ", "token"),
+    ("probe", True, TCP, SHOWN | FORM, "CHANGE", "token"),
+    ("probe", True, TCP, {b"authorization": b"bearer " + TOKEN.encode()}, "READ", "token"),
+    ("probe", True, TCP, {b"authorization": b"Basic " + TOKEN.encode()}, "READ", Unauthenticated),
+    ("read", True, TCP, WRONG | LOCAL, "READ", Unauthenticated),
+    ("probe", True, TCP, {b"authorization": b"Bearer"}, "READ", Unauthenticated),
     # A page in a browser, its name rebound to this machine.
-    ("read", False, {}, {b"host": b"attacker.example"}, "READ", Forbidden),
-    ("read", False, {}, {b"host": b"127.0.0.1.attacker.example:50052"}, "READ", Forbidden),
-    ("change", False, {}, {b"host": b"attacker.example"} | JSON, "CHANGE", Forbidden),
-    ("read", False, {}, {b"host": b"attacker.example"}, "PROBE", "anonymous"),
-    ("probe", True, {}, SHOWN | {b"host": b"prism.example"}, "CHANGE", "token"),
-    ("read", False, {}, {b"host": b"localhost:1"}, "READ", "anonymous"),
-    ("read", False, {}, {b"host": b"LOCALHOST"}, "READ", "anonymous"),
-    ("read", False, {}, {b"host": b"[::1]:50052"}, "READ", "anonymous"),
-    ("read", False, {}, {b"host": b"192.0.2.1"}, "READ", Forbidden),
-    ("read", False, {}, {}, "READ", "anonymous"),  # HTTP/1.0, which no browser speaks
-    ("probe", True, {"prism.peer_uid": os.geteuid()}, {}, "CHANGE", f"uid {os.geteuid()}"),
-    ("probe", False, {"prism.peer_uid": 0}, {}, "CHANGE", "uid 0"),
-    ("change", False, {"prism.peer_uid": 65534}, LOCAL | JSON, "PROBE", Forbidden),
+    ("read", False, TCP, {b"host": b"attacker.example"}, "READ", Forbidden),
+    ("read", False, TCP, {b"host": b"127.0.0.1.attacker.example:50052"}, "READ", Forbidden),
+    ("change", False, TCP, {b"host": b"attacker.example"} | JSON, "CHANGE", Forbidden),
+    ("read", False, TCP, {b"host": b"attacker.example"}, "PROBE", "anonymous"),
+    ("probe", True, TCP, SHOWN | {b"host": b"prism.example"}, "CHANGE", "token"),
+    ("read", False, TCP, {b"host": b"localhost:1"}, "READ", "anonymous"),
+    ("read", False, TCP, {b"host": b"LOCALHOST"}, "READ", "anonymous"),
+    ("read", False, TCP, {b"host": b"[::1]:50052"}, "READ", "anonymous"),
+    ("read", False, TCP, {b"host": b"192.0.2.1"}, "READ", Forbidden),
+    ("read", False, TCP, {}, "READ", "anonymous"),  # HTTP/1.0, which no browser speaks
+    ("probe", True, user(os.geteuid()), {}, "CHANGE", f"uid {os.geteuid()}"),
+    ("probe", False, user(0), {}, "CHANGE", "uid 0"),
+    ("change", False, user(65534), LOCAL | JSON, "PROBE", Forbidden),
 ]
 
 
-@pytest.mark.parametrize(("without", "has_token", "state", "headers", "right", "who"), TABLE)
-def test_who_may(token, without, has_token, state, headers, right, who):
+@pytest.mark.parametrize(("without", "has_token", "peer", "headers", "right", "who"), TABLE)
+def test_who_may(token, without, has_token, peer, headers, right, who):
     access = Access(token if has_token else None, Right[without.upper()])
     if isinstance(who, str):
-        assert access.admit(state, headers, Right[right]) == who
+        assert access.admit(peer, headers, Right[right]) == who
     else:
         with pytest.raises(who) as caught:
-            access.admit(state, headers, Right[right])
+            access.admit(peer, headers, Right[right])
         assert "secret" not in str(caught.value)
         assert len(str(caught.value)) > 30  # says the way out
 

@@ -105,7 +105,7 @@ async def test_lines_are_followed_as_json_lines(admin):
 
 async def test_a_stream_ends_with_the_port(admin):
     def stop(_body: bytes) -> bool:
-        admin.draining.set()
+        admin.front.stopping.set()
         return False
 
     answer = await admin.ask("GET", "/admin/events", until=stop)

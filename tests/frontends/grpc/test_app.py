@@ -1,4 +1,4 @@
-"""The gRPC application, driven as a server would: what no stock client sends."""
+"""The gRPC front end on an exchange without a connection: what no stock client sends."""
 
 import gzip
 
@@ -10,66 +10,76 @@ from prism.calls.router import Router
 from prism.config.types import NamespaceLimits
 from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest
 from prism.contract.status import StatusCode
+from prism.frontends.answering import Observer
 from prism.frontends.grpc import GrpcApp, is_grpc
+from prism.frontends.grpc.call import COMPRESS_FROM
 from prism.grpc.framing import pack
 from prism.grpc.protobuf import decode, encode
+from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
+from prism.server.exchange import Cancelled
 
 EXECUTE = "/prism.plugin.BackendPlugin/Execute"
 STREAM = "/prism.plugin.BackendPlugin/ExecuteStream"
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 GET = pack(encode(ExecuteRequest(operation="get", params_json='{"a":1}')))
+TRAILERS = {"http.response.trailers": {}}
 HEADERS = {"content-type": "application/grpc", "te": "trailers", "prism-namespace": "kv"}
 
 
-def scope_of(path, headers, **changes):
-    return {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "extensions": {"http.response.trailers": {}, "prism.cancels_on_disconnect": {}},
-        **changes,
-    }
-
-
 class Answered:
-    def __init__(self, sent):
-        start, *body, trailers = sent
-        assert (start["type"], start["status"], start["trailers"]) == (
-            "http.response.start",
-            200,
-            True,
-        )
-        assert not body[-1]["more_body"]
-        self.headers = dict(start["headers"])
-        self.body = b"".join(message["body"] for message in body)
-        self.trailers = dict(trailers["headers"])
+    """The answer that is in an exchange."""
+
+    def __init__(self, exchange):
+        assert exchange.status == 200
+        self.headers = dict(exchange.response_headers)
+        self.body = b"".join(exchange.written)
+        self.trailers = dict(exchange.trailers)
         self.status = StatusCode(int(self.trailers[b"grpc-status"])).name
         self.detail = self.trailers.get(b"grpc-message", b"").decode()
 
 
 @pytest.fixture
-def call(make_namespace):
-    limits = NamespaceLimits(max_payload_bytes=1000)
-    router = Router([make_namespace(limits=limits)])
-    app = GrpcApp(router, Metrics(router))
+def make_front(nursery):
+    """A front end before one namespace, whose deadlines are watched."""
 
-    async def call(path, *chunks, whole=True, **headers):
-        pending, sent = list(chunks), []
+    def make(namespace):
+        router = Router([namespace])
+        nursery.start_soon(router.deadlines.run)
+        return GrpcApp(router, Observer(Metrics(router), AccessLog()))
 
-        async def receive():
-            await trio.lowlevel.checkpoint()
-            if pending:
-                return {"type": "http.request", "body": pending.pop(0), "more_body": True}
-            return {"type": "http.request"} if whole else {"type": "http.disconnect"}
+    return make
 
-        async def send(message):
-            await trio.lowlevel.checkpoint()
-            sent.append(message)
 
+@pytest.fixture
+def begin(make_exchange):
+    """Begin a call, whose body has not come yet."""
+
+    def begin(front, path, **headers):
         merged = {**HEADERS, **{name.replace("_", "-"): text for name, text in headers.items()}}
-        await app(scope_of(path, merged), receive, send)
-        return Answered(sent)
+        pairs = [(name.encode(), value.encode()) for name, value in merged.items()]
+        exchange = make_exchange("POST", path, pairs)
+        front.begin(exchange)
+        return exchange
+
+    return begin
+
+
+@pytest.fixture
+def call(make_namespace, make_front, begin):
+    """Make a whole call; its answer."""
+    front = make_front(make_namespace(limits=NamespaceLimits(max_payload_bytes=1000)))
+
+    async def call(path, *chunks, **headers):
+        exchange = begin(front, path, **headers)
+        for chunk in chunks:
+            exchange.feed(chunk)
+            await trio.lowlevel.checkpoint()
+        exchange.feed(b"", ended=True)
+        await exchange.over.wait()
+        return Answered(exchange)
 
     return call
 
@@ -139,56 +149,192 @@ async def test_params_over_the_limit_are_refused_beside_much_metadata(call):
     assert (await call(EXECUTE, pack(encode(request)))).status == "RESOURCE_EXHAUSTED"
 
 
-async def test_a_client_that_goes_away_before_its_message_is_whole(call, access_lines):
-    assert (await call(EXECUTE, GET[:9], whole=False)).status == "CANCELLED"
+@pytest.mark.parametrize("path", [EXECUTE, STREAM])
+async def test_a_client_that_goes_away_before_its_message_is_whole(
+    make_namespace, make_front, begin, access_lines, path
+):
+    namespace = make_namespace()
+    exchange = begin(make_front(namespace), path)
+    exchange.feed(GET[:9])
+    await wait_all_tasks_blocked()
+    exchange.cancel(Cancelled.CLIENT_LEFT)
+    await wait_all_tasks_blocked()
     (line,) = access_lines
     assert (line["namespace"], line["status"], line["reason"]) == ("kv", "CANCELLED", "client_gone")
+    assert line["http_status"] == 499
+    assert (namespace.in_flight, namespace.streams_by_client.total()) == (0, 0)
 
 
-async def test_a_client_that_sends_nothing_is_given_up(make_namespace, autojump_clock):
-    router = Router([make_namespace(limits=NamespaceLimits(timeout_seconds=200))])
-    sent = []
+@pytest.mark.parametrize("asked", ["", "20S"])
+async def test_a_client_that_sends_nothing_is_given_up(
+    make_namespace, make_front, begin, autojump_clock, asked
+):
+    namespace = make_namespace(limits=NamespaceLimits(timeout_seconds=200))
+    exchange = begin(make_front(namespace), EXECUTE, **({"grpc_timeout": asked} if asked else {}))
+    await exchange.over.wait()
+    answer = Answered(exchange)
+    assert (answer.status, answer.trailers[b"prism-reason"]) == (
+        "DEADLINE_EXCEEDED",
+        b"request_timeout",
+    )
+    assert trio.current_time() == (20 if asked else 30)
 
-    async def send(message):
-        sent.append(message)
 
-    app = GrpcApp(router, Metrics(router))
-    await app(scope_of(EXECUTE, HEADERS), trio.sleep_forever, send)
-    assert Answered(sent).status == "DEADLINE_EXCEEDED"
-    assert trio.current_time() == 30
-
-
-async def test_a_cancelled_call_is_logged_as_such(make_namespace, access_lines):
-    async def hang(request):
-        await trio.sleep_forever()
-
-    router = Router([make_namespace(hang)])
-    pending = [{"type": "http.request", "body": GET}]
-
-    async def receive():
-        return pending.pop()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            GrpcApp(router, Metrics(router)), scope_of(EXECUTE, HEADERS), receive, trio.sleep
-        )
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert access_lines[0]["reason"] == "client_gone"
+async def test_a_stream_without_a_first_message_ends_with_its_deadline(
+    make_namespace, make_front, begin, autojump_clock
+):
+    exchange = begin(make_front(make_namespace()), STREAM, grpc_timeout="3S")
+    await exchange.over.wait()
+    answer = Answered(exchange)
+    assert (answer.status, answer.trailers[b"prism-reason"]) == (
+        "DEADLINE_EXCEEDED",
+        b"request_timeout",
+    )
+    assert trio.current_time() == 3
 
 
 @pytest.mark.parametrize(
-    ("content_type", "changes", "expected"),
+    ("why", "expected"),
     [
-        ("application/grpc", {}, True),
-        ("application/grpc+proto", {}, True),
-        ("Application/gRPC; charset=x", {}, True),
-        ("application/grpc+json", {}, False),
-        ("application/grpc-web", {}, False),
-        ("application/json", {}, False),
-        ("application/grpc", {"extensions": {}}, False),
-        ("application/grpc", {"type": "websocket"}, False),
+        (Cancelled.CLIENT_LEFT, ("CANCELLED", 499, "client_gone")),
+        (Cancelled.STOPPED, ("UNAVAILABLE", 200, "draining")),
     ],
 )
-def test_what_is_grpc(content_type, changes, expected):
-    assert is_grpc(scope_of(EXECUTE, {"content-type": content_type}, **changes)) is expected
+async def test_a_cancelled_call_is_logged_as_such(
+    make_namespace, make_front, begin, access_lines, why, expected
+):
+    async def hang(request):
+        await trio.sleep_forever()
+
+    namespace = make_namespace(hang)
+    exchange = begin(make_front(namespace), EXECUTE)
+    exchange.feed(GET, ended=True)
+    await wait_all_tasks_blocked()
+    exchange.cancel(why)
+    (line,) = access_lines
+    assert (line["status"], line["http_status"], line["reason"]) == expected
+    assert (namespace.in_flight, namespace.slot.current.leases) == (0, 0)
+    if why is Cancelled.STOPPED:
+        assert Answered(exchange).trailers[b"grpc-status"] == b"14"
+
+
+def service_request(service=""):
+    """A HealthCheckRequest."""
+    return pack(b"\x0a%c%s" % (len(service), service.encode()) if service else b"")
+
+
+@pytest.mark.parametrize(
+    ("service", "ready", "stopped", "answer"),
+    [
+        ("", True, False, b"\x08\x01"),
+        ("kv", True, False, b"\x08\x01"),
+        ("kv", False, False, b"\x08\x02"),
+        ("kv", True, True, b"\x08\x02"),
+        ("none", True, False, None),
+    ],
+)
+async def test_a_health_check(
+    make_namespace, make_front, begin, access_lines, service, ready, stopped, answer
+):
+    namespace = make_namespace()
+    if not ready:
+        namespace.slot.clear(namespace.slot.current, "it crashed")
+    front = make_front(namespace)
+    if stopped:
+        front.stop()
+    exchange = begin(front, CHECK)
+    exchange.feed(service_request(service), ended=True)
+    await exchange.over.wait()
+    if answer is None:
+        assert Answered(exchange).status == "NOT_FOUND"
+    else:
+        assert Answered(exchange).body == pack(answer)
+    assert access_lines == []  # probes would drown the rest
+
+
+async def test_a_watch_tells_each_change_and_ends_with_the_proxy(
+    make_namespace, make_front, begin, autojump_clock
+):
+    namespace = make_namespace()
+    front = make_front(namespace)
+    exchange = begin(front, WATCH)
+    exchange.feed(service_request("kv"), ended=True)
+    await trio.sleep(5)
+    instance = namespace.slot.current
+    namespace.slot.clear(instance, "it crashed")
+    await trio.sleep(5)
+    namespace.slot.fill(instance)
+    await trio.sleep(5)
+    front.stop()
+    await exchange.over.wait()
+    states = [pack(b"\x08%c" % state) for state in (1, 2, 1, 2)]
+    assert exchange.written == states
+    answer = Answered(exchange)
+    assert (answer.status, answer.trailers[b"prism-reason"]) == ("UNAVAILABLE", b"draining")
+
+
+@pytest.mark.parametrize("why", Cancelled)
+async def test_a_watch_ends_with_its_client_and_is_broken_off_by_a_stop(
+    make_namespace, make_front, begin, nursery, why
+):
+    exchange = begin(make_front(make_namespace()), WATCH)
+    exchange.feed(service_request("kv"), ended=True)
+    await wait_all_tasks_blocked()
+    exchange.cancel(why)
+    await exchange.over.wait()
+    assert exchange.aborted == (why is Cancelled.STOPPED)
+
+
+async def test_reflection_answers_each_question_of_a_stream(make_namespace, make_front, begin):
+    exchange = begin(make_front(make_namespace()), REFLECTION)
+    for number in (1, 2):
+        exchange.feed(pack(b"\x3a\x00"))  # list_services
+        await wait_all_tasks_blocked()
+        assert len(exchange.written) == number
+        assert b"prism.plugin.BackendPlugin" in exchange.written[-1]
+    exchange.feed(b"", ended=True)
+    await exchange.over.wait()
+    assert Answered(exchange).status == "OK"
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+@pytest.mark.parametrize("accepted", ["identity, gzip", "identity"])
+async def test_answers_are_compressed_where_it_pays_for_clients_that_do_it_too(
+    make_namespace, make_front, begin, size, accepted
+):
+    params = '{"a":"' + "x" * size + '"}'
+    zipped = gzip.compress(encode(ExecuteRequest(operation="get", params_json=params)))
+    headers = {"grpc_encoding": "gzip", "grpc_accept_encoding": accepted}
+    exchange = begin(make_front(make_namespace()), EXECUTE, **headers)
+    exchange.feed(b"\x01" + len(zipped).to_bytes(4, "big") + zipped, ended=True)
+    await exchange.over.wait()
+    answer = Answered(exchange)
+    assert answer.headers.get(b"grpc-encoding") == (b"gzip" if "gzip" in accepted else None)
+    message = answer.body[5:]
+    if answer.body[0]:
+        message = gzip.decompress(message)
+    assert decode(ExecuteResponse, message).result_json == params
+    assert answer.body[0] == ("gzip" in accepted and size > COMPRESS_FROM)
+
+
+async def test_names_that_the_client_gave_are_used(call):
+    answer = await call(EXECUTE, GET, x_request_id="mine")
+    assert answer.headers[b"x-request-id"] == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "takes_trailers", "expected"),
+    [
+        ("application/grpc", True, True),
+        ("application/grpc+proto", True, True),
+        ("Application/gRPC; charset=x", True, True),
+        ("application/grpc+json", True, False),
+        ("application/grpc-web", True, False),
+        ("application/json", True, False),
+        ("application/grpc", False, False),
+    ],
+)
+async def test_what_is_grpc(make_exchange, content_type, takes_trailers, expected):
+    exchange = make_exchange("POST", EXECUTE, [(b"content-type", content_type.encode())])
+    exchange.takes_trailers = takes_trailers
+    assert is_grpc(exchange) is expected

@@ -1,32 +1,33 @@
-"""Prism's own server and stock hypercorn, for the applications above them."""
+"""Prism's own server and stock hypercorn, for the front ends above them."""
 
 import hypercorn.trio
 import pytest
 import trio
 from hypercorn.config import Config
 
+from prism.frontends.asgi import asgi
 from prism.server import ServerSettings, bound_address, open_listeners
 from prism.server import serve as own_serve
 
 
 @pytest.fixture(params=["own", "hypercorn"])
 async def serve(request, nursery):
-    """Serves an application; returns the address as (host, port)."""
+    """Serves a front end; returns the address as (host, port)."""
     stop = trio.Event()
 
-    async def start_own(app):
+    async def start_own(front):
         listeners = await open_listeners("127.0.0.1", 0)
-        nursery.start_soon(lambda: own_serve(app, listeners, ServerSettings(), shutdown=stop))
+        nursery.start_soon(lambda: own_serve(front, listeners, ServerSettings(), shutdown=stop))
         address = bound_address(listeners[0])
         return address.host, address.port
 
-    async def start_hypercorn(app):
+    async def start_hypercorn(front):
         config = Config()
         config.bind = ["127.0.0.1:0"]
         config.accesslog = config.errorlog = None
         (address,) = await nursery.start(
             lambda task_status: hypercorn.trio.serve(
-                app, config, shutdown_trigger=stop.wait, task_status=task_status
+                asgi(front), config, shutdown_trigger=stop.wait, task_status=task_status
             )
         )
         host, port = address.removeprefix("http://").split(":")

@@ -1,4 +1,4 @@
-"""The application on Prism's own server and on stock hypercorn, with real clients."""
+"""The front end on Prism's own server and on stock hypercorn, with real clients."""
 
 import httpx
 import pytest
@@ -8,7 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 @pytest.mark.parametrize("http2", [False, True])
 async def test_calls(make_namespace, make_client, serve, http2):
-    host, port = await serve(make_client(make_namespace()).app)
+    host, port = await serve(make_client(make_namespace()).front)
     async with httpx.AsyncClient(
         base_url=f"http://{host}:{port}", http1=not http2, http2=http2
     ) as client:
@@ -36,7 +36,7 @@ async def test_client_that_goes_away(make_namespace, make_client, serve, access_
             ended.set()
 
     namespace = make_namespace(hang)
-    stream = await trio.open_tcp_stream(*await serve(make_client(namespace).app))
+    stream = await trio.open_tcp_stream(*await serve(make_client(namespace).front))
     await stream.send_all(b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
     with trio.fail_after(60):
         await began.wait()

@@ -1,4 +1,4 @@
-"""Streams over HTTP: the application on both servers, real clients, a plugin in the process."""
+"""Streams over HTTP: the front end on both servers, real clients, a plugin in the process."""
 
 import json
 from collections.abc import AsyncIterator
@@ -93,7 +93,7 @@ async def kv(make_namespace):
 
 @pytest.fixture(params=[False, True], ids=["HTTP/1.1", "HTTP/2"])
 async def client(request, kv, make_client, serve):
-    host, port = await serve(make_client(kv[0]).app)
+    host, port = await serve(make_client(kv[0]).front)
     async with httpx.AsyncClient(
         base_url=f"http://{host}:{port}/v1/kv",
         http1=not request.param,
@@ -247,7 +247,7 @@ async def test_streams_are_told_of_a_stop(client, kv):
 
 
 async def test_a_client_that_does_not_read_stops_the_plugin(kv, make_client, serve):
-    host, port = await serve(make_client(kv[0]).app)
+    host, port = await serve(make_client(kv[0]).front)
     stream = await trio.open_tcp_stream(host, port)
     stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
     head = b"POST /v1/kv/flood HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"

@@ -9,8 +9,8 @@ import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism.server.asgi import BadRequest
 from prism.server.http1.chunks import ChunkedBody
+from prism.server.problems import BadRequest
 
 HEAD = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 

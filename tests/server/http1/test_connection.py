@@ -5,10 +5,12 @@ import h11
 import pytest
 import trio
 import trio.testing
+from asgi_app import ASGIApp
 
-from prism.server.asgi import Peer
-from prism.server.http1.connection import EVENTS_AT_ONCE, HTTP1Connection
+from prism.server.exchange import Peer
+from prism.server.http1.connection import HTTP1Connection
 from prism.server.settings import ServerSettings
+from prism.streams.tasks import TaskPool
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
@@ -66,7 +68,9 @@ async def test_a_body_that_is_taken_whenever_the_clients_end_is_looked_for(
     ours, theirs = trio.testing.memory_stream_pair()
     head = f"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(HTTP1Connection(app, theirs, Peer("http", None, None, {}), settings).run)
+        tasks = TaskPool(nursery)
+        connection = HTTP1Connection(ASGIApp(app), theirs, Peer("http"), settings, tasks)
+        nursery.start_soon(connection.run)
         await ours.send_all(head.encode() + bytes(size))
         with trio.fail_after(20 * settings.half_close_grace):
             await helpers.read_all(ours)
@@ -124,23 +128,40 @@ async def test_a_whole_url_as_target_is_understood(start_server, helpers):
     assert body == b"b:1 /x y=1"
 
 
-async def test_a_multitude_of_tiny_chunks_comes_in_portions(start_server, helpers, monkeypatch):
-    """Other tasks have their turn in between; and nothing is lost."""
-    portions = []
-    feed = HTTP1Connection._feed
-
-    def counting(connection, exchange):
-        before = len(exchange.received)
-        more = feed(connection, exchange)
-        portions.append(len(exchange.received) - before)
-        return more
-
-    monkeypatch.setattr(HTTP1Connection, "_feed", counting)
+async def test_a_multitude_of_tiny_chunks_arrives_whole(start_server, helpers):
     server = await start_server()
     head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     answer = await exchange(server, head + b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n", helpers)
     assert parse(answer)[0][2] == b"x" * 3000
-    assert max(portions) <= EVENTS_AT_ONCE
+
+
+async def test_a_client_that_pipelines_and_does_not_read_gets_no_more_answers(
+    start_server, helpers
+):
+    answered = 0
+
+    async def app(scope, receive, send):
+        nonlocal answered
+        answered += 1
+        await helpers.respond(send, 200, bytes(100_000))
+
+    server = await start_server(app, send_stall_timeout=0.5)
+    stream = await server.connect()
+    stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await stream.send_all(GET * 1000)
+    while server.statistics.connections:  # noqa: ASYNC110 - the server's
+        await trio.sleep(0.01)
+    assert answered < 200
+
+
+async def test_pipelined_requests_of_a_client_that_ends_its_half_are_all_answered(
+    start_server, helpers
+):
+    server = await start_server()
+    stream = await server.connect()
+    await stream.send_all(GET * 200)
+    await stream.send_eof()
+    assert (await helpers.read_all(stream)).count(b"HTTP/1.1 200") == 200
 
 
 async def test_a_chunked_request_gets_a_chunked_response(start_server, helpers):

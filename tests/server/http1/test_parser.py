@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prism.server.asgi import BadRequest
 from prism.server.http1.chunks import MAX_EXTENSIONS
 from prism.server.http1.parser import Body, Request, RequestParser, State
+from prism.server.problems import BadRequest
 from prism.server.settings import ServerSettings
 
 MALFORMED = "a header field is malformed"
@@ -46,7 +46,7 @@ def outcome(parser: RequestParser, pieces) -> list[tuple] | tuple[int, str]:
     try:
         return receive(parser, pieces)
     except BadRequest as error:
-        return error.status, error.detail
+        return error.http_status, error.detail
 
 
 def bytewise(data: bytes) -> list[bytes]:

@@ -1,34 +1,34 @@
 """A stream's messages from the client: the lines of a body."""
 
-import trio
-
 from prism.calls.json_text import check_params
-from prism.calls.request import CallRecord, Params
-from prism.contract.errors import CallCancelled, PayloadTooLarge, RequestTimeout
+from prism.contract.errors import PayloadTooLarge
 from prism.contract.messages import StreamRequest
-from prism.frontends.body_params import IDLE_SECONDS
-from prism.server import Receive
+from prism.frontends.answering import ExchangeCall
 
 
-class RequestLines(Params):
+class RequestLines:
     """The body as ``application/x-ndjson``: the first line is the call's params, each
-    further one a message. Blank lines say nothing, but count."""
+    further one a message. Blank lines say nothing, but count. ``place`` names the last line."""
 
-    def __init__(self, receive: Receive, record: CallRecord) -> None:
-        self._receive = receive
-        self._record = record
+    def __init__(self, call: ExchangeCall) -> None:
+        self.place = ""
+        self._call = call
+        self._exchange = call.exchange
         self._buffer = bytearray()
         self._searched = 0
         self._complete = False
         self._limit = 0
         self._line = 0
 
-    async def read(self, limit: int) -> bytes:
-        """The first line; see ``Params.read``."""
+    async def first(self, limit: int) -> bytes:
+        """The first line; none is longer than ``limit`` bytes.
+
+        Raises:
+            PayloadTooLarge: it is.
+            CallCancelled: the client went away.
+        """
         self._limit = limit
-        with trio.move_on_after(IDLE_SECONDS):
-            return await self._next_line() or b""
-        raise RequestTimeout(f"no first line came within {IDLE_SECONDS:g} s")
+        return await self._next_line() or b""
 
     async def next_message(self) -> StreamRequest | None:
         """The next message, ``None`` after the last.
@@ -65,10 +65,7 @@ class RequestLines(Params):
     async def _receive_more(self) -> None:
         if len(self._buffer) > self._limit:
             raise PayloadTooLarge(self._limit, "a line of the request's body")
-        message = await self._receive()
-        if message["type"] != "http.request":
-            raise CallCancelled("the client went away before its stream ended")
-        chunk = message.get("body", b"")
-        self._record.bytes_in += len(chunk)
+        chunk = await self._exchange.read()
+        self._call.bytes_in += len(chunk)
         self._buffer += chunk
-        self._complete = not message.get("more_body", False)
+        self._complete = not chunk

@@ -2,6 +2,7 @@
 
 import base64
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from itertools import count
 from math import inf
 from typing import ClassVar
@@ -103,7 +104,8 @@ _FORMATS: dict[bytes, type[StreamFormat]] = {
 }
 
 
-def choose_format(accept: bytes, *, streaming: bool) -> type[StreamFormat] | None:
+@lru_cache(256)
+def choose_format(accept: bytes, streaming: bool) -> type[StreamFormat] | None:
     """The format of the answer to a client that accepts ``accept``; ``None``: one JSON value.
 
     ``streaming`` says which kind of operation is called. It decides where the client

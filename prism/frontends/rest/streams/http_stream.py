@@ -1,28 +1,23 @@
 """A streaming call whose messages are the body of one HTTP response."""
 
-from prism.calls.request import CallRecord
 from prism.calls.stream import ClientStream
 from prism.contract.errors import CallError, PluginMisbehaved
 from prism.contract.messages import StreamRequest, StreamResponse
-from prism.frontends.problems import problem
+from prism.frontends.answering import ExchangeCall
 from prism.frontends.rest.streams.body import RequestLines
 from prism.frontends.rest.streams.formats import StreamFormat
 from prism.frontends.stream_text import stream_headers
-from prism.server import Send
+from prism.server.problems import problem
 
 
 class HTTPStream(ClientStream):
-    """Writes the response. ``begun`` tells whether its head has gone out, after which an
-    error can only be said within it."""
+    """Writes the response."""
 
-    def __init__(
-        self, send: Send, record: CallRecord, form: StreamFormat, lines: RequestLines | None
-    ) -> None:
-        self.begun = False
+    def __init__(self, call: ExchangeCall, form: StreamFormat, lines: RequestLines | None) -> None:
         self.one_way = lines is None
         self.heartbeat = form.heartbeat
-        self._send = send
-        self._record = record
+        self._call = call
+        self._exchange = call.exchange
         self._form = form
         self._lines = lines
 
@@ -33,10 +28,9 @@ class HTTPStream(ClientStream):
         if self.begun:
             return
         self.begun = True
-        self._record.http_status = 200
-        headers = stream_headers(self._form.content_type, self._record.request_id)
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        # ASGI servers hold the head until the first of the body.
+        self._call.http_status = 200
+        headers = stream_headers(self._form.content_type, self._call.request_id)
+        await self._exchange.begin(200, [*headers, *self._call.extra_headers])
         await self._write(self._form.beat())
 
     async def send(self, response: StreamResponse) -> None:
@@ -60,15 +54,16 @@ class HTTPStream(ClientStream):
     async def beat(self) -> None:
         await self._write(self._form.beat())
 
-    async def end(self, error: CallError | None = None) -> None:
-        """End the response; with ``error``, where it has begun and was cut short."""
-        self._record.is_answered = True
+    async def end(self, error: CallError | None) -> None:
         if error is None:
-            await self._write(self._form.end(), more=False)
+            await self._write(self._form.end())
         else:
-            body = problem(error, self._record).body
-            await self._write(self._form.error(body), more=False)
+            call = self._call
+            told = problem(error, call.request_id, call.namespace, call.operation)
+            await self._write(self._form.error(told.body))
+        await self._exchange.finish()
 
-    async def _write(self, data: bytes, *, more: bool = True) -> None:
-        self._record.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+    async def _write(self, data: bytes) -> None:
+        if data:
+            self._call.bytes_out += len(data)
+            await self._exchange.write(data)

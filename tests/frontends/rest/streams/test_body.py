@@ -1,31 +1,31 @@
+from types import SimpleNamespace
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.calls.request import CallRecord
-from prism.calls.trace import new_trace
-from prism.contract.errors import CallCancelled, InvalidRequest, PayloadTooLarge, RequestTimeout
-from prism.frontends.body_params import IDLE_SECONDS
+from prism.contract.errors import CallCancelled, InvalidRequest, PayloadTooLarge
 from prism.frontends.rest.streams.body import RequestLines
 
 
 def lines_of(*chunks, whole=True):
+    """The lines of a body that comes in ``chunks``; if not ``whole``, the client leaves then."""
     pending = list(chunks)
 
-    async def receive():
+    async def read():
         await trio.lowlevel.checkpoint()
-        if not pending:
-            if whole:
-                return {"type": "http.request"}
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": pending.pop(0), "more_body": True}
+        if pending:
+            return pending.pop(0)
+        if not whole:
+            raise CallCancelled("the client went away before its request was complete")
+        return b""
 
-    return RequestLines(receive, CallRecord(0.0, "id", new_trace()))
+    return RequestLines(SimpleNamespace(exchange=SimpleNamespace(read=read), bytes_in=0))
 
 
 async def read_all(lines, limit=100):
-    found = [(await lines.read(limit)).decode()]
+    found = [(await lines.first(limit)).decode()]
     while (message := await lines.next_message()) is not None:
         found.append(message.params_json)
     return found
@@ -44,14 +44,14 @@ def test_lines_arrive_however_they_are_cut(texts, step, ends_with_a_break):
 
 async def test_no_line_at_all_is_no_params():
     lines = lines_of(b"\n \n")
-    assert await lines.read(10) == b""
+    assert await lines.first(10) == b""
     assert await lines.next_message() is None
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[1]", b'{"a":1,"a":2}', b"\xff"])
 async def test_a_bad_line_is_said_and_costs_the_stream(line):
     lines = lines_of(b"{}\n", line + b"\n{}\n")
-    await lines.read(100)
+    await lines.first(100)
     with pytest.raises(InvalidRequest):
         await lines.next_message()
 
@@ -61,7 +61,7 @@ async def test_a_bad_line_is_said_and_costs_the_stream(line):
 )
 async def test_a_line_over_the_limit_is_refused_before_it_is_whole(chunks):
     with pytest.raises(PayloadTooLarge, match="limit of 100 bytes"):
-        await lines_of(*chunks).read(100)
+        await lines_of(*chunks).first(100)
 
 
 async def test_the_limit_is_a_lines_not_the_streams():
@@ -71,17 +71,15 @@ async def test_the_limit_is_a_lines_not_the_streams():
 
 async def test_a_client_that_goes_away_is_gone():
     lines = lines_of(b"{}\n", b'{"a"', whole=False)
-    await lines.read(100)
+    await lines.first(100)
     with pytest.raises(CallCancelled):
         await lines.next_message()
 
 
-async def test_a_first_line_must_come(autojump_clock):
-    async def receive():
-        await trio.sleep(20)
-        return {"type": "http.request", "body": b" ", "more_body": True}
-
-    lines = RequestLines(receive, CallRecord(0.0, "id", new_trace()))
-    with pytest.raises(RequestTimeout):
-        await lines.read(100)
-    assert trio.current_time() == IDLE_SECONDS
+async def test_what_came_is_counted_and_each_line_has_its_place():
+    lines = lines_of(b"{}\n", b'\n{"a":1}\n')
+    await lines.first(100)
+    assert lines.place == "line 1 of the body"
+    await lines.next_message()
+    assert lines.place == "line 3 of the body"
+    assert lines._call.bytes_in == 12

@@ -4,12 +4,21 @@ Nothing is stored between them: messages are taken from one side when the other 
 taken those before, so a slow client slows its plugin's stream, and that one only.
 """
 
+import logging
+from typing import TYPE_CHECKING
+
 import trio
 
 from prism.calls.stream import ClientStream
 from prism.channels.channel import StreamCall
-from prism.contract.errors import CallError, DeadlineExceeded
-from prism.contract.messages import StreamResponse
+from prism.contract.errors import CallError, DeadlineExceeded, InternalError
+from prism.contract.messages import StreamRequest, StreamResponse
+from prism.supervision.instance import Instance
+
+if TYPE_CHECKING:
+    from prism.calls.call import Call
+
+log = logging.getLogger("prism.calls")
 
 PATIENCE = 0.25
 """Seconds to wait for a first message before the client is told that the stream is open.
@@ -66,6 +75,50 @@ class OpenStream:
         if self.ending is not None:
             raise self.ending
         return []
+
+
+def relay_stream(call: "Call", instance: Instance, client: ClientStream) -> None:
+    """Have a task carry the stream of ``call`` between its client and ``instance``.
+
+    It also keeps the deadline: an error is told within a stream that has begun, which may wait.
+    """
+
+    async def carry() -> None:
+        failure: CallError | None = None
+        try:
+            with trio.CancelScope(deadline=call.deadline) as in_time:
+                await _carry(call, instance, client)
+            if in_time.cancelled_caught:
+                failure = call.too_late()
+        except CallError as error:
+            failure = error
+        except Exception:
+            log.exception("request %s failed", call.request_id)
+            failure = InternalError()
+        if failure is not None and not client.begun:
+            call.failed(failure)
+        else:
+            await call.end_stream(failure)
+
+    call.wait_for(call.tasks.start(carry))
+
+
+async def _carry(call: "Call", instance: Instance, client: ClientStream) -> None:
+    assert call.target is not None  # noqa: S101 - it was invoked
+    first = StreamRequest(
+        operation=call.operation,
+        params_json="" if call.raw else call.params.decode() or "{}",
+        params_raw=call.raw,
+        metadata=call.plugin_metadata(),
+    )
+    stream = OpenStream(instance.id)
+    streams = call.target.open_streams
+    streams.add(stream)
+    try:
+        async with instance.channel.execute_stream(first) as plugin:
+            await relay(plugin, client, stream, call.target.limits.stream_idle_timeout_seconds)
+    finally:
+        streams.remove(stream)
 
 
 async def relay(

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from prism.calls.policies.relay import PATIENCE, OpenStream, relay
+from prism.calls.relay import PATIENCE, OpenStream, relay
 from prism.calls.stream import ClientStream
 from prism.channels.channel import StreamCall
 from prism.contract.errors import (
@@ -81,6 +81,9 @@ class Client(ClientStream):
 
     async def beat(self):
         self.seen.append("BEAT")
+
+    async def end(self, error):
+        raise AssertionError("the relay leaves that to its caller")
 
     async def receive(self):
         for step in iter(lambda: self.says.pop(0) if self.says else None, None):

@@ -1,8 +1,15 @@
-"""Answers that change nothing: states, descriptions, probes, metrics."""
+"""What the routes answer, but for streams: what there is, what changes something, and the
+configuration.
+
+A reload that comes to nothing is no error: its receipt says ``rolled_back``, and why.
+"""
 
 from prism.calls.namespace import Namespace
+from prism.config import redacted
+from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
+    ConfigInUse,
     LogLines,
     NamespaceDescription,
     NamespaceList,
@@ -10,10 +17,13 @@ from prism.frontends.admin.messages import (
     OperationFacts,
     PluginHealth,
     PluginList,
+    Stopping,
 )
 from prism.frontends.probes import HEALTHZ, READYZ, answer_probe
 from prism.frontends.responses import Response
-from prism.supervision.status import NamespaceStatus
+from prism.supervision.status import NamespaceStatus, Receipt
+
+# -- what there is ------------------------------------------------------------
 
 
 async def plugins(call: AdminCall) -> PluginList:
@@ -92,3 +102,56 @@ async def readyz(call: AdminCall) -> Response:
     """Does every namespace have its plugin? Says why not to those who may read."""
     proxy = call.proxy
     return answer_probe(READYZ, proxy.router, draining=proxy.draining, for_operators=call.may_read)
+
+
+# -- what changes something ---------------------------------------------------
+
+
+async def reload(call: AdminCall) -> Receipt:
+    """Replace a plugin without losing a call; answers when the old instance has ended."""
+    body = call.body
+    name = call.find(body.namespace).name
+    return await call.proxy.supervisor.reload(name, body.version, body.trial())
+
+
+async def restart(call: AdminCall) -> Receipt:
+    """End a plugin, then start it again; calls wait meanwhile. Also after a drain."""
+    return await call.proxy.supervisor.restart(call.find(call.body.namespace).name)
+
+
+async def drain(call: AdminCall) -> Receipt:
+    """Let a plugin finish its calls and end; none is started until a restart."""
+    return await call.proxy.supervisor.drain(call.find(call.body.namespace).name)
+
+
+async def reset(call: AdminCall) -> NamespaceStatus:
+    """Forget a plugin's failures, and try to start it now if it does not run."""
+    return call.proxy.supervisor.reset(call.find(call.body.namespace).name)
+
+
+async def drain_all(call: AdminCall) -> Stopping:
+    """Stop serving: accept nothing more, finish what is in flight, end the process."""
+    call.proxy.stop()
+    return Stopping()
+
+
+# -- the configuration --------------------------------------------------------
+
+
+async def config(call: AdminCall) -> ConfigInUse:
+    """The configuration in use, with its secrets hidden."""
+    live = call.proxy.config
+    return ConfigInUse(live.generation, live.settled, live.changed_at, redacted(live.current))
+
+
+async def plan(call: AdminCall) -> ConfigPlan:
+    """What applying the configuration file, as it is now, would change. Changes nothing."""
+    return await call.proxy.config.plan()
+
+
+async def apply(call: AdminCall) -> ConfigOutcome:
+    """Use the configuration file as it is now: as one change, or not at all.
+
+    Answers when what was replaced or removed has ended; `applied` says how it went.
+    """
+    return await call.proxy.config.apply()

@@ -3,13 +3,11 @@ import json
 
 import pytest
 
-from prism.calls.request import CallRecord
-from prism.calls.trace import new_trace
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.contract import errors
 from prism.contract.status import StatusCode
 from prism.control.live_config import InvalidConfig
-from prism.frontends.problems import problem
+from prism.server.problems import BadRequest, problem
 
 ARGUMENTS = {
     "detail": "why",
@@ -40,17 +38,16 @@ def kinds(kind=errors.CallError):
 
 def test_each_problem_of_a_configuration_has_its_place():
     error = example(InvalidConfig)
-    _, _, body = problem(error, CallRecord(0.0, "id-1", new_trace()))
+    _, _, body = problem(error, "id-1")
     assert json.loads(body)["problems"] == [
         {"file": "f", "line": 1, "column": 2, "path": "listen", "message": "no"}
     ]
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", [kind for kind in kinds() if kind is not BadRequest])
 def test_every_error_has_an_answer(kind):
     error = example(kind)
-    record = CallRecord(0.0, "id-1", new_trace(), namespace="kv", operation="get")
-    status, headers, body = problem(error, record)
+    status, headers, body = problem(error, "id-1", "kv", "get")
     document = json.loads(body)
     assert status == document["status"] == error.http_status
     assert document["code"] == error.status.name
@@ -62,12 +59,42 @@ def test_every_error_has_an_answer(kind):
 
 @pytest.mark.parametrize("status", StatusCode)
 def test_every_status_of_a_plugin_has_an_answer(status):
-    record = CallRecord(0.0, "id-1", new_trace())
-    answer = problem(errors.PluginError(status, "\ud800\n"), record)
+    answer = problem(errors.PluginError(status, "\ud800\n"), "id-1")
     assert json.loads(answer.body)["detail"] == "?\n"
 
 
 def test_allow_names_the_methods():
     error = errors.MethodNotAllowed("PUT", "/v1", ["GET", "HEAD"])
-    headers = dict(problem(error, CallRecord(0.0, "id", new_trace())).headers)
+    headers = dict(problem(error, "id").headers)
     assert headers[b"allow"] == b"GET, HEAD"
+
+
+@pytest.mark.parametrize("status", BadRequest._KINDS)
+def test_what_the_server_refuses_is_said_as_everything_else(status):
+    """As the front ends say it, where they have an error for it."""
+    error = BadRequest(status, "why")
+    answered, headers, body = problem(error, "id")
+    document = json.loads(body)
+    assert answered == document["status"] == status
+    assert document["title"]
+    like = {
+        400: errors.InvalidRequest,
+        408: errors.RequestTimeout,
+        500: errors.InternalError,
+        503: errors.Draining,
+    }.get(status)
+    if like is not None:
+        told = (document["code"], document["reason"], document["retryable"])
+        assert told == (like.status.name, like.reason, like.retryable)
+    assert ((b"sec-websocket-version", b"13") in headers) == (status == 426)
+
+
+@pytest.mark.parametrize(("known", "told"), [(None, b"1"), (0.0, b"1"), (2.1, b"3")])
+def test_when_to_come_again(known, told):
+    error = errors.PluginUnavailable("gone", retry_after=known)
+    assert dict(problem(error, "id").headers)[b"retry-after"] == told
+
+
+def test_who_must_say_who_it_is_is_told_how():
+    headers = dict(problem(errors.Unauthenticated("show the token"), "id").headers)
+    assert headers[b"www-authenticate"] == b"Bearer"

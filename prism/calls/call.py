@@ -1,0 +1,369 @@
+"""One call: what was asked, who deals with it now, what became of it. One way for all of them.
+
+Theory of operation. A front end makes a ``Call`` from a request's head and calls ``proceed``. The
+call *enters* its namespace's policies one after another (``calls.policies``), all of it plain
+code: a policy may refuse by raising, or have the call wait. Then it is *invoked*: handed to the
+channel of an instance of the plugin. The channel tells the answer with ``answered`` or
+``failed``, from the task that reads it, and that leads straight to ``end``: the policies are
+*left* in reverse order, the client is answered, the log and the metrics are told.
+
+Only what truly waits has a task (``wait_in_task``): a plugin that is being started again, the
+check of a large body, a stream's messages. A body that is still arriving and an answer that is
+still awaited need none.
+
+``end`` happens exactly once, whoever comes first: the plugin's answer, the deadline, the client
+that leaves, the proxy that stops. Each of them calls ``end``; all but the first change nothing.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from prism.calls.invoke import invoke, retry
+from prism.calls.namespace import Namespace
+from prism.calls.stream import ClientStream
+from prism.contract.errors import (
+    CallCancelled,
+    CallError,
+    DeadlineExceeded,
+    InternalError,
+    PluginError,
+    PluginMisbehaved,
+    RequestTimeout,
+)
+from prism.contract.messages import ExecuteResponse
+from prism.contract.status import StatusCode
+from prism.streams.tasks import TaskPool
+from prism.supervision.instance import Instance
+
+log = logging.getLogger("prism.calls")
+
+MAX_DETAIL = 4096
+"""Characters of a plugin's error message that a client gets to see."""
+
+BODY_PAUSE = 30.0
+"""Seconds that a client may pause within a body. The call's deadline holds beside it."""
+
+
+class Waiting(Protocol):
+    """What a call waits for; a task's cancel scope is one."""
+
+    def cancel(self) -> None:
+        """The call has ended: it waits no more."""
+
+
+class Call(ABC):
+    """One request of a client, from its head to its answer, and the record of it.
+
+    ``namespace`` and ``operation`` are the names that the client used, empty while they have
+    not been recognised as names; ``target`` is the namespace, once it is known to exist.
+    ``is_call``: an operation of a plugin is meant, so that it counts as a call.
+
+    ``params`` is the JSON exactly as received (empty: ``{}``), or ``raw`` MessagePack in its
+    place, and complete once ``has_params``; ``place`` is where the client put them, for errors.
+    ``metadata`` is what a client may
+    tell the plugin by itself. ``stream`` is there when the caller wants a stream; the params are
+    its first message then. ``client`` is the address by which streams are counted.
+    ``tasks`` runs what has to wait.
+
+    Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
+    ``retries`` counts further attempts, on another instance; ``status``, ``http_status``
+    and ``reason`` are what the client was told.
+    """
+
+    __slots__ = (
+        "_attempt_began",
+        "_entered",
+        "_waiting",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "deadline",
+        "done",
+        "has_params",
+        "http_status",
+        "instance",
+        "instance_id",
+        "is_call",
+        "metadata",
+        "namespace",
+        "operation",
+        "params",
+        "place",
+        "plugin_seconds",
+        "principal",
+        "raw",
+        "reading_until",
+        "reason",
+        "request_id",
+        "retries",
+        "started",
+        "status",
+        "stream",
+        "stream_number",
+        "target",
+        "tasks",
+        "trace_id",
+        "traceparent",
+        "tracestate",
+    )
+
+    def __init__(self, started: float, tasks: TaskPool) -> None:
+        self.started = started
+        self.tasks = tasks
+        self.request_id = ""
+        self.trace_id = ""
+        self.traceparent = ""
+        self.tracestate = ""
+        self.principal = "anonymous"
+        self.client = ""
+        self.target: Namespace | None = None
+        self.namespace = ""
+        self.operation = ""
+        self.is_call = False
+        self.params: bytes | bytearray = b""
+        self.raw = b""
+        self.place = "the body"
+        self.has_params = False
+        self.metadata: dict[str, str] | None = None
+        self.stream: ClientStream | None = None
+        self.deadline = 0.0
+        self.reading_until: float | None = None
+        self.instance: Instance | None = None
+        self.instance_id = ""
+        self.stream_number = 0
+        self.plugin_seconds: float | None = None
+        self.retries = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status = StatusCode.OK
+        self.http_status = 0
+        self.reason = ""
+        self.done = False
+        self._entered = 0
+        self._waiting: Waiting | None = None
+        self._attempt_began = 0.0
+
+    # -- what a front end fills in ---------------------------------------------
+
+    @abstractmethod
+    def read_params(self, limit: int) -> bool:
+        """Set ``params`` or ``raw`` if all of them have come; else return True, and call
+        ``proceed`` when they have.
+
+        Raises:
+            PayloadTooLarge: there are more bytes than ``limit``.
+            InvalidRequest: they are no message.
+        """
+
+    @abstractmethod
+    def send_result(self, result: bytes, content_type: bytes) -> None:
+        """Send the plugin's result to the client. Never waits."""
+
+    @abstractmethod
+    def send_error(self, error: CallError) -> None:
+        """Send ``error`` to the client, if it is still there. Never waits."""
+
+    @abstractmethod
+    def observe(self) -> None:
+        """Log and count this call, which is over."""
+
+    # -- its way ----------------------------------------------------------------
+
+    def plugin_metadata(self) -> dict[str, str]:
+        """What the plugin is told of the call beside its params."""
+        metadata = {
+            "prism-namespace": self.namespace,
+            "prism-principal": self.principal,
+            "prism-request-id": self.request_id,
+            "traceparent": self.traceparent,
+        }
+        if self.tracestate:
+            metadata["tracestate"] = self.tracestate
+        return {**metadata, **self.metadata} if self.metadata else metadata
+
+    def proceed(self) -> None:
+        """Enter the policies that were not entered yet, and invoke the plugin then. The first
+        time, ``target`` and ``deadline`` are set."""
+        if self.done or self.target is None:
+            return
+        self._waiting = None
+        policies = self.target.policies
+        try:
+            while self._entered < len(policies):
+                waits = policies[self._entered].enter(self)
+                self._entered += 1
+                if waits:
+                    return
+            invoke(self)
+        except CallError as error:
+            self.end(error)
+        except Exception:
+            log.exception("request %s failed", self.request_id)
+            self.end(InternalError())
+
+    def wait_for(self, waiting: Waiting) -> None:
+        """The call waits for something that calls ``proceed``, and is told if it ends before."""
+        self._waiting = waiting
+
+    def wait_in_task(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Have a task await ``work``; the call goes on after it, or ends with its error."""
+
+        async def wait() -> None:
+            try:
+                await work()
+            except CallError as error:
+                self.end(error)
+            except Exception:
+                log.exception("request %s failed", self.request_id)
+                self.end(InternalError())
+            else:
+                self.proceed()
+
+        self._waiting = self.tasks.start(wait)
+
+    # -- the plugin ---------------------------------------------------------------
+
+    def begin_attempt(self, instance: Instance) -> None:
+        """Hold ``instance`` until its answer, or the call's end."""
+        instance.acquire()
+        self.instance = instance
+        self.instance_id = instance.id
+        self._attempt_began = trio.current_time()
+
+    def end_attempt(self, error: CallError | None, status: StatusCode) -> None:
+        """The instance is done with the call."""
+        instance = self.instance
+        if instance is None:
+            return
+        self.instance = None
+        seconds = self.plugin_seconds = trio.current_time() - self._attempt_began
+        if instance.sample is not None:
+            instance.sample.take(seconds, status)
+        instance.release(error)
+
+    def answered(self, response: ExecuteResponse) -> None:
+        """The plugin's answer has come."""
+        instance = self.instance
+        if instance is None:
+            return
+        if response.metrics is not None:
+            instance.metrics = response.metrics
+        if not response.success:
+            # A plugin that fails without naming a status has not said what went wrong.
+            status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
+            self.end_attempt(None, status)
+            self.end(PluginError(status, response.error[:MAX_DETAIL]))
+            return
+        self.end_attempt(None, StatusCode.OK)
+        content_type = b"application/json"
+        if response.result_raw and not response.result_json:
+            result, content_type = response.result_raw, b"application/msgpack"
+        else:
+            try:
+                # No result is an empty one, just as no params are.
+                result = response.result_json.encode() or b"{}"
+            except UnicodeEncodeError:
+                self.end(PluginMisbehaved("the plugin's result is not valid Unicode"))
+                return
+        self.close()
+        try:
+            self.send_result(result, content_type)
+        except Exception:
+            log.exception("request %s failed", self.request_id)
+            self._tell(InternalError())
+        self.observe()
+
+    def failed(self, error: CallError) -> None:
+        """The plugin gave no answer, and will give none."""
+        self.end_attempt(error, error.status)
+        if not self.done and self.target is not None:
+            retry(self, error)
+
+    # -- its end --------------------------------------------------------------------
+
+    def expire(self, now: float) -> float | None:
+        """Time may be up. Returns when to look again, None for never."""
+        if self.reading_until is not None and now < self.deadline:
+            if now < self.reading_until:
+                return min(self.reading_until, self.deadline)
+            self.end(RequestTimeout(f"the request's body paused for more than {BODY_PAUSE:g} s"))
+            return None
+        if now < self.deadline:
+            return self.deadline
+        if self.stream is None or self.instance is None:  # else the relay sees to it
+            self.end(self.too_late())
+        return None
+
+    def too_late(self) -> CallError:
+        """What a call ends with at its deadline. One that waited for its plugin all the time
+        never ran, and is told that."""
+        if not self.has_params:
+            return RequestTimeout("the request's body did not arrive within the call's deadline")
+        if self.target is not None and self.instance is None and self.plugin_seconds is None:
+            return self.target.slot.unavailable()
+        allowed = self.deadline - self.started
+        return DeadlineExceeded(f"the call did not end within its {allowed:g} s; it may have run")
+
+    def end(self, error: CallError) -> None:
+        """The call ends with ``error``, unless it has ended."""
+        if self.done:
+            return
+        waiting = self._waiting
+        self.close(error)
+        self._tell(error)
+        self.observe()
+        if waiting is not None:  # last: it may be the task that runs this
+            waiting.cancel()
+
+    async def end_stream(self, error: CallError | None) -> None:
+        """The stream has ended, or was cut short by ``error``, after it had begun.
+
+        What happens to the client while it is told is no part of the call.
+        """
+        if self.done or self.stream is None:
+            return
+        self.end_attempt(error, StatusCode.OK if error is None else error.status)
+        self.close(error)
+        if error is not None and not self.stream.closed_well:
+            self.note(error)
+        try:
+            await self.stream.end(error)
+        finally:
+            self.observe()
+
+    def _tell(self, error: CallError) -> None:
+        self.note(error)
+        try:
+            self.send_error(error)
+        except Exception:
+            log.exception("request %s failed", self.request_id)
+            self.break_off()
+
+    def break_off(self) -> None:  # noqa: B027
+        """The client cannot be told how its call ended: let it see that there is no answer."""
+
+    def note(self, error: CallError) -> None:
+        """Record that the call ends with ``error``."""
+        self.status = error.status
+        self.http_status = error.http_status
+        self.reason = error.reason
+
+    def close(self, error: CallError | None = None) -> None:
+        """Let go of the plugin, and of what the policies hold."""
+        self.done = True
+        self._waiting = None
+        instance = self.instance
+        if instance is not None:
+            late = isinstance(error, DeadlineExceeded)
+            status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+            instance.channel.cancel(self, status)
+            self.end_attempt(error or CallCancelled("the call ended"), status)
+        if self.target is not None:
+            policies = self.target.policies
+            while self._entered:
+                self._entered -= 1
+                policies[self._entered].leave(self)

@@ -1,0 +1,208 @@
+"""How every front end answers: one call, one record, one ending.
+
+``ExchangeCall`` is a call that came as an HTTP request. Whatever ends it — the plugin's answer, an
+error, the client that leaves, the proxy that stops — comes to ``Call.end`` (or ``answered``), which
+lets go of what the call held, has the front end write the answer, and has ``Observer`` log and
+count it. So REST, gRPC, WebSocket and admin say the same of the same ending:
+
+======================  ==========================  ==================  ==============
+ending                  gRPC status                 HTTP status         reason
+======================  ==========================  ==================  ==============
+the plugin's answer     OK, or what it says         200, or that's own  plugin_error
+a ``CallError``         the error's                 the error's         the error's
+any other exception     INTERNAL                    500                 internal
+the client left         CANCELLED                   499                 client_gone
+the proxy stopped       UNAVAILABLE                 503                 draining
+======================  ==========================  ==================  ==============
+
+The table from errors to statuses stands with the errors, in ``contract.errors``. The HTTP status
+of a response that had begun stays what it was; gRPC's is 200 unless the client left.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from prism.calls.call import BODY_PAUSE, Call
+from prism.calls.ids import random_hex
+from prism.contract.errors import (
+    CallCancelled,
+    CallError,
+    Draining,
+    InternalError,
+    PayloadTooLarge,
+)
+from prism.observability.access_log import AccessLog
+from prism.observability.metrics import Metrics
+from prism.server.exchange import Cancelled, Exchange, Headers, Phase
+from prism.server.problems import problem
+
+logger = logging.getLogger("prism.frontends")
+
+
+class Observer:
+    """Who is told of calls that are over: the metrics, and the access log."""
+
+    def __init__(self, metrics: Metrics, access_log: AccessLog) -> None:
+        self.metrics = metrics
+        self.access_log = access_log
+
+    def observe(self, call: Call) -> None:
+        """Count and log ``call``."""
+        seconds = trio.current_time() - call.started
+        self.metrics.observe(call, seconds)
+        self.access_log.add(call, seconds)
+
+    def log(self, call: Call) -> None:
+        """Log a request that was no call."""
+        self.access_log.add(call, trio.current_time() - call.started)
+
+
+class ExchangeCall(Call):
+    """A call that came as an HTTP request, and is answered as its response.
+
+    ``declared`` is the size of the request's body, if its head says it. ``extra_headers`` go out
+    with every answer. Without an ``observer`` nobody is told of its end.
+    """
+
+    __slots__ = ("_body", "_limit", "declared", "exchange", "extra_headers", "observer")
+
+    def __init__(self, exchange: Exchange, observer: Observer | None) -> None:
+        super().__init__(trio.current_time(), exchange.tasks)
+        self.exchange = exchange
+        self.observer = observer
+        self.declared: int | None = None
+        self.extra_headers: Headers = []
+        self._body: bytes | bytearray = b""
+        self._limit = 0
+        exchange.watch(self)
+
+    def identify(self, request_id: str = "", trace: tuple[str, str, str] | None = None) -> None:
+        """Name the call: with what the client gave, where it gave any.
+
+        ``trace`` is (trace id, traceparent, tracestate).
+        """
+        fresh = random_hex(80)
+        self.request_id = request_id or fresh[:32]
+        if trace is None:
+            self.trace_id = fresh[32:64]
+            self.traceparent = f"00-{self.trace_id}-{fresh[64:]}-00"
+        else:
+            self.trace_id, self.traceparent, self.tracestate = trace
+
+    # -- the request's body -----------------------------------------------------
+
+    def use_body(self, body: bytes | bytearray) -> None:
+        """The whole body has come. Raises CallError if it will not do."""
+        self.params = body
+
+    def read_params(self, limit: int) -> bool:
+        if self.declared is not None and self.declared > limit:
+            raise PayloadTooLarge(limit)
+        exchange = self.exchange
+        self._limit = limit
+        if exchange.received_all:
+            body = exchange.take()
+            self.bytes_in = len(body)
+            if len(body) > limit:
+                raise PayloadTooLarge(limit)
+            self.use_body(body)
+            return False
+        exchange.want_body()
+        self._read_some()
+        self.reading_until = self.started + BODY_PAUSE
+        if self.target is not None:
+            self.target.deadlines.add(self, min(self.reading_until, self.deadline))
+        return True
+
+    def _read_some(self) -> None:
+        part = self.exchange.take()
+        self.bytes_in += len(part)
+        if self.bytes_in > self._limit:
+            raise PayloadTooLarge(self._limit)
+        if not self._body:
+            self._body = part
+            return
+        # Not a list of parts: an object for every two bytes takes twenty times their memory.
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += part
+
+    def received(self) -> None:
+        """From the exchange: more of the body has come, or its end."""
+        if self.reading_until is None or self.done:
+            return
+        try:
+            self._read_some()
+            if not self.exchange.received_all:
+                self.reading_until = trio.current_time() + BODY_PAUSE
+                return
+            self.reading_until = None
+            body, self._body = self._body, b""
+            self.use_body(body)
+        except CallError as error:
+            self.end(error)
+        except Exception:
+            logger.exception("request %s failed", self.request_id)
+            self.end(InternalError())
+        else:
+            self.proceed()
+
+    # -- its end ------------------------------------------------------------------
+
+    def cancelled(self, why: Cancelled) -> None:
+        """From the exchange: nobody waits for the response, or the proxy cannot."""
+        self.end(cancellation(why))
+
+    def note(self, error: CallError) -> None:
+        told = self.http_status
+        super().note(error)
+        if self.exchange.phase is not Phase.WAITING and not isinstance(error, CallCancelled):
+            self.http_status = told  # the response had begun
+
+    def break_off(self) -> None:
+        self.exchange.abort()
+
+    def send_error(self, error: CallError) -> None:
+        if self.exchange.phase is not Phase.WAITING:
+            self.exchange.abort()  # too late to say anything
+            return
+        status, headers, body = problem(error, self.request_id, self.namespace, self.operation)
+        if not self.exchange.is_gone:
+            self.bytes_out = len(body)
+        self.respond(status, headers, body)
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the whole response."""
+        headers = [*headers, (b"x-request-id", self.request_id.encode()), *self.extra_headers]
+        self.exchange.respond(status, headers, body)
+
+    def observe(self) -> None:
+        if self.observer is not None:
+            self.observer.observe(self)
+
+    async def run(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Await ``work``, which answers; see that the call ends, however that goes."""
+        try:
+            await work()
+        except CallError as error:
+            self.end(error)
+        except Exception:
+            logger.exception("request %s failed", self.request_id)
+            self.end(InternalError())
+        else:
+            self.end_well()
+
+    def end_well(self) -> None:
+        """The answer has been sent."""
+        if not self.done:
+            self.close()
+            self.observe()
+
+
+def cancellation(why: Cancelled) -> CallError:
+    """The error that a call ends with when its response is not waited for."""
+    if why is Cancelled.CLIENT_LEFT:
+        return CallCancelled("the client left")
+    return Draining("the proxy stopped")

@@ -1,0 +1,241 @@
+"""What leaves on one stream: one task writes, and one send carries all that a turn has put there.
+
+Theory of operation. Whoever has something to send gives it to a *source* (a codec, a frame
+connection, a buffer) and calls ``wake``. Bytes then leave in one of three ways, the first
+that applies:
+
+- Within a *turn* (``begin_turn``, ``end_turn``: a reader handles what one read has brought)
+  nothing is sent at once. At the turn's end each outlet that was woken in it sends all it has,
+  with one system call. So sixty answers that come together leave together.
+- The outlet is told that it is alone (``alone``: one stream, one call): there is nobody to
+  wait for, so it sends at once.
+- Otherwise the writer's task is woken; when it runs, everybody who ran before it has added
+  what they had.
+
+Nobody but the outlet touches the stream's sending side, so no cancellation can tear what is
+sent. What the kernel does not take at once is kept and sent by the task, which gives up a peer
+that takes nothing for ``stall`` seconds.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+WRITE_SIZE = 64 * 1024
+"""Bytes per send: enough to be cheap, and a peer's smallest sign of progress."""
+
+
+class Source(Protocol):
+    """Where an outlet's bytes come from."""
+
+    def take(self) -> bytes | bytearray:
+        """What is to be sent next; empty if there is nothing now."""
+
+
+class Flushable(Protocol):
+    """What is to be flushed at the end of a turn: an outlet, or the access log."""
+
+    def flush(self) -> None:
+        """Pass on what was collected."""
+
+
+class _Turn(threading.local):
+    """What was woken in the turn that this thread's event loop has; None outside of turns."""
+
+    woken: list[Flushable] | None = None
+
+
+_turn = _Turn()
+
+
+def begin_turn() -> bool:
+    """Collect what is sent from here to ``end_turn``, which must be reached without waiting.
+
+    Returns whether a turn begins; within another one, none does.
+    """
+    if _turn.woken is not None:
+        return False
+    _turn.woken = []
+    return True
+
+
+def end_turn() -> None:
+    """Send what was collected."""
+    woken, _turn.woken = _turn.woken, None
+    for outlet in woken or ():
+        outlet.flush()
+
+
+def at_turn_end(flushable: Flushable) -> None:
+    """Have it flushed at the end of this turn; at once, if there is none."""
+    if _turn.woken is None:
+        flushable.flush()
+    else:
+        _turn.woken.append(flushable)
+
+
+class Outlet:
+    """The sending side of ``stream``. ``run`` must run while something may be sent.
+
+    ``unsent`` is what the kernel has not taken. ``alone`` is asked, outside of turns, whether
+    nothing else can be about to add to what there is.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_asleep",
+        "_closing",
+        "_flushed",
+        "_in_turn",
+        "_sleeper",
+        "_source",
+        "_stall",
+        "_stream",
+        "closed",
+        "unsent",
+    )
+
+    def __init__(
+        self,
+        stream: trio.abc.SendStream,
+        source: Source,
+        stall: float,
+        alone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.unsent = bytearray()
+        self.closed = trio.Event()
+        self._stream = stream
+        self._source = source
+        self._stall = stall
+        self._alone = alone
+        self._asleep = False
+        self._closing = False
+        self._in_turn = False
+        self._sleeper = trio.lowlevel.ParkingLot()
+        self._flushed = trio.lowlevel.ParkingLot()
+
+    def wake(self) -> None:
+        """The source may have something. Plain code; call it as often as you like."""
+        if self._in_turn:
+            return
+        if _turn.woken is not None:
+            self._in_turn = True
+            _turn.woken.append(self)
+        elif self._asleep:
+            if self._alone():
+                self.flush()
+            else:
+                self.rise()
+
+    def flush(self) -> None:
+        """Send what the kernel takes now; the task sends the rest, and finds a peer gone."""
+        self._in_turn = False
+        if not self._asleep:
+            return  # the task is about to look, or has bytes before these
+        data = self._source.take()
+        if not data:
+            return
+        taken = 0
+        if isinstance(self._stream, trio.SocketStream):
+            try:
+                taken = _write_now(self._stream, data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                taken = 0  # the task meets the same error, and raises it
+            if taken == len(data):
+                return
+        self.unsent += memoryview(data)[taken:]
+        self.rise()
+
+    def rise(self) -> None:
+        """Have the task send what there is."""
+        if self._asleep:
+            self._asleep = False
+            self._sleeper.unpark()
+
+    def close(self) -> None:
+        """Send what there is, then end ``run``."""
+        self._closing = True
+        self.rise()
+
+    async def wait_flushed(self) -> None:
+        """Wait until the source is empty and all of it was sent, or can be sent no more.
+
+        ``run`` must run, or be about to. The caller sets the deadline. Cancelling changes
+        nothing.
+        """
+        self.rise()
+        while not self._asleep and not self.closed.is_set():
+            await self._flushed.park()
+
+    async def run(self) -> None:
+        """Send until ``close``. Cancelling may leave a part of what was taken unsent.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: the peer is gone.
+            trio.TooSlowError: it did not take one ``WRITE_SIZE`` within ``stall`` seconds.
+        """
+        try:
+            while True:
+                if not self.unsent:
+                    data = self._source.take()
+                    if data:
+                        await self._send(data)
+                        continue
+                    if self._closing:
+                        return
+                    self._asleep = True
+                    self._flushed.unpark_all()
+                    try:
+                        await self._sleeper.park()
+                    finally:
+                        self._asleep = False
+                else:
+                    await self._send(b"")
+        finally:
+            self.closed.set()
+            self._flushed.unpark_all()
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        stream = self._stream
+        if not self.unsent and isinstance(stream, trio.SocketStream):
+            taken = _write_now(stream, data)
+            if taken == len(data):
+                # A peer that takes all must not have every turn.
+                await trio.lowlevel.checkpoint()
+                return
+            self.unsent += memoryview(data)[taken:]
+        else:
+            self.unsent += data
+        while self.unsent:
+            with trio.fail_after(self._stall):
+                await self._send_first(min(len(self.unsent), WRITE_SIZE))
+
+    async def _send_first(self, size: int) -> None:
+        stream = self._stream
+        if not isinstance(stream, trio.SocketStream):
+            # If this is cancelled midway, a TLS stream of trio's takes no more.
+            await stream.send_all(bytes(self.unsent[:size]))
+            del self.unsent[:size]
+            return
+        while size:
+            taken = _write_now(stream, self.unsent[:size])
+            del self.unsent[:taken]
+            size -= taken
+            if size:
+                await trio.lowlevel.wait_writable(stream.socket)
+
+
+def _write_now(stream: trio.SocketStream, data: bytes | bytearray) -> int:
+    """How many bytes of ``data`` the kernel has taken at once."""
+    descriptor = stream.socket.fileno()
+    if descriptor < 0:
+        raise trio.ClosedResourceError
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        raise trio.BrokenResourceError(str(error)) from error
