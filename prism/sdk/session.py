@@ -163,6 +163,7 @@ class Session:
             with anyio.fail_after(HANDSHAKE_TIMEOUT):
                 while event is None and self._connection.state is not _CLOSED:
                     self._connection.receive_data(await self._receive())
+                    self._read_at = self._calls.now()  # calls may have come with the HELLO
                     event = self._connection.next_event()
         except TimeoutError:
             raise HandshakeFailed("the host did not answer HELLO in time") from None

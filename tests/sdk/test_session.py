@@ -160,6 +160,16 @@ async def test_a_host_that_goes_ends_the_calls_without_noise(caplog, autojump_cl
     await session.drain("late")
 
 
+async def test_a_call_that_comes_with_the_hosts_hello_has_its_whole_deadline(session_with):
+    async with session_with(initialize=False) as (host, *_rest):
+        first = host.connection.next_stream()
+        request = InitializeRequest(namespace="ns")
+        host.connection.send(Open(first, Method.INITIALIZE, request, deadline_ms=60_000))
+        # The session has not read the HELLO yet: nobody has waited since.
+        host.stream.peer._received += host.connection.data_to_send()
+        assert (await host.expect(Close)).status is StatusCode.OK
+
+
 async def test_shutdown_is_the_last_thing_answered(autojump_clock, session_with):
     async with session_with() as (host, plugin, _session, ended):
         await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
