@@ -1,1 +1,1 @@
-"""Floor 4: namespaces, the policy stack, routing, observability, configuration."""
+"""One call, one way: namespaces, policies, routing, deadlines, the relay of streams."""

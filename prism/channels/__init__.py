@@ -1,5 +1,5 @@
-"""Floor 2: how calls travel to a plugin.
+"""How calls travel to a plugin.
 
-``channel`` defines the one interface; ``framed`` carries it as frames over any
-byte stream (``prism.streams``, or ``websocket``), ``in_process`` by direct calls.
+``channel`` defines the one interface; ``frames`` carries it over any byte stream
+(``prism.streams``, or ``websocket``), ``grpc`` to a gRPC server, ``in_process`` by direct calls.
 """

@@ -1,4 +1,4 @@
-"""Floor 0: the contract. Messages, status codes, errors, configuration types.
+"""The contract: messages, status codes, errors, names.
 
-Knows msgspec and nothing else: no network, no clock, no other floor.
+Knows msgspec and nothing else: no network, no clock, nothing else of Prism.
 """

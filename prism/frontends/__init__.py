@@ -1,1 +1,1 @@
-"""Floor 5: the doors. HTTP servers and the ASGI applications they serve."""
+"""The doors: what a request means, for REST, gRPC, WebSocket and admin, and the ASGI adapter."""

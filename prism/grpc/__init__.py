@@ -1,4 +1,4 @@
-"""gRPC's part of floor 1: contract messages in protobuf, and gRPC's framing of them.
+"""gRPC without I/O: contract messages in protobuf, and gRPC's framing of them.
 
 Sans-I/O like the frame protocol beside it; the front end that clients reach and the
 channel to gRPC plugins both stand on it.

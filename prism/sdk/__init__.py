@@ -1,4 +1,4 @@
-"""Floor 3, plugin side: write a plugin as a class, serve it in-process or as a process.
+"""The plugin's side: write a plugin as a class, serve it in-process or as a process.
 
 Writing one needs msgspec, anyio and the standard library. ``serve`` brings the
 frame protocol and is imported when it is asked for.

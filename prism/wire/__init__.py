@@ -1,4 +1,4 @@
-"""Floor 1: the frame protocol of docs/protocol.md as a value. Bytes in, events out.
+"""The frame protocol of docs/protocol.md as a value. Bytes in, events out.
 
 :class:`~prism.wire.connection.Connection` is the whole of it: feed what the
 network gives to ``receive_data``, take what happened from ``next_event``, say

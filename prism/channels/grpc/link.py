@@ -1,6 +1,6 @@
 """An HTTP/2 client connection at work: one byte stream, read and written by its own tasks.
 
-The shape is ``frame_link``'s: callers queue, one task writes, one reads, so that nobody's
+The shape is ``frames.link``'s: callers queue, one task writes, one reads, so that nobody's
 cancellation can tear a frame and what many callers queued leaves in one send. The wire
 format is the h2 library's.
 
