@@ -346,7 +346,7 @@ class Conversation(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
-@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_conversation(codec, examples, greeted):
     machine = type("Machine", (Conversation,), {"codec": codec, "greeted": staticmethod(greeted)})
     run_state_machine_as_test(
