@@ -21,4 +21,4 @@ class Effort(NamedTuple):
         return [typical] if self.quick else list(values)
 
 
-QUICK = Effort(rounds=1, seconds=0.2, quick=True)
+QUICK = Effort(rounds=1, seconds=0.05, quick=True)

@@ -48,7 +48,7 @@ def measure(effort: Effort) -> Section:
             lineup.sides,
             [PACED],
             rounds=effort.rounds,
-            seconds=0.3 if effort.quick else SAMPLE_SECONDS,
+            seconds=effort.seconds if effort.quick else SAMPLE_SECONDS,
         )
     measured = [name for name in lineup.sides if results.has(name, PACED)]
     late.sort()
