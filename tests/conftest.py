@@ -75,7 +75,7 @@ class FunctionChannel(PluginChannel):
     def ended(self) -> Exception | None:
         return ChannelClosed("closed") if self._closed.is_set() else None
 
-    def give_up_calls(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         raise NotImplementedError
 
     @property

@@ -196,7 +196,7 @@ class PluginChannel(ABC):
         """Why the channel can carry no more calls; None while it can."""
 
     @abstractmethod
-    def give_up_calls(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         """Cancel every open call in the plugin, and let each end with ``error`` here.
 
         For the end of a drain. The channel can be used afterwards. Never raises.

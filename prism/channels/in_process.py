@@ -74,7 +74,7 @@ class InProcessChannel(PluginChannel):
         """Calls that have not returned yet."""
         return len(self._open) + len(self._running) + len(self._waiting)
 
-    def give_up_calls(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         """Cancel every open call, and let each end with ``error``."""
         self._cut = error
         for scope in self._open:

@@ -319,7 +319,7 @@ class Generation:
         if in_time.cancelled_caught:
             log.warning("%s: %d calls did not end within %g s", self.id, instance.leases, limit)
             detail = f"the plugin is being replaced, and the call did not end within {limit:g} s"
-            instance.channel.give_up_calls(Draining(f"{detail}; it may have run"))
+            instance.channel.cancel_calls(Draining(f"{detail}; it may have run"))
             with trio.move_on_after(SHUTDOWN_GRACE):
                 await instance.wait_no_leases()
         await self._reach(Trigger.DRAINED)

@@ -331,7 +331,7 @@ async def test_calls_that_are_given_up_end_with_the_reason_and_are_cancelled(ope
                 return channel.open_calls == 2 and await counted(channel, "waiting", 1)
 
             await until(both_wait)
-            channel.give_up_calls(Draining("no more time"))
+            channel.cancel_calls(Draining("no more time"))
         assert len(failures) == 2
         assert await until(lambda: counted(channel, "cancelled", 1))
         assert channel.ended is None

@@ -135,7 +135,7 @@ class ScriptedChannel:
     def go_away(self, reason):
         self.connector.said.append("go_away")
 
-    def give_up_calls(self, error):
+    def cancel_calls(self, error):
         self.given_up.append(error)
 
     async def shutdown(self, request):

@@ -221,7 +221,7 @@ class FramedChannel(PluginChannel):
         """Why the channel can carry no more calls; None while it can."""
         return self._link.ended
 
-    def give_up_calls(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         """Cancel every open call in the plugin, and let each end with ``error`` here."""
         for stream, call in list(self._calls.items()):
             self.abandon(stream, StatusCode.UNAVAILABLE)

@@ -122,9 +122,9 @@ class GrpcChannel(PluginChannel):
         """Why the channel can carry no more calls; None while it can."""
         return self._link.ended
 
-    def give_up_calls(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         """Cancel every open call, and let each end with ``error``."""
-        self._link.give_up(error)
+        self._link.cancel_calls(error)
 
     @property
     def open_calls(self) -> int:

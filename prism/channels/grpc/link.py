@@ -257,7 +257,7 @@ class HTTP2Link:
             return
         self._reset_stream(stream_id, ErrorCodes.CANCEL if cancelled else ErrorCodes.PROTOCOL_ERROR)
 
-    def give_up(self, error: CallError) -> None:
+    def cancel_calls(self, error: CallError) -> None:
         """Cancel all exchanges; who waits for one gets ``error``."""
         for exchange in self._forget_all():
             self._reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
