@@ -1,4 +1,4 @@
-"""The HTTP/2 wire format behind one door: bytes in, events out; calls in, bytes out.
+"""The HTTP/2 wire format behind one interface: bytes in, events out; calls in, bytes out.
 
 Two implementations: `h2_codec` on the h2 library, which is always there, and `_nghttp2`
 (native/nghttp2) on nghttp2, in C. The connection does not notice which one it has; tests drive
