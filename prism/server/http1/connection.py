@@ -321,7 +321,8 @@ class HTTP1Connection:
         if self._draining:
             self._keep_alive = False
         elif status >= 400 and exchange is not None and not exchange.received_all:
-            self._keep_alive = self._may_skip_body and not exchange.waits_for_continue
+            may_stop = exchange.waits_for_continue or not self._may_skip_body
+            self._keep_alive = self._keep_alive and not may_stop
         return not self._keep_alive
 
     def close_after(self) -> bool:

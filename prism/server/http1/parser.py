@@ -20,7 +20,7 @@ from prism.server.http1.head import Head, check_lines, read_head
 from prism.server.problems import BadRequest
 from prism.server.settings import ServerSettings
 
-_begins_request = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r]").match
+_begins_request = re.compile(rb"[\n!#$%&'*+\-.^_`|~0-9A-Za-z\r]").match
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):

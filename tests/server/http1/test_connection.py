@@ -167,9 +167,12 @@ async def test_pipelined_requests_of_a_client_that_ends_its_half_are_all_answere
 async def test_a_chunked_request_gets_a_chunked_response(start_server, helpers):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        while (message := await receive())["more_body"]:
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
             await send({"type": "http.response.body", "body": message["body"], "more_body": True})
-        await send({"type": "http.response.body", "body": message["body"]})
+        await send({"type": "http.response.body", "body": b""})
 
     server = await start_server(app)
     sent = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"

@@ -320,8 +320,9 @@ async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_who
             await helpers.respond(send, 200, bytes(5_000_000))
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": bytes(5_000_000), "more_body": True}
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send, {"type": "http.response.body", "body": bytes(5_000_000)})
+            nursery.start_soon(send, part)
             await give_up.wait()
             nursery.cancel_scope.cancel()
 

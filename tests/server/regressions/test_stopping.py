@@ -126,12 +126,11 @@ async def test_twelve_hundred_requests_on_one_connection(start, h2_client, helpe
 
 async def test_an_idle_connection_that_its_client_closes(start, h2_client, helpers):
     server = await start(helpers.echo, keep_alive_timeout=60)
-    tasks = trio.lowlevel.current_statistics().tasks_living
     clients = []
     for _ in range(5):
         clients.append(h2_client(await server.connect()))
         await clients[-1].response(await clients[-1].request())
     for client in clients:
         await client.stream.aclose()
-    while trio.lowlevel.current_statistics().tasks_living > tasks:  # noqa: ASYNC110 - the server's
+    while server.statistics.connections:  # noqa: ASYNC110 - the server's
         await trio.sleep(0.01)
