@@ -140,7 +140,8 @@ class Proxy:
                         shutdown=self._admin_stop,
                     )
                     admin_nursery.start_soon(serve_admin)
-                log.info("HTTP/2 is served by %s", codec)
+                hypercorn = self.config.listen.server == "hypercorn"
+                log.info("HTTP/2 is served by %s", "hypercorn" if hypercorn else codec)
                 on_ready(
                     Ready(
                         [bound_address(listener) for listener in listeners],
@@ -154,19 +155,30 @@ class Proxy:
                 )
                 async with trio.open_nursery() as deadlines:
                     deadlines.start_soon(self.router.deadlines.run)
-                    await serve(
-                        self._data_port,
-                        listeners,
-                        settings,
-                        shutdown=self.shutdown,
-                        statistics=self._statistics,
-                    )
+                    await self._serve_data(listeners, settings)
                     deadlines.cancel_scope.cancel()
                 log.info("all requests are answered; stopping the plugins")
                 self.supervisor.stop()
                 await self.supervisor.wait_stopped()
                 self._stop_admin()
         log.info("stopped")
+
+    async def _serve_data(self, listeners: list[Listener], settings: ServerSettings) -> None:
+        """Serve the data port until ``shutdown``, on the server that the configuration names."""
+        if self.config.listen.server == "hypercorn":
+            from prism.frontends.hypercorn import serve_on_hypercorn
+
+            await serve_on_hypercorn(
+                self._data_port, listeners, settings, shutdown=self.shutdown, tls=self._tls
+            )
+        else:
+            await serve(
+                self._data_port,
+                listeners,
+                settings,
+                shutdown=self.shutdown,
+                statistics=self._statistics,
+            )
 
     def stop(self, *, replaced: bool = False) -> None:
         """Stop accepting, finish what is in flight, shut the plugins down.
