@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -148,17 +148,17 @@ async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path):
                 generations = supervisor.status_of("store").generations
                 pids = [g.pid for g in generations if g.pid is not None and g.state != "stopping"]
                 if pids:
-                    os.kill(chance.choice(pids), signal.SIGKILL)
-                    kills += 1
+                    with suppress(ProcessLookupError):
+                        os.kill(chance.choice(pids), signal.SIGKILL)
+                        kills += 1
 
         async with load(port, tmp_path / "results"), trio.open_nursery() as nursery:
             nursery.start_soon(kill_now_and_then)
-            for number in range(WITH_KILLS):
-                version = ("v2", "v1")[number % 2]
+            while len(receipts) < WITH_KILLS or kills <= 5:
+                version = ("v2", "v1")[len(receipts) % 2]
                 receipts.append(await supervisor.reload("store", version))
             nursery.cancel_scope.cancel()
     calls = accounts(tmp_path / "results")
-    assert kills > 5
     assert {call["status"] for call in calls} <= {200, 502, 503}
     reasons = {call["reason"] for call in calls if call["status"] != 200}
     assert reasons <= {"plugin_crashed", "plugin_unavailable"}

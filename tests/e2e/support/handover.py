@@ -2,13 +2,12 @@
 
 import os
 import re
-import select
 import signal
 import time
 from contextlib import suppress
 
 import pytest
-from prism_process import STOP_LIMIT, Proxy, eventually
+from prism_process import STOP_LIMIT, Proxy, eventually, readable
 
 
 class Adopted:
@@ -22,13 +21,13 @@ class Adopted:
 
     def poll(self) -> int | None:
         """0 once it has ended; how, only its parent is told."""
-        if self.returncode is None and select.select([self._handle], [], [], 0)[0]:
+        if self.returncode is None and readable(self._handle, 0):
             self._ended()
         return self.returncode
 
     def wait(self, timeout: float = STOP_LIMIT) -> int:
         if self.returncode is None:
-            if not select.select([self._handle], [], [], timeout)[0]:
+            if not readable(self._handle, timeout):
                 pytest.fail(f"the successor, pid {self.pid}, did not end")
             self._ended()
         return 0

@@ -51,6 +51,13 @@ def settled(measure: Callable[[], Any], pause: float = 0.1, times: int = 8) -> A
     return last
 
 
+def readable(descriptor: int, timeout: float) -> bool:
+    """There is something to read within ``timeout`` seconds. Unlike select, at any descriptor."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
 def group_members(group: int) -> list[int]:
     """The processes of a process group that have not ended."""
     members = []
@@ -111,8 +118,8 @@ class Proxy:
         assert output is not None
         give_up = time.monotonic() + START_LIMIT
         while "/readyz" not in self.greeting:
-            ready, _, _ = select.select([output], [], [], max(0.0, give_up - time.monotonic()))
-            chunk = os.read(output.fileno(), 65536) if ready else b""
+            told = readable(output.fileno(), max(0.0, give_up - time.monotonic()))
+            chunk = os.read(output.fileno(), 65536) if told else b""
             if not chunk:
                 self.end()
                 pytest.fail(f"prism did not start: {self.greeting!r}\n{self.log}")
