@@ -20,8 +20,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import trio
-
 from prism.calls.invoke import invoke, retry
 from prism.calls.namespace import Namespace
 from prism.calls.stream import ClientStream
@@ -36,6 +34,7 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
+from prism.streams.outlet import turn_time
 from prism.streams.tasks import TaskPool
 from prism.supervision.instance import Instance
 
@@ -193,8 +192,8 @@ class Call(ABC):
         self._waiting = None
         policies = self.target.policies
         try:
-            while self._entered < len(policies):
-                waits = policies[self._entered].enter(self)
+            for policy in policies[self._entered :]:
+                waits = policy.enter(self)
                 self._entered += 1
                 if waits:
                     return
@@ -232,7 +231,7 @@ class Call(ABC):
         instance.acquire()
         self.instance = instance
         self.instance_id = instance.id
-        self._attempt_began = trio.current_time()
+        self._attempt_began = turn_time()
 
     def end_attempt(self, error: CallError | None, status: StatusCode) -> None:
         """The instance is done with the call."""
@@ -240,7 +239,7 @@ class Call(ABC):
         if instance is None:
             return
         self.instance = None
-        seconds = self.plugin_seconds = trio.current_time() - self._attempt_began
+        seconds = self.plugin_seconds = turn_time() - self._attempt_began
         if instance.sample is not None:
             instance.sample.take(seconds, status)
         instance.release(error)
@@ -363,7 +362,6 @@ class Call(ABC):
             instance.channel.cancel(self, status)
             self.end_attempt(error or CallCancelled("the call ended"), status)
         if self.target is not None:
-            policies = self.target.policies
-            while self._entered:
-                self._entered -= 1
-                policies[self._entered].leave(self)
+            entered, self._entered = self._entered, 0
+            for policy in reversed(self.target.policies[:entered]):
+                policy.leave(self)

@@ -37,6 +37,7 @@ from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
 from prism.server.exchange import Cancelled, Exchange, Headers, Phase
 from prism.server.problems import problem
+from prism.streams.outlet import turn_time
 
 logger = logging.getLogger("prism.frontends")
 
@@ -50,7 +51,7 @@ class Observer:
 
     def observe(self, call: Call) -> None:
         """Count and log ``call``."""
-        seconds = trio.current_time() - call.started
+        seconds = turn_time() - call.started
         self.metrics.observe(call, seconds)
         self.access_log.add(call, seconds)
 
@@ -69,7 +70,7 @@ class ExchangeCall(Call):
     __slots__ = ("_body", "_limit", "declared", "exchange", "extra_headers", "observer")
 
     def __init__(self, exchange: Exchange, observer: Observer | None) -> None:
-        super().__init__(trio.current_time(), exchange.tasks)
+        super().__init__(turn_time(), exchange.tasks)
         self.exchange = exchange
         self.observer = observer
         self.declared: int | None = None
@@ -136,7 +137,7 @@ class ExchangeCall(Call):
         try:
             self._read_some()
             if not self.exchange.received_all:
-                self.reading_until = trio.current_time() + BODY_PAUSE
+                self.reading_until = turn_time() + BODY_PAUSE
                 return
             self.reading_until = None
             body, self._body = self._body, b""

@@ -52,6 +52,7 @@ from prism.contract.messages import (
 from prism.contract.redaction import Redaction
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
+from prism.streams.outlet import turn_time
 from prism.wire import Role, codecs
 from prism.wire.connection import Connection
 from prism.wire.events import (
@@ -384,7 +385,7 @@ class FramedChannel(PluginChannel):
     def _start_now(self, call: UnaryCall) -> None:
         self._check_may_open()
         payload = self._payload(call)
-        left = _milliseconds(call.deadline - trio.current_time())
+        left = _milliseconds(call.deadline - turn_time())
         stream = call.stream_number = self._connection.open_execute(payload, left)
         self._calls[stream] = call
         self._link.wake()

@@ -247,12 +247,14 @@ class FrameLink:
         own_turn = begin_turn()
         any_came = False
         try:
-            for event in connection.next_events():
+            # An error is raised only once all that came before it was handed out.
+            while events := connection.next_events():
                 any_came = True
-                if type(event) is not Ping:
-                    self._on_event(event)
-                elif not event.ack:
-                    connection.send(Ping(event.token, ack=True))
+                for event in events:
+                    if type(event) is not Ping:
+                        self._on_event(event)
+                    elif not event.ack:
+                        connection.send(Ping(event.token, ack=True))
             if connection.queued_bytes:
                 self._outlet.wake()
         finally:

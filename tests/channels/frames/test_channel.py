@@ -630,6 +630,7 @@ async def test_used_up_call_ids_ask_for_a_successor_in_time(streams, monkeypatch
     said = []
     monkeypatch.setattr(framed_module, "STREAMS_LEFT_TO_LEAVE", 1)
     monkeypatch.setattr(framed_module, "LAST_STREAM", 5)
+    monkeypatch.setattr("prism.wire.connection.MAX_STREAM_ID", 5)
     async with channel_over(streams, on_goaway=said.append) as (channel, plugin):
         for _ in range(3):
             async with trio.open_nursery() as nursery:
