@@ -181,11 +181,8 @@ class WebSocketCall(ExchangeCall):
         raise NotImplementedError  # streams have none
 
     def note(self, error: CallError) -> None:
-        if self._messages.closed_well:
-            return
-        super().note(error)
-        if self._accepted:
-            self.http_status = 101
+        if not self._messages.closed_well:
+            super().note(error)
 
     def end_messages(self, error: CallError | None) -> None:
         """Have the task that serves the WebSocket close it, and say why. Never waits."""

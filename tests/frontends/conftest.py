@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
@@ -21,6 +23,8 @@ from prism.server.exchange import Cancelled, Exchange, FrontEnd, Headers, Peer, 
 from prism.server.problems import BadRequest, refuse
 from prism.server.rules import check_request
 from prism.streams.tasks import TaskPool
+
+sys.path.append(str(Path(__file__).parent))
 
 Chunk = bytes | None | EllipsisType
 

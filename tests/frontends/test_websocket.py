@@ -240,8 +240,8 @@ async def test_errors_are_said_and_coded(front, access_lines, operation, message
         (1000, ("OK", 101, None)),
         (1001, ("OK", 101, None)),
         (1005, ("OK", 101, None)),
-        (1002, ("CANCELLED", 101, "client_gone")),
-        (1006, ("CANCELLED", 101, "client_gone")),
+        (1002, ("CANCELLED", 499, "client_gone")),
+        (1006, ("CANCELLED", 499, "client_gone")),
     ],
 )
 @pytest.mark.parametrize("when", ["first message", "within", "after its last message"])
