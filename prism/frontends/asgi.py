@@ -41,7 +41,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_UNREAD = 64 * 1024
 """Bytes of a body that wait for the front end before the next are received."""
-_LEFT = 1006
 _CLOSE_TIMEOUT = 1.0
 """Seconds for the close of a WebSocket whose server stops."""
 
@@ -264,12 +263,8 @@ class ASGIWebSocketExchange(ASGIExchange):
             text = message.get("text")
             await self._deliver.send(message["bytes"] if text is None else text)
             return
-        code = message.get("code", 1005)
-        self._websocket.close_code = code
-        if code == _LEFT or self.phase is Phase.WAITING:
-            self.cancel(Cancelled.CLIENT_LEFT)
-        else:
-            self.end_websocket()
+        self._websocket.close_code = message.get("code", 1005)
+        self.cancel(Cancelled.CLIENT_LEFT)
 
     def _whole(
         self, status: int, headers: Headers, body: bytes, trailers: Headers | None
@@ -301,7 +296,6 @@ class ASGIWebSocket(WebSocket):
     def __init__(
         self, exchange: ASGIWebSocketExchange, messages: trio.MemoryReceiveChannel[str | bytes]
     ) -> None:
-        self.close_code = _LEFT
         self._exchange = exchange
         self._messages = messages
 

@@ -10,6 +10,7 @@ holds the WebSocket open until the call has ended, then says how, and closes.
 """
 
 import logging
+from contextlib import suppress
 from math import inf
 
 import trio
@@ -168,6 +169,8 @@ class WebSocketCall(ExchangeCall):
     # -- its end ----------------------------------------------------------------
 
     def cancelled(self, why: Cancelled) -> None:
+        left = why is Cancelled.CLIENT_LEFT
+        self._messages.closed_well = left and self._websocket.close_code in _GOOD_CLOSES
         super().cancelled(why)
         if self._serving is not None:
             self._serving.deadline = trio.current_time() + CLOSE_TIMEOUT
@@ -217,8 +220,8 @@ class _Messages(ClientStream):
         """
         try:
             message = await self._websocket.receive()
-        except WebSocketClosed as closed:
-            raise self._note_close(closed) from None
+        except WebSocketClosed:
+            raise CallCancelled("the client closed its WebSocket") from None
         self._taken += 1
         size = len(message.encode()) if isinstance(message, str) else len(message)
         self._call.bytes_in += size
@@ -231,22 +234,15 @@ class _Messages(ClientStream):
         if isinstance(message, bytes):
             return StreamRequest(params_raw=message)
         if not message:
-            self._call.tasks.start(self._wait_closed)
+            self._call.tasks.start(self._drop_rest)
             return None
         return StreamRequest(params_json=check_params(message.encode(), f"message {self._taken}"))
 
-    async def _wait_closed(self) -> None:
-        """End the call if the client closes, though it has no more to say, and drop what it
-        says after all."""
-        try:
+    async def _drop_rest(self) -> None:
+        """Take what the client says after its last message: its close comes behind it."""
+        with suppress(WebSocketClosed):
             while True:
                 await self._websocket.receive()
-        except WebSocketClosed as closed:
-            self._call.end(self._note_close(closed))
-
-    def _note_close(self, closed: WebSocketClosed) -> CallCancelled:
-        self.closed_well = closed.code in _GOOD_CLOSES
-        return CallCancelled("the client closed its WebSocket")
 
     async def begin(self) -> None:
         self.begun = True  # the handshake has said it

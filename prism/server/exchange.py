@@ -94,7 +94,13 @@ class WebSocketClosed(Exception):
 
 
 class WebSocket(ABC):
-    """The messages of a WebSocket, whatever carries them."""
+    """The messages of a WebSocket, whatever carries them.
+
+    When its client ends it, the exchange is cancelled (``CLIENT_LEFT``), whether or not anybody
+    receives. ``close_code`` is then the client's (RFC 6455, 7.4); 1006 if that just left.
+    """
+
+    close_code: int = 1006
 
     @abstractmethod
     def accept(self, headers: Headers) -> AbstractAsyncContextManager[None]:

@@ -22,7 +22,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from prism.contract.errors import CallCancelled
-from prism.server.exchange import Exchange, Headers, WebSocket, WebSocketClosed
+from prism.server.exchange import Cancelled, Exchange, Headers, WebSocket, WebSocketClosed
 from prism.server.settings import WebSocketLimits
 
 EVENTS_AT_ONCE = 64
@@ -46,7 +46,6 @@ class FrameWebSocket(WebSocket):
         self._deliver, self._messages = trio.open_memory_channel[str | bytes](0)
         self._delivering = False
         self._reading = trio.CancelScope()
-        self._close_code = int(CloseReason.ABNORMAL_CLOSURE)
         self._finished = False
 
     # -- for the front end ----------------------------------------------------
@@ -82,7 +81,7 @@ class FrameWebSocket(WebSocket):
         try:
             return await self._messages.receive()
         except trio.EndOfChannel:
-            raise WebSocketClosed(self._close_code) from None
+            raise WebSocketClosed(self.close_code) from None
 
     async def send(self, message: str | bytes) -> None:
         if isinstance(message, str):
@@ -115,6 +114,7 @@ class FrameWebSocket(WebSocket):
             pass  # it left; what is sent has no effect any more
         finally:
             self._deliver.close()
+        self._exchange.cancel(Cancelled.CLIENT_LEFT)
 
     async def _read_messages(self) -> None:
         message = bytearray()
@@ -138,15 +138,16 @@ class FrameWebSocket(WebSocket):
                     case Ping():
                         await self._write(event.response())
                     case CloseConnection():
-                        self._close_code = int(event.code)
-                        await self.close(self._close_code, self._complaint())
+                        self.close_code = int(event.code)
+                        await self.close(self.close_code, self._complaint())
                         return
+        await self.close(CloseReason.PROTOCOL_ERROR, "the end came without a close frame")
 
     def _complaint(self) -> str:
         """What the client did wrong; empty if it has closed, as it may."""
         if self._frames.state is not ConnectionState.OPEN:
             return ""  # wsproto leaves the state when it reports a broken rule as a close
-        if self._close_code == CloseReason.MESSAGE_TOO_BIG:
+        if self.close_code == CloseReason.MESSAGE_TOO_BIG:
             return f"a message is larger than {self._limits.max_message} bytes"
         return "the client broke the WebSocket protocol"
 
@@ -166,8 +167,8 @@ class FrameWebSocket(WebSocket):
             await trio.sleep(interval / 2)
             silence = trio.current_time() - self._heard
             if silence >= interval + timeout and not self._delivering:
-                self._close_code = int(CloseReason.INTERNAL_ERROR)
-                await self.close(self._close_code, "no answer to a ping")
+                self.close_code = int(CloseReason.INTERNAL_ERROR)
+                await self.close(self.close_code, "no answer to a ping")
                 self._reading.cancel()
             elif silence >= interval:
                 await self._write(Ping())
