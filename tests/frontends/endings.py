@@ -97,6 +97,10 @@ class PluginEnd:
         self._called = trio.Event()
         return self.opened[-1]
 
+    def cancels(self) -> list[str]:
+        """The statuses with which calls were cancelled."""
+        return [cancel.status.name for cancel in self.cancelled]
+
     async def send(self, event: Event) -> None:
         self._connection.send(event)
         await self.stream.send_all(self._connection.data_to_send())
@@ -109,6 +113,7 @@ class House:
     def __init__(self, nursery: trio.Nursery, limits: NamespaceLimits) -> None:
         self.nursery = nursery
         self.slot = Slot("kv")
+        self._generation = 0
         self.namespace = Namespace("kv", self.slot, limits)
         self.router = Router([self.namespace])
         self.metrics = Metrics(self.router)
@@ -131,8 +136,8 @@ class House:
             OperationDeclaration(name="watch", streaming=True),
         ]
         operations = {operation.name: operation for operation in declared}
-        generation = 1 if self.slot.current is None else self.slot.current.generation + 1
-        self.instance = Instance("kv", generation, "it", "1", self.channel, operations)
+        self._generation += 1
+        self.instance = Instance("kv", self._generation, "it", "1", self.channel, operations)
         self.slot.fill(self.instance)
 
     def counted(self) -> dict[str, float]:
@@ -143,6 +148,12 @@ class House:
                 for sample in family.samples:
                     found[sample.labels["status"]] += sample.value
         return dict(found)
+
+    def leases(self) -> dict[str, int]:
+        """How the instance has counted its calls."""
+        kinds = ("finished", "refused", "cancelled", "failed")
+        counts = {kind: getattr(self.instance, kind) for kind in kinds}
+        return {kind: count for kind, count in counts.items() if count}
 
     def left_over(self) -> dict[str, Any]:
         """What calls still hold; empty if nothing."""
@@ -584,7 +595,8 @@ class WebSocketTransport(ABC):
         if self.response.status not in {101, 200}:
             self.response.body += data
             return
-        self.frames.receive_data(data)
+        if self.code is None:
+            self.frames.receive_data(data)
         for event in self.frames.events():
             if isinstance(event, TextMessage):
                 self.texts.append(event.data)

@@ -6,17 +6,24 @@ once made them log the same ending differently.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 import trio
 from endings import DOORS, NOTHING, Door, House, Request, Socket, Told
 from trio.testing import wait_all_tasks_blocked
 
+from prism.calls.stream import ClientStream
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import Draining
 from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
+from prism.frontends import websocket
+from prism.frontends.grpc import execute
+from prism.frontends.grpc.execute import ExecuteCall
+from prism.frontends.rest.app import RestCall
+from prism.frontends.rest.streams import HTTPStream
 from prism.wire.events import Close, Data, Open
 
 
@@ -32,13 +39,15 @@ class Ending(NamedTuple):
     """How a call ends, and what everybody is told.
 
     ``act`` ends it, once the plugin has it (``reaches_plugin``), or it waits for something else.
-    ``cancels``: the plugin is told to stop, with this status.
+    ``lease`` is how its instance counts it. ``cancels``: the plugin is told to stop, with this
+    status.
     """
 
     code: str
     http: int
     reason: str
     act: Callable[[Case], Awaitable[None]]
+    lease: str = ""
     cancels: str = ""
     request: Request = Request()
     limits: NamespaceLimits = NamespaceLimits()
@@ -122,7 +131,12 @@ def break_slot(house: House) -> None:
 def waiting(ending: Ending, **changes: object) -> Ending:
     """The same ending for a call that waits for its plugin."""
     return ending._replace(
-        prepare=replace_on_purpose, reaches_plugin=False, only_early=True, cancels="", **changes
+        prepare=replace_on_purpose,
+        reaches_plugin=False,
+        only_early=True,
+        lease="",
+        cancels="",
+        **changes,
     )
 
 
@@ -132,35 +146,41 @@ def in_body(ending: Ending, **changes: object) -> Ending:
         request=ending.request._replace(whole=False),
         reaches_plugin=False,
         only_early=True,
+        lease="",
         cancels="",
         **changes,
     )
 
 
-LEAVES = Ending("CANCELLED", 499, "client_gone", leave, cancels="CANCELLED")
-STOPS = Ending("UNAVAILABLE", 503, "draining", stop, cancels="CANCELLED")
+LEAVES = Ending("CANCELLED", 499, "client_gone", leave, "cancelled", "CANCELLED")
+STOPS = Ending("UNAVAILABLE", 503, "draining", stop, "cancelled", "CANCELLED")
 IN_TIME = Request(seconds=2)
 LARGE = b'{"a":"' + b"x" * 200 + b'"}'
 NOT_REACHED = {"reaches_plugin": False, "only_early": True}
 
 ENDINGS = {
-    "answer": Ending("OK", 200, "", answer),
-    "plugin error": Ending("NOT_FOUND", 404, "plugin_error", refuse),
-    "overloaded": Ending("UNAVAILABLE", 503, "overloaded", do_not_start, only_early=True),
-    "plugin crashed": Ending("UNAVAILABLE", 502, "plugin_crashed", crash),
-    "plugin broke the protocol": Ending("UNAVAILABLE", 502, "protocol_error", talk_nonsense),
+    "answer": Ending("OK", 200, "", answer, "finished"),
+    "plugin error": Ending("NOT_FOUND", 404, "plugin_error", refuse, "finished"),
+    "overloaded": Ending(
+        "UNAVAILABLE", 503, "overloaded", do_not_start, "refused", only_early=True
+    ),
+    "plugin crashed": Ending("UNAVAILABLE", 502, "plugin_crashed", crash, "failed"),
+    "plugin broke the protocol": Ending(
+        "UNAVAILABLE", 502, "protocol_error", talk_nonsense, "failed"
+    ),
     "plugin replaced": Ending(
-        "UNAVAILABLE", 503, "draining", replace_plugin, cancels="UNAVAILABLE"
+        "UNAVAILABLE", 503, "draining", replace_plugin, "cancelled", "UNAVAILABLE"
     ),
     "streams ended": Ending(
-        "UNAVAILABLE", 503, "draining", end_streams, cancels="CANCELLED", only="streams"
+        "UNAVAILABLE", 503, "draining", end_streams, "cancelled", "CANCELLED", only="streams"
     ),
     "deadline": Ending(
         "DEADLINE_EXCEEDED",
         504,
         "deadline_exceeded",
         nothing,
-        cancels="DEADLINE_EXCEEDED",
+        "cancelled",
+        "DEADLINE_EXCEEDED",
         request=IN_TIME,
     ),
     "nothing moves": Ending(
@@ -168,7 +188,8 @@ ENDINGS = {
         504,
         "deadline_exceeded",
         nothing,
-        cancels="CANCELLED",
+        "cancelled",
+        "CANCELLED",
         limits=NamespaceLimits(stream_idle_timeout_seconds=5),
         only="streams",
     ),
@@ -313,14 +334,12 @@ async def test_how_a_call_ends(make_house, autojump_clock, access_lines, make_do
     if ending.reason != "client_gone":
         assert await door.told() == expected(door, ending, begun)
     await settle(house)
-    [line] = access_lines
-    told = (line["status"], line["http_status"], line.get("reason", ""))
-    assert told == (ending.code, logged_http_status(door, ending, begun), ending.reason)
+    http = logged_http_status(door, ending, begun)
+    assert logged(access_lines) == (ending.code, http, ending.reason)
     assert house.counted() == {ending.code: 1}
     assert house.left_over() == {}
-    assert [cancel.status.name for cancel in house.plugin.cancelled] == (
-        [ending.cancels] if ending.cancels else []
-    )
+    assert house.leases() == ({ending.lease: 1} if ending.lease else {})
+    assert house.plugin.cancels() == ([ending.cancels] if ending.cancels else [])
 
 
 def is_refused_handshake(door: Door, ending: Ending) -> bool:
@@ -345,7 +364,146 @@ def logged_http_status(door: Door, ending: Ending, begun: bool) -> int:
     return door.http_status(ending.http, begun=begun)
 
 
+def logged(access_lines: list[dict[str, Any]]) -> tuple[str, int, str]:
+    """What the access log says, in its one line."""
+    [line] = access_lines
+    return line["status"], line["http_status"], line.get("reason", "")
+
+
 async def settle(house: House) -> None:
     """Wait until all that follows from the end has happened."""
     await trio.sleep(2)
     await wait_all_tasks_blocked()
+
+
+# -- what one kind of door has to itself ------------------------------------------
+
+SOCKETS = {name: door for name, door in DOORS.items() if isinstance(door(), Socket)}
+
+
+@pytest.mark.parametrize("make_door", SOCKETS.values(), ids=SOCKETS)
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (1000, ("OK", 101, "")),
+        (1001, ("OK", 101, "")),
+        (1011, ("CANCELLED", 499, "client_gone")),
+    ],
+)
+@pytest.mark.parametrize("when", ["first message", "restart", "early", "late", "last message"])
+async def test_a_websocket_that_its_client_closes(
+    make_house, autojump_clock, access_lines, make_door, when, code, expected
+):
+    house = await make_house(NamespaceLimits())
+    door = make_door()
+    if when == "restart":
+        replace_on_purpose(house)
+    await door.ask(house, Request(whole=when != "first message"))
+    reaches_plugin = when in {"early", "late", "last message"}
+    if reaches_plugin:
+        call = await house.plugin.called()
+        if when == "late":
+            await house.plugin.send(Data(call.stream, StreamResponse(result_json="1")))
+            await door.first_message()
+        elif when == "last message":
+            await door.say("")
+    await wait_all_tasks_blocked()
+    began = trio.current_time()
+    await door.close(code)
+    while not door.transport.response.over:
+        await door.transport.read()
+    assert door.transport.code == code
+    await door.leave()
+    await wait_all_tasks_blocked()
+    assert logged(access_lines) == expected
+    assert trio.current_time() == began
+    assert house.counted() == {expected[0]: 1}
+    assert house.left_over() == {}
+    assert house.plugin.cancels() == ["CANCELLED"] * reaches_plugin
+
+
+def has_bug(*_arguments: object) -> None:
+    raise RuntimeError("hunter2")
+
+
+async def has_async_bug(*_arguments: object) -> None:
+    raise RuntimeError("hunter2")
+
+
+@pytest.mark.parametrize("make_door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+async def test_a_bug_in_the_answer(
+    make_house, autojump_clock, access_lines, caplog, monkeypatch, make_door, late
+):
+    """It costs the call that meets it, and neither the plugin's channel nor other calls."""
+    house = await make_house(NamespaceLimits())
+    door = make_door()
+    if late and not door.streams:
+        pytest.skip("it has no late answers")
+    await door.ask(house, Request())
+    call = await house.plugin.called()
+    message = StreamResponse(result_json="1")
+    if late:
+        await house.plugin.send(Data(call.stream, message))
+        await door.first_message()
+    monkeypatch.setattr(RestCall, "send_result", has_bug)
+    monkeypatch.setattr(ExecuteCall, "send_result", has_bug)
+    for stream in (HTTPStream, type_of_stream(execute), type_of_stream(websocket)):
+        monkeypatch.setattr(stream, "send_some", has_async_bug)
+    if door.streams:
+        await house.plugin.send(Data(call.stream, message))
+    else:
+        await answer(Case(house, door, call))
+    told = ("INTERNAL", 500, "internal")
+    assert await door.told() == (door.late(*told) if late else door.early(*told))
+    await settle(house)
+    http = door.http_status(500, begun=late)
+    assert logged(access_lines) == ("INTERNAL", http, "internal")
+    assert house.counted() == {"INTERNAL": 1}
+    assert house.left_over() == {}
+    assert house.channel.ended is None
+    assert "hunter2" in caplog.text
+
+
+def type_of_stream(module: ModuleType) -> type[ClientStream]:
+    """The class of ``module`` that carries its messages."""
+    [found] = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, ClientStream) and each is not ClientStream
+    ]
+    return found
+
+
+UNARY = {name: door for name, door in DOORS.items() if not door().streams}
+
+
+@pytest.mark.parametrize("make_door", UNARY.values(), ids=UNARY)
+@pytest.mark.parametrize(
+    ("operation", "ends", "lease"), [("get", crash, "failed"), ("set", do_not_start, "refused")]
+)
+async def test_a_call_that_is_made_again(
+    make_house, autojump_clock, access_lines, make_door, operation, ends, lease
+):
+    """It is one call, however many instances have had it."""
+    house = await make_house(NamespaceLimits())
+    first, plugin = house.instance, house.plugin
+    door = make_door()
+    await door.ask(house, Request(operation=operation))
+    call = await house.plugin.called()
+    replace_on_purpose(house)
+    await ends(Case(house, door, call))
+    await wait_all_tasks_blocked()
+    assert house.slot.waiting == 1
+    await house.start_plugin()
+    await answer(Case(house, door, await house.plugin.called()))
+    assert await door.told() == door.early("OK", 200, "")
+    await settle(house)
+    assert logged(access_lines) == ("OK", 200, "")
+    assert access_lines[0]["retries"] == 1
+    assert access_lines[0]["instance"] == house.instance.id != first.id
+    assert house.counted() == {"OK": 1}
+    assert house.left_over() == {}
+    assert (getattr(first, lease), first.leases, first.lost) == (1, 0, 0)
+    assert house.leases() == {"finished": 1}
+    assert plugin.cancels() == house.plugin.cancels() == []
