@@ -40,7 +40,7 @@ from prism.grpc.framing import pack
 from prism.grpc.protobuf import encode
 from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
-from prism.server.exchange import Peer
+from prism.server.exchange import FrontEnd, Peer
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
 from prism.server.settings import ServerSettings
@@ -106,20 +106,32 @@ class PluginEnd:
         await self.stream.send_all(self._connection.data_to_send())
 
 
-class House:
+class Served:
+    """A front end, and what serves it in a test."""
+
+    def __init__(self, nursery: trio.Nursery, front: FrontEnd) -> None:
+        self.nursery = nursery
+        self.front = front
+        self.tasks = TaskPool(nursery)
+        self.sockets: list[socket.socket] = []
+
+    def close(self) -> None:
+        """Close what clients have left open."""
+        for sock in self.sockets:
+            sock.close()
+
+
+class House(Served):
     """The data port over one namespace, ``kv``, with its plugin; ``observed`` are the calls that
     the log and the metrics were told of."""
 
     def __init__(self, nursery: trio.Nursery, limits: NamespaceLimits) -> None:
-        self.nursery = nursery
         self.slot = Slot("kv")
         self._generation = 0
         self.namespace = Namespace("kv", self.slot, limits)
         self.router = Router([self.namespace])
         self.metrics = Metrics(self.router)
-        self.front = DataPort(self.router, Observer(self.metrics, AccessLog()))
-        self.tasks = TaskPool(nursery)
-        self.sockets: list[socket.socket] = []
+        super().__init__(nursery, DataPort(self.router, Observer(self.metrics, AccessLog())))
         nursery.start_soon(self.router.deadlines.run)
 
     async def start_plugin(self) -> None:
@@ -194,9 +206,16 @@ class Transport(ABC):
 
     @abstractmethod
     async def ask(
-        self, house: House, path: str, headers: dict[str, str], body: bytes, *, whole: bool
+        self,
+        house: Served,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        whole: bool = True,
+        method: str = "POST",
     ) -> None:
-        """Send a POST; unless ``whole``, its body goes on."""
+        """Send a request; unless ``whole``, its body goes on."""
 
     @abstractmethod
     async def read(self) -> None:
@@ -216,7 +235,7 @@ class OwnConnection(Transport):
 
     kind: type[HTTP1Connection] | type[HTTP2Connection]
 
-    def connect(self, house: House) -> None:
+    def connect(self, house: Served) -> None:
         ours, theirs = socket_pair()
         self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         self.connection = self.kind(house.front, ours, PEER, ServerSettings(), house.tasks)
@@ -248,7 +267,14 @@ class OverHTTP1(OwnConnection):
     kind = HTTP1Connection
 
     async def ask(
-        self, house: House, path: str, headers: dict[str, str], body: bytes, *, whole: bool
+        self,
+        house: Served,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        whole: bool = True,
+        method: str = "POST",
     ) -> None:
         self.connect(house)
         length = len(body) if whole else len(body) + 1
@@ -257,7 +283,7 @@ class OverHTTP1(OwnConnection):
         self._parser = h11.Connection(h11.CLIENT)
         self._parser.send(h11.Request(method="POST", target="/", headers=[("host", "a")]))
         self._parser.send(h11.EndOfMessage())
-        await self.stream.send_all(f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        await self.stream.send_all(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
 
     async def read(self) -> None:
         response = self.response
@@ -291,7 +317,7 @@ class HTTP2Client(OwnConnection):
 
     kind = HTTP2Connection
 
-    async def begin(self, house: House) -> None:
+    async def begin(self, house: Served) -> None:
         self.connect(house)
         self.h2 = PatientConnection(h2.config.H2Configuration(client_side=True))
         self.h2.initiate_connection()
@@ -328,10 +354,22 @@ class HTTP2Client(OwnConnection):
 
 class OverHTTP2(HTTP2Client):
     async def ask(
-        self, house: House, path: str, headers: dict[str, str], body: bytes, *, whole: bool
+        self,
+        house: Served,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        whole: bool = True,
+        method: str = "POST",
     ) -> None:
         await self.begin(house)
-        pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", path)]
+        pseudo = [
+            (":method", method),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", path),
+        ]
         self.h2.send_headers(1, [*pseudo, *headers.items()])
         self.h2.send_data(1, body, end_stream=whole)
         await self.flush()
@@ -349,12 +387,19 @@ class OverASGI(Transport):
     """Through the adapter for other servers, one of which the test plays."""
 
     async def ask(
-        self, house: House, path: str, headers: dict[str, str], body: bytes, *, whole: bool
+        self,
+        house: Served,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        whole: bool = True,
+        method: str = "POST",
     ) -> None:
         scope = {
             "type": "http",
             "http_version": "2",
-            "method": "POST",
+            "method": method,
             "path": path,
             "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
@@ -653,7 +698,14 @@ class WebSocketOverHTTP1(WebSocketTransport, OverHTTP1):
 
 class WebSocketOverHTTP2(WebSocketTransport, HTTP2Client):
     async def ask(
-        self, house: House, path: str, headers: dict[str, str], body: bytes, *, whole: bool
+        self,
+        house: Served,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        whole: bool = True,
+        method: str = "POST",
     ) -> None:
         raise NotImplementedError
 

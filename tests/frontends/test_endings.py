@@ -311,8 +311,7 @@ async def make_house(nursery):
 
     yield make
     for house in houses:
-        for sock in house.sockets:
-            sock.close()
+        house.close()
 
 
 @pytest.mark.parametrize(("make_door", "ending", "late"), cases())
