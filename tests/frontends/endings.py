@@ -562,6 +562,16 @@ class Lines(Rest):
         return _within(response, error, ended=response.whole)
 
 
+class LinesBothWays(Lines):
+    """Its request goes on for as long as the stream does."""
+
+    headers = {**Lines.headers, "content-type": "application/x-ndjson"}
+
+    async def ask(self, house: House, request: Request) -> None:
+        line = request.params + b"\n" * request.whole
+        await super().ask(house, request._replace(params=line, whole=False))
+
+
 class Events(Rest):
     operation = "watch"
     streams = True
@@ -793,6 +803,9 @@ DOORS: dict[str, Callable[[], Door]] = {
     "lines, HTTP/1.1": lambda: Lines(OverHTTP1()),
     "lines, HTTP/2": lambda: Lines(OverHTTP2ByReset()),
     "lines, ASGI": lambda: Lines(OverASGI()),
+    "lines both ways, HTTP/2": lambda: LinesBothWays(OverHTTP2()),
+    "lines both ways, HTTP/2 that resets": lambda: LinesBothWays(OverHTTP2ByReset()),
+    "lines both ways, ASGI": lambda: LinesBothWays(OverASGI()),
     "events, HTTP/1.1": lambda: Events(OverHTTP1()),
     "events, HTTP/2": lambda: Events(OverHTTP2()),
     "gRPC": lambda: Grpc(OverHTTP2()),
