@@ -54,7 +54,7 @@ class HypercornConfig(Config):
         self.h2_max_header_list_size = settings.max_header_size
         self.h2_max_concurrent_streams = settings.max_concurrent_streams
         self.websocket_max_message_size = settings.websocket_max_message
-        self.websocket_ping_interval = settings.websocket_ping_interval
+        # No pings: the task that sends them sleeps on after the end, and holds up a stop.
 
     @property
     def ssl_enabled(self) -> bool:

@@ -31,7 +31,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 import pytest
-from doors import CODECS, DOORS, issue_certificate, open_door, program
+from doors import CODECS, DOORS, SERVERS, issue_certificate, open_door, program
 from prism_process import eventually
 
 import grpc
@@ -57,7 +57,7 @@ class Door:
         return self.ca is not None
 
 
-@pytest.fixture(scope="module", params=[(door, codec) for door in DOORS for codec in CODECS])
+@pytest.fixture(scope="module", params=[(door, codec) for door in DOORS for codec in SERVERS])
 def door(request, start_shared_prism, tmp_path_factory):
     directory = tmp_path_factory.mktemp("door")
     # "null" is the origin of the browser's page, which is a file.
@@ -93,10 +93,11 @@ def test_curl(door, option):
     curl = program("curl", "curl")
     trust = ["--cacert", door.ca] if door.tls else []
     common = [curl, "-sS", option, *trust, "-w", " %{http_version} %{http_code}"]
-    # In clear text, --http2 asks for an upgrade, which is ignored.
+    # In clear text, --http2 asks for an upgrade, which is ignored; hypercorn does so with a body.
     upgrade = option == "--http2" and not door.tls
     version = "1.1" if option == "--http1.1" or upgrade else "2"
-    assert run(*common, door.origin + "/v1/demo").endswith(f" {version} 200")
+    without_body = "2" if upgrade and door.codec == "hypercorn" else version
+    assert run(*common, door.origin + "/v1/demo").endswith(f" {without_body} 200")
     assert run(*common, "-d", BODY, door.url) == f"{STORED} {version} 200"
 
 
@@ -111,6 +112,8 @@ def test_nghttp(door, body_file):
 
 @pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
 def test_h2load(door, body_file, protocol):
+    if protocol == "http/1.1" and door.codec == "hypercorn":
+        pytest.skip("h2load counts answers without a reason phrase, as hypercorn's are, as failed")
     h2load = program("h2load", "nghttp2-client")
     version = ["--h1"] if protocol == "http/1.1" else ["--max-concurrent-streams", 50]
     shape = ["--requests", 2000, "--clients", 4, *version, "--data", body_file]

@@ -213,13 +213,12 @@ def test_what_hypercorn_takes_of_the_settings():
         max_concurrent_streams=4,
         tls_handshake_timeout=5,
         websocket_max_message=6,
-        websocket_ping_interval=7,
     )
     config = HypercornConfig(settings, None)
     assert (config.graceful_timeout, config.keep_alive_timeout) == (1, 2)
     assert (config.h11_max_incomplete_size, config.h2_max_header_list_size) == (3, 3)
     assert (config.h2_max_concurrent_streams, config.ssl_handshake_timeout) == (4, 5)
-    assert (config.websocket_max_message_size, config.websocket_ping_interval) == (6, 7)
+    assert (config.websocket_max_message_size, config.websocket_ping_interval) == (6, None)
     assert config.keep_alive_max_requests > 10**9
     assert not config.ssl_enabled
     assert config.log.error_logger.name == "prism.hypercorn"

@@ -1,4 +1,5 @@
-"""The data port as clients meet it: in clear text or over TLS, with each HTTP/2 codec."""
+"""The data port as clients meet it: in clear text or over TLS, with each HTTP/2 codec, and on
+hypercorn."""
 
 import os
 import shutil
@@ -12,6 +13,7 @@ import trustme
 from prism_process import Proxy
 
 CODECS = ["h2", "nghttp2"]
+SERVERS = [*CODECS, "hypercorn"]
 DOORS = ["cleartext", "tls"]
 SQLITE = {"name": "demo", "backend": "sqlite"}
 
@@ -29,9 +31,9 @@ def open_door(
 ) -> Proxy:
     """A proxy on ``codec``, whose data port is ``door``; its CA is ``directory / "ca.pem"``.
 
-    ``quiet``: it logs errors alone.
+    ``codec`` is one of Prism's server, or ``hypercorn``. ``quiet``: it logs errors alone.
     """
-    assert codec in CODECS
+    assert codec in SERVERS
     config: dict[str, Any] = {"namespaces": namespaces or [SQLITE]}
     if quiet:
         config["log"] = {"level": "error"}
@@ -40,6 +42,9 @@ def open_door(
         certificate, key = issue_certificate(directory)
         listen["tls"] = {"cert": certificate, "key": key}
     config["listen"] = listen
+    if codec == "hypercorn":
+        listen["server"] = codec
+        return start(config)
     return start(config, environment={"PRISM_HTTP2_CODEC": codec})
 
 

@@ -1,0 +1,68 @@
+"""``listen.server: hypercorn``: what is not plain HTTP, and the process around it. Plain calls of
+many clients are in test_clients.py."""
+
+import json
+import signal
+import ssl
+
+import pytest
+import trio
+from doors import issue_certificate, open_door
+from prism_process import eventually
+from stream_doors import grpc_stubs
+from trio_websocket import ConnectionClosed, wrap_client_stream
+
+import grpc
+
+
+@pytest.fixture
+def proxy(start_prism, tmp_path):
+    return open_door(start_prism, tmp_path, "cleartext", "hypercorn")
+
+
+def test_grpc(proxy):
+    pb2, stubs = grpc_stubs()
+    metadata = [("prism-namespace", "demo")]
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+        stub = stubs.BackendPluginStub(channel)
+        request = pb2.ExecuteRequest(operation="get", params_json='{"key": "a"}')
+        answer = stub.Execute(request, metadata=metadata, timeout=60)
+        assert json.loads(answer.result_json) == {"found": False}
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Execute(pb2.ExecuteRequest(operation="no"), metadata=metadata, timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        asked = pb2.StreamRequest(operation="watch", params_json='{"existing": true}')
+        messages = stub.ExecuteStream(iter([asked]), metadata=metadata, timeout=60)
+        assert json.loads(next(messages).result_json) == {"event": "ready"}
+        messages.cancel()
+    eventually(lambda: proxy.metric("prism_streams_open", namespace="demo") == 0)
+
+
+async def test_a_websocket_until_the_stop(proxy):
+    stream = await trio.open_tcp_stream("127.0.0.1", proxy.port)
+    async with stream, trio.open_nursery() as nursery:
+        host = f"127.0.0.1:{proxy.port}"
+        client = await wrap_client_stream(nursery, stream, host, "/v1/demo/watch")
+        await client.send_message('{"existing": true}')
+        assert json.loads(await client.get_message()) == {"event": "ready"}
+        proxy.process.terminate()
+        assert json.loads(await client.get_message())["$error"]["reason"] == "draining"
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.get_message()
+        assert closed.value.reason.code == 1012
+        nursery.cancel_scope.cancel()
+    assert await trio.to_thread.run_sync(proxy.process.wait) == 0
+
+
+def test_certificates_are_reloaded(start_prism, tmp_path):
+    proxy = open_door(start_prism, tmp_path, "tls", "hypercorn")
+
+    def shown():
+        return ssl.get_server_certificate(("127.0.0.1", proxy.port))
+
+    first = shown()
+    assert first == (tmp_path / "cert.pem").read_text()
+    issue_certificate(tmp_path)
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: shown() != first)
+    assert shown() == (tmp_path / "cert.pem").read_text()
