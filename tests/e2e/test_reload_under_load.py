@@ -21,7 +21,7 @@ from prism.app import Proxy
 from prism.config import load_config
 
 SUPPORT = Path(__file__).parent / "support"
-RELOADS, WITH_KILLS = 100, 40
+RELOADS = pytest.mark.parametrize("reloads", [20, pytest.param(1000, marks=pytest.mark.soak)])
 BETWEEN_KILLS = 20
 """Calls that are answered before the next kill, however long a slow machine takes for them."""
 
@@ -109,11 +109,12 @@ def check_store(store, calls):
 
 
 @pytest.mark.slow
-async def test_reloads_alone_cost_no_call_an_error(tmp_path):
+@RELOADS
+async def test_reloads_alone_cost_no_call_an_error(tmp_path, reloads):
     async with proxy_with_store(tmp_path) as (proxy, port, store):
         receipts = []
         async with load(port, tmp_path / "results"):
-            for number in range(RELOADS):
+            for number in range(reloads):
                 version = ("v2", "v1")[number % 2]
                 receipts.append(await proxy.supervisor.reload("store", version))
                 assert receipts[-1].new.version == version
@@ -126,13 +127,14 @@ async def test_reloads_alone_cost_no_call_an_error(tmp_path):
         assert (counts.failed, counts.cancelled, counts.lost) == (0, 0, 0)
         assert receipt.phases.absent == 0
     # Calls were in flight when their instance was replaced: the drain had something to do.
-    assert sum(receipt.calls.finished_on_old for receipt in receipts) > RELOADS
+    assert sum(receipt.calls.finished_on_old for receipt in receipts) > reloads
     check_store(store, calls)
-    print(f"{len(calls)} calls, {RELOADS} reloads")
+    print(f"{len(calls)} calls, {reloads} reloads")
 
 
 @pytest.mark.slow
-async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path):
+@RELOADS
+async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path, reloads):
     chance = random.Random(8)
     async with proxy_with_store(tmp_path) as (proxy, port, store):
         supervisor = proxy.supervisor
@@ -154,7 +156,7 @@ async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path):
 
         async with load(port, tmp_path / "results"), trio.open_nursery() as nursery:
             nursery.start_soon(kill_now_and_then)
-            while len(receipts) < WITH_KILLS or kills <= 5:
+            while len(receipts) < reloads or kills <= 5:
                 version = ("v2", "v1")[len(receipts) % 2]
                 receipts.append(await supervisor.reload("store", version))
             nursery.cancel_scope.cancel()
