@@ -141,7 +141,11 @@ class Outlet:
         self._in_turn = False
         if not self._asleep:
             return  # the task is about to look, or has bytes before these
-        data = self._source.take()
+        try:
+            data = self._source.take()
+        except Exception:  # this may be another connection's turn: its own task shall meet it
+            self.rise()
+            return
         if not data:
             return
         taken = 0

@@ -73,7 +73,6 @@ class HTTP2Connection:
         self.tasks = tasks
         self._transport = stream
         self._peer = peer
-        self._guard = self.codec
         self._starting: list[HTTP2Exchange] = []
         self._received = received
         self._started = False
@@ -197,7 +196,7 @@ class HTTP2Connection:
             data = data[size:]
             # A cancellation here would lose the rest, and with it the place in the stream.
             await trio.lowlevel.cancel_shielded_checkpoint()
-        if not self._guard.in_header_block:
+        if not self.codec.in_header_block:
             self._headers_due = inf
         elif self._headers_due == inf:
             self._headers_due = self.now + self.settings.header_timeout
@@ -234,10 +233,10 @@ class HTTP2Connection:
                 self._half_open.pop(stream_id, None)
                 if (stream := self._streams.get(stream_id)) is not None:
                     if self.now - stream.begun_at > RAPID:
-                        self._guard.credit(RESET_COST)
+                        self.codec.credit(RESET_COST)
                     stream.cancel(Cancelled.CLIENT_LEFT)
             case RequestMalformed(stream_id, reason):
-                self._guard.charge(RESET_COST)
+                self.codec.charge(RESET_COST)
                 self._half_open.pop(stream_id, None)
                 if (stream := self._streams.get(stream_id)) is not None:
                     stream.cancel(Cancelled.CLIENT_LEFT)
@@ -254,7 +253,7 @@ class HTTP2Connection:
 
     def _open_stream(self, request: Request) -> None:
         if self._shutdown.refuses_streams or self._is_full():
-            self._guard.charge(1)
+            self.codec.charge(1)
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
             return
@@ -314,7 +313,7 @@ class HTTP2Connection:
 
     def frame_sent(self) -> None:
         """A DATA frame went out."""
-        self._guard.credit(FRAME_CREDIT)
+        self.codec.credit(FRAME_CREDIT)
 
     def response_sent(self, stream: HTTP2Exchange) -> None:
         """A response went out whole. If its request is still open, it gets a while to end.
@@ -322,7 +321,7 @@ class HTTP2Connection:
         RST_STREAM ends it otherwise (RFC 9113, 8.1). Sent at once, it makes curl up to
         7.88 forget the response, if that came while curl was sending.
         """
-        self._guard.credit(RESPONSE_CREDIT + FRAME_CREDIT)
+        self.codec.credit(RESPONSE_CREDIT + FRAME_CREDIT)
         if not stream.received_all:
             due = trio.current_time() + self.settings.linger_timeout
             self._half_open[stream.stream_id] = due

@@ -1,0 +1,74 @@
+"""What one call does that goes wrong in its answer, and who else notices."""
+
+import pytest
+import trio
+
+from prism.contract.errors import CallCancelled, DeadlineExceeded
+
+
+@pytest.fixture
+def break_answers(monkeypatch):
+    """Make the answers of a call impossible to send, as by a bug in a front end."""
+
+    def break_answers(call):
+        def fail(*arguments):
+            raise RuntimeError("a bug in the front end")
+
+        broken_off = []
+        kind = type(call)
+        subclass = type(
+            "Broken",
+            (kind,),
+            {
+                "__slots__": (),
+                "send_result": fail,
+                "send_error": fail,
+                "break_off": lambda self: broken_off.append(self),
+            },
+        )
+        call.__class__ = subclass
+        return broken_off
+
+    return break_answers
+
+
+async def test_a_fault_in_one_answer_costs_no_other_call(
+    make_namespace, make_call, break_answers, caplog
+):
+    namespace = make_namespace()
+    broken, good = make_call(namespace), make_call(namespace)
+    broken_off = break_answers(broken)
+    broken.proceed()
+    good.proceed()
+    assert await good.outcome() == b"{}"
+    await trio.testing.wait_all_tasks_blocked()
+    assert broken_off == [broken]
+    assert broken.observed == 1
+    assert namespace.in_flight == 0
+    assert "a bug in the front end" in caplog.text
+
+
+async def test_nor_does_it_stop_the_deadlines(
+    make_namespace, make_call, break_answers, autojump_clock
+):
+    async def hang(request):
+        await trio.sleep_forever()
+
+    namespace = make_namespace(hang)
+    broken, good = make_call(namespace, timeout=1), make_call(namespace, timeout=2)
+    break_answers(broken)
+    broken.proceed()
+    good.proceed()
+    with pytest.raises(DeadlineExceeded):
+        await good.outcome()
+    assert broken.observed == 1
+
+
+async def test_a_call_ends_once(make_namespace, make_call, autojump_clock):
+    call = make_call(make_namespace())
+    call.proceed()
+    assert await call.outcome() == b"{}"
+    call.end(CallCancelled("the client left"))
+    call.end(CallCancelled("the client left"))
+    await trio.sleep(100)
+    assert (call.error, call.observed) == (None, 1)
