@@ -89,7 +89,7 @@ async def talk_nonsense(case: Case) -> None:
 
 
 async def replace_plugin(case: Case) -> None:
-    case.house.channel.give_up_calls(Draining("the instance is replaced"))
+    case.house.channel.cancel_calls(Draining("the instance is replaced"))
 
 
 async def end_streams(case: Case) -> None:

@@ -80,7 +80,9 @@ def json_log():
     os.close(reading)
 
 
-def test_the_lines_of_a_turn_are_those_that_the_formatter_would_make(call, make_record, json_log):
+async def test_the_lines_of_a_turn_are_those_that_the_formatter_would_make(
+    call, make_record, json_log
+):
     log = AccessLog()
     assert begin_turn()
     log.add(call, 0.5)

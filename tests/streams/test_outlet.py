@@ -82,7 +82,7 @@ async def test_in_a_turn_it_sends_at_the_turns_end(make_outlet, nursery, pair):
     outlet.close()
 
 
-def test_what_is_flushed_outside_of_turns_is_flushed_at_once():
+async def test_what_is_flushed_outside_of_turns_is_flushed_at_once():
     class Lines:
         flushed = 0
 
