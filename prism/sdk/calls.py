@@ -42,7 +42,6 @@ REPLACED = "replaced"
 # Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
 _CLOSED = ConnectionState.CLOSED
 _EXECUTE_STREAM = Method.EXECUTE_STREAM
-_SHUTDOWN = Method.SHUTDOWN
 _OK = StatusCode.OK
 
 
@@ -114,7 +113,7 @@ class Calls:
         return None
 
     def _refuse(self, opened: Open, status: StatusCode) -> None:
-        self._close(opened, Close(opened.stream, status, not_started=True))
+        self._close(opened, status, not_started=True)
 
     # -- unary calls ----------------------------------------------------------
 
@@ -159,10 +158,12 @@ class Calls:
         worker.call_ended()
 
     def _answer(self, opened: Open, response: Message) -> None:
-        self._close(opened, Close(opened.stream, _status_of(response), response))
-        if opened.method is _SHUTDOWN:
+        if type(response) is ExecuteResponse and response.success and not response.error_code:
+            self._close(opened, _OK, response)
+            return
+        self._close(opened, _status_of(response), response)
+        if isinstance(opened.message, ShutdownRequest):
             self.shut_down = True
-            assert isinstance(opened.message, ShutdownRequest)  # noqa: S101 - decoded as this type
             self.replaced = opened.message.reason == REPLACED
             self.workers.stop()
 
@@ -174,7 +175,7 @@ class Calls:
             status = StatusCode.CANCELLED
         if self.now() >= deadline:
             status = StatusCode.DEADLINE_EXCEEDED
-        self._close(opened, Close(opened.stream, status))
+        self._close(opened, status)
 
     # -- streams --------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Calls:
                 status = StatusCode.DEADLINE_EXCEEDED
             del self._running[opened.stream]
             del self._streams[opened.stream]
-            self._close(opened, Close(opened.stream, status, last))
+            self._close(opened, status, last)
             self._writer.wake()
 
     async def _send_items(self, stream: "StreamCall") -> StreamResponse | None:
@@ -218,23 +219,28 @@ class Calls:
 
     # -- the end of either ----------------------------------------------------
 
-    def _close(self, opened: Open, close: Close) -> None:
+    def _close(
+        self,
+        opened: Open,
+        status: StatusCode,
+        response: Message | None = None,
+        *,
+        not_started: bool = False,
+    ) -> None:
         """Queue the CLOSE of a call; who calls has it written."""
         if self.draining:
             self._one_ended.set()
         if self._connection.state is _CLOSED:
             return
         try:
-            self._connection.send(close)
+            self._connection.send(Close(opened.stream, status, response, not_started))
         except PayloadTooLarge as error:
-            self._close_without_answer(
-                opened, StatusCode.RESOURCE_EXHAUSTED, f"the plugin's answer is too large: {error}"
-            )
+            why = f"the plugin's answer is too large: {error}"
+            self._close_without_answer(opened, StatusCode.RESOURCE_EXHAUSTED, why)
         except LocalProtocolError as error:
             log.exception("the answer to %s cannot be sent", opened.method.name)
-            self._close_without_answer(
-                opened, StatusCode.INTERNAL, f"the plugin's answer cannot be sent: {error}"
-            )
+            why = f"the plugin's answer cannot be sent: {error}"
+            self._close_without_answer(opened, StatusCode.INTERNAL, why)
 
     def _close_without_answer(self, opened: Open, status: StatusCode, why: str) -> None:
         try:

@@ -214,7 +214,9 @@ class Plugin:
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation that is not streaming."""
-        started = self.__call_begins()
+        started = perf_counter()
+        self.__running += 1
+        self.metrics.requests_total += 1
         try:
             operation = self.__offered.get(request.operation)
             if operation is None or operation.streaming:
@@ -249,7 +251,9 @@ class Plugin:
         only ``is_final``, or the error. Closing the generator closes the handler;
         ``requests`` stays the caller's to close.
         """
-        started = self.__call_begins()
+        started = perf_counter()
+        self.__running += 1
+        self.metrics.requests_total += 1
         first = StreamRequest()
         try:
             first = await anext(requests, first)
@@ -324,12 +328,6 @@ class Plugin:
         if remaining:
             return ShutdownResponse(error=f"stopped while {remaining} calls were still running")
         return ShutdownResponse(success=True)
-
-    def __call_begins(self) -> float:
-        """Count a call; the returned time goes to ``__call_ends``."""
-        self.__running += 1
-        self.metrics.requests_total += 1
-        return perf_counter()
 
     def __call_ends(self, started: float) -> None:
         self.__running -= 1

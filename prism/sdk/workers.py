@@ -63,7 +63,7 @@ def event_loop() -> tuple[Callable[..., Scope], Callable[[], float]]:
     """
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.CancelScope, trio.current_time
+        return trio.CancelScope, trio.lowlevel.current_clock().current_time
     return anyio.CancelScope, asyncio.get_running_loop().time
 
 

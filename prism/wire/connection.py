@@ -21,7 +21,12 @@ beyond the credit ends that call only.
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from prism.contract.errors import LocalProtocolError, PayloadTooLarge, RemoteProtocolError
+from prism.contract.errors import (
+    LocalProtocolError,
+    PayloadTooLarge,
+    ProtocolError,
+    RemoteProtocolError,
+)
 from prism.contract.service import RESPONSE_TYPE, Method
 from prism.wire import codecs, handshake, serialization
 from prism.wire._state import (
@@ -249,8 +254,11 @@ class Connection:
         """The state that ``trigger`` leads to; raises where it is illegal."""
         state = self._row.get(trigger)
         if state is None:
-            raise refusal(trigger, f"connection state {self._state.name}")
+            raise self._refusal(trigger)
         return state
+
+    def _refusal(self, trigger: Trigger) -> ProtocolError:
+        return refusal(trigger, f"connection state {self._state.name}")
 
     def _enter(self, state: ConnectionState) -> None:
         self._state = state
@@ -333,12 +341,12 @@ class Connection:
         entry.state = after
 
     def _send_close(self, event: Close) -> None:
-        self._after(_SENT_CLOSE)
+        if _SENT_CLOSE not in self._row:
+            raise self._refusal(_SENT_CLOSE)
         entry = self._open_stream(event.stream)
         entry.after(_SENT_CLOSE)
-        frame = serialization.pack_close(
-            event, RESPONSE_TYPE[entry.method], self.codec, self._peer_max_frame
-        )
+        kind = RESPONSE_TYPE[entry.method]
+        frame = serialization.pack_close(event, kind, self.codec, self._peer_max_frame)
         self._outbox.put(frame)
         del self._streams[event.stream]
 
@@ -417,7 +425,8 @@ class Connection:
         return hello
 
     def _receive_open(self, frame: Frame) -> Event:
-        self._after(_RECEIVED_OPEN)
+        if _RECEIVED_OPEN not in self._row:
+            raise self._refusal(_RECEIVED_OPEN)
         stream = frame.stream
         if stream % 2 != self._peer_parity or stream <= self.last_peer_stream:
             raise RemoteProtocolError(
