@@ -2,7 +2,7 @@
 
 A unary call is run by the worker that read it (``workers``), a stream by a task of its own;
 both under a cancel scope with the deadline that the host gave. Whatever happens to a call,
-whoever ran it queues its CLOSE.
+the task that ran it queues its CLOSE.
 """
 
 import logging

@@ -152,7 +152,7 @@ async def listen(options: "Options") -> Listener[Any]:
         raise EndpointError(f"cannot listen on {address}: {error.strerror or error}") from None
     if context is None:
         return listener
-    # Frames carry their length, so a cut connection shows without TLS's own goodbye.
+    # Frames carry their length, so a cut connection shows without TLS's close_notify.
     return _TLSListener(listener, context, standard_compatible=False)
 
 
@@ -200,7 +200,7 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # whoever listens there may not keep up
+        probe.setblocking(False)  # the process that listens there may not keep up
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -4,9 +4,9 @@ How the process meets its host, in this order: ``--connect`` or ``--listen`` on
 the command line; ``PRISM_PLUGIN_FD``, the connected socket that a spawning proxy
 hands down; ``PLUGIN_SOCKET``, the path of the proxy's socket to dial.
 
-A spawned plugin ends with its connection. One that dials or listens belongs to
-whoever started it, so it outlives its proxy: it dials again, or accepts again,
-with a new plugin object each time.
+A spawned plugin ends with its connection. One that dials or listens was started by
+somebody else, so it outlives its proxy: it dials again, or accepts again, with a new
+plugin object each time.
 """
 
 import importlib.util

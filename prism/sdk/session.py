@@ -131,7 +131,7 @@ class Session:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._writer.run, writer_scope)
                 try:
-                    await self._greet()
+                    await self._handshake()
                     async with anyio.create_task_group() as calls:
                         self._calls.start(calls, self._take_turn)
                 finally:
@@ -156,7 +156,7 @@ class Session:
             except Exception:
                 log.exception("the plugin failed to shut down")
 
-    async def _greet(self) -> None:
+    async def _handshake(self) -> None:
         self._send(self._connection.local_hello)
         event = None
         try:

@@ -198,7 +198,7 @@ class Host:
             self.connection.send(event)
         await self.stream.send(self.connection.data_to_send())
 
-    async def greet(self, codec: str = "msgpack") -> None:
+    async def handshake(self, codec: str = "msgpack") -> None:
         offer = msgspec.structs.replace(await self.expect(Hello), codecs=(codec,))
         await self.send(answer(offer, self.connection.local_hello))
 
@@ -239,7 +239,7 @@ def memory_streams() -> tuple[MemoryStream, MemoryStream]:
 async def run_session(
     plugin: Any, *, initialize: bool = True, codec: str = "msgpack", **limits: int
 ) -> AsyncIterator[tuple[Host, Session, list[bool]]]:
-    """(host, session, ended): a session that runs, greeted and initialized."""
+    """(host, session, ended): a session that runs, that has shaken hands, initialized."""
     ours, theirs = memory_streams()
     session = Session(theirs, plugin, name="scripted", version="1")
     host = Host(ours, **limits)
@@ -251,7 +251,7 @@ async def run_session(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await host.greet(codec)
+        await host.handshake(codec)
         if initialize:
             await host.call(Method.INITIALIZE, InitializeRequest(namespace="ns"))
         yield host, session, ended

@@ -116,7 +116,7 @@ def session_with(session_of):
         (b"", "closed the connection"),
     ],
 )
-async def test_a_host_that_does_not_greet(said, message, stream_pair, caplog):
+async def test_a_host_that_says_no_hello(said, message, stream_pair, caplog):
     ours, theirs = stream_pair()
     plugin = Scripted()
     await ours.send(said) if said else None
