@@ -9,6 +9,7 @@ from prism.channels.channel import PluginChannel
 from prism.config.types import PluginConfig, PluginForm, VerificationConfig
 from prism.contract.errors import (
     CallCancelled,
+    CallError,
     DeadlineExceeded,
     Draining,
     PluginCrashed,
@@ -117,7 +118,7 @@ class Instance:
         self.opened += 1
         self.leases += 1
 
-    def release(self, error: BaseException | None = None) -> None:
+    def release(self, error: CallError | None = None) -> None:
         """End one lease, whose call ended with ``error``, or with an answer."""
         self.leases -= 1
         if error is None:
@@ -126,7 +127,7 @@ class Instance:
             self.cancelled += 1
         elif isinstance(error, (PluginCrashed, PluginMisbehaved)):
             self.failed += 1
-        elif getattr(error, "retryable", False):
+        elif error.retryable:
             self.refused += 1
         else:
             self.finished += 1

@@ -1,8 +1,8 @@
 """A slot: the place that holds a namespace's current instance.
 
-Calls take a lease on whatever instance is in the slot at that moment and keep
-it until they end, so an instance is drained when its last lease is returned.
-Leasing is plain synchronous code: nothing in it can block or be cancelled. Only
+Calls choose whatever instance is in the slot at that moment and hold it until they end
+(``Instance.acquire`` and ``release``), so an instance is drained when the last call has let go.
+That is plain synchronous code: nothing in it can block or be cancelled. Only
 a call that finds the slot empty may wait.
 
 What is in a slot takes calls: an instance that must get no more is taken out in the moment
@@ -12,39 +12,11 @@ that it is known.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 import trio
 
 from prism.contract.errors import PluginUnavailable
 from prism.supervision.instance import Instance
-
-
-class Lease:
-    """One call's hold on an instance. A context manager, entered once."""
-
-    __slots__ = ("_instance", "_slot")
-
-    def __init__(self, slot: "Slot") -> None:
-        self._slot = slot
-
-    def __enter__(self) -> Instance:
-        """The instance that serves the call.
-
-        Raises:
-            PluginUnavailable: the slot is empty; the call has not begun.
-        """
-        self._instance = self._slot.choose()
-        self._instance.acquire()
-        return self._instance
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._instance.release(error)
 
 
 class Slot:
@@ -72,10 +44,6 @@ class Slot:
         self._owed = 0.0
         self._idempotent: frozenset[str] = frozenset()
         self._changed = trio.lowlevel.ParkingLot()
-
-    def lease(self) -> Lease:
-        """Hold the current instance for one call; entering it raises PluginUnavailable."""
-        return Lease(self)
 
     def choose(self) -> Instance:
         """The instance for the next call.

@@ -78,46 +78,58 @@ def test_sigterm_under_load_loses_nothing(start_prism, tmp_path: Path) -> None:
     assert stored == load.answered
 
 
-def test_calls_in_flight_end_before_the_proxy_does(start_prism) -> None:
+def test_calls_in_flight_end_before_the_proxy_does(start_prism, tmp_path: Path) -> None:
     plugin = {"type": "sidecar", "command": WAITING}
     proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
     client = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
-    client.request("POST", "/v1/w/wait", b'{"seconds": 1}')
+    end = tmp_path / "end"
+    client.request("POST", "/v1/w/wait_until", json.dumps({"file": str(end)}).encode())
     eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
     proxy.process.send_signal(signal.SIGTERM)
+    eventually(lambda: proxy.logged("stopping on SIGTERM"))
+    end.touch()
     response = client.getresponse()
-    assert (response.status, response.read()) == (200, b'{"waited":1.0}')
+    assert (response.status, json.loads(response.read())) == (200, {"found": str(end)})
     client.close()
     assert proxy.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("calls", [1, 20])
-def test_http2_calls_in_flight_of_httpx_end_before_the_proxy_does(start_prism, calls: int) -> None:
+def test_http2_calls_in_flight_of_httpx_end_before_the_proxy_does(
+    start_prism, tmp_path: Path, calls: int
+) -> None:
     plugin = {"type": "sidecar", "command": WAITING}
     proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
+    end = tmp_path / "end"
     with (
         httpx.Client(http1=False, http2=True, timeout=60, trust_env=False) as client,
         ThreadPoolExecutor(calls) as pool,
     ):
-        url = f"{proxy.url}/v1/w/wait"
-        waits = [{"seconds": 0.5 + number / 40} for number in range(calls)]
-        answers = [pool.submit(client.post, url, json=wait) for wait in waits]
+        url = f"{proxy.url}/v1/w/wait_until"
+        answers = [pool.submit(client.post, url, json={"file": str(end)}) for _ in range(calls)]
         eventually(lambda: proxy.call("w", "count").json()["open"] == calls)
         proxy.process.send_signal(signal.SIGTERM)
+        eventually(lambda: proxy.logged("stopping on SIGTERM"))
+        end.touch()
         assert [answer.result().status_code for answer in answers] == [200] * calls
     assert proxy.process.wait(60) == 0
 
 
-def test_the_call_of_prism_call_ends_before_the_proxy_does(start_prism) -> None:
+def test_the_call_of_prism_call_ends_before_the_proxy_does(start_prism, tmp_path: Path) -> None:
     plugin = {"type": "sidecar", "command": WAITING}
     proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
-    command = [sys.executable, "-m", "prism", "call", "w", "wait", '{"seconds":1}']
+    end = tmp_path / "end"
+    params = json.dumps({"file": str(end)})
+    command = [sys.executable, "-m", "prism", "call", "w", "wait_until", params]
     with subprocess.Popen(
         [*command, "--url", proxy.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as call:
         eventually(lambda: proxy.call("w", "count").json()["open"] == 1)
         proxy.process.send_signal(signal.SIGINT)
-        assert call.communicate(timeout=60) == ('{"waited":1.0}\n', "")
+        eventually(lambda: proxy.logged("stopping on SIGINT"))
+        end.touch()
+        said, complaint = call.communicate(timeout=60)
+        assert (json.loads(said), complaint) == ({"found": str(end)}, "")
     assert proxy.process.wait(60) == 0
 
 

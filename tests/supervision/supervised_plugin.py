@@ -1,12 +1,12 @@
 """Plugins that misbehave at will: in this process, and scripted behind a connector."""
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
 from prism.config.types import PluginConfig
-from prism.contract.errors import ChannelClosed, PluginCrashed
+from prism.contract.errors import CallError, ChannelClosed, PluginCrashed
 from prism.contract.messages import (
     ExecuteRequest,
     HealthCheckResponse,
@@ -36,8 +36,23 @@ async def call(instance, name):
     return json.loads(answer.result_json)
 
 
+@contextmanager
+def held(slot):
+    """The slot's instance, held as a call holds it."""
+    instance = slot.choose()
+    instance.acquire()
+    ending = None
+    try:
+        yield instance
+    except CallError as error:
+        ending = error
+        raise
+    finally:
+        instance.release(ending)
+
+
 async def leased_call(slot, name):
-    with slot.lease() as instance:
+    with held(slot) as instance:
         return await call(instance, name)
 
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.contract.errors import (
+    CallCancelled,
+    DeadlineExceeded,
     Draining,
     Overloaded,
     PluginCrashed,
@@ -25,30 +27,13 @@ def instance(**facts):
     return Instance("ns", 7, "p", "1", channel=None, operations={}, **facts)
 
 
-def cancelled():
-    """A cancellation, as trio makes it."""
-    caught = []
-
-    async def main():
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                await trio.sleep_forever()
-            except trio.Cancelled as error:
-                caught.append(error)
-                raise
-
-    trio.run(main)
-    return caught[0]
-
-
 ENDINGS = [
     (None, "finished"),
     (PluginError(StatusCode.INTERNAL, "its own answer"), "finished"),
-    (LookupError(), "finished"),
     (Overloaded("full"), "refused"),
     (PluginUnavailable("gone"), "refused"),
-    (cancelled(), "cancelled"),
+    (CallCancelled("the client left"), "cancelled"),
+    (DeadlineExceeded("too late"), "cancelled"),
     (Draining("too long"), "cancelled"),
     (PluginCrashed("gone"), "failed"),
     (PluginMisbehaved("garbage"), "failed"),

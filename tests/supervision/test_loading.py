@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import trio
-from supervised_plugin import eventually, leased_call, supervised
+from supervised_plugin import eventually, held, leased_call, supervised
 
 from prism.streams.errors import LaunchError
 from prism.supervision import loading
@@ -46,7 +46,7 @@ async def test_old_and_new_code_run_side_by_side(package, make_spec):
     spec = make_spec(type="in_process", module="versioned_package.plugin:Versioned")
     async with supervised(spec) as supervisor:
         slot = supervisor.slots["ns"]
-        with slot.lease() as old:
+        with held(slot) as old:
             package("VERSION = 'two'")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervisor.reload, "ns")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from supervised_plugin import eventually, leased_call, supervised
+from supervised_plugin import eventually, held, leased_call, supervised
 
 from prism.config.types import PluginConfig
 from prism.contract.errors import Draining, InvalidRequest, PluginUnavailable
@@ -264,7 +264,7 @@ def trial(quick):
             async def calls():
                 while True:
                     await trio.sleep(0.05)
-                    with slot.lease() as instance:
+                    with held(slot) as instance:
                         served.append(instance.generation)
                         if instance.sample is not None:
                             instance.sample.take(*judge_call(instance.generation))

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 import trio
 import trio.testing
+from supervised_plugin import held
 
 from prism.contract.errors import ChannelClosed, PluginUnavailable
 from prism.contract.messages import OperationDeclaration
@@ -22,7 +23,7 @@ def test_an_empty_slot_tells_callers_no_reasons():
     slot = Slot("ns")
     slot.absence = "no database at db:5432"
     with pytest.raises(PluginUnavailable) as caught:
-        slot.lease().__enter__()
+        slot.choose()
     assert str(caught.value) == "namespace 'ns' has no plugin now"
 
 
@@ -37,13 +38,13 @@ async def test_an_instance_is_drained_when_its_last_lease_is_returned():
         drained.append(old.leases)
 
     async with trio.open_nursery() as nursery:
-        with slot.lease() as first:
-            with slot.lease():
+        with held(slot) as first:
+            with held(slot):
                 assert slot.fill(new) is old
                 nursery.start_soon(drain)
                 await trio.testing.wait_all_tasks_blocked()
             assert (first, old.leases, drained) == (old, 1, [])
-            with slot.lease() as later:
+            with held(slot) as later:
                 assert later is new
     assert (drained, new.leases, old.id) == ([0], 0, "ns/1")
 
@@ -56,14 +57,6 @@ def test_only_the_current_instance_can_be_cleared():
     assert slot.current is new
     slot.clear(new, "it stopped")
     assert (slot.current, slot.absence) == (None, "it stopped")
-
-
-def test_a_lease_is_returned_when_the_call_fails():
-    slot = Slot("ns")
-    slot.fill(instance())
-    with pytest.raises(LookupError), slot.lease() as held:
-        raise LookupError
-    assert held.leases == 0
 
 
 # -- a share of the calls ---------------------------------------------------------------

@@ -41,8 +41,12 @@ class Waiting(Plugin):
     @operation
     async def wait_until(self, params: Until) -> dict[str, str]:
         """Until the file exists."""
-        while not await anyio.Path(params.file).exists():  # noqa: ASYNC110 - another process makes it
-            await anyio.sleep(0.02)
+        self.open += 1
+        try:
+            while not await anyio.Path(params.file).exists():  # noqa: ASYNC110 - made by a test
+                await anyio.sleep(0.02)
+        finally:
+            self.open -= 1
         return {"found": params.file}
 
     @operation(idempotent=True)
