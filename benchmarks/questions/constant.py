@@ -1,9 +1,9 @@
 """What can the HTTP server do, with an application that does nothing?
 
 A POST with a small body, answered with a constant of the same size: by stock
-hypercorn, Granian and Prism's server, which run the same ASGI application, and by
-Envoy itself, which is left out over HTTP/1.1: there it closes the connection after a
-direct response to a POST.
+hypercorn and Granian, which run one ASGI application; by Prism's server with a front end
+that does the same; and by Envoy itself, which is left out over HTTP/1.1: there it closes the
+connection after a direct response to a POST.
 """
 
 from benchmarks.effort import Effort

@@ -13,7 +13,7 @@ from benchmarks.lineup import Lineup
 from benchmarks.load.target import Target
 from benchmarks.report.page import Section
 from benchmarks.report.plots import Axis, line_plot
-from benchmarks.report.tables import absent, load_table, microseconds_each
+from benchmarks.report.tables import absent, load_table, microseconds_each, verdict
 from benchmarks.samples import Load, Results, take_turns
 from benchmarks.sides import envoy, prism
 
@@ -27,6 +27,7 @@ FEW_NAMESPACES = [1, 10]
 SIZES = ("100 B", "1 KB", "10 KB", "100 KB", "1 MB", "10 MB")
 BODIES = [Load(4, body=10**power) for power in range(2, 8)]
 SHOWN_BODY = Load(4, body=10_000)
+LARGE_BODY = Load(4, body=1_000_000)
 LEAST_SECONDS_OF_LARGE = 1.0
 """A sample of calls with large bodies has too few of them in less."""
 
@@ -98,6 +99,7 @@ def _bodies(effort: Effort) -> Section:
             lineup.add_all(names, _echoes(codec, names))
         seconds = effort.seconds if effort.quick else max(effort.seconds, LEAST_SECONDS_OF_LARGE)
         results = take_turns(lineup.sides, loads, rounds=effort.rounds, seconds=seconds)
+    side = prism.side_name(prism.SPAWN, prism.NGHTTP2)
     lines = {
         name: [(load.body, _cost(results, name, load)) for load in loads if results.has(name, load)]
         for name in lineup.sides
@@ -121,6 +123,12 @@ def _bodies(effort: Effort) -> Section:
         ),
         "",
         *absent(lineup.missing | results.failed),
+        verdict(
+            f"CPU time of the proxy for a body of 1 MB, {side} / {ENVOY}",
+            results.ratio(side, ENVOY, LARGE_BODY, microseconds_each(lambda sample: sample.cpu)),
+            3,
+            at_least=False,
+        ),
     ]
     return Section("\n".join(text), {"growth-with-bodies": plot}, results.failed)
 

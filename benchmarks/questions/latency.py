@@ -147,7 +147,7 @@ def _row(results: Results, name: str, backend: str | None) -> list[str]:
 def _verdicts(results: Results, backend_of: dict[str, str]) -> Iterator[str]:
     for codec in prism.CODECS:
         side = prism.side_name(prism.SPAWN, codec)
-        for label, value, target in (("p50", _p50, 0.3), ("p99", _p99, 1.0)):
+        for label, value, target in (("p50", _p50, 0.25), ("p99", _p99, 0.6)):
             added = results.difference(side, backend_of[side], PACED, value)
             yield verdict(
                 f"{label} added by {side}",

@@ -230,7 +230,7 @@ def _grpc(effort: Effort) -> tuple[list[str], dict[str, str]]:
         load_table(results, lineup.sides, loads, GRPC, servers=("proxy", "backend")),
         "",
         *absent(lineup.missing | results.failed),
-        verdict(f"gRPC calls per second, {BUSY}, {side} / {GRPC}", rate, 1, at_least=True),
+        verdict(f"gRPC calls per second, {BUSY}, {side} / {GRPC}", rate, 3, at_least=True),
         verdict(f"p50, {ONE}, {side} / {GRPC}", delay, 1, at_least=False),
     ]
     return text, results.failed
