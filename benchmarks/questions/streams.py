@@ -213,10 +213,13 @@ def _idle_streams(port: int, path: str, count: int) -> Iterator[None]:
 
 
 def _grpc(effort: Effort) -> tuple[list[str], dict[str, str]]:
-    """Execute through Prism and through a relay on grpc.aio, to the same backend process."""
+    """Execute through Prism and through a relay on grpc.aio, to the same backend process;
+    and through Prism to a spawned plugin, which the relay has not."""
     loads = effort.some(CALLS, BUSY)
     side = f"Prism, gRPC on both sides, {prism.fastest_codec()}"
+    spawned = f"Prism, gRPC in front of a spawned plugin, {prism.fastest_codec()}"
     with Lineup() as lineup:
+        lineup.add(spawned, _before_spawned())
         try:
             backend = lineup.enter_context(grpc_aio.service())
             lineup.add(GRPC, grpc_aio.relay_to(backend))
@@ -224,16 +227,41 @@ def _grpc(effort: Effort) -> tuple[list[str], dict[str, str]]:
         except Unavailable as reason:
             lineup.missing |= dict.fromkeys((GRPC, side), str(reason))
         results = take_turns(lineup.sides, loads, rounds=effort.rounds, seconds=effort.seconds)
-    rate = results.ratio(side, GRPC, BUSY, lambda sample: sample.rate)
+    rates = {
+        name: results.ratio(name, GRPC, BUSY, lambda sample: sample.rate)
+        for name in (spawned, side)
+    }
     delay = results.ratio(side, GRPC, ONE, lambda sample: sample.p50)
     text = [
         load_table(results, lineup.sides, loads, GRPC, servers=("proxy", "backend")),
         "",
         *absent(lineup.missing | results.failed),
-        verdict(f"gRPC calls per second, {BUSY}, {side} / {GRPC}", rate, 3, at_least=True),
+        *(
+            verdict(
+                f"gRPC calls per second, {BUSY}, {name} / {GRPC}",
+                rate,
+                3 if name == spawned else 1,
+                at_least=True,
+            )
+            for name, rate in rates.items()
+        ),
         verdict(f"p50, {ONE}, {side} / {GRPC}", delay, 1, at_least=False),
     ]
     return text, results.failed
+
+
+@contextmanager
+def _before_spawned() -> Iterator[Target]:
+    """Prism's gRPC door before the echo plugin."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        prism.prism(Path(name), [prism.echo("demo", prism.SPAWNED)], prism.fastest_codec()) as (
+            pid,
+            url,
+        ),
+    ):
+        plugins = children(pid, prism.ECHO_PLUGIN)
+        yield grpc_aio.target(url, [pid], plugins, namespace="demo")
 
 
 @contextmanager
