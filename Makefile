@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # One worker more than cores: many tests wait. What a worker ends with is taken from its neighbours.
 PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
+# On a terminal pip shows how far it is.
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo --quiet)
 
 .PHONY: help serve test test-fast soak check bench format generate wheel clean
 
@@ -16,7 +18,7 @@ help:
 	@echo "make check      formatting, lint, types, and the direction of imports"
 	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
 	@echo "make generate   what is made from the types and the .proto; tests compare it"
-	@echo "make wheel      a wheel with the compiled parts, tried in a clean environment"
+	@echo "make wheel      wheels of the proxy, with the compiled parts, and of the plugins' SDK; tried"
 	@echo "make clean      remove what the other targets made"
 
 serve: $(VENV)/.installed
@@ -65,9 +67,11 @@ clean:
 NATIVE := $(wildcard native/*/*.[ch])
 $(VENV)/.installed: pyproject.toml setup.py requirements/constraints.txt $(NATIVE)
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable .
+	@echo "installing Prism into $(VENV): about a minute, this once"
+	@$(PIP_INSTALL) --constraint requirements/constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable '.[dev,bench]'
+	@echo "installing what the tests and checks need"
+	@$(PIP_INSTALL) --constraint requirements/constraints.txt --editable '.[dev,bench]'
 	@touch $@

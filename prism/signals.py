@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import trio
 
@@ -83,6 +84,7 @@ class _Control:
         self._reload_asked_for = trio.Event()
         self._had_terminal = _has_terminal()
         self._status = ""
+        self._command = command()
 
     async def run(self, on_ready: Callable[[Ready], None], predecessor: Predecessor | None) -> None:
         """Run the proxy, and tell those who wait for it that it serves."""
@@ -176,7 +178,7 @@ class _Control:
         try:
             with scope:
                 pid = await hand_over(
-                    command(),
+                    self._command,
                     proxy.sockets,
                     proxy.absences,
                     proxy.live.current.handover_timeout_seconds,
@@ -203,5 +205,22 @@ def _has_terminal() -> bool:
 
 
 def command() -> list[str]:
-    """The command line of this process, to be run again by its successor."""
-    return [sys.executable, *sys.orig_argv[1:]]
+    """The command line of this process, to be run again by its successor. Ask for it at the start.
+
+    A program that was run by its first line is run so again: later that line may name another
+    Python, where a link on the way has been pointed at another version.
+    """
+    program, *arguments = sys.orig_argv
+    if arguments and "/" in program and _is_run_by(Path(arguments[0]), program):
+        return arguments
+    return [sys.executable, *arguments]
+
+
+def _is_run_by(script: Path, interpreter: str) -> bool:
+    """Whether ``script`` can be executed, and its beginning has ``interpreter`` run it."""
+    try:
+        with script.open("rb") as opened:
+            head = opened.read(1024)
+    except OSError:
+        return False
+    return head.startswith(b"#!") and os.fsencode(interpreter) in head and os.access(script, os.X_OK)

@@ -1,23 +1,33 @@
 #!/bin/sh
-# Builds a wheel with the compiled parts, for $PYTHON and this platform, into the folder $1, and tries
-# it in a clean virtual environment.
+# Builds two wheels into the folder $1: the proxy's, with the compiled parts, for $PYTHON and this
+# platform, and the plugins' SDK. Tries both in clean virtual environments: a plugin in the one
+# is served by the proxy in the other.
 set -eu
 folder=$(mkdir -p "${1:-dist}" && cd "${1:-dist}" && pwd)
 python=${PYTHON:-python3}
 source=$(pwd)
 clean=$(mktemp -d)
-trap 'rm -rf "$clean"' EXIT
+proxy=
+trap '[ -z "$proxy" ] || kill "$proxy"; rm -rf "$clean"' EXIT
+pip() { # pip ENVIRONMENT ARGUMENT...
+    environment=$1
+    shift
+    "$clean/$environment/bin/python" -m pip --quiet --disable-pip-version-check "$@"
+}
 
 # From an archive of the sources, so that nothing is packed but what belongs there.
-"$python" -m venv "$clean/venv"
+echo "building" >&2
+"$python" scripts/sdk_source.py "$clean/sdk-source"
 cd "$clean"
-venv/bin/pip install --quiet build
-venv/bin/python -m build --outdir "$clean/built" "$source" >/dev/null
-wheel=$(ls "$clean"/built/*.whl)
+"$python" -m venv build
+pip build install build
+build/bin/python -m build --outdir built "$source" >/dev/null
+build/bin/python -m build --outdir built sdk-source >/dev/null
 
-"$python" -m venv --clear "$clean/venv"
-venv/bin/pip install --quiet --constraint "$source/requirements/constraints.txt" "$wheel"
-says=$(venv/bin/prism --version)
+echo "trying the proxy" >&2
+"$python" -m venv proxy
+pip proxy install --constraint "$source/requirements/constraints.txt" built/prism_data_proxy-*.whl
+says=$(proxy/bin/prism-data-proxy --version)
 case $says in
 *"HTTP/2: nghttp2 "*"JSON: compiled"*) ;;
 *)
@@ -25,6 +35,36 @@ case $says in
     exit 1
     ;;
 esac
-mv "$wheel" "$folder"
-echo "$folder/$(basename "$wheel")"
+
+echo "trying the SDK" >&2
+"$python" -m venv plugin
+pip plugin install --constraint "$source/requirements/constraints.txt" built/prism_plugin_sdk-*.whl
+cp "$source/examples/plugins/python/echo.py" .
+cat >prism.yaml <<END
+listen: {port: 0}
+admin: {enabled: false}
+log: {level: warning}
+namespaces:
+  - name: echo
+    backend: memory
+    plugin: {type: sidecar, command: [$clean/plugin/bin/python, ./echo.py]}
+END
+mkfifo says
+proxy/bin/prism serve --config prism.yaml >says &
+proxy=$!
+read -r line <says
+url=${line##* on }
+answer=$(proxy/bin/prism call echo echo '{"from":"the wheel"}' --url "$url")
+kill "$proxy"
+wait "$proxy"
+proxy=
+[ "$answer" = '{"from":"the wheel"}' ] || {
+    echo "the plugin on the SDK's wheel answers $answer" >&2
+    exit 1
+}
+
+for wheel in built/*.whl; do
+    mv "$wheel" "$folder"
+    echo "$folder/$(basename "$wheel")"
+done
 echo "$says"

@@ -1,4 +1,7 @@
+import os
 import signal
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -101,3 +104,29 @@ def test_a_successor_runs_the_same_command(monkeypatch):
     monkeypatch.setattr("sys.orig_argv", ["python3", "-m", "prism", "serve", "--port", "1"])
     monkeypatch.setattr("sys.executable", "/opt/prism/bin/python3")
     assert command() == ["/opt/prism/bin/python3", "-m", "prism", "serve", "--port", "1"]
+
+
+def test_a_script_is_run_by_the_python_that_its_first_line_names_by_then(tmp_path):
+    """As where /opt/prism is a link, and points at another version when the successor starts."""
+    link = tmp_path / "prism"
+    for version in ("old", "new"):
+        script = tmp_path / version / "bin" / "prism"
+        python = script.with_name("python3")
+        script.parent.mkdir(parents=True)
+        python.symlink_to(sys.executable)
+        script.write_text(
+            f"#!{python}\nimport sys\nfrom prism.signals import command\n"
+            "print(sys.executable, *command())\n"
+        )
+        script.chmod(0o755)
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / version)
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        printed = subprocess.check_output([link / "bin/prism", "serve"], env=environment, text=True)
+        started_by, *again = printed.split()
+        assert started_by == str(python)
+        assert again == [f"{link}/bin/prism", "serve"]
+
+    explicit = [sys.executable, link / "bin/prism", "serve"]
+    printed = subprocess.check_output(explicit, env=environment, text=True)
+    assert printed.split()[1:] == [sys.executable, f"{link}/bin/prism", "serve"]

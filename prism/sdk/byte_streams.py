@@ -1,7 +1,7 @@
 """The bytes between a plugin and its host: streams, and the task that writes.
 
 On trio and on asyncio. WebSockets are wsproto's, which comes with the proxy; a plugin
-installed without it needs ``pip install wsproto``.
+installed without it needs ``prism-plugin-sdk[websocket]``.
 """
 
 import socket
