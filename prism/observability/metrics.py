@@ -180,7 +180,6 @@ class Metrics(Collector):
 def _labels(call: Call) -> tuple[str, str]:
     if call.target is None:
         return UNKNOWN, UNKNOWN
-    instance = call.target.slot.current
-    if instance is None or call.operation not in instance.operations:
+    if call.operation not in call.target.slot.operations:
         return call.namespace, UNKNOWN
     return call.namespace, call.operation

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import trio
 
 from prism.contract.errors import PluginUnavailable
+from prism.contract.messages import OperationDeclaration
 from prism.supervision.instance import Instance
 
 
@@ -27,7 +28,8 @@ class Slot:
     about to come, ``held`` whether that was asked for, so that all calls should wait for
     it, and ``retry_at`` (on trio's clock) when the next start is due. ``waiting`` calls
     wait for one; ``retried`` counts calls that were given to another instance, by reason.
-    ``canary`` is an instance that gets ``share`` of the calls.
+    ``canary`` is an instance that gets ``share`` of the calls. ``operations`` are the current
+    instance's, or, where there is none, those of the last.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -41,8 +43,8 @@ class Slot:
         self.retry_at: float | None = None
         self.waiting = 0
         self.retried: Counter[str] = Counter()
+        self.operations: dict[str, OperationDeclaration] = {}
         self._owed = 0.0
-        self._idempotent: frozenset[str] = frozenset()
         self._changed = trio.lowlevel.ParkingLot()
 
     def choose(self) -> Instance:
@@ -73,9 +75,7 @@ class Slot:
         previous, self.current = self.current, instance
         self.retry_at = None
         self.held = False
-        self._idempotent = frozenset(
-            name for name, declared in instance.operations.items() if declared.idempotent
-        )
+        self.operations = instance.operations
         self._changed.unpark_all()
         return previous
 
@@ -115,7 +115,8 @@ class Slot:
 
     def is_idempotent(self, operation: str) -> bool:
         """Did the last instance declare that the operation may be repeated?"""
-        return operation in self._idempotent
+        declared = self.operations.get(operation)
+        return declared is not None and declared.idempotent
 
     def still_serves(self, instance: str) -> bool:
         """Is the instance with this id here, and does it take calls?"""

@@ -73,6 +73,15 @@ def test_refused_calls_have_no_plugin_duration(make_namespace, record):
     assert "prism_plugin_duration_seconds_count" not in names
 
 
+def test_a_call_that_ends_while_its_plugin_restarts_is_counted_by_its_name(make_namespace, record):
+    namespace = make_namespace()
+    namespace.slot.clear(namespace.slot.current, "it restarts")
+    metrics = Metrics(Router([namespace]))
+    metrics.observe(record(namespace, "get", status=StatusCode.UNAVAILABLE), 0.001)
+    labels = (("namespace", "kv"), ("operation", "get"), ("status", "UNAVAILABLE"))
+    assert samples(metrics)["prism_requests_total", *labels] == 1
+
+
 def test_clients_cannot_make_up_series(make_namespace, record):
     namespace = make_namespace()
     metrics = Metrics(Router([namespace]))

@@ -188,8 +188,7 @@ class RestApp:
         self, call: RestCall, exchange: Exchange, headers: RequestHeaders, query: bytes
     ) -> None:
         namespace = self._router.find(call.namespace)
-        instance = namespace.slot.current
-        declared = instance.operations.get(call.operation) if instance is not None else None
+        declared = namespace.slot.operations.get(call.operation)
         kind = choose_format(headers.accept(), declared is not None and declared.streaming)
         method = exchange.method
         if method != b"POST" and not (method == b"GET" and kind is EventStream):

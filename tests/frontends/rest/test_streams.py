@@ -122,6 +122,23 @@ async def test_lines(client):
     assert anything.text == "0\n1\n"
 
 
+async def test_that_it_is_a_stream_is_known_while_the_plugin_restarts(client, kv):
+    slot = kv[0].slot
+    instance = slot.current
+    slot.say_absent("it restarts", expected=True)
+    slot.clear(instance)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def ask():
+            answer = await client.post("/count", json={"n": 2})
+            assert (answer.status_code, answer.text) == (200, "0\n1\n")
+
+        while not slot.waiting:
+            await trio.sleep(0)
+        slot.fill(instance)
+
+
 async def test_events(client):
     answer = await client.post("/count", json={"n": 2}, headers=SSE)
     assert answer.headers["content-type"] == "text/event-stream"
