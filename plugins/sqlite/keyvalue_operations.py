@@ -17,7 +17,7 @@ from .store import Store
 class KeyValueOperations(Store):
     """Keys and values."""
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def get(self, params: p.Key, call: Call) -> p.Found:
         """Read one key."""
         key = encode_key(params.key)
@@ -27,14 +27,14 @@ class KeyValueOperations(Store):
         raw, encoding = value.write(call)
         return p.Found(found=True, value=raw, encoding=encoding)
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def exists(self, params: p.Key) -> dict[str, bool]:
         """Whether a key exists."""
         key = encode_key(params.key)
         value = await self.database.read(lambda connection: self.keys.get(connection, key))
         return {"exists": value is not None}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def mget(self, params: p.Keys, call: Call) -> p.FoundKeys:
         """Read several keys at the same moment."""
         keys = [encode_key(key) for key in params.keys]
@@ -47,7 +47,7 @@ class KeyValueOperations(Store):
             results.append(result)
         return p.FoundKeys(results, found_count=sum(result.found for result in results))
 
-    @operation
+    @operation(access="write")
     async def set(self, params: p.Set, call: Call) -> dict[str, bool]:
         """Set a key, always or on a condition. Not idempotent: it may undo a later write."""
         if params.only_if_exists and params.only_if_not_exists:
@@ -67,7 +67,7 @@ class KeyValueOperations(Store):
 
         return {"stored": await self.database.write(work)}
 
-    @operation
+    @operation(access="write")
     async def mset(self, params: p.SetMany, call: Call) -> dict[str, int]:
         """Set several keys, all or none."""
         items = [self.read_item(item, call) for item in params.items]
@@ -79,14 +79,14 @@ class KeyValueOperations(Store):
 
         return {"stored": await self.database.write(work)}
 
-    @operation
+    @operation(access="write")
     async def delete(self, params: p.Key) -> dict[str, bool]:
         """Delete a key."""
         key = encode_key(params.key)
         work = lambda connection: self.keys.delete(connection, key)  # noqa: E731
         return {"deleted": await self.database.write(work)}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def scan(self, params: p.Scan, call: Call) -> p.Page:
         """One page of the keys that begin with a prefix."""
         items, more = await self.database.read_long(
@@ -106,7 +106,7 @@ class KeyValueOperations(Store):
             page.cursor = items[-1][0]
         return page
 
-    @operation(name="scan", idempotent=True)
+    @operation(name="scan", idempotent=True, access="read")
     async def scan_stream(
         self, params: p.ScanAll, call: Call
     ) -> AsyncIterator[Positioned[p.ScanItem]]:
@@ -120,7 +120,7 @@ class KeyValueOperations(Store):
                     shown.value, shown.encoding = value.write(call)
                 yield Positioned(shown, key)
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def count(self, params: p.Prefix) -> dict[str, int]:
         """Count the keys that begin with a prefix."""
         number = await self.database.read_long(
@@ -128,14 +128,14 @@ class KeyValueOperations(Store):
         )
         return {"count": number}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def ttl(self, params: p.Key) -> dict[str, bool | int | float]:
         """Seconds that a key has to live; -1 for ever, -2 no such key."""
         key = encode_key(params.key)
         left = await self.database.read(lambda connection: self.keys.remaining(connection, key))
         return {"found": left != -2, "ttl_seconds": left}
 
-    @operation
+    @operation(access="write")
     async def expire(self, params: p.Expire) -> dict[str, bool]:
         """Give a key a new time to live, counted from now; 0 ends it."""
         key = encode_key(params.key)
@@ -144,14 +144,14 @@ class KeyValueOperations(Store):
         )
         return {"key_existed": existed}
 
-    @operation
+    @operation(access="write")
     async def persist(self, params: p.Key) -> dict[str, bool]:
         """Take a key's time to live away."""
         key = encode_key(params.key)
         removed = await self.database.write(lambda connection: self.keys.persist(connection, key))
         return {"expiration_removed": removed}
 
-    @operation
+    @operation(access="write")
     async def increment(self, params: p.Increment) -> dict[str, int]:
         """Add to an integer; a missing key counts as ``initial``."""
         key = encode_key(params.key)
@@ -160,7 +160,7 @@ class KeyValueOperations(Store):
         )
         return {"value": value}
 
-    @operation
+    @operation(access="write")
     async def compare_and_swap(self, params: p.CompareAndSwap, call: Call) -> dict[str, bool]:
         """Set a key if it has the old value; JSON is compared without its white space."""
         item = p.Item(params.key, params.new_value, params.encoding, params.ttl_seconds)

@@ -18,7 +18,7 @@ LOOK_AGAIN_SECONDS = 1.0
 class QueueOperations(Store):
     """Messages that are handed out until one consumer has dealt with them."""
 
-    @operation
+    @operation(access="write")
     async def enqueue(self, params: p.Enqueue, call: Call) -> dict[str, int]:
         """Add a message to a queue."""
         value = self.read_value(params.value, params.encoding, call)
@@ -29,7 +29,7 @@ class QueueOperations(Store):
         )
         return {"id": number}
 
-    @operation
+    @operation(access="write")
     async def dequeue(self, params: p.Dequeue, call: Call) -> p.Messages:
         """Take messages; each comes back unless it is acknowledged in time."""
 
@@ -52,7 +52,7 @@ class QueueOperations(Store):
             with anyio.move_on_after(min(left, LOOK_AGAIN_SECONDS)):
                 await committed.wait()
 
-    @operation
+    @operation(access="write")
     async def acknowledge(self, params: p.Receipt) -> dict[str, bool]:
         """A message is dealt with."""
         gone = await self.database.write(
@@ -60,7 +60,7 @@ class QueueOperations(Store):
         )
         return {"acknowledged": gone}
 
-    @operation
+    @operation(access="write")
     async def reject(self, params: p.Reject) -> dict[str, bool]:
         """Give a message back before its time."""
         returned = await self.database.write(
@@ -68,7 +68,7 @@ class QueueOperations(Store):
         )
         return {"rejected": returned}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def queue_size(self, params: p.Queue) -> dict[str, int]:
         """How many messages a queue has: to be had now, and delayed or handed out."""
         ready, waiting = await self.database.read(

@@ -14,7 +14,7 @@ from .user_sql import read_parameters, run_statement, show_bytes_as_json
 class SQLOperations(Store):
     """Clients' own statements."""
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def query(self, params: p.Statement, call: Call) -> p.Rows:
         """Run a statement that only reads."""
         run = self._statement(params, Access.QUERY)
@@ -23,7 +23,7 @@ class SQLOperations(Store):
             show_bytes_as_json(rows.rows)
         return rows
 
-    @operation(name="execute")
+    @operation(name="execute", access="write")
     async def run_sql(self, params: p.Statement, call: Call) -> p.Executed:
         """Run a statement that changes data or tables; alone, all or nothing."""
         run = self._statement(params, Access.EXECUTE)

@@ -20,7 +20,7 @@ LOOK_AGAIN_SECONDS = 1.0
 class WatchOperations(Store):
     """Following a prefix."""
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def watch(
         self, params: p.Watch, call: Call
     ) -> AsyncIterator[p.Changed | Positioned[p.Changed]]:

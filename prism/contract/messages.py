@@ -49,6 +49,18 @@ class InitializeRequest(Message, frozen=True):
         )
 
 
+class OperationAccess(IntEnum):
+    """``OperationDeclaration.Access``: which permission a caller of the operation needs.
+
+    What is not declared is taken for WRITE: who may only read must not meet a surprise.
+    """
+
+    UNDECLARED = 0
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
 class OperationDeclaration(Message, frozen=True):
     """What a plugin promises about one of its operations."""
 
@@ -56,6 +68,7 @@ class OperationDeclaration(Message, frozen=True):
     idempotent: bool = False
     streaming: bool = False
     also_streaming: bool = False
+    access: OperationAccess = OperationAccess.UNDECLARED
 
 
 class InitializeResponse(Message, frozen=True):
@@ -183,7 +196,13 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "operations": 5,
         "error_code": 6,
     },
-    OperationDeclaration: {"name": 1, "idempotent": 2, "streaming": 3, "also_streaming": 4},
+    OperationDeclaration: {
+        "name": 1,
+        "idempotent": 2,
+        "streaming": 3,
+        "also_streaming": 4,
+        "access": 5,
+    },
     ExecuteRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
     ExecuteResponse: {
         "success": 1,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, EncodeError
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
-from prism.contract.messages import FIELD_NUMBERS, HealthStatus, Message
+from prism.contract.messages import FIELD_NUMBERS, HealthStatus, Message, OperationAccess
 from prism.grpc.descriptors import message_class
 
 T = TypeVar("T", bound=Message)
@@ -20,6 +20,7 @@ T = TypeVar("T", bound=Message)
 PACKAGE = "prism.plugin"
 
 _Getter = Callable[[Any], Any]
+_ENUMS: dict[str, Callable[[int], Any]] = {"Status": HealthStatus, "Access": OperationAccess}
 
 
 class _Translation:
@@ -68,7 +69,8 @@ def _reader(field: Any) -> _Getter:
     if field.is_repeated:
         return lambda parsed: list(getattr(parsed, name))
     if field.enum_type is not None:
-        return lambda parsed: HealthStatus(getattr(parsed, name))
+        enum = _ENUMS[field.enum_type.name]
+        return lambda parsed: enum(getattr(parsed, name))
     if field.has_presence:
         return lambda parsed: getattr(parsed, name) if parsed.HasField(name) else None
     return lambda parsed: getattr(parsed, name)

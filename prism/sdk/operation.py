@@ -12,17 +12,18 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, get_type_hints, overload
+from typing import Any, Generic, Literal, TypeVar, get_type_hints, overload
 
 import msgspec
 
 from prism.contract import names
 from prism.contract.errors import PluginError
-from prism.contract.messages import OperationDeclaration
+from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
 
 T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., object])
+Access = Literal["read", "write", "admin"]
 
 _MARK = "__prism_operation__"
 _is_name = re.compile(names.OPERATION).fullmatch
@@ -65,6 +66,7 @@ class ParamsDecoder(Generic[T]):
 class _Mark:
     name: str
     idempotent: bool
+    access: OperationAccess
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Operation:
     takes_call: bool
     streaming: bool
     idempotent: bool
+    access: OperationAccess = OperationAccess.UNDECLARED
     stream: "Operation | None" = None
 
     @property
@@ -92,6 +95,7 @@ class Operation:
             idempotent=self.idempotent,
             streaming=self.streaming,
             also_streaming=self.stream is not None,
+            access=self.access,
         )
 
 
@@ -100,11 +104,18 @@ def operation(handler: Handler, /) -> Handler: ...
 
 
 @overload
-def operation(*, name: str = "", idempotent: bool = False) -> Callable[[Handler], Handler]: ...
+def operation(
+    *, name: str = "", idempotent: bool = False, access: Access | None = None
+) -> Callable[[Handler], Handler]: ...
 
 
 def operation(
-    handler: Handler | None = None, /, *, name: str = "", idempotent: bool = False
+    handler: Handler | None = None,
+    /,
+    *,
+    name: str = "",
+    idempotent: bool = False,
+    access: Access | None = None,
 ) -> Handler | Callable[[Handler], Handler]:
     """Offer a method as an operation.
 
@@ -117,10 +128,18 @@ def operation(
         name: what clients call it; the method's name unless given.
         idempotent: calling it twice equals calling it once. The proxy repeats
             such calls when a connection breaks, and only such calls.
+        access: which permission its callers need, where the proxy knows its clients:
+            ``read``, ``write`` or ``admin``. Without it ``write``.
+
+    Raises:
+        TypeError: there is no such access.
     """
+    if access not in (None, "read", "write", "admin"):
+        raise TypeError(f"access is 'read', 'write' or 'admin', not {access!r}")
+    needed = OperationAccess[(access or "undeclared").upper()]
 
     def mark(function: Handler) -> Handler:
-        setattr(function, _MARK, _Mark(name, idempotent))
+        setattr(function, _MARK, _Mark(name, idempotent, needed))
         return function
 
     return mark if handler is None else mark(handler)
@@ -142,12 +161,14 @@ def compile_operations(plugin: type, reserved: frozenset[str]) -> dict[str, Oper
                 f"{where}: this method belongs to the SDK; give yours another name "
                 f"and write @operation(name={attribute!r})"
             )
-        found = _compile(where, mark.name or attribute, mark.idempotent, function)
+        found = _compile(where, mark, mark.name or attribute, function)
         other = compiled.get(found.name)
         if other is not None:
             if other.streaming is found.streaming or other.stream is not None:
                 raise TypeError(f"{where}: the class already has an operation named {found.name!r}")
             single, stream = (other, found) if found.streaming else (found, other)
+            if single.access is not stream.access:
+                raise TypeError(f"{where}: both forms of an operation have the same access")
             found = replace(single, stream=stream)
         compiled[found.name] = found
     return compiled
@@ -177,7 +198,7 @@ def _mark_of(value: object) -> _Mark | None:
     return getattr(inside, _MARK, None)
 
 
-def _compile(where: str, name: str, idempotent: bool, function: object) -> Operation:
+def _compile(where: str, mark: _Mark, name: str, function: object) -> Operation:
     if not inspect.isfunction(function):
         raise TypeError(f"{where}: an operation must be a plain method")
     if _is_name(name) is None:
@@ -199,7 +220,8 @@ def _compile(where: str, name: str, idempotent: bool, function: object) -> Opera
         params=_params_decoder(where, function, parameters[1].name),
         takes_call=len(parameters) == 3,
         streaming=streaming,
-        idempotent=idempotent,
+        idempotent=mark.idempotent,
+        access=mark.access,
     )
 
 

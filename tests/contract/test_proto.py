@@ -9,10 +9,11 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
 from grpc_tools import protoc
 
 from prism.contract import messages
-from prism.contract.messages import FIELD_NUMBERS, HealthStatus, Message
+from prism.contract.messages import FIELD_NUMBERS, HealthStatus, Message, OperationAccess
 from prism.contract.service import REQUEST_TYPE, RESPONSE_TYPE, Method
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
+ENUMS = {"Status": HealthStatus, "Access": OperationAccess}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def proto_fields(message: descriptor_pb2.DescriptorProto) -> dict[str, tuple[int
         elif field.type == Field.TYPE_MESSAGE:
             name = type_name
         elif field.type == Field.TYPE_ENUM:
-            name = f"enum Health{type_name}"
+            name = f"enum {ENUMS[type_name].__name__}"
         else:
             name = scalars[field.type]
         if field.label == Field.LABEL_REPEATED and not name.startswith("map<"):
@@ -113,7 +114,8 @@ def test_enums_agree(proto: descriptor_pb2.FileDescriptorProto) -> None:
         for enum in message.enum_type
     }
     assert enums == {
-        "HealthCheckResponse.Status": {status.name: status.value for status in HealthStatus}
+        "HealthCheckResponse.Status": {status.name: status.value for status in HealthStatus},
+        "OperationDeclaration.Access": {access.name: access.value for access in OperationAccess},
     }
     assert not proto.enum_type
 

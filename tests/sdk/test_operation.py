@@ -1,6 +1,9 @@
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
+from prism.contract.messages import OperationAccess
 from prism.sdk import Plugin, operation
 
 
@@ -27,6 +30,38 @@ def test_names_and_inheritance() -> None:
     assert list(Derived.operations) == ["get"]
     assert Derived.operations["get"].idempotent
     assert (Base.name, Derived.name) == ("base", "base")
+
+
+def test_access() -> None:
+    class Declaring(Plugin):
+        @operation(access="read")
+        async def get(self, params: Key) -> None: ...
+
+        @operation
+        async def set(self, params: Key) -> None: ...
+
+    declared = [one.declaration.access for one in Declaring.operations.values()]
+    assert declared == [OperationAccess.READ, OperationAccess.UNDECLARED]
+
+
+def test_an_access_that_there_is_not() -> None:
+    with pytest.raises(TypeError, match="'admin', not 'reed'"):
+
+        class Wrong(Plugin):
+            @operation(access="reed")  # type: ignore[call-overload]
+            async def get(self, params: Key) -> None: ...
+
+
+def test_two_forms_with_different_access() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.stream: both forms .* the same access"):
+
+        class Wrong(Plugin):
+            @operation(access="read")
+            async def get(self, params: Key) -> None: ...
+
+            @operation(name="get", access="write")
+            async def stream(self, params: Key) -> AsyncIterator[int]:
+                yield 1
 
 
 def test_a_sync_handler() -> None:

@@ -27,16 +27,16 @@ class Echo(Plugin):
     async def start(self) -> None:
         self.store: dict[str, Any] = {}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def echo(self, params: dict[str, Any]) -> dict[str, Any]:
         return params
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="read")
     async def get(self, params: Key) -> dict[str, Any]:
         found = params.key in self.store
         return {"found": True, "value": self.store[params.key]} if found else {"found": False}
 
-    @operation(idempotent=True)
+    @operation(idempotent=True, access="write")
     async def set(self, params: Entry) -> dict[str, Any]:
         self.store[params.key] = params.value
         return {"stored": True}

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from prism.calls.namespace import Namespace
+from prism.contract.messages import OperationAccess, OperationDeclaration
 
 
 def summary(namespace: Namespace) -> dict[str, Any]:
@@ -17,6 +18,12 @@ def summary(namespace: Namespace) -> dict[str, Any]:
         "ready": instance is not None,
         "operations": sorted(instance.operations) if instance else [],
     }
+
+
+def needed_access(declared: OperationDeclaration) -> str:
+    """The permission that callers need, in one word."""
+    needed = declared.access or OperationAccess.WRITE
+    return needed.name.lower()
 
 
 def description(namespace: Namespace) -> dict[str, Any]:
@@ -37,6 +44,7 @@ def description(namespace: Namespace) -> dict[str, Any]:
                 "idempotent": declared.idempotent,
                 "streaming": declared.streaming,
                 "also_streaming": declared.also_streaming,
+                "access": needed_access(declared),
             }
             for name, declared in sorted(instance.operations.items())
         },

@@ -384,6 +384,7 @@ async def test_listing_and_description(make_namespace, make_client):
         "idempotent": True,
         "streaming": False,
         "also_streaming": False,
+        "access": "write",
     }
     assert answer.json["health"] == {"status": "HEALTHY", "message": "fine"}
     assert answer.json["limits"]["max_in_flight"] == 1024
