@@ -162,7 +162,7 @@ class InProcessChannel(PluginChannel):
         failed = InitializeResponse(error=_FAULT, error_code=StatusCode.INTERNAL)
         self.redaction = Redaction(request.credentials)
         answer = await self._call(self._plugin.initialize, request, failed)
-        return self.redaction.fields(answer, "error")
+        return self.redaction.fields(answer, "error", "plugin_version")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""

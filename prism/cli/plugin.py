@@ -177,7 +177,10 @@ def _log_line(line: dict[str, Any]) -> str:
     if "text" not in line:
         return json.dumps(line)  # so many were lost, or the stream's end
     when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line["text"])
+    shown = (
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in line["text"]
+    )
+    text = "".join(shown).replace("\n", "\n    ")
     return f"{when} {line['level']:7} {line['instance']} {text}"
 
 

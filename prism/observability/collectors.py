@@ -63,8 +63,10 @@ def plugin_metrics(namespaces: Iterable[Namespace]) -> Iterator[Metric]:
         labels = [namespace.name, instance.plugin, instance.version, instance.id]
         for name, family in families.items():
             family.add_metric(labels, getattr(instance.metrics, name))
+        redaction = instance.channel.redaction
         for name, value in custom_metrics(instance.metrics).items():
-            custom.add_metric([*labels, name], value)
+            if redaction.text(name) == name:
+                custom.add_metric([*labels, name], value)
     yield from families.values()
     yield custom
 

@@ -110,8 +110,11 @@ class Metrics(Collector):
             "The version of Prism and of Python",
             {"version": prism.__version__, "python": platform.python_version()},
         )
+        of_plugins = self._supervisor.events.lines_dropped if self._supervisor is not None else 0
         yield CounterMetricFamily(
-            "prism_log_lines_dropped", "Log lines that nobody read in time", dropped_lines()
+            "prism_log_lines_dropped",
+            "Log lines that nobody read in time, and plugins' lines that were too many at once",
+            dropped_lines() + of_plugins,
         )
         if trio.lowlevel.in_trio_run():  # else nothing is served, as in some tests
             tasks = trio.lowlevel.current_statistics().tasks_living

@@ -31,6 +31,7 @@ from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
 from prism.streams.tls import TLSFiles
 from prism.supervision import process
+from prism.supervision.events import Journal, PluginLog
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
 from prism.verification import Verifier, log_verdict
@@ -46,8 +47,9 @@ class Connector:
     """Reaches the plugin of one generation, and ends what that started.
 
     ``listener`` is where the plugin dials in, if it does. ``fresh`` loads the code of a
-    plugin in this process anew. The callbacks get what the plugin says between calls, and
-    the lines that its process writes; they are called from readers and must not block.
+    plugin in this process anew. The callbacks get what the plugin says between calls; they
+    are called from readers and must not block. ``plugin_log`` gets the lines that its
+    process writes, and hides in what else it says what must not be seen.
 
     ``pid`` is known once there is a process, and ``ending``, how it ended, once there was one.
     """
@@ -56,20 +58,24 @@ class Connector:
         self,
         spec: InstanceSpec,
         *,
+        plugin_log: PluginLog | None = None,
         listener: unix.UnixListener | None = None,
         fresh: bool = False,
         on_note: Callable[[Note], None] = lambda _note: None,
         on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
-        on_line: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        self.pid: int | None = None
         self.ending = ""
         self._spec = spec
         self._listener = listener
         self._fresh = fresh
         self._on_note = on_note
         self._on_goaway = on_goaway
-        self._on_line = on_line
+        self._plugin_log = plugin_log or PluginLog(Journal(spec.namespace), spec.plugin_name, "")
+
+    @property
+    def pid(self) -> int | None:
+        """The plugin's process, where it is known."""
+        return self._plugin_log.pid
 
     @asynccontextmanager
     async def connect(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
@@ -100,8 +106,9 @@ class Connector:
             max_frame=plugin.max_frame_bytes,
             ping_interval=plugin.health.interval_seconds,
         )
+        channel: FramedChannel | GrpcChannel
         if plugin.type == "grpc":
-            return GrpcChannel(
+            channel = GrpcChannel(
                 stream,
                 settings,
                 authority=plugin.endpoint or "",
@@ -110,14 +117,18 @@ class Connector:
                 version=__version__,
                 on_goaway=self._on_goaway,
             )
-        return FramedChannel(
-            stream,
-            settings,
-            name=spec.label,
-            version=__version__,
-            on_note=self._on_note,
-            on_goaway=self._on_goaway,
-        )
+        else:
+            channel = FramedChannel(
+                stream,
+                settings,
+                name=spec.label,
+                version=__version__,
+                on_note=self._on_note,
+                on_goaway=self._on_goaway,
+            )
+        # One that dialled in may have served before, and know them when it says HELLO.
+        channel.redaction = self._plugin_log.redaction
+        return channel
 
     # -- plugins that others start ------------------------------------------------------
 
@@ -170,7 +181,7 @@ class Connector:
         if accepted is None:
             raise LaunchError(f"the socket {listener.path} was removed")
         stream, peer = accepted
-        self.pid = peer.pid
+        self._plugin_log.pid = peer.pid
         log.info("%s dialled in on %s (%s)", self._spec.label, listener.path, peer)
         return stream
 
@@ -206,21 +217,42 @@ class Connector:
                 command.words,
                 plugin.environment,
                 plugin.working_directory,
-                self._on_line,
+                self._plugin_log.line,
                 executable=command.executable,
                 descriptors=command.descriptors,
             )
-        self.pid = child.pid
-        log.info("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
+        self._plugin_log.pid = child.pid
+        self._say("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
         nursery.start_soon(child.listen)
         try:
             async with _running(self._channel_over(stream), nursery) as channel:
                 yield channel
         except (ChannelError, LaunchError, CallError) as error:
-            raise await _explain(child, error) from error
+            raise await self._explain(child, error) from error
         finally:
             self.ending = await child.end(plugin.kill_timeout_seconds)
-            log.info("%s (pid %d) %s", spec.label, child.pid, self.ending)
+            self._say("%s (pid %d) %s", spec.label, child.pid, self.ending)
+
+    def _say(self, message: str, *values: object) -> None:
+        log.info(message, *values, extra={"fields": self._plugin_log.fields})
+
+    async def _explain(self, child: process.PluginProcess, error: Exception) -> LaunchError:
+        """``error`` with how the process ended, and what it wrote: that is for operators alone."""
+        message, crashed = str(error), getattr(error, "crashed", True)
+        if await child.wait_ended(process.EXIT_TIMEOUT):
+            await child.wait_silent()
+            if crashed:  # else it has said why itself, and went as it should
+                message += f"; its process {child.ending}"
+        lines = self._plugin_log.last_lines
+        if lines and not log.isEnabledFor(logging.INFO):  # else they are there, as they came
+            log.warning(
+                "the last output of %r (pid %d):\n    %s",
+                child.name,
+                child.pid,
+                "\n    ".join(lines),
+                extra={"fields": self._plugin_log.fields},
+            )
+        return LaunchError(message, output=lines, crashed=crashed)
 
 
 @asynccontextmanager
@@ -248,20 +280,6 @@ def _tls_files(plugin: PluginConfig) -> TLSFiles | None:
         return None
     files = plugin.tls
     return TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
-
-
-async def _explain(child: process.PluginProcess, error: Exception) -> LaunchError:
-    """``error`` with how the process ended, and what it wrote: that is for operators alone."""
-    message, crashed = str(error), getattr(error, "crashed", True)
-    if await child.wait_ended(process.EXIT_TIMEOUT):
-        await child.wait_silent()
-        if crashed:  # else it has said why itself, and went as it should
-            message += f"; its process {child.ending}"
-    # Where INFO is logged they were, as they came.
-    if child.last_lines and not log.isEnabledFor(logging.INFO):
-        lines = "\n    ".join(child.last_lines)
-        log.warning("the last output of %r (pid %d):\n    %s", child.name, child.pid, lines)
-    return LaunchError(message, output=child.last_lines, crashed=crashed)
 
 
 # -- the first call ---------------------------------------------------------------------

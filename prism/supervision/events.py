@@ -7,20 +7,25 @@ A follower that does not keep up loses the oldest items, and is told how many.
 
 import itertools
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import trio
 
+from prism.contract.redaction import Redaction
 from prism.supervision.lifecycle import State
 from prism.wire.events import LogRecord
 
 T = TypeVar("T")
+
+OutputStream = Literal["stdout", "stderr"]
+LineSource = Literal["stdout", "stderr", "note"]
 
 EVENTS_KEPT = 1000
 LINES_KEPT = 500
@@ -29,8 +34,14 @@ MAX_TEXT = 1024
 """Characters kept of a line: with the number of lines, half a megabyte a namespace."""
 UNREAD = 256
 """Items that wait for one follower; what comes on top pushes the oldest out."""
-RECORDS_PER_SECOND = 500
-"""Log records taken from one plugin per second; the rest is counted."""
+MAX_LOGGED = 8 * 1024
+"""Characters of a line of output, or of a log record, that are logged."""
+PER_SECOND = {"stdout": 200, "stderr": 200, "note": 500}
+"""Lines of a plugin's that are logged a second, by where they come from."""
+NEWEST_KEPT = 50
+"""Of those over the limit, so many of the newest are logged when the second has passed."""
+LAST_LINES = 20
+"""Lines of output kept to say how a plugin has failed."""
 
 log = logging.getLogger("prism.supervision")
 
@@ -61,16 +72,17 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """A line that a plugin wrote (``output``) or sent as a log record (``note``).
+    """A line that a plugin wrote (``stdout``, ``stderr``) or sent as a log record (``note``).
 
-    ``time`` is Unix time, in seconds.
+    ``time`` is Unix time, in seconds. ``pid`` is the plugin's process, where it is known.
     """
 
     time: float
     instance: str
-    source: Literal["output", "note"]
+    source: LineSource
     level: str
     text: str
+    pid: int | None = None
 
 
 # -- feeds --------------------------------------------------------------------------------
@@ -147,12 +159,20 @@ class Follower(Generic[T]):
 
 
 class EventFeed(Feed[Event]):
-    """The events of all namespaces, numbered."""
+    """The events of all namespaces, numbered.
+
+    ``lines_dropped`` counts the lines of all plugins that neither the log nor a journal has.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__(EVENTS_KEPT)
         self.clock = clock
+        self.lines_dropped = 0
         self._numbers = itertools.count(1)
+
+    def lines_were_dropped(self, number: int) -> None:
+        """Count further lines."""
+        self.lines_dropped += number
 
     def record(
         self,
@@ -215,75 +235,149 @@ class Journal:
         log.info("%s of namespace %s: %s", kind, self.namespace, reason)
         self.events.record(kind, self.namespace, instance=instance, reason=reason)
 
-    def line(self, instance: str, source: Literal["output", "note"], level: str, text: str) -> None:
+    def line(
+        self, instance: str, pid: int | None, source: LineSource, level: str, text: str
+    ) -> None:
         """The plugin wrote a line."""
-        self.lines.publish(LogLine(self.events.clock(), instance, source, level, text[:MAX_TEXT]))
+        now = self.events.clock()
+        self.lines.publish(LogLine(now, instance, source, level, text[:MAX_TEXT], pid))
 
 
-class RateLimit:
-    """Admits so many things a second, and counts the others.
+# -- what a plugin writes ---------------------------------------------------------------
 
-    ``on_dropped`` is told how many went over the limit, once their second has passed.
+
+class Line(NamedTuple):
+    """A line of a plugin's, redacted. ``logger`` is the plugin's own name for who says it."""
+
+    level: str
+    text: str
+    logger: str = ""
+
+
+class _Source:
+    """Lines of one source: so many a second as they come; of the others, the newest, later.
+
+    A plugin that dies talks most just before, and its last words say why.
     """
 
-    def __init__(self, per_second: int, on_dropped: Callable[[int], None]) -> None:
-        self._limit = per_second
+    def __init__(
+        self,
+        name: LineSource,
+        publish: Callable[[LineSource, Line], None],
+        on_dropped: Callable[[int], None],
+    ) -> None:
+        self.ends = -math.inf
+        self._name = name
+        self._limit = PER_SECOND[name]
+        self._publish = publish
         self._on_dropped = on_dropped
         self._seen = 0
-        self._ends = 0.0
+        self._held: deque[Line] = deque(maxlen=NEWEST_KEPT)
+        self._dropped = 0
 
-    def admits(self) -> bool:
-        """Count one more; is it within the limit?"""
+    def add(self, line: Line) -> bool:
+        """Publish ``line`` now, or hold it; returns whether any are held."""
         now = trio.current_time()
-        if now >= self._ends:
-            self.report()
-            self._seen, self._ends = 0, now + 1
+        if now >= self.ends:
+            self.flush()
+            self._seen, self.ends = 0, now + 1
         self._seen += 1
-        return self._seen <= self._limit
+        if self._seen <= self._limit:
+            self._publish(self._name, line)
+            return False
+        self._dropped += len(self._held) == NEWEST_KEPT
+        self._held.append(line)
+        return True
 
-    def report(self) -> None:
-        """Tell now what was dropped; call it when nothing more comes."""
-        dropped = self._seen - self._limit
-        if dropped > 0:
-            self._seen = self._limit
+    def flush(self) -> None:
+        """Publish what is held, after the number of lines that were dropped."""
+        held, dropped = list(self._held), self._dropped
+        self._held.clear()
+        self._dropped = 0
+        if dropped:
+            what = "log records" if self._name == "note" else f"lines of {self._name}"
+            said = f"{dropped} {what} were dropped: too many at once"
+            self._publish(self._name, Line("WARNING", said))
             self._on_dropped(dropped)
+        for line in held:
+            self._publish(self._name, line)
 
 
 class PluginLog:
-    """What the plugin of one generation writes, into its namespace's journal and the log.
+    """What the plugin of one generation says, into its namespace's journal and the log.
 
-    Called from readers: nothing here blocks. ``instance`` is the generation's id.
+    Nothing of a plugin's gets to either but through ``redaction``. Called from readers:
+    nothing here blocks, but ``run``. ``instance`` is the generation's id. ``pid`` and
+    ``redaction`` are set as they become known.
+
+    What comes from standard error is logged as a WARNING: so a panic can be seen where the
+    log's level is ``warning``. Who has less to say uses standard output, or log records.
     """
 
     def __init__(self, journal: Journal, plugin: str, instance: str) -> None:
+        self.pid: int | None = None
+        self.redaction = Redaction()
         self._journal = journal
         self._instance = instance
         self._log = logging.getLogger(f"prism.plugin.{plugin}")
-        self._rate = RateLimit(RECORDS_PER_SECOND, self._report_dropped)
+        self._last: dict[LineSource, deque[str]] = {
+            "stderr": deque(maxlen=LAST_LINES),
+            "stdout": deque(maxlen=LAST_LINES),
+        }
+        # In this order what is held comes out at the end.
+        names: tuple[LineSource, ...] = ("stderr", "note", "stdout")
+        dropped = journal.events.lines_were_dropped
+        self._sources = {name: _Source(name, self._publish, dropped) for name in names}
+        self._held = trio.Event()
 
-    def line(self, text: str) -> None:
-        """Its process wrote a line, which is in the log already."""
-        self._journal.line(self._instance, "output", "INFO", text)
+    @property
+    def fields(self) -> dict[str, object]:
+        """Whose line it is, for lines of the log."""
+        namespace = self._journal.namespace
+        return {"namespace": namespace, "instance": self._instance, "pid": self.pid}
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The end of its output: of standard error first, and where there is room of the other."""
+        errors, others = self._last["stderr"], self._last["stdout"]
+        room = LAST_LINES - len(errors)
+        return [*list(others)[max(0, len(others) - room) :], *errors]
+
+    def line(self, stream: OutputStream, text: str) -> None:
+        """Its process wrote a line."""
+        text = self.redaction.start_of(text, MAX_LOGGED)
+        self._last[stream].append(text)
+        self._add(stream, Line("WARNING" if stream == "stderr" else "INFO", text))
 
     def records(self, records: Iterable[LogRecord]) -> None:
-        """It sent log records; those within the rate are passed on."""
+        """It sent log records."""
         for record in records:
-            if not self._rate.admits():
-                continue
-            self._journal.line(self._instance, "note", record.level, record.message)
-            level = _RECORD_LEVELS.get(record.level, logging.INFO)
-            if self._log.isEnabledFor(level):
-                source = record.logger or self._log.name
-                self._log.log(
-                    level,
-                    "%s",
-                    record.message,
-                    extra={"fields": {"namespace": self._journal.namespace, "source": source}},
-                )
+            level = record.level if record.level in _RECORD_LEVELS else "INFO"
+            text = self.redaction.start_of(record.message, MAX_LOGGED)
+            self._add("note", Line(level, text, self.redaction.text(record.logger[:MAX_TEXT])))
 
-    def close(self) -> None:
-        """Nothing more comes: say what was dropped last."""
-        self._rate.report()
+    def _add(self, source: LineSource, line: Line) -> None:
+        if self._sources[source].add(line):
+            self._held.set()
 
-    def _report_dropped(self, number: int) -> None:
-        self._log.warning("%d log records were dropped: too many at once", number)
+    def _publish(self, source: LineSource, line: Line) -> None:
+        self._journal.line(self._instance, self.pid, source, line.level, line.text)
+        level = _RECORD_LEVELS[line.level]
+        if self._log.isEnabledFor(level):
+            fields = {**self.fields, "stream": source}
+            if line.logger:
+                fields["source"] = line.logger
+            self._log.log(level, "%s", line.text, extra={"fields": fields})
+
+    async def run(self) -> None:
+        """Log what is held when its second has passed. Runs until cancelled."""
+        while True:
+            await self._held.wait()
+            self._held = trio.Event()
+            await trio.sleep_until(max(source.ends for source in self._sources.values()))
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what is held, now: nothing more comes, or its second has passed."""
+        for source in self._sources.values():
+            source.flush()

@@ -23,6 +23,7 @@ import trio
 from prism.config.errors import ConfigError
 from prism.contract.errors import CallError, Draining, PrismError
 from prism.contract.messages import HealthCheckResponse, HealthStatus, ShutdownRequest
+from prism.contract.redaction import Redaction
 from prism.streams import unix
 from prism.streams.errors import LaunchError
 from prism.supervision.connect import Connector, declared_operations, initialize
@@ -89,11 +90,11 @@ class Generation:
         self._monitor: HealthMonitor | None = None
         self._connector = Connector(
             spec,
+            plugin_log=self._plugin_log,
             listener=listener,
             fresh=fresh,
             on_note=self._take_note,
             on_goaway=self._take_goaway,
-            on_line=self._plugin_log.line,
         )
         first = State.BACKING_OFF if delay else State.STARTING
         self.lifecycle = Lifecycle(first, reason, self._note_transition, journal.events.clock)
@@ -206,14 +207,17 @@ class Generation:
                 await trio.sleep(self._delay)
                 if self._delay:
                     await self._reach(Trigger.DUE)
-                await self._live()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._plugin_log.run)
+                    await self._live()
+                    nursery.cancel_scope.cancel()
         except* PrismError as group:
             self._take_failure(group)
         except* Exception:
             log.exception("bug while running %s", self.spec.label)
             self.failure = LaunchError("internal error; the proxy's log has the cause")
         finally:
-            self._plugin_log.close()
+            self._plugin_log.flush()
             self._finish()
 
     async def _reach(self, trigger: Trigger) -> None:
@@ -224,6 +228,7 @@ class Generation:
     async def _live(self) -> None:
         spec = self.spec
         credentials = spec.credentials()
+        redaction = self._plugin_log.redaction = Redaction(credentials)
         async with (
             trio.open_nursery() as nursery,
             self._connector.connect(nursery) as channel,
@@ -234,7 +239,7 @@ class Generation:
                 namespace=spec.namespace,
                 generation=self.number,
                 plugin=spec.plugin_name,
-                version=answer.plugin_version,
+                version=redaction.text(answer.plugin_version),
                 channel=channel,
                 operations=declared_operations(answer),
             )
@@ -255,9 +260,9 @@ class Generation:
             error = await instance.channel.wait_broken()
             # Once it is retired, that is how it ends.
             if self.lifecycle.can(Trigger.LOST):
-                self.failure = LaunchError(str(error), crashed=True)
-                self.end_reason = str(error)
-                self.lifecycle.move(Trigger.LOST, str(error))
+                self.end_reason = self._plugin_log.redaction.text(str(error))
+                self.failure = LaunchError(self.end_reason, crashed=True)
+                self.lifecycle.move(Trigger.LOST, self.end_reason)
 
         async def watch_health() -> None:
             reason = await monitor.wait_unhealthy()
@@ -304,7 +309,7 @@ class Generation:
             "plugin %r of namespace %s drains: %s",
             self.spec.plugin_name,
             self.spec.namespace,
-            event.reason,
+            self._plugin_log.redaction.text(event.reason),
         )
         self.retire("it said that it stops")
 
@@ -350,7 +355,7 @@ class Generation:
             error.crashed if isinstance(error, LaunchError) else not isinstance(error, ConfigError)
             for error in errors
         )
-        message = "; ".join(str(error) for error in errors)
+        message = self._plugin_log.redaction.text("; ".join(str(error) for error in errors))
         self.failure = LaunchError(message, output=output, crashed=crashed)
 
     def _finish(self) -> None:

@@ -2,39 +2,37 @@
 
 The plugin gets one inherited socket, a small environment and a process group of
 its own. Nothing secret is in its environment or its arguments: credentials
-travel in Initialize. What it writes to standard output and standard error goes
-to the log, line by line; the last lines are kept to explain a failed start.
+travel in Initialize. What it writes to standard output and standard error is told
+to its owner, line by line.
 """
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from prism.streams.errors import LaunchError
 from prism.streams.unix import FD_VARIABLE, socket_pair
-from prism.supervision.events import RateLimit
+from prism.supervision.events import OutputStream
 from prism.supervision.guardian import guardian
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables of the proxy's own environment that a plugin gets to see, besides PATH."""
-MAX_LINE = 8 * 1024
-"""Bytes of a line of output that are logged."""
-LINES_KEPT = 20
-"""Last lines of output, for the message when a start fails."""
-LINES_PER_SECOND = 200
-"""Lines of output logged per second; the rest is counted."""
+MAX_LINE = 64 * 1024
+"""Bytes of a line of output that are kept; what its line has beyond is thrown away."""
 EXIT_TIMEOUT = 1.0
 """Seconds in which a plugin should end by itself once its connection is closed."""
 OUTPUT_TIMEOUT = 1.0
 """Seconds to read what a process wrote before it ended."""
+
+OnLine = Callable[[OutputStream, str], None]
+"""Called with the stream that a plugin wrote to, and the line."""
 
 
 def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
@@ -51,13 +49,10 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 class PluginProcess:
     """One process. Made by :func:`start`; its owner runs ``listen``, and calls ``end`` once."""
 
-    def __init__(self, name: str, process: trio.Process, on_line: Callable[[str], None]) -> None:
+    def __init__(self, name: str, process: trio.Process, on_line: OnLine) -> None:
         self.name = name
-        self.last_lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._process = process
         self._on_line = on_line
-        self._log = logging.getLogger(f"prism.plugin.{name}")
-        self._rate = RateLimit(LINES_PER_SECOND, self._report_dropped)
         self._listening = trio.CancelScope()
         self._silent = trio.Event()
         self._reaped = False
@@ -68,40 +63,30 @@ class PluginProcess:
         return self._process.pid
 
     async def listen(self) -> None:
-        """Log what the plugin writes, until it closes its output or has ended."""
-        output = self._process.stdout
-        assert output is not None  # noqa: S101 - start() asked for it
+        """Tell what the plugin writes, until it closes its output or has ended."""
         try:
             with self._listening:
-                async with output:
-                    await self._log_lines(output)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(self._tell_lines, "stderr", self._process.stderr))
+                    nursery.start_soon(partial(self._tell_lines, "stdout", self._process.stdout))
         finally:
-            self._rate.report()
             self._silent.set()
 
-    async def _log_lines(self, output: trio.abc.ReceiveStream) -> None:
+    async def _tell_lines(self, name: OutputStream, output: trio.abc.ReceiveStream | None) -> None:
+        assert output is not None  # noqa: S101 - start() asked for it
         line = bytearray()
-        async for chunk in output:
-            line += chunk
-            *complete, rest = line.split(b"\n")
-            if len(rest) > MAX_LINE:
-                complete.append(rest)
-                rest = bytearray()
-            line = rest
-            for raw in complete:
-                self._take(raw)
-        if line:
-            self._take(line)
+        async with output:
+            async for chunk in output:
+                line += chunk
+                *complete, rest = line.split(b"\n")
+                for raw in complete:
+                    self._tell(name, raw)
+                line = rest[:MAX_LINE]
+            if line:
+                self._tell(name, line)
 
-    def _take(self, raw: bytearray) -> None:
-        text = raw[:MAX_LINE].decode(errors="replace").rstrip("\r")
-        self.last_lines.append(text)
-        if self._rate.admits():
-            self._log.info("%s", text)
-            self._on_line(text)
-
-    def _report_dropped(self, number: int) -> None:
-        self._log.warning("%d lines of output were dropped: too many at once", number)
+    def _tell(self, name: OutputStream, raw: bytearray) -> None:
+        self._on_line(name, raw[:MAX_LINE].decode(errors="replace").rstrip("\r"))
 
     async def end(self, kill_after: float) -> str:
         """Let the process end, ask it to, kill its group; reap it. Returns how it ended.
@@ -170,14 +155,14 @@ async def start(
     argv: Sequence[str],
     environment: Mapping[str, str],
     directory: str | None,
-    on_line: Callable[[str], None] = lambda _line: None,
+    on_line: OnLine = lambda _stream, _line: None,
     *,
     executable: str | None = None,
     descriptors: Sequence[int] = (),
 ) -> tuple[PluginProcess, trio.SocketStream]:
     """Start a plugin; returns its process and our end of its socket.
 
-    ``on_line`` gets each line of its output, within the rate; it must not block.
+    ``on_line`` gets each line of its output; it must not block.
     ``executable`` is run instead of the first word of ``argv``, which the program
     still finds as its name. ``descriptors`` are handed down under their numbers.
 
@@ -194,7 +179,7 @@ async def start(
                 executable=executable,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno(), *descriptors],
                 env=variables,
                 cwd=directory,

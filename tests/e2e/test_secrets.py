@@ -1,16 +1,22 @@
 """Secrets and values show up nowhere: not in logs, metrics, errors, or the process table."""
 
+import base64
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from prism_process import CHAOS, WAITING, eventually
 
-SECRET = "canary-of-the-secrets-directory"
-INLINE = "canary-in-the-credentials"
+SECRET = 'canary-of "the" secrets/directory & Co'
+INLINE = "canary_in_the_credentials"
 CONFIG = "canary-in-the-config"
 VALUE = "canary-in-the-parameters"
-CANARIES = (SECRET, INLINE, CONFIG, VALUE)
+CANARIES = (SECRET, INLINE, CONFIG, VALUE, "canary-of", "canary_in", "ecrets%2F", "ecrets/")
+BASE64 = [
+    base64.b64encode(b"\0" * before + secret.encode())[4:-4].decode()
+    for secret in (SECRET, INLINE)
+    for before in range(3)
+]
 
 
 @pytest.fixture
@@ -24,6 +30,8 @@ def proxy(start_prism, tmp_path):
         "credentials": {"password": "{{ secret:canary }}", "token": INLINE},
         "config": {"dsn": f"db://user:{CONFIG}@host/"},
     }
+    # It pauses between what it writes, and must not be taken for silent meanwhile.
+    talkative = {**sidecar(*CHAOS, "talkative"), "health": {"interval_seconds": 60}}
     inside = {"type": "in_process", "module": "waiting_plugin:Waiting"}
     return start_prism(
         {
@@ -31,6 +39,7 @@ def proxy(start_prism, tmp_path):
             "secrets": {"directory": str(secrets)},
             "namespaces": [
                 {"name": "chaos", **common, "plugin": sidecar(*CHAOS)},
+                {"name": "talks", **common, "plugin": talkative},
                 {"name": "refuses", **common, "plugin": sidecar(*CHAOS, "refuse")},
                 {"name": "spawned", **common, "plugin": sidecar(*WAITING)},
                 {"name": "inside", **common, "plugin": inside},
@@ -78,11 +87,22 @@ def test_no_canary_is_seen(proxy):
     call("refuses", "echo", {"value": VALUE})
     seen += [proxy.client.get(proxy.admin + path).text for path in ("/metrics", "/readyz")]
     seen += [proxy.client.get(proxy.url + path).text for path in ("/v1", "/v1/refuses")]
+    assert "[redacted]" in call("talks", "do", {"fault": "confess"}).json()["detail"]
+
+    def operators_see():
+        paths = ("/admin/plugins", "/admin/plugins/talks", "/admin/plugins/talks/health")
+        paths += ("/admin/plugins/talks/logs", "/admin/namespaces/talks", "/metrics", "/readyz")
+        return [proxy.client.get(proxy.admin + path).text for path in paths]
+
+    lines = eventually(lambda: [t for t in operators_see() if t.count("cut off: [redacted]") == 4])
+    seen += [*lines, *operators_see()]
+    call("talks", "do", {"fault": "confess_and_go"})
+    seen += operators_see()
     assert proxy.stop() == 0
     seen += [proxy.greeting, proxy.log]
 
     assert proxy.log.count("cannot log in with [redacted]") == 2  # it came that far
-    for canary in CANARIES:
+    for canary in (*CANARIES, *BASE64):
         for text in seen:
             at = text.find(canary)
             assert at < 0, text[max(0, at - 300) : at + 100]

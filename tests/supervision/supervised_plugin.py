@@ -192,9 +192,9 @@ class ScriptedConnector:
         self.said = []
         self.channel = None
 
-    def bind(self, spec, *, on_note, on_goaway, on_line, **_keywords):
+    def bind(self, spec, *, on_note, on_goaway, plugin_log, **_keywords):
         """Called as ``Connector`` is: this one."""
-        self.on_note, self.on_goaway, self.on_line = on_note, on_goaway, on_line
+        self.on_note, self.on_goaway, self.on_line = on_note, on_goaway, plugin_log.line
         return self
 
     def generation(self, on_leaving, **keywords):
@@ -205,7 +205,7 @@ class ScriptedConnector:
             spec,
             on_note=generation._take_note,
             on_goaway=generation._take_goaway,
-            on_line=generation._plugin_log.line,
+            plugin_log=generation._plugin_log,
         )
         return generation
 

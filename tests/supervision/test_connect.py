@@ -49,9 +49,8 @@ async def reach(connector, use=nothing):
 
 
 async def test_a_process_is_started_initialised_and_ended(make_spec, is_alive):
-    lines = []
     spec = make_spec({"a": 1})
-    connector = Connector(spec, on_line=lines.append)
+    connector = Connector(spec)
 
     async def use(channel):
         assert isinstance(channel, FramedChannel)

@@ -2,19 +2,23 @@
 
 import logging
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prism.contract.redaction import Redaction
+from prism.supervision import events
 from prism.supervision.events import (
-    RECORDS_PER_SECOND,
+    MAX_LOGGED,
+    NEWEST_KEPT,
+    PER_SECOND,
     EventFeed,
     Feed,
     Journal,
     Lost,
     PluginLog,
-    RateLimit,
 )
 from prism.supervision.lifecycle import State
 from prism.wire.events import LogRecord
@@ -93,58 +97,113 @@ def test_a_transition_is_logged_counted_and_published(caplog):
 # -- what plugins write -----------------------------------------------------------------
 
 
-async def test_log_records_arrive_under_the_plugins_name(caplog):
-    plugin_log = PluginLog(Journal("ns"), "small", "ns/1")
+@pytest.fixture
+def plugin_log():
+    log = PluginLog(Journal("ns", EventFeed(clock=lambda: 1.0)), "small", "ns/1")
+    log.pid = 7
+    return log
+
+
+WHOSE = {"namespace": "ns", "instance": "ns/1", "pid": 7}
+
+
+async def test_every_line_says_whose_it_is(plugin_log, caplog):
     records = [LogRecord("a message", "WARNING", "mine"), LogRecord("odd %s", "NO SUCH LEVEL")]
     with caplog.at_level("INFO"):
         plugin_log.records(records)
+        plugin_log.line("stderr", "panic: index out of range")
+        plugin_log.line("stdout", "listening")
     found = [(r.name, r.levelno, r.getMessage(), r.fields) for r in caplog.records]
+    name = "prism.plugin.small"
     assert found == [
-        ("prism.plugin.small", 30, "a message", {"namespace": "ns", "source": "mine"}),
-        ("prism.plugin.small", 20, "odd %s", {"namespace": "ns", "source": "prism.plugin.small"}),
+        (name, 30, "a message", {**WHOSE, "stream": "note", "source": "mine"}),
+        (name, 20, "odd %s", {**WHOSE, "stream": "note"}),
+        (name, 30, "panic: index out of range", {**WHOSE, "stream": "stderr"}),
+        (name, 20, "listening", {**WHOSE, "stream": "stdout"}),
     ]
 
 
-async def test_lines_and_records_are_kept_with_their_source(caplog):
-    journal = Journal("ns", EventFeed(clock=lambda: 1.0))
-    plugin_log = PluginLog(journal, "small", "ns/1")
-    plugin_log.line("x" * 2000)
+async def test_lines_and_records_are_kept_with_their_source(plugin_log):
+    plugin_log.line("stdout", "x" * 2000)
     plugin_log.records([LogRecord("a record", "ERROR")])
-    kept = [(line.source, line.level, len(line.text)) for line in journal.lines.recent()]
-    assert kept == [("output", "INFO", 1024), ("note", "ERROR", 8)]
-
-
-async def test_a_flood_of_records_is_cut_and_counted(caplog, mock_clock):
-    plugin_log = PluginLog(Journal("ns"), "small", "ns/1")
-    flood = [LogRecord("x", "INFO")] * (RECORDS_PER_SECOND + 7)
-    with caplog.at_level(logging.INFO):
-        plugin_log.records(flood)
-        assert len(caplog.records) == RECORDS_PER_SECOND
-        mock_clock.jump(1)
-        plugin_log.records([LogRecord("y")])
-        plugin_log.records(flood)
-        plugin_log.close()
-        plugin_log.close()
-    told = [r.getMessage() for r in caplog.records if r.getMessage() != "x"]
-    assert told == [
-        "7 log records were dropped: too many at once",
-        "y",
-        "8 log records were dropped: too many at once",
+    kept = [
+        (line.source, line.level, len(line.text), line.instance, line.pid)
+        for line in plugin_log._journal.lines.recent()
     ]
+    assert kept == [("stdout", "INFO", 1024, "ns/1", 7), ("note", "ERROR", 8, "ns/1", 7)]
 
 
-@given(st.integers(1, 5), st.lists(st.sampled_from([0.0, 0.4, 1.0, 3.0]), max_size=40))
-def test_no_second_has_more_than_the_limit_and_every_drop_is_told(limit, pauses):
+async def test_no_credential_passes(plugin_log, caplog):
+    plugin_log.redaction = Redaction({"password": "hunter2-hunter2"})
+    with caplog.at_level("DEBUG"):
+        plugin_log.line("stdout", "password=hunter2-hunter2")
+        plugin_log.line("stderr", "x" * (MAX_LOGGED - 4) + "hunter2-hunter2" * 3)
+        plugin_log.records([LogRecord("hunter2-hunter2", "hunter2-hunter2", "hunter2-hunter2")])
+        plugin_log.flush()
+    told = [repr(vars(record)) for record in caplog.records]
+    told += [repr(line) for line in plugin_log._journal.lines.recent()]
+    told += plugin_log.last_lines
+    assert len(told) == 3 + 3 + 2
+    assert [text for text in told if "hunter2" in text or "xhun" in text] == []
+
+
+async def test_the_last_words_are_heard_after_a_flood(plugin_log, caplog):
+    with caplog.at_level("INFO"):
+        for number in range(1000):
+            plugin_log.line("stdout", f"line {number}")
+        plugin_log.line("stderr", "FATAL: out of memory")
+        plugin_log.flush()
+        plugin_log.flush()
+    dropped = 1000 - PER_SECOND["stdout"] - NEWEST_KEPT
+    assert caplog.messages[PER_SECOND["stdout"] :] == [
+        "FATAL: out of memory",
+        f"{dropped} lines of stdout were dropped: too many at once",
+        *(f"line {number}" for number in range(1000 - NEWEST_KEPT, 1000)),
+    ]
+    assert plugin_log._journal.events.lines_dropped == dropped
+    assert plugin_log.last_lines[-2:] == ["line 999", "FATAL: out of memory"]
+
+
+async def test_what_is_held_at_the_end_comes_from_stderr_first(plugin_log, caplog):
+    with caplog.at_level("INFO"):
+        for _ in range(PER_SECOND["stdout"] + 1):
+            plugin_log.line("stdout", "out")
+            plugin_log.line("stderr", "err")
+        caplog.clear()
+        plugin_log.flush()
+    assert caplog.messages == ["err", "out"]
+
+
+async def test_what_is_held_is_told_when_its_second_has_passed(plugin_log, caplog, autojump_clock):
+    flood = [LogRecord("x", "INFO")] * (PER_SECOND["note"] + NEWEST_KEPT + 7)
+    with caplog.at_level("INFO"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(plugin_log.run)
+            for _ in range(2):
+                caplog.clear()
+                plugin_log.records(flood)
+                assert len(caplog.records) == PER_SECOND["note"]
+                await trio.sleep(1.5)
+                told = [text for text in caplog.messages if text != "x"]
+                assert told == ["7 log records were dropped: too many at once"]
+                assert len(caplog.records) == PER_SECOND["note"] + 1 + NEWEST_KEPT
+            nursery.cancel_scope.cancel()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.4, 1.0, 3.0]), max_size=40))
+def test_every_line_is_told_or_counted(pauses):
     async def main():
-        dropped, admitted = [], []
-        rate = RateLimit(limit, dropped.append)
+        journal = Journal("ns")
+        plugin_log = PluginLog(journal, "small", "ns/1")
         for pause in pauses:
             clock.jump(pause)
-            if rate.admits():
-                admitted.append(trio.current_time())
-        rate.report()
-        assert len(admitted) + sum(dropped) == len(pauses)
-        assert all(b - a >= 1 for a, b in zip(admitted, admitted[2 * limit :], strict=False))
+            for _ in range(150):
+                plugin_log.line("stdout", "x")
+        plugin_log.flush()
+        told = [line for line in journal.lines._recent if line.text == "x"]
+        assert len(told) + journal.events.lines_dropped == 150 * len(pauses)
 
     clock = trio.testing.MockClock()
-    trio.run(main, clock=clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "LINES_KEPT", 10_000)
+        trio.run(main, clock=clock)

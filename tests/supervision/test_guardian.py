@@ -18,12 +18,15 @@ import trio
 from prism.supervision import process
 
 async def main():
-    child, stream = await process.start("small", [sys.executable, "-c", sys.argv[1]], {}, None)
+    lines = []
+    child, stream = await process.start(
+        "small", [sys.executable, "-c", sys.argv[1]], {}, None, lambda _, line: lines.append(line)
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(child.listen)
-        while len(child.last_lines) < 1:
+        while len(lines) < 1:
             await trio.sleep(0.01)
-        print(child.pid, *child.last_lines, flush=True)
+        print(child.pid, *lines, flush=True)
         await trio.sleep_forever()
 
 trio.run(main)

@@ -133,7 +133,7 @@ async def test_what_a_plugin_prints_can_be_read_and_followed(make_spec):
         with logs.follow(recent=1) as follower:
             seen = [(await anext(follower)).text for _ in range(3)]
         assert seen == ["two", "one", "two"]
-        assert {(line.source, line.instance) for line in logs.recent()} >= {("output", "ns/1")}
+        assert {(line.source, line.instance) for line in logs.recent()} >= {("stdout", "ns/1")}
 
 
 async def test_one_namespace_that_fails_does_not_keep_the_others(make_spec, in_process):

@@ -205,9 +205,10 @@ class FramedChannel(PluginChannel):
         self._callers.unpark_all()
 
     def _failure(self, reason: Exception) -> CallError:
+        why = self.redaction.text(str(reason))
         if isinstance(reason, RemoteProtocolError):
-            return PluginMisbehaved(f"{self.name} broke the frame protocol: {reason}")
-        return PluginCrashed(f"{self.name} went away during the call: {reason}")
+            return PluginMisbehaved(f"{self.name} broke the frame protocol: {why}")
+        return PluginCrashed(f"{self.name} went away during the call: {why}")
 
     async def aclose(self) -> None:
         """Write what is queued, if the plugin reads on, and close. Never raises."""
@@ -294,7 +295,7 @@ class FramedChannel(PluginChannel):
         self._connection.send(Close(event.stream, StatusCode.UNIMPLEMENTED, not_started=True))
 
     def _on_notes(self, event: Note) -> None:
-        logs = [self.redaction.fields(record, "message") for record in event.logs]
+        logs = [self.redaction.fields(record, "message", "logger") for record in event.logs]
         health = event.health and self.redaction.fields(event.health, "message", "details")
         self._on_note(Note(logs=logs, metrics=event.metrics, health=health))
 
@@ -359,7 +360,9 @@ class FramedChannel(PluginChannel):
 
     def _check_may_open(self) -> None:
         if self._link.ended is not None:
-            raise PluginUnavailable(f"{self.name} is gone: {self._link.ended}")
+            raise PluginUnavailable(
+                f"{self.name} is gone: {self.redaction.text(str(self._link.ended))}"
+            )
         if not self._connection.can_open:
             raise Overloaded(f"{self.name} takes no more calls now")
 
@@ -445,7 +448,7 @@ class FramedChannel(PluginChannel):
         """Configure the plugin; the first call, made exactly once."""
         self.redaction = Redaction(request.credentials)
         answer = _answer(await self._call(Method.INITIALIZE, request), InitializeResponse)
-        return self.redaction.fields(answer, "error")
+        return self.redaction.fields(answer, "error", "plugin_version")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""

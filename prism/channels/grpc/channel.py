@@ -140,7 +140,7 @@ class GrpcChannel(PluginChannel):
         """Configure the plugin; the first call, made exactly once."""
         self.redaction = Redaction(request.credentials)
         answer = await self._unary(Method.INITIALIZE, request, InitializeResponse)
-        return self.redaction.fields(answer, "error")
+        return self.redaction.fields(answer, "error", "plugin_version")
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
@@ -202,7 +202,8 @@ class GrpcChannel(PluginChannel):
                 raise RemoteProtocolError("it answered OK without a message")
             return protobuf.decode(kind, payload)
         except RemoteProtocolError as error:
-            raise PluginMisbehaved(f"{self.name} broke the rules of gRPC: {error}") from error
+            why = self.redaction.text(str(error))
+            raise PluginMisbehaved(f"{self.name} broke the rules of gRPC: {why}") from error
         except PluginError as error:
             return _failed(kind, error.status, error.detail)
         finally:

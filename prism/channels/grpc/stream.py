@@ -71,7 +71,8 @@ class GrpcStreamCall(StreamCall):
         try:
             return await self._receive()
         except RemoteProtocolError as error:
-            self._over = PluginMisbehaved(f"{self._name} broke the rules of gRPC: {error}")
+            why = self._redaction.text(str(error))
+            self._over = PluginMisbehaved(f"{self._name} broke the rules of gRPC: {why}")
             raise self._over from error
         except PluginError as error:
             self._over = PluginError(error.status, self._redaction.text(error.detail))

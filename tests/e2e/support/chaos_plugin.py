@@ -9,12 +9,14 @@ and faults at the start are the first argument of the program. It dials nothing:
 the proxy starts it.
 """
 
+import base64
 import json
 import os
 import select
 import socket
 import sys
 import time
+import urllib.parse
 from typing import Any, NoReturn
 
 from prism.wire.frames import (
@@ -125,8 +127,15 @@ class Chaos:
             case 1:
                 self.initialize(stream, message)
             case 2:
-                status = {"status": 2, "message": "sick"} if self.unhealthy else {"status": 0}
-                self.close(stream, status | {"metrics": {"requests_total": 7}})
+                status: dict[str, Any] = {"status": 0}
+                if self.unhealthy:
+                    status = {"status": 2, "message": "sick"}
+                elif self.greeting == "talkative":
+                    said = self.confession()
+                    status = {"status": 1, "message": said, "details": {said: said}}
+                names = dict.fromkeys(self.credentials.values(), 1)
+                metrics = {"requests_total": 7, "custom_metrics_json": json.dumps(names)}
+                self.close(stream, status | {"metrics": metrics})
             case 3:
                 self.execute(stream, message)
             case 5:
@@ -138,8 +147,22 @@ class Chaos:
         if self.greeting == "refuse":
             self.close(stream, {"error": "the backend is not there"}, status=14)
         elif self.greeting != "no-answer":
-            answer = {"success": True, "plugin_version": "1", "supported_operations": OPERATIONS}
+            version = self.confession() if self.greeting == "talkative" else "1"
+            answer = {
+                "success": True,
+                "plugin_version": version,
+                "supported_operations": OPERATIONS,
+            }
             self.close(stream, answer)
+
+    def confession(self) -> str:
+        """All credentials, in every way in which they might be written."""
+        said = []
+        for secret in self.credentials.values():
+            said += [secret, repr(secret), json.dumps(secret), json.dumps(json.dumps(secret))]
+            said += [urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)]
+            said += [base64.b64encode(text.encode()).decode() for text in (secret, f"me:{secret}")]
+        return " ".join(said)
 
     def execute(self, stream: int, message: dict[str, Any]) -> None:
         """Run one operation."""
@@ -255,6 +278,27 @@ class Faults:
     def log(self: Chaos, stream: int, params: dict[str, Any]) -> None:
         self.note(params["message"])
         self.result(stream, {})
+
+    def confess(self: Chaos, stream: int, params: dict[str, Any]) -> None:
+        """Say all credentials in each way in which a plugin says something to operators."""
+        said = self.confession()
+        for descriptor in (1, 2):
+            for part in (said[:9], said[9:] + "\n", "." * 8180 + said + "\n"):
+                os.write(descriptor, part.encode())
+                time.sleep(0.05)
+            for secret in self.credentials.values():
+                os.write(descriptor, f"cut off: {secret[:-3]}\n".encode())
+        logs = [{"message": said, "level": said, "logger": said}]
+        health = {"status": 1, "message": said, "details": {"why": said}}
+        names = json.dumps(dict.fromkeys(self.credentials.values(), 1))
+        note = {"logs": logs, "health": health, "metrics": {"custom_metrics_json": names}}
+        self.send(pack(FrameType.NOTE, 0, json.dumps(note).encode(), codec=Codec.JSON))
+        self.close(stream, {"error": said, "error_code": 3}, status=3)
+
+    def confess_and_go(self: Chaos, stream: int, params: dict[str, Any]) -> None:
+        reason = json.dumps({"reason": self.confession()}).encode()
+        self.send(pack(FrameType.GOAWAY, 0, reason, codec=Codec.JSON))
+        self.close(stream, {"error": self.confession()}, status=14, flags=NOT_STARTED)
 
     def big_result(self: Chaos, stream: int, params: dict[str, Any]) -> None:
         self.result(stream, "x" * params["size"])

@@ -29,7 +29,7 @@ async def test_namespaces_are_listed_and_described(admin):
 async def test_logs(admin):
     journal = admin.proxy.supervisor.journals["kv"]
     for number in range(3):
-        journal.line("kv/1", "output", "info", f"line {number}")
+        journal.line("kv/1", 7, "stdout", "INFO", f"line {number}")
     answer = (await admin.ask("GET", "/admin/plugins/kv/logs?tail=2")).json
     assert [line["text"] for line in answer["lines"]] == ["line 1", "line 2"]
     assert answer["namespace"] == "kv"

@@ -82,12 +82,12 @@ async def test_who_is_too_slow_is_told_what_it_lost(admin):
 
 async def test_lines_are_followed_as_json_lines(admin):
     journal = admin.proxy.supervisor.journals["kv"]
-    journal.line("kv/1", "output", "info", "before")
-    journal.line("kv/1", "output", "info", "just before")
+    journal.line("kv/1", 7, "stdout", "INFO", "before")
+    journal.line("kv/1", 7, "stdout", "INFO", "just before")
 
     def more(body: bytes) -> bool:
         if b"just before" in body and b"after" not in body:
-            journal.line("kv/1", "output", "info", "after")
+            journal.line("kv/1", 7, "stdout", "INFO", "after")
         return b"after" in body
 
     answer = await admin.ask("GET", "/admin/plugins/kv/logs?tail=1&follow=true", until=more)
