@@ -21,7 +21,7 @@ from prism.config.types import Config, ListenerTLS
 from prism.contract.errors import CallError, Draining, OperationInProgress
 from prism.control.live_config import LiveConfig, Load
 from prism.control.plan import instance_specs
-from prism.frontends.admin import Access, AdminApp, Administered
+from prism.frontends.admin import Access, AdminApp, Administered, Restarting
 from prism.frontends.answering import Observer
 from prism.frontends.data_port import DataPort
 from prism.observability.access_log import AccessLog
@@ -116,7 +116,7 @@ class Proxy:
         Raises:
             ListenError, CodecUnavailable: a port, or the HTTP/2 codec that the environment
                 asks for, cannot be used; nothing was started.
-            TLSFilesError, ConfigError: a certificate, or the admin token, cannot be used;
+            TLSFilesError, ConfigError: a certificate, or a token of operators, cannot be used;
                 nothing was started.
         """
         codec = choose(ServerSettings().http2_codec)
@@ -180,6 +180,10 @@ class Proxy:
                 statistics=self._statistics,
             )
 
+    def restart_with(self, restart: Callable[[], Restarting]) -> None:
+        """Let operators begin a rolling restart with ``restart``, which may raise a CallError."""
+        self._administered.restart = restart
+
     def stop(self, *, replaced: bool = False) -> None:
         """Stop accepting, finish what is in flight, shut the plugins down.
 
@@ -199,13 +203,13 @@ class Proxy:
         self._admin_stop.set()
 
     async def reload(self) -> None:
-        """Read everything again: certificates, the operators' token, the configuration.
+        """Read everything again: certificates, the operators' tokens, the configuration.
 
         What cannot be replaced stays as it is, and the log says why. Waits for a plugin's
         reload that is under way.
         """
         await self._reload_certificates()
-        self._reload_admin_token()
+        self._admin.access.reload()
         waited = False
         while self.live.has_file:
             try:
@@ -232,10 +236,6 @@ class Proxy:
         for tls in (self._tls, self._admin_tls):
             if tls is not None:
                 await tls.reload()
-
-    def _reload_admin_token(self) -> None:
-        if self._admin.access.token is not None:
-            self._admin.access.token.reload()
 
     async def _listen(self) -> tuple[list[Listener], list[Listener]]:
         """The listeners of the data port, and those of the admin port."""
@@ -286,9 +286,9 @@ class Proxy:
             if not address.port or is_loopback(address.host):
                 continue
             why, way_out = "", ""
-            if role == "admin" and self.config.admin.token_file is None:
+            if role == "admin" and not self.config.admin.has_tokens:
                 why = "it can be reached from other machines, and operators need no token"
-                way_out = "give one that is on loopback, or set admin.token_file"
+                way_out = "give one that is on loopback, or set admin.token_file or admin.tokens"
             elif role == "data" and not self.config.insecure:
                 why = "it can be reached from other machines, and clients are not authenticated"
                 way_out = 'give one that is on loopback, or accept it with "insecure: true"'

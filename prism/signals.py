@@ -19,8 +19,10 @@ import trio
 from prism.app import Proxy, Ready
 from prism.config.sources import FileWatch
 from prism.config.types import Config
-from prism.contract.errors import PrismError
+from prism.contract.errors import CallError, PrismError
+from prism.contract.status import StatusCode
 from prism.control.live_config import Load
+from prism.frontends.admin.messages import Restarted
 from prism.process import service_manager
 from prism.process.handover import HandoverFailed, Predecessor, hand_over
 from prism.process.sockets import GivenSocket
@@ -72,13 +74,49 @@ def _only_error(error: Exception) -> PrismError | None:
     return error if isinstance(error, PrismError) else None
 
 
+class RestartRefused(CallError):
+    """A rolling restart cannot be begun now."""
+
+    status = StatusCode.ABORTED
+    http_status = 409
+    reason = "restart_refused"
+    retryable = True
+
+
+class _Handover:
+    """A rolling restart that was begun; ``scope`` cancels it."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self._over = trio.Event()
+        self._outcome = Restarted("kept", os.getpid(), "it was cancelled, since the proxy stops")
+
+    def succeeded(self, pid: int) -> None:
+        """The process ``pid`` serves now."""
+        self._outcome = Restarted("replaced", pid)
+
+    def failed(self, error: HandoverFailed) -> None:
+        """This process goes on."""
+        self._outcome = Restarted("kept", os.getpid(), str(error))
+
+    def end(self) -> None:
+        """Nothing more is done for it."""
+        self._over.set()
+
+    async def wait_over(self) -> Restarted:
+        """How it went, when it has. Cancelling stops the waiting alone."""
+        await self._over.wait()
+        return self._outcome
+
+
 class _Control:
-    """What the signals do to one proxy."""
+    """What the signals, and operators, do to one proxy."""
 
     def __init__(self, proxy: Proxy, everything: trio.CancelScope) -> None:
         self._proxy = proxy
         self._everything = everything
-        self._handover: trio.CancelScope | None = None
+        self._handover: _Handover | None = None
+        self._nursery: trio.Nursery | None = None
         self._told_to_stop = False
         self._serving = trio.Event()
         self._reload_asked_for = trio.Event()
@@ -110,12 +148,16 @@ class _Control:
         """Do what each signal says, until one says to end at once."""
         with trio.open_signal_receiver(*SIGNALS) as signals:
             task_status.started()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._reload_when_asked)
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._reload_when_asked)
+                self._proxy.restart_with(self.make_way)
                 async for number in signals:
                     name = signal.Signals(number).name
                     if number == signal.SIGUSR2:
-                        self._make_way(nursery)
+                        try:
+                            self.make_way()
+                        except RestartRefused as error:
+                            log.warning("SIGUSR2 is refused: %s", error)
                     elif number == signal.SIGHUP and not self._terminal_is_gone():
                         self._ask_for_reload("reloading on SIGHUP")
                     else:
@@ -136,7 +178,7 @@ class _Control:
             return  # a successor serves, and this process is stopping already
         service_manager.stopping("finishing requests in flight")
         if self._handover is not None:
-            self._handover.cancel()
+            self._handover.scope.cancel()
         self._proxy.stop()
 
     async def follow(self, watch: FileWatch) -> None:
@@ -163,20 +205,22 @@ class _Control:
             if not self._told_to_stop:
                 service_manager.ready(self._status)
 
-    def _make_way(self, nursery: trio.Nursery) -> None:
+    def make_way(self) -> _Handover:
+        """Begin a rolling restart. Raises RestartRefused."""
         if self._handover is not None:
-            log.warning("SIGUSR2 is refused: a successor is being started already")
-        elif self._proxy.shutdown.is_set() or not self._serving.is_set():
-            log.warning("SIGUSR2 is refused: this process is starting or stopping")
-        else:
-            self._handover = trio.CancelScope()
-            nursery.start_soon(self._hand_over, self._handover)
+            raise RestartRefused("a successor is being started already")
+        if self._proxy.shutdown.is_set() or not self._serving.is_set():
+            raise RestartRefused("this process is starting or stopping")
+        assert self._nursery is not None  # noqa: S101 - it serves
+        self._handover = _Handover()
+        self._nursery.start_soon(self._hand_over, self._handover)
+        return self._handover
 
-    async def _hand_over(self, scope: trio.CancelScope) -> None:
+    async def _hand_over(self, handover: _Handover) -> None:
         proxy = self._proxy
         service_manager.reloading("starting a successor")
         try:
-            with scope:
+            with handover.scope:
                 pid = await hand_over(
                     self._command,
                     proxy.sockets,
@@ -185,12 +229,15 @@ class _Control:
                 )
                 log.info("pid %d serves now; finishing what is in flight here", pid)
                 service_manager.replaced(pid, f"pid {pid} took over; {self._status}")
+                handover.succeeded(pid)
                 proxy.stop(replaced=True)
         except HandoverFailed as error:
             log.error("the successor failed, so this process goes on: %s", error)
+            handover.failed(error)
             service_manager.ready(f"{self._status}; a successor failed: {error}")
         finally:
             self._handover = None
+            handover.end()
 
     def _terminal_is_gone(self) -> bool:
         """Whether SIGHUP came because the terminal that this was started from was closed."""
@@ -223,4 +270,6 @@ def _is_run_by(script: Path, interpreter: str) -> bool:
             head = opened.read(1024)
     except OSError:
         return False
-    return head.startswith(b"#!") and os.fsencode(interpreter) in head and os.access(script, os.X_OK)
+    return (
+        head.startswith(b"#!") and os.fsencode(interpreter) in head and os.access(script, os.X_OK)
+    )

@@ -1,5 +1,6 @@
-"""Writes the sources of ``prism-plugin-sdk`` into the folder that is given: ``prism.sdk`` and what it
-stands on, as a distribution of its own, for plugins that run where the proxy does not.
+"""Writes the sources of ``prism-plugin-sdk`` into a folder: ``prism.sdk`` and what it stands on.
+
+A distribution of its own, for plugins that run where the proxy does not.
 
 The version and the ranges of what it needs are the proxy's.
 """
@@ -46,8 +47,8 @@ version = {{ attr = "prism.__version__" }}
 README = """\
 # prism-plugin-sdk
 
-`prism.sdk`: write a plugin for [Prism](https://pypi.org/project/prism-data-proxy/) in Python, serve it, and
-test it. It needs msgspec and anyio; `prism-plugin-sdk[trio]` brings trio, `[websocket]` wsproto.
+`prism.sdk`: write a plugin for the Prism data-access proxy in Python, serve it, and test it.
+It needs msgspec and anyio; `prism-plugin-sdk[trio]` brings trio, `[websocket]` wsproto.
 
 The proxy, `prism-data-proxy`, has the SDK in it: do not install both into one environment.
 """

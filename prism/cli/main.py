@@ -13,6 +13,7 @@ from prism import __version__
 from prism.cli.call import call
 from prism.cli.config import config
 from prism.cli.plugin import namespace, plugin
+from prism.cli.restart import restart
 from prism.cli.serve import serve
 from prism.cli.tail import tail
 from prism.contract.errors import PrismError
@@ -57,6 +58,7 @@ prism.add_command(tail)
 prism.add_command(config)
 prism.add_command(namespace)
 prism.add_command(plugin)
+prism.add_command(restart)
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ COLUMNS = [
 WATCH_SECONDS = 1.0
 PROGRESS_SECONDS = 0.5
 """Seconds between two looks at a change that takes its time."""
+TRIAL_SECONDS = 10.0
+"""Seconds between two lines about a canary, of which something changes all the time."""
 
 
 EPILOG = """\b
@@ -119,12 +121,28 @@ def status(namespace: str, watch: bool, output: str, url: str, token_file: str |
 @click.option(
     "--canary", metavar="SHARE", help="Try it on a share of the calls first, such as 10%."
 )
+@click.option(
+    "--min-calls", type=click.IntRange(1), help="Calls a canary must have answered (100)."
+)
+@click.option(
+    "--min-seconds", type=click.FloatRange(0), help="Seconds a canary takes at least (30)."
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0),
+    help="Seconds until a canary with too few calls is rolled back (600).",
+)
+@click.option("--abort", is_flag=True, help="Roll back the reload that is under way.")
 @output_option
 @admin_options
 def reload(
     namespace: str,
     version: str | None,
     canary: str | None,
+    min_calls: int | None,
+    min_seconds: float | None,
+    max_seconds: float | None,
+    abort: bool,
     output: str,
     url: str,
     token_file: str | None,
@@ -133,9 +151,23 @@ def reload(
 
     Exit status 1 where the new one was given up and the old one serves on.
     """
-    body = {"namespace": namespace, "version": version, "canary": canary}
-    wanted = {name: value for name, value in body.items() if value is not None}
-    _tell(_change(Admin(url, token_file), "reload", wanted), output)
+    limits = _given(min_calls=min_calls, min_seconds=min_seconds, max_seconds=max_seconds)
+    if limits and canary is None:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in limits)
+        raise click.UsageError(f"{names}: of a canary, so --canary SHARE is needed")
+    if abort and (version is not None or canary is not None):
+        raise click.UsageError("--abort stops a reload, and begins none")
+    port = Admin(url, token_file)
+    if abort:
+        _show(port.post("/admin/plugin/abort", {"namespace": namespace}), output)
+        return
+    trial = None if canary is None else {"share": canary, **limits}
+    body = {"namespace": namespace, **_given(version=version, canary=trial)}
+    _tell(_change(port, "reload", body), output)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _simple(name: str, help_text: str) -> None:
@@ -196,21 +228,38 @@ def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]
 
     # Of a kind that Ctrl-C need not wait for: the proxy goes on with what was begun.
     threading.Thread(target=ask, daemon=True).start()
-    shown = ""
+    shown, again_at = "", 0.0
     while not wait([answer], PROGRESS_SECONDS).done:
-        line = _progress(port, body["namespace"])
-        if line not in ("", shown) and not answer.done():
-            click.echo(line, err=True)
-            shown = line
+        status = port.peek(f"/admin/plugins/{body['namespace']}") or {}
+        trial = status.get("canary")
+        line = _trial(trial) if trial else _progress(status)
+        if line in ("", shown) or answer.done() or (trial and time.monotonic() < again_at):
+            continue
+        click.echo(line, err=True)
+        shown, again_at = line, time.monotonic() + TRIAL_SECONDS
     return answer.result()
 
 
-def _progress(port: Admin, namespace: str) -> str:
-    status = port.peek(f"/admin/plugins/{namespace}") or {}
+def _progress(status: dict[str, Any]) -> str:
     return "; ".join(
         f"{each['id']} {each['state'].replace('_', ' ')}, {each['in_flight']} in flight"
         for each in status.get("generations", ())
     )
+
+
+def _trial(canary: dict[str, Any]) -> str:
+    """How a canary stands, and what becomes of it when."""
+    said = f"canary: {canary['calls']} of {canary['min_calls']} calls"
+    if canary["calls"]:
+        said += f", errors {canary['error_rate']:.1%} (old: {canary['old_error_rate']:.1%})"
+    if canary["calls"] < canary["min_calls"]:
+        return f"{said}, rolled back in {_duration(canary['max_seconds'] - canary['seconds'])}"
+    return f"{said}, judged in {_duration(canary['min_seconds'] - canary['seconds'])}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def _tell(answer: dict[str, Any], output: str) -> None:

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prism.app import Ready
     from prism.config import LoadedConfig
@@ -63,6 +64,9 @@ a successor on the same sockets, and ends when it serves: a rolling restart
     type=DESCRIPTOR,
     help="Inherited socket for the admin port.",
 )
+@click.option(
+    "--pid-file", metavar="FILE", help="Write the pid of the process that serves into FILE."
+)
 def serve(
     file: str | None,
     watch: bool,
@@ -70,6 +74,7 @@ def serve(
     admin_port: int | None,
     data_fds: tuple[int, ...],
     admin_fds: tuple[int, ...],
+    pid_file: str | None,
 ) -> None:
     """Run the proxy until SIGTERM or Ctrl-C."""
     from prism.contract.errors import PrismError
@@ -86,7 +91,8 @@ def serve(
         given += [sockets.from_descriptor(number, "data") for number in data_fds]
         given += [sockets.from_descriptor(number, "admin") for number in admin_fds]
     try:
-        graceful = _run(file, watch, port, admin_port, given, predecessor)
+        with _pid_file(pid_file) as serving:
+            graceful = _run(file, watch, port, admin_port, given, predecessor, serving)
     except PrismError as error:
         if predecessor is None:
             raise
@@ -102,6 +108,7 @@ def _run(
     admin_port: int | None,
     given: "Sequence[GivenSocket]",
     predecessor: "Predecessor | None",
+    serving: "Callable[[], None]",
 ) -> bool:
     import trio
 
@@ -125,9 +132,25 @@ def _run(
         # What is here now stays: no search for cycles need look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        serving()
         _say(start_message(config, ready, demo=file is None))
 
     return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
+
+
+@contextmanager
+def _pid_file(path: str | None) -> "Iterator[Callable[[], None]]":
+    """What to call when this process serves; at the end the file goes."""
+    from prism.process.pid_file import PidFile
+
+    if path is None:
+        yield lambda: None
+        return
+    pid_file = PidFile(path)
+    try:
+        yield pid_file.write
+    finally:
+        pid_file.remove()
 
 
 def _load(file: str, port: int | None, admin_port: int | None) -> "LoadedConfig":

@@ -106,6 +106,8 @@ def _check_admin(config: Config, at: Place) -> None:
     """The admin port is never open to other machines without a token."""
     admin, listen = config.admin, config.listen
     here = at["admin"]
+    _check_unique(here["tokens"], "name")
+    _check_unique(here["tokens"], "file")
     socket = unix_path(admin.address)
     if socket is not None:
         if socket.startswith("/"):
@@ -118,9 +120,9 @@ def _check_admin(config: Config, at: Place) -> None:
         here["address"].error(f"{_NO_HOST}, or unix: and an absolute path")
     elif not is_loopback(admin.address):
         reach = f"{admin.address} can be reached from other machines"
-        if admin.token_file is None and here["token_file"].is_sound:
+        if not admin.has_tokens and here["token_file"].is_sound and here["tokens"].is_sound:
             here["address"].error(
-                f"{reach}, so operators need a token; set token_file, or use 127.0.0.1"
+                f"{reach}, so operators need a token; set token_file or tokens, or use 127.0.0.1"
             )
         elif admin.tls is None and not config.insecure and here["tls"].is_sound:
             here["address"].error(

@@ -81,8 +81,11 @@ def resolve_credentials(
     return resolved
 
 
-def read_secret(file: FilePath) -> str:
+def read_secret(file: FilePath, *, private: bool = False) -> str:
     """What is in a secret's file, without newlines at its end.
+
+    A file that any user may read draws a warning; a ``private`` one is refused, as is one that
+    somebody else could have written.
 
     Raises:
         OSError: it cannot be read.
@@ -94,7 +97,9 @@ def read_secret(file: FilePath) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
-        if status.st_mode & stat.S_IROTH:
+        if private:
+            _check_private(status)
+        elif status.st_mode & stat.S_IROTH:
             _log.warning("any user may read the secret file %s; chmod it to 0600", file)
         content = opened.read(MAX_SECRET_BYTES + 1)
     if len(content) > MAX_SECRET_BYTES:
@@ -106,6 +111,19 @@ def read_secret(file: FilePath) -> str:
     if not secret:
         raise ValueError("it is empty")
     return secret
+
+
+def _check_private(status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise ValueError(
+            f"it belongs to uid {status.st_uid}; it must be root's, or the proxy's "
+            f"(uid {os.geteuid()})"
+        )
+    if status.st_mode & (stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+        may = "read" if status.st_mode & stat.S_IROTH else "change"
+        raise ValueError(
+            f"other users may {may} it (mode {stat.S_IMODE(status.st_mode):04o}); chmod it to 0600"
+        )
 
 
 def check_secrets(at: Place) -> None:

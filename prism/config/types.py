@@ -39,6 +39,7 @@ from prism.config.plugin_types import (
 
 __all__ = [
     "AdminConfig",
+    "AdminTokenConfig",
     "CataloguePlugin",
     "CatalogueVersion",
     "ClientTLS",
@@ -127,6 +128,21 @@ class ListenConfig(Block, frozen=True):
     limits: Annotated[ListenLimits, Meta(description="Limits for clients.")] = ListenLimits()
 
 
+class AdminTokenConfig(Block, frozen=True, kw_only=True):
+    """A bearer token of somebody, or something, that asks the admin port."""
+
+    name: Annotated[
+        Name, Meta(description="Whose it is: the log names it.", examples=["prometheus"])
+    ]
+    file: Annotated[
+        PathText, Meta(description="File with the token, at least 16 characters, one line.")
+    ]
+    may: Annotated[
+        Literal["read", "change"],
+        Meta(description="`read`: all that changes nothing, `/metrics` too. `change`: everything."),
+    ] = "read"
+
+
 class AdminConfig(Block, frozen=True):
     """The operator's port: the admin API, `/metrics`, `/healthz`, `/readyz` (docs/admin.md)."""
 
@@ -136,7 +152,7 @@ class AdminConfig(Block, frozen=True):
         Meta(
             description="IP address to listen on, or `unix:` and the absolute path of a socket "
             "that this user and root may use. An address that is not loopback needs a "
-            "`token_file`, and `tls` or `insecure: true`.",
+            "token, and `tls` or `insecure: true`.",
             examples=["127.0.0.1", "unix:/run/prism/admin.sock"],
         ),
     ] = "127.0.0.1"
@@ -148,16 +164,28 @@ class AdminConfig(Block, frozen=True):
     )
     token_file: Annotated[
         PathText | None,
-        Meta(description="File with the token of operators, at least 16 characters, one line."),
+        Meta(
+            description="File with a token that may do everything, at least 16 characters, one "
+            "line. The log calls who shows it `token`; `tokens` have names."
+        ),
     ] = None
+    tokens: Annotated[
+        list[AdminTokenConfig],
+        Meta(description="Tokens with names: one for each operator, one for Prometheus."),
+    ] = []
     without_token: Annotated[
         Literal["probe", "read", "change"] | None,
         Meta(
             description="What is open over TCP to who shows no token: the probes, all that "
-            "changes nothing, or everything. Without it: `probe` where there is a `token_file`, "
+            "changes nothing, or everything. Without it: `probe` where there is a token, "
             "else `read`."
         ),
     ] = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether somebody can show a token."""
+        return self.token_file is not None or bool(self.tokens)
 
 
 class NamespaceLimits(Block, frozen=True):

@@ -22,10 +22,18 @@ from prism.supervision.generation import Generation
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper
 from prism.supervision.lifecycle import OVER, SERVING, State
-from prism.supervision.status import CallCounts, InstanceName, Outcome, Phases, Receipt
+from prism.supervision.status import (
+    CallCounts,
+    CanaryStatus,
+    InstanceName,
+    Outcome,
+    Phases,
+    Receipt,
+)
 
 JUDGE_EVERY = 0.25
 """Seconds between two looks at a canary."""
+STOPPED_BY_OPERATOR = "an operator stopped it"
 
 
 class Replacement:
@@ -48,6 +56,9 @@ class Replacement:
         self._before = _Counts.of(self.old)
         self._retried_before = keeper.slot.retried.total()
         self._verdict = ""
+        self._until_swap = trio.CancelScope()
+        self._abortable = False
+        self._trial: _Trial | None = None
         self._canary_seconds: float | None = None
         self._served_at: float | None = None
         self._gone_at: float | None = None
@@ -60,18 +71,48 @@ class Replacement:
         ``canary``: give it that part of the calls first, and swap only if it is as good.
         Cancelling ends the new instance.
         """
+        self._abortable = True
         try:
-            new = await self.prepare()
-            if canary is not None:
-                await self._try_out(canary, new)
+            with self._until_swap:
+                new = await self.prepare()
+                if canary is not None:
+                    await self._try_out(canary, new)
         except LaunchError as error:
             return await self.roll_back(str(error))
         except BaseException:
             if self.new is not None:
                 self.new.retire("the reload was cancelled")
             raise
+        finally:
+            self._abortable = False
+        if self._until_swap.cancel_called:
+            return await self.roll_back(STOPPED_BY_OPERATOR)
         self.swap()
         return await self.finish()
+
+    def abort(self) -> bool:
+        """Roll a reload back, if it has not come to the swap; returns whether it has not."""
+        if self._abortable:
+            self._until_swap.cancel()
+        return self._abortable
+
+    @property
+    def trial(self) -> CanaryStatus | None:
+        """How the canary stands, while there is one."""
+        trial = self._trial
+        if trial is None:
+            return None
+        canary, old, new = trial.canary, trial.old, trial.new
+        return CanaryStatus(
+            share=canary.share,
+            calls=new.calls,
+            min_calls=canary.min_calls,
+            error_rate=new.error_rate,
+            old_error_rate=old.error_rate,
+            seconds=trio.current_time() - trial.began,
+            min_seconds=canary.min_seconds,
+            max_seconds=canary.max_seconds,
+        )
 
     async def restart(self) -> Receipt:
         """End the old instance, then start the new one; calls are held meanwhile.
@@ -204,8 +245,9 @@ class Replacement:
             return  # there is nothing to compare it with, and nothing to lose
         slot, journal = self.keeper.slot, self.keeper.journal
         first, second = old.instance, new.instance
-        first.sample, second.sample = Sample(), Sample()
         began = trio.current_time()
+        first.sample, second.sample = Sample(), Sample()
+        self._trial = _Trial(canary, first.sample, second.sample, began)
         journal.step("canary", new.id, f"it gets {canary.share:.0%} of the calls")
         try:
             with slot.sharing(second, canary.share):
@@ -226,7 +268,7 @@ class Replacement:
             if verdict is Verdict.ROLL_BACK:
                 raise LaunchError(reason)
         finally:
-            first.sample = second.sample = None
+            first.sample = second.sample = self._trial = None
             self._canary_seconds = trio.current_time() - began
         self._verdict = reason
         journal.step("canary", new.id, f"promoted: {reason}")
@@ -272,6 +314,15 @@ class Replacement:
         self.keeper.journal.reloads[outcome] += 1
         self._say(f"{outcome.replace('_', ' ')}{f': {receipt.reason}' if receipt.reason else ''}")
         return receipt
+
+
+class _Trial(NamedTuple):
+    """A canary under way, the two samples that are compared, and when it began."""
+
+    canary: Canary
+    old: Sample
+    new: Sample
+    began: float
 
 
 class _Counts(NamedTuple):

@@ -93,6 +93,23 @@ class GenerationStatus(msgspec.Struct, frozen=True):
     in_flight: int
 
 
+class CanaryStatus(msgspec.Struct, frozen=True):
+    """A new version on trial: what it has answered, and what it takes to be judged.
+
+    Promoted or rolled back after ``min_calls`` and ``min_seconds``; rolled back after
+    ``max_seconds`` if fewer calls came. The error rates are 0 to 1.
+    """
+
+    share: float
+    calls: int
+    min_calls: int
+    error_rate: float
+    old_error_rate: float
+    seconds: float
+    min_seconds: float
+    max_seconds: float
+
+
 class NamespaceStatus(msgspec.Struct, frozen=True):
     """A namespace's plugin at one moment.
 
@@ -100,7 +117,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     newest. ``version`` is what the instance says of itself, ``configured_version`` the
     catalogue's name for it. ``restarts`` counts replacements that nobody asked for.
     ``retry_in`` is set while the next start is awaited. ``operation`` is what runs on
-    the namespace: ``reload``, ``canary``, ``restart`` or ``drain``.
+    the namespace: ``reload``, ``canary``, ``restart`` or ``drain``; ``canary`` is how a trial
+    stands.
     """
 
     namespace: str
@@ -122,10 +140,11 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     health_message: str
     retry_in: float | None
     operation: str | None
+    canary: CanaryStatus | None
     generations: list[GenerationStatus]
 
 
-def status_of(keeper: Keeper) -> NamespaceStatus:
+def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceStatus:
     """The snapshot; nothing in it changes later."""
     spec, slot = keeper.spec, keeper.slot
     shown = keeper.current or keeper.newest
@@ -154,6 +173,7 @@ def status_of(keeper: Keeper) -> NamespaceStatus:
         health_message=health.message if health is not None else "",
         retry_in=retry_in,
         operation=keeper.operation,
+        canary=canary,
         generations=[
             GenerationStatus(
                 id=generation.id,

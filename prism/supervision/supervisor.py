@@ -8,6 +8,7 @@ stand on:
 ``events``                          what happens: a bounded feed, ``events.follow()``
 ``logs(ns)``                        what a plugin wrote: a bounded feed, likewise
 ``await reload(ns, version, canary)``  replace the instance; returns a ``Receipt``
+``await abort(ns)``                 roll that back, up to the swap; the ``Receipt``
 ``await restart(ns)``               end it, then start it; returns a ``Receipt``
 ``await drain(ns)``                 end it after its calls, start none; a ``Receipt``
 ``reset(ns)``                       try again now, though it failed too often
@@ -23,7 +24,7 @@ reload.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -38,6 +39,15 @@ from prism.supervision.slot import Slot
 from prism.supervision.status import NamespaceStatus, Receipt, status_of
 
 
+@dataclass
+class _Reload:
+    """One that can be stopped: ``over`` is set when it has ended, with ``receipt`` or without."""
+
+    replacement: Replacement
+    receipt: Receipt | None = None
+    over: trio.Event = field(default_factory=trio.Event)
+
+
 class Supervisor:
     """Runs one keeper per namespace."""
 
@@ -48,6 +58,7 @@ class Supervisor:
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._transaction: Transaction | None = None
+        self._reloads: dict[str, _Reload] = {}
         for spec in specs:
             self._keepers[spec.namespace] = self._make_keeper(spec)
 
@@ -110,11 +121,15 @@ class Supervisor:
 
     def status(self) -> list[NamespaceStatus]:
         """All namespaces, sorted by name."""
-        return [status_of(keeper) for _, keeper in sorted(self._keepers.items())]
+        return [self._status(keeper) for _, keeper in sorted(self._keepers.items())]
 
     def status_of(self, namespace: str) -> NamespaceStatus:
         """One namespace. Raises UnknownNamespace."""
-        return status_of(self._find(namespace))
+        return self._status(self._find(namespace))
+
+    def _status(self, keeper: Keeper) -> NamespaceStatus:
+        reload = self._reloads.get(keeper.spec.namespace)
+        return status_of(keeper, reload.replacement.trial if reload is not None else None)
 
     def logs(self, namespace: str) -> Feed[LogLine]:
         """The last lines of the namespace's plugin, and those to come. Raises UnknownNamespace.
@@ -151,9 +166,45 @@ class Supervisor:
 
         async def work() -> Receipt:
             replacement = Replacement(keeper, spec)
-            return await (replacement.reload(canary) if overlap else replacement.restart())
+            if not overlap:
+                return await replacement.restart()
+            reload = self._reloads[namespace] = _Reload(replacement)
+            try:
+                reload.receipt = await replacement.reload(canary)
+            finally:
+                del self._reloads[namespace]
+                reload.over.set()
+            return reload.receipt
 
         return await keeper.perform("canary" if canary else "reload", work)
+
+    async def abort(self, namespace: str) -> Receipt:
+        """Roll back the reload that is under way; returns its receipt when that is done.
+
+        Cancelling stops the waiting alone.
+
+        Raises:
+            UnknownNamespace
+            InvalidRequest: there is none that could be: none at all, or the new instance has
+                taken over already, or the two cannot overlap, so that the old one has ended.
+            Draining: the proxy stopped meanwhile.
+        """
+        keeper = self._find(namespace)
+        reload = self._reloads.get(namespace)
+        if reload is None:
+            raise InvalidRequest(
+                f"no reload of namespace {namespace!r} is under way that could be stopped"
+                f"{f': what runs is a {keeper.operation}' if keeper.operation else ''}"
+            )
+        if not reload.replacement.abort():
+            raise InvalidRequest(
+                f"the reload of namespace {namespace!r} cannot be stopped any more: the new "
+                "instance has taken over, or is being ended"
+            )
+        await reload.over.wait()
+        if reload.receipt is None:
+            raise Draining(STOPPING)
+        return reload.receipt
 
     async def restart(self, namespace: str) -> Receipt:
         """End the instance, then start one of the same version; calls are held meanwhile.
@@ -233,4 +284,4 @@ class Supervisor:
         """
         keeper = self._find(namespace)
         keeper.reset()
-        return status_of(keeper)
+        return self._status(keeper)

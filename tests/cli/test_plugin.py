@@ -4,8 +4,10 @@ import json
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from prism.cli.plugin import _log_line, _watched
+from prism.cli.main import prism
+from prism.cli.plugin import _log_line, _trial, _watched
 
 RECORDS = [{"namespace": "kv", "state": "ready", "pid": None}, {"namespace": "kv", "state": "down"}]
 
@@ -32,3 +34,41 @@ def test_a_line_of_the_log_shows_newlines_and_nothing_that_drives_a_terminal():
     assert _log_line(line) == (
         "1970-01-01T00:00:00.000+00:00 ERROR   kv/1 failed\n    Trace\ufffd[2J:\n    \there"
     )
+
+
+CANARY = {"share": 0.1, "calls": 0, "min_calls": 100, "error_rate": 0.0, "old_error_rate": 0.0,
+    "seconds": 30.2, "min_seconds": 30.0, "max_seconds": 600.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "canary: 0 of 100 calls, rolled back in 9m30s"),
+        ({"seconds": 599.9}, "canary: 0 of 100 calls, rolled back in 0s"),
+        (
+            {"calls": 99, "error_rate": 0.05, "old_error_rate": 0.001},
+            "canary: 99 of 100 calls, errors 5.0% (old: 0.1%), rolled back in 9m30s",
+        ),
+        (
+            {"calls": 120, "seconds": 12},
+            "canary: 120 of 100 calls, errors 0.0% (old: 0.0%), judged in 18s",
+        ),
+    ],
+)
+def test_how_a_canary_stands(changes, line):
+    assert _trial(CANARY | changes) == line
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--min-calls", "5"], "--min-calls: of a canary, so --canary SHARE is needed"),
+        (["--max-seconds", "5", "--min-seconds", "1"], "--min-seconds, --max-seconds: of a canary"),
+        (["--abort", "--version", "v2"], "--abort stops a reload, and begins none"),
+        (["--abort", "--canary", "10%"], "--abort stops a reload, and begins none"),
+    ],
+)
+def test_options_of_a_reload_that_make_no_sense(options, says):
+    result = CliRunner().invoke(prism, ["plugin", "reload", "kv", *options])
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())

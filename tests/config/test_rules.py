@@ -52,6 +52,7 @@ ADMIN_REFUSED = [
 ADMIN_ACCEPTED = [
     ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}", ""),
     ("address: 10.0.0.1, token_file: t", "insecure: true"),
+    ("address: 10.0.0.1, tokens: [{name: a, file: t}]", "insecure: true"),
     ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}, without_token: probe", ""),
     ("address: '::1', without_token: change", ""),
     ("token_file: t, without_token: read", ""),

@@ -1,5 +1,6 @@
 """A new version is tried on a share of real calls, and taken or given up by itself."""
 
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -74,3 +75,22 @@ def test_one_that_fails_is_given_up(proxy):
     status = proxy.client.get(f"{proxy.admin}/admin/plugins/kv").json()
     assert (status["configured_version"], status["state"]) == ("v1", "ready")
     assert proxy.call("kv", "echo", {"a": 1}).json() == {"a": 1}
+
+
+def test_an_operator_sees_how_it_stands_and_stops_it(proxy):
+    """On a namespace without calls, which would wait ten minutes for its hundred."""
+    command = [sys.executable, "-m", "prism", "plugin", "reload", "kv", "--url", proxy.admin]
+    options = ["--version", "v2", "--canary", "10%", "--min-calls", "50", "--max-seconds", "300"]
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as reload:
+        assert any("canary: 0 of 50 calls, rolled back in 4m" in line for line in reload.stderr)
+        done = subprocess.run([*command, "--abort"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        printed = reload.stdout.read()
+        assert reload.wait() == 1
+    for text in (done.stdout, printed):
+        assert "rolled_back" in text
+        assert "an operator stopped it" in text
+    status = proxy.client.get(f"{proxy.admin}/admin/plugins/kv").json()
+    assert (status["configured_version"], status["operation"]) == ("v1", None)

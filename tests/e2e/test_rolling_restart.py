@@ -15,7 +15,7 @@ import httpx
 import pytest
 from doors import CODECS, open_door, program
 from h2.errors import ErrorCodes
-from handover import begin_handover, hand_over, successors
+from handover import adopt, begin_handover, hand_over, successors
 from http2_client import Http2Client
 from prism_process import CHAOS, eventually, group_members, settled
 
@@ -325,3 +325,36 @@ def test_restarts_leave_no_descriptor_behind(proxy):
     for _ in range(3):
         hand_over(proxy)
     assert settled(descriptors) == first
+
+
+def test_an_operator_restarts_it_by_the_admin_port_and_hears_how_it_went(start_prism, tmp_path):
+    pid_file = tmp_path / "prism.pid"
+    config = {"admin": {"without_token": "change"}, "namespaces": [database(tmp_path / "kv.db")]}
+    options = ("--port", "0", "--admin-port", "0", "--pid-file", str(pid_file))
+    proxy = start_prism(config, arguments=options)
+    assert pid_file.read_text() == f"{proxy.pid}\n"
+
+    def restart(*arguments):
+        command = [sys.executable, "-m", "prism", "restart", "--url", proxy.admin, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = restart("--wait")
+    (pid,) = successors(proxy)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"pid {pid} serves now\n", "")
+    adopt(proxy, pid)
+    assert pid_file.read_text() == f"{pid}\n"
+    assert proxy.call("db", "increment", {"key": "n"}).json() == {"value": 1}
+
+    (tmp_path / "prism.yaml").write_text("namespaces: nonsense\n")
+    kept = restart()
+    assert (kept.returncode, kept.stdout) == (1, "")
+    assert f"the successor failed, so pid {pid} goes on: {tmp_path}/prism.yaml:1:13:" in kept.stderr
+    assert proxy.call("db", "increment", {"key": "n"}).json() == {"value": 2}
+    assert pid_file.read_text() == f"{pid}\n"
+
+    begun = restart("--no-wait", "-o", "json")
+    assert json.loads(begun.stdout) == {"outcome": "starting", "pid": pid, "reason": ""}
+    eventually(lambda: proxy.log.count("the successor failed") == 2)
+    proxy.process.terminate()
+    assert proxy.process.wait() == 0
+    eventually(lambda: not pid_file.exists())

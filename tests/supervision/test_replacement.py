@@ -309,6 +309,48 @@ async def test_a_canary_without_calls_is_rolled_back(quick, autojump_clock):
         assert "only 0 of the 10 calls" in receipt.reason
 
 
+@pytest.mark.parametrize("canary", [TRIAL, None])
+async def test_a_reload_is_stopped_before_its_swap(quick, model, canary, autojump_clock):
+    async with supervised(quick()) as supervisor, trio.open_nursery() as nursery:
+        receipts = []
+        if canary is None:
+            model.hang = "start"
+
+        async def reload():
+            receipts.append(await supervisor.reload("ns", canary=canary))
+
+        nursery.start_soon(reload)
+        await trio.sleep(10)
+        stands = supervisor.status_of("ns").canary
+        if canary is None:
+            assert stands is None
+        else:
+            assert (stands.calls, stands.min_calls, stands.max_seconds) == (0, 10, 60)
+            assert 9 < stands.seconds <= 10
+        receipt = await supervisor.abort("ns")
+        assert (receipt.outcome, receipt.reason) == ("rolled_back", "an operator stopped it")
+        await eventually(lambda: receipts == [receipt])
+        status = supervisor.status_of("ns")
+        assert (status.instance, status.operation, status.canary) == ("ns/1", None, None)
+        assert supervisor.slots["ns"].canary is None
+        model.hang = ""
+        assert (await supervisor.reload("ns")).outcome == "swapped"
+
+
+async def test_what_has_taken_over_is_not_stopped(quick, autojump_clock):
+    async with supervised(quick()) as supervisor, trio.open_nursery() as nursery:
+        with pytest.raises(InvalidRequest, match="no reload of namespace 'ns' is under way"):
+            await supervisor.abort("ns")
+        results = []
+        nursery.start_soon(hold, supervisor.slots["ns"], results)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(supervisor.reload, "ns")
+        await eventually(lambda: supervisor.slots["ns"].current.id == "ns/2")
+        with pytest.raises(InvalidRequest, match="has taken over"):
+            await supervisor.abort("ns")
+        assert supervisor.slots["ns"].current.id == "ns/2"
+
+
 async def test_a_canary_that_falls_sick_is_rolled_back(quick, model, autojump_clock):
     health = {"interval_seconds": 1, "failure_threshold": 1}
     async with supervised(quick(health=health)) as supervisor, trio.open_nursery() as nursery:

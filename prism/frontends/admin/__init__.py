@@ -7,6 +7,6 @@ describes the routes to programs.
 
 from prism.frontends.admin.access import Access, AdminToken, Right
 from prism.frontends.admin.app import AdminApp
-from prism.frontends.admin.call import Administered
+from prism.frontends.admin.call import Administered, Restarting
 
-__all__ = ["Access", "AdminApp", "AdminToken", "Administered", "Right"]
+__all__ = ["Access", "AdminApp", "AdminToken", "Administered", "Restarting", "Right"]

@@ -1,6 +1,6 @@
 """Who may do what at the admin port.
 
-Three ways to say who one is: the kernel does, over a Unix socket; the bearer token does;
+Three ways to say who one is: the kernel does, over a Unix socket; a bearer token does;
 or, on loopback, nobody does, which suffices for as much as the configuration says.
 
 Who says nothing might be a web page in a browser on this machine, so that two more things
@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -39,44 +39,50 @@ class Right(IntEnum):
 
 
 class AdminToken:
-    """What is in ``file``, or was when it could last be read.
+    """What is in ``file``, or was when it could last be read; ``right`` is what it is good for.
 
     Kept as a digest: the token itself is nowhere in memory for longer than it takes to
-    make one, and digests have one length, whatever is compared.
+    make one, and digests have one length, whatever is compared. ``name`` is for the log; that of
+    ``admin.token_file`` has none.
 
     Raises:
         ConfigError: the file cannot be used.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, name: str = "", right: Right = Right.CHANGE) -> None:
+        self.right = right
+        self.label = f"token {name!r}" if name else "token"
         self._file = file
-        self._digest = self._read()
+        self._path = f"admin.tokens ({name})" if name else "admin.token_file"
+        self.digest = self._read()
 
     def matches(self, given: bytes) -> bool:
         """Is this the token? Takes the same time wherever the difference is."""
-        return hmac.compare_digest(hashlib.sha256(given).digest(), self._digest)
+        return hmac.compare_digest(hashlib.sha256(given).digest(), self.digest)
 
     def reload(self) -> bool:
         """Read the file again. If it cannot be used, say why and keep the token in use."""
         try:
-            self._digest = self._read()
+            self.digest = self._read()
         except ConfigError as error:
             log.error("the admin token in use stays: %s", error)
             return False
         return True
 
+    def problem(self, message: str) -> ConfigError:
+        """An error about this token's file."""
+        return ConfigError([ConfigProblem(str(self._file), 0, 0, self._path, message)])
+
     def _read(self) -> bytes:
         try:
-            token = read_secret(self._file)
+            token = read_secret(self._file, private=True)
             if len(token) < SHORTEST:
                 raise ValueError(f"it is shorter than {SHORTEST} characters")
             if not (token.isascii() and token.isprintable() and " " not in token):
                 raise ValueError("it is not one line of ASCII without spaces")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            message = f"the admin token cannot be used: {reason}"
-            problem = ConfigProblem(str(self._file), 0, 0, "admin.token_file", message)
-            raise ConfigError([problem]) from None
+            raise self.problem(f"the admin token cannot be used: {reason}") from None
         return hashlib.sha256(token.encode("ascii")).digest()
 
 
@@ -84,20 +90,41 @@ class Access:
     """The rule of one admin port.
 
     Args:
-        token: who shows it may do everything.
+        tokens: who shows one of them may do what it is good for.
         without_token: what others may do, over TCP.
     """
 
-    def __init__(self, token: AdminToken | None = None, without_token: Right = Right.READ) -> None:
-        self.token = token
+    def __init__(
+        self, tokens: Sequence[AdminToken] = (), without_token: Right = Right.READ
+    ) -> None:
+        self.tokens = tuple(tokens)
         self.without_token = without_token
 
     @classmethod
     def from_config(cls, admin: AdminConfig) -> "Access":
-        """As configured. Raises ConfigError if the token's file cannot be used."""
-        token = AdminToken(Path(admin.token_file)) if admin.token_file is not None else None
-        word = admin.without_token or ("read" if token is None else "probe")
-        return cls(token, Right[word.upper()])
+        """As configured. Raises ConfigError if a token's file cannot be used."""
+        tokens = []
+        if admin.token_file is not None:
+            tokens.append(AdminToken(Path(admin.token_file)))
+        for given in admin.tokens:
+            token = AdminToken(Path(given.file), given.name, Right[given.may.upper()])
+            if any(token.digest == other.digest for other in tokens):
+                raise token.problem("another file has the same token; each needs its own")
+            tokens.append(token)
+        word = admin.without_token or ("probe" if tokens else "read")
+        return cls(tokens, Right[word.upper()])
+
+    def reload(self) -> None:
+        """Read the tokens again; one that cannot be used stays as it was, and the log says why."""
+        for token in self.tokens:
+            token.reload()
+
+    def identify(self, peer: Peer, headers: Mapping[bytes, bytes]) -> str:
+        """Who asks, whatever they may: for the log. A token that fits nothing is ``anonymous``."""
+        if peer.uid is not None:
+            return f"uid {peer.uid}"
+        token = self._shown(headers.get(b"authorization", b""))
+        return "anonymous" if token is None else token.label
 
     def admit(self, peer: Peer, headers: Mapping[bytes, bytes], needed: Right) -> str:
         """Who asks, for the log.
@@ -109,11 +136,8 @@ class Access:
         if peer.uid is not None:
             return _admit_user(peer.uid)
         given = headers.get(b"authorization")
-        if given is not None and self.token is not None:
-            scheme, _, credentials = given.partition(b" ")
-            if scheme.lower() == b"bearer" and self.token.matches(credentials.strip()):
-                return "token"
-            raise Unauthenticated("this is not the admin port's token (admin.token_file)")
+        if given is not None and self.tokens:
+            return self._admit_token(given, needed)
         if needed > self.without_token:
             raise Unauthenticated(self._way_in())
         if needed > Right.PROBE:
@@ -125,6 +149,27 @@ class Access:
             )
         return "anonymous"
 
+    def _shown(self, given: bytes) -> AdminToken | None:
+        scheme, _, credentials = given.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        # All are compared: the time does not tell which one fits.
+        fitting = [token for token in self.tokens if token.matches(credentials.strip())]
+        return fitting[0] if fitting else None
+
+    def _admit_token(self, given: bytes, needed: Right) -> str:
+        token = self._shown(given)
+        if token is None:
+            raise Unauthenticated(
+                "this is no token of the admin port (admin.token_file, admin.tokens)"
+            )
+        if needed > token.right:
+            raise Forbidden(
+                f"{token.label} may {token.right.name.lower()} and not {needed.name.lower()}; "
+                "admin.tokens says what each may"
+            )
+        return token.label
+
     def may_read(self, peer: Peer, headers: Mapping[bytes, bytes]) -> bool:
         """Whether reads are open to who asks."""
         try:
@@ -134,8 +179,11 @@ class Access:
         return True
 
     def _way_in(self) -> str:
-        if self.token is not None:
-            return "show the token of admin.token_file: authorization: Bearer, and the token"
+        if self.tokens:
+            return (
+                "show a token of admin.token_file or admin.tokens: authorization: Bearer, "
+                "and the token"
+            )
         return (
             "without a token only reads are open here; set admin.token_file, "
             "or admin.address to a Unix socket (unix:/path)"

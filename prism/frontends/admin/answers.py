@@ -4,8 +4,11 @@ configuration.
 A reload that comes to nothing is no error: its receipt says ``rolled_back``, and why.
 """
 
+import os
+
 from prism.calls.namespace import Namespace
 from prism.config import redacted
+from prism.contract.errors import InvalidRequest
 from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
@@ -17,6 +20,7 @@ from prism.frontends.admin.messages import (
     OperationFacts,
     PluginHealth,
     PluginList,
+    Restarted,
     Stopping,
 )
 from prism.frontends.probes import HEALTHZ, READYZ, answer_probe
@@ -127,6 +131,22 @@ async def drain(call: AdminCall) -> Receipt:
 async def reset(call: AdminCall) -> NamespaceStatus:
     """Forget a plugin's failures, and try to start it now if it does not run."""
     return call.proxy.supervisor.reset(call.find(call.body.namespace).name)
+
+
+async def abort(call: AdminCall) -> Receipt:
+    """Roll back the reload of a plugin that is under way, up to the moment of the swap."""
+    return await call.proxy.supervisor.abort(call.find(call.body.namespace).name)
+
+
+async def restart_proxy(call: AdminCall) -> Restarted:
+    """Start this proxy's command once more, and hand over to it: a rolling restart.
+
+    No call is lost. Without `wait` it is `starting`, and the log says how it went.
+    """
+    if call.proxy.restart is None:
+        raise InvalidRequest("this proxy cannot start a successor: `prism serve` did not start it")
+    restart = call.proxy.restart()
+    return await restart.wait_over() if call.body.wait else Restarted("starting", os.getpid())
 
 
 async def drain_all(call: AdminCall) -> Stopping:

@@ -16,6 +16,7 @@ from prism.frontends.answering import ExchangeCall
 from prism.frontends.probes import check_get
 from prism.frontends.responses import Response, json_response
 from prism.server.exchange import Exchange
+from prism.streams.addresses import bracketed
 
 logger = logging.getLogger("prism.admin")
 
@@ -49,8 +50,16 @@ class AdminRequest(ExchangeCall):
                 method,
                 self.path,
                 error,
-                extra={"fields": {"request_id": self.request_id, "reason": error.reason}},
+                extra={"fields": self.facts() | {"reason": error.reason}},
             )
+
+    def facts(self) -> dict[str, str]:
+        """Who asked and from where, for the log."""
+        client = self.exchange.peer.client
+        found = {"request_id": self.request_id, "principal": self.principal}
+        if client is not None:
+            found["peer"] = f"{bracketed(client[0])}:{client[1]}"
+        return found
 
 
 class AdminApp:
@@ -75,6 +84,7 @@ class AdminApp:
         method = exchange.method.decode("ascii")
         headers = dict(exchange.headers)
         peer = exchange.peer
+        request.principal = self.access.identify(peer, headers)
         if path == OPENAPI_PATH:
             self.access.admit(peer, headers, Right.READ)
             check_get(method, OPENAPI_PATH)
@@ -85,7 +95,7 @@ class AdminApp:
         except CallError:
             self.access.admit(peer, headers, Right.READ)  # strangers learn of no paths
             raise
-        request.principal = self.access.admit(peer, headers, route.right)
+        self.access.admit(peer, headers, route.right)
         call = AdminCall(
             proxy=self._proxy,
             request=request,
@@ -123,7 +133,7 @@ def _note_change(request: AdminRequest, call: AdminCall) -> None:
         request.path,
         f" of namespace {named:.100}" if named else "",
         request.principal,
-        extra={"fields": {"request_id": request.request_id}},
+        extra={"fields": request.facts()},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -10,20 +10,32 @@ from prism.calls.namespace import Namespace
 from prism.calls.router import Router
 from prism.contract.errors import UnknownNamespace
 from prism.control.live_config import LiveConfig
+from prism.frontends.admin.messages import Restarted
 from prism.frontends.answering import ExchangeCall
 from prism.observability.metrics import Metrics
 from prism.supervision.supervisor import Supervisor
 
 
+class Restarting(Protocol):
+    """A rolling restart that was begun."""
+
+    async def wait_over(self) -> Restarted:
+        """How it went, when it has. Cancelling stops the waiting alone."""
+
+
 @dataclass
 class Administered:
-    """The proxy, as its admin port sees it. ``stop`` begins the graceful stop."""
+    """The proxy, as its admin port sees it. ``stop`` begins the graceful stop.
+
+    ``restart`` begins a rolling restart, or raises a CallError; ``None`` where there is none.
+    """
 
     router: Router
     supervisor: Supervisor
     metrics: Metrics
     config: LiveConfig
     stop: Callable[[], None]
+    restart: Callable[[], Restarting] | None = None
     draining: bool = False
 
 

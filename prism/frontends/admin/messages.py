@@ -1,6 +1,6 @@
 """What goes over the admin port, where ``prism.supervision`` has no type for it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -174,6 +174,25 @@ class ConfigInUse(msgspec.Struct, frozen=True):
     settled: bool
     changed_at: float
     config: dict[str, Any]
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """How a rolling restart went: `replaced`, or `kept`, since the successor failed (`reason`).
+
+    `pid` is the process that serves now. `starting`: nobody waited for it.
+    """
+
+    outcome: Literal["starting", "replaced", "kept"]
+    pid: int
+    reason: str = ""
+
+
+class RestartRequest(Asked, frozen=True):
+    """Start a successor, and let it take over."""
+
+    wait: Annotated[
+        bool, Meta(description="Answer when it has taken over, or has been refused.")
+    ] = True
 
 
 class Stopping(msgspec.Struct, frozen=True):

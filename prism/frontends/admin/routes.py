@@ -24,6 +24,8 @@ from prism.frontends.admin.messages import (
     PluginHealth,
     PluginList,
     ReloadRequest,
+    Restarted,
+    RestartRequest,
     Stopping,
 )
 from prism.supervision.events import Event, LogLine
@@ -77,6 +79,7 @@ ROUTES: tuple[Route, ...] = (
         follow=follow.logs,
     ),
     Route("POST", "/admin/plugin/reload", C, answers.reload, Receipt, ReloadRequest),
+    Route("POST", "/admin/plugin/abort", C, answers.abort, Receipt, NamespaceRequest),
     Route("POST", "/admin/plugin/restart", C, answers.restart, Receipt, NamespaceRequest),
     Route("POST", "/admin/plugin/drain", C, answers.drain, Receipt, NamespaceRequest),
     Route("POST", "/admin/plugin/reset", C, answers.reset, NamespaceStatus, NamespaceRequest),
@@ -95,6 +98,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/admin/config", R, answers.config, ConfigInUse),
     Route("GET", "/admin/config/plan", R, answers.plan, ConfigPlan),
     Route("POST", "/admin/config/apply", C, answers.apply, ConfigOutcome, Nothing),
+    Route("POST", "/admin/restart", C, answers.restart_proxy, Restarted, RestartRequest),
     Route("POST", "/admin/drain", C, answers.drain_all, Stopping, status=202),
 )
 OPENAPI_PATH = "/admin/openapi.json"

@@ -64,11 +64,15 @@ def begin_handover(proxy: Proxy) -> int:
 def hand_over(proxy: Proxy) -> float:
     """A rolling restart; ``proxy`` is the successor afterwards. Returns its seconds."""
     begun = time.monotonic()
-    pid = begin_handover(proxy)
+    adopt(proxy, begin_handover(proxy))
+    return time.monotonic() - begun
+
+
+def adopt(proxy: Proxy, pid: int) -> None:
+    """Wait until the successor ``pid`` has taken over; ``proxy`` is the successor afterwards."""
     eventually(lambda: f"pid {pid} serves now" in proxy.log)
     follower = Adopted(pid)
     assert proxy.process.wait(STOP_LIMIT) == 0
     if proxy.process.stdout is not None:
         proxy.process.stdout.close()
     proxy.process, proxy.pid = follower, pid
-    return time.monotonic() - begun

@@ -20,6 +20,8 @@ from prism.supervision.supervisor import Supervisor
 
 MODULE = "prism_plugins.sqlite:SQLitePlugin"
 JSON = {"content-type": "application/json"}
+CLIENT = ("192.0.2.7", 4711)
+"""Where requests come from."""
 
 
 def at_version(version: str) -> PluginConfig:
@@ -81,6 +83,7 @@ class Admin:
             "path": path,
             "raw_path": path.encode(),
             "query_string": query.encode(),
+            "client": CLIENT,
             "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
         }
         head: dict[str, Any] = {}

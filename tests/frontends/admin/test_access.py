@@ -3,7 +3,7 @@ import os
 import pytest
 
 from prism.config.errors import ConfigError
-from prism.config.types import AdminConfig
+from prism.config.types import AdminConfig, AdminTokenConfig
 from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin import Access, AdminToken, Right
 from prism.server.exchange import Peer
@@ -66,7 +66,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("without", "has_token", "peer", "headers", "right", "who"), TABLE)
 def test_who_may(token, without, has_token, peer, headers, right, who):
-    access = Access(token if has_token else None, Right[without.upper()])
+    access = Access([token] if has_token else [], Right[without.upper()])
     if isinstance(who, str):
         assert access.admit(peer, headers, Right[right]) == who
     else:
@@ -90,7 +90,7 @@ def test_what_the_configuration_says(token, tmp_path, monkeypatch, fields, witho
     monkeypatch.chdir(tmp_path)
     access = Access.from_config(AdminConfig(**fields))
     assert access.without_token is without
-    assert (access.token is not None) is has_token
+    assert bool(access.tokens) is has_token
 
 
 BAD_TOKENS = [
@@ -101,6 +101,71 @@ BAD_TOKENS = [
     ("0123456789abcdef\n0123456789abcdef", "one line of ASCII"),
     ("0123456789abcdéf", "one line of ASCII"),
 ]
+
+
+def written(file, text, mode=0o600):
+    file.write_text(text)
+    file.chmod(mode)
+    return str(file)
+
+
+def test_named_tokens_have_rights_of_their_own(tmp_path):
+    ann = AdminTokenConfig(name="ann", file=written(tmp_path / "a", "a" * 32), may="change")
+    prometheus = AdminTokenConfig(name="prometheus", file=written(tmp_path / "p", "p" * 32))
+    access = Access.from_config(AdminConfig(tokens=[ann, prometheus]))
+    assert access.without_token is Right.PROBE
+
+    def admit(text, right):
+        return access.admit(TCP, {b"authorization": b"Bearer " + text.encode()}, right)
+
+    assert admit("a" * 32, Right.CHANGE) == "token 'ann'"
+    assert admit("p" * 32, Right.READ) == "token 'prometheus'"
+    with pytest.raises(Forbidden, match="'prometheus' may read and not change"):
+        admit("p" * 32, Right.CHANGE)
+    with pytest.raises(Unauthenticated, match=r"admin\.tokens"):
+        admit("x" * 32, Right.READ)
+    written(tmp_path / "p", "q" * 32)
+    access.reload()
+    assert admit("q" * 32, Right.READ) == "token 'prometheus'"
+    with pytest.raises(Unauthenticated):
+        admit("p" * 32, Right.READ)
+
+
+def test_two_files_with_one_token_would_not_say_who_asks(tmp_path):
+    first = written(tmp_path / "a", "a" * 32)
+    second = AdminTokenConfig(name="ann", file=written(tmp_path / "b", "a" * 32))
+    with pytest.raises(ConfigError, match=r"admin.tokens \(ann\): another file has the same"):
+        Access.from_config(AdminConfig(token_file=first, tokens=[second]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        (0o644, "other users may read it .mode 0644.; chmod it to 0600"),
+        (0o604, "other users may read it"),
+        (0o620, "other users may change it"),
+        (0o602, "other users may change it"),
+        (0o640, None),
+        (0o400, None),
+    ],
+)
+def test_a_token_is_private(tmp_path, mode, why):
+    file = tmp_path / "token"
+    written(file, TOKEN, mode)
+    if why is None:
+        assert AdminToken(file).matches(TOKEN.encode())
+        return
+    with pytest.raises(ConfigError, match=why):
+        AdminToken(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_token_is_the_proxys_own(tmp_path):
+    file = tmp_path / "token"
+    written(file, TOKEN)
+    os.chown(file, 65534, -1)
+    with pytest.raises(ConfigError, match="it belongs to uid 65534; it must be root's"):
+        AdminToken(file)
 
 
 @pytest.mark.parametrize(("content", "why"), BAD_TOKENS)

@@ -1,5 +1,9 @@
+import os
+
 import pytest
 import trio
+
+from prism.frontends.admin.messages import Restarted
 
 
 async def test_plugins_are_listed_by_namespace(admin):
@@ -134,6 +138,52 @@ async def test_reset_starts_what_was_drained(admin):
         assert answer.json["namespace"] == "kv"
         while (await events.__anext__()).state != "ready":
             pass
+
+
+async def test_a_canary_is_seen_and_stopped(admin):
+    receipts = []
+    trial = {"share": "10%", "min_calls": 50, "max_seconds": 500}
+
+    async def reload():
+        body = {"namespace": "kv", "canary": trial}
+        receipts.append((await admin.ask("POST", "/admin/plugin/reload", body)).json)
+
+    async with trio.open_nursery() as nursery:
+        with admin.proxy.supervisor.events.follow() as events, trio.fail_after(60):
+            nursery.start_soon(reload)
+            while (await events.__anext__()).kind != "canary":
+                pass
+        stands = (await admin.ask("GET", "/admin/plugins/kv")).json["canary"]
+        assert stands["calls"] == 0
+        assert (stands["share"], stands["min_calls"], stands["max_seconds"]) == (0.1, 50, 500)
+        stopped = await admin.ask("POST", "/admin/plugin/abort", {"namespace": "kv"})
+        assert (stopped.status, stopped.json["outcome"]) == (200, "rolled_back")
+    assert receipts == [stopped.json]
+    again = await admin.ask("POST", "/admin/plugin/abort", {"namespace": "kv"})
+    assert (again.status, again.json["code"]) == (400, "INVALID_ARGUMENT")
+    assert "no reload of namespace 'kv' is under way" in again.json["detail"]
+
+
+class Restart:
+    """One that ``wait_over`` says the outcome of."""
+
+    waited = False
+
+    async def wait_over(self):
+        self.waited = True
+        return Restarted("kept", 7, "it exited with status 1")
+
+
+async def test_a_rolling_restart_is_begun_and_waited_for(admin):
+    refused = await admin.ask("POST", "/admin/restart", {})
+    assert (refused.status, refused.json["code"]) == (400, "INVALID_ARGUMENT")
+    restart = Restart()
+    admin.proxy.restart = lambda: restart
+    begun = await admin.ask("POST", "/admin/restart", {"wait": False})
+    assert begun.json == {"outcome": "starting", "pid": os.getpid(), "reason": ""}
+    assert not restart.waited
+    over = await admin.ask("POST", "/admin/restart", {})
+    assert over.json == {"outcome": "kept", "pid": 7, "reason": "it exited with status 1"}
 
 
 async def test_drain_all_is_passed_on(admin):

@@ -4,6 +4,8 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from prism.frontends.admin import Access, AdminToken, Right
+
 JSON = {"content-type": "application/json"}
 
 
@@ -112,6 +114,39 @@ async def test_changes_and_refusals_are_noted_with_who_asked(admin, caplog):
     assert lines[0] == "/admin/plugin/reset of namespace kv is asked for by anonymous"
     assert lines[1] == "/admin/plugin/reset of namespace none is asked for by anonymous"
     assert lines[2].startswith("POST /admin/plugin/reset is refused: there is no namespace")
+
+
+async def test_who_asked_by_which_token_and_from_where(admin, tmp_path, caplog):
+    caplog.set_level("INFO", "prism.admin")
+    tokens = []
+    for name, right in (("ann", Right.CHANGE), ("prometheus", Right.READ)):
+        file = tmp_path / name
+        file.touch(0o600)
+        file.write_text(f"a-token-of-{name:-<16}")
+        tokens.append(AdminToken(file, name, right))
+    admin.front.access = Access(tokens, Right.PROBE)
+
+    async def ask(name: str, method: str, path: str, body=None) -> int:
+        headers = {"authorization": f"Bearer a-token-of-{name:-<16}"}
+        return (await admin.ask(method, path, body, headers)).status
+
+    reset = {"namespace": "kv"}
+    assert await ask("prometheus", "GET", "/metrics") == 200
+    assert await ask("prometheus", "POST", "/admin/plugin/reset", reset) == 403
+    assert await ask("ann", "POST", "/admin/plugin/reset", reset) == 200
+    assert await ask("bob", "GET", "/metrics") == 401
+    refused, changed, unknown = [r for r in caplog.records if r.name == "prism.admin"]
+    assert "token 'prometheus' may read and not change" in refused.getMessage()
+    assert changed.getMessage() == (
+        "/admin/plugin/reset of namespace kv is asked for by token 'ann'"
+    )
+    assert [r.fields["principal"] for r in (refused, changed, unknown)] == [
+        "token 'prometheus'",
+        "token 'ann'",
+        "anonymous",
+    ]
+    assert {r.fields["peer"] for r in (refused, changed, unknown)} == {"192.0.2.7:4711"}
+    assert "a-token-of" not in caplog.text
 
 
 async def test_who_asked_is_noted_though_they_leave_before_it_is_done(admin, caplog):
