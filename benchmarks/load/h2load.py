@@ -13,7 +13,7 @@ from typing import NamedTuple
 from benchmarks.samples import Load, SideFailed
 
 PROGRAM = "h2load"
-PATIENCE = 10.0
+EXTRA_TIME = 10.0
 """Seconds more than asked for that h2load may take: it waits for a server that is stuck."""
 PACKAGE = "nghttp2-client"
 """Debian's."""
@@ -62,7 +62,7 @@ def h2load(
             ],
             stdout=subprocess.DEVNULL,
         )
-        too_late = threading.Timer(seconds + PATIENCE, os.kill, (process.pid, signal.SIGKILL))
+        too_late = threading.Timer(seconds + EXTRA_TIME, os.kill, (process.pid, signal.SIGKILL))
         too_late.start()
         _, status, usage = os.wait4(process.pid, 0)
         too_late.cancel()

@@ -11,7 +11,7 @@ from benchmarks.load.wire import Wire, WrongAnswer
 RECEIVE_SIZE = 256 * 1024
 MOST_OPEN = 100
 """Calls in flight on one connection, what servers allow usually; more wait here."""
-PATIENCE = 5.0
+ANSWER_TIMEOUT = 5.0
 """Seconds without any answer after which a server counts as stuck."""
 _PR_SET_TIMERSLACK = 29
 
@@ -49,7 +49,7 @@ def at_fixed_rate(connection: socket.socket, wire: Wire, rate: float, seconds: f
         if out:
             del out[: _send(connection, out)]
         may_send = sent < calls and wire.open < MOST_OPEN
-        until = start + sent / rate - clock() if may_send else PATIENCE
+        until = start + sent / rate - clock() if may_send else ANSWER_TIMEOUT
         readable, writable, _ = select.select(
             [connection], [connection] if out else [], [], max(0.0, until)
         )
@@ -58,7 +58,7 @@ def at_fixed_rate(connection: socket.socket, wire: Wire, rate: float, seconds: f
             now = clock()
             latencies += [now - began for began in wire.receive(data)]
         elif not may_send and not writable:
-            raise WrongAnswer(f"{wire.open} calls had no answer after {PATIENCE:g} s")
+            raise WrongAnswer(f"{wire.open} calls had no answer after {ANSWER_TIMEOUT:g} s")
     return Paced(latencies, late)
 
 

@@ -10,7 +10,7 @@ void pair_cache_clear(PairCache *cache)
     }
 }
 
-/* FNV-1a. Whoever makes keys collide gains nothing: a slot is overwritten. */
+/* FNV-1a. Keys that are made to collide gain nothing: a slot is overwritten. */
 static uint32_t hash_bytes(uint32_t hash, const uint8_t *data, size_t len)
 {
     for (size_t i = 0; i < len; i++) {

@@ -134,7 +134,7 @@ static int on_frame_recv(ng_session *session, const ng_frame *frame, void *user_
     }
 }
 
-/* nghttp2 sends GOAWAY only to end the connection; that is left to whoever drives us. */
+/* nghttp2 sends GOAWAY only to end the connection; that is left to the caller. */
 static int before_frame_send(ng_session *Py_UNUSED(session), const ng_frame *frame,
                              void *user_data)
 {

@@ -8,7 +8,7 @@
  * whose finalizers could call back into the session; `busy` refuses that.
  *
  * Error handling. A callback whose allocation fails leaves the Python exception set and
- * returns NG_ERR_CALLBACK_FAILURE; whoever called nghttp2 returns NULL then. What the
+ * returns NG_ERR_CALLBACK_FAILURE; the caller of nghttp2 returns NULL then. What the
  * client did wrong goes into `error_code` and `error_reason`, is raised once as
  * ClientError, and leaves the session dead: later calls have no effect, save `goaway`
  * and `take`.

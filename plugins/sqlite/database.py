@@ -46,7 +46,7 @@ class Database:
         self._sweep_at = 0.0
         self._closing = False
         self._next_commit: anyio.Event | None = None
-        self._has_changed = False  # and whoever waits for it has not been told
+        self._has_changed = False  # and those who wait for it have not been told
         self._long: set[Job[Any]] = set()  # running, to be interrupted by close
         self._readers = config.readers
         self._pool: list[Connection] = []

@@ -42,11 +42,11 @@ class QueueOperations(Store):
                 params.max_deliveries,
             )
 
-        give_up = monotonic() + params.wait_seconds
+        deadline = monotonic() + params.wait_seconds
         while True:
             committed = self.database.next_commit()
             found = await self.database.write(work)
-            left = give_up - monotonic()
+            left = deadline - monotonic()
             if found or left <= 0:
                 return p.Messages([_shown(delivery, call) for delivery in found])
             with anyio.move_on_after(min(left, LOOK_AGAIN_SECONDS)):

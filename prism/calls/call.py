@@ -11,7 +11,7 @@ Only what truly waits has a task (``wait_in_task``): a plugin that is being star
 check of a large body, a stream's messages. A body that is still arriving and an answer that is
 still awaited need none.
 
-``end`` happens exactly once, whoever comes first: the plugin's answer, the deadline, the client
+``end`` happens exactly once, at what comes first: the plugin's answer, the deadline, the client
 that leaves, the proxy that stops. Each of them calls ``end``; all but the first change nothing.
 """
 

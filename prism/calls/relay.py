@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prism.calls")
 
-PATIENCE = 0.25
+FIRST_MESSAGE_WAIT = 0.25
 """Seconds to wait for a first message before the client is told that the stream is open.
 An error that comes within them still has a status of its own, which is easier to handle
 than one inside a stream."""
 
-_LAZINESS = 8
+_IDLE_FRACTION = 8
 """The idle deadline is put off after this fraction of it, not at every message."""
 
 
@@ -35,17 +35,17 @@ class _Idle:
     def __init__(self, seconds: float) -> None:
         self.scope = trio.CancelScope(deadline=trio.current_time() + seconds)
         self._seconds = seconds
-        self._put_off_at = trio.current_time() + seconds / _LAZINESS
+        self._put_off_at = trio.current_time() + seconds / _IDLE_FRACTION
 
     def moved(self) -> None:
         now = trio.current_time()
         if now >= self._put_off_at:
             self.scope.deadline = now + self._seconds
-            self._put_off_at = now + self._seconds / _LAZINESS
+            self._put_off_at = now + self._seconds / _IDLE_FRACTION
 
 
 class OpenStream:
-    """A stream under way, for whoever has to end it: a proxy that stops, a plugin that goes."""
+    """A stream under way, so that it can be ended: the proxy stops, or its plugin goes."""
 
     def __init__(self, instance_id: str) -> None:
         self.instance_id = instance_id
@@ -58,8 +58,8 @@ class OpenStream:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def next_responses(self, call: StreamCall, patience: float) -> list[StreamResponse]:
-        """The plugin's next messages, empty if none came for ``patience`` seconds.
+    async def next_responses(self, call: StreamCall, seconds: float) -> list[StreamResponse]:
+        """The plugin's next messages, empty if none came for ``seconds`` seconds.
 
         Raises:
             CallError: the stream failed, or was ended.
@@ -68,7 +68,7 @@ class OpenStream:
         if self.ending is not None:
             raise self.ending
         try:
-            with trio.move_on_after(patience) as self._waiting:
+            with trio.move_on_after(seconds) as self._waiting:
                 return await call.receive_some()
         finally:
             self._waiting = None
@@ -179,7 +179,7 @@ async def _to_client(
     call: StreamCall, client: ClientStream, stream: OpenStream, idle: _Idle
 ) -> None:
     try:
-        responses = await stream.next_responses(call, PATIENCE)
+        responses = await stream.next_responses(call, FIRST_MESSAGE_WAIT)
         if responses:
             await client.send_some(responses)
         else:

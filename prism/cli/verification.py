@@ -46,7 +46,7 @@ def keygen(file: str, name: str | None, output: str) -> None:
         show_one({"name": name, "key": text, "id": key_id(public), "private_key": file}, output)
         return
     click.echo(
-        f"# The private key is in {file}. Whoever trusts it has in the configuration:\n"
+        f"# The private key is in {file}. To trust it, put into the configuration:\n"
         "verification:\n"
         "  trusted_keys:\n"
         f"    - name: {name}\n"

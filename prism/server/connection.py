@@ -59,8 +59,8 @@ class Connection:
             return self._http.idle_since
         if self._silent_since is None:
             return None
-        patience = self._server.settings.goaway_grace
-        return self._silent_since if trio.current_time() > self._silent_since + patience else None
+        grace = self._server.settings.goaway_grace
+        return self._silent_since if trio.current_time() > self._silent_since + grace else None
 
     def drain(self, deadline: float) -> None:
         """Finish what is in flight by ``deadline``, then close."""

@@ -1,7 +1,8 @@
 """Every limit of the HTTP server, by name, with the reason for its default.
 
-Two limits of a request live in the application instead, because they depend on
-the namespace: how large a body may be, and how slowly it may arrive.
+Two limits of a request are the calls' instead: how large a body may be depends on the
+namespace (``calls.policies.read_params``), and how slowly it may arrive on the call's deadline
+and ``calls.call.BODY_PAUSE``.
 """
 
 import math
@@ -35,7 +36,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     keep_alive_timeout: float = 300.0
     """How long an idle connection is kept: longer than most clients' pools keep
-    theirs, so that usually the client closes and no request meets a closing door."""
+    theirs, so that usually the client closes, and no request is on its way meanwhile."""
 
     send_stall_timeout: float = 10.0
     """A client must take 64 KiB within this time or is cut off: it then reads
@@ -110,7 +111,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of a request, in number: each costs some microseconds, whatever its size."""
 
     stream_window: int = 64 * 1024 - 1
-    """Body bytes one request may have waiting for the application (HTTP/2's default)."""
+    """Body bytes one request may have waiting for the front end (HTTP/2's default)."""
 
     connection_window: int = 1024 * 1024
     """Body bytes one HTTP/2 connection may have waiting: 16 requests whose bodies

@@ -1,7 +1,7 @@
 """What leaves on one stream: one task writes, and one send carries all that a turn has put there.
 
-Theory of operation. Whoever has something to send gives it to a *source* (a codec, a frame
-connection, a buffer) and calls ``wake``. Bytes then leave in one of three ways, the first
+Theory of operation. What is to be sent is given to a *source* (a codec, a frame
+connection, a buffer); then ``wake`` is called. Bytes leave in one of three ways, the first
 that applies:
 
 - Within a *turn* (``begin_turn``, ``end_turn``: a reader handles what one read has brought)

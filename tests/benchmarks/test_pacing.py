@@ -93,7 +93,7 @@ def test_calls_that_may_not_be_sent_yet_count_too(pair, monkeypatch):
 
 
 def test_a_server_that_never_answers_ends_it(pair, monkeypatch):
-    monkeypatch.setattr(pacing, "PATIENCE", 0.01)
+    monkeypatch.setattr(pacing, "ANSWER_TIMEOUT", 0.01)
     with pytest.raises(WrongAnswer, match="1 calls had no answer"):
         pacing.at_fixed_rate(pair[0], Bytes(), rate=1000, seconds=0.001)
 

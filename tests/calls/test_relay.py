@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from prism.calls.relay import PATIENCE, OpenStream, relay
+from prism.calls.relay import FIRST_MESSAGE_WAIT, OpenStream, relay
 from prism.calls.stream import ClientStream
 from prism.channels.channel import StreamCall
 from prism.contract.errors import (
@@ -116,7 +116,7 @@ async def test_an_empty_stream_begins_and_ends():
 async def test_an_early_error_comes_before_the_beginning(autojump_clock):
     client = Client()
     with pytest.raises(PluginError, match="broken"):
-        await run(Call(PATIENCE / 2, BROKEN), client)
+        await run(Call(FIRST_MESSAGE_WAIT / 2, BROKEN), client)
     assert client.seen == []
 
 

@@ -28,7 +28,7 @@ def test_streams_given_up_at_random_leave_nothing_behind(start_prism):
         }
     )
 
-    def give_up_at_random(seed):
+    def cancel_at_random(seed):
         dice = random.Random(seed)
         for _ in range(CONNECTIONS):
             client = Http2Client(proxy.port)
@@ -47,7 +47,7 @@ def test_streams_given_up_at_random_leave_nothing_behind(start_prism):
             client.break_off() if dice.random() < 0.5 else client.close()
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(give_up_at_random, range(THREADS)))
+        list(pool.map(cancel_at_random, range(THREADS)))
     for name in ("inside", "spawned"):
         eventually(lambda name=name: not proxy.metric("prism_requests_in_flight", namespace=name))
         eventually(lambda name=name: proxy.call(name, "count").json()["open"] == 0)

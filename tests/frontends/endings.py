@@ -23,7 +23,7 @@ from wsproto.connection import ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
 from prism.calls.namespace import Namespace
-from prism.calls.relay import PATIENCE
+from prism.calls.relay import FIRST_MESSAGE_WAIT
 from prism.calls.router import Router
 from prism.channels.frames.channel import FramedChannel
 from prism.config.types import NamespaceLimits
@@ -260,7 +260,7 @@ class OwnConnection(Transport):
         await self.stream.aclose()
 
     def stop(self) -> None:
-        self.connection.drain(trio.current_time() + PATIENCE / 2)
+        self.connection.drain(trio.current_time() + FIRST_MESSAGE_WAIT / 2)
 
 
 class OverHTTP1(OwnConnection):

@@ -11,7 +11,7 @@ from prism.observability.log_writer import LogWriter, dropped_lines
 from prism.observability.logs import JSONFormatter
 
 PIPE_HOLDS = 64 * 1024
-PATIENCE = 30.0
+LONG = 30.0
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def open_writer(monkeypatch):
-    monkeypatch.setattr(log_writer, "FLUSH_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(log_writer, "FLUSH_TIMEOUT", LONG)
     opened = []
 
     def make(descriptor: int, **settings) -> tuple[LogWriter, logging.Logger]:
@@ -151,7 +151,7 @@ def test_one_write_takes_many_lines(open_writer, tmp_path, monkeypatch):
 def test_a_closed_writer_ends_its_thread(pipe, open_writer):
     writer, _ = open_writer(pipe[1])
     writer.close()
-    writer._thread.join(PATIENCE)
+    writer._thread.join(LONG)
     assert not writer._thread.is_alive()
 
 

@@ -43,9 +43,9 @@ GOES_ON = "time.sleep(600)"
 
 def wait_gone(pid, is_alive):
     """Wait for the end of a process that is no child of ours."""
-    give_up = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while is_alive(pid):
-        assert time.monotonic() < give_up, f"{pid} goes on"
+        assert time.monotonic() < deadline, f"{pid} goes on"
         time.sleep(0.02)
 
 

@@ -55,7 +55,7 @@ def test_what_is_signed_is_what_the_proxy_accepts(verify, program, package, rele
     assert verify(config, **plugin).signer == "release"
 
 
-def test_whoever_signs_vouches_for_files_that_others_can_write(program, release):
+def test_who_signs_vouches_for_files_that_others_can_write(program, release):
     program.chmod(0o777)
     assert sign(str(program), load_key(release.file), None, None)[1].exists()
 

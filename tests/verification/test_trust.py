@@ -158,7 +158,7 @@ def test_links_that_grow_without_end(refused, home):
 
 @pytest.mark.parametrize("swapped", ["opt", "opt/plugin"])
 def test_a_rename_during_the_walk_leads_nowhere_else(verify, program, home, monkeypatch, swapped):
-    """Whoever can rename on the way gets what was checked, or a refusal; never his own file in."""
+    """A rename on the way leads to what was checked, or to a refusal; never to the other file."""
     planted = home.parent / "planted"
     planted.mkdir()
     (planted / "plugin").write_text("#!/bin/sh\necho tampered\n")

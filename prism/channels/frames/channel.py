@@ -6,7 +6,7 @@ Initialize, health checks and Shutdown wait for their CLOSE in the caller's task
 cancelled sends CANCEL and is over at once; it stays on the books (``_abandoned``) until the
 plugin's CLOSE. A plugin that
 does not close a cancelled call within ``cancel_grace`` seconds is wedged, as is
-one that falls silent or does not read: the channel breaks, and whoever owns it
+one that falls silent or does not read: the channel breaks, and its owner
 ends the process.
 
 However the channel ends, every open call ends with it, and ``wait_broken``

@@ -158,10 +158,10 @@ class HTTP1Connection:
         if self._exchange is not None:
             return min(deadline, self._request_deadline)
         if self.idle_since is not None:
-            patience = self.settings.keep_alive_timeout
+            allowed = self.settings.keep_alive_timeout
             if self._draining:
-                patience = self.settings.goaway_grace
-            deadline = min(deadline, self.idle_since + patience)
+                allowed = self.settings.goaway_grace
+            deadline = min(deadline, self.idle_since + allowed)
         return deadline
 
     def _look_up(self) -> None:

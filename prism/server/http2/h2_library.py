@@ -122,7 +122,7 @@ def open_connection(settings: ServerSettings) -> Connection:
         h2.config.H2Configuration(
             client_side=False,
             header_encoding=None,
-            # `request` checks what comes, asgi.checked_headers what goes
+            # `request` checks what comes; what goes is the front ends' (`server.exchange.Headers`)
             validate_inbound_headers=False,
             normalize_inbound_headers=False,
             validate_outbound_headers=False,

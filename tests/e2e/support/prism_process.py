@@ -27,9 +27,9 @@ FAST_CHECKS = {"interval_seconds": 0.2, "timeout_seconds": 2.0, "failure_thresho
 
 def eventually(check: Callable[[], Any], limit: float = LIMIT) -> Any:
     """Wait until ``check`` returns something true, and return that."""
-    give_up = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while not (found := check()):
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             pytest.fail(f"not within {limit:g} s: {getattr(check, '__doc__', None) or check}")
         time.sleep(0.02)
     return found
@@ -116,9 +116,9 @@ class Proxy:
         """Wait until it serves; fails the test with its log if it does not."""
         output = self.process.stdout
         assert output is not None
-        give_up = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + START_LIMIT
         while "/readyz" not in self.greeting:
-            told = readable(output.fileno(), max(0.0, give_up - time.monotonic()))
+            told = readable(output.fileno(), max(0.0, deadline - time.monotonic()))
             chunk = os.read(output.fileno(), 65536) if told else b""
             if not chunk:
                 self.end()
@@ -201,9 +201,9 @@ class Proxy:
         self.client.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        give_up = time.monotonic() + 5
+        deadline = time.monotonic() + 5
         while left := [pid for group in self.plugin_pids for pid in group_members(group)]:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 break
             time.sleep(0.02)
         for pid in left:

@@ -313,7 +313,7 @@ async def test_a_slow_reader_is_not_reset_while_it_makes_progress(open_client, h
 async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_whole(
     open_client, helpers, server_errors
 ):
-    give_up = trio.Event()
+    broken_off = trio.Event()
 
     async def app(scope, receive, send):
         if scope["path"] == "/whole":
@@ -323,7 +323,7 @@ async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_who
         part = {"type": "http.response.body", "body": bytes(5_000_000), "more_body": True}
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, part)
-            await give_up.wait()
+            await broken_off.wait()
             nursery.cancel_scope.cancel()
 
     _, client = await open_client(app)
@@ -331,7 +331,7 @@ async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_who
     client.h2.increment_flow_control_window(2**30)
     whole, broken = await client.request(path="/whole"), await client.request(path="/broken")
     await trio.testing.wait_all_tasks_blocked(0.05)  # the socket is full, both wait their turn
-    give_up.set()
+    broken_off.set()
     assert await client.response(whole) == (200, bytes(5_000_000))
     reset = await client.wait_for(h2.events.StreamReset, broken)
     assert reset.error_code == ErrorCodes.INTERNAL_ERROR
