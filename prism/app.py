@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from prism.access.authentication import Authentication
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
 from prism.config.types import Config, ListenerTLS
@@ -82,7 +83,11 @@ class Proxy:
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(instance_specs(self.config))
         self.router = Router(
-            Namespace.from_config(namespace, self.supervisor.slots[namespace.name])
+            Namespace.from_config(
+                namespace,
+                self.supervisor.slots[namespace.name],
+                is_open=self.config.authentication is None,
+            )
             for namespace in self.config.namespaces
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
@@ -91,7 +96,11 @@ class Proxy:
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         observer = Observer(self._metrics, AccessLog())
-        self._data_port = DataPort(self.router, observer, origins)
+        self._authentication: Authentication | None = None
+        if self.config.authentication is not None:
+            self._authentication = Authentication.from_config(self.config.authentication)
+            self._authentication.changed = self._review_streams
+        self._data_port = DataPort(self.router, observer, origins, self._authentication)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
         )
@@ -155,6 +164,8 @@ class Proxy:
                 )
                 async with trio.open_nursery() as deadlines:
                     deadlines.start_soon(self.router.deadlines.run)
+                    if self._authentication is not None:
+                        deadlines.start_soon(self._authentication.run)
                     await self._serve_data(listeners, settings)
                     deadlines.cancel_scope.cancel()
                 log.info("all requests are answered; stopping the plugins")
@@ -203,13 +214,15 @@ class Proxy:
         self._admin_stop.set()
 
     async def reload(self) -> None:
-        """Read everything again: certificates, the operators' tokens, the configuration.
+        """Read everything again: certificates, API keys, the operators' tokens, the configuration.
 
         What cannot be replaced stays as it is, and the log says why. Waits for a plugin's
         reload that is under way.
         """
         await self._reload_certificates()
         self._admin.access.reload()
+        if self._authentication is not None:
+            await self._authentication.reload()
         waited = False
         while self.live.has_file:
             try:
@@ -231,6 +244,12 @@ class Proxy:
             namespace.name: "" if namespace.slot.current else namespace.slot.absence
             for namespace in self.router.namespaces()
         }
+
+    def _review_streams(self) -> None:
+        """End the streams of those whose credential is not good any more."""
+        if self._authentication is not None:
+            for namespace in self.router.namespaces():
+                namespace.review_streams(self._authentication.is_good)
 
     async def _reload_certificates(self) -> None:
         for tls in (self._tls, self._admin_tls):
@@ -290,8 +309,11 @@ class Proxy:
                 why = "it can be reached from other machines, and operators need no token"
                 way_out = "give one that is on loopback, or set admin.token_file or admin.tokens"
             elif role == "data" and not self.config.insecure:
-                why = "it can be reached from other machines, and clients are not authenticated"
                 way_out = 'give one that is on loopback, or accept it with "insecure: true"'
+                if self.config.authentication is None:
+                    why = "it can be reached from other machines, and clients are not authenticated"
+                elif self.config.listen.tls is None:
+                    why = "it can be reached from other machines, and there is no listen.tls"
             if why:
                 raise ListenError(f"the given socket {address}", why, way_out)
 

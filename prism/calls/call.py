@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from prism.access.identity import ANONYMOUS
 from prism.calls.invoke import invoke, retry
 from prism.calls.namespace import Namespace
 from prism.calls.stream import ClientStream
@@ -64,9 +65,9 @@ class Call(ABC):
     ``params`` is the JSON exactly as received (empty: ``{}``), or ``raw`` MessagePack in its
     place, and complete once ``has_params``; ``place`` is where the client put them, for errors.
     ``metadata`` is what a client may
-    tell the plugin by itself. ``stream`` is there when the caller wants a stream; the params are
-    its first message then. ``client`` is the address by which streams are counted.
-    ``tasks`` runs what has to wait.
+    tell the plugin by itself; ``principal``, the name of ``identity``, the proxy tells it.
+    ``stream`` is there when the caller wants a stream; the params are its first message then.
+    ``client`` is the address by which streams are counted. ``tasks`` runs what has to wait.
 
     Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
     ``retries`` counts further attempts, on another instance; ``status``, ``http_status``
@@ -84,6 +85,7 @@ class Call(ABC):
         "done",
         "has_params",
         "http_status",
+        "identity",
         "instance",
         "instance_id",
         "is_call",
@@ -117,7 +119,8 @@ class Call(ABC):
         self.trace_id = ""
         self.traceparent = ""
         self.tracestate = ""
-        self.principal = "anonymous"
+        self.identity = ANONYMOUS
+        self.principal = ANONYMOUS.name
         self.client = ""
         self.target: Namespace | None = None
         self.namespace = ""

@@ -4,6 +4,7 @@ the next one if the first has gone and that is safe."""
 import logging
 from typing import TYPE_CHECKING
 
+from prism.access.permissions import needed
 from prism.calls.policies.await_plugin import wait_for_plugin
 from prism.calls.relay import relay_stream
 from prism.contract.errors import (
@@ -58,6 +59,9 @@ def _check_offered(call: "Call", instance: Instance) -> None:
     declared = instance.operations.get(call.operation)
     if declared is None:
         raise UnknownOperation(call.namespace, call.operation, list(instance.operations))
+    access = call.target.access if call.target is not None else None
+    if access is not None:
+        access.check(call.identity, call.operation, needed(declared))
     if call.stream is None:
         if declared.streaming:
             raise InvalidRequest(

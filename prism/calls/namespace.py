@@ -1,14 +1,17 @@
 """A namespace: what clients address, and what its calls have in common."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from prism.access.identity import Identity
+from prism.access.permissions import AccessTable, needed
 from prism.calls.deadlines import Deadlines
 from prism.calls.policies import build_policies
 from prism.calls.policies.policy import Policy
-from prism.config.types import NamespaceConfig, NamespaceLimits
-from prism.contract.errors import CallError
+from prism.config.types import NamespaceAccess, NamespaceConfig, NamespaceLimits
+from prism.contract.errors import CallError, Unauthenticated
 from prism.supervision.slot import Slot
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ class Namespace:
     """One namespace. ``in_flight`` counts its calls between admission and answer,
     ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin.
 
+    ``access`` says who may do what; without it, everybody may do everything.
     ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there.
     """
 
@@ -29,6 +33,7 @@ class Namespace:
     backend: str = ""
     description: str = ""
     while_unavailable: Literal["wait", "fail"] = "wait"
+    access: AccessTable | None = None
     in_flight: int = field(default=0, init=False)
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
@@ -39,8 +44,13 @@ class Namespace:
         self.policies = build_policies(self)
 
     @classmethod
-    def from_config(cls, config: NamespaceConfig, slot: Slot) -> "Namespace":
-        """The namespace that ``config`` describes, with its plugin in ``slot``."""
+    def from_config(
+        cls, config: NamespaceConfig, slot: Slot, *, is_open: bool = True
+    ) -> "Namespace":
+        """The namespace that ``config`` describes, with its plugin in ``slot``.
+
+        ``is_open``: clients are not authenticated, so that anybody may use it.
+        """
         return cls(
             config.name,
             slot,
@@ -48,6 +58,7 @@ class Namespace:
             config.backend,
             config.description,
             config.while_unavailable,
+            None if is_open else AccessTable(config.name, config.access),
         )
 
     def update(self, config: NamespaceConfig) -> None:
@@ -56,12 +67,34 @@ class Namespace:
         self.backend = config.backend
         self.description = config.description
         self.while_unavailable = config.while_unavailable
+        if self.access is not None and self.access.access != (config.access or NamespaceAccess()):
+            self.access = AccessTable(self.name, config.access)
+            self.review_streams(lambda _: True)
 
     def deadline(self, now: float, timeout: float | None) -> float:
         """When a call that starts ``now`` must end, if it asks for ``timeout`` seconds."""
         if timeout is None:
             return now + self.limits.timeout_seconds
         return now + min(timeout, self.limits.max_timeout_seconds)
+
+    def admits(self, identity: Identity) -> bool:
+        """May ``identity`` do anything here?"""
+        return self.access is None or self.access.admits(identity)
+
+    def review_streams(self, is_good: Callable[[Identity], bool]) -> None:
+        """End the streams whose caller ``is_good`` no more, or may not open them any more."""
+        for stream in list(self.open_streams):
+            call = stream.call
+            if call is None:
+                continue
+            declared = self.slot.operations.get(call.operation)
+            if not is_good(call.identity):
+                stream.end(Unauthenticated("the credential is not good any more", shown=True))
+            elif self.access is not None and declared is not None:
+                try:
+                    self.access.check(call.identity, call.operation, needed(declared))
+                except CallError as error:
+                    stream.end(error)
 
     def end_streams(self, reason: CallError) -> None:
         """End every open stream with ``reason``, between two messages."""

@@ -47,8 +47,9 @@ class _Idle:
 class OpenStream:
     """A stream under way, so that it can be ended: the proxy stops, or its plugin goes."""
 
-    def __init__(self, instance_id: str) -> None:
+    def __init__(self, instance_id: str, call: "Call | None" = None) -> None:
         self.instance_id = instance_id
+        self.call = call
         self.ending: CallError | None = None
         self._waiting: trio.CancelScope | None = None
 
@@ -111,7 +112,7 @@ async def _carry(call: "Call", instance: Instance, client: ClientStream) -> None
         params_raw=call.raw,
         metadata=call.plugin_metadata(),
     )
-    stream = OpenStream(instance.id)
+    stream = OpenStream(instance.id, call)
     streams = call.target.open_streams
     streams.add(stream)
     try:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from prism.access.identity import ANONYMOUS, Identity
+from prism.access.permissions import closed_namespace
 from prism.calls.deadlines import Deadlines
 from prism.calls.namespace import Namespace
 from prism.contract.errors import Draining, UnknownNamespace
@@ -40,6 +42,24 @@ class Router:
             return self._namespaces[name]
         except KeyError:
             raise UnknownNamespace(name) from None
+
+    def find_for(self, name: str, identity: Identity) -> Namespace:
+        """The namespace called ``name``, for a call of ``identity``.
+
+        Raises:
+            UnknownNamespace: there is none.
+            Forbidden: there is none that ``identity`` may use; whether it exists is not said.
+        """
+        namespace = self._namespaces.get(name)
+        if namespace is None and identity is ANONYMOUS:
+            raise UnknownNamespace(name)
+        if namespace is None or not namespace.admits(identity):
+            raise closed_namespace(identity, name)
+        return namespace
+
+    def namespaces_for(self, identity: Identity) -> list[Namespace]:
+        """The namespaces that ``identity`` may use, sorted by name."""
+        return [namespace for namespace in self.namespaces() if namespace.admits(identity)]
 
     def namespaces(self) -> list[Namespace]:
         """All namespaces, sorted by name."""

@@ -10,8 +10,10 @@ import sys
 import click
 
 from prism import __version__
+from prism.cli.authz import authz
 from prism.cli.call import call
 from prism.cli.config import config
+from prism.cli.key import key
 from prism.cli.plugin import namespace, plugin
 from prism.cli.restart import restart
 from prism.cli.serve import serve
@@ -59,6 +61,8 @@ prism.add_command(config)
 prism.add_command(namespace)
 prism.add_command(plugin)
 prism.add_command(restart)
+prism.add_command(key)
+prism.add_command(authz)
 
 
 def main() -> None:

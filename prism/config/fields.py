@@ -61,6 +61,13 @@ Day = Annotated[
         'a day such as "2030-12-31", in quotes',
     ),
 ]
+Who = Annotated[
+    str,
+    _form(
+        r"(?:\*|[^\s*](?:[^*\r\n]{0,254}[^\s*])?\*?)",
+        'a principal, one that ends in "*", "group:NAME", "scope:NAME", or "*" for all',
+    ),
+]
 PathText = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]

@@ -22,9 +22,11 @@ from prism.config.errors import clip
 from prism.config.fields import is_weak, public_bytes
 from prism.config.typecheck import check_types, fields_of, meta_of
 from prism.config.types import (
+    AuthenticationConfig,
     CataloguePlugin,
     Config,
     Launch,
+    NamespaceAccess,
     NamespaceConfig,
     NamespaceLimits,
     PluginConfig,
@@ -58,6 +60,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_listen(config, at)
     if config.admin.enabled:
         _check_admin(config, at)
+    _check_authentication(config, at)
     _check_verification(config, at["verification"])
     _check_unique(at["namespaces"], "name")
     _check_unique(at["plugins"], "name")
@@ -66,6 +69,7 @@ def check_rules(config: Config, at: Place) -> None:
     sockets: dict[str, Place] = {}
     for place, namespace in zip(namespaces, config.namespaces, strict=True):
         _check_plugin(namespace.plugin, place["plugin"])
+        _check_access(namespace.access, place["access"], at["authentication"])
         _check_limits(namespace.limits, namespace.plugin, place["limits"])
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
@@ -96,10 +100,44 @@ def _check_listen(config: Config, at: Place) -> None:
     if not can_be_listened_on(address):
         place.error(_NO_HOST)
     elif not is_loopback(address) and not config.insecure and at["insecure"].is_sound:
-        place.error(
-            f"{address} can be reached from other machines, and clients are not "
-            'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level'
-        )
+        reach, accept = f"{address} can be reached from other machines", '"insecure: true"'
+        if not at["authentication"].is_written:
+            place.error(
+                f"{reach}, and clients are not authenticated; use 127.0.0.1, or "
+                f"set authentication, or accept it with {accept} at the top level"
+            )
+        elif config.listen.tls is None and at["listen"]["tls"].is_sound:
+            place.error(
+                f"{reach}, and what clients show would pass in plain text; set tls, or accept it "
+                f"with {accept} at the top level"
+            )
+
+
+# -- authentication, access ---------------------------------------------------
+
+
+def _check_authentication(config: Config, at: Place) -> None:
+    here = at["authentication"]
+    if not here.is_written or not here.is_sound:
+        return
+    if config.authentication == AuthenticationConfig():
+        here.error("it names no way for clients to say who they are; set api_keys")
+
+
+def _check_access(access: NamespaceAccess | None, at: Place, authentication: Place) -> None:
+    if access is None:
+        if authentication.is_written and not at.is_written:
+            at.warning("nobody may use this namespace: it has no `access`")
+        return
+    if not authentication.is_written:
+        at.error('who calls is not known without "authentication" at the top level')
+    places = at["owners"].items() + [
+        who for rule in at["allow"].items() for who in rule["who"].items()
+    ]
+    for place in places:
+        who = str(place.node.value)
+        if who.startswith(("group:", "scope:")) and who.endswith((":", "*")):
+            place.error("a group, or a scope, is named in full")
 
 
 def _check_admin(config: Config, at: Place) -> None:

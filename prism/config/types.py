@@ -23,6 +23,7 @@ from prism.config.fields import (
     PublicKey,
     Revoked,
     Seconds,
+    Who,
 )
 from prism.config.plugin_types import (
     CataloguePlugin,
@@ -38,8 +39,11 @@ from prism.config.plugin_types import (
 )
 
 __all__ = [
+    "APIKeysConfig",
+    "AccessRule",
     "AdminConfig",
     "AdminTokenConfig",
+    "AuthenticationConfig",
     "CataloguePlugin",
     "CatalogueVersion",
     "ClientTLS",
@@ -50,6 +54,7 @@ __all__ = [
     "ListenLimits",
     "ListenerTLS",
     "LogConfig",
+    "NamespaceAccess",
     "NamespaceConfig",
     "NamespaceLimits",
     "PluginConfig",
@@ -102,7 +107,8 @@ class ListenConfig(Block, frozen=True):
     address: Annotated[
         str,
         Meta(
-            description="IP address to listen on. One that is not loopback needs `insecure: true`.",
+            description="IP address to listen on. One that is not loopback needs "
+            "`authentication` and `tls`, or `insecure: true`.",
             examples=["127.0.0.1", "::1"],
         ),
     ] = "127.0.0.1"
@@ -188,6 +194,54 @@ class AdminConfig(Block, frozen=True):
         return self.token_file is not None or bool(self.tokens)
 
 
+class APIKeysConfig(Block, frozen=True):
+    """Keys that `prism key create` makes."""
+
+    file: Annotated[
+        PathText,
+        Meta(description="The file of keys, which holds hashes alone; read again as it changes."),
+    ]
+
+
+class AuthenticationConfig(Block, frozen=True):
+    """How clients say who they are ([Security](security.md)). Absent: all are `anonymous`."""
+
+    api_keys: Annotated[APIKeysConfig | None, Meta(description="API keys.")] = None
+
+
+class AccessRule(Block, frozen=True):
+    """Some callers, and what they may do."""
+
+    who: Annotated[
+        list[Who],
+        Meta(
+            description="Principals (`reports`, `spiffe://prod/web/*`), `group:NAME`, "
+            "`scope:NAME`, or `*` for all who are authenticated.",
+            min_length=1,
+            examples=[["reports", "group:billing"]],
+        ),
+    ]
+    permissions: Annotated[
+        list[Literal["read", "write", "admin"]],
+        Meta(
+            description="The operations that they may call, by what the plugin declares of each; "
+            "none includes another.",
+            min_length=1,
+        ),
+    ]
+
+
+class NamespaceAccess(Block, frozen=True):
+    """Who may use a namespace. Nobody else may, once there is `authentication`."""
+
+    owners: Annotated[list[Who], Meta(description="Who may do everything.")] = []
+    allow: Annotated[list[AccessRule], Meta(description="Who may do what.")] = []
+    mode: Annotated[
+        Literal["enforce", "dry_run"],
+        Meta(description="`dry_run` refuses nothing, and logs what would be refused."),
+    ] = "enforce"
+
+
 class NamespaceLimits(Block, frozen=True):
     """What one namespace's callers may use."""
 
@@ -248,6 +302,10 @@ class NamespaceConfig(Block, frozen=True):
             extra={"private": True},
         ),
     ] = {}
+    access: Annotated[
+        NamespaceAccess | None,
+        Meta(description="Who may use it, where there is `authentication`; without it nobody."),
+    ] = None
     limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
         NamespaceLimits()
     )
@@ -331,6 +389,9 @@ class Config(Block, frozen=True):
 
     listen: Annotated[ListenConfig, Meta(description="Where clients connect.")] = ListenConfig()
     admin: Annotated[AdminConfig, Meta(description="The operator's port.")] = AdminConfig()
+    authentication: Annotated[
+        AuthenticationConfig | None, Meta(description="How clients say who they are.")
+    ] = None
     namespaces: Annotated[list[NamespaceConfig], Meta(description="What clients can reach.")] = []
     plugins: Annotated[
         list[CataloguePlugin], Meta(description="The catalogue: plugins to refer to by name.")
@@ -350,5 +411,8 @@ class Config(Block, frozen=True):
     ] = 60.0
     insecure: Annotated[
         bool,
-        Meta(description="Allow listening beyond loopback although clients are not authenticated."),
+        Meta(
+            description="Allow listening beyond loopback although clients are not "
+            "authenticated, or in plain text."
+        ),
     ] = False

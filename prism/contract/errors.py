@@ -35,6 +35,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── InternalError           500  a bug in Prism; the client learns no more
         ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
+        ├── AuthenticationUnavailable 503 a credential cannot be judged now; the call never ran
         ├── PluginUnavailable       503  no instance can take the call; it never ran
         ├── Overloaded              503  the plugin takes no more work now; it never ran
         ├── Draining                503  the proxy is stopping, or the instance replaced
@@ -177,11 +178,27 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class Unauthenticated(CallError):
-    """Who asks has not said who it is, or not rightly."""
+    """Who asks has not said who it is, or not rightly.
+
+    ``shown``: a credential was there, and is not good (RFC 6750, 3.1: ``invalid_token``).
+    """
 
     status = StatusCode.UNAUTHENTICATED
     http_status = 401
     reason = "unauthenticated"
+
+    def __init__(self, detail: str, *, shown: bool = False) -> None:
+        super().__init__(detail)
+        self.shown = shown
+
+
+class AuthenticationUnavailable(CallError):
+    """Whether a credential is good cannot be said now: what it takes is not to be had."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "authentication_unavailable"
+    retryable = True
 
 
 class Forbidden(CallError):

@@ -133,7 +133,8 @@ class LiveConfig:
             self._router.remove(name, REMOVED)
         for namespace in config.namespaces:
             if (slot := added.get(namespace.name)) is not None:
-                self._router.add(Namespace.from_config(namespace, slot))
+                is_open = self.current.authentication is None
+                self._router.add(Namespace.from_config(namespace, slot, is_open=is_open))
             else:
                 self._router.find(namespace.name).update(namespace)
         if config.log.level != self.current.log.level:

@@ -34,7 +34,7 @@ AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verif
 class NamespaceChange(msgspec.Struct, frozen=True):
     """What becomes of one namespace.
 
-    ``update``: its limits or texts change, its plugin goes on. ``restart``: its plugin may
+    ``update``: its limits, access or texts change, its plugin goes on. ``restart``: its plugin may
     not run twice, so that calls wait. ``note`` says where it runs what the file does not say.
     """
 
@@ -168,7 +168,12 @@ def _namespace_changes(
 
 def _updatable(namespace: NamespaceConfig) -> tuple[Any, ...]:
     """What changes without the plugin noticing."""
-    return namespace.limits, namespace.description, namespace.while_unavailable
+    return (
+        namespace.limits,
+        namespace.description,
+        namespace.while_unavailable,
+        namespace.access,
+    )
 
 
 def _difference(running: PluginConfig, wanted: PluginConfig) -> str:

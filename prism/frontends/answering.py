@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from prism.access.authentication import Authentication
 from prism.calls.call import BODY_PAUSE, Call
 from prism.calls.ids import random_hex
 from prism.contract.errors import (
@@ -91,6 +92,15 @@ class ExchangeCall(Call):
             self.traceparent = f"00-{self.trace_id}-{fresh[64:]}-00"
         else:
             self.trace_id, self.traceparent, self.tracestate = trace
+
+    def authenticate(self, authentication: Authentication) -> None:
+        """Find out who calls, from what the request shows.
+
+        Raises:
+            CallError: it does not say, or wrongly.
+        """
+        self.identity = authentication.identify(self.exchange.headers)
+        self.principal = self.identity.name
 
     # -- the request's body -----------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The data port's front end: each kind of request goes to its own."""
 
+from prism.access.authentication import Authentication
 from prism.calls.router import Router
 from prism.frontends.answering import Observer
 from prism.frontends.grpc import GrpcApp, is_grpc
@@ -10,18 +11,23 @@ from prism.server.exchange import Exchange
 
 
 class DataPort:
-    """A front end; ``origins`` are those of ``WebPages``.
+    """A front end; ``origins`` are those of ``WebPages``. Without ``authentication`` all
+    clients are anonymous.
 
     ``stop`` it when the proxy begins to stop: calls still run.
     """
 
     def __init__(
-        self, router: Router, observer: Observer, origins: frozenset[str] = frozenset()
+        self,
+        router: Router,
+        observer: Observer,
+        origins: frozenset[str] = frozenset(),
+        authentication: Authentication | None = None,
     ) -> None:
         pages = WebPages(origins)
-        self._rest = RestApp(router, observer, pages)
-        self._grpc = GrpcApp(router, observer)
-        self._websocket = WebSocketApp(router, observer, pages)
+        self._rest = RestApp(router, observer, pages, authentication)
+        self._grpc = GrpcApp(router, observer, authentication)
+        self._websocket = WebSocketApp(router, observer, pages, authentication)
 
     def stop(self, *, replaced: bool = False) -> None:
         """Tell probes and watches that the proxy drains.

@@ -15,6 +15,7 @@ from math import inf
 
 import trio
 
+from prism.access.authentication import Authentication
 from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
 from prism.calls.router import Router
@@ -51,8 +52,15 @@ _GOOD_CLOSES = {1000, 1001, 1005}
 class WebSocketApp:
     """A front end for exchanges with a WebSocket."""
 
-    def __init__(self, router: Router, observer: Observer, pages: WebPages) -> None:
+    def __init__(
+        self,
+        router: Router,
+        observer: Observer,
+        pages: WebPages,
+        authentication: Authentication | None = None,
+    ) -> None:
         self._router = router
+        self._authentication = authentication
         self._observer = observer
         self._pages = pages
 
@@ -73,6 +81,8 @@ class WebSocketApp:
 
     def _understand(self, call: "WebSocketCall", headers: RequestHeaders) -> None:
         """Take over what the handshake asks for. Raises CallError if it is refused."""
+        if self._authentication is not None:
+            call.authenticate(self._authentication)
         path, _, call.query = call.exchange.target.partition(b"?")
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
@@ -81,7 +91,7 @@ class WebSocketApp:
             case _:
                 raise NotFound("WebSockets are at /v1/{namespace}/{operation}")
         self._pages.check(headers)
-        call.target = self._router.find(call.namespace)
+        call.target = self._router.find_for(call.namespace, call.identity)
         timeout = headers.timeout()
         call.deadline = inf if timeout is None else call.started + timeout
         if resume_after := headers.last_event_id():

@@ -20,6 +20,8 @@ RETRY_AFTER_SECONDS = 1
 """What 429 and 503 advise, unless the error knows better. Bursts are mostly over by then."""
 
 _PROBLEM = (b"content-type", b"application/problem+json")
+_CHALLENGE = b'Bearer realm="prism"'  # RFC 6750, 3
+_INVALID_TOKEN = _CHALLENGE + b', error="invalid_token"'
 _TITLES = {int(status): status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 _WEBSOCKET_OF_13 = [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]  # RFC 6455, 4.4
 
@@ -81,7 +83,7 @@ def problem(error: CallError, request_id: str, namespace: str = "", operation: s
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     if isinstance(error, Unauthenticated):
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers.append((b"www-authenticate", _INVALID_TOKEN if error.shown else _CHALLENGE))
     if status == 426:
         headers += _WEBSOCKET_OF_13
     return Problem(status, headers, encode_json(members))

@@ -184,7 +184,8 @@ x: 2
 """
     assert problems(text) == [
         "2:12: listen.address: 0.0.0.0 can be reached from other machines, and clients are not "
-        'authenticated; use 127.0.0.1, or accept it with "insecure: true" at the top level',
+        "authenticated; use 127.0.0.1, or set authentication, or accept it with "
+        '"insecure: true" at the top level',
         '3:3: listen.prot: unknown key; did you mean "port"? '
         "(accepted: address, port, server, tls, web_origins, limits)",
         "5:11: namespaces[0].name: expected 1 to 63 lower-case letters, digits and hyphens, "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from prism.config import parse_config
+from prism.config.errors import ConfigError
 
 Problems = Callable[[str], list[str]]
 
@@ -294,3 +295,37 @@ namespaces:
         "namespaces[1].name",
         "namespaces[2].limits.timeout_seconds",
     ]
+
+
+KEYS = "authentication: {api_keys: {file: keys.yaml}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("authentication: {}\n", "it names no way for clients to say who they are"),
+        ("namespaces: [{name: a, backend: sqlite, access: {}}]\n", "who calls is not known"),
+        (
+            KEYS + "namespaces: [{name: a, backend: sqlite, access: {owners: ['group:*']}}]\n",
+            "a group, or a scope, is named in full",
+        ),
+        (
+            KEYS + "namespaces: [{name: a, backend: sqlite, access: {owners: ['a*b']}}]\n",
+            'a principal, one that ends in "\\*"',
+        ),
+        (KEYS + "listen: {address: 0.0.0.0}\n", "would pass in plain text; set tls"),
+    ],
+)
+def test_authentication_and_access(text, problem):
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(text, "f")
+
+
+def test_authentication_and_tls_open_the_network():
+    text = KEYS + "listen: {address: 0.0.0.0, tls: {cert: c, key: k}}\n"
+    assert parse_config(text, "f").config.listen.address == "0.0.0.0"
+
+
+def test_a_namespace_that_nobody_may_use():
+    loaded = parse_config(KEYS + "namespaces: [{name: a, backend: sqlite}]\n", "f")
+    assert "nobody may use this namespace" in str(loaded.warnings[0])

@@ -23,6 +23,7 @@ PAGES = [
     "docs/http-api.md",
     "docs/plugin-verification.md",
     "docs/admin.md",
+    "docs/security.md",
 ]
 PRISM = Path(sys.executable).parent / "prism"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)

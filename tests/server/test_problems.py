@@ -97,4 +97,4 @@ def test_when_to_come_again(known, told):
 
 def test_who_must_say_who_it_is_is_told_how():
     headers = dict(problem(errors.Unauthenticated("show the token"), "id").headers)
-    assert headers[b"www-authenticate"] == b"Bearer"
+    assert headers[b"www-authenticate"] == b'Bearer realm="prism"'

@@ -9,6 +9,7 @@ logged and counted too. Innermost is the call to the plugin (``calls.invoke``).
 
 from typing import TYPE_CHECKING
 
+from prism.calls.policies.authorize import Authorize
 from prism.calls.policies.await_plugin import AwaitPlugin
 from prism.calls.policies.deadline import Deadline
 from prism.calls.policies.in_flight import InFlightLimit
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 POLICIES: tuple[type[Policy], ...] = (
     # First, so that the client gets its answer in time whatever any other does.
     Deadline,
+    # Before all that counts or takes in: who may not call uses up nothing.
+    Authorize,
     # Before the body, so that refusing is cheap, and so that the limit also
     # bounds the memory that bodies take.
     InFlightLimit,

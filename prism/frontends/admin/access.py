@@ -161,7 +161,7 @@ class Access:
         token = self._shown(given)
         if token is None:
             raise Unauthenticated(
-                "this is no token of the admin port (admin.token_file, admin.tokens)"
+                "this is no token of the admin port (admin.token_file, admin.tokens)", shown=True
             )
         if needed > token.right:
             raise Forbidden(

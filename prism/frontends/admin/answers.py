@@ -6,6 +6,7 @@ A reload that comes to nothing is no error: its receipt says ``rolled_back``, an
 
 import os
 
+from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
 from prism.config import redacted
 from prism.contract.errors import InvalidRequest
@@ -71,7 +72,7 @@ async def namespace(call: AdminCall) -> NamespaceDescription:
         open_streams=len(found.open_streams),
         limits=found.limits,
         operations=[
-            OperationFacts(name, declared.idempotent, declared.streaming)
+            OperationFacts(name, declared.idempotent, declared.streaming, NAMES[needed(declared)])
             for name, declared in sorted(operations.items())
         ],
         plugin=call.proxy.supervisor.status_of(found.name),

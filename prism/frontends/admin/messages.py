@@ -147,6 +147,7 @@ class OperationFacts(msgspec.Struct, frozen=True):
     name: str
     idempotent: bool
     streaming: bool
+    access: str
 
 
 class NamespaceDescription(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from prism.access.authentication import Authentication
 from prism.calls.router import Router
 from prism.contract.errors import CallError, InternalError, NotForClients, UnknownMethod
 from prism.frontends.answering import Observer
@@ -49,8 +50,11 @@ class ServiceCall(GrpcCall):
 class GrpcApp:
     """A front end for requests that ``is_grpc``. ``stop`` when the proxy begins to."""
 
-    def __init__(self, router: Router, observer: Observer) -> None:
+    def __init__(
+        self, router: Router, observer: Observer, authentication: Authentication | None = None
+    ) -> None:
         self._router = router
+        self._authentication = authentication
         self._observer = observer
         self._stopping = trio.Event()
 
@@ -71,6 +75,8 @@ class GrpcApp:
 
     def _begin(self, call: ExecuteCall | ExecuteStreamCall) -> None:
         try:
+            if self._authentication is not None:
+                call.authenticate(self._authentication)
             execute.begin(call, self._router)
         except CallError as error:
             call.end(error)
@@ -79,6 +85,9 @@ class GrpcApp:
             call.end(InternalError())
 
     async def _serve(self, call: ServiceCall) -> None:
+        authentication = self._authentication
+        if authentication is not None and not _is_probe(call):
+            call.authenticate(authentication)
         await self._service(call)()
 
     def _service(self, call: ServiceCall) -> Callable[[], Awaitable[None]]:
@@ -96,3 +105,11 @@ class GrpcApp:
                 if name == "ServerReflection" and package in _REFLECTION:
                     return lambda: reflection.server_reflection_info(call, package)
         raise UnknownMethod(path)
+
+
+def _is_probe(call: ServiceCall) -> bool:
+    """Whether health is asked by who shows no credentials, such as a load balancer: it learns of
+    the proxy as a whole, and of no namespace."""
+    return call.exchange.target.startswith(b"/grpc.health.v1.Health/") and not call.header(
+        b"authorization"
+    )

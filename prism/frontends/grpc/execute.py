@@ -143,7 +143,7 @@ def begin(call: ExecuteCall | ExecuteStreamCall, router: Router) -> None:
         raise InvalidRequest("name the namespace in the metadata prism-namespace")
     call.is_call = True
     call.namespace = namespace_name(name)
-    namespace = call.target = router.find(call.namespace)
+    namespace = call.target = router.find_for(call.namespace, call.identity)
     timeout = call.timeout()
     if isinstance(call, ExecuteStreamCall):
         call.deadline = inf if timeout is None else call.started + timeout

@@ -23,7 +23,7 @@ WATCH_INTERVAL = 0.5
 async def check(call: GrpcCall, router: Router, *, draining: bool) -> None:
     """The present state; NOT_FOUND for a namespace that there is not."""
     service = await _service(call)
-    status = _status(router, service, draining=draining)
+    status = _status(call, router, service, draining=draining)
     if status == _SERVICE_UNKNOWN:
         raise UnknownNamespace(service)
     call.send_message(_Response(status=status).SerializeToString())
@@ -34,7 +34,7 @@ async def watch(call: GrpcCall, router: Router, stopping: trio.Event) -> None:
     service = await _service(call)
     told = None
     while not stopping.is_set():
-        status = _status(router, service, draining=False)
+        status = _status(call, router, service, draining=False)
         if status != told:
             await call.send_messages([_Response(status=status).SerializeToString()])
             told = status
@@ -53,8 +53,8 @@ async def _service(call: GrpcCall) -> str:
     return service
 
 
-def _status(router: Router, service: str, *, draining: bool) -> int:
-    namespaces = router.namespaces()
+def _status(call: GrpcCall, router: Router, service: str, *, draining: bool) -> int:
+    namespaces = router.namespaces_for(call.identity) if service else router.namespaces()
     if service:
         namespaces = [namespace for namespace in namespaces if namespace.name == service]
         if not namespaces:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import trio
 
+from prism.access.authentication import Authentication
 from prism.calls.call import BODY_PAUSE
 from prism.calls.router import Router
 from prism.contract.errors import (
@@ -116,8 +117,15 @@ class RestCall(ExchangeCall):
 class RestApp:
     """A front end. Set ``draining`` when the proxy begins to stop: calls still run."""
 
-    def __init__(self, router: Router, observer: Observer, pages: WebPages | None = None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        observer: Observer,
+        pages: WebPages | None = None,
+        authentication: Authentication | None = None,
+    ) -> None:
         self._router = router
+        self._authentication = authentication
         self._observer = observer
         self._pages = pages or WebPages(frozenset())
         self._targets: dict[bytes, Target] = {}
@@ -142,6 +150,10 @@ class RestApp:
             if exchange.method == b"OPTIONS" and headers.is_preflight():
                 call.answer(preflight())
                 return
+        if self._authentication is not None and not _is_probe(exchange.target):
+            call.is_call = True  # whoever is refused here is counted
+            call.authenticate(self._authentication)
+            call.is_call = False
         target = self._targets.get(exchange.target) or self._take_apart(exchange.target, call)
         call.path = target.path
         call.namespace = target.namespace
@@ -150,7 +162,7 @@ class RestApp:
             call.operation = target.operation
             self._call(call, exchange, headers, target.query)
         else:
-            call.answer(self._own_answer(exchange, target))
+            call.answer(self._own_answer(call, exchange, target))
 
     def _take_apart(self, raw: bytes, call: RestCall) -> Target:
         path, _, query = raw.partition(b"?")
@@ -169,16 +181,18 @@ class RestApp:
             self._targets[raw] = target
         return target
 
-    def _own_answer(self, exchange: Exchange, target: Target) -> Response:
+    def _own_answer(self, call: RestCall, exchange: Exchange, target: Target) -> Response:
         """What the proxy itself answers."""
         method, path = exchange.method.decode("ascii"), target.path.decode("ascii")
         if target.namespace:
             check_get(method, path)
-            return json_response(200, description(self._router.find(target.namespace)))
+            namespace = self._router.find_for(target.namespace, call.identity)
+            return json_response(200, description(namespace, call.identity))
         if target.path == b"/v1":
             check_get(method, path)
-            namespaces = [summary(namespace) for namespace in self._router.namespaces()]
-            return json_response(200, {"namespaces": namespaces})
+            found = self._router.namespaces_for(call.identity)
+            listed = [summary(namespace, call.identity) for namespace in found]
+            return json_response(200, {"namespaces": listed})
         if target.path in PROBES:
             check_get(method, path)
             return answer_probe(target.path, self._router, draining=self.draining)
@@ -187,7 +201,7 @@ class RestApp:
     def _call(
         self, call: RestCall, exchange: Exchange, headers: RequestHeaders, query: bytes
     ) -> None:
-        namespace = self._router.find(call.namespace)
+        namespace = self._router.find_for(call.namespace, call.identity)
         declared = namespace.slot.operations.get(call.operation)
         kind = choose_format(headers.accept(), declared is not None and declared.streaming)
         method = exchange.method
@@ -227,3 +241,8 @@ class RestApp:
             call.metadata = {"prism-last-event-id": resume_after}
         client = exchange.peer.client
         call.client = client[0] if client else ""
+
+
+def _is_probe(target: bytes) -> bool:
+    """Probes are of load balancers, which show no credentials, and are told next to nothing."""
+    return target.partition(b"?")[0] in PROBES

@@ -4,36 +4,44 @@ from typing import Any
 
 import msgspec
 
+from prism.access.identity import ANONYMOUS, Identity
+from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
-from prism.contract.messages import OperationAccess, OperationDeclaration
+from prism.contract.messages import OperationDeclaration
 
 
-def summary(namespace: Namespace) -> dict[str, Any]:
-    """One entry of the list of namespaces."""
+def summary(namespace: Namespace, identity: Identity = ANONYMOUS) -> dict[str, Any]:
+    """One entry of the list of namespaces, with the operations that ``identity`` may call."""
     instance = namespace.slot.current
     return {
         "namespace": namespace.name,
         "description": namespace.description,
         "backend": namespace.backend,
         "ready": instance is not None,
-        "operations": sorted(instance.operations) if instance else [],
+        "operations": sorted(_usable(namespace, identity)) if instance else [],
     }
 
 
-def needed_access(declared: OperationDeclaration) -> str:
-    """The permission that callers need, in one word."""
-    needed = declared.access or OperationAccess.WRITE
-    return needed.name.lower()
+def _usable(namespace: Namespace, identity: Identity) -> dict[str, OperationDeclaration]:
+    """The operations of the current instance that ``identity`` may call."""
+    operations, access = namespace.slot.operations, namespace.access
+    if access is None:
+        return operations
+    return {
+        name: declared
+        for name, declared in operations.items()
+        if access.allows(identity, needed(declared))
+    }
 
 
-def description(namespace: Namespace) -> dict[str, Any]:
+def description(namespace: Namespace, identity: Identity = ANONYMOUS) -> dict[str, Any]:
     """A namespace in full: its plugin, operations, health and limits.
 
     ``plugin`` is null while no instance is there.
     ``health.status`` is null until the first check.
     """
     instance = namespace.slot.current
-    described = summary(namespace) | {"limits": msgspec.to_builtins(namespace.limits)}
+    described = summary(namespace, identity) | {"limits": msgspec.to_builtins(namespace.limits)}
     if instance is None:
         return described | {"plugin": None, "operations": {}}
     health = instance.health
@@ -44,9 +52,9 @@ def description(namespace: Namespace) -> dict[str, Any]:
                 "idempotent": declared.idempotent,
                 "streaming": declared.streaming,
                 "also_streaming": declared.also_streaming,
-                "access": needed_access(declared),
+                "access": NAMES[needed(declared)],
             }
-            for name, declared in sorted(instance.operations.items())
+            for name, declared in sorted(_usable(namespace, identity).items())
         },
         "health": {
             "status": health.status.name if health else None,

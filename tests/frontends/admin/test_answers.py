@@ -45,7 +45,7 @@ async def test_strangers_learn_no_reasons_from_readyz(admin):
     assert (await admin.ask("GET", "/metrics")).status == 401
     nowhere = await admin.ask("GET", "/admin/nowhere")
     assert nowhere.status == 401
-    assert nowhere.headers["www-authenticate"] == "Bearer"
+    assert nowhere.headers["www-authenticate"] == 'Bearer realm="prism"'
 
 
 async def test_reload_as_the_rfc_writes_it(admin):

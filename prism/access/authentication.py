@@ -1,0 +1,135 @@
+"""Who sends a request: one answer for every door, from what the request itself shows.
+
+A credential is judged once, and its identity then found by the bytes of the header: a warm call
+costs a look through its headers and into one table. Nothing here waits. What has to be fetched
+or read is fetched and read by ``run``, beside the calls.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import trio
+
+from prism.access.api_keys import APIKeys, is_api_key
+from prism.access.identity import Identity
+from prism.config.errors import ConfigError
+from prism.config.sources import INTERVAL
+from prism.config.types import AuthenticationConfig
+from prism.contract.errors import InvalidRequest, Unauthenticated
+
+MAX_KNOWN = 10_000
+"""Credentials that are remembered; the oldest half goes when there are more."""
+KNOWN_SECONDS = 300.0
+"""How long one is remembered at most, until it is judged again."""
+MAX_CREDENTIAL = 8192
+"""Bytes of a credential: more is refused before it is looked at."""
+
+log = logging.getLogger("prism.authentication")
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Authentication:
+    """The ways for clients to say who they are. ``run`` keeps them up to date.
+
+    ``changed`` is called when a credential that was good may not be any more.
+    """
+
+    def __init__(
+        self, api_keys: APIKeys | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        self._api_keys = api_keys
+        self._clock = clock
+        self._known: dict[bytes, tuple[Identity, float]] = {}
+
+    @classmethod
+    def from_config(cls, config: AuthenticationConfig) -> "Authentication":
+        """As configured; blocks. Raises ConfigError if a file cannot be used."""
+        keys = APIKeys(Path(config.api_keys.file)) if config.api_keys is not None else None
+        return cls(keys)
+
+    def identify(self, headers: Headers) -> Identity:
+        """Who sends a request with these headers.
+
+        Raises:
+            Unauthenticated: it does not say, or wrongly.
+            InvalidRequest: it says so twice.
+        """
+        authorization = None
+        for name, value in headers:
+            if name == b"authorization":
+                if authorization is not None:
+                    raise InvalidRequest("the request has more than one authorization header")
+                authorization = value
+        if authorization is None:
+            raise Unauthenticated("say who you are: authorization: Bearer, and an API key")
+        known = self._known.get(authorization)
+        now = self._clock()
+        if known is not None and now < known[1]:
+            return known[0]
+        identity = self._judge(authorization, now)
+        if len(self._known) >= MAX_KNOWN:
+            for old in list(islice(self._known, MAX_KNOWN // 2)):
+                del self._known[old]
+        self._known[authorization] = identity, min(identity.expires, now + KNOWN_SECONDS)
+        return identity
+
+    def _judge(self, authorization: bytes, now: float) -> Identity:
+        scheme, _, credential = authorization.partition(b" ")
+        credential = credential.strip()
+        if scheme.lower() != b"bearer" or not credential:
+            raise Unauthenticated("the authorization header must be: Bearer, and a token")
+        if len(credential) > MAX_CREDENTIAL:
+            raise Unauthenticated(f"a token has at most {MAX_CREDENTIAL} bytes", shown=True)
+        if self._api_keys is not None and is_api_key(credential):
+            identity = self._api_keys.identify(credential, now)
+            if identity is None:
+                raise Unauthenticated(
+                    "this API key is not good: it is unknown, revoked, or has expired", shown=True
+                )
+            return identity
+        raise Unauthenticated("this is no API key", shown=True)
+
+    def is_good(self, identity: Identity) -> bool:
+        """Would ``identity``, found before, be found again?"""
+        if identity.key and self._api_keys is not None:
+            return self._api_keys.has(identity.key, self._clock())
+        return True
+
+    def forget(self) -> None:
+        """Judge every credential anew."""
+        self._known.clear()
+        self.changed()
+
+    # -- beside the calls --------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep up with what changes outside, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self._api_keys is not None:
+                nursery.start_soon(self._watch_keys, self._api_keys)
+            nursery.start_soon(trio.sleep_forever)
+
+    async def reload(self) -> None:
+        """Read the files again. What cannot be used is left as it was, and the log says why."""
+        if self._api_keys is not None:
+            await self._reload_keys(self._api_keys)
+
+    async def _watch_keys(self, keys: APIKeys) -> None:
+        while True:
+            await trio.sleep(INTERVAL)
+            if await trio.to_thread.run_sync(keys.is_changed):
+                await self._reload_keys(keys)
+
+    async def _reload_keys(self, keys: APIKeys) -> None:
+        try:
+            await trio.to_thread.run_sync(keys.reload)
+        except ConfigError as error:
+            log.error("the API keys in use stay: %s", error)
+            return
+        log.info("the API keys are read anew from %s", keys.file)
+        self.forget()

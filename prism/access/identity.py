@@ -1,0 +1,57 @@
+"""Who a client is."""
+
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prism.access.permissions import AccessTable
+
+
+class Identity:
+    """A caller whose credential was found good.
+
+    ``name`` is the principal, as plugins, logs and rules know it. ``key`` is the id of the API
+    key that was shown, if one was. ``expires`` is the Unix time from which the credential must
+    be looked at again. ``decisions`` is where access tables remember what they found.
+    """
+
+    __slots__ = ("decisions", "expires", "groups", "key", "name", "scopes")
+
+    def __init__(
+        self,
+        name: str,
+        groups: frozenset[str] = frozenset(),
+        scopes: frozenset[str] = frozenset(),
+        *,
+        key: str = "",
+        expires: float = inf,
+    ) -> None:
+        self.name = name
+        self.groups = groups
+        self.scopes = scopes
+        self.key = key
+        self.expires = expires
+        self.decisions: dict[str, tuple[AccessTable, int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.name!r}>"
+
+
+ANONYMOUS = Identity("anonymous")
+"""Everybody, where the configuration has no ``authentication``."""
+
+LONGEST_NAME = 256
+"""Characters of a principal's name: it is in every line of the access log."""
+
+
+def unfit_name(name: object) -> str:
+    """Why ``name`` cannot name a principal; empty if it can."""
+    if not isinstance(name, str) or not name:
+        return "it is not text"
+    if len(name) > LONGEST_NAME:
+        return f"it is longer than {LONGEST_NAME} characters"
+    if not name.isprintable() or name != name.strip():
+        return "it has characters that do not show"
+    if name == ANONYMOUS.name:
+        return "it stands for nobody"
+    return ""

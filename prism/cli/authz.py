@@ -1,0 +1,101 @@
+"""``prism authz``: what the rules of a configuration mean."""
+
+from pathlib import Path
+
+import click
+
+from prism.cli.connection import Admin, admin_options
+
+EPILOG = """\b
+Examples:
+  prism authz explain --config prism.yaml reports orders get
+  prism authz explain --config prism.yaml --group billing ada orders set --needs write
+"""
+
+
+@click.group(epilog=EPILOG)
+def authz() -> None:
+    """Explain who may do what."""
+
+
+@authz.command()
+@click.argument("principal", metavar="PRINCIPAL")
+@click.argument("namespace", metavar="NAMESPACE")
+@click.argument("operation", metavar="OPERATION")
+@click.option("--config", "-c", "file", required=True, metavar="FILE", envvar="PRISM_CONFIG")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group it is in.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="A scope of its token.")
+@click.option(
+    "--needs",
+    type=click.Choice(["read", "write", "admin"]),
+    help="What the operation takes; without it the running proxy is asked.",
+)
+@admin_options
+def explain(
+    principal: str,
+    namespace: str,
+    operation: str,
+    file: str,
+    groups: tuple[str, ...],
+    scopes: tuple[str, ...],
+    needs: str | None,
+    url: str,
+    token_file: str | None,
+) -> None:
+    """Say whether PRINCIPAL may call OPERATION in NAMESPACE, and which line decides it.
+
+    Exit status: 0 where it may, 1 where it may not.
+    """
+    from prism.access.identity import Identity
+    from prism.access.permissions import NAMES, deciding
+    from prism.config import load_config
+    from prism.contract.errors import UnknownNamespace
+
+    config = load_config(file).config
+    found = {one.name: one for one in config.namespaces}
+    if namespace not in found:
+        raise UnknownNamespace(namespace, sorted(found))
+    if config.authentication is None:
+        click.echo(f"allowed: {file} has no authentication, so anybody may do anything")
+        return
+    needs = needs or _needs(Admin(url, token_file), namespace, operation)
+    identity = Identity(principal, frozenset(groups), frozenset(scopes))
+    permission = {name: bit for bit, name in NAMES.items()}[needs]
+    access = found[namespace].access
+    row = deciding(access, identity, permission)
+    if row is not None:
+        number = [one.name for one in config.namespaces].index(namespace)
+        line = _line(file, ("namespaces", number, "access", *row.path))
+        click.echo(f"allowed: {operation} takes {needs}, which {file}:{line} gives to {row.who!r}")
+        return
+    why = "the namespace has no access" if access is None else "no row of its access gives it"
+    told = f"{operation} takes {needs}, and {why} to {principal!r}"
+    if access is not None and access.mode == "dry_run":
+        click.echo(f"allowed, because of mode: dry_run; else denied: {told}")
+        return
+    click.echo(f"denied: {told}")
+    raise SystemExit(1)
+
+
+def _needs(admin: Admin, namespace: str, operation: str) -> str:
+    """What the running plugin declares."""
+    described = admin.get(f"/admin/namespaces/{namespace}")
+    for declared in described["operations"]:
+        if declared["name"] == operation:
+            return str(declared["access"])
+    names = ", ".join(declared["name"] for declared in described["operations"])
+    raise click.ClickException(f"namespace {namespace!r} has no {operation!r}; it has: {names}")
+
+
+def _line(file: str, path: tuple[str | int, ...]) -> int:
+    from prism.config.document import Place, read_yaml
+    from prism.config.errors import Report
+
+    report = Report(file)
+    root = read_yaml(Path(file).read_text(), report)
+    if root is None:
+        return 0
+    place = Place(report, root)
+    for step in path:
+        place = place[step]
+    return place.line

@@ -1,0 +1,124 @@
+import re
+import threading
+import time
+
+import pytest
+
+from prism.access.api_keys import (
+    APIKeys,
+    KeyFileError,
+    create_key,
+    hash_of,
+    is_api_key,
+    read_keys,
+    revoke_key,
+)
+from prism.config.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "keys.yaml"
+
+
+def test_a_key_is_found_and_its_secret_is_nowhere(file):
+    key, entry = create_key(file, "reports", ["billing"])
+    assert re.fullmatch(f"prism_{entry.id}_[0-9a-f]{{64}}", key)
+    assert key[-64:] not in file.read_text()
+    assert hash_of(key.encode()) in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    found = APIKeys(file).identify(key.encode(), time.time())
+    assert (found.name, found.groups, found.key) == ("reports", {"billing"}, entry.id)
+
+
+def test_what_is_no_good_key(file):
+    key, entry = create_key(file, "reports", [])
+    other, _ = create_key(file, "other", [])
+    keys = APIKeys(file)
+    wrong = f"prism_{entry.id}_{other[-64:]}"
+    flipped = key[:-1] + ("0" if key[-1] != "0" else "1")
+    for given in (wrong, flipped, key.upper(), key + "0", key[:-1], "prism_", key + "\n", ""):
+        assert keys.identify(given.encode(), time.time()) is None, given
+    assert is_api_key(key.encode())
+    assert not is_api_key(b"eyJhbGciOiJub25lIn0.e30.")
+
+
+def test_an_unknown_key_takes_a_comparison_as_well(file, monkeypatch):
+    key, entry = create_key(file, "reports", [])
+    keys = APIKeys(file)
+    compared = []
+
+    def compare(one, other):
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("prism.access.api_keys.hmac.compare_digest", compare)
+    assert keys.identify(key.encode(), 0.0) is not None
+    assert keys.identify(key.replace(entry.id, "0" * 12).encode(), 0.0) is None
+    assert len(compared) == 2
+    assert len({len(text) for pair in compared for text in pair}) == 1
+
+
+def test_a_key_is_good_to_the_end_of_its_last_day(file):
+    key, entry = create_key(file, "reports", [], "2030-01-31")
+    keys, end = APIKeys(file), 1_896_134_400.0  # 2030-02-01, midnight UTC
+    assert keys.identify(key.encode(), end - 1).expires == end
+    assert keys.identify(key.encode(), end) is None
+    assert keys.has(entry.id, end - 1)
+    assert not keys.has(entry.id, end)
+
+
+def test_a_revoked_key_stays_in_the_file_and_opens_nothing(file):
+    key, entry = create_key(file, "reports", [])
+    keys = APIKeys(file)
+    assert not keys.is_changed()
+    revoke_key(file, entry.id)
+    assert keys.is_changed()
+    keys.reload()
+    assert keys.identify(key.encode(), time.time()) is None
+    assert not keys.has(entry.id, time.time())
+    assert read_keys(file)[0].revoked is not None
+    assert revoke_key(file, entry.id) == read_keys(file)[0]
+
+
+def test_what_cannot_be_done_changes_nothing(file):
+    create_key(file, "reports", [])
+    before = file.read_text()
+    with pytest.raises(KeyFileError, match="has no key 'abc'"):
+        revoke_key(file, "abc")
+    for name in ("", "anonymous", " x", "a\nb", "x" * 257):
+        with pytest.raises(KeyFileError, match="cannot name a principal"):
+            create_key(file, name, [])
+    assert file.read_text() == before
+    assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
+
+
+def test_two_editors_lose_no_key(file):
+    threads = [
+        threading.Thread(target=create_key, args=(file, f"p{number}", [])) for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(entry.principal for entry in read_keys(file)) == [f"p{n}" for n in range(8)]
+
+
+def test_a_file_that_is_wrong_is_refused_with_its_lines(file):
+    with pytest.raises(ConfigError, match="is not there; `prism key create` makes one"):
+        APIKeys(file)
+    create_key(file, "reports", [])
+    good = file.read_text()
+    (entry,) = read_keys(file)
+    for text, problem in [
+        (good.replace("sha256:", ""), r"keys\[0\]\.hash"),
+        (good.replace("reports", "anonymous"), "it stands for nobody"),
+        (good.replace("- id", "- key: x\n  id"), 'key "key" is not known|unknown|no key'),
+        (good + good.split("keys:\n")[1], "another key has this id"),
+        (good.replace(entry.created, "2026-02-31"), "there is no day 2026-02-31"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            read_keys(file)
+    file.write_text("")
+    assert read_keys(file) == []

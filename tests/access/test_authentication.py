@@ -1,0 +1,111 @@
+import pytest
+import trio
+
+from prism.access import authentication as module
+from prism.access.api_keys import APIKeys, create_key, revoke_key
+from prism.access.authentication import MAX_CREDENTIAL, Authentication
+from prism.contract.errors import InvalidRequest, Unauthenticated
+
+
+class Clock:
+    now = 1_900_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "keys.yaml"
+
+
+def bearer(token, scheme=b"Bearer "):
+    return [(b"host", b"a"), (b"authorization", scheme + token.encode())]
+
+
+def test_a_key_is_judged_once(file, monkeypatch):
+    key, _ = create_key(file, "reports", [])
+    clock = Clock()
+    keys = APIKeys(file)
+    authentication = Authentication(keys, clock=clock)
+    first = authentication.identify(bearer(key))
+    judged = []
+    monkeypatch.setattr(
+        keys,
+        "identify",
+        lambda given, now: judged.append(given) or APIKeys.identify(keys, given, now),
+    )
+    assert authentication.identify(bearer(key)) is first
+    assert authentication.identify(bearer(key, b"bearer ")).name == "reports"
+    assert len(judged) == 1  # another spelling is another header
+    clock.now += module.KNOWN_SECONDS
+    assert authentication.identify(bearer(key)) is not first
+
+
+def test_a_key_that_has_expired_is_not_remembered_for_longer(file):
+    key, _ = create_key(file, "reports", [], "2030-03-17")
+    clock = Clock()
+    clock.now = 1_900_022_399.0
+    authentication = Authentication(APIKeys(file), clock=clock)
+    assert authentication.identify(bearer(key)).name == "reports"
+    clock.now += 1
+    with pytest.raises(Unauthenticated, match="has expired"):
+        authentication.identify(bearer(key))
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem", "shown"),
+    [
+        ([], "say who you are", False),
+        (bearer("x", b"Basic "), "must be: Bearer", False),
+        (bearer("", b"Bearer"), "must be: Bearer", False),
+        (bearer("", b"Bearer "), "must be: Bearer", False),
+        (bearer("prism_0"), "this API key is not good", True),
+        (bearer("a.b.c"), "this is no API key", True),
+        (bearer("prism_" + "x" * MAX_CREDENTIAL), "at most 8192 bytes", True),
+    ],
+)
+def test_who_does_not_say_who_it_is(file, headers, problem, shown):
+    create_key(file, "reports", [])
+    with pytest.raises(Unauthenticated, match=problem) as caught:
+        Authentication(APIKeys(file)).identify(headers)
+    assert caught.value.shown is shown
+
+
+def test_two_credentials_are_one_too_many(file):
+    key, _ = create_key(file, "reports", [])
+    with pytest.raises(InvalidRequest, match="more than one authorization header"):
+        Authentication(APIKeys(file)).identify(bearer(key) + bearer(key))
+
+
+def test_what_is_remembered_is_bounded(file, monkeypatch):
+    monkeypatch.setattr(module, "MAX_KNOWN", 4)
+    key, _ = create_key(file, "reports", [])
+    authentication = Authentication(APIKeys(file))
+    for number in range(1, 20):
+        authentication.identify(bearer(key, b"Bearer" + b" " * number))
+        assert len(authentication._known) <= 4
+
+
+async def test_a_file_that_changes_is_read_again_and_one_that_breaks_is_not_used(
+    file, autojump_clock, nursery, caplog
+):
+    key, entry = create_key(file, "reports", [])
+    authentication = Authentication(APIKeys(file))
+    changed = trio.Event()
+    authentication.changed = changed.set
+    identity = authentication.identify(bearer(key))
+    assert authentication.is_good(identity)
+    nursery.start_soon(authentication.run)
+    revoke_key(file, entry.id)
+    await changed.wait()
+    assert not authentication.is_good(identity)
+    with pytest.raises(Unauthenticated):
+        authentication.identify(bearer(key))
+    again, _ = create_key(file, "reports", [])
+    await authentication.reload()
+    assert authentication.identify(bearer(again)).name == "reports"
+    file.write_text("keys: 5\n")
+    await authentication.reload()
+    assert authentication.identify(bearer(again)).name == "reports"
+    assert "the API keys in use stay" in caplog.text

@@ -1,0 +1,74 @@
+"""prism authz explain, by what it prints."""
+
+import pytest
+from click.testing import CliRunner
+
+from prism.cli.main import prism
+
+TEXT = """\
+authentication:
+  api_keys: {file: keys.yaml}
+namespaces:
+  - name: orders
+    backend: sqlite
+    access:
+      owners: ["group:platform"]
+      allow:
+        - who: [reports, "group:billing"]
+          permissions: [read]
+        - {who: ["svc-*"], permissions: [write]}
+  - {name: closed, backend: sqlite}
+  - {name: trial, backend: sqlite, access: {mode: dry_run}}
+"""
+
+
+@pytest.fixture
+def explain(tmp_path):
+    file = tmp_path / "prism.yaml"
+
+    def run(*words, text=TEXT):
+        file.write_text(text)
+        result = CliRunner().invoke(prism, ["authz", "explain", "-c", str(file), *words])
+        return result.exit_code, result.output.strip().replace(str(tmp_path) + "/", "")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("reports", "orders", "get", "--needs", "read"), "prism.yaml:9 gives to 'reports'"),
+        (
+            ("x", "orders", "get", "--needs", "read", "--group", "billing"),
+            ":9 gives to 'group:billing'",
+        ),
+        (("svc-1", "orders", "set", "--needs", "write"), ":11 gives to 'svc-*'"),
+        (("x", "orders", "drop", "--needs", "admin", "--group", "platform"), ":7 gives to"),
+        (
+            ("x", "trial", "get", "--needs", "read"),
+            "allowed, because of mode: dry_run; else denied",
+        ),
+    ],
+)
+def test_allowed(explain, words, told):
+    status, output = explain(*words)
+    assert status == 0
+    assert told in output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("reports", "orders", "set", "--needs", "write"), "denied: set takes write, and no row"),
+        (("anonymous", "closed", "get", "--needs", "read"), "the namespace has no access"),
+    ],
+)
+def test_denied(explain, words, told):
+    status, output = explain(*words)
+    assert status == 1
+    assert told in output
+
+
+def test_without_authentication(explain):
+    text = "namespaces:\n  - {name: orders, backend: sqlite}\n"
+    assert "anybody may do anything" in explain("x", "orders", "get", text=text)[1]

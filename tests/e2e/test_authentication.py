@@ -1,0 +1,278 @@
+"""Who calls, and what they may do, at every door: what must be let in, and every way around."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+from prism_process import SUPPORT, eventually
+from stream_doors import grpc_stubs
+
+import grpc
+from prism.access.api_keys import create_key, revoke_key
+
+STREAMS = {"type": "sidecar", "command": [sys.executable, str(SUPPORT / "stream_plugin.py")]}
+
+
+def config(file, *, allow=(), **more):
+    kv = {"name": "kv", "backend": "streams", "plugin": STREAMS, "access": {"allow": list(allow)}}
+    closed = {"name": "closed", "backend": "sqlite", "config": {"path": ":memory:"}}
+    closed["access"] = {"owners": ["somebody-else"]}
+    return {
+        "authentication": {"api_keys": {"file": str(file)}},
+        "namespaces": [kv, closed],
+        **more,
+    }
+
+
+RULES = [
+    {"who": ["writer"], "permissions": ["write"]},
+    {"who": ["group:readers"], "permissions": ["read"]},
+]
+
+
+class Keys:
+    def __init__(self, file):
+        self.file = file
+        self.writer, self.writers_entry = create_key(file, "writer", [])
+        self.reader, _ = create_key(file, "reader", ["readers"])
+        self.nobody, _ = create_key(file, "nobody", [])
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return Keys(tmp_path / "keys.yaml")
+
+
+@pytest.fixture
+def proxy(start_prism, keys):
+    return start_prism(config(keys.file, allow=RULES))
+
+
+def bearer(key):
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_http(proxy, keys):
+    told = proxy.call("kv", "metadata", **bearer(keys.writer)).json()
+    assert told["prism-principal"] == "writer"
+    for key, namespace, operation, status in [
+        (keys.writer, "kv", "echo", 200),
+        (keys.reader, "kv", "echo", 403),
+        (keys.nobody, "kv", "echo", 403),
+        (keys.writer, "closed", "get", 403),
+        (keys.writer, "nowhere", "get", 403),
+        ("prism_000000000000_" + "0" * 64, "kv", "echo", 401),
+    ]:
+        answer = proxy.call(namespace, operation, **bearer(key))
+        assert answer.status_code == status, (key[:20], namespace, operation, answer.text)
+    # a namespace that is closed, and one that there is not, look alike
+    one, other = (
+        proxy.call(name, "get", **bearer(keys.writer)).json() for name in ("closed", "nowhere")
+    )
+    assert one["detail"].replace("closed", "nowhere") == other["detail"]
+    anonymous = proxy.call("kv", "echo")
+    assert anonymous.status_code == 401
+    assert anonymous.headers["www-authenticate"] == 'Bearer realm="prism"'
+    bad = proxy.call("kv", "echo", authorization="Bearer prism_x")
+    assert bad.headers["www-authenticate"] == 'Bearer realm="prism", error="invalid_token"'
+    told = {"writer", "reader", "nobody", "anonymous"}
+    eventually(lambda: {record.get("principal") for record in proxy.records} >= told)
+    refused = {"namespace": "_unknown", "status": "UNAUTHENTICATED"}
+    assert proxy.metric("prism_requests_total", **refused) == 3
+    for secret in (keys.writer, keys.reader):
+        assert secret[-64:] not in proxy.log
+
+
+def test_what_is_listed(proxy, keys):
+    def listed(key):
+        return proxy.client.get(f"{proxy.url}/v1", headers=bearer(key)).json()["namespaces"]
+
+    assert [entry["namespace"] for entry in listed(keys.writer)] == ["kv"]
+    assert "echo" in listed(keys.writer)[0]["operations"]
+    assert listed(keys.reader)[0]["operations"] == []
+    assert listed(keys.nobody) == []
+    for path, status in [
+        ("/v1", 401), ("/v1/kv", 401), ("/nothing", 401), ("/healthz", 200), ("/readyz", 200),
+        ("/readyz?x=1", 200), ("/readyz/../v1", 401), ("/healthz/", 401),
+    ]:  # fmt: skip
+        assert raw(proxy, f"GET {path} HTTP/1.1\nhost: a\n") == status, path
+    closed = proxy.client.get(f"{proxy.url}/v1/closed", headers=bearer(keys.writer))
+    assert closed.status_code == 403
+
+
+def raw(proxy, head):
+    """The status that a head of HTTP/1.1, as it is, is answered with."""
+    with socket.create_connection(("127.0.0.1", proxy.port), 60) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n")
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def test_tricks_with_headers_and_names(proxy, keys):
+    good = f"authorization: Bearer {keys.writer}\n"
+    head = "POST /v1/{}/echo HTTP/1.1\nhost: a\ncontent-length: 0\n{}"
+    assert raw(proxy, head.format("kv", good)) == 200
+    assert raw(proxy, head.format("kv", good + good)) == 400
+    assert raw(proxy, head.format("kv", good + "Authorization: Bearer x\n")) == 400
+    assert raw(proxy, head.format("kv", good.replace("Bearer", "Basic"))) == 401
+    assert raw(proxy, head.format("kv", good.replace("Bearer ", "Bearer\t"))) == 401
+    assert raw(proxy, head.format("kv", "authorization: Bearer " + "x" * 9000 + "\n")) == 401
+    assert (
+        raw(proxy, head.format("kv", "prism-principal: writer\nx-prism-principal: writer\n")) == 401
+    )
+    assert raw(proxy, head.format("kv", f"x-authorization: Bearer {keys.writer}\n")) == 401
+    for name in ("KV", "k%76", "%6bv", "kv/..//kv", "./kv", "closed/../kv", "kv%00", "kv;", "kv\\"):
+        assert raw(proxy, head.format(name, "")) == 401, name
+        assert raw(proxy, head.format(name, good)) in (400, 404), name
+    forged = {"prism-principal": "root", "prism_principal": "root", "Prism-Namespace": "closed"}
+    told = proxy.client.post(
+        f"{proxy.url}/v1/kv/metadata", headers={**forged, **bearer(keys.writer)}
+    )
+    assert (told.json()["prism-principal"], told.json()["prism-namespace"]) == ("writer", "kv")
+
+
+def test_grpc(proxy, keys):
+    messages, services = grpc_stubs()
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+        stub = services.BackendPluginStub(channel)
+
+        def execute(operation, namespace="kv", *more):
+            request = messages.ExecuteRequest(
+                operation=operation, params_json="{}", metadata={"prism-principal": "root"}
+            )
+            metadata = [("prism-namespace", namespace), *more]
+            answer = stub.Execute(request, metadata=metadata, timeout=60)
+            return json.loads(answer.result_json)
+
+        def refused(*arguments):
+            with pytest.raises(grpc.RpcError) as caught:
+                execute(*arguments)
+            return caught.value.code()
+
+        writer = ("authorization", f"Bearer {keys.writer}")
+        reader = ("authorization", f"Bearer {keys.reader}")
+        assert execute("metadata", "kv", writer)["prism-principal"] == "writer"
+        assert refused("echo") is grpc.StatusCode.UNAUTHENTICATED
+        assert (
+            refused("echo", "kv", ("authorization", "Bearer x")) is grpc.StatusCode.UNAUTHENTICATED
+        )
+        assert (
+            refused("echo", "kv", ("prism-principal", "writer")) is grpc.StatusCode.UNAUTHENTICATED
+        )
+        assert refused("echo", "kv", reader) is grpc.StatusCode.PERMISSION_DENIED
+        assert refused("echo", "closed", writer) is grpc.StatusCode.PERMISSION_DENIED
+        assert refused("echo", "kv", writer, reader) is grpc.StatusCode.INVALID_ARGUMENT
+        first = messages.StreamRequest(operation="count", params_json='{"n":2}')
+        metadata = [("prism-namespace", "kv"), reader]
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.ExecuteStream(iter([first]), metadata=metadata, timeout=60))
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_grpc_health_tells_no_names(proxy, keys):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def check(service, key=None):
+            metadata = [("authorization", f"Bearer {key}")] if key else None
+            request = health_pb2.HealthCheckRequest(service=service)
+            try:
+                return stub.Check(request, metadata=metadata, timeout=60).status
+            except grpc.RpcError as error:
+                return error.code()
+
+        eventually(lambda: check("") == health_pb2.HealthCheckResponse.SERVING)
+        assert check("kv") is grpc.StatusCode.NOT_FOUND
+        assert check("kv", keys.writer) == health_pb2.HealthCheckResponse.SERVING
+        assert check("closed", keys.writer) is grpc.StatusCode.NOT_FOUND
+        assert check("kv", "bad") is grpc.StatusCode.UNAUTHENTICATED
+
+
+def handshake(proxy, *headers):
+    head = (
+        "GET /v1/kv/count?n=1 HTTP/1.1\nhost: a\nupgrade: websocket\nconnection: upgrade\n"
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\nsec-websocket-version: 13\n"
+    )
+    return raw(proxy, head + "".join(f"{line}\n" for line in headers))
+
+
+def test_websocket(proxy, keys):
+    assert handshake(proxy) == 401
+    assert handshake(proxy, f"authorization: Bearer {keys.reader}") in (101, 403)
+    assert handshake(proxy, "authorization: Bearer x") == 401
+    assert handshake(proxy, f"authorization: Bearer {keys.writer}") == 101
+
+
+class Stream:
+    """An event stream, read by a thread; ``text`` is what has come, ``over`` set at its end."""
+
+    def __init__(self, proxy, key):
+        self.text, self.over, self.status = "", threading.Event(), 0
+        self._proxy, self._key = proxy, key
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self):
+        accept = {"accept": "text/event-stream", **bearer(self._key)}
+        target = f"{self._proxy.url}/v1/kv/deaf"
+        with (
+            httpx.Client(trust_env=False, timeout=60) as client,
+            client.stream("POST", target, headers=accept, content=b"{}") as answer,
+        ):
+            self.status = answer.status_code
+            for part in answer.iter_text():
+                self.text += part
+        self.over.set()
+
+    def wait(self):
+        assert self.over.wait(60)
+        self._thread.join()
+
+
+def test_a_revoked_key_is_refused_and_its_streams_end(proxy, keys):
+    stream = Stream(proxy, keys.writer)
+    eventually(lambda: stream.text)
+    assert proxy.call("kv", "echo", **bearer(keys.writer)).status_code == 200
+    revoke_key(keys.file, keys.writers_entry.id)
+    eventually(lambda: proxy.call("kv", "echo", **bearer(keys.writer)).status_code == 401)
+    stream.wait()
+    assert "not good any more" in stream.text
+    assert proxy.call("kv", "echo", **bearer(keys.reader)).status_code == 403  # as before
+
+
+def test_a_permission_that_is_taken_away_ends_streams(start_prism, keys, tmp_path):
+    proxy = start_prism(config(keys.file, allow=RULES))
+    stream = Stream(proxy, keys.writer)
+    eventually(lambda: stream.text)
+    pids = proxy.plugin_pids
+    (tmp_path / "prism.yaml").write_text(json.dumps(config(keys.file, allow=RULES[1:])))
+    proxy.process.send_signal(signal.SIGHUP)
+    stream.wait()
+    assert "no namespace 'kv' is open to 'writer'" in stream.text
+    assert proxy.call("kv", "echo", **bearer(keys.writer)).status_code == 403
+    assert proxy.plugin_pids == pids  # the plugin goes on
+
+
+def test_a_dry_run_refuses_nothing(start_prism, keys):
+    plain = config(keys.file, allow=RULES)
+    plain["namespaces"][0]["access"]["mode"] = "dry_run"
+    proxy = start_prism(plain)
+    for _ in range(3):
+        assert proxy.call("kv", "echo", **bearer(keys.reader)).status_code == 200
+    assert proxy.call("kv", "echo").status_code == 401
+    eventually(lambda: len(proxy.logged("dry run: 'reader' would not be allowed")) == 1)
+
+
+def test_without_its_file_of_keys_no_proxy_starts(tmp_path):
+    file = tmp_path / "prism.yaml"
+    file.write_text(json.dumps(config(tmp_path / "none.yaml")))
+    command = [sys.executable, "-m", "prism", "serve", "-c", str(file), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "none.yaml: the file is not there; `prism key create` makes one" in done.stderr
