@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-import msgspec
 from msgspec import UNSET
 
 from prism.sdk import Call, PluginError, Positioned, StatusCode, Value, operation
 
 from . import params as p
 from .connection import Connection
+from .json_equality import equal
 from .keyvalue import encode_key
 from .store import Store
 
@@ -162,17 +162,15 @@ class KeyValueOperations(Store):
 
     @operation(access="write")
     async def compare_and_swap(self, params: p.CompareAndSwap, call: Call) -> dict[str, bool]:
-        """Set a key if it has the old value; JSON is compared without its white space."""
+        """Set a key if it has the old value; JSON is compared by what it says."""
         item = p.Item(params.key, params.new_value, params.encoding, params.ttl_seconds)
         key, new, ttl = self.read_item(item, call)
-        if params.old_value is UNSET:
-            old = None
-        else:
-            old = _compact(Value.read(params.old_value, params.encoding, call))
+        old = None
+        if params.old_value is not UNSET:
+            old = Value.read(params.old_value, params.encoding, call)
 
         def work(connection: Connection) -> bool:
-            current = self.keys.get(connection, key)
-            if (None if current is None else _compact(current)) != old:
+            if not _same(self.keys.get(connection, key), old):
                 return False
             self.keys.set(connection, key, new, ttl)
             return True
@@ -180,7 +178,7 @@ class KeyValueOperations(Store):
         return {"swapped": await self.database.write(work)}
 
 
-def _compact(value: Value) -> Value:
-    if value.binary:
-        return value
-    return Value(msgspec.json.format(value.data, indent=-1), binary=False)
+def _same(one: Value | None, other: Value | None) -> bool:
+    if one is None or other is None or one.binary or other.binary:
+        return one == other
+    return equal(one.data, other.data)

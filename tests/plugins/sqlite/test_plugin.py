@@ -261,6 +261,17 @@ async def test_compare_and_swap(sqlite) -> None:
     assert await sqlite.call(swap, **binary) == {"swapped": False}
 
 
+async def test_compare_and_swap_compares_what_json_says(sqlite) -> None:
+    swap = "compare_and_swap"
+    stored = '{"key": "a", "value": {"é": 1.0, "b": [true, 1e2]}}'
+    await sqlite.plugin.execute(ExecuteRequest(operation="set", params_json=stored))
+    other = {"key": "a", "old_value": {"é": 1, "b": [1, 100]}, "new_value": 2}
+    assert await sqlite.call(swap, **other) == {"swapped": False}
+    same = '{"key": "a", "old_value": {"b": [true, 100], "\\u00e9": 1}, "new_value": 2}'
+    answer = await sqlite.plugin.execute(ExecuteRequest(operation=swap, params_json=same))
+    assert msgspec.json.decode(answer.result_json) == {"swapped": True}
+
+
 async def test_concurrent_writes_are_all_counted(sqlite) -> None:
     async def add() -> None:
         for _ in range(5):
