@@ -54,7 +54,7 @@ _AFTER_ALL_KEYS = b"\xff"  # a byte that UTF-8 never has
 
 
 class KeyValue:
-    """One namespace's keys. ``clock`` gives the wall-clock time in seconds since 1970."""
+    """One namespace's keys. ``clock`` gives seconds since 1970, and never less than before."""
 
     def __init__(
         self, namespace: str, clock: Callable[[], float], default_ttl: float | None

@@ -1,7 +1,5 @@
 """Durable queues."""
 
-from time import monotonic
-
 import anyio
 
 from prism.sdk import Call, operation
@@ -13,6 +11,11 @@ from .work_queue import Delivery
 
 LOOK_AGAIN_SECONDS = 1.0
 """Nobody tells when a message's delay or visibility timeout is over."""
+
+TIME_TO_ANSWER = 0.1
+"""Of the time that a call has left, kept for its answer: one that does not arrive before the
+deadline leaves the consumer in doubt whether it was handed a message."""
+MOST_TIME_TO_ANSWER_SECONDS = 1.0
 
 
 class QueueOperations(Store):
@@ -31,7 +34,10 @@ class QueueOperations(Store):
 
     @operation(access="write")
     async def dequeue(self, params: p.Dequeue, call: Call) -> p.Messages:
-        """Take messages; each comes back unless it is acknowledged in time."""
+        """Take messages; each comes back unless it is acknowledged in time.
+
+        Waits for one ``wait_seconds``, or until shortly before the call's deadline.
+        """
 
         def work(connection: Connection) -> list[Delivery]:
             return self.queues.dequeue(
@@ -42,11 +48,13 @@ class QueueOperations(Store):
                 params.max_deliveries,
             )
 
-        deadline = monotonic() + params.wait_seconds
+        time_left = call.time_left()
+        to_answer = min(time_left * TIME_TO_ANSWER, MOST_TIME_TO_ANSWER_SECONDS)
+        deadline = anyio.current_time() + min(params.wait_seconds, time_left - to_answer)
         while True:
             committed = self.database.next_commit()
             found = await self.database.write(work)
-            left = deadline - monotonic()
+            left = deadline - anyio.current_time()
             if found or left <= 0:
                 return p.Messages([_shown(delivery, call) for delivery in found])
             with anyio.move_on_after(min(left, LOOK_AGAIN_SECONDS)):

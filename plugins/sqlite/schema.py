@@ -4,9 +4,12 @@ import sqlite3
 
 from prism.sdk import PluginError, StatusCode
 
-SCHEMA_VERSION = 2
-"""1: keys and values. 2: the log of changes, queues. Each is made from the one before by
-adding what is missing."""
+SCHEMA_VERSION = 3
+"""1: keys and values. 2: the log of changes, queues. 3: the state; queues number their messages
+by it. Each is made from the one before, while plugins that know only that one still use it."""
+
+LARGEST_ID = 2**62
+"""Of a message: SQLite's limit is twice that, and what is beyond this was not counted up to."""
 
 _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS _prism_schema (version INTEGER NOT NULL)",
@@ -37,9 +40,15 @@ _STATEMENTS = (
             ("delete", "DELETE", "OLD"),
         )
     ),
-    # Times are milliseconds since 1970. receipt: of the last delivery, while it is out.
+    # clock: milliseconds since 1970 (see `steady_clock`). queue: the last message's id.
+    """CREATE TABLE IF NOT EXISTS _prism_state (
+        name TEXT PRIMARY KEY, value INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "INSERT OR IGNORE INTO _prism_state VALUES ('clock', 0), ('queue', 0)",
+    # Times are milliseconds since 1970; visible_at: 0 for what can be had. receipt: of the last
+    # delivery, while it is out.
     """CREATE TABLE IF NOT EXISTS _prism_queue (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        id INTEGER PRIMARY KEY,
         namespace TEXT NOT NULL,
         queue TEXT NOT NULL,
         value BLOB NOT NULL,
@@ -55,6 +64,23 @@ _STATEMENTS = (
         ON _prism_queue (receipt) WHERE receipt IS NOT NULL""",
 )
 
+_VERSION = "SELECT max(version) FROM _prism_schema"
+_NUMBERED_BY_SQLITE = """SELECT count(*) FROM sqlite_schema
+    WHERE name = '_prism_queue' AND sql LIKE '%AUTOINCREMENT%'"""
+_NUMBER_BY_STATE = (
+    # Clients' SQL could once set SQLite's number; one beyond all reason is not taken over.
+    f"""UPDATE _prism_state SET value = (SELECT max(value,
+        coalesce((SELECT max(id) FROM _prism_queue WHERE id < {LARGEST_ID}), 0),
+        coalesce((SELECT max(seq) FROM sqlite_sequence
+            WHERE name = '_prism_queue' AND seq < {LARGEST_ID}), 0))) WHERE name = 'queue'""",  # noqa: S608
+    "ALTER TABLE _prism_queue RENAME TO _prism_queue_before",
+    "DROP INDEX _prism_queue_next",
+    "DROP INDEX _prism_queue_receipt",
+    *(statement for statement in _STATEMENTS if " _prism_queue" in statement),
+    "INSERT INTO _prism_queue SELECT * FROM _prism_queue_before",
+    "DROP TABLE _prism_queue_before",
+)
+
 
 def prepare_schema(connection: sqlite3.Connection) -> None:
     """Create what is missing; safe when several processes start at once.
@@ -66,8 +92,11 @@ def prepare_schema(connection: sqlite3.Connection) -> None:
     try:
         for statement in _STATEMENTS:
             connection.execute(statement)
-        row = connection.execute("SELECT max(version) FROM _prism_schema").fetchone()
-        version: int | None = row[0]
+        [numbered_by_sqlite] = connection.execute(_NUMBERED_BY_SQLITE).fetchone()
+        if numbered_by_sqlite:
+            for statement in _NUMBER_BY_STATE:
+                connection.execute(statement)
+        version: int | None = connection.execute(_VERSION).fetchone()[0]
         if version is None or version < SCHEMA_VERSION:
             connection.execute("INSERT INTO _prism_schema VALUES (?)", (SCHEMA_VERSION,))
         connection.execute("COMMIT")

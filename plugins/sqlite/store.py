@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable
 
+import anyio
 import msgspec
 from msgspec import UnsetType
 
@@ -14,6 +15,7 @@ from .config import SQLiteConfig
 from .connection import Connection
 from .database import Database
 from .keyvalue import KeyValue, encode_key
+from .steady_clock import SteadyClock, elapsed
 from .work_queue import WorkQueue
 
 PAGE = 500
@@ -29,13 +31,22 @@ class Store(Plugin):
     config: SQLiteConfig
 
     clock: Callable[[], float] = staticmethod(time.time)
-    """Wall-clock seconds since 1970, for times to live; tests set their own."""
+    elapsed: Callable[[], float] = staticmethod(elapsed)
+    """Wall-clock seconds since 1970, and seconds that pass whatever happens to that clock;
+    tests set their own."""
 
     async def start(self) -> None:
         """Open the database; refuses with the path and what to do."""
-        self.keys = KeyValue(self.namespace, self.clock, self.config.default_ttl_seconds)
-        self.queues = WorkQueue(self.namespace, self.clock)
+        self.time = SteadyClock(self.clock, self.elapsed)
+        self.keys = KeyValue(self.namespace, self.time, self.config.default_ttl_seconds)
+        self.queues = WorkQueue(self.namespace, self.time, self.clock)
         self.database = await self.run_blocking(Database, self.config, self.sweep)
+        try:
+            await self.database.read(self.time.recall)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.database.close()
+            raise
 
     async def stop(self) -> None:
         """Close the database, after what still runs."""
@@ -51,6 +62,7 @@ class Store(Plugin):
 
     def sweep(self, connection: Connection) -> bool:
         """Remove some of what has expired; True when more may remain."""
+        self.time.remember(connection)
         more_keys = self.keys.sweep(connection)
         return changes.trim(connection) or more_keys
 

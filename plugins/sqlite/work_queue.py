@@ -4,8 +4,13 @@ Nothing here waits or commits; it runs in worker threads, inside a transaction. 
 at least once: a consumer that dies, or is slower than the visibility timeout, leaves its
 message to the next. One that was handed out ``max_deliveries`` times goes to the queue's
 dead letters, which are a queue as well.
+
+What can be had has ``visible_at`` 0, and the lowest id goes first, so no clock has a say in
+that. The clock is asked only for what is to come back: those messages are made ready, in the
+order of their times, before one is handed out.
 """
 
+import math
 import secrets
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,20 +19,30 @@ from prism.sdk import Value
 
 from .connection import Connection
 from .keyvalue import PAGE_BYTES
+from .schema import LARGEST_ID
 
 DEAD_LETTERS = ".dead"
 """Behind a queue's name, that of its dead letters."""
 
+MADE_READY_AT_ONCE = 1_000
+"""Messages whose time has come; bounds what one call has to write."""
+
+_NEXT_ID = f"""UPDATE _prism_state SET value = 1 + max(value,
+    coalesce((SELECT max(id) FROM _prism_queue WHERE id < {LARGEST_ID}), 0))
+    WHERE name = 'queue'"""  # noqa: S608
 _ENQUEUE = """INSERT INTO _prism_queue
-    (namespace, queue, value, binary, enqueued_at, visible_at, deliveries)
-    VALUES (:namespace, :queue, :value, :binary, :now, :visible_at, 0)"""
+    (id, namespace, queue, value, binary, enqueued_at, visible_at, deliveries)
+    SELECT value, :namespace, :queue, :value, :binary, :enqueued_at, :visible_at, 0
+    FROM _prism_state WHERE name = 'queue'"""
+_MAKE_READY = """UPDATE _prism_queue SET visible_at = 0, receipt = NULL WHERE id IN (
+    SELECT id FROM _prism_queue WHERE namespace = :namespace AND queue = :queue
+    AND visible_at > 0 AND visible_at <= :now ORDER BY visible_at, id LIMIT :limit)"""
 _NEXT = """SELECT id, value, binary, enqueued_at, deliveries FROM _prism_queue
-    WHERE namespace = :namespace AND queue = :queue AND visible_at <= :now
-    ORDER BY visible_at, id LIMIT 1"""
+    WHERE namespace = :namespace AND queue = :queue AND visible_at = 0
+    ORDER BY id LIMIT 1"""
 _HAND_OUT = """UPDATE _prism_queue
     SET deliveries = deliveries + 1, visible_at = :visible_at, receipt = :receipt WHERE id = :id"""
-_BURY = """UPDATE _prism_queue SET queue = :dead, visible_at = :now, receipt = NULL, deliveries = 0
-    WHERE id = :id"""
+_BURY = "UPDATE _prism_queue SET queue = :dead, receipt = NULL, deliveries = 0 WHERE id = :id"
 _HELD = "namespace = :namespace AND receipt = :receipt AND visible_at > :now"
 _ACKNOWLEDGE = f"DELETE FROM _prism_queue WHERE {_HELD}"  # noqa: S608
 _REJECT = f"UPDATE _prism_queue SET visible_at = :visible_at, receipt = NULL WHERE {_HELD}"  # noqa: S608
@@ -46,16 +61,25 @@ class Delivery(NamedTuple):
 
 
 class WorkQueue:
-    """One namespace's queues. ``clock`` gives wall-clock seconds since 1970."""
+    """One namespace's queues. ``clock`` says what is due, ``wall`` is for people; both give
+    seconds since 1970."""
 
-    def __init__(self, namespace: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, namespace: str, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
         self._namespace = namespace
         self._clock = clock
+        self._wall = wall
 
     def enqueue(self, connection: Connection, queue: str, value: Value, delay: float) -> int:
         """Add a message that can be had after ``delay`` seconds; returns its id."""
+        connection.execute(_NEXT_ID)
         parameters = self._parameters(
-            queue=queue, value=value.data, binary=value.binary, visible_at=self._in(delay)
+            queue=queue,
+            value=value.data,
+            binary=value.binary,
+            enqueued_at=int(self._wall() * 1000),
+            visible_at=self._in(delay),
         )
         return connection.execute(_ENQUEUE, parameters).lastrowid or 0
 
@@ -67,11 +91,12 @@ class WorkQueue:
         visibility_timeout: float,
         max_deliveries: int,
     ) -> list[Delivery]:
-        """Hand out up to ``limit`` messages, the ones that wait longest first.
+        """Hand out up to ``limit`` messages, the oldest first.
 
         Fewer where they are large: an answer that fits no frame would be lost, and count
         as a delivery of every message in it.
         """
+        connection.execute(_MAKE_READY, self._parameters(queue=queue, limit=MADE_READY_AT_ONCE))
         found: list[Delivery] = []
         size = 0
         while len(found) < limit:
@@ -80,7 +105,7 @@ class WorkQueue:
                 break
             number, value, binary, enqueued_at, deliveries = row
             if deliveries >= max_deliveries and not queue.endswith(DEAD_LETTERS):
-                connection.execute(_BURY, self._parameters(id=number, dead=queue + DEAD_LETTERS))
+                connection.execute(_BURY, {"id": number, "dead": queue + DEAD_LETTERS})
                 continue
             if found and size + len(value) > PAGE_BYTES:
                 break
@@ -107,7 +132,8 @@ class WorkQueue:
         return ready, all_of_them - ready
 
     def _in(self, seconds: float) -> int:
-        return int((self._clock() + seconds) * 1000)
+        """When something is due; 0 for now."""
+        return math.ceil((self._clock() + seconds) * 1000) if seconds else 0
 
     def _parameters(self, **parameters: object) -> dict[str, object]:
         return {"namespace": self._namespace, "now": int(self._clock() * 1000), **parameters}

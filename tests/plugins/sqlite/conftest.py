@@ -10,10 +10,16 @@ from prism_plugins.sqlite import SQLitePlugin
 
 
 class FakeClock:
+    """Wall clock and passing time: ``now`` moves both, ``step`` sets the wall clock alone."""
+
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
+        self.step = 0.0
 
     def __call__(self) -> float:
+        return self.now + self.step
+
+    def elapsed(self) -> float:
         return self.now
 
 
@@ -36,6 +42,7 @@ def open_plugin(path: str, clock: FakeClock) -> OpenPlugin:
         pass
 
     Plugin.clock = staticmethod(clock)
+    Plugin.elapsed = staticmethod(clock.elapsed)
 
     @asynccontextmanager
     async def opened(

@@ -1,6 +1,7 @@
 """Durable queues, with a clock that is moved by hand."""
 
 import base64
+import sqlite3
 
 import pytest
 import trio
@@ -203,3 +204,119 @@ async def test_the_longest_name_leaves_room_for_dead_letters(sqlite):
     assert [found["value"] for found in dead["messages"]] == [1]
     with pytest.raises(PluginError):
         await sqlite.call("enqueue", queue=name + "q", value=1)
+
+
+async def test_order_and_readiness_do_not_depend_on_the_wall_clock(open_plugin, clock):
+    """A clock that is set back holds no message up, and lets no newer one overtake."""
+    async with open_plugin() as sqlite:
+        await sqlite.call("enqueue", queue="jobs", value="first")
+        await sqlite.call("enqueue", queue="jobs", value="later", delay_seconds=60)
+        clock.step = -3600
+        await sqlite.call("enqueue", queue="jobs", value="second")
+        assert await sqlite.call("queue_size", queue="jobs") == {"ready": 2, "not_ready": 1}
+        (message,) = await take(sqlite)
+        assert message["value"] == "first"
+        clock.now += 60
+        taken = await take(sqlite, limit=9)
+        assert [message["value"] for message in taken] == ["first", "later", "second"]
+        assert taken[2]["enqueued_at"] == clock() - 60
+        assert await sqlite.call("acknowledge", receipt=taken[0]["receipt"])
+
+
+async def test_a_file_goes_on_from_its_time_when_the_clock_was_set_back_meanwhile(
+    open_plugin, clock
+):
+    async with open_plugin() as sqlite:
+        clock.now += 100
+        sqlite.plugin.database._sweep_at = 0
+        await sqlite.call("enqueue", queue="jobs", value="delayed", delay_seconds=60)
+        await sqlite.call("set", key="a", value=1, ttl_seconds=60)
+    clock.step = -1_000_000_000
+    async with open_plugin() as sqlite:
+        assert await take(sqlite) == []
+        clock.now += 60
+        assert [message["value"] for message in await take(sqlite)] == ["delayed"]
+        assert await sqlite.call("get", key="a") == {"found": False}
+
+
+async def test_an_expired_key_does_not_come_back(sqlite, clock):
+    await sqlite.call("set", key="a", value=1, ttl_seconds=60)
+    clock.step = 3600
+    assert await sqlite.call("get", key="a") == {"found": False}
+    clock.step = 0
+    assert await sqlite.call("get", key="a") == {"found": False}
+    await sqlite.call("set", key="b", value=1, ttl_seconds=60)
+    assert await sqlite.call("ttl", key="b") == {"found": True, "ttl_seconds": 60}
+
+
+async def test_an_id_is_never_given_twice(open_plugin):
+    seen = []
+    for _ in range(3):
+        async with open_plugin() as sqlite:
+            seen.append((await sqlite.call("enqueue", queue="jobs", value=1))["id"])
+            (message,) = await take(sqlite)
+            await sqlite.call("acknowledge", receipt=message["receipt"])
+    assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("sequence", [None, 40, 2**63 - 1])
+async def test_queues_of_the_second_schema_are_taken_over(open_plugin, path, clock, sequence):
+    """SQLite numbered their messages, as clients could tell it to."""
+    async with open_plugin() as sqlite:
+        await sqlite.call("enqueue", queue="jobs", value="kept")
+    now = int(clock() * 1000)
+    with sqlite3.connect(path) as connection:
+        [[sql]] = connection.execute("SELECT sql FROM sqlite_schema WHERE name = '_prism_queue'")
+        indexes = connection.execute(
+            "SELECT sql FROM sqlite_schema WHERE tbl_name = '_prism_queue' AND type = 'index'"
+        ).fetchall()
+        connection.execute("ALTER TABLE _prism_queue RENAME TO q")
+        connection.execute("DROP INDEX _prism_queue_next")
+        connection.execute("DROP INDEX _prism_queue_receipt")
+        connection.execute(sql.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT"))
+        for (index,) in indexes:
+            connection.execute(index)
+        connection.execute("INSERT INTO _prism_queue SELECT * FROM q")
+        connection.execute("UPDATE _prism_queue SET visible_at = ?", (now,))
+        connection.execute("DROP TABLE q")
+        connection.execute("DROP TABLE _prism_state")
+        connection.execute("UPDATE _prism_schema SET version = 2")
+        connection.execute("DELETE FROM sqlite_sequence WHERE ?", (sequence is None,))
+        connection.execute("UPDATE sqlite_sequence SET seq = ?", (sequence,))
+    connection.close()
+    async with open_plugin() as sqlite:
+        added = await sqlite.call("enqueue", queue="jobs", value="added")
+        assert added == {"id": 41 if sequence == 40 else 2}
+        assert [message["value"] for message in await take(sqlite, limit=9)] == ["kept", "added"]
+        rows = await sqlite.call("query", sql="SELECT * FROM sqlite_sequence")
+        assert rows["rows"] == []
+
+
+async def test_a_plugin_of_the_second_schema_goes_on_beside_this_one(open_plugin, path, clock):
+    """In a rolling restart, for as long as it takes."""
+    async with open_plugin() as sqlite:
+        await sqlite.call("enqueue", queue="jobs", value="new")
+        now = int(clock() * 1000)
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "INSERT INTO _prism_queue "
+                "(namespace, queue, value, binary, enqueued_at, visible_at, deliveries) "
+                "VALUES ('test', 'jobs', x'31', 0, ?, ?, 0)",
+                (now, now),
+            )
+            found = connection.execute(
+                "SELECT id FROM _prism_queue WHERE queue = 'jobs' AND visible_at <= ? "
+                "ORDER BY visible_at, id",
+                (now,),
+            ).fetchall()
+            assert found == [(1,), (2,)]
+        connection.close()
+        assert await sqlite.call("enqueue", queue="jobs", value="newer") == {"id": 3}
+        taken = await take(sqlite, limit=9)
+        assert [message["value"] for message in taken] == ["new", 1, "newer"]
+
+
+async def test_a_consumer_that_waits_is_answered_before_its_deadline(sqlite, autojump_clock):
+    for wait in (5, 10, 3600):
+        with trio.fail_after(10):
+            assert await take(sqlite, wait_seconds=wait) == []

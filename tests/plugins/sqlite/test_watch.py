@@ -11,6 +11,7 @@ import trio
 from prism.contract.messages import StreamRequest
 from prism.sdk import PluginError, StatusCode
 from prism_plugins.sqlite import changes as changes_module
+from prism_plugins.sqlite.schema import SCHEMA_VERSION
 
 
 class OneRequest(AsyncIterator):
@@ -193,6 +194,25 @@ async def test_a_prefix_is_streamed_whole(sqlite):
         assert rest.position == "k1099"
 
 
+@pytest.mark.parametrize("key", ["#general", "two\nlines\r", "a\0b", "é\u2028", " z ", "\t", "%23"])
+async def test_any_key_is_a_position(sqlite, key: str) -> None:
+    """Doors encode positions as they have to; to the plugin they are the keys themselves."""
+    await sqlite.call("set", key=key, value=1)
+    await sqlite.call("set", key=key + "\U0010ffff", value=2)
+    assert await sqlite.call("get", key=key) == {"found": True, "value": 1}
+    assert [item["key"] async for item in sqlite.stream("scan")] == [key, key + "\U0010ffff"]
+    rest = [item async for item in sqlite.stream("scan", cursor=key, prefix=key[:1])]
+    assert rest == [{"key": key + "\U0010ffff", "value": 2}]
+    page = await sqlite.call("scan", limit=1)
+    assert page["cursor"] == key
+    assert (await sqlite.call("scan", cursor=key))["items"] == rest
+    async with watching(sqlite, "scan", {"prism-last-event-id": key}) as resumed:
+        assert await resumed.next() == rest[0]
+        assert resumed.position == key + "\U0010ffff"
+    async with watching(sqlite, prefix=key, existing=True) as watch:
+        assert (await watch.next())["key"] == key
+
+
 async def test_a_file_of_the_first_schema_is_taken_over(open_plugin, path):
     async with open_plugin() as sqlite:
         await sqlite.call("set", key="a", value=1)
@@ -209,5 +229,7 @@ async def test_a_file_of_the_first_schema_is_taken_over(open_plugin, path):
         async with watching(sqlite, after="0") as watch:
             assert (await watch.next())["key"] == "b"
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT max(version) FROM _prism_schema").fetchone() == (2,)
+        assert connection.execute("SELECT max(version) FROM _prism_schema").fetchone() == (
+            SCHEMA_VERSION,
+        )
     connection.close()
