@@ -15,7 +15,11 @@ _OWN_STEM = "_prism"
 
 _SCHEMA_TABLES = {"sqlite_master", "sqlite_temp_master"}
 """SQLite itself refuses direct changes to these; it asks about its own indirect ones."""
-_ALLOWED_SQLITE_TABLES = _SCHEMA_TABLES | {"sqlite_sequence"}
+_SEQUENCE = "sqlite_sequence"
+"""The last ids of AUTOINCREMENT tables: clients read it, SQLite alone writes it."""
+_READABLE_SQLITE_TABLES = _SCHEMA_TABLES | {_SEQUENCE}
+_INSPECTING_TABLES = {"dbstat", "sqlite_dbpage", "bytecode", "tables_used"}
+"""Show pages or statements of every table; where SQLite is built with them, they are just there."""
 _ALLOWED_MODULES = {"fts5"}  # rtree compiles writes where a query only reads
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer"}
 
@@ -42,12 +46,10 @@ _WRITING = _READING | {
     sqlite3.SQLITE_ALTER_TABLE,
     sqlite3.SQLITE_REINDEX,
 }
-_TABLE_ACTIONS = {
-    sqlite3.SQLITE_READ,
-    sqlite3.SQLITE_INSERT,
-    sqlite3.SQLITE_UPDATE,
-    sqlite3.SQLITE_DELETE,
-}
+_ROW_CHANGES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_DEFINITIONS = _WRITING - _READING - _ROW_CHANGES
+_RENAMING = {sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_ALTER_TABLE}
+"""What these do to the last ids of their table, SQLite asks about as well."""
 
 
 class Access(Enum):
@@ -63,43 +65,51 @@ class Authorizer:
 
     ``refused`` tells whether anything was refused since ``begin``. SQLite's own
     error code does not always: after a change of the schema it may be another.
+    ``defines`` tells whether the statement changes the schema instead of rows.
     """
 
     def __init__(self) -> None:
         self.refused = False
+        self.defines = False
         self._access = Access.OWN
         self._names_own_tables = False
+        self._renames = False
 
     def begin(self, access: Access, sql: str) -> None:
         """A client's statement follows."""
         self._access = access
         self._names_own_tables = _OWN_STEM in sql.lower()
-        self.refused = False
+        self.refused = self.defines = self._renames = False
 
     def end(self) -> None:
         """Prism's own statements follow."""
         self._access = Access.OWN
 
     def __call__(
-        self, action: int, first: str | None, second: str | None, _database: object, _by: object
+        self, action: int, first: str | None, second: str | None, _database: object, by: object
     ) -> int:
         """SQLite's authorizer callback; the names are as the client wrote them."""
         if self._access is Access.OWN:
             return sqlite3.SQLITE_OK
-        if self._allows(action, (first or "").lower(), (second or "").lower()):
+        if self._allows(action, (first or "").lower(), (second or "").lower(), by):
             return sqlite3.SQLITE_OK
         self.refused = True
         return sqlite3.SQLITE_DENY
 
-    def _allows(self, action: int, first: str, second: str) -> bool:
+    def _allows(self, action: int, first: str, second: str, by: object) -> bool:
         if action == sqlite3.SQLITE_ALTER_TABLE and self._names_own_tables:
             return False  # it may rename a table, and SQLite does not tell to what
         if action == sqlite3.SQLITE_PRAGMA:
             return first == "data_version" and not second  # read by fts5
         if action == sqlite3.SQLITE_UPDATE and first in _SCHEMA_TABLES:
             return True  # json_each and its like are declared at their first use
-        allowed = _READING if self._access is Access.QUERY else _WRITING
-        return action in allowed and _names_allowed(action, first, second)
+        if self._access is Access.QUERY:
+            return action in _READING and _names_allowed(action, first, second)
+        self.defines |= action in _DEFINITIONS
+        self._renames |= action in _RENAMING
+        if action in _ROW_CHANGES and first == _SEQUENCE:
+            return self._renames and by is None
+        return action in _WRITING and _names_allowed(action, first, second)
 
 
 def _names_allowed(action: int, first: str, second: str) -> bool:
@@ -109,9 +119,8 @@ def _names_allowed(action: int, first: str, second: str) -> bool:
         return second not in _REFUSED_FUNCTIONS
     if action == sqlite3.SQLITE_CREATE_VTABLE:
         return second in _ALLOWED_MODULES
-    if action in _TABLE_ACTIONS:
-        # dbstat and its like show pages, statements or samples of every table
-        return first != "dbstat" and (
-            not first.startswith("sqlite_") or first in _ALLOWED_SQLITE_TABLES
+    if action == sqlite3.SQLITE_READ or action in _ROW_CHANGES:
+        return first not in _INSPECTING_TABLES and (
+            not first.startswith("sqlite_") or first in _READABLE_SQLITE_TABLES
         )
     return True

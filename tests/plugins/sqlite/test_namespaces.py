@@ -57,8 +57,48 @@ WRITING_ATTACKS = [
     "DELETE FROM sqlite_master",
     "REINDEX _prism_keyvalue",
     "INSERT INTO own SELECT value FROM _prism_keyvalue",
+    "UPDATE sqlite_sequence SET seq = 9223372036854775807 WHERE name = '_prism_queue'",
+    "UPDATE main.'SQLITE_Sequence' SET seq = 5",
+    "UPDATE sqlite_sequence SET name = 'x' RETURNING seq",
+    "UPDATE sqlite_sequence SET seq = 5 FROM json_each('[1]')",
+    "DELETE FROM sqlite_sequence",
+    "DELETE FROM sqlite_sequence WHERE name IN (SELECT value FROM json_each('[\"counted\"]'))",
+    "INSERT INTO sqlite_sequence VALUES ('_prism_queue', 9223372036854775807)",
+    "REPLACE INTO sqlite_sequence VALUES ('_prism_queue', 1)",
+    "INSERT INTO sqlite_sequence SELECT 'a', 1 WHERE 1 ON CONFLICT DO UPDATE SET seq = 1",
+    "WITH x AS (SELECT 1) DELETE FROM sqlite_sequence WHERE seq IN x",
+    "CREATE TRIGGER spy AFTER UPDATE ON sqlite_sequence BEGIN SELECT 1; END",
+    "CREATE INDEX spy ON sqlite_sequence (seq)",
+    "ALTER TABLE sqlite_sequence RENAME TO mine",
+    "DROP TABLE sqlite_sequence",
+    "UPDATE _prism_state SET value = 0",
+    "SELECT * FROM _prism_state",
+    "INSERT INTO own VALUES (1) RETURNING (SELECT count(*) FROM _prism_queue)",
+    "INSERT INTO counted VALUES (7) ON CONFLICT DO UPDATE SET a = (SELECT 1 FROM _prism_queue)",
+    "UPDATE own SET a = q.value FROM _prism_queue AS q",
+    "WITH RECURSIVE x AS (SELECT id FROM _prism_queue UNION SELECT id FROM x) SELECT * FROM x",
+    "DELETE FROM own WHERE a IN (SELECT key FROM _prism_change)",
+    "CREATE INDEX mine ON own (a) WHERE (SELECT 1 FROM _prism_queue)",
+    "CREATE TABLE mine (a REFERENCES _prism_queue (id), b AS (a) STORED) AS SELECT 1",
 ]
 BY_DETOUR = [
+    (
+        "CREATE TRIGGER t AFTER INSERT ON own BEGIN DELETE FROM sqlite_sequence; END",
+        "INSERT INTO own VALUES (1)",
+    ),
+    (
+        "CREATE TRIGGER t AFTER INSERT ON own BEGIN "
+        "UPDATE sqlite_sequence SET seq = 5 WHERE name = 'counted'; END",
+        "INSERT INTO own VALUES (1)",
+    ),
+    (
+        "CREATE VIEW spy AS SELECT name FROM sqlite_sequence",
+        "DELETE FROM spy",
+    ),
+    (
+        "CREATE TRIGGER _Prism_t AFTER INSERT ON own BEGIN SELECT 1; END",
+        "INSERT INTO own VALUES (1)",
+    ),
     ("CREATE VIEW spy AS SELECT * FROM _prism_keyvalue", "SELECT * FROM spy"),
     (
         "CREATE TRIGGER t AFTER INSERT ON own BEGIN DELETE FROM _prism_keyvalue; END",
@@ -82,7 +122,13 @@ async def alice(open_plugin):
         await bob.call("set", key="a", value="bob's secret", ttl_seconds=100)
         async with open_plugin("alice") as alice:
             await alice.call("execute", sql="CREATE TABLE own (a)")
+            await alice.call(
+                "execute", sql="CREATE TABLE counted (a INTEGER PRIMARY KEY AUTOINCREMENT)"
+            )
+            await alice.call("execute", sql="INSERT INTO counted VALUES (7)")
             yield alice
+            counted = await alice.call("query", sql="SELECT * FROM sqlite_sequence")
+            assert counted["rows"] == [["counted", 7]]
             assert (await bob.call("get", key="a"))["value"] == "bob's secret"
 
 
@@ -132,6 +178,19 @@ async def test_detours(alice, first: str, then: str) -> None:
     with pytest.raises(PluginError) as raised:
         await attack()
     assert raised.value.status in (StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT)
+
+
+async def test_what_autoincrement_needs_is_allowed(alice) -> None:
+    for sql in (
+        "CREATE TABLE n (a INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "INSERT INTO n DEFAULT VALUES",
+        "ALTER TABLE n RENAME TO m",
+    ):
+        await alice.call("execute", sql=sql)
+    last = "SELECT seq FROM sqlite_sequence WHERE name = 'm'"
+    assert (await alice.call("query", sql=last))["rows"] == [[1]]
+    await alice.call("execute", sql="DROP TABLE m")
+    assert (await alice.call("query", sql=last))["rows"] == []
 
 
 async def test_a_cached_statement_of_prism_is_not_found_by_a_client(open_plugin) -> None:
