@@ -25,6 +25,9 @@ from .job import Job
 MAX_BATCH = 128
 """Bounds the time a batch takes, and with it the wait of those behind it."""
 
+LOOK_AGAIN_SECONDS = 0.05
+"""Between two looks whether a running job has to end: a disk takes some tens of MB meanwhile."""
+
 
 class _Turn:
     __slots__ = ("done", "job", "leads", "woken")
@@ -81,7 +84,7 @@ class Batcher:
         batch = [self._waiting.popleft() for _ in range(count)]
         jobs = [member.job for member in batch]
         try:
-            if turn.job.interruptible:
+            if any(job.interruptible for job in jobs):
                 await run_interruptible(turn.job, self._run_batch, jobs, self._limiter)
             else:
                 with anyio.CancelScope(shield=True):
@@ -108,20 +111,32 @@ async def run_interruptible(
     jobs: list[Job[Any]],
     limiter: anyio.CapacityLimiter,
 ) -> None:
-    """Run ``function(jobs)`` in a worker thread; when cancelled, interrupt ``job`` first.
+    """Run ``function(jobs)`` in a worker thread, and interrupt those of them that are due.
 
-    Waits for the thread in any case: it is using a connection.
+    When cancelled, ``job`` is. Waits for the thread in any case: it is using a connection.
     """
+    ending = anyio.CancelScope(shield=True)
     async with anyio.create_task_group() as group:
-        group.start_soon(_cancel_job_when_cancelled, job)
+        group.start_soon(_interrupt, job, jobs, ending)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(function, jobs, limiter=limiter)
+        ending.cancel()
         group.cancel_scope.cancel()
     await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio's group does not raise it
 
 
-async def _cancel_job_when_cancelled(job: Job[Any]) -> None:
+async def _interrupt(job: Job[Any], jobs: list[Job[Any]], ending: anyio.CancelScope) -> None:
+    """Look after ``jobs``; once cancelled, ``job`` is to end, until ``ending`` is cancelled."""
     try:
-        await anyio.sleep_forever()
+        await _look_after(jobs)
     finally:
         job.cancelled = True
+        with ending:
+            await _look_after(jobs)
+
+
+async def _look_after(jobs: list[Job[Any]]) -> None:
+    while True:
+        for job in jobs:
+            job.interrupt_if_due()
+        await anyio.sleep(LOOK_AGAIN_SECONDS)

@@ -18,6 +18,9 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss. Its price is one fsync, which concurrent writes share (group commit).
     ``normal`` survives the death of the process, but not a power loss.
 
+    ``max_sql_write_bytes``: what one statement may write, to temporary files (a large sort)
+    and to the write-ahead log.
+
     ``max_value_bytes``: half of the default frame, so that a value also fits
     when it travels as base64.
     """
@@ -32,6 +35,7 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     readers: Annotated[int, Meta(ge=1, le=64)] = 4
     sql_timeout_seconds: Annotated[float, Meta(gt=0)] = 30.0
     max_rows: Annotated[int, Meta(ge=1)] = 1_000
+    max_sql_write_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 256 * 1024 * 1024
 
     @property
     def in_memory(self) -> bool:

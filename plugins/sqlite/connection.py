@@ -7,28 +7,28 @@ from prism.sdk import PluginError, StatusCode
 
 from .authorizer import Authorizer
 from .config import SQLiteConfig
+from .printf import bound_printf
 from .schema import prepare_schema
+from .statement_limits import LIKE_PATTERN_BYTES, VALUE_BYTES, StatementLimits, set_limits
 from .trim import replace_trim
 
 CACHED_STATEMENTS = 256
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """The write-ahead log shrinks back to this after a burst."""
 
-SQL_VALUE_LIMIT_BYTES = 1024 * 1024
-"""No value, nor a statement's text, is larger, unless ``max_value_bytes`` is: functions such as
-``instr`` take the square of it in time (4 s), and cannot be interrupted."""
-
 SQL_COLUMNS_LIMIT = 100
 """A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
 
-LIKE_PATTERN_LIMIT_BYTES = 1_000
-"""LIKE and GLOB take pattern times text in time, and cannot be interrupted either."""
+SQL_TEXT_LIMIT_BYTES = 1024 * 1024
+"""Of a statement."""
 
 
 class Connection(sqlite3.Connection):
     """A connection and its authorizer; used by one thread at a time."""
 
     authorizer: Authorizer
+    own_limits: StatementLimits
+    """For Prism's own statements; a client's have others while they run."""
 
 
 def open_writer(config: SQLiteConfig) -> Connection:
@@ -79,14 +79,25 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
         cached_statements=CACHED_STATEMENTS,
         factory=Connection,
     )
-    largest = max(SQL_VALUE_LIMIT_BYTES, config.max_value_bytes + 4096)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, largest)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_LIMIT_BYTES)
+    largest = max(VALUE_BYTES, config.max_value_bytes + 4096)
+    connection.own_limits = StatementLimits(largest, LIKE_PATTERN_BYTES)
+    set_limits(connection, connection.own_limits)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, SQL_TEXT_LIMIT_BYTES)
     connection.execute("PRAGMA trusted_schema=0")
+    connection.text_factory = _text
     replace_trim(connection)
+    bound_printf(connection)
     connection.authorizer = Authorizer()
     connection.set_authorizer(connection.authorizer)
     return connection
+
+
+def _text(data: bytes) -> str | bytes:
+    """TEXT is what its writer says, not always UTF-8: a cell then comes as its bytes."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _limit_columns(connection: Connection) -> None:

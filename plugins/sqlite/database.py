@@ -20,7 +20,7 @@ from .batching import Batcher, run_interruptible
 from .config import SQLiteConfig
 from .connection import Connection, open_reader, open_writer
 from .errors import translate, translate_at_start
-from .job import Job
+from .job import Job, JobLimits
 from .transaction import commit_together, read_together
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Database:
         """
         self.path = config.path
         self.commits = 0
-        self._time_limit = config.sql_timeout_seconds
+        self._limits = JobLimits(config.sql_timeout_seconds, config.max_sql_write_bytes)
         self._in_memory = config.in_memory
         self._sweep = sweep
         self._sweep_at = 0.0
@@ -161,7 +161,7 @@ class Database:
                 self._pool.append(connection)
 
     async def _run_long(self, run: Callable[[Job[T]], Awaitable[None]], work: Work[T]) -> T:
-        job = Job(work, self._time_limit)
+        job = Job(work, self._limits)
         self._long.add(job)
         try:
             await run(job)

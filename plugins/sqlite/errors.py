@@ -4,6 +4,8 @@ import sqlite3
 
 from prism.sdk import PluginError, StatusCode
 
+from .statement_limits import StatementLimits
+
 _PRIMARY_CODE = 0xFF  # the low byte of an extended result code
 
 _MEANING: dict[int, tuple[StatusCode, str]] = {
@@ -63,12 +65,23 @@ def translate_at_start(error: sqlite3.Error, path: str) -> PluginError:
     return PluginError(status, f"config.path {path!r}: {answer.detail}")
 
 
-def translate_user_sql(error: sqlite3.Error | sqlite3.Warning) -> PluginError:
-    """Like ``translate``, for a statement the client wrote: most errors are the client's."""
+def translate_user_sql(
+    error: sqlite3.Error | sqlite3.Warning, limits: StatementLimits | None
+) -> PluginError:
+    """Like ``translate``, for a statement the client wrote: most errors are the client's.
+
+    ``limits`` are the statement's, if it came so far.
+    """
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # wrong number of parameters, two statements, ...
         return PluginError(StatusCode.INVALID_ARGUMENT, str(error))
     primary = code & _PRIMARY_CODE
+    if primary == sqlite3.SQLITE_TOOBIG and limits is not None:
+        return PluginError(
+            StatusCode.INVALID_ARGUMENT,
+            f"a value is too large: in this statement it may have {limits.value} bytes "
+            "(fewer columns, or functions, allow more)",
+        )
     if primary == sqlite3.SQLITE_CONSTRAINT:
         taken = code in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
         status = StatusCode.ALREADY_EXISTS if taken else StatusCode.FAILED_PRECONDITION

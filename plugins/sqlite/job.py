@@ -1,9 +1,11 @@
 """A piece of work for a connection, and how to stop it while it runs."""
 
 import sqlite3
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from prism.sdk import PluginError, StatusCode
 
@@ -12,29 +14,44 @@ from .connection import Connection
 T = TypeVar("T")
 
 INSTRUCTIONS_BETWEEN_CHECKS = 10_000
-"""Of SQLite's virtual machine: well under a millisecond."""
+"""Of SQLite's virtual machine: well under a millisecond, where it calls no functions."""
+
+
+class JobLimits(NamedTuple):
+    """What a job may use: seconds, and bytes that it writes to any file."""
+
+    seconds: float
+    written_bytes: int
 
 
 class Job(Generic[T]):
     """Made in the event loop, run in a worker thread, its outcome taken in the event loop.
 
-    ``time_limit`` in seconds makes the job interruptible: it also ends soon
-    after ``cancelled`` was set, which any thread may do. Jobs without a limit
-    are short.
+    ``limits`` make the job interruptible: it ends soon after ``cancelled`` was set, which any
+    thread may do, or after it has used up what it may. Jobs without are short.
+
+    Two ways lead out of SQLite. Its progress handler asks now and then, counted in
+    instructions, each of which may be a function that takes milliseconds. So somebody has to
+    call ``interrupt_if_due`` meanwhile, from another thread, which is heeded wherever the
+    statement loops; it is lost if it comes before the statement begins.
     """
 
-    def __init__(self, work: Callable[[Connection], T], time_limit: float | None = None) -> None:
+    def __init__(self, work: Callable[[Connection], T], limits: JobLimits | None = None) -> None:
         self.cancelled = False
         self.error: Exception | None = None
         self._work = work
-        self._time_limit = time_limit
+        self._limits = limits
         self._ends_at = 0.0
+        self._thread_io: Path | None = None
+        self._written_before = 0
         self._result: list[T] = []
+        self._running: Connection | None = None
+        self._lock = threading.Lock()  # an interrupt must not meet the next job's statements
 
     @property
     def interruptible(self) -> bool:
         """Whether setting ``cancelled`` ends the job while it runs."""
-        return self._time_limit is not None
+        return self._limits is not None
 
     def run(self, connection: Connection) -> None:
         """Do the work; errors are kept for ``outcome``. A second run replaces the first."""
@@ -50,26 +67,65 @@ class Job(Generic[T]):
             raise self.error
         return self._result[0]
 
+    def interrupt_if_due(self) -> None:
+        """Interrupt the job if it runs, in another thread, and should not any more."""
+        with self._lock:
+            if self._running is not None and self._overdue() is not None:
+                self._running.interrupt()
+
     def _run(self, connection: Connection) -> T:
         if self.cancelled:
-            raise PluginError(StatusCode.CANCELLED, "the call was cancelled")
-        if self._time_limit is None:
+            raise _cancelled()
+        if self._limits is None:
             return self._work(connection)
-        self._ends_at = monotonic() + self._time_limit
+        self._thread_io = Path(f"/proc/self/task/{threading.get_native_id()}/io")
+        self._written_before = self._written()
+        self._ends_at = monotonic() + self._limits.seconds
         connection.set_progress_handler(self._must_end, INSTRUCTIONS_BETWEEN_CHECKS)
+        self._running = connection
         try:
             return self._work(connection)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise
-            if self.cancelled:
-                raise PluginError(StatusCode.CANCELLED, "the call was cancelled") from error
-            raise PluginError(
-                StatusCode.DEADLINE_EXCEEDED,
-                f"the statement ran for {self._time_limit:g} s, the limit of sql_timeout_seconds",
-            ) from error
+            raise (self._overdue() or _cancelled()) from error
         finally:
+            with self._lock:
+                self._running = None
             connection.set_progress_handler(None, 0)
 
     def _must_end(self) -> bool:
         return self.cancelled or monotonic() > self._ends_at
+
+    def _overdue(self) -> PluginError | None:
+        """Why the job has to end."""
+        if self.cancelled:
+            return _cancelled()
+        if self._limits is None:
+            return None
+        if monotonic() > self._ends_at:
+            return PluginError(
+                StatusCode.DEADLINE_EXCEEDED,
+                f"the statement ran for {self._limits.seconds:g} s, "
+                "the limit of sql_timeout_seconds",
+            )
+        if self._written() - self._written_before > self._limits.written_bytes:
+            return PluginError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"the statement wrote more than {self._limits.written_bytes} bytes to disk, "
+                "the limit of max_sql_write_bytes: sort or change less at a time, or add an index",
+            )
+        return None
+
+    def _written(self) -> int:
+        """What the job's thread has written to files so far; 0 where the kernel does not tell."""
+        try:
+            counters = self._thread_io.read_bytes() if self._thread_io else b""
+        except OSError:
+            return 0
+        _, _, after = counters.partition(b"wchar: ")
+        return int(after.split(b"\n", 1)[0] or 0)
+
+
+def _cancelled() -> PluginError:
+    return PluginError(StatusCode.CANCELLED, "the call was cancelled")

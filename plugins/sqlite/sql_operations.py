@@ -8,7 +8,7 @@ from . import params as p
 from .authorizer import Access
 from .connection import Connection
 from .store import Store
-from .user_sql import read_parameters, run_statement, show_bytes_as_json
+from .user_sql import read_parameters, run_statement, show_as_json
 
 
 class SQLOperations(Store):
@@ -20,7 +20,7 @@ class SQLOperations(Store):
         run = self._statement(params, Access.QUERY)
         rows, _ = await self.database.read_long(run)
         if not call.binary:
-            show_bytes_as_json(rows.rows)
+            show_as_json(rows.rows)
         return rows
 
     @operation(name="execute", access="write")
@@ -31,7 +31,7 @@ class SQLOperations(Store):
         if not rows.columns:
             return p.Executed(affected)
         if not call.binary:
-            show_bytes_as_json(rows.rows)
+            show_as_json(rows.rows)
         return p.Executed(affected, rows.columns, rows.rows, rows.truncated)
 
     def _statement(

@@ -1,6 +1,7 @@
 """Running a statement that a client wrote."""
 
 import binascii
+import math
 import sqlite3
 from typing import Any
 
@@ -12,6 +13,7 @@ from .authorizer import Access
 from .connection import Connection
 from .errors import translate_user_sql
 from .params import Rows
+from .statement_limits import UNKNOWN, StatementLimits, limits_of, set_limits
 
 RESULT_BYTES = 512 * 1024
 """A result is cut after the row that reaches this, so that it fits a frame."""
@@ -22,6 +24,9 @@ _REFUSED = (
     "this statement is not allowed: no PRAGMA, ATTACH, transaction control, temporary tables "
     "or access to Prism's own tables; and 'query' only reads"
 )
+
+_INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_FLOATS = {name: value for value, name in _INFINITE.items()}
 
 Parameters = list[Any] | dict[str, Any]
 
@@ -38,29 +43,45 @@ def run_statement(
     Raises:
         PluginError: the statement is wrong, not allowed, failed, or gives too large a row.
     """
-    connection.authorizer.begin(access, sql)
+    authorizer = connection.authorizer
+    limits = None
+    authorizer.begin(access, sql)
     try:
+        limits = _find_limits(connection, f"/*{access.value}*/ EXPLAIN {sql}", params)
+        set_limits(connection, limits)
+        changes = connection.total_changes
         cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
         try:
             rows = _fetch(cursor, limit)
         finally:
             cursor.close()
+        changed = connection.total_changes != changes and not authorizer.defines
     except (OverflowError, UnicodeError) as error:
         raise PluginError(StatusCode.INVALID_ARGUMENT, f"a parameter: {error}") from error
     except (sqlite3.Error, sqlite3.Warning) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise  # the job knows why
-        if connection.authorizer.refused:
+        if authorizer.refused:
             raise PluginError(StatusCode.PERMISSION_DENIED, _REFUSED) from error
-        raise translate_user_sql(error) from error
-    else:
-        return rows, max(cursor.rowcount, 0)
+        raise translate_user_sql(error, limits) from error
     finally:
-        connection.authorizer.end()
+        authorizer.end()
+        set_limits(connection, connection.own_limits)
+    # Python's rowcount knows neither WITH ... INSERT nor a RETURNING that is not read to its end
+    return rows, connection.execute("SELECT changes()").fetchone()[0] if changed else 0
+
+
+def _find_limits(connection: Connection, explaining: str, params: Parameters) -> StatementLimits:
+    try:
+        return limits_of(connection.execute(explaining, params))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise
+        return UNKNOWN  # the statement itself says better what is wrong with it
 
 
 def read_parameters(params: Parameters) -> Parameters:
-    """Parameters as SQLite takes them; ``{"value", "encoding": "base64"}`` are bytes.
+    """Parameters as SQLite takes them; ``{"value", "encoding"}`` are bytes or an infinity.
 
     Raises:
         PluginError: INVALID_ARGUMENT, a parameter is no number, text, bytes, boolean or null.
@@ -70,13 +91,19 @@ def read_parameters(params: Parameters) -> Parameters:
     return [_parameter(value) for value in params]
 
 
-def show_bytes_as_json(rows: list[list[Any]]) -> None:
-    """Replace, in place, each bytes cell by its base64 and the encoding beside it."""
+def show_as_json(rows: list[list[Any]]) -> None:
+    """Replace, in place, what JSON cannot hold by text and the encoding beside it.
+
+    That is bytes, and text that is no UTF-8, by their base64; and infinities by their name.
+    (SQLite keeps no NaN: it is NULL there.)
+    """
     for row in rows:
         for column, cell in enumerate(row):
             if isinstance(cell, bytes):
                 text = binascii.b2a_base64(cell, newline=False).decode()
                 row[column] = {"value": text, "encoding": "base64"}
+            elif isinstance(cell, float) and math.isinf(cell):
+                row[column] = {"value": _INFINITE[cell], "encoding": "float"}
 
 
 def _fetch(cursor: sqlite3.Cursor, limit: int) -> Rows:
@@ -103,11 +130,14 @@ def _parameter(value: Any) -> Any:
         return value
     if isinstance(value, dict) and value.keys() == {"value", "encoding"}:
         try:
-            return msgspec.convert(value["value"], bytes)
-        except msgspec.ValidationError:
+            if value["encoding"] == "base64":
+                return msgspec.convert(value["value"], bytes)
+            if value["encoding"] == "float":
+                return _FLOATS[value["value"]]
+        except (msgspec.ValidationError, KeyError, TypeError):
             pass
     raise PluginError(
         StatusCode.INVALID_ARGUMENT,
-        'a parameter must be a number, text, boolean, null, or {"value": ..., '
-        '"encoding": "base64"}; pass a list or object as JSON text',
+        'a parameter must be a number, text, boolean, null, {"value": ..., "encoding": "base64"} '
+        'or {"value": "Infinity", "encoding": "float"}; pass a list or object as JSON text',
     )

@@ -64,6 +64,74 @@ async def test_a_row_is_limited(table) -> None:
     assert (await table.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
 
 
+async def test_what_a_row_may_have_is_bounded_before_it_is_read(table) -> None:
+    """100 columns of 1 MB would be in memory twice before anybody could refuse them."""
+    numbers = "WITH c(b) AS (SELECT randomblob(1000000)) SELECT b"
+    wide = numbers + ", b" * 99 + " FROM c"
+    with pytest.raises(PluginError, match="may have 167772 bytes") as raised:
+        await table.call("query", sql=wide)
+    assert raised.value.status is StatusCode.INVALID_ARGUMENT
+    assert (await table.call("query", sql=f"SELECT length(b) FROM ({numbers}, 1 FROM c)"))["rows"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "affected"),
+    [
+        ("INSERT INTO t(b) SELECT value FROM json_each(?) RETURNING a", 1500),
+        ("WITH c AS (SELECT value FROM json_each(?)) INSERT INTO t(b) SELECT * FROM c", 1500),
+        (
+            "WITH c AS (SELECT value FROM json_each(?)) "
+            "INSERT INTO t(b) SELECT * FROM c RETURNING a",
+            1500,
+        ),
+        ("UPDATE t SET b = 1 WHERE a < json_array_length(?) RETURNING a", 0),
+        ("CREATE TABLE copied AS SELECT value FROM json_each(?)", 0),
+    ],
+)
+async def test_rows_affected(table, statement: str, affected: int) -> None:
+    many = str(list(range(1500)))
+    done = await table.call("execute", sql=statement.replace("?", f"'{many}'"))
+    assert done["rows_affected"] == affected
+    if "RETURNING" in statement:
+        assert done["truncated"] == (affected > 1000)
+        assert len(done["rows"]) == min(affected, 1000)
+    done = await table.call("execute", sql="DELETE FROM t RETURNING a", limit=1)
+    assert done["rows_affected"] == affected
+
+
+async def test_rows_affected_by_definitions_and_triggers(table) -> None:
+    async def affected(sql: str) -> int:
+        return (await table.call("execute", sql=sql))["rows_affected"]
+
+    assert await affected("INSERT INTO t VALUES (1, 1), (2, 2)") == 2
+    assert await affected("SELECT * FROM t") == 0
+    assert await affected("CREATE VIRTUAL TABLE f USING fts5(x)") == 0
+    assert await affected("INSERT INTO f VALUES ('a'), ('b'), ('c')") == 3
+    assert await affected("DROP TABLE f") == 0
+    assert await affected("CREATE TABLE log (x)") == 0
+    trigger = "AFTER UPDATE ON t BEGIN INSERT INTO log VALUES (1), (2); END"
+    assert await affected(f"CREATE TRIGGER g {trigger}") == 0
+    assert await affected("UPDATE t SET b = 3 WHERE a = 1") == 1
+    assert await affected("UPDATE t SET b = 3 WHERE a = 9") == 0
+
+
+async def test_what_json_cannot_hold_comes_encoded(table) -> None:
+    sql = "INSERT INTO t VALUES (1, ?), (2, ?), (9007199254740993, CAST(x'ff61' AS TEXT))"
+    infinite = [{"value": name, "encoding": "float"} for name in ("Infinity", "-Infinity")]
+    await table.call("execute", sql=sql, params=infinite)
+    select = "SELECT a, b, 9e999 - 9e999 FROM t"
+    assert (await table.call("query", sql=select))["rows"] == [
+        [1, infinite[0], None],
+        [2, infinite[1], None],
+        [9007199254740993, {"value": "/2E=", "encoding": "base64"}, None],
+    ]
+    raw = await table.request("query", {"sql": select}, binary=True)
+    assert [row[1] for row in raw["rows"]] == [float("inf"), float("-inf"), b"\xffa"]
+    returned = await table.call("execute", sql="DELETE FROM t WHERE a = 2 RETURNING b")
+    assert returned["rows"] == [[infinite[1]]]
+    assert (await table.call("query", sql="SELECT 'a' || char(0) || 'b'"))["rows"] == [["a\0b"]]
+
+
 async def test_a_wide_table_that_was_there_before_stays_usable(open_plugin, path) -> None:
     columns = ", ".join(f"c{number}" for number in range(150))
     with closing(sqlite3.connect(path)) as before:
@@ -86,10 +154,16 @@ async def test_a_wide_table_that_was_there_before_stays_usable(open_plugin, path
         ("SELECT ?", [2**70], "too large"),
         ("SELECT ?", [[1]], "a parameter must be"),
         ("SELECT ?", [{"value": "*", "encoding": "base64"}], "a parameter must be"),
+        ("SELECT ?", [{"value": "YQ==", "encoding": "rot13"}], "a parameter must be"),
+        ("SELECT ?", [{"value": "NaN", "encoding": "float"}], "a parameter must be"),
+        ("SELECT ?", [{"value": ["Infinity"], "encoding": "float"}], "a parameter must be"),
+        ("SELECT '\0'", [], "null character"),
         ("SELECT 1 /*", [], "syntax error"),
         ("SELECT zeroblob(1048577)", [], "too large"),
-        ("SELECT 'a' LIKE printf('%.*c', 1001, '%')", [], "too complex"),
-        ("SELECT 'a' GLOB printf('%.*c', 1001, '*')", [], "too complex"),
+        ("SELECT 'a' LIKE printf('%.*c', 201, '%')", [], "too complex"),
+        ("SELECT 'a' GLOB printf('%.*c', 201, '*')", [], "too complex"),
+        ("SELECT printf('%.*c', 100000000, 'x')", [], "too large"),
+        ("SELECT instr(zeroblob(262145), 'x')", [], "too large"),
         (f"SELECT {', '.join('1' * 101)}", [], "too many columns"),
     ],
 )
@@ -216,6 +290,57 @@ async def test_a_cancelled_execute_undoes_itself_and_nobody_else(open_plugin) ->
                     scope.cancel()
         assert await sqlite.call("count") == {"count": 2}
         assert (await sqlite.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
+
+
+SLOW = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1e9) SELECT sum({}) FROM n"
+FUNCTIONS = {
+    "instr": "instr(hex(zeroblob(131000)), hex(zeroblob(65000)) || '1')",
+    "hex": "length(hex(randomblob(500000 + i % 7)))",
+    "like": "hex(zeroblob(524000 + i % 7)) LIKE '%' || hex(zeroblob(90)) || '1'",
+}
+
+
+@pytest.mark.parametrize("operation", ["query", "execute"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+async def test_functions_that_take_long_are_interrupted_between_rows(
+    open_plugin, operation: str, function: str
+) -> None:
+    """SQLite asks whether to go on every 10,000 instructions: here, hours apart."""
+    sql = SLOW.format(FUNCTIONS[function])
+    async with open_plugin(sql_timeout_seconds=0.2) as sqlite:
+        with trio.fail_after(60), pytest.raises(PluginError, match="sql_timeout_seconds"):
+            await sqlite.call(operation, sql=sql)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: sqlite.call(operation, sql=sql))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        assert (await sqlite.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500) "
+        "SELECT i FROM n ORDER BY randomblob(100000)",
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500) "
+        "SELECT count(DISTINCT randomblob(100000)) FROM n",
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500) "
+        "INSERT INTO t(b) SELECT randomblob(100000) FROM n",
+    ],
+)
+async def test_what_a_statement_writes_is_bounded(open_plugin, sql: str) -> None:
+    operation = "execute" if "INSERT" in sql else "query"
+    async with open_plugin(max_sql_write_bytes=4 * 1024 * 1024) as sqlite:
+        await sqlite.call("execute", sql="CREATE TABLE t (a, b)")
+        endless = sql.replace("500", "1e9")
+        with trio.fail_after(60), pytest.raises(PluginError, match="max_sql_write_bytes") as raised:
+            await sqlite.call(operation, sql=endless)
+        assert raised.value.status is StatusCode.RESOURCE_EXHAUSTED
+        assert (await sqlite.call("query", sql="SELECT count(*) FROM t"))["rows"] == [[0]]
+        assert await sqlite.call("set", key="a", value=1) == {"stored": True}
+    async with open_plugin() as sqlite:
+        await sqlite.call(operation, sql=sql)
 
 
 @pytest.mark.parametrize("operation", ["query", "execute"])
