@@ -1,19 +1,17 @@
 """``prism config``: check a configuration, and what a running proxy makes of it."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from prism.cli.connection import Admin, admin_options
 from prism.cli.output import output_option, show, show_one
 
-if TYPE_CHECKING:
-    from prism.config.types import ListenConfig
-
 EPILOG = """\b
 Examples:
   prism config check prism.yaml
+  prism config check --strict prism.yaml    on the machine that will serve it
   prism config schema > prism.schema.json
   prism config plan                  what would change, were the file applied now
   prism config apply                 change it, as one change or not at all
@@ -29,14 +27,18 @@ def config() -> None:
 
 @config.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-def check(files: tuple[str, ...]) -> None:
+@click.option("--strict", is_flag=True, help="What is missing on this machine is an error, too.")
+def check(files: tuple[str, ...], strict: bool) -> None:
     """Check configuration files without starting anything.
 
     Every problem is listed with its place. Exit status: 0 when all files can be
-    used, 1 otherwise. Warnings do not count.
+    used, 1 otherwise. Warnings do not count: so a file can be checked on another machine than
+    the one that it is for. With --strict it must fit this one: certificates and keys, secrets and
+    tokens, programs and scripts, the directories of sockets.
     """
     from prism.config import load_config
     from prism.config.errors import ConfigError
+    from prism.control.machine import check_machine
 
     failed = False
     for file in files:
@@ -48,28 +50,16 @@ def check(files: tuple[str, ...]) -> None:
             continue
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
-        if (unusable := _tls_problem(loaded.config.listen)) is not None:
-            click.echo(f"warning: {unusable}", err=True)
+        missing = check_machine(loaded)
+        for problem in missing:
+            click.echo(str(problem) if strict else f"warning: {problem}", err=True)
+        if missing and strict:
+            failed = True
+            continue
         names = ", ".join(namespace.name for namespace in loaded.config.namespaces)
         click.echo(f"{file}: ok, namespaces: {names or 'none'}")
     if failed:
         raise SystemExit(1)
-
-
-def _tls_problem(listen: "ListenConfig") -> str | None:
-    """Why the listener's files cannot be used here; they may be elsewhere than the checker."""
-    from pathlib import Path
-
-    from prism.streams.errors import TLSFilesError
-    from prism.streams.tls import ServerTLS
-
-    if (tls := listen.tls) is None:
-        return None
-    try:
-        ServerTLS(Path(tls.cert), Path(tls.key), Path(tls.client_ca) if tls.client_ca else None)
-    except TLSFilesError as error:
-        return str(error)
-    return None
 
 
 @config.command()
@@ -125,9 +115,17 @@ def _show_changes(found: dict[str, Any], output: str) -> None:
         click.echo(f"warning: {warning}", err=True)
     if found["changes"]:
         show(found["changes"], output, ["namespace", "action", "note"])
+    differences = [
+        {"namespace": change["namespace"], **difference}
+        for change in found["changes"]
+        for difference in change["differences"]
+    ]
+    if differences:
+        click.echo()
+        show(differences, output, ["namespace", "key", "old", "new"])
     if found["settings"]:
         click.echo()
-        show(found["settings"], output, ["setting", "takes_effect"])
+        show(found["settings"], output, ["setting", "takes_effect", "old", "new"])
     if not found["changes"] and not found["settings"]:
         click.echo("no namespaces")
 

@@ -67,6 +67,8 @@ def _cell(value: Any) -> str:
             return "yes" if value else "no"
         case list() | tuple():
             return ", ".join(map(_cell, value))
+        case dict():
+            return _cell(json.dumps(value, ensure_ascii=False))
         case _:
             return "".join(
                 c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)

@@ -9,7 +9,7 @@ from the same types as the messages.
 from prism.config.catalogue import UnresolvedPlugin, resolve_plugin
 from prism.config.load import LoadedConfig, load_config, parse_config
 from prism.config.schema import config_schema, schema_json
-from prism.config.secrets import Credentials, read_secret, redacted, resolve_credentials
+from prism.config.secrets import Credentials, read_secret, read_token, redacted, resolve_credentials
 
 __all__ = [
     "Credentials",
@@ -19,6 +19,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "read_secret",
+    "read_token",
     "redacted",
     "resolve_credentials",
     "resolve_plugin",

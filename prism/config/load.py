@@ -5,7 +5,7 @@ Text -> values with their places (``document``) -> what the types say of them (`
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -36,12 +36,14 @@ _NO_FILE = ":memory:"
 class LoadedConfig:
     """A configuration that can be used: paths absolute, commands split into words.
 
-    ``warnings`` are for the operator; ``file`` is the name it was read under.
+    ``warnings`` are for the operator; ``file`` is the name it was read under; ``root`` knows where
+    each value is written.
     """
 
     config: Config
     warnings: tuple[ConfigProblem, ...]
     file: str
+    root: Place | None = field(default=None, repr=False, compare=False)
 
 
 def load_config(path: str | Path) -> LoadedConfig:
@@ -75,7 +77,7 @@ def parse_config(text: str, file: str) -> LoadedConfig:
         raise ConfigError(_first(sorted(report.errors, key=_place), file))
     namespaces = [_with_settings(config, n, directory) for n in config.namespaces]
     config = replace(config, namespaces=namespaces)
-    return LoadedConfig(config, tuple(sorted(report.warnings, key=_place)), file)
+    return LoadedConfig(config, tuple(sorted(report.warnings, key=_place)), file, at)
 
 
 def _first(problems: list[ConfigProblem], file: str) -> list[ConfigProblem]:

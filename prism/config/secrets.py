@@ -13,10 +13,14 @@ import msgspec
 
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
+from prism.config.typecheck import fields_of, meta_of
 from prism.config.types import Config
 
 MAX_SECRET_BYTES = 64 * 1024
 """The largest secret file read: a key with its certificate chain fits many times."""
+
+SHORTEST_TOKEN = 16
+"""Characters: fewer can be guessed. ``openssl rand -hex 32`` makes a good one."""
 
 HIDDEN = "***"
 
@@ -113,6 +117,21 @@ def read_secret(file: FilePath, *, private: bool = False) -> str:
     return secret
 
 
+def read_token(file: FilePath) -> str:
+    """An operator's token, one line of ASCII.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no token, or somebody else's to read; says why.
+    """
+    token = read_secret(file, private=True)
+    if len(token) < SHORTEST_TOKEN:
+        raise ValueError(f"it is shorter than {SHORTEST_TOKEN} characters")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError("it is not one line of ASCII without spaces")
+    return token
+
+
 def _check_private(status: os.stat_result) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise ValueError(
@@ -179,22 +198,44 @@ def mask(text: str) -> str:
 
 
 def redacted(config: Config) -> dict[str, Any]:
-    """``config`` as plain data fit to be shown: secrets as ``***``, placeholders as they are."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    shown: dict[str, Any] = _redact(plain, "")
-    for namespace, original in zip(shown["namespaces"], config.namespaces, strict=True):
-        namespace["credentials"] = {
-            key: value if _PLACEHOLDER.fullmatch(value) else HIDDEN
-            for key, value in original.credentials.items()
-        }
+    """``config`` as plain data fit to be shown: secrets as ``***``, placeholders as they are.
+
+    It is a configuration again: what is not set is left out, defaults are there.
+    """
+    shown: dict[str, Any] = redact(as_written(config))
     return shown
 
 
-def _redact(value: Any, key: str | int) -> Any:
+def _is_reference(text: Any) -> bool:
+    return isinstance(text, str) and _PLACEHOLDER.fullmatch(text) is not None
+
+
+def as_written(value: Any) -> Any:
+    """``value`` as a file could have it: no keys without a value, and of those that belong to some
+    types of plugins, or to other keys, only what differs from the defaults."""
+    if isinstance(value, list | tuple):
+        return [as_written(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: as_written(item) for name, item in value.items()}
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    found = {}
+    for name, described in fields_of(type(value)).items():
+        item = getattr(value, name)
+        depends = meta_of(described.type, "types") or meta_of(described.type, "needs")
+        if item is not None and not (depends and item in (described.default, {})):
+            found[name] = as_written(item)
+    return found
+
+
+def redact(value: Any, key: str | int = "") -> Any:
+    """Plain data of a configuration, at and below ``key``, with its secrets as ``***``."""
+    if key == "credentials" and isinstance(value, dict):
+        return {name: text if _is_reference(text) else HIDDEN for name, text in value.items()}
     if isinstance(value, dict):
-        return {name: _redact(item, name) for name, item in value.items()}
+        return {name: redact(item, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [_redact(item, key) for item in value]
+        return [redact(item, key) for item in value]
     named = isinstance(key, str) and _SECRET_KEY.search(key)
     if named and value not in (None, "") and not isinstance(value, bool):
         return HIDDEN

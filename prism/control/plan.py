@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from prism.config import Credentials, LoadedConfig, UnresolvedPlugin, resolve_plugin
+from prism.config.secrets import as_written, redact
 from prism.config.types import Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
 from prism.supervision.apply import Action, Change
@@ -31,23 +32,41 @@ AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verif
 # -- what operators are told: frozen values ---------------------------------------
 
 
+class Difference(msgspec.Struct, frozen=True):
+    """A key whose value differs: what it is, and what it would be; null where it is not set.
+
+    Secrets are `***` on both sides.
+    """
+
+    key: str
+    old: Any
+    new: Any
+
+
 class NamespaceChange(msgspec.Struct, frozen=True):
     """What becomes of one namespace.
 
     ``update``: its limits, access or texts change, its plugin goes on. ``restart``: its plugin may
     not run twice, so that calls wait. ``note`` says where it runs what the file does not say.
+    ``differences`` are those of its entry in the file, with its plugin as the catalogue has it.
     """
 
     namespace: str
     action: Action | Literal["update"]
     note: str = ""
+    differences: list[Difference] = []
 
 
 class SettingChange(msgspec.Struct, frozen=True):
-    """A setting of the whole process that differs: ``setting`` is its path in the file."""
+    """A setting of the whole process that differs: ``setting`` is its path in the file.
+
+    ``old`` and ``new`` as in ``Difference``.
+    """
 
     setting: str
     takes_effect: Literal["now", "at restart"]
+    old: Any = None
+    new: Any = None
 
 
 class ConfigPlan(msgspec.Struct, frozen=True):
@@ -158,12 +177,23 @@ def _namespace_changes(
     after = {namespace.name: namespace for namespace in wanted.namespaces}
     for change in changes:
         name = change.namespace
+        both = name in before and name in after
+        found = (
+            list(differences(_resolved(in_use, before[name]), _resolved(wanted, after[name])))
+            if both
+            else []
+        )
         if change.action != "stay":
-            yield NamespaceChange(name, change.action)
+            yield NamespaceChange(name, change.action, differences=found)
             continue
         is_same = _updatable(before[name]) == _updatable(after[name])
         note = _difference(running[name].plugin, specs[name].plugin)
-        yield NamespaceChange(name, "stay" if is_same else "update", note)
+        yield NamespaceChange(name, "stay" if is_same else "update", note, found)
+
+
+def _resolved(config: Config, namespace: NamespaceConfig) -> NamespaceConfig:
+    """The namespace with its plugin as the catalogue has it."""
+    return replace(namespace, plugin=resolve_plugin(config, namespace))
 
 
 def _updatable(namespace: NamespaceConfig) -> tuple[Any, ...]:
@@ -188,22 +218,37 @@ def _difference(running: PluginConfig, wanted: PluginConfig) -> str:
 
 def setting_changes(before: Config, after: Config) -> Iterator[SettingChange]:
     """Every setting outside the namespaces that differs."""
-    for name in Config.__struct_fields__:
-        if name != "namespaces":
-            for path in _differing(getattr(before, name), getattr(after, name), name):
-                at_once = any(path == one or path.startswith(f"{one}.") for one in AT_ONCE)
-                yield SettingChange(path, "now" if at_once else "at restart")
+    for found in differences(replace(before, namespaces=[]), replace(after, namespaces=[])):
+        path = found.key
+        at_once = any(path == one or path.startswith(f"{one}.") for one in AT_ONCE)
+        yield SettingChange(path, "now" if at_once else "at restart", found.old, found.new)
 
 
-def _differing(before: Any, after: Any, path: str) -> Iterator[str]:
-    """The paths, at and below ``path``, of the keys that differ."""
-    if before == after:
+def differences(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[Difference]:
+    """Every key that differs between two blocks of one type."""
+    old, new = as_written(before), as_written(after)
+    yield from _differing(old, new, redact(old), redact(new), "")
+
+
+def _differing(
+    old: Any, new: Any, shown_old: Any, shown_new: Any, path: str
+) -> Iterator[Difference]:
+    """``shown`` is what may be seen of a value. A list of named blocks is like a mapping."""
+    if old == new:
         return
-    if type(before) is not type(after) or not isinstance(before, msgspec.Struct):
-        yield path
+    a, b, shown_a, shown_b = map(_by_name, (old, new, shown_old, shown_new))
+    if not all(isinstance(block, dict) for block in (a, b, shown_a, shown_b)):
+        yield Difference(path, shown_old, shown_new)
         return
-    for name in before.__struct_fields__:
-        yield from _differing(getattr(before, name), getattr(after, name), f"{path}.{name}")
+    for key in dict.fromkeys((*a, *b)):
+        below = f"{path}.{key}" if path else str(key)
+        yield from _differing(a.get(key), b.get(key), shown_a.get(key), shown_b.get(key), below)
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(x, dict) and "name" in x for x in value):
+        return {item["name"]: item for item in value}
+    return value
 
 
 def taken_over(in_use: Config, wanted: Config) -> Config:

@@ -12,15 +12,19 @@ has one would stand still until somebody types.
 import logging
 import os
 import ssl
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from prism.streams.errors import LaunchError, TLSFilesError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 logger = logging.getLogger("prism.server")
 
@@ -39,10 +43,25 @@ _DAY = 86_400
 
 
 class Certificate(NamedTuple):
-    """``serial`` is hexadecimal, as openssl prints it; ``expires`` is Unix time."""
+    """``serial`` is hexadecimal, as openssl prints it; ``expires`` is Unix time; ``subject`` is as
+    in RFC 4514, ``names`` are the hosts and addresses that it is for."""
 
     serial: str
     expires: float
+    subject: str = ""
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = f" for {', '.join(self.names)}" if self.names else ""
+        return f"{self.subject or 'no subject'}{names}"
+
+    def ending(self) -> str:
+        """When it expires or has expired, in words."""
+        date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.expires))
+        left = self.expires - time.time()
+        if left <= 0:
+            return f"expired at {date}"
+        return f"is good until {date}, {int(left // _DAY)} days from now"
 
 
 class _Identity(NamedTuple):
@@ -90,14 +109,14 @@ class ServerTLS:
         if self.certificate is None:
             return
         left = self.certificate.expires - time.time()
-        date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.certificate.expires))
-        if left <= 0:
-            logger.error("the certificate %s expired at %s", self.certificate.serial, date)
-        else:
-            level = logging.WARNING if left < EXPIRES_SOON else logging.INFO
-            days = int(left // _DAY)
-            message = "the certificate %s is good until %s, %d days from now"
-            logger.log(level, message, self.certificate.serial, date, days)
+        level = logging.WARNING if left < EXPIRES_SOON else logging.INFO
+        logger.log(
+            logging.ERROR if left <= 0 else level,
+            "the certificate in %s (%s) %s",
+            self._files[0],
+            self.certificate,
+            self.certificate.ending(),
+        )
 
 
 def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Identity:
@@ -110,6 +129,7 @@ def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Identity:
     _present(context, certificate, key)
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
+    _warn_of_readers(key)
     return _Identity(context, _described(certificate))
 
 
@@ -121,10 +141,65 @@ def _described(file: Path) -> Certificate | None:
         [found, *_] = x509.load_pem_x509_certificates(file.read_bytes())
         digits = f"{found.serial_number:X}"
         return Certificate(
-            digits.zfill(len(digits) + len(digits) % 2), found.not_valid_after_utc.timestamp()
+            digits.zfill(len(digits) + len(digits) % 2),
+            found.not_valid_after_utc.timestamp(),
+            found.subject.rfc4514_string(),
+            _names(found),
         )
     except (OSError, ValueError):
         return None
+
+
+def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
+    from cryptography import x509
+
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    hosts = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return (*hosts, *map(str, addresses))
+
+
+def server_problems(
+    certificate: Path, key: Path, client_ca: Path | None
+) -> Iterator[tuple[Path, str]]:
+    """What is wrong with a server's files, each with its file; blocks.
+
+    More than ``ServerTLS`` refuses: a certificate that has expired, too.
+    """
+    files = [certificate, key] if client_ca is None else [certificate, key, client_ca]
+    unusable = set()
+    for file in files:
+        try:
+            _check_readable(file)
+        except TLSFilesError as error:
+            unusable.add(file)
+            yield file, error.why
+    if client_ca is not None and client_ca not in unusable:
+        try:
+            _context(ssl.Purpose.CLIENT_AUTH, client_ca)
+        except TLSFilesError as error:
+            yield client_ca, error.why
+    if unusable & {certificate, key}:
+        return
+    found = _described(certificate)
+    if found is None:
+        yield certificate, "expected a certificate in PEM"
+        return
+    try:
+        _present(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+    except TLSFilesError as error:
+        yield key, error.why
+    if found.expires <= time.time():
+        yield certificate, f"the certificate ({found}) {found.ending()}"
+
+
+def _warn_of_readers(key: Path) -> None:
+    """A private key that any user may read is nobody's alone."""
+    if stat.S_IMODE(key.stat().st_mode) & stat.S_IROTH:
+        logger.warning("any user may read the private key %s; chmod it to 0600", key)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ INTERPRETERS = (
 """A command of another interpreter names its file in ``entry``."""
 
 
+SCRIPTS = frozenset({".py", ".js", ".mjs", ".cjs", ".sh", ".pl", ".rb"})
+"""Ends of the names of scripts."""
+
+
 @dataclass(frozen=True)
 class Command:
     """A command taken apart. ``program`` is the path of the program, None if there is none.
@@ -107,6 +111,18 @@ def find_program(name: str, directory: str | None, search_path: str) -> str | No
 def _absolute(word: str, directory: str | None) -> str:
     path = os.path.join(directory or "", word)  # noqa: PTH118 - keeps ".."
     return path if path.startswith("/") else os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
+
+
+def missing_script(command: Command) -> str | None:
+    """The script that an interpreter is to run and that is not there; None where it is there, or
+    where it cannot be told which word it is."""
+    if command.interpreter is None or command.entry_path is not None:
+        return None
+    index = _script(command.words, command.interpreter)
+    word = "" if index is None else command.words[index]
+    # Another word may be the value of an option that is not known here.
+    is_script = "/" in word or os.path.splitext(word)[1] in SCRIPTS  # noqa: PTH122 - as above
+    return word if is_script else None
 
 
 def _interpreter(program: str) -> Interpreter | None:

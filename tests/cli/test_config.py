@@ -7,6 +7,17 @@ from click.testing import CliRunner
 from prism.cli.main import prism
 
 GOOD = "namespaces: [{name: kv, backend: sqlite}]\n"
+ALL = """
+listen: {tls: {cert: c.pem, key: k.pem}}
+admin: {tokens: [{name: ann, file: t, may: change}]}
+plugins:
+  - {name: orders, type: sidecar, command: [/opt/orders], versions: {v1: {}, v2: {overlap: false}}}
+namespaces:
+  - {name: a, backend: orders, plugin: {version: v2}, credentials: {password: hunter2}}
+  - {name: b, backend: x, plugin: {type: sidecar, socket: /run/x/b.sock, group: root}}
+  - {name: c, backend: x, plugin: {type: remote, endpoint: "h:1", tls: {server_name: n}}}
+  - {name: d, backend: sqlite, config: {path: d.db}}
+"""
 BAD = "listen:\n  prot: 1\nlog: {level: loud}\n"
 
 
@@ -34,13 +45,33 @@ def test_every_problem_of_every_file():
 
 
 @pytest.mark.usefixtures("files")
-def test_a_certificate_that_is_not_here_draws_a_warning_that_names_it():
+def test_what_is_not_on_this_machine_is_a_warning_or_if_asked_for_an_error():
     Path("cert.pem").touch()
     Path("tls.yaml").write_text(GOOD + "listen: {tls: {cert: cert.pem, key: none.pem}}\n")
     result = CliRunner().invoke(prism, ["config", "check", "tls.yaml"])
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"warning: {Path('none.pem').absolute()}: cannot be used for TLS")
+    missing = (
+        f"tls.yaml:2:37: listen.tls.key: {Path('none.pem').absolute()}: No such file or directory"
+    )
+    assert line == f"warning: {missing}"
+    assert result.stdout == "tls.yaml: ok, namespaces: kv\n"
+    result = CliRunner().invoke(prism, ["config", "check", "--strict", "tls.yaml", "good.yaml"])
+    assert (result.exit_code, result.stderr) == (1, f"{missing}\n")
+    assert result.stdout == "good.yaml: ok, namespaces: kv\n"
+
+
+@pytest.mark.usefixtures("files")
+def test_what_is_shown_of_a_file_is_a_file_again():
+    Path("all.yaml").write_text(ALL)
+    shown = CliRunner().invoke(prism, ["config", "show", "--config", "all.yaml"])
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "hunter2" not in shown.stdout
+    Path("shown.yaml").write_text(shown.stdout)
+    checked = CliRunner().invoke(prism, ["config", "check", "shown.yaml"])
+    assert (checked.exit_code, checked.stdout) == (0, "shown.yaml: ok, namespaces: a, b, c, d\n")
+    again = CliRunner().invoke(prism, ["config", "show", "--config", "shown.yaml"])
+    assert again.stdout == shown.stdout
 
 
 @pytest.mark.usefixtures("files")

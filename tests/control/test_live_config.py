@@ -201,11 +201,11 @@ async def test_settings_of_the_process(caplog):
         finally:
             logging.getLogger().setLevel(level)
         assert outcome.settings == [
-            SettingChange("listen.port", "at restart"),
-            SettingChange("admin.without_token", "at restart"),
-            SettingChange("log.level", "now"),
-            SettingChange("log.format", "at restart"),
-            SettingChange("handover_timeout_seconds", "now"),
+            SettingChange("listen.port", "at restart", 50051, 1),
+            SettingChange("admin.without_token", "at restart", None, "probe"),
+            SettingChange("log.level", "now", "info", "warning"),
+            SettingChange("log.format", "at restart", "auto", "json"),
+            SettingChange("handover_timeout_seconds", "now", 60.0, 7),
         ]
         assert "listen.port, admin.without_token, log.format changed" in caplog.text
         assert live.current.listen.port == ListenConfig().port

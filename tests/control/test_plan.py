@@ -8,6 +8,7 @@ from prism.config.types import Config, NamespaceConfig, PluginConfig, SecretsCon
 from prism.contract.errors import UnknownVersion
 from prism.control.plan import (
     AT_ONCE,
+    Difference,
     NamespaceChange,
     SettingChange,
     instance_spec,
@@ -81,11 +82,45 @@ def test_the_plan_says_what_becomes_of_each_namespace_and_setting():
     plan = make_plan(LoadedConfig(parsed(text), (warning,), "f"), before, {"a": chosen[0]}, changes)
     assert plan.file == "f"
     assert plan.changes == [
-        NamespaceChange("a", "update", "runs v2, which a reload asked for; the file says v1"),
+        NamespaceChange(
+            "a",
+            "update",
+            "runs v2, which a reload asked for; the file says v1",
+            [Difference("description", "", "new")],
+        ),
         NamespaceChange("b", "stop"),
     ]
-    assert plan.settings == [SettingChange("insecure", "at restart")]
+    assert plan.settings == [SettingChange("insecure", "at restart", False, True)]
     assert plan.warnings == ["f:1:2: a: odd"]
+
+
+def test_the_plan_says_which_keys_differ_and_shows_no_secret():
+    text = """
+plugins: [{name: kv, type: sidecar, command: /opt/kv}]
+namespaces:
+  - name: a
+    backend: kv
+    config: {url: "db://u:CANARY@h", size: 1, gone: yes}
+    credentials: {password: CANARY, name: "{{ secret:a }}"}
+"""
+    before = parsed(text)
+    text = text.replace("/opt/kv", "/opt/kv2").replace("CANARY", "CANARY2")
+    text = text.replace("size: 1, gone: yes", "size: 2").replace("secret:a", "secret:b")
+    after = parsed(text + "    limits: {max_in_flight: 64}\n")
+    running = {spec.namespace: spec for spec in instance_specs(before)}
+    plan = make_plan(LoadedConfig(after, (), "f"), before, running, [Change("a", "reload")])
+    (change,) = plan.changes
+    assert {d.key: (d.old, d.new) for d in change.differences} == {
+        "plugin.command": (["/opt/kv"], ["/opt/kv2"]),
+        "config.url": ("db://u:***@h", "db://u:***@h"),
+        "config.size": (1, 2),
+        "config.gone": (True, None),
+        "credentials.password": ("***", "***"),
+        "credentials.name": ("{{ secret:a }}", "{{ secret:b }}"),
+        "limits.max_in_flight": (1024, 64),
+    }
+    assert plan.settings == [SettingChange("plugins.kv.command", "now", ["/opt/kv"], ["/opt/kv2"])]
+    assert "CANARY" not in str(plan)
 
 
 CHANGED = """
@@ -105,7 +140,7 @@ def test_each_setting_says_when_it_takes_effect():
         "listen.port": "at restart",
         "listen.server": "at restart",
         "listen.tls": "at restart",
-        "plugins": "now",
+        "plugins.p": "now",
         "verification.revoked": "now",
         "secrets.directory": "now",
         "log.level": "now",

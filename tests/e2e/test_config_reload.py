@@ -124,11 +124,15 @@ def test_a_plugin_that_does_not_start_takes_everything_back(start_prism):
         namespace("bad", sys.executable, "-c", "raise SystemExit('no database')"),
     )
     planned = prism(proxy, "config", "plan")
-    assert [line.split()[:2] for line in planned.stdout.splitlines()[1:]] == [
+    assert [line.split()[:2] for line in planned.stdout.splitlines()] == [
+        ["NAMESPACE", "ACTION"],
         ["bad", "start"],
         ["kv", "reload"],
         ["new", "start"],
         ["other", "stop"],
+        [],
+        ["NAMESPACE", "KEY"],
+        ["kv", "config.changed"],
     ]
     done = prism(proxy, "config", "apply")
     assert done.returncode == 1

@@ -18,7 +18,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from prism.streams.errors import TLSFilesError
-from prism.streams.tls import ServerTLS, TLSFiles, client_context, load_client_context
+from prism.streams.tls import (
+    ServerTLS,
+    TLSFiles,
+    client_context,
+    load_client_context,
+    server_problems,
+)
 
 
 class Files:
@@ -201,9 +207,42 @@ def test_the_end_of_the_certificate_is_logged(
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days, minutes=1)
     files.issue(not_after=end)
     files.server()
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if "certificate" in record.getMessage()]
     assert record.levelno == level
-    assert f"{end:%Y-%m-%d}" in record.getMessage()
+    said = record.getMessage()
+    assert f"{end:%Y-%m-%d}" in said
+    assert said.startswith(f"the certificate in {files.cert} (")
+    assert "for localhost" in said
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o644, 1)])
+def test_a_key_that_any_user_may_read_draws_a_warning(
+    files: Files, caplog: pytest.LogCaptureFixture, mode: int, warned: int
+) -> None:
+    files.key.chmod(mode)
+    files.server()
+    assert caplog.text.count(f"any user may read the private key {files.key}") == warned
+
+
+def test_every_file_of_a_server_that_does_not_fit_is_named(files: Files) -> None:
+    def problems(client_ca: Path | None = None) -> dict[Path, str]:
+        return dict(server_problems(files.cert, files.key, client_ca))
+
+    assert problems(files.cert) == {}
+    none = files.cert.with_name("none.pem")
+    assert problems(none) == {none: "No such file or directory"}
+    files.issue(not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+    assert "expired at 2020-01-01" in problems()[files.cert]
+    good = files.cert.read_bytes()
+    files.cert.write_text("no certificate")
+    assert problems() == {files.cert: "expected a certificate in PEM"}
+    files.cert.write_bytes(good)
+    files.key.write_text("no key")
+    assert "expected a certificate and its key in PEM" in problems()[files.key]
+    files.key.unlink()
+    files.cert.unlink()
+    missing = "No such file or directory"
+    assert problems(none) == dict.fromkeys((files.cert, files.key, none), missing)
 
 
 @pytest.mark.parametrize("serial", [1, 0x80, 0xABC, 2**150 + 1])

@@ -17,15 +17,12 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from prism.config import read_secret
+from prism.config import read_token
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.types import AdminConfig
 from prism.contract.errors import Forbidden, Unauthenticated
 from prism.server.exchange import Peer
 from prism.streams.addresses import is_loopback
-
-SHORTEST = 16
-"""Characters: fewer can be guessed. ``openssl rand -hex 32`` makes a good one."""
 
 log = logging.getLogger("prism.admin")
 
@@ -75,11 +72,7 @@ class AdminToken:
 
     def _read(self) -> bytes:
         try:
-            token = read_secret(self._file, private=True)
-            if len(token) < SHORTEST:
-                raise ValueError(f"it is shorter than {SHORTEST} characters")
-            if not (token.isascii() and token.isprintable() and " " not in token):
-                raise ValueError("it is not one line of ASCII without spaces")
+            token = read_token(self._file)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise self.problem(f"the admin token cannot be used: {reason}") from None

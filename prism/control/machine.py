@@ -1,0 +1,225 @@
+"""What this machine can tell of a configuration: whether all that it names is here, and fits.
+
+A file that is right may name files, programs and users that are on another machine: so these
+are findings, apart from the errors of the file. ``prism config check`` shows them as
+warnings, and with ``--strict`` as errors. Nothing is started, and no plugin is run.
+"""
+
+import grp
+import importlib.machinery
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from prism.config import (
+    Credentials,
+    LoadedConfig,
+    UnresolvedPlugin,
+    read_token,
+    resolve_plugin,
+)
+from prism.config.catalogue import config_type
+from prism.config.document import Place
+from prism.config.errors import ConfigError, ConfigProblem
+from prism.config.typecheck import fields_of, meta_of
+from prism.config.types import (
+    AdminConfig,
+    Config,
+    ListenerTLS,
+    NamespaceConfig,
+    PluginConfig,
+    PluginForm,
+    VerificationConfig,
+)
+from prism.streams.addresses import unix_path
+from prism.streams.errors import TLSFilesError
+from prism.streams.tls import TLSFiles, load_client_context, server_problems
+from prism.supervision.process import clean_environment
+from prism.verification import Verifier
+from prism.verification.command import missing_script, take_apart
+from prism.verification.refusals import PluginRefused
+
+NO_FILE = (":memory:", "")
+"""What databases call a database that has no file."""
+
+
+def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
+    """Everything that ``loaded`` names and that cannot be used here, in the file's order.
+
+    Blocks: reads certificates, secrets and the code of plugins.
+    """
+    root = loaded.root
+    assert root is not None  # noqa: S101 - it was loaded from a text
+    already = len(root.report.errors)
+    config = loaded.config
+    _check_tls(config.listen.tls, root["listen"]["tls"])
+    if config.admin.enabled:
+        _check_admin(config.admin, root["admin"])
+    for index, namespace in enumerate(config.namespaces):
+        _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
+    found = root.report.errors[already:]
+    return sorted(found, key=lambda problem: (problem.line, problem.column))
+
+
+def _check_tls(tls: ListenerTLS | None, at: Place) -> None:
+    if tls is None:
+        return
+    keys = {tls.client_ca: "client_ca", tls.key: "key", tls.cert: "cert"}
+    client_ca = Path(tls.client_ca) if tls.client_ca else None
+    for file, why in server_problems(Path(tls.cert), Path(tls.key), client_ca):
+        at[keys[str(file)]].error(f"{file}: {why}")
+
+
+def _check_admin(admin: AdminConfig, at: Place) -> None:
+    _check_tls(admin.tls, at["tls"])
+    files = [] if admin.token_file is None else [(admin.token_file, at["token_file"])]
+    files += [(token.file, at["tokens"][i]["file"]) for i, token in enumerate(admin.tokens)]
+    for file, place in files:
+        try:
+            read_token(Path(file))
+        except (OSError, ValueError) as error:
+            place.error(f"{file}: {_reason(error)}")
+    socket = unix_path(admin.address)
+    if socket is not None:
+        _check_directory(Path(socket).parent, at["address"], to_write=True)
+
+
+class _Namespace:
+    """Checks one namespace: its secrets, its plugin and what that is told."""
+
+    def __init__(
+        self, config: Config, namespace: NamespaceConfig, root: Place, index: int, directory: Path
+    ) -> None:
+        self._config = config
+        self._namespace = namespace
+        self._root = root
+        self._at = root["namespaces"][index]
+        self._directory = directory
+        self._secrets = Path(config.secrets.directory)
+
+    def check(self) -> None:
+        """Report all of it."""
+        for key, text in self._namespace.credentials.items():
+            try:
+                Credentials({key: text}, self._secrets)()
+            except ConfigError as error:
+                for problem in error.problems:
+                    self._at["credentials"][key].error(f"{problem.file}: {problem.message}")
+        try:
+            plugin = resolve_plugin(self._config, self._namespace)
+        except UnresolvedPlugin:
+            return
+        if plugin.unsupported is not None:
+            self._place(plugin, "library").error(f"it cannot start: {plugin.unsupported}")
+            return
+        match plugin.form:
+            case PluginForm.COMMAND:
+                self._check_command(plugin)
+            case PluginForm.MODULE:
+                self._check_module(plugin)
+                self._check_settings(plugin)
+            case PluginForm.SOCKET:
+                self._check_socket(plugin)
+            case PluginForm.ENDPOINT:
+                self._check_endpoint(plugin)
+
+    def _place(self, plugin: PluginConfig, key: str) -> Place:
+        """Where ``key`` of the plugin is written: in the namespace, or in the catalogue."""
+        inline = self._at["plugin"]
+        if self._namespace.plugin.type is not None:
+            return inline[key]
+        for index, entry in enumerate(self._config.plugins):
+            if entry.name == plugin.name:
+                place = self._root["plugins"][index]
+                of_version = place["versions"][plugin.version or ""][key]
+                return of_version if of_version.is_written else place[key]
+        return inline if inline.is_written else self._at["backend"]
+
+    def _verify(self, plugin: PluginConfig, key: str) -> bool:
+        """Whether the plugin may run; for a command, whether its program is there."""
+        label = f"plugin {plugin.name or self._namespace.backend!r}"
+        config: VerificationConfig = self._config.verification
+        try:
+            Verifier(plugin, label, config).verify(_search_path(plugin))
+        except PluginRefused as error:
+            self._place(plugin, key).error(str(error))
+            return False
+        return True
+
+    def _check_command(self, plugin: PluginConfig) -> None:
+        directory = plugin.working_directory
+        if directory is not None and not Path(directory).is_dir():
+            self._place(plugin, "working_directory").error(f"there is no directory {directory}")
+            return
+        command = take_apart(plugin.argv, plugin.entry, directory, _search_path(plugin))
+        script = missing_script(command)
+        place = self._place(plugin, "command")
+        if command.program is None:
+            place.error(f"there is no program {plugin.argv[0]}")
+        elif not os.access(command.program, os.X_OK):
+            place.error(f"{command.program} is not executable")
+        elif script is not None:
+            place.error(f"there is no file {Path(directory or '') / script}")
+        else:
+            self._verify(plugin, "command")
+
+    def _check_module(self, plugin: PluginConfig) -> None:
+        if not self._verify(plugin, "module"):
+            return
+        package = (plugin.module or "").partition(":")[0].partition(".")[0]
+        where = [plugin.path] if plugin.path is not None else [str(self._directory)]
+        finder = importlib.machinery.PathFinder
+        if finder.find_spec(package, where) is None and (
+            plugin.path is not None or importlib.util.find_spec(package) is None
+        ):
+            self._place(plugin, "module").error(
+                f"there is no Python package {package!r}"
+                f"{f' in {plugin.path}' if plugin.path else ''}"
+            )
+
+    def _check_settings(self, plugin: PluginConfig) -> None:
+        """The files of a built-in plugin, such as a database's."""
+        kind = config_type(plugin)
+        settings: dict[str, Any] = self._namespace.config
+        for name, field in fields_of(kind).items() if kind is not None else ():
+            file = settings.get(name)
+            if meta_of(field.type, "path") and isinstance(file, str) and file not in NO_FILE:
+                _check_directory(Path(file).parent, self._at["config"][name], to_write=True)
+
+    def _check_socket(self, plugin: PluginConfig) -> None:
+        socket = Path(plugin.socket or "")
+        _check_directory(socket.parent, self._at["plugin"]["socket"], to_write=not plugin.dial)
+        if plugin.group is not None:
+            try:
+                grp.getgrnam(plugin.group)
+            except KeyError:
+                self._at["plugin"]["group"].error(f"there is no group {plugin.group}")
+
+    def _check_endpoint(self, plugin: PluginConfig) -> None:
+        tls = plugin.tls
+        if tls is None or not tls.enabled:
+            return
+        place = self._place(plugin, "tls")
+        keys = {tls.ca_cert: "ca_cert", tls.key: "key", tls.cert: "cert"}
+        for files in (TLSFiles(ca_cert=tls.ca_cert), TLSFiles(cert=tls.cert, key=tls.key)):
+            try:
+                load_client_context(files)
+            except TLSFilesError as error:
+                place[keys.get(error.files, "key")].error(f"{error.files}: {error.why}")
+
+
+def _search_path(plugin: PluginConfig) -> str:
+    return clean_environment(plugin.environment)["PATH"]
+
+
+def _check_directory(directory: Path, at: Place, *, to_write: bool) -> None:
+    """That a file, or a socket, can be made there."""
+    if not directory.is_dir():
+        at.error(f"there is no directory {directory}")
+    elif to_write and not os.access(directory, os.W_OK | os.X_OK):
+        at.error(f"this user may not write in {directory}")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror or "") if isinstance(error, OSError) else str(error)

@@ -1,0 +1,145 @@
+"""What this machine can tell of a configuration: one thing missing at a time."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+
+from prism.config import load_config
+from prism.control.machine import check_machine
+
+FITS = """
+listen: {tls: {cert: cert.pem, key: key.pem, client_ca: ca.pem}}
+admin:
+  address: unix:{here}/sockets/admin.sock
+  tokens: [{name: ann, file: ann.token}]
+secrets: {directory: secrets}
+plugins:
+  - name: orders
+    type: sidecar
+    command: [python, "./{version}.py"]
+    versions: {v1: {}, v2: {}}
+namespaces:
+  - {name: a, backend: orders, plugin: {version: v1}, credentials: {pw: "{{ secret:pw }}"}}
+  - {name: b, backend: x, plugin: {type: sidecar, socket: sockets/b.sock, group: root}}
+  - {name: c, backend: x, plugin: {type: in_process, module: "mine:Mine"}}
+  - {name: d, backend: x, plugin: {type: in_process, module: "far:Far", path: far}}
+  - name: e
+    backend: x
+    plugin: {type: remote, endpoint: "h:1", tls: {ca_cert: ca.pem, cert: cert.pem, key: key.pem}}
+  - {name: f, backend: sqlite, config: {path: data/f.db}}
+  - name: g
+    backend: x
+    plugin: {type: sidecar, command: ./program, working_directory: work}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A directory with all that ``FITS`` names."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("sockets", "secrets", "far", "data", "work"):
+        (tmp_path / name).mkdir()
+    for name in ("v1.py", "v2.py", "mine.py", "far/far.py"):
+        (tmp_path / name).touch(0o644)
+    (tmp_path / "secrets/pw").write_text("hunter2")
+    (tmp_path / "ann.token").write_text("0123456789abcdef")
+    for name in ("secrets/pw", "ann.token", "key.pem"):
+        (tmp_path / name).chmod(0o600)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return tmp_path
+
+
+def problems(here: Path, text: str = FITS) -> list[str]:
+    file = here / "prism.yaml"
+    file.write_text(text.replace("{here}", str(here)))
+    found = [str(problem) for problem in check_machine(load_config(file))]
+    return [problem.removeprefix(f"{file}:").replace(f"{here}/", "") for problem in found]
+
+
+def test_what_is_all_there_fits(here: Path) -> None:
+    assert problems(here) == []
+
+
+GONE = "No such file or directory"
+MISSING = [
+    ("cert.pem", "2:22: listen.tls.cert: cert.pem: " + GONE),
+    ("key.pem", "2:37: listen.tls.key: key.pem: " + GONE),
+    ("ca.pem", "2:57: listen.tls.client_ca: ca.pem: " + GONE),
+    ("ann.token", "5:30: admin.tokens[0].file: ann.token: " + GONE),
+    (
+        "secrets/pw",
+        '13:73: namespaces[0].credentials.pw: secrets/pw: the secret "pw" cannot be read: ' + GONE,
+    ),
+    ("v1.py", "10:14: plugins[0].command: there is no file v1.py"),
+    ("mine.py", "15:62: namespaces[2].plugin.module: there is no Python package 'mine'"),
+    ("far/far.py", "16:62: namespaces[3].plugin.module: "),
+    ("data", "20:47: namespaces[5].config.path: there is no directory data"),
+    ("work", "23:68: namespaces[6].plugin.working_directory: there is no directory work"),
+    ("program", "23:38: namespaces[6].plugin.command: there is no program program"),
+    ("sockets", "4:12: admin.address: there is no directory sockets"),
+]
+
+
+@pytest.mark.parametrize(("name", "problem"), MISSING)
+def test_each_thing_that_is_missing_is_found_at_its_place(
+    here: Path, name: str, problem: str
+) -> None:
+    (here / name).rename(here / "elsewhere")
+    assert any(found.startswith(problem) for found in problems(here))
+
+
+def test_a_key_that_is_another_certificates(here: Path) -> None:
+    trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(here / "key.pem")
+    assert "2:37: listen.tls.key: key.pem: the key is not the certificate's" in problems(here)
+
+
+def test_a_token_that_all_may_read(here: Path) -> None:
+    (here / "ann.token").chmod(0o644)
+    (problem,) = problems(here)
+    assert "admin.tokens[0].file: ann.token: other users may read it" in problem
+
+
+def test_a_program_that_others_may_write_or_nobody_may_run(here: Path) -> None:
+    (here / "program").chmod(0o757)
+    (problem,) = problems(here)
+    assert problem.startswith("23:38: namespaces[6].plugin.command: ")
+    assert "world_writable" in problem
+    (here / "program").chmod(0o644)
+    assert problems(here) == ["23:38: namespaces[6].plugin.command: program is not executable"]
+
+
+def test_a_version_has_its_own_command(here: Path) -> None:
+    text = FITS.replace("v2: {}", "v2: {command: /no/such}").replace("version: v1", "version: v2")
+    assert problems(here, text) == [
+        "11:38: plugins[0].versions.v2.command: there is no program /no/such"
+    ]
+
+
+def test_a_group_that_is_not_there(here: Path) -> None:
+    assert problems(here, FITS.replace("group: root", "group: nosuch")) == [
+        "14:82: namespaces[1].plugin.group: there is no group nosuch"
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_this_user_may_not_write(here: Path) -> None:
+    (here / "data").chmod(0o555)
+    assert problems(here) == ["20:47: namespaces[5].config.path: this user may not write in data"]
+
+
+def test_no_plugin_is_run(here: Path) -> None:
+    for name in ("v1.py", "mine.py", "far/far.py"):
+        (here / name).write_text(f"open({str(here / 'ran')!r}, 'w')\n")
+    (here / "program").write_text(f"#!/bin/sh\ntouch {here}/ran\n")
+    assert problems(here) == []
+    assert not (here / "ran").exists()
+    assert "mine" not in sys.modules
