@@ -191,7 +191,11 @@ class Exchange(ABC):
         return self.websocket is not None
 
     def watch(self, handler: Handler) -> None:
-        """Tell ``handler`` of what happens from now on."""
+        """Tell ``handler`` of what happens from now on, until the exchange is over.
+
+        It is forgotten then: it holds the exchange, and a cycle of the two would stay until
+        the next search for cycles.
+        """
         self._handler = handler
 
     @property
@@ -265,6 +269,7 @@ class Exchange(ABC):
         if self.cancelled is not None:
             if why is Cancelled.CLIENT_LEFT:
                 self.cancelled = why  # it did not wait for what was left of its answer
+                self._handler = None
             return
         if self.phase is Phase.DONE and why is not Cancelled.CLIENT_LEFT:
             return
@@ -272,8 +277,11 @@ class Exchange(ABC):
         if self._waiting is not None:
             self._waiting.set()
             self._waiting = None
-        if self._handler is not None:
-            self._handler.cancelled(why)
+        handler = self._handler
+        if why is Cancelled.CLIENT_LEFT:
+            self._handler = None
+        if handler is not None:
+            handler.cancelled(why)
 
 
 BODILESS = frozenset({204, 304})

@@ -83,6 +83,17 @@ def at_turn_end(flushable: Flushable) -> None:
         _turn.woken.append(flushable)
 
 
+class _Nothing:
+    """The source of an outlet that is closed."""
+
+    def take(self) -> bytes:
+        return b""
+
+
+def _never() -> bool:
+    return False
+
+
 class Outlet:
     """The sending side of ``stream``. ``run`` must run while something may be sent.
 
@@ -109,7 +120,7 @@ class Outlet:
         stream: trio.abc.SendStream,
         source: Source,
         stall: float,
-        alone: Callable[[], bool] = lambda: False,
+        alone: Callable[[], bool] = _never,
     ) -> None:
         self.unsent = bytearray()
         self.closed = trio.Event()
@@ -207,6 +218,9 @@ class Outlet:
         finally:
             self.closed.set()
             self._flushed.unpark_all()
+            # The source holds this outlet: a cycle would keep both, and what they hold, until
+            # the next search for cycles.
+            self._source, self._alone = _Nothing(), _never
 
     async def _send(self, data: bytes | bytearray) -> None:
         stream = self._stream

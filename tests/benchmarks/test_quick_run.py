@@ -15,7 +15,16 @@ from benchmarks.questions import QUESTIONS
 from benchmarks.samples import Load, SideFailed
 from benchmarks.sides import hypercorn, prism
 
-WITH_TARGETS = {"constant", "proxied", "latency", "hop", "memory", "streams", "supervision"}
+WITH_TARGETS = {
+    "constant",
+    "proxied",
+    "latency",
+    "hop",
+    "memory",
+    "streams",
+    "supervision",
+    "growth",
+}
 
 
 @pytest.fixture

@@ -1,10 +1,17 @@
 import contextlib
+import gc
+from functools import partial
 
 import h2.events
 import pytest
 import trio
+import trio.testing
 from h2.errors import ErrorCodes
 
+from prism.server import ServerStatistics, open_listeners, serve
+from prism.server.exchange import Exchange
+from prism.server.http1.connection import HTTP1Connection
+from prism.server.http2.connection import HTTP2Connection
 from prism.streams.tasks import MAX_IDLE
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -311,3 +318,61 @@ async def test_many_clients_leaving_in_the_middle_leave_nothing_behind(
     while trio.lowlevel.current_statistics().tasks_living > before + MAX_IDLE:
         await trio.testing.wait_all_tasks_blocked(0.01)
     assert await server.is_alive()
+
+
+class Answering:
+    """A front end whose calls hold their exchanges, as calls do."""
+
+    class Call:
+        def __init__(self, exchange):
+            self.exchange = exchange
+            exchange.watch(self)
+
+        def received(self): ...
+
+        def cancelled(self, why): ...
+
+    def begin(self, exchange):
+        call = self.Call(exchange)
+        if exchange.target == b"/":
+            call.exchange.respond(200, [], b"hello")
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+async def test_connections_and_their_requests_leave_no_cycle_behind(
+    h2_client, codec_name, monkeypatch, version
+):
+    """Else memory grows until the next search for cycles, which holds up all calls."""
+    monkeypatch.setenv("PRISM_HTTP2_CODEC", codec_name)
+    statistics, shutdown = ServerStatistics(), trio.Event()
+    gc.disable()
+    gc.freeze()  # what other tests left is not looked at
+    try:
+        async with trio.open_nursery() as nursery:
+            run = partial(serve, Answering(), shutdown=shutdown, statistics=statistics)
+            addresses = await nursery.start(run, await open_listeners("127.0.0.1", 0))
+            for path in ("/", "/never"):  # the client leaves the second while it waits
+                stream = await trio.open_tcp_stream(addresses[0].host, addresses[0].port)
+                if version == "2":
+                    client = h2_client(stream)
+                    await client.request(path=path)
+                    await client.read()
+                else:
+                    await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+                    if path == "/":
+                        await stream.receive_some()
+                await trio.testing.wait_all_tasks_blocked()
+                await stream.aclose()
+            while statistics.accepted < 2 or statistics.connections:  # noqa: ASYNC110 - no event says it
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
+            alive = [
+                type(each).__name__
+                for each in gc.get_objects()
+                if isinstance(each, (HTTP1Connection, HTTP2Connection, Exchange, Answering.Call))
+            ]
+            shutdown.set()
+        assert alive == []
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -133,6 +133,7 @@ class HTTP1Exchange(Exchange):
     def abort(self) -> None:
         if not self.complete and not self.is_gone:
             self.phase = Phase.DONE
+            self._handler = None
             self._connection.break_off()
 
     def cancel(self, why: Cancelled) -> None:
@@ -141,6 +142,8 @@ class HTTP1Exchange(Exchange):
 
     def _finished(self, data: bytes) -> None:
         self.complete = True
+        if self.websocket is None:  # whose handler is yet to be told how it was left
+            self._handler = None
         self._connection.send(data)
         self._connection.settle()
 

@@ -206,6 +206,7 @@ class HTTP2Exchange(Exchange):
     def abort(self) -> None:
         if not self.complete and not self.is_gone:
             self.phase = Phase.DONE
+            self._handler = None
             self._drop_chunk()
             self._connection.break_off(self)
 
@@ -228,6 +229,8 @@ class HTTP2Exchange(Exchange):
 
     def _completed(self) -> None:
         self.complete = True
+        if self.websocket is None:  # whose handler is yet to be told how it was left
+            self._handler = None
         self._connection.response_sent(self)
 
     # -- for the writer -------------------------------------------------------
