@@ -82,7 +82,7 @@ class Session:
         """Have both sides said HELLO, and is the connection still there?"""
         return self._connection.state not in (
             ConnectionState.START,
-            ConnectionState.GREETED,
+            ConnectionState.OFFERED,
             ConnectionState.CLOSED,
         )
 

@@ -23,7 +23,7 @@ class ConnectionState(IntEnum):
     """Where the connection as a whole stands."""
 
     START = auto()  # nothing exchanged; the plugin's HELLO is next
-    GREETED = auto()  # the plugin's HELLO has passed; the host's is next
+    OFFERED = auto()  # the plugin's HELLO has passed; the host's is next
     READY = auto()
     GOAWAY_SENT = auto()  # this side drains: the peer should open no more calls
     GOAWAY_RECEIVED = auto()  # the peer drains: this side must open no more calls
@@ -132,12 +132,12 @@ _AFTER_HELLO: Final[dict[ConnectionState, dict[Trigger, ConnectionState]]] = {
 CONNECTION: Final[dict[Role, dict[ConnectionState, dict[Trigger, ConnectionState]]]] = {
     Role.HOST: {
         _C.START: {
-            _T.RECEIVED_HELLO: _C.GREETED,
+            _T.RECEIVED_HELLO: _C.OFFERED,
             _T.SENT_GOAWAY: _C.CLOSED,
             _T.RECEIVED_GOAWAY: _C.CLOSED,
             _T.ENDED: _C.CLOSED,
         },
-        _C.GREETED: {
+        _C.OFFERED: {
             _T.SENT_HELLO: _C.READY,
             _T.SENT_GOAWAY: _C.CLOSED,
             _T.RECEIVED_GOAWAY: _C.CLOSED,
@@ -147,12 +147,12 @@ CONNECTION: Final[dict[Role, dict[ConnectionState, dict[Trigger, ConnectionState
     },
     Role.PLUGIN: {
         _C.START: {
-            _T.SENT_HELLO: _C.GREETED,
+            _T.SENT_HELLO: _C.OFFERED,
             _T.SENT_GOAWAY: _C.CLOSED,
             _T.RECEIVED_GOAWAY: _C.CLOSED,
             _T.ENDED: _C.CLOSED,
         },
-        _C.GREETED: {
+        _C.OFFERED: {
             _T.RECEIVED_HELLO: _C.READY,
             _T.SENT_GOAWAY: _C.CLOSED,
             _T.RECEIVED_GOAWAY: _C.CLOSED,

@@ -139,7 +139,7 @@ class LogRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Note(Event, frozen=True, omit_defaults=True, kw_only=True):
-    """One-way news from a plugin: logs, its metrics, a change of health."""
+    """What a plugin tells by itself, unanswered: logs, its metrics, a change of health."""
 
     logs: Annotated[list[LogRecord], Meta(max_length=MAX_LOG_RECORDS)] = []
     metrics: PluginMetrics | None = None

@@ -30,7 +30,7 @@ from prism.wire.events import (
 from prism.wire.frames import ACK, END, HEADER_SIZE, NOT_STARTED, Codec, Frame, FrameType, pack
 
 MAX_HELLO = 64 * 1024
-"""Largest HELLO: nobody is trusted with more before they have been greeted."""
+"""Largest HELLO: nobody is trusted with more before the handshake."""
 MAX_REASON = 1000
 """Characters of a GOAWAY's reason that are sent."""
 

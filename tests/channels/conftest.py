@@ -162,7 +162,7 @@ def session_on(stream: trio.abc.Stream, plugin: Plugin) -> Session:
 async def framed(
     stream: trio.abc.Stream, settings: ChannelSettings = SETTINGS, **callbacks: Any
 ) -> AsyncIterator[FramedChannel]:
-    """A channel over ``stream``, greeted and running."""
+    """A channel over ``stream``, connected and running."""
     channel = FramedChannel(stream, settings, **callbacks)
     async with trio.open_nursery() as nursery:
         try:
@@ -335,7 +335,7 @@ async def grpc_server(*arguments: str | Path) -> AsyncIterator[int]:
 async def over_grpc(
     port: int, files: TLSFiles | None = None, **callbacks: Any
 ) -> AsyncIterator[GrpcChannel]:
-    """A channel to a gRPC server, greeted and running."""
+    """A channel to a gRPC server, connected and running."""
     stream = await tcp.dial("127.0.0.1", port, files, protocols=["h2"])
     authority = f"127.0.0.1:{port}"
     channel = GrpcChannel(stream, SETTINGS, authority=authority, namespace="n", **callbacks)
@@ -423,7 +423,7 @@ class ScriptedPlugin:
         self.stream = stream
         self.connection = Connection(Role.PLUGIN, Hello(name="scripted", codecs=("json",)))
 
-    async def greet(self) -> None:
+    async def handshake(self) -> None:
         self.connection.send(self.connection.local_hello)
         await self.flush()
         await self.expect(Hello)

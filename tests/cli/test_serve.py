@@ -50,6 +50,6 @@ def test_a_message_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
         output.write("what is left goes nowhere")
 
 
-def test_a_process_without_standard_output_greets_nobody(monkeypatch):
+def test_a_process_without_standard_output_prints_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     _say("hello")

@@ -62,13 +62,13 @@ class Served:
             text=True,
         )
         assert self.process.stdout is not None
-        self.greeting = ""
+        self.printed = ""
         lines = 2 if arguments else 6
         for _ in range(lines):
-            self.greeting += self.process.stdout.readline()
-        found = re.findall(r":(\d+)", self.greeting)[:2]
+            self.printed += self.process.stdout.readline()
+        found = re.findall(r":(\d+)", self.printed)[:2]
         self._ports = dict(zip(("50051", "50052"), found, strict=True))
-        self.greeting = self.as_shown(self.greeting)
+        self.printed = self.as_shown(self.printed)
 
     def as_run(self, command: str) -> str:
         """``command`` with the ports that this proxy has."""
@@ -111,11 +111,11 @@ def test_the_page_tells_the_truth(page: str, serve: Callable[..., Served], tmp_p
     proxy = serve()
     for command, expected in steps(page):
         if command == "make serve":
-            assert matches(expected, proxy.greeting), proxy.greeting
+            assert matches(expected, proxy.printed), proxy.printed
             continue
         if command.startswith("prism serve "):
             proxy = serve(*command.split()[2:])
-            assert matches(expected, proxy.greeting), proxy.greeting
+            assert matches(expected, proxy.printed), proxy.printed
             continue
         environment = {
             "PATH": f"{PRISM.parent}{os.pathsep}{os.environ['PATH']}",

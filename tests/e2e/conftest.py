@@ -30,7 +30,7 @@ def proxies(directory: Path) -> Iterator[StartProxy]:
     def start(config: Mapping[str, Any] | None = None, **options: Any) -> Proxy:
         proxy = Proxy(directory, config, **options)
         started.append(proxy)
-        return proxy.wait_greeting()
+        return proxy.wait_ready()
 
     try:
         yield start

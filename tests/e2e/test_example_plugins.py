@@ -80,7 +80,7 @@ class Host:
             self.connection.receive_data(self.sock.recv(65536))
         return event
 
-    def greet(self):
+    def handshake(self):
         offer = self.receive()
         assert isinstance(offer, Hello)
         self.send(handshake.answer(offer, self.connection.local_hello))
@@ -149,7 +149,7 @@ def start(command):
 def test_a_life(start):
     plugin = start()
     host = plugin.host
-    assert host.greet().name == "echo"
+    assert host.handshake().name == "echo"
     ready = host.initialize()
     assert sorted(ready.supported_operations) == ["echo", "get", "set"]
     assert {o.name: o.idempotent for o in ready.operations} == {
@@ -185,14 +185,14 @@ def test_a_life(start):
 )
 def test_echo_gives_back_the_same_text(start, params):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     assert host.result("echo", params) == params
 
 
 def test_keys_are_compared_decoded(start):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     host.result("set", '{"key":"gr\\u00fc\\u00df \\ud83d\\ude00","value":"\\u00e9"}')
     assert json.loads(host.result("get", '{"key":"grüß 😀"}')) == {"found": True, "value": "é"}
@@ -200,7 +200,7 @@ def test_keys_are_compared_decoded(start):
 
 def test_an_absent_parameter_block_is_an_empty_object(start):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     assert host.result("echo", "") == "{}"
 
@@ -222,7 +222,7 @@ def test_an_absent_parameter_block_is_an_empty_object(start):
 )
 def test_calls_that_fail(start, operation, params, status):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     close = host.execute(operation, params)
     assert close.status is status
@@ -234,7 +234,7 @@ def test_calls_that_fail(start, operation, params, status):
 
 def test_other_calls_that_fail(start):
     host = start().host
-    host.greet()
+    host.handshake()
     assert host.execute("echo").status is StatusCode.FAILED_PRECONDITION
     before = host.call(Method.HEALTH_CHECK, HealthCheckRequest())
     assert before.message.status is HealthStatus.UNHEALTHY
@@ -248,7 +248,7 @@ def test_other_calls_that_fail(start):
 
 def test_pings_and_cancels_between_calls(start):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     request = ExecuteRequest(operation="echo", params_json="{}")
     host.send(Open(3, Method.EXECUTE, request), Cancel(3), Ping(77))
@@ -262,7 +262,7 @@ def test_pings_and_cancels_between_calls(start):
 
 def test_byte_by_byte(start):
     host = start(chunk=1).host
-    host.greet()
+    host.handshake()
     host.initialize()
     host.result("set", '{"key":"a","value":1}')
     assert json.loads(host.result("get", '{"key":"a"}')) == {"found": True, "value": 1}
@@ -270,7 +270,7 @@ def test_byte_by_byte(start):
 
 def test_many_calls_in_one_write(start):
     host = start().host
-    host.greet()
+    host.handshake()
     host.initialize()
     opens = [
         Open(
@@ -287,18 +287,18 @@ def test_many_calls_in_one_write(start):
 
 def test_an_answer_the_host_has_no_room_for(start):
     host = start(max_frame=1000).host
-    host.greet()
+    host.handshake()
     host.initialize()
     big = json.dumps({"x": "y" * 1000})
     assert host.execute("echo", big).status is StatusCode.RESOURCE_EXHAUSTED
     assert host.result("echo", "{}") == "{}"
 
 
-@pytest.mark.parametrize("greeted", [True, False])
-def test_the_end_of_the_stream_ends_the_plugin(start, greeted):
+@pytest.mark.parametrize("after_hello", [True, False])
+def test_the_end_of_the_stream_ends_the_plugin(start, after_hello):
     plugin = start()
-    if greeted:
-        plugin.host.greet()
+    if after_hello:
+        plugin.host.handshake()
     else:
         plugin.host.receive()
     plugin.host.sock.close()
@@ -334,7 +334,7 @@ BAD_INPUT = [
 def test_broken_rules_end_the_plugin(start, case):
     plugin = start()
     if case["state"] == "ready":
-        plugin.host.greet()
+        plugin.host.handshake()
     else:
         plugin.host.receive()
     plugin.host.send_bytes(bytes.fromhex(case["hex"]))
@@ -355,7 +355,7 @@ def test_dialling_in_again_and_again(command, tmp_path):
                 sock, _ = listener.accept()
                 with sock:
                     host = Host(sock)
-                    host.greet()
+                    host.handshake()
                     host.initialize()
                     assert host.result("echo", '{"a":1}') == '{"a":1}'
                     if told_to_shut_down:

@@ -99,7 +99,7 @@ def test_no_canary_is_seen(proxy):
     call("talks", "do", {"fault": "confess_and_go"})
     seen += operators_see()
     assert proxy.stop() == 0
-    seen += [proxy.greeting, proxy.log]
+    seen += [proxy.printed, proxy.log]
 
     assert proxy.log.count("cannot log in with [redacted]") == 2  # it came that far
     for canary in (*CANARIES, *BASE64):

@@ -13,8 +13,8 @@ SET = {"key": "user:123", "value": {"name": "Ada"}}
 
 def test_the_printed_curl_lines_work_as_printed(start_prism, curl):
     proxy = start_prism()
-    assert "Prism serves 1 namespace on http://127.0.0.1:" in proxy.greeting
-    lines = re.findall(r"^ +curl (.+)$", proxy.greeting, re.MULTILINE)
+    assert "Prism serves 1 namespace on http://127.0.0.1:" in proxy.printed
+    lines = re.findall(r"^ +curl (.+)$", proxy.printed, re.MULTILINE)
     assert len(lines) == 2
     first, second = (curl(*shlex.split(line)) for line in lines)
     assert json.loads(first) == {"stored": True}

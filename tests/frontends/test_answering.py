@@ -266,7 +266,9 @@ async def test_work_that_answers_ends_its_call_well(make, access_lines):
     assert (line["status"], line["http_status"]) == ("OK", 204)
 
 
-async def test_a_call_without_an_observer_is_nobodys_news(make_exchange, access_lines):
+async def test_a_call_without_an_observer_is_neither_logged_nor_counted(
+    make_exchange, access_lines
+):
     call = PlainCall(make_exchange(), None)
     call.end(Draining("bye"))
     assert call.exchange.status == 503

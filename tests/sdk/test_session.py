@@ -329,7 +329,7 @@ async def test_draining_refuses_calls_unstarted_until_the_host_has_seen_it(sessi
             await drained.wait()
 
 
-async def test_news_for_a_host_that_does_not_read_is_bounded(autojump_clock, session_with):
+async def test_notes_for_a_host_that_does_not_read_are_bounded(autojump_clock, session_with):
     handler = NoteHandler()
 
     async def send(_data):

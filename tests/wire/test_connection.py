@@ -54,7 +54,7 @@ def breaks(connection, frame, complaint):
     assert again.value is first.value
 
 
-# -- greeting -----------------------------------------------------------------
+# -- the handshake ------------------------------------------------------------
 
 
 def test_a_name_suffices_for_a_plugin():
@@ -89,7 +89,7 @@ def test_both_sides_agree_on_messagepack(greeted):
         (b"GET / HTTP/1.1\r\nHost: prism\r\n\r\n", "unknown frame type 84"),
     ],
 )
-def test_bad_greetings(frame, complaint):
+def test_bad_hellos(frame, complaint):
     host = Connection(Role.HOST, Hello(name="prism"))
     breaks(host, frame, complaint)
     host = Connection(Role.HOST, Hello(name="prism"))
@@ -124,7 +124,7 @@ def test_a_host_cannot_choose_what_was_not_offered():
     for reply in (Hello(), Hello(codec="msgpack"), Hello(codec="json", window=0)):
         with pytest.raises(LocalProtocolError):
             host.send(reply)
-    assert host.state is ConnectionState.GREETED
+    assert host.state is ConnectionState.OFFERED
     assert host.queued_bytes == 0
 
 
@@ -135,10 +135,10 @@ def test_a_hello_that_is_too_large_is_not_sent():
     assert plugin.state is ConnectionState.START
 
 
-@pytest.mark.parametrize("greeted_first", [False, True])
-def test_either_side_can_be_refused_before_the_greeting_is_over(greeted_first):
+@pytest.mark.parametrize("hello_first", [False, True])
+def test_either_side_can_be_refused_before_the_handshake_is_over(hello_first):
     plugin = Connection(Role.PLUGIN, Hello(name="p"))
-    if greeted_first:
+    if hello_first:
         plugin.send(plugin.local_hello)
     plugin.receive_data(pack(FrameType.GOAWAY, 0, b'{"reason":"no"}', codec=Codec.JSON))
     assert plugin.next_event() == GoAway(0, "no")

@@ -95,7 +95,7 @@ def closed(role, greeted, carried):
 
 SITUATIONS = {
     "start": start,
-    "greeted": awaiting_answer,
+    "offered": awaiting_answer,
     "ready-json": ready("json"),
     "ready-msgpack": ready("msgpack"),
     "busy-json": busy("json"),

@@ -47,7 +47,7 @@ def test_connection_table():
     }
     assert table == expected
     for state, row in CONNECTION[Role.HOST].items():
-        running = state.name not in ("START", "GREETED", "CLOSED")
+        running = state.name not in ("START", "OFFERED", "CLOSED")
         assert {t for t in row if t in EITHER_WAY} == (EITHER_WAY if running else set())
 
 

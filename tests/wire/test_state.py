@@ -45,8 +45,8 @@ def test_what_one_role_may_send_first_the_other_expects():
     host, plugin = CONNECTION[Role.HOST], CONNECTION[Role.PLUGIN]
     assert MIRROR[Trigger.SENT_HELLO] in host[ConnectionState.START]
     assert Trigger.SENT_HELLO in plugin[ConnectionState.START]
-    assert Trigger.SENT_HELLO in host[ConnectionState.GREETED]
-    assert Trigger.RECEIVED_HELLO in plugin[ConnectionState.GREETED]
+    assert Trigger.SENT_HELLO in host[ConnectionState.OFFERED]
+    assert Trigger.RECEIVED_HELLO in plugin[ConnectionState.OFFERED]
 
 
 def test_caller_and_handler_are_mirror_images():
@@ -94,7 +94,7 @@ def in_state(role, state, greeted, carried):
     """A connection brought to ``state`` by legal means."""
     if state is ConnectionState.START:
         return Connection(role, Hello(name="x"))
-    if state is ConnectionState.GREETED:
+    if state is ConnectionState.OFFERED:
         plugin = Connection(Role.PLUGIN, Hello(name="p"))
         plugin.send(plugin.local_hello)
         if role is Role.PLUGIN:

@@ -117,7 +117,7 @@ def reader_in(case, greeted):
     if case["state"] == "ready":
         return greeted(case["codec"])[role is Role.PLUGIN]
     connection = Connection(role, Hello(name="x"))
-    if case["state"] == "greeted":
+    if case["state"] == "offered":
         connection.send(connection.local_hello)
         connection.data_to_send()
     return connection
@@ -151,8 +151,8 @@ def test_tolerance(case, greeted):
 
 @pytest.mark.parametrize("case", cases("conversations"))
 def test_conversations(case):
-    greeting, answer, *steps = case["steps"]
-    offer, reply = (msgspec.convert(step["events"][0], Hello) for step in (greeting, answer))
+    first, second, *steps = case["steps"]
+    offer, reply = (msgspec.convert(step["events"][0], Hello) for step in (first, second))
     pair = Connection(Role.HOST, reply), Connection(Role.PLUGIN, offer)
     for step in case["steps"]:
         speak(step["hex"], step["events"], *sides(pair, step["sender"]))

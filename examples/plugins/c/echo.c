@@ -346,7 +346,7 @@ static void open_call(uint32_t stream, int method, const char *request) {
 
 /* -- the connection -------------------------------------------------------- */
 
-static void greet(uint32_t version, const char *hello) {
+static void take_hello(uint32_t version, const char *hello) {
     Text codec = {0};
     if (!text_field(hello, "codec", &codec) || strcmp(codec.at, "json") != 0 || version != 1)
         broken("the host chose what was not offered");
@@ -365,7 +365,7 @@ static void check_header(int type, uint32_t stream, uint32_t length) {
 
 static void serve(void) {
     unsigned char header[HEADER];
-    int greeted = 0;
+    int had_hello = 0;
     send_frame(HELLO, 0, 0, 1, "{\"name\":\"echo\",\"version\":\"1.0.0\"}");
     while (read_all(header, HEADER)) {
         uint32_t length = get32(header), stream = get32(header + 4), aux = get32(header + 12);
@@ -378,9 +378,9 @@ static void serve(void) {
                            !is_object(payload)))
             broken("payload is not a JSON object");
         const char *message = length > 0 ? payload : "{}";
-        if (type == GOAWAY && !greeted) broken(payload);
-        if ((type == HELLO) == greeted) broken("one HELLO, and first");
-        if (type == HELLO) { greet(aux, message); greeted = 1; }
+        if (type == GOAWAY && !had_hello) broken(payload);
+        if ((type == HELLO) == had_hello) broken("one HELLO, and first");
+        if (type == HELLO) { take_hello(aux, message); had_hello = 1; }
         else if (type == OPEN) open_call(stream, header[11], message);
         else if (type == PING) { if (!(header[9] & ACK)) send_frame(PING, 0, ACK, aux, ""); }
         /* Each call was closed before the next frame was read: the others come too late. */

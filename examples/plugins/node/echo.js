@@ -62,7 +62,7 @@ function check(header) { // before anything is kept for the payload
 }
 
 function serve(socket, over) { // over(status) is called once, when the connection has ended
-  let greeted = false, initialized = false, maxAnswer = MAX_FRAME, lastStream = 0;
+  let hadHello = false, initialized = false, maxAnswer = MAX_FRAME, lastStream = 0;
   let chunks = [], have = 0, header = null, status = 0;
 
   function answer(method, request) {
@@ -99,10 +99,10 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     if (payload.length && codec !== JSON_CODEC) throw new Error(`payload in codec ${codec}`);
     const message = payload.length ? parseObject(utf8.decode(payload)) : {};
     if (type === HELLO) {
-      if (greeted || message.codec !== 'json' || aux !== 1) throw new Error('wrong HELLO');
+      if (hadHello || message.codec !== 'json' || aux !== 1) throw new Error('wrong HELLO');
       maxAnswer = message.max_frame ?? MAX_FRAME;
-      greeted = true;
-    } else if (!greeted) {
+      hadHello = true;
+    } else if (!hadHello) {
       throw new Error(type === GOAWAY ? `refused: ${message.reason}` : 'no HELLO');
     } else if (type === OPEN) {
       open(stream, method, message);

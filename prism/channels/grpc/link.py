@@ -96,7 +96,7 @@ class HTTP2Link:
         self._sender = Sender(stream, settings.send_timeout)
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
-        self._greeted = False
+        self._settings_came = False
         self._owed = 0  # bytes of the connection's window, not given back yet
         self._leaving = False
         self._end = trio.Event()
@@ -133,7 +133,7 @@ class HTTP2Link:
         self._h2.increment_flow_control_window(CONNECTION_WINDOW)
         try:
             with trio.fail_after(limit):
-                while not self._greeted:
+                while not self._settings_came:
                     await self._stream.send_all(self._h2.data_to_send())
                     data = await self._stream.receive_some(RECEIVE_SIZE)
                     if not data:
@@ -181,7 +181,7 @@ class HTTP2Link:
         Cancelling leaves out the GOAWAY only.
         """
         try:
-            if self.ended is None and self._greeted:
+            if self.ended is None and self._settings_came:
                 self._leaving = True
                 self._h2.close_connection()
                 self._idle_writer.unpark()
@@ -307,7 +307,7 @@ class HTTP2Link:
         for event in events:
             match event:
                 case h2.events.RemoteSettingsChanged():
-                    self._greeted = True
+                    self._settings_came = True
                     self._unblock()
                 case h2.events.WindowUpdated():
                     self._unblock()

@@ -61,8 +61,8 @@ async def channel_over(streams, settings=None, **callbacks):
     ours, plugin = streams
     channel = FramedChannel(ours, settings or ChannelSettings(), name="it", **callbacks)
     async with trio.open_nursery() as nursery:
-        async with trio.open_nursery() as greeting:
-            greeting.start_soon(plugin.greet)
+        async with trio.open_nursery() as handshakes:
+            handshakes.start_soon(plugin.handshake)
             await channel.handshake()
         nursery.start_soon(channel.run)
         try:

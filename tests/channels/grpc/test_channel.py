@@ -58,7 +58,7 @@ class Server:
         )
         self.events = []
 
-    async def greet(self, **settings):
+    async def handshake(self, **settings):
         self.h2.initiate_connection()
         if settings:
             self.h2.update_settings({SettingCodes[name]: value for name, value in settings.items()})
@@ -108,7 +108,7 @@ async def opened(settings=None, server_settings=None, pair=None, **callbacks):
         **callbacks,
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(server.greet, **(server_settings or {})))
+        nursery.start_soon(partial(server.handshake, **(server_settings or {})))
         await channel.handshake()
         nursery.start_soon(channel.run)
         yield channel, server
@@ -346,7 +346,7 @@ async def test_a_peer_that_does_not_read_breaks_the_channel(autojump_clock):
     ours, theirs = trio.testing.memory_stream_pair()
     channel = GrpcChannel(ours, ChannelSettings(send_timeout=4), authority="a")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Server(theirs).greet)
+        nursery.start_soon(Server(theirs).handshake)
         await channel.handshake()
         ours.send_stream.send_all_hook = trio.sleep_forever
         nursery.start_soon(channel.run)

@@ -41,9 +41,9 @@ class Gone(Exception):
 class Chaos:
     """One connection to the proxy, as blocking code with a list of things to do later."""
 
-    def __init__(self, sock: socket.socket, greeting: str) -> None:
+    def __init__(self, sock: socket.socket, fault: str) -> None:
         self.sock = sock
-        self.greeting = greeting
+        self.fault = fault
         self.credentials: dict[str, str] = {}
         self.later: list[tuple[float, int, dict[str, Any]]] = []
         self.deaf: set[int] = set()
@@ -87,7 +87,7 @@ class Chaos:
         self.send(pack(FrameType.NOTE, 0, json.dumps({"logs": logs}).encode(), codec=Codec.JSON))
 
     def hello(self, version: int = 1) -> None:
-        """Greet, and await the answer."""
+        """Say HELLO, and await the answer."""
         hello = {"name": "chaos", "version": "1", "codecs": ["json"], "max_streams": 100}
         self.send(
             pack(
@@ -130,7 +130,7 @@ class Chaos:
                 status: dict[str, Any] = {"status": 0}
                 if self.unhealthy:
                     status = {"status": 2, "message": "sick"}
-                elif self.greeting == "talkative":
+                elif self.fault == "talkative":
                     said = self.confession()
                     status = {"status": 1, "message": said, "details": {said: said}}
                 names = dict.fromkeys(self.credentials.values(), 1)
@@ -144,10 +144,10 @@ class Chaos:
     def initialize(self, stream: int, message: dict[str, Any]) -> None:
         """Accept the configuration, or not."""
         self.credentials = message.get("credentials", {})
-        if self.greeting == "refuse":
+        if self.fault == "refuse":
             self.close(stream, {"error": "the backend is not there"}, status=14)
-        elif self.greeting != "no-answer":
-            version = self.confession() if self.greeting == "talkative" else "1"
+        elif self.fault != "no-answer":
+            version = self.confession() if self.fault == "talkative" else "1"
             answer = {
                 "success": True,
                 "plugin_version": version,
@@ -314,15 +314,15 @@ class Faults:
         self.result(stream, {"pid": pid})
 
 
-def serve(greeting: str) -> NoReturn:
-    """Start as ``greeting`` says: well, or with a fault."""
-    if greeting == "exit":
+def serve(fault: str) -> NoReturn:
+    """Run with ``fault``, ``well`` for none."""
+    if fault == "exit":
         print("no backend configured", file=sys.stderr)
         sys.exit(7)
     sock = socket.socket(fileno=int(os.environ["PRISM_PLUGIN_FD"]))
-    chaos = Chaos(sock, greeting)
+    chaos = Chaos(sock, fault)
     try:
-        match greeting:
+        match fault:
             case "silent":
                 sock.recv(1)
             case "newer":

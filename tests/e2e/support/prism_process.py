@@ -71,7 +71,7 @@ def group_members(group: int) -> list[int]:
 
 
 class Proxy:
-    """One `prism serve`. ``url`` and ``admin`` are known once it greeted."""
+    """One `prism serve`. ``url`` and ``admin`` are known once it is ready."""
 
     def __init__(
         self,
@@ -109,22 +109,22 @@ class Proxy:
             timeout=60,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
-        self.greeting = ""
+        self.printed = ""
         self.url = self.admin = ""
 
-    def wait_greeting(self) -> "Proxy":
+    def wait_ready(self) -> "Proxy":
         """Wait until it serves; fails the test with its log if it does not."""
         output = self.process.stdout
         assert output is not None
         deadline = time.monotonic() + START_LIMIT
-        while "/readyz" not in self.greeting:
+        while "/readyz" not in self.printed:
             told = readable(output.fileno(), max(0.0, deadline - time.monotonic()))
             chunk = os.read(output.fileno(), 65536) if told else b""
             if not chunk:
                 self.end()
-                pytest.fail(f"prism did not start: {self.greeting!r}\n{self.log}")
-            self.greeting += chunk.decode()
-        self.url, self.admin = re.findall(r"(https?://[^\s/,]+)", self.greeting)[:2]
+                pytest.fail(f"prism did not start: {self.printed!r}\n{self.log}")
+            self.printed += chunk.decode()
+        self.url, self.admin = re.findall(r"(https?://[^\s/,]+)", self.printed)[:2]
         return self
 
     @property
