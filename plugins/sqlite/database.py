@@ -58,14 +58,12 @@ class Database:
                 self._pool = [self._opened(open_reader(config)) for _ in range(config.readers)]
                 self._inode = Path(config.path).stat().st_ino
         except BaseException as error:
+            refusal = _refusal(error, self.path)  # while what is open still shows why
             for connection in self._connections:
                 connection.close()
-            if isinstance(error, sqlite3.Error):
-                raise translate_at_start(error, self.path) from error
-            if isinstance(error, OSError):
-                detail = f"config.path {self.path!r}: {error.strerror}"
-                raise PluginError(StatusCode.FAILED_PRECONDITION, detail) from error
-            raise
+            if refusal is None:
+                raise
+            raise refusal from error
         limiter = anyio.CapacityLimiter(config.readers + 2)
         self._limiter = limiter
         self._pool_slots = anyio.CapacityLimiter(config.readers)
@@ -213,3 +211,12 @@ class Database:
     def _opened(self, connection: Connection) -> Connection:
         self._connections.append(connection)
         return connection
+
+
+def _refusal(error: BaseException, path: str) -> PluginError | None:
+    if isinstance(error, sqlite3.Error):
+        return translate_at_start(error, path)
+    if isinstance(error, OSError):
+        detail = f"config.path {path!r}: {error.strerror}"
+        return PluginError(StatusCode.FAILED_PRECONDITION, detail)
+    return None

@@ -1,10 +1,15 @@
 """What SQLite's errors mean to a caller: a status, and words that say what to do."""
 
+import os
+import resource
 import sqlite3
 
 from prism.sdk import PluginError, StatusCode
 
 from .statement_limits import StatementLimits
+
+FILES_OF_A_CONNECTION = 4
+"""The database, its log, their shared memory, a temporary file."""
 
 _PRIMARY_CODE = 0xFF  # the low byte of an extended result code
 
@@ -51,10 +56,30 @@ def translate(error: sqlite3.Error | sqlite3.Warning) -> PluginError:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by Python's module
         return PluginError(StatusCode.UNAVAILABLE, "the database is closed")
+    if code & _PRIMARY_CODE == sqlite3.SQLITE_CANTOPEN and _lacks_descriptors():
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return PluginError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"the process has no descriptors left, of the {limit} files that it may have open "
+            f"(ulimit -n, or LimitNOFILE= of systemd) ({error})",
+        )
     status, words = _MEANING.get(
         code & _PRIMARY_CODE, (StatusCode.INTERNAL, "SQLite reported an error")
     )
     return PluginError(status, f"{words} ({error})")
+
+
+def _lacks_descriptors() -> bool:
+    """Whether a connection could not open its files; SQLite does not say why it cannot."""
+    taken: list[int] = []
+    try:
+        taken.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(FILES_OF_A_CONNECTION))
+    except OSError:
+        return True
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return False
 
 
 def translate_at_start(error: sqlite3.Error, path: str) -> PluginError:

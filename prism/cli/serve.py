@@ -110,6 +110,10 @@ def _run(
     predecessor: "Predecessor | None",
     serving: "Callable[[], None]",
 ) -> bool:
+    from prism.process.descriptors import raise_limit
+
+    raise_limit()  # before anything takes some
+
     import trio
 
     from prism.config.sources import FileWatch

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from prism.process.descriptors import raise_limit
 from prism.streams.errors import ListenError
 
 logger = logging.getLogger("prism.process")
@@ -111,25 +112,23 @@ def _reason(error: OSError) -> str:
 
 
 def connections_that_fit(wanted: int) -> int:
-    """Raise the soft limit as far as ``wanted`` connections need and the hard one lets.
+    """Raise the limit on open files; returns ``wanted`` connections, or what fits.
 
-    Returns ``wanted``, or what fits: a process without a free descriptor cannot
-    accept, open a log or start a plugin, so clients must run into a limit before.
+    A process without a free descriptor cannot accept, open a log or start a plugin, so
+    clients must run into a limit before.
+
+    Raises:
+        TooFewDescriptors: the limit is too low for any use.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = wanted + RESERVE
-    needed = min(wanted + RESERVE, hard)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        )
-    fits = max(needed - RESERVE, needed // 2)
+    limit = raise_limit()
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    fits = max(limit - RESERVE, limit // 2)
     if fits < wanted:
         logger.warning(
             "%d open files are allowed, so at most %d connections are kept instead of %d "
             "(ulimit -n, or LimitNOFILE= of systemd)",
-            hard,
+            limit,
             fits,
             wanted,
         )

@@ -12,11 +12,17 @@ from prism_process import CHAOS
 FREE_PORTS = ("--port", "0", "--admin-port", "0")
 
 
-def serve_in_vain(directory, *arguments):
+def serve_in_vain(directory, *arguments, open_files=None):
     """Standard error of a `prism serve` that ends by itself, with status 1."""
+
+    def limit_open_files():
+        if open_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
     done = subprocess.run(
         [sys.executable, "-m", "prism", "serve", *arguments],
         cwd=directory,
+        preexec_fn=limit_open_files,
         capture_output=True,
         text=True,
         timeout=60,
@@ -34,6 +40,13 @@ def test_a_port_in_use(tmp_path, option):
         said = serve_in_vain(tmp_path, *FREE_PORTS, option, port)
     (line,) = said.splitlines()
     assert line.startswith(f"prism: cannot listen on 127.0.0.1, port {port}: ")
+
+
+@pytest.mark.parametrize("open_files", [8, 20, 63])
+def test_too_few_open_files(tmp_path, open_files):
+    (line,) = serve_in_vain(tmp_path, *FREE_PORTS, open_files=open_files).splitlines()
+    assert line.startswith(f"prism: this process may have {open_files} files open, and the proxy")
+    assert "ulimit -n" in line
 
 
 def test_every_error_of_a_configuration_has_its_place(tmp_path):

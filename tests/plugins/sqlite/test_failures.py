@@ -141,9 +141,48 @@ anyio.run(main, backend="asyncio")
 """
 
 
-def run_program(*arguments: str) -> list[str]:
+FEW_DESCRIPTORS = """
+import os, resource, sys
+import trio
+from prism.sdk.testing import run_plugin
+from prism.sdk import PluginError
+from prism_plugins.sqlite import SQLitePlugin
+
+async def main():
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        os.close(held.pop())
+    said = ""
+    while not said.startswith("started"):
+        try:
+            async with run_plugin(SQLitePlugin, config={"path": sys.argv[1]}):
+                said = "started"
+        except PluginError as error:
+            said = f"{error.status.name} {error.detail}"
+        print(said)
+        os.close(held.pop())
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+trio.run(main)
+"""
+
+
+def test_few_descriptors(path) -> None:
+    """Whichever file is the first that cannot be opened."""
+    *refusals, started = run_program(path, program=FEW_DESCRIPTORS)
+    assert started == "started"
+    assert len(refusals) > 3
+    for line in refusals:
+        assert line.startswith("RESOURCE_EXHAUSTED config.path")
+        assert "of the 40 files that it may have open (ulimit -n" in line
+
+
+def run_program(*arguments: str, program: str = PROGRAM) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
