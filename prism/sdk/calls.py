@@ -62,7 +62,7 @@ class Calls:
         self._tasks: TaskGroup
         self._new_scope, self.now = event_loop()
         self._running: dict[int, Scope] = {}
-        self._streams: dict[int, StreamCall] = {}
+        self._streams: dict[int, MessageStream] = {}
         self._one_ended = anyio.Event()
         self._unary: dict[Method, Callable[[Any], Coroutine[Any, Any, Message]]] = {
             Method.INITIALIZE: plugin.initialize,
@@ -181,12 +181,12 @@ class Calls:
 
     def _begin_stream(self, opened: Open, deadline: float) -> None:
         scope = self._new_scope(deadline=deadline)
-        stream = StreamCall(opened, self._connection, self._writer, self.now)
+        stream = MessageStream(opened, self._connection, self._writer, self.now)
         self._running[opened.stream] = scope
         self._streams[opened.stream] = stream
         self._tasks.start_soon(self._run_stream, stream, opened, scope)
 
-    async def _run_stream(self, stream: "StreamCall", opened: Open, scope: Scope) -> None:
+    async def _run_stream(self, stream: "MessageStream", opened: Open, scope: Scope) -> None:
         status = StatusCode.CANCELLED
         last: StreamResponse | None = None
         try:
@@ -207,7 +207,7 @@ class Calls:
             self._close(opened, status, last)
             self._writer.wake()
 
-    async def _send_items(self, stream: "StreamCall") -> StreamResponse | None:
+    async def _send_items(self, stream: "MessageStream") -> StreamResponse | None:
         """Send what the plugin yields; returns its final message, if it made one."""
         async with aclosing(_closable(self._plugin.execute_stream(stream))) as items:
             async for item in items:
@@ -249,7 +249,7 @@ class Calls:
             self._connection.send(Close(opened.stream, status))
 
 
-class StreamCall(AsyncIterator[StreamRequest]):
+class MessageStream(AsyncIterator[StreamRequest]):
     """The messages of one ExecuteStream, held back by credit in both directions.
 
     Iterating gives the host's messages, the opening one first, until it says END.

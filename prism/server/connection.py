@@ -37,7 +37,7 @@ def client_address(stream: Stream) -> tuple[str, int] | None:
         return None
 
 
-class Connection:
+class ClientConnection:
     """One connection from accept to close. ``idle_since`` is ``None`` while it is at work."""
 
     def __init__(self, server: "Server", stream: Stream, client: tuple[str, int] | None) -> None:

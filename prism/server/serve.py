@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
-from prism.server.connection import Connection, Stream, client_address
+from prism.server.connection import ClientConnection, Stream, client_address
 from prism.server.exchange import FrontEnd
 from prism.server.handshakes import Handshakes
 from prism.server.http2.implementation import choose
@@ -44,7 +44,7 @@ class Server:
         self.handshakes = Handshakes(settings.max_concurrent_handshakes, statistics)
         self.drain_deadline: float | None = None
         self._statistics = statistics
-        self._connections: set[Connection] = set()
+        self._connections: set[ClientConnection] = set()
         self._per_client: Counter[str] = Counter()
         self._place_free = trio.Event()
 
@@ -99,7 +99,7 @@ class Server:
             self._statistics.refused += 1
             await trio.aclose_forcefully(stream)
             return
-        connection = Connection(self, stream, client)
+        connection = ClientConnection(self, stream, client)
         self._connections.add(connection)
         self._per_client[host] += 1
         self._statistics.connections += 1

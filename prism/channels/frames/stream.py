@@ -17,7 +17,7 @@ BATCH = 64 * 1024
 """Bytes of messages taken at a time, which is a window's quarter."""
 
 
-class Sender(Protocol):
+class StreamCallChannel(Protocol):
     """What a stream call needs of its channel."""
 
     redaction: Redaction
@@ -38,7 +38,7 @@ class FramedStreamCall(StreamCall):
     The channel calls ``deliver``, ``wake``, ``close`` and ``fail``; none blocks.
     """
 
-    def __init__(self, channel: Sender, stream: int, connection: Connection) -> None:
+    def __init__(self, channel: StreamCallChannel, stream: int, connection: Connection) -> None:
         self._channel = channel
         self._stream = stream
         self._connection = connection

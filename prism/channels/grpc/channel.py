@@ -13,7 +13,7 @@ from hpack import NeverIndexedHeaderTuple
 
 from prism.channels.channel import PluginChannel, StreamCall
 from prism.channels.frames.channel import ChannelSettings
-from prism.channels.grpc.exchange import Exchange
+from prism.channels.grpc.exchange import GrpcExchange
 from prism.channels.grpc.link import Header, HTTP2Link
 from prism.channels.grpc.stream import GrpcStreamCall, ending_of
 from prism.contract.errors import (
@@ -167,7 +167,7 @@ class GrpcChannel(PluginChannel):
         finally:
             exchange.cancel()
 
-    def _begin(self, method: Method, message: Message, *, end: bool) -> Exchange:
+    def _begin(self, method: Method, message: Message, *, end: bool) -> GrpcExchange:
         """
         Raises:
             PluginUnavailable, Overloaded: the call was not made.

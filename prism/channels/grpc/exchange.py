@@ -27,12 +27,12 @@ class Link(Protocol):
 
     def give_window(self, stream_id: int, size: int) -> None: ...
 
-    def send(self, exchange: "Exchange") -> None: ...
+    def send(self, exchange: "GrpcExchange") -> None: ...
 
     def reset(self, stream_id: int, *, cancelled: bool) -> None: ...
 
 
-class Exchange:
+class GrpcExchange:
     """``headers`` and ``trailers`` are empty until they come; a trailers-only answer has
     its trailers among its headers. ``failure`` is why no proper end will come."""
 

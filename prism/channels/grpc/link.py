@@ -24,7 +24,7 @@ from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import Frame, GoAwayFrame
 
 from prism.channels.frames.link import LAST_FRAMES_TIMEOUT, RECEIVE_SIZE, LinkSettings
-from prism.channels.grpc.exchange import Exchange, Headers
+from prism.channels.grpc.exchange import GrpcExchange, Headers
 from prism.contract.errors import (
     CallError,
     ChannelBroken,
@@ -90,9 +90,9 @@ class HTTP2Link:
         self._settings = settings
         self._max_message = max_message
         self._on_leaving = on_leaving
-        self._exchanges: dict[int, Exchange] = {}
-        self._ready: deque[Exchange] = deque()
-        self._blocked: dict[int, Exchange] = {}
+        self._exchanges: dict[int, GrpcExchange] = {}
+        self._ready: deque[GrpcExchange] = deque()
+        self._blocked: dict[int, GrpcExchange] = {}
         self._sender = Sender(stream, settings.send_timeout)
         self._idle_writer = trio.lowlevel.ParkingLot()
         self._flushers = trio.lowlevel.ParkingLot()
@@ -209,7 +209,7 @@ class HTTP2Link:
         """Bytes of messages that the peer gives no window for, or did not get yet."""
         return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked.values()))
 
-    def open(self, headers: Iterable[Header]) -> Exchange:
+    def open(self, headers: Iterable[Header]) -> GrpcExchange:
         """Begin a request, which leaves with what is queued on it; names are in lower case.
 
         Raises:
@@ -222,7 +222,7 @@ class HTTP2Link:
             self._h2.send_headers(stream_id, headers)
         except h2.exceptions.TooManyStreamsError:
             raise Overloaded(f"{self.name} takes no more calls now") from None
-        exchange = Exchange(self, stream_id, WINDOW, self._max_message)
+        exchange = GrpcExchange(self, stream_id, WINDOW, self._max_message)
         self._exchanges[stream_id] = exchange
         if stream_id >= LAST_STREAM - 2 * STREAMS_LEFT_TO_LEAVE:
             self._leave("the connection's stream ids are nearly used up")
@@ -237,7 +237,7 @@ class HTTP2Link:
                 return
         self._idle_writer.unpark()
 
-    def send(self, exchange: Exchange) -> None:
+    def send(self, exchange: GrpcExchange) -> None:
         """``exchange`` has something to send."""
         if not exchange.is_queued:
             self._queue(exchange)
@@ -263,11 +263,11 @@ class HTTP2Link:
             self._reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
             exchange.fail(copy(error))
 
-    def _forget(self, stream_id: int) -> Exchange | None:
+    def _forget(self, stream_id: int) -> GrpcExchange | None:
         self._blocked.pop(stream_id, None)
         return self._exchanges.pop(stream_id, None)
 
-    def _forget_all(self) -> list[Exchange]:
+    def _forget_all(self) -> list[GrpcExchange]:
         exchanges = list(self._exchanges.values())
         self._exchanges.clear()
         self._blocked.clear()
@@ -392,7 +392,7 @@ class HTTP2Link:
             await trio.sleep(LAST_FRAMES_TIMEOUT)
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
 
-    def _queue(self, exchange: Exchange) -> None:
+    def _queue(self, exchange: GrpcExchange) -> None:
         exchange.is_queued = True
         self._ready.append(exchange)
 
@@ -403,7 +403,7 @@ class HTTP2Link:
             exchange = self._ready.popleft()
             portion -= self._write_frame(exchange)
 
-    def _write_frame(self, exchange: Exchange) -> int:
+    def _write_frame(self, exchange: GrpcExchange) -> int:
         """One DATA frame of ``exchange``, if the peer's window allows; returns its size."""
         exchange.is_queued = False
         if exchange.ended:

@@ -3,7 +3,7 @@
 import trio
 
 from prism.channels.channel import StreamCall
-from prism.channels.grpc.exchange import Exchange
+from prism.channels.grpc.exchange import GrpcExchange
 from prism.contract.errors import (
     CallError,
     LocalProtocolError,
@@ -18,7 +18,7 @@ from prism.grpc import framing, protobuf
 from prism.grpc.status import decode_message, parse_status
 
 
-def ending_of(exchange: Exchange) -> None:
+def ending_of(exchange: GrpcExchange) -> None:
     """Check how a complete answer ended.
 
     Raises:
@@ -36,7 +36,7 @@ def ending_of(exchange: Exchange) -> None:
 class GrpcStreamCall(StreamCall):
     """Messages of one call; HTTP/2's windows hold each side back."""
 
-    def __init__(self, exchange: Exchange, name: str, redaction: Redaction) -> None:
+    def __init__(self, exchange: GrpcExchange, name: str, redaction: Redaction) -> None:
         self._exchange = exchange
         self._name = name
         self._redaction = redaction

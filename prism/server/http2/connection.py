@@ -35,7 +35,7 @@ from prism.server.http2.limits import (
 )
 from prism.server.http2.shutdown import Shutdown, State
 from prism.server.http2.stream import HTTP2Exchange
-from prism.server.http2.writer import Writer
+from prism.server.http2.writer import ResponseWriter
 from prism.server.log import logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
@@ -65,7 +65,7 @@ class HTTP2Connection:
         implementation = choose(settings.http2_codec)
         self.codec = implementation.codec(settings, trio.current_time())
         self._streams: dict[int, HTTP2Exchange] = {}
-        self.writer = Writer(self.codec, stream, settings.send_stall_timeout, self._streams)
+        self.writer = ResponseWriter(self.codec, stream, settings.send_stall_timeout, self._streams)
         self.now = trio.current_time()
         self.idle_since: float | None = self.now
         self._shutdown = Shutdown(self.codec, settings.goaway_grace)

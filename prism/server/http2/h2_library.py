@@ -46,7 +46,7 @@ class _Decoder(hpack.Decoder):
         return fields
 
 
-class Connection(h2.connection.H2Connection):
+class AdjustedH2Connection(h2.connection.H2Connection):
     """h2's connection. What each method changes stands in its docstring."""
 
     MAX_CLOSED_STREAMS = 2**12
@@ -116,9 +116,9 @@ def _ignore(headers: object) -> None:
     pass
 
 
-def open_connection(settings: ServerSettings) -> Connection:
+def open_connection(settings: ServerSettings) -> AdjustedH2Connection:
     """A server's connection, its SETTINGS ready to be sent."""
-    connection = Connection(
+    connection = AdjustedH2Connection(
         h2.config.H2Configuration(
             client_side=False,
             header_encoding=None,

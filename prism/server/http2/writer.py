@@ -19,7 +19,7 @@ _MAX_BACKLOG = 4 * WRITE_SIZE
 sends (PING, short responses) must not pile up if it does not take them."""
 
 
-class Writer:
+class ResponseWriter:
     """Sends what the codec holds, through ``outlet``. ``streams`` are the open ones."""
 
     __slots__ = ("_codec", "_parked", "_ready", "_room", "outlet", "wake")
