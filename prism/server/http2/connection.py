@@ -252,7 +252,7 @@ class HTTP2Connection:
                 self._shutdown.warn(self.now)
 
     def _open_stream(self, request: Request) -> None:
-        if self._shutdown.refuses_streams or self._is_full():
+        if self._shutdown.refuses(request.stream_id) or self._is_full():
             self.codec.charge(1)
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))

@@ -51,11 +51,12 @@ class Shutdown:
         self._grace = grace
         self._finishing: set[int] = set()  # open when the drain began, and still
         self._goaway_at = inf  # the next of the two
+        self._last_served = _HIGHEST_STREAM_ID
 
-    @property
-    def refuses_streams(self) -> bool:
-        """Whether requests that come now are too late."""
-        return self.state is State.LEAVING or self.state is State.CLOSED
+    def refuses(self, stream_id: int) -> bool:
+        """Whether this new stream is too late. One that came in the same read as the answer to
+        our PING is not: GOAWAY has counted it among those that are served."""
+        return stream_id > self._last_served or self.state is State.CLOSED
 
     def drain(self, streams: Collection[int], deadline: float, now: float) -> None:
         """The server stops: finish ``streams``, and whatever follows, by ``deadline``."""
@@ -112,7 +113,8 @@ class Shutdown:
 
     def _leave(self) -> None:
         self.state = State.LEAVING
-        self._codec.goaway(self._codec.last_stream_id, ErrorCodes.NO_ERROR)
+        self._last_served = self._codec.last_stream_id
+        self._codec.goaway(self._last_served, ErrorCodes.NO_ERROR)
 
     def _all_answered(self) -> bytes:
         """The PING that follows the answer to the last request so far."""

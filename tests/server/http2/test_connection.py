@@ -612,6 +612,20 @@ async def test_a_request_in_the_moment_of_the_idle_close_is_served(open_client, 
     assert b"\x88" in data  # HPACK for :status 200
 
 
+async def test_a_request_that_comes_with_the_answer_to_the_last_ping_is_served(open_client):
+    """gRPC's core writes both at once; refused, its call fails where GOAWAY had let it pass."""
+    _, client = await open_client(keep_alive_timeout=0.05, goaway_grace=10.0)
+    await client.flush()
+    data = b""
+    while bytes.fromhex("7fffffff") not in data:
+        data += await client.stream.receive_some(65536)
+    client.h2.receive_data(data)  # the answer to PING is in what follows
+    headers = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+    client.h2.send_headers(1, headers, end_stream=True)
+    await client.flush()
+    assert await client.response(1) == (200, b"")
+
+
 async def test_a_client_cannot_make_the_header_table_grow(open_client):
     _, client = await open_client()
     client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**30})

@@ -42,13 +42,13 @@ def test_an_open_connection_has_nothing_to_do(shutdown, codec):
 def test_warned_serves_until_ping_is_answered(shutdown, codec):
     shutdown.warn(10.0)
     assert (shutdown.state, codec.said) == (State.WARNED, [b"lastcall", LAST])
-    assert not shutdown.refuses_streams
+    assert not shutdown.refuses(9)
     shutdown.warn(10.5)
     shutdown.ping_answered(b"another.", 10.5)
     assert shutdown.due(streams=True) == 11.0
     shutdown.ping_answered(b"lastcall", 10.6)
     assert (shutdown.state, codec.said[2:]) == (State.LEAVING, [7])
-    assert shutdown.refuses_streams
+    assert (shutdown.refuses(7), shutdown.refuses(9)) == (False, True)
     assert shutdown.due(streams=True) == inf
     assert shutdown.due(streams=False) == -inf
 
@@ -94,4 +94,4 @@ def test_a_closed_connection_is_done(shutdown, codec):
     shutdown.warn(1.0)
     shutdown.drain({1: "a"}, 40.0, 1.0)
     assert (codec.said, shutdown.due(streams=True)) == ([], -inf)
-    assert shutdown.refuses_streams
+    assert (shutdown.refuses(7), shutdown.refuses(9)) == (True, True)
