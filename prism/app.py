@@ -316,6 +316,11 @@ class Proxy:
                     why = "it can be reached from other machines, and there is no listen.tls"
             if why:
                 raise ListenError(f"the given socket {address}", why, way_out)
+            if role == "data" and self.config.authentication is None:
+                log.warning(
+                    "whoever can reach %s may call every namespace: clients are not authenticated",
+                    address,
+                )
 
 
 async def _server_tls(config: ListenerTLS | None) -> ServerTLS | None:

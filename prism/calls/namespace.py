@@ -23,7 +23,8 @@ class Namespace:
     """One namespace. ``in_flight`` counts its calls between admission and answer,
     ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin.
 
-    ``access`` says who may do what; without it, everybody may do everything.
+    ``access`` says who may do what; without it, everybody may do everything. The proxy is not
+    ready without the plugin of a ``required`` one.
     ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there.
     """
 
@@ -34,6 +35,7 @@ class Namespace:
     description: str = ""
     while_unavailable: Literal["wait", "fail"] = "wait"
     access: AccessTable | None = None
+    required: bool = True
     in_flight: int = field(default=0, init=False)
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
@@ -59,6 +61,7 @@ class Namespace:
             config.description,
             config.while_unavailable,
             None if is_open else AccessTable(config.name, config.access),
+            config.required,
         )
 
     def update(self, config: NamespaceConfig) -> None:
@@ -67,6 +70,7 @@ class Namespace:
         self.backend = config.backend
         self.description = config.description
         self.while_unavailable = config.while_unavailable
+        self.required = config.required
         if self.access is not None and self.access.access != (config.access or NamespaceAccess()):
             self.access = AccessTable(self.name, config.access)
             self.review_streams(lambda _: True)

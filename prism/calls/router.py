@@ -61,6 +61,14 @@ class Router:
         """The namespaces that ``identity`` may use, sorted by name."""
         return [namespace for namespace in self.namespaces() if namespace.admits(identity)]
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether every namespace that is required has its plugin."""
+        return all(
+            namespace.slot.current is not None or not namespace.required
+            for namespace in self._namespaces.values()
+        )
+
     def namespaces(self) -> list[Namespace]:
         """All namespaces, sorted by name."""
         return sorted(self._namespaces.values(), key=lambda namespace: namespace.name)

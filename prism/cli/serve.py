@@ -24,6 +24,8 @@ FORCED = 3
 """Exit status after a second signal."""
 DEMO_DATABASE = "prism.db"
 """The demo's file, in the current directory."""
+DEMO_TOKEN = "prism.token"  # noqa: S105 - a file
+"""The file beside it with the token that operates the demo."""
 
 GC_THRESHOLD = 10_000
 """Containers made between two searches for cycles of them. Some hundred calls in flight have
@@ -31,7 +33,8 @@ as many alive, which the default of 700 takes for garbage, and hardly a call lea
 
 EPILOG = """\b
 Examples:
-  prism serve                          a `demo` namespace on SQLite, in ./prism.db
+  prism serve                          a `demo` namespace on SQLite, in ./prism.db,
+                                       and a token to operate it, in ./prism.token
   prism serve --config prism.yaml
   prism serve --port 8080 --admin-port 0
 
@@ -117,6 +120,7 @@ def _run(
     import trio
 
     from prism.config.sources import FileWatch
+    from prism.contract.errors import PrismError
     from prism.observability.logs import setup_logging
     from prism.signals import run_until_signalled
 
@@ -139,7 +143,32 @@ def _run(
         serving()
         _say(start_message(config, ready, demo=file is None))
 
-    return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
+    token = make_demo_token() if file is None else None
+    try:
+        return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
+    except PrismError:
+        if token is not None:
+            token.unlink()  # nothing has been served
+        raise
+
+
+def make_demo_token() -> Path | None:
+    """The demo's token file, if it was not there and has been made."""
+    import secrets
+
+    path = Path(DEMO_TOKEN)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise click.ClickException(
+            f"the demo cannot write {path.absolute()}: {error.strerror}; start it in a directory "
+            "of your own, or give it a --config"
+        ) from None
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(f"{secrets.token_hex(32)}\n")
+    return path
 
 
 @contextmanager
@@ -199,16 +228,20 @@ def _say(text: str) -> None:
 
 
 def demo_config() -> "Config":
-    """One namespace, ``demo``, on SQLite in the current directory."""
-    from prism.config.types import Config, NamespaceConfig
+    """One namespace, ``demo``, on SQLite in the current directory, operated with a token there."""
+    from prism.config.types import AdminConfig, Config, NamespaceConfig
 
     database = str(Path(DEMO_DATABASE).absolute())
     demo = NamespaceConfig(name="demo", backend="sqlite", config={"path": database})
-    return Config(namespaces=[demo])
+    token = str(Path(DEMO_TOKEN).absolute())
+    admin = AdminConfig(token_file=token, without_token="read")  # noqa: S106 - a right
+    return Config(namespaces=[demo], admin=admin)
 
 
 def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
     """What a started proxy says on standard output."""
+    from prism.config.types import AdminConfig
+
     count = len(config.namespaces)
     where = ", ".join(str(address) for address in ready.data)
     state = f", {count - len(ready.waiting)} ready," if ready.waiting else ""
@@ -225,6 +258,9 @@ def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
             "",
             f"""  {curl} '{{"key":"user:123","value":{{"name":"Ada"}}}}' {base}/set""",
             f"""  {curl} '{{"key":"user:123"}}' {base}/get""",
-            "",
         ]
+        if ready.admin:
+            url = f" --url {ready.admin[0]}" if ready.admin[0].port != AdminConfig().port else ""
+            lines.append(f"  prism plugin reload demo --token-file {DEMO_TOKEN}{url}")
+        lines.append("")
     return "\n".join(lines)

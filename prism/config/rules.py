@@ -111,6 +111,14 @@ def _check_listen(config: Config, at: Place) -> None:
                 f"{reach}, and what clients show would pass in plain text; set tls, or accept it "
                 f"with {accept} at the top level"
             )
+    elif not is_loopback(address) and config.insecure:
+        if not at["authentication"].is_written:
+            place.warning(
+                f"whoever can reach {address} may call every namespace: "
+                "clients are not authenticated"
+            )
+        elif config.listen.tls is None:
+            place.warning(f"what clients show passes in plain text at {address}: there is no tls")
 
 
 # -- authentication, access ---------------------------------------------------
@@ -166,6 +174,10 @@ def _check_admin(config: Config, at: Place) -> None:
             here["address"].error(
                 f"{reach}, and the token would pass in plain text; set tls, or accept it with "
                 '"insecure: true" at the top level'
+            )
+        elif admin.tls is None and admin.has_tokens:
+            here["address"].warning(
+                f"the tokens of operators pass in plain text at {admin.address}: there is no tls"
             )
         if admin.without_token in ("read", "change"):
             here["without_token"].error(f'{reach}: only "probe" may be open without the token')

@@ -317,6 +317,14 @@ class NamespaceConfig(Block, frozen=True):
             "answered 503 at once until it is back. `fail`: 503 at once."
         ),
     ] = "wait"
+    required: Annotated[
+        bool,
+        Meta(
+            description="Whether the proxy is ready (`/readyz`, gRPC's health of the whole) only "
+            "with this namespace's plugin. With `false` its failure takes no other namespace off "
+            "a load balancer."
+        ),
+    ] = True
 
 
 class TrustedKey(Block, frozen=True, kw_only=True):

@@ -203,6 +203,7 @@ def _updatable(namespace: NamespaceConfig) -> tuple[Any, ...]:
         namespace.description,
         namespace.while_unavailable,
         namespace.access,
+        namespace.required,
     )
 
 

@@ -1,8 +1,8 @@
 """``/healthz`` and ``/readyz``, as orchestrators and load balancers ask them.
 
 Alive means that the process answers; it says nothing of plugins, because
-restarting the proxy does not mend a plugin. Ready means that every namespace has
-an instance and the proxy is not draining. Who may only make calls is told no more than
+restarting the proxy does not mend a plugin. Ready means that every namespace that is ``required``
+has an instance and the proxy is not draining. Who may only make calls is told no more than
 whether; operators read which namespaces wait, and why.
 """
 
@@ -28,8 +28,7 @@ def answer_probe(
     """The answer to a GET of one of ``PROBES``."""
     if path == HEALTHZ:
         return json_response(200, {"status": "alive"})
-    waiting = any(namespace.slot.current is None for namespace in router.namespaces())
-    status = "draining" if draining else "not ready" if waiting else "ready"
+    status = "draining" if draining else "ready" if router.is_ready else "not ready"
     answer: dict[str, object] = {"status": status}
     if for_operators:
         answer["namespaces"] = {

@@ -27,6 +27,15 @@ def test_replacing_and_removing(make_namespace):
         router.find("kv")
 
 
+def test_it_is_ready_without_those_that_are_not_required():
+    config = NamespaceConfig(name="kv", backend="memory", required=False)
+    optional = Namespace.from_config(config, Slot("kv"))
+    router = Router([optional])
+    assert router.is_ready
+    optional.update(NamespaceConfig(name="kv", backend="memory"))
+    assert not router.is_ready
+
+
 def test_namespace_from_configuration():
     limits = NamespaceLimits(timeout_seconds=5, max_timeout_seconds=10)
     config = NamespaceConfig(name="kv", backend="memory", description="d", limits=limits)

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from prism.app import Ready
-from prism.cli.serve import _say, demo_config, start_message
+from prism.cli.serve import _say, demo_config, make_demo_token, start_message
+from prism.config import read_token
 from prism.config.types import Config, NamespaceConfig
 from prism.streams.addresses import Address
 
@@ -16,6 +17,18 @@ def test_the_demo_is_one_namespace_in_the_current_directory(tmp_path, monkeypatc
     (demo,) = demo_config().namespaces
     assert (demo.name, demo.backend) == ("demo", "sqlite")
     assert Path(demo.config["path"]) == tmp_path / "prism.db"
+
+
+def test_the_demo_can_be_operated_with_the_token_that_it_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    admin = demo_config().admin
+    assert Path(admin.token_file) == tmp_path / "prism.token"
+    assert admin.without_token == "read"
+    made = make_demo_token()
+    assert made.stat().st_mode & 0o777 == 0o600
+    token = read_token(made)
+    assert make_demo_token() is None, "that of an earlier demo stays"
+    assert read_token(made) == token
 
 
 def test_the_message_of_the_demo_says_what_to_try(tmp_path, monkeypatch):

@@ -25,7 +25,27 @@ def test_other_addresses_need_insecure(problems: Problems, address: str) -> None
     text = f"listen: {{address: '{address}'}}\n"
     (problem,) = problems(text)
     assert f"listen.address: {address} can be reached from other machines" in problem
-    assert parse_config(text + "insecure: true\n", "f").config.insecure
+    warnings = parse_config(text + "insecure: true\n", "f").warnings
+    said = f"whoever can reach {address} may call every namespace: clients are not authenticated"
+    assert [str(w) for w in warnings if w.path == "listen.address"] == [
+        f"f:1:19: listen.address: {said}"
+    ]
+
+
+def test_what_passes_in_plain_text_beyond_loopback_is_said() -> None:
+    text = """
+insecure: true
+listen: {address: 0.0.0.0}
+authentication: {api_keys: {file: keys}}
+admin: {address: 10.0.0.1, token_file: t}
+namespaces: [{name: a, backend: sqlite, access: {owners: [b]}}]
+"""
+    data, admin = map(str, parse_config(text, "f").warnings)
+    assert data.startswith("f:3:19: listen.address: what clients show passes in plain text at 0.0")
+    assert admin.startswith("f:5:18: admin.address: the tokens of operators pass in plain text at")
+    secure = text.replace("0.0.0.0}", "0.0.0.0, tls: {cert: c, key: k}}")
+    secure = secure.replace("token_file: t}", "token_file: t, tls: {cert: c, key: k}}")
+    assert parse_config(secure, "f").warnings == ()
 
 
 def test_an_admin_port_that_is_off_needs_no_permission() -> None:
@@ -70,8 +90,8 @@ def test_an_admin_port_that_is_refused(problems: Problems, admin: str, rest: str
 
 @pytest.mark.parametrize(("admin", "rest"), ADMIN_ACCEPTED)
 def test_an_admin_port_that_is_accepted(admin: str, rest: str) -> None:
-    (warning,) = parse_config(f"admin: {{{admin}}}\n{rest}\n", "f").warnings
-    assert "there are no namespaces" in str(warning)
+    warnings = parse_config(f"admin: {{{admin}}}\n{rest}\n", "f").warnings
+    assert "there are no namespaces" in str(warnings[0])
 
 
 def test_both_ports_must_differ(problems: Problems) -> None:

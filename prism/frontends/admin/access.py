@@ -123,16 +123,25 @@ class Access:
         """Who asks, for the log.
 
         Raises:
-            Unauthenticated: it must say who it is.
-            Forbidden: it may not.
+            Unauthenticated: it must show a token, or show another.
+            Forbidden: it may not, or there is no token that it could show.
         """
         if peer.uid is not None:
             return _admit_user(peer.uid)
         given = headers.get(b"authorization")
         if given is not None and self.tokens:
             return self._admit_token(given, needed)
-        if needed > self.without_token:
-            raise Unauthenticated(self._way_in())
+        if needed > self.without_token and self.tokens:
+            raise Unauthenticated(
+                "show a token of admin.token_file or admin.tokens: authorization: Bearer, "
+                "and the token"
+            )
+        if needed > self.without_token:  # there is nothing to show that would help
+            what = "reads" if self.without_token is Right.READ else "the probes"
+            raise Forbidden(
+                f"without a token only {what} are open here; set admin.token_file or admin.tokens, "
+                "or admin.address to a Unix socket (unix:/path)"
+            )
         if needed > Right.PROBE:
             _check_host(headers.get(b"host", b""))
         if needed is Right.CHANGE and not is_json(headers):
@@ -170,17 +179,6 @@ class Access:
         except (Unauthenticated, Forbidden):
             return False
         return True
-
-    def _way_in(self) -> str:
-        if self.tokens:
-            return (
-                "show a token of admin.token_file or admin.tokens: authorization: Bearer, "
-                "and the token"
-            )
-        return (
-            "without a token only reads are open here; set admin.token_file, "
-            "or admin.address to a Unix socket (unix:/path)"
-        )
 
 
 def _admit_user(uid: int) -> str:

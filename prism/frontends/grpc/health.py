@@ -1,6 +1,6 @@
 """``grpc.health.v1.Health``: the readiness of namespaces, as gRPC's load balancers ask it.
 
-``service`` is a namespace's name; empty means all of them together, as ``/readyz`` does.
+``service`` is a namespace's name; empty means the whole proxy, as ``/readyz`` does.
 """
 
 import trio
@@ -54,10 +54,11 @@ async def _service(call: GrpcCall) -> str:
 
 
 def _status(call: GrpcCall, router: Router, service: str, *, draining: bool) -> int:
-    namespaces = router.namespaces_for(call.identity) if service else router.namespaces()
+    ready = router.is_ready
     if service:
-        namespaces = [namespace for namespace in namespaces if namespace.name == service]
-        if not namespaces:
+        namespaces = router.namespaces_for(call.identity)
+        found = next((namespace for namespace in namespaces if namespace.name == service), None)
+        if found is None:
             return _SERVICE_UNKNOWN
-    ready = all(namespace.slot.current is not None for namespace in namespaces)
+        ready = found.slot.current is not None
     return _SERVING if ready and not draining else _NOT_SERVING

@@ -35,7 +35,9 @@ def user(uid: int) -> Peer:
 # (what is open without a token, is there a token, peer, headers, right) -> who, or the error
 TABLE = [
     ("read", False, TCP, LOCAL, "READ", "anonymous"),
-    ("read", False, TCP, LOCAL | JSON, "CHANGE", Unauthenticated),
+    ("read", False, TCP, LOCAL | JSON, "CHANGE", Forbidden),  # no token would help
+    ("probe", False, TCP, LOCAL, "READ", Forbidden),
+    ("read", True, TCP, LOCAL | JSON, "CHANGE", Unauthenticated),
     ("change", False, TCP, LOCAL | JSON, "CHANGE", "anonymous"),
     ("change", False, TCP, LOCAL | FORM, "CHANGE", Forbidden),
     ("change", False, TCP, LOCAL, "CHANGE", Forbidden),

@@ -42,7 +42,7 @@ async def test_logs(admin):
 async def test_strangers_learn_no_reasons_from_readyz(admin):
     admin.front.access.without_token = type(admin.front.access.without_token).PROBE
     assert (await admin.ask("GET", "/readyz")).json == {"status": "ready"}
-    assert (await admin.ask("GET", "/metrics")).status == 401
+    assert (await admin.ask("GET", "/metrics")).status == 403
     nowhere = await admin.ask("GET", "/admin/nowhere")
     assert nowhere.status == 401
     assert nowhere.headers["www-authenticate"] == 'Bearer realm="prism"'

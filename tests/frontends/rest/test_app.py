@@ -365,6 +365,18 @@ async def test_no_instance(make_namespace, make_client):
     assert "it is restarting" not in str(described)
 
 
+async def test_a_namespace_that_is_not_required_keeps_nobody_from_being_ready(
+    make_namespace, make_client
+):
+    broken = make_namespace(name="broken")
+    broken.slot.clear(broken.slot.current)
+    client = make_client(make_namespace(), broken)
+    assert (await client.request("GET", "/readyz")).status == 503
+    broken.required = False
+    assert (await client.request("GET", "/readyz")).status == 200
+    assert (await client.request("POST", "/v1/broken/get")).status == 503
+
+
 async def test_probes_while_draining(make_namespace, make_client, access_lines):
     client = make_client(make_namespace())
     assert (await client.request("GET", "/readyz")).json["status"] == "ready"
