@@ -3,6 +3,7 @@ import os
 import pytest
 import trio
 
+from prism.frontends.admin import Access, AdminToken, Right
 from prism.frontends.admin.messages import Restarted
 
 
@@ -39,10 +40,15 @@ async def test_logs(admin):
     assert answer["namespace"] == "kv"
 
 
-async def test_strangers_learn_no_reasons_from_readyz(admin):
-    admin.front.access.without_token = type(admin.front.access.without_token).PROBE
+async def test_strangers_learn_no_reasons_from_readyz(admin, tmp_path):
+    admin.front.access.without_token = Right.PROBE
     assert (await admin.ask("GET", "/readyz")).json == {"status": "ready"}
     assert (await admin.ask("GET", "/metrics")).status == 403
+    assert (await admin.ask("GET", "/admin/nowhere")).status == 403
+    file = tmp_path / "token"
+    file.touch(0o600)
+    file.write_text("a-token-of-operators")
+    admin.front.access = Access([AdminToken(file)], Right.PROBE)
     nowhere = await admin.ask("GET", "/admin/nowhere")
     assert nowhere.status == 401
     assert nowhere.headers["www-authenticate"] == 'Bearer realm="prism"'
