@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from prism.access.authentication import Authentication
+from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
 from prism.config.types import Config, ListenerTLS
@@ -26,7 +27,7 @@ from prism.frontends.admin import Access, AdminApp, Administered, Restarting
 from prism.frontends.answering import Observer
 from prism.frontends.data_port import DataPort
 from prism.observability.access_log import AccessLog
-from prism.observability.collectors import config_metrics, server_metrics
+from prism.observability.collectors import config_metrics, memory_metrics, server_metrics
 from prism.observability.metrics import Metrics
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
@@ -83,16 +84,20 @@ class Proxy:
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(instance_specs(self.config))
         self.router = Router(
-            Namespace.from_config(
-                namespace,
-                self.supervisor.slots[namespace.name],
-                is_open=self.config.authentication is None,
-            )
-            for namespace in self.config.namespaces
+            (
+                Namespace.from_config(
+                    namespace,
+                    self.supervisor.slots[namespace.name],
+                    is_open=self.config.authentication is None,
+                )
+                for namespace in self.config.namespaces
+            ),
+            _memory(self.config),
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
         self._metrics = Metrics(self.router, self.supervisor)
         self._metrics.register(partial(config_metrics, self.live))
+        self._metrics.register(partial(memory_metrics, self.router.memory))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         observer = Observer(self._metrics, AccessLog())
@@ -189,6 +194,7 @@ class Proxy:
                 settings,
                 shutdown=self.shutdown,
                 statistics=self._statistics,
+                memory=self.router.memory,
             )
 
     def restart_with(self, restart: Callable[[], Restarting]) -> None:
@@ -335,6 +341,16 @@ async def _close(listeners: list[Listener]) -> None:
     with trio.CancelScope(shield=True):
         for listener in listeners:
             await listener.aclose()
+
+
+def _memory(config: Config) -> Memory:
+    limits = config.listen.limits
+    return Memory(
+        limits.request_memory_bytes,
+        limits.answer_memory_bytes,
+        limits.request_memory_bytes_per_connection,
+        limits.answer_memory_bytes_per_connection,
+    )
 
 
 def _server_settings(config: Config) -> ServerSettings:

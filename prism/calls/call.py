@@ -22,6 +22,7 @@ from typing import Protocol
 
 from prism.access.identity import ANONYMOUS
 from prism.calls.invoke import invoke, retry
+from prism.calls.memory import UNCOUNTED, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
@@ -46,6 +47,14 @@ MAX_DETAIL = 4096
 
 BODY_PAUSE = 30.0
 """Seconds that a client may pause within a body. The call's deadline holds beside it."""
+
+
+BODY_RATE = 1024
+"""Bytes a second that a body must have come at on average, after one such pause: else a byte now
+and then would hold its place as long as the deadline lets it."""
+
+SMALL_ANSWER = 64 * 1024
+"""Bytes of an answer up to which it is sent without looking for room: there always is as much."""
 
 
 class Waiting(Protocol):
@@ -84,6 +93,7 @@ class Call(ABC):
         "deadline",
         "done",
         "has_params",
+        "held",
         "http_status",
         "identity",
         "instance",
@@ -133,6 +143,7 @@ class Call(ABC):
         self.metadata: dict[str, str] | None = None
         self.stream: ClientStream | None = None
         self.deadline = 0.0
+        self.held: Hold | None = None
         self.reading_until: float | None = None
         self.instance: Instance | None = None
         self.instance_id = ""
@@ -164,6 +175,13 @@ class Call(ABC):
     @abstractmethod
     def send_result(self, result: bytes, content_type: bytes) -> None:
         """Send the plugin's result to the client. Never waits."""
+
+    def keep_answer(self, size: int) -> None:  # noqa: B027
+        """An answer of ``size`` bytes follows, which the client may not take at once.
+
+        Raises:
+            AnswerDropped: there is no room for it.
+        """
 
     @abstractmethod
     def send_error(self, error: CallError) -> None:
@@ -206,6 +224,42 @@ class Call(ABC):
         except Exception:
             log.exception("request %s failed", self.request_id)
             self.end(InternalError())
+
+    def drop_params(self) -> None:
+        """Free what is counted: the call may be there until its answer is taken."""
+        self.params = self.raw = b""
+
+    def precheck(self) -> None:
+        """The params are to be waited for: see that the call is not sure to be refused then.
+
+        Raises:
+            CallError: it is.
+        """
+        assert self.target is not None  # noqa: S101 - its params are read
+        for policy in self.target.policies:
+            policy.precheck(self)
+
+    def hold(self, size: int) -> None:
+        """Count ``size`` bytes of the request, in place of those before.
+
+        Raises:
+            MemoryFull: there is no room for them.
+        """
+        if self.held is None:
+            if size <= UNCOUNTED:
+                return
+            self.held = self.new_hold()
+        # Not to be among those that give way for it.
+        until, self.reading_until = self.reading_until, None
+        try:
+            self.held.resize(size)
+        finally:
+            self.reading_until = until
+
+    def new_hold(self) -> Hold:
+        """Where the request's bytes are counted."""
+        assert self.target is not None  # noqa: S101 - its params are read
+        return Hold(self.target.requests, self.target.requests.parent)
 
     def wait_for(self, waiting: Waiting) -> None:
         """The call waits for something that calls ``proceed``, and is told if it ends before."""
@@ -273,7 +327,11 @@ class Call(ABC):
                 return
         self.close()
         try:
+            if len(result) > SMALL_ANSWER:
+                self.keep_answer(len(result))
             self.send_result(result, content_type)
+        except CallError as error:
+            self._tell(error)
         except Exception:
             log.exception("request %s failed", self.request_id)
             self._tell(InternalError())
@@ -292,7 +350,12 @@ class Call(ABC):
         if self.reading_until is not None and now < self.deadline:
             if now < self.reading_until:
                 return min(self.reading_until, self.deadline)
-            self.end(RequestTimeout(f"the request's body paused for more than {BODY_PAUSE:g} s"))
+            self.end(
+                RequestTimeout(
+                    f"the request's body paused for more than {BODY_PAUSE:g} s, "
+                    f"or came slower than {BODY_RATE} bytes a second"
+                )
+            )
             return None
         if now < self.deadline:
             return self.deadline
@@ -358,6 +421,10 @@ class Call(ABC):
         """Let go of the plugin, and of what the policies hold."""
         self.done = True
         self._waiting = None
+        if self.held is not None:
+            self.held.release()
+            self.held = None
+            self.drop_params()
         instance = self.instance
         if instance is not None:
             late = isinstance(error, DeadlineExceeded)

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from prism.calls.memory import GRACE
+from prism.contract.errors import RequestTimeout
+
 if TYPE_CHECKING:
     from prism.calls.call import Call
+
+RECLAIM_PAUSE = 0.25
+"""Seconds between two looks for calls whose room is needed."""
 
 
 class Deadlines:
@@ -22,6 +28,7 @@ class Deadlines:
         self._calls: set[Call] = set()
         self._due = inf
         self._sleep = trio.CancelScope()
+        self._next_reclaim = -inf
 
     def add(self, call: "Call", due: float) -> None:
         """Have ``call.expire`` called at ``due`` or soon after, unless it is forgotten before."""
@@ -32,6 +39,19 @@ class Deadlines:
     def forget(self, call: "Call") -> None:
         """The call has ended."""
         self._calls.discard(call)
+
+    def end_slow_bodies(self) -> None:
+        """There is no room for more requests: end the calls whose bodies are long on their way.
+
+        At most once in a while, since it looks at every open call.
+        """
+        now = trio.current_time()
+        if now < self._next_reclaim:
+            return
+        self._next_reclaim = now + RECLAIM_PAUSE
+        for call in list(self._calls):
+            if call.reading_until is not None and call.started + GRACE < now:
+                call.end(RequestTimeout("the request's body came slowly, and its room is needed"))
 
     async def run(self) -> None:
         """End calls whose time is up, for ever."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from prism.access.identity import Identity
 from prism.access.permissions import AccessTable, needed
 from prism.calls.deadlines import Deadlines
+from prism.calls.memory import Account, Memory
 from prism.calls.policies import build_policies
 from prism.calls.policies.policy import Policy
 from prism.config.types import NamespaceAccess, NamespaceConfig, NamespaceLimits
@@ -25,7 +26,8 @@ class Namespace:
 
     ``access`` says who may do what; without it, everybody may do everything. The proxy is not
     ready without the plugin of a ``required`` one.
-    ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there.
+    ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there, as
+    are the proxy's accounts, the parents of ``requests`` and ``answers``.
     """
 
     name: str
@@ -41,9 +43,14 @@ class Namespace:
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
+    requests: Account = field(init=False)
+    answers: Account = field(init=False)
 
     def __post_init__(self) -> None:
         self.policies = build_policies(self)
+        self.requests = Account(f"the requests of namespace {self.name!r}", 0)
+        self.answers = Account(f"the untaken answers of namespace {self.name!r}", 0)
+        self.use_memory(Memory())
 
     @classmethod
     def from_config(
@@ -74,6 +81,22 @@ class Namespace:
         if self.access is not None and self.access.access != (config.access or NamespaceAccess()):
             self.access = AccessTable(self.name, config.access)
             self.review_streams(lambda _: True)
+        self._limit_memory()
+
+    def use_memory(self, memory: Memory) -> None:
+        """Have the proxy's accounts as parents of the namespace's."""
+        self.requests.parent, self.answers.parent = memory.requests, memory.answers
+        self._limit_memory()
+
+    def _limit_memory(self) -> None:
+        """Without limits of its own, one namespace has half of the proxy's memory at most."""
+        limits = self.limits
+        for account, limit in (
+            (self.requests, limits.request_memory_bytes),
+            (self.answers, limits.answer_memory_bytes),
+        ):
+            assert account.parent is not None  # noqa: S101 - set by use_memory
+            account.limit = account.parent.limit // 2 if limit is None else limit
 
     def deadline(self, now: float, timeout: float | None) -> float:
         """When a call that starts ``now`` must end, if it asks for ``timeout`` seconds."""

@@ -5,20 +5,24 @@ from collections.abc import Iterable
 from prism.access.identity import ANONYMOUS, Identity
 from prism.access.permissions import closed_namespace
 from prism.calls.deadlines import Deadlines
+from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.contract.errors import Draining, UnknownNamespace
 
 
 class Router:
-    """All namespaces by name, and the deadlines of their calls: run ``deadlines.run``.
+    """All namespaces by name, the deadlines of their calls, and the memory that those may take.
+    Run ``deadlines.run``.
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
     """
 
-    def __init__(self, namespaces: Iterable[Namespace] = ()) -> None:
+    def __init__(self, namespaces: Iterable[Namespace] = (), memory: Memory | None = None) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
+        self.memory = memory or Memory()
+        self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         for namespace in namespaces:
             self.add(namespace)
 
@@ -26,6 +30,7 @@ class Router:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
         namespace.deadlines = self.deadlines
+        namespace.use_memory(self.memory)
 
     def remove(self, name: str, reason: str) -> None:
         """Make the namespace unreachable for new calls, and end its open streams."""

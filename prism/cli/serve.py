@@ -122,6 +122,7 @@ def _run(
     from prism.config.sources import FileWatch
     from prism.contract.errors import PrismError
     from prism.observability.logs import setup_logging
+    from prism.process.memory import give_back_large_blocks
     from prism.signals import run_until_signalled
 
     load = None
@@ -135,6 +136,7 @@ def _run(
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
     setup_logging(config.log.level, config.log.format)
+    give_back_large_blocks()
 
     def on_ready(ready: "Ready") -> None:
         # What is here now stays: no search for cycles need look at it again.

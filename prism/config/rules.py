@@ -71,6 +71,7 @@ def check_rules(config: Config, at: Place) -> None:
         _check_plugin(namespace.plugin, place["plugin"])
         _check_access(namespace.access, place["access"], at["authentication"])
         _check_limits(namespace.limits, namespace.plugin, place["limits"])
+        _check_memory(namespace.limits, config.listen.limits.request_memory_bytes, place["limits"])
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
@@ -354,6 +355,20 @@ def _check_limits(limits: NamespaceLimits, plugin: PluginConfig, at: Place) -> N
         at["max_payload_bytes"].error(
             f"{limits.max_payload_bytes} bytes do not fit into a frame; "
             f"the plugin's max_frame_bytes is {plugin.max_frame_bytes}"
+        )
+
+
+def _check_memory(limits: NamespaceLimits, of_proxy: int, at: Place) -> None:
+    own = limits.request_memory_bytes
+    if own is not None and own < limits.max_payload_bytes:
+        at["request_memory_bytes"].error(
+            f"{own} bytes have no room for one body; max_payload_bytes is "
+            f"{limits.max_payload_bytes}"
+        )
+    elif limits.max_payload_bytes > of_proxy:
+        at["max_payload_bytes"].error(
+            f"{limits.max_payload_bytes} bytes are more than all requests may take; "
+            f"listen.limits.request_memory_bytes is {of_proxy}"
         )
 
 

@@ -92,6 +92,26 @@ class ListenLimits(Block, frozen=True):
     max_concurrent_handshakes: Annotated[
         Count, Meta(description="TLS handshakes at a time; more wait for their turn.")
     ] = 32
+    request_memory_bytes: Annotated[
+        Bytes,
+        Meta(
+            description="What all requests may take at a time, from their first bytes to their "
+            "answer; one that does not fit is answered 503 (`memory_full`)."
+        ),
+    ] = 128 * MIB
+    request_memory_bytes_per_connection: Annotated[
+        Bytes, Meta(description="Of these, the requests of one connection.")
+    ] = 32 * MIB
+    answer_memory_bytes: Annotated[
+        Bytes,
+        Meta(
+            description="What answers may take that their clients have not taken yet; one that "
+            "does not fit is replaced by 503 (`answer_dropped`)."
+        ),
+    ] = 128 * MIB
+    answer_memory_bytes_per_connection: Annotated[
+        Bytes, Meta(description="Of these, the answers of one connection.")
+    ] = 32 * MIB
     max_connection_age_seconds: Annotated[
         Seconds | None,
         Meta(
@@ -246,6 +266,20 @@ class NamespaceLimits(Block, frozen=True):
     """What one namespace's callers may use."""
 
     max_payload_bytes: Annotated[Bytes, Meta(description="Largest request body.")] = MIB
+    request_memory_bytes: Annotated[
+        Bytes | None,
+        Meta(
+            description="What its requests may take of `listen.limits.request_memory_bytes`. "
+            "Without it, half."
+        ),
+    ] = None
+    answer_memory_bytes: Annotated[
+        Bytes | None,
+        Meta(
+            description="What its answers may take of `listen.limits.answer_memory_bytes`. "
+            "Without it, half."
+        ),
+    ] = None
     max_in_flight: Annotated[
         Count, Meta(description="Calls at a time; one more is answered 429.")
     ] = 1024

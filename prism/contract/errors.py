@@ -31,6 +31,8 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── OperationInProgress     409  the namespace's plugin is being reloaded already
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── TooManyStreams          429  the limit on open streams is reached
+        ├── MemoryFull              503  what requests may take of memory is taken; never ran
+        ├── AnswerDropped           503  ... or what answers may take; it ran
         ├── CallCancelled           499  the caller went away
         ├── InternalError           500  a bug in Prism; the client learns no more
         ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
@@ -307,6 +309,35 @@ class TooManyStreams(CallError):
 
     def __init__(self, whose: str, limit: int) -> None:
         super().__init__(f"{whose} already has {limit} streams open, the limit")
+
+
+class MemoryFull(CallError):
+    """There is no room for the request's bytes now: in its connection's share, its namespace's,
+    or the proxy's memory. It never ran."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 503
+    reason = "memory_full"
+    retryable = True
+
+    def __init__(self, of: str, limit: int) -> None:
+        super().__init__(f"{of} take {limit} bytes already, the limit")
+        self.of = of
+        self.limit = limit
+
+
+class AnswerDropped(CallError):
+    """There is no room to keep the answer until the client takes it. The call ran."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 503
+    reason = "answer_dropped"
+
+    def __init__(self, size: int, of: str, limit: int) -> None:
+        super().__init__(
+            f"the call ran, but its answer of {size} bytes is dropped: "
+            f"{of} take {limit} bytes already, the limit"
+        )
 
 
 class CallCancelled(CallError):

@@ -25,13 +25,16 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from prism.access.authentication import Authentication
-from prism.calls.call import BODY_PAUSE, Call
+from prism.calls.call import BODY_PAUSE, BODY_RATE, Call
 from prism.calls.ids import random_hex
+from prism.calls.memory import OVERHEAD, UNCOUNTED, Hold
 from prism.contract.errors import (
+    AnswerDropped,
     CallCancelled,
     CallError,
     Draining,
     InternalError,
+    MemoryFull,
     PayloadTooLarge,
 )
 from prism.observability.access_log import AccessLog
@@ -68,7 +71,7 @@ class ExchangeCall(Call):
     with every answer. Without an ``observer`` nobody is told of its end.
     """
 
-    __slots__ = ("_body", "_limit", "declared", "exchange", "extra_headers", "observer")
+    __slots__ = ("_beside", "_body", "_limit", "declared", "exchange", "extra_headers", "observer")
 
     def __init__(self, exchange: Exchange, observer: Observer | None) -> None:
         super().__init__(turn_time(), exchange.tasks)
@@ -78,6 +81,7 @@ class ExchangeCall(Call):
         self.extra_headers: Headers = []
         self._body: bytes | bytearray = b""
         self._limit = 0
+        self._beside = 0  # bytes of the request beside its body
         exchange.watch(self)
 
     def identify(self, request_id: str = "", trace: tuple[str, str, str] | None = None) -> None:
@@ -118,11 +122,15 @@ class ExchangeCall(Call):
             self.bytes_in = len(body)
             if len(body) > limit:
                 raise PayloadTooLarge(limit)
+            if len(body) > UNCOUNTED:
+                self.hold(len(body))
             self.use_body(body)
             return False
+        self.precheck()
         exchange.want_body()
+        self._beside = OVERHEAD + sum(len(name) + len(value) for name, value in exchange.headers)
         self._read_some()
-        self.reading_until = self.started + BODY_PAUSE
+        self.reading_until = self._body_due()
         if self.target is not None:
             self.target.deadlines.add(self, min(self.reading_until, self.deadline))
         return True
@@ -132,6 +140,7 @@ class ExchangeCall(Call):
         self.bytes_in += len(part)
         if self.bytes_in > self._limit:
             raise PayloadTooLarge(self._limit)
+        self.hold(self._beside + self.bytes_in)
         if not self._body:
             self._body = part
             return
@@ -140,6 +149,31 @@ class ExchangeCall(Call):
             self._body = bytearray(self._body)
         self._body += part
 
+    def _body_due(self) -> float:
+        """When more of the body must have come."""
+        slowest = self.started + BODY_PAUSE + self.bytes_in / BODY_RATE
+        return min(turn_time() + BODY_PAUSE, slowest)
+
+    def drop_params(self) -> None:
+        super().drop_params()
+        self._body = b""
+
+    def new_hold(self) -> Hold:
+        hold = super().new_hold()
+        memory = self.exchange.peer.memory
+        return hold if memory is None else Hold(*hold.accounts, memory.requests)
+
+    def keep_answer(self, size: int) -> None:
+        memory, target = self.exchange.peer.memory, self.target
+        if memory is None or target is None:
+            return  # another server's connection
+        hold = Hold(memory.answers, target.answers, memory.answers.parent)
+        try:
+            hold.resize(size)
+        except MemoryFull as error:
+            raise AnswerDropped(size, error.of, error.limit) from None
+        self.exchange.held = hold
+
     def received(self) -> None:
         """From the exchange: more of the body has come, or its end."""
         if self.reading_until is None or self.done:
@@ -147,7 +181,7 @@ class ExchangeCall(Call):
         try:
             self._read_some()
             if not self.exchange.received_all:
-                self.reading_until = turn_time() + BODY_PAUSE
+                self.reading_until = self._body_due()
                 return
             self.reading_until = None
             body, self._body = self._body, b""

@@ -163,6 +163,7 @@ class WebSocketCall(ExchangeCall):
         if self.query:
             self.params, self.place = query_params(self.query, limit), PLACE
             return False
+        self.precheck()
         self.wait_in_task(self._read_first_message)
         return True
 

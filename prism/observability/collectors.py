@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
@@ -125,6 +126,17 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         for reason, number in slot.retried.items():
             retries.add_metric([name, reason], number)
     yield from (state, transitions, restarts, reloads, waiting, retries)
+
+
+def memory_metrics(memory: Memory) -> Iterator[Metric]:
+    """What requests and answers take."""
+    for kind, account in (("request", memory.requests), ("answer", memory.answers)):
+        yield GaugeMetricFamily(
+            f"prism_{kind}_memory_bytes", f"Bytes that {kind}s take now", account.used
+        )
+        yield GaugeMetricFamily(
+            f"prism_{kind}_memory_limit_bytes", f"Bytes that {kind}s may take", account.limit
+        )
 
 
 def server_metrics(statistics: ServerStatistics, tls: ServerTLS | None) -> Iterator[Metric]:

@@ -44,6 +44,7 @@ class ClientConnection:
         self._server = server
         self._stream = stream
         self._client = client
+        self._memory = server.memory.for_connection()
         self._opening = trio.CancelScope()
         self._http: HTTP1Connection | HTTP2Connection | None = None
         self._silent_since: float | None = trio.current_time()
@@ -82,6 +83,11 @@ class ClientConnection:
         """Close as in a drain, because the connection is old."""
         self.retires_at = math.inf
         self.drain(trio.current_time() + self._server.settings.graceful_timeout)
+
+    def give_up_stalled(self, since: float) -> None:
+        """Its client's answers are in the way of others': drop those not taken since ``since``."""
+        if self._http is not None:
+            self._http.give_up_stalled(since)
 
     async def run(self) -> None:
         """Serve the connection to its end. Raises ``trio.Cancelled`` at most."""
@@ -139,7 +145,7 @@ class ClientConnection:
         if not isinstance(self._stream, trio.SSLStream):
             unix = self._stream.socket.family == trio.socket.AF_UNIX
             uid = peer_credentials(self._stream).uid if unix else None
-            return None, Peer("http", self._client, server, uid=uid)
+            return None, Peer("http", self._client, server, uid=uid, memory=self._memory)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:
                 await self._server.handshakes.perform(self._stream)
@@ -149,7 +155,7 @@ class ClientConnection:
                 raise
         certificate = self._stream.getpeercert(binary_form=True)
         protocol = self._stream.selected_alpn_protocol()
-        return protocol, Peer("https", self._client, server, certificate)
+        return protocol, Peer("https", self._client, server, certificate, memory=self._memory)
 
 
 def _socket(stream: Stream) -> trio.socket.SocketType:

@@ -29,6 +29,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from prism.calls.memory import ConnectionMemory, Hold
 from prism.contract.errors import CallCancelled
 from prism.streams.tasks import TaskPool
 
@@ -56,6 +57,7 @@ class Peer(NamedTuple):
 
     ``client`` and ``server`` are (host, port), or ``None`` on a Unix socket; ``certificate`` is
     the client's, in DER, if TLS verified one; ``uid`` the client's user on a Unix socket.
+    ``memory`` is where the bytes of its requests and answers are counted.
     """
 
     scheme: str
@@ -63,6 +65,7 @@ class Peer(NamedTuple):
     server: tuple[str, int | None] | None = None
     certificate: bytes | None = None
     uid: int | None = None
+    memory: ConnectionMemory | None = None
 
 
 class Handler(Protocol):
@@ -142,6 +145,7 @@ class Exchange(ABC):
         "_waiting",
         "cancelled",
         "headers",
+        "held",
         "method",
         "peer",
         "phase",
@@ -175,6 +179,7 @@ class Exchange(ABC):
         self.websocket: WebSocket | None = None
         self.phase = Phase.WAITING
         self.cancelled: Cancelled | None = None
+        self.held: Hold | None = None  # what its answer takes until the client has it
         self._handler: Handler | None = None
         self._waiting: trio.Event | None = None
 
@@ -255,6 +260,12 @@ class Exchange(ABC):
         """Break a response off that has begun: the client sees that it is not complete."""
 
     # -- for the connection ---------------------------------------------------
+
+    def release(self) -> None:
+        """The client has taken the answer, or will not."""
+        if self.held is not None:
+            self.held.release()
+            self.held = None
 
     def _tell_received(self) -> None:
         """More of the body, or its end, has come."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import trio
 
+from prism.calls.deadlines import RECLAIM_PAUSE
+from prism.calls.memory import GRACE, Memory
 from prism.server.connection import ClientConnection, Stream, client_address
 from prism.server.exchange import FrontEnd
 from prism.server.handshakes import Handshakes
@@ -37,12 +39,16 @@ class Server:
         settings: ServerSettings,
         tasks: TaskPool,
         statistics: ServerStatistics,
+        memory: Memory,
     ) -> None:
         self.front = front
         self.settings = settings
         self.tasks = tasks
         self.handshakes = Handshakes(settings.max_concurrent_handshakes, statistics)
         self.drain_deadline: float | None = None
+        self.memory = memory
+        memory.answers.reclaim = self.give_up_stalled
+        self._next_reclaim = -math.inf
         self._statistics = statistics
         self._connections: set[ClientConnection] = set()
         self._per_client: Counter[str] = Counter()
@@ -68,6 +74,17 @@ class Server:
         self.drain_deadline = deadline
         for connection in self._connections:
             connection.drain(deadline)
+
+    def give_up_stalled(self) -> None:
+        """There is no room for more answers: drop those whose clients do not take them.
+
+        At most once in a while, since it looks at every connection.
+        """
+        now = trio.current_time()
+        if now >= self._next_reclaim:
+            self._next_reclaim = now + RECLAIM_PAUSE
+            for connection in list(self._connections):
+                connection.give_up_stalled(now - GRACE)
 
     async def retire_connections(self) -> None:
         """Close connections that have reached their age, for ever."""
@@ -123,6 +140,7 @@ async def serve(
     *,
     shutdown: trio.Event,
     statistics: ServerStatistics | None = None,
+    memory: Memory | None = None,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``front`` on ``listeners``, which are closed at the end, until ``shutdown`` is set.
@@ -132,7 +150,8 @@ async def serve(
     of their response was sent, answered 503. Returns at the latest
     ``send_stall_timeout`` seconds after that, unless a task shields itself.
 
-    ``task_status.started`` gets the bound addresses. ``statistics`` is kept up to date.
+    ``task_status.started`` gets the bound addresses. ``statistics`` is kept up to date. Requests
+    and answers are counted in ``memory``.
 
     Cancelling closes every connection at once.
 
@@ -142,7 +161,13 @@ async def serve(
     settings = settings or ServerSettings()
     choose(settings.http2_codec)
     async with trio.open_nursery() as working:
-        server = Server(front, settings, TaskPool(working), statistics or ServerStatistics())
+        server = Server(
+            front,
+            settings,
+            TaskPool(working),
+            statistics or ServerStatistics(),
+            memory or Memory(),
+        )
         async with trio.open_nursery() as handling:
             try:
                 async with trio.open_nursery() as accepting:

@@ -21,7 +21,8 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-from prism.contract.errors import CallCancelled
+from prism.calls.memory import UNCOUNTED, Hold
+from prism.contract.errors import CallCancelled, MemoryFull
 from prism.server.exchange import Cancelled, Exchange, Headers, WebSocket, WebSocketClosed
 from prism.server.settings import WebSocketLimits
 
@@ -30,6 +31,8 @@ EVENTS_AT_ONCE = 64
 CLOSE_TIMEOUT = 1.0
 """Seconds for the last frames of a WebSocket that is not waited for any more."""
 
+_TRY_AGAIN_LATER = 1013
+"""The close code for a message that there is no room for now (IANA's registry)."""
 _NO_BITS = RsvBits(False, False, False)
 
 
@@ -46,6 +49,9 @@ class FrameWebSocket(WebSocket):
         self._deliver, self._messages = trio.open_memory_channel[str | bytes](0)
         self._delivering = False
         self._reading = trio.CancelScope()
+        memory = exchange.peer.memory  # another server's connection has none
+        requests = None if memory is None else memory.requests
+        self._held = Hold(requests, None if requests is None else requests.parent)
         self._finished = False
 
     # -- for the front end ----------------------------------------------------
@@ -113,11 +119,13 @@ class FrameWebSocket(WebSocket):
         except CallCancelled:
             pass  # it left; what is sent has no effect any more
         finally:
+            self._held.release()
             self._deliver.close()
         self._exchange.cancel(Cancelled.CLIENT_LEFT)
 
     async def _read_messages(self) -> None:
         message = bytearray()
+        held = self._held
         while data := await self._exchange.read():
             self._heard = trio.current_time()
             self._frames.receive_data(data)
@@ -130,17 +138,25 @@ class FrameWebSocket(WebSocket):
                         if event.message_finished:
                             await self._deliver_message(message.decode())
                             message = bytearray()
+                            held.release()
                     case BytesMessage():
                         message += event.data
                         if event.message_finished:
                             await self._deliver_message(bytes(message))
                             message = bytearray()
+                            held.release()
                     case Ping():
                         await self._write(event.response())
                     case CloseConnection():
                         self.close_code = int(event.code)
                         await self.close(self.close_code, self._complaint())
                         return
+            if len(message) > UNCOUNTED or held.size:
+                try:
+                    held.resize(len(message))
+                except MemoryFull as full:
+                    await self.close(_TRY_AGAIN_LATER, str(full))
+                    return
         await self.close(CloseReason.PROTOCOL_ERROR, "the end came without a close frame")
 
     def _complaint(self) -> str:

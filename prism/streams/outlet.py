@@ -122,7 +122,7 @@ class Outlet:
         stall: float,
         alone: Callable[[], bool] = _never,
     ) -> None:
-        self.unsent = bytearray()
+        self.unsent: bytes | bytearray | memoryview = b""
         self.closed = trio.Event()
         self._stream = stream
         self._source = source
@@ -167,7 +167,7 @@ class Outlet:
                 taken = 0  # the task meets the same error, and raises it
             if taken == len(data):
                 return
-        self.unsent += memoryview(data)[taken:]
+        self.unsent = memoryview(data)[taken:]
         self.rise()
 
     def rise(self) -> None:
@@ -214,7 +214,7 @@ class Outlet:
                     finally:
                         self._asleep = False
                 else:
-                    await self._send(b"")
+                    await self._send_unsent()
         finally:
             self.closed.set()
             self._flushed.unpark_all()
@@ -222,37 +222,41 @@ class Outlet:
             # the next search for cycles.
             self._source, self._alone = _Nothing(), _never
 
-    async def _send(self, data: bytes | bytearray) -> None:
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
         stream = self._stream
-        if not self.unsent and isinstance(stream, trio.SocketStream):
+        if isinstance(stream, trio.SocketStream):
             taken = _write_now(stream, data)
             if taken == len(data):
                 # A peer that takes all must not have every turn.
                 await trio.lowlevel.checkpoint()
                 return
-            self.unsent += memoryview(data)[taken:]
-        else:
-            self.unsent += data
+            data = memoryview(data)[taken:]
+        self.unsent = data
+        await self._send_unsent()
+
+    async def _send_unsent(self) -> None:
+        self.unsent = memoryview(self.unsent)
         while self.unsent:
             with trio.fail_after(self._stall):
                 await self._send_first(min(len(self.unsent), WRITE_SIZE))
+        self.unsent = b""  # a view of nothing would still keep the whole
 
     async def _send_first(self, size: int) -> None:
         stream = self._stream
         if not isinstance(stream, trio.SocketStream):
             # If this is cancelled midway, a TLS stream of trio's takes no more.
             await stream.send_all(bytes(self.unsent[:size]))
-            del self.unsent[:size]
+            self.unsent = self.unsent[size:]
             return
         while size:
             taken = _write_now(stream, self.unsent[:size])
-            del self.unsent[:taken]
+            self.unsent = self.unsent[taken:]
             size -= taken
             if size:
                 await trio.lowlevel.wait_writable(stream.socket)
 
 
-def _write_now(stream: trio.SocketStream, data: bytes | bytearray) -> int:
+def _write_now(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> int:
     """How many bytes of ``data`` the kernel has taken at once."""
     descriptor = stream.socket.fileno()
     if descriptor < 0:

@@ -349,3 +349,15 @@ def test_authentication_and_tls_open_the_network():
 def test_a_namespace_that_nobody_may_use():
     loaded = parse_config(KEYS + "namespaces: [{name: a, backend: sqlite}]\n", "f")
     assert "nobody may use this namespace" in str(loaded.warnings[0])
+
+
+def test_a_body_has_room_in_the_memory_for_requests(problems: Problems) -> None:
+    own = "namespaces: [{name: a, backend: sqlite, limits: {request_memory_bytes: 1048575}}]"
+    (problem,) = problems(own)
+    assert "1048575 bytes have no room for one body; max_payload_bytes is 1048576" in problem
+    (problem,) = problems(
+        "listen: {limits: {request_memory_bytes: 1048575}}\n"
+        "namespaces: [{name: a, backend: sqlite}]"
+    )
+    assert "namespaces[0].limits.max_payload_bytes: 1048576 bytes are more than all" in problem
+    assert "listen.limits.request_memory_bytes is 1048575" in problem

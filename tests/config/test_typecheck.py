@@ -210,6 +210,8 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
             "listen: {limits: {max-connections: 1}}",
             'unknown key; did you mean "max_connections"? (accepted: max_connections, '
             "max_connections_per_peer, max_concurrent_streams, max_concurrent_handshakes, "
+            "request_memory_bytes, request_memory_bytes_per_connection, answer_memory_bytes, "
+            "answer_memory_bytes_per_connection, "
             "max_connection_age_seconds)",
         ),
         ("secrets: {x: a}", "unknown key (accepted: directory)"),

@@ -5,7 +5,8 @@ import tracemalloc
 import pytest
 import trio
 
-from prism.calls.call import BODY_PAUSE
+from prism.calls.call import BODY_PAUSE, BODY_RATE
+from prism.calls.memory import GRACE, Hold, Memory
 from prism.calls.router import Router
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import (
@@ -15,6 +16,7 @@ from prism.contract.errors import (
     InvalidRequest,
     PayloadTooLarge,
 )
+from prism.contract.messages import ExecuteResponse
 from prism.frontends.answering import ExchangeCall, Observer
 from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
@@ -33,8 +35,10 @@ class PlainCall(ExchangeCall):
 def make(nursery, make_namespace, make_exchange):
     """``make(answer)``: a namespace, and a call of it that has begun nothing yet."""
 
-    def make(*answer, limit=1000, timeout=300.0, headers=(), declared=None):
-        namespace = make_namespace(*answer, limits=NamespaceLimits(max_payload_bytes=limit))
+    def make(*answer, limit=1000, timeout=300.0, headers=(), declared=None, target=None):
+        namespace = target or make_namespace(
+            *answer, limits=NamespaceLimits(max_payload_bytes=limit)
+        )
         router = Router([namespace])
         nursery.start_soon(router.deadlines.run)
         call = PlainCall(make_exchange(headers=headers), Observer(Metrics(router), AccessLog()))
@@ -78,23 +82,100 @@ async def test_a_body_in_parts(make, parts):
     assert call.exchange.wanted == 1  # a client that asks is told to send it
     for part in parts:
         call.exchange.feed(part)
-    assert call.target.in_flight == 1
+    assert call.target.in_flight == 0  # it may never come whole, and holds no place meanwhile
+    assert call.target.requests.used > 0
     call.exchange.feed(b"", ended=True)
     await call.exchange.over.wait()
     assert answer_of(call) == (200, b'{"a":1}')
     assert (call.bytes_in, call.target.in_flight) == (7, 0)
+    assert call.target.requests.used == 0
 
 
 async def test_slow_but_never_pausing_too_long(make, autojump_clock):
+    call = make(limit=200_000)
+    call.proceed()
+    call.exchange.feed(b"{")
+    for _ in range(5):
+        await trio.sleep(BODY_PAUSE - 1)
+        call.exchange.feed(b" " * int(BODY_PAUSE * BODY_RATE))
+    await trio.sleep(BODY_PAUSE - 1)
+    call.exchange.feed(b'"a":1}', ended=True)
+    await call.exchange.over.wait()
+    assert answer_of(call)[0] == 200
+
+
+async def test_a_byte_now_and_then_is_too_slow(make, autojump_clock):
     call = make()
     call.proceed()
-    for part in (b"{", b'"a"', b":", b"1", b"}"):
-        await trio.sleep(BODY_PAUSE - 1)
-        call.exchange.feed(part)
-    await trio.sleep(BODY_PAUSE - 1)
-    call.exchange.feed(b"", ended=True)
+    for _ in range(29):
+        call.exchange.feed(b" ")
+        await trio.sleep(1)
+    assert not call.done
+    call.exchange.feed(b" ")
+    await trio.sleep(1.1)
+    assert answer_of(call)[0] == 408
+    assert call.reason == "request_timeout"
+    assert trio.current_time() - call.started < BODY_PAUSE + 1
+
+
+async def test_a_place_is_refused_before_the_body_has_come(make):
+    call = make()
+    call.target.in_flight = call.target.limits.max_in_flight
+    call.proceed()
+    assert (call.reason, call.exchange.wanted) == ("too_many_in_flight", 0)
+    call.target.in_flight = 0
+
+
+async def test_no_room_for_the_body(make):
+    call = make(limit=200_000)
+    other = make(target=call.target)
+    call.target.requests.limit = 100_000
+    call.proceed()
+    call.exchange.feed(b" " * 60_000)
+    other.proceed()
+    other.exchange.feed(b" " * 60_000)
+    assert answer_of(other)[0] == 503
+    assert other.reason == "memory_full"
+    assert b'"retryable":true' in answer_of(other)[1]
+    assert 60_000 < call.target.requests.used < 75_000
+    call.exchange.feed(b"{}", ended=True)
     await call.exchange.over.wait()
-    assert answer_of(call) == (200, b'{"a":1}')
+    assert answer_of(call)[0] == 200
+    assert call.target.requests.used == 0
+
+
+async def test_who_is_slow_gives_way_when_there_is_no_room(make, autojump_clock):
+    slow = make(limit=200_000)
+    slow.target.requests.limit = 100_000
+    slow.proceed()
+    slow.exchange.feed(b" " * 60_000)
+    await trio.sleep(GRACE + 1)
+    quick = make(target=slow.target)
+    slow.target.requests.limit = 100_000
+    slow.target.deadlines.add(slow, slow.deadline)  # the target has another router's now
+    quick.proceed()
+    quick.exchange.feed(b"{}" + b" " * 60_000, ended=True)
+    await quick.exchange.over.wait()
+    assert answer_of(quick)[0] == 200
+    assert slow.reason == "request_timeout"
+
+
+async def test_an_answer_that_there_is_no_room_for(make):
+    async def answer(request):
+        return ExecuteResponse(success=True, result_json='"%s"' % ("x" * 100_000))
+
+    memory = Memory(connection_answers=150_000).for_connection()
+    Hold(memory.answers).force(100_000)
+    call = make(answer)
+    call.exchange.peer = call.exchange.peer._replace(memory=memory)
+    call.exchange.feed(b"{}", ended=True)
+    call.proceed()
+    await call.exchange.over.wait()
+    status, body = answer_of(call)
+    assert (status, call.reason) == (503, "answer_dropped")
+    assert b"the call ran, but its answer of 100002 bytes is dropped" in body
+    assert b'"retryable":false' in body
+    assert (memory.answers.used, call.target.answers.used) == (100_000, 0)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +186,10 @@ async def test_slow_but_never_pausing_too_long(make, autojump_clock):
     ],
 )
 async def test_a_pause_too_long(make, autojump_clock, allowed, seconds, detail):
-    call = make(timeout=allowed)
+    call = make(timeout=allowed, limit=200_000)
     call.proceed()
     await trio.sleep(5)
-    call.exchange.feed(b"x")
+    call.exchange.feed(b" " * 10 * BODY_RATE)
     await call.exchange.over.wait()
     assert trio.current_time() == pytest.approx(seconds)
     assert call.exchange.status == 408

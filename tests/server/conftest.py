@@ -13,6 +13,7 @@ import pytest
 import trio
 from h2.settings import SettingCodes
 
+from prism.calls.memory import Memory
 from prism.server import ServerSettings, ServerStatistics, ServerTLS, open_listeners, serve
 from prism.server.http2.implementation import Implementation, choose
 from prism.streams.addresses import Address
@@ -190,7 +191,12 @@ async def start_server() -> AsyncIterator[StartServer]:
     servers: list[RunningServer] = []
     async with trio.open_nursery() as nursery:
 
-        async def start(app: App = echo, tls: ServerTLS | None = None, **limits) -> RunningServer:
+        async def start(
+            app: App = echo,
+            tls: ServerTLS | None = None,
+            memory: Memory | None = None,
+            **limits,
+        ) -> RunningServer:
             settings = ServerSettings(**{**QUICK, **limits})
             shutdown, stopped = trio.Event(), trio.Event()
             statistics = ServerStatistics()
@@ -203,6 +209,7 @@ async def start_server() -> AsyncIterator[StartServer]:
                     settings,
                     shutdown=shutdown,
                     statistics=statistics,
+                    memory=memory,
                     task_status=task_status,
                 )
                 stopped.set()

@@ -17,6 +17,8 @@ ARGUMENTS = {
     "known": ["identity"],
     "whose": "namespace 'kv'",
     "limit": 3,
+    "of": "all clients' requests",
+    "size": 7,
     "namespace": "kv",
     "operation": "get",
     "supported": ["set"],

@@ -25,12 +25,13 @@ POLICIES: tuple[type[Policy], ...] = (
     Deadline,
     # Before all that counts or takes in: who may not call uses up nothing.
     Authorize,
-    # Before the body, so that refusing is cheap, and so that the limit also
-    # bounds the memory that bodies take.
+    # Before the places of execution, so that clients that do not send what they have
+    # announced cannot hold them; ``calls.memory`` bounds what bodies take meanwhile. And
+    # before the lease on an instance, so that a slow client cannot hold up a drain.
+    ReadParams,
+    # Before the check, so that refusing is cheap.
     InFlightLimit,
     StreamLimit,
-    # Before the lease on an instance, so that a slow client cannot hold up a drain.
-    ReadParams,
     CheckParams,
     # Last, so that from here to the lease nothing else takes time.
     AwaitPlugin,

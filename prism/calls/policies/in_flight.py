@@ -16,13 +16,15 @@ class InFlightLimit(Policy):
     """
 
     def enter(self, call: "Call") -> None:
-        if call.stream is not None:
-            return
+        if call.stream is None:
+            self.precheck(call)
+            self.namespace.in_flight += 1
+
+    def precheck(self, call: "Call") -> None:
         namespace = self.namespace
         limit = namespace.limits.max_in_flight
-        if namespace.in_flight >= limit:
+        if namespace.in_flight >= limit and call.stream is None:
             raise TooManyInFlight(namespace.name, limit)
-        namespace.in_flight += 1
 
     def leave(self, call: "Call") -> None:
         if call.stream is None:

@@ -21,5 +21,9 @@ class Policy(ABC):  # noqa: B024 - both methods have a default
         arranged that ``call.proceed`` is called later.
         """
 
+    def precheck(self, call: "Call") -> None:  # noqa: B027
+        """The call waits for its params: raise what ``enter`` would raise now, if it comes later.
+        Refusing before the body is read is cheaper for both sides."""
+
     def leave(self, call: "Call") -> None:  # noqa: B027
         """The call is over. Called exactly once after ``enter``, in reverse order."""

@@ -16,17 +16,21 @@ class StreamLimit(Policy):
     """
 
     def enter(self, call: "Call") -> None:
+        if call.stream is not None:
+            self.precheck(call)
+            self.namespace.streams_by_client[call.client] += 1
+
+    def precheck(self, call: "Call") -> None:
         if call.stream is None:
             return
         namespace, client = self.namespace, call.client
         limits, streams = namespace.limits, namespace.streams_by_client
         if streams.total() >= limits.max_streams:
             raise TooManyStreams(f"namespace {namespace.name!r}", limits.max_streams)
-        if streams[client] >= limits.max_streams_per_client:
+        if streams.get(client, 0) >= limits.max_streams_per_client:
             raise TooManyStreams(
                 f"this client of namespace {namespace.name!r}", limits.max_streams_per_client
             )
-        streams[client] += 1
 
     def leave(self, call: "Call") -> None:
         if call.stream is None:

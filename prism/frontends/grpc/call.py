@@ -106,6 +106,7 @@ class GrpcCall(ExchangeCall):
         Raises:
             InvalidRequest: what came is no message.
             PayloadTooLarge: it is over the limit.
+            MemoryFull: there is no room for what has come of it.
             CallCancelled: the client went away.
         """
         reader = self._reader
@@ -115,6 +116,8 @@ class GrpcCall(ExchangeCall):
             data = await self.exchange.read()
             self.bytes_in += len(data)
             reader.feed(data)
+            if self.target is not None:
+                self.hold(reader.buffered)
             ended = not data
         return message
 

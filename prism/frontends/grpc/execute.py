@@ -7,6 +7,9 @@ the message, so that they are known only once it was read, within the policies.
 from math import inf
 from typing import TypeVar
 
+import trio
+
+from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream
@@ -15,6 +18,7 @@ from prism.contract.errors import (
     InvalidRequest,
     PayloadTooLarge,
     RemoteProtocolError,
+    RequestTimeout,
 )
 from prism.contract.messages import (
     ExecuteRequest,
@@ -65,11 +69,15 @@ class ExecuteStreamCall(GrpcCall):
 
     def read_params(self, limit: int) -> bool:
         self.expect_messages(limit + BESIDE_PARAMS)
+        self.precheck()
         self.wait_in_task(lambda: self._read_first(limit))
         return True
 
     async def _read_first(self, limit: int) -> None:
-        payload = await self.next_message()
+        with trio.move_on_after(BODY_PAUSE) as in_time:
+            payload = await self.next_message()
+        if in_time.cancelled_caught:
+            raise RequestTimeout(f"no first message came within {BODY_PAUSE:g} s")
         if payload is None:
             raise InvalidRequest("the stream has no first message")
         _take_message(self, _decoded(StreamRequest, payload), limit)
@@ -133,6 +141,7 @@ def _take_message(call: GrpcCall, message: ExecuteRequest | StreamRequest, limit
         raise PayloadTooLarge(limit, "the call's params")
     call.raw = message.params_raw
     call.params = message.params_json.encode()
+    call.hold(max(call.bytes_in, len(call.raw), len(call.params)))  # it may be compressed
     call.place = PLACE
 
 

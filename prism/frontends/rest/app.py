@@ -82,6 +82,7 @@ class RestCall(ExchangeCall):
             self.params, self.place = query_params(self.query, limit), PLACE
             return False
         if self.lines is not None:
+            self.precheck()
             self.wait_in_task(lambda: self._read_line(limit))
             return True
         return super().read_params(limit)

@@ -14,6 +14,7 @@ from math import inf
 
 import trio
 
+from prism.calls.memory import Hold
 from prism.server import transport
 from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
 from prism.server.http1.exchange import HTTP1Exchange
@@ -57,7 +58,10 @@ class HTTP1Connection:
         self._received = received
         self._exchange: HTTP1Exchange | None = None
         self._keep_alive = True
-        self._out = bytearray()
+        self._out: bytes | bytearray = b""
+        self._kept: list[Hold] = []  # of answers that are in the output
+        self._leaving: list[Hold] = []  # of those that the outlet has taken
+        self._seen = (0.0, 0)  # when ``give_up_stalled`` looked, and what was unsent
         self._outlet = Outlet(stream, self, settings.send_stall_timeout, lambda: True)
         self._draining = False
         self._closing = False  # nothing more is read, and nothing answered
@@ -94,6 +98,12 @@ class HTTP1Connection:
 
     async def run(self) -> None:
         """Serve requests until the connection must close."""
+        try:
+            await self._run()
+        finally:
+            self._release()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._write)
             try:
@@ -338,8 +348,18 @@ class HTTP1Connection:
 
     def send(self, data: bytes) -> None:
         """Put bytes into the output."""
-        if not self._outlet.closed.is_set():
+        if self._outlet.closed.is_set():
+            self._release()
+            return
+        if not self._out:
+            self._out = data  # a large answer is not copied
+        else:
+            if isinstance(self._out, bytes):
+                self._out = bytearray(self._out)
             self._out += data
+        if self._kept:
+            self._outlet.rise()  # its task says when all has left
+        else:
             self._outlet.wake()
 
     async def wait_sent(self) -> None:
@@ -353,10 +373,37 @@ class HTTP1Connection:
         """A response that has begun will not be finished."""
         self._client_gone()
 
-    def take(self) -> bytearray:
-        """For the outlet: what is to be sent next."""
-        out, self._out = self._out, bytearray()
+    def take(self) -> bytes | bytearray:
+        """For the outlet, which has sent all before: what is to be sent next."""
+        out, self._out = self._out, b""
+        if self._leaving or self._kept:
+            for hold in self._leaving:
+                hold.release()
+            self._leaving, self._kept = self._kept, []
+            self._seen = (trio.current_time(), len(out))
         return out
+
+    def keep(self, hold: Hold) -> None:
+        """An answer that ``hold`` counts follows."""
+        self._kept.append(hold)
+
+    def give_up_stalled(self, since: float) -> None:
+        """Cut a client off that holds an answer and has taken little of it since ``since``."""
+        if not self._leaving:
+            return
+        looked, unsent = self._seen
+        if looked > since:
+            return
+        left = len(self._outlet.unsent)
+        self._seen = (trio.current_time(), left)
+        if 0 < unsent < left + WRITE_SIZE:
+            logger.info("a client reads its response slowly, and its room is needed")
+            self._client_gone()
+
+    def _release(self) -> None:
+        for hold in (*self._leaving, *self._kept):
+            hold.release()
+        self._leaving, self._kept = [], []
 
     # -- the end --------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ class HTTP1Exchange(Exchange):
         self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
     ) -> None:
         if self.is_gone or self.phase is not Phase.WAITING:
+            self.release()
             return
         self.phase = Phase.DONE
         if status not in BODILESS:
@@ -144,6 +145,9 @@ class HTTP1Exchange(Exchange):
         self.complete = True
         if self.websocket is None:  # whose handler is yet to be told how it was left
             self._handler = None
+        if self.held is not None:
+            self._connection.keep(self.held)
+            self.held = None
         self._connection.send(data)
         self._connection.settle()
 

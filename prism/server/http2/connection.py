@@ -12,6 +12,8 @@ from math import inf
 import trio
 from h2.errors import ErrorCodes
 
+from prism.calls.memory import MIB, OVERHEAD, Hold, Memory
+from prism.contract.errors import MemoryFull
 from prism.server import transport
 from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
 from prism.server.http2.events import (
@@ -44,6 +46,10 @@ from prism.streams.outlet import begin_turn, end_turn
 from prism.streams.sockets import receive
 from prism.streams.tasks import TaskPool
 
+MAX_UNTAKEN = MIB
+"""Bytes of answers that wait for the client, beyond which no further request is begun: it
+does not take what it has asked for. What is in flight by then still adds its own."""
+
 
 class HTTP2Connection:
     """One HTTP/2 connection; ``run`` serves it to its end.
@@ -62,6 +68,7 @@ class HTTP2Connection:
         received: bytes = b"",
     ) -> None:
         self.settings = settings
+        self.memory = peer.memory or Memory().for_connection()
         implementation = choose(settings.http2_codec)
         self.codec = implementation.codec(settings, trio.current_time())
         self._streams: dict[int, HTTP2Exchange] = {}
@@ -74,6 +81,7 @@ class HTTP2Connection:
         self._transport = stream
         self._peer = peer
         self._starting: list[HTTP2Exchange] = []
+        self._resuming = False
         self._received = received
         self._started = False
         # Each in the order in which they are due.
@@ -173,13 +181,13 @@ class HTTP2Connection:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
         for stream in [each for each, due in self._stalled.items() if due <= now]:
-            self.codec.reset(stream.stream_id, ErrorCodes.CANCEL)
-            stream.cancel(Cancelled.CLIENT_LEFT)
+            self._give_up(stream, ErrorCodes.CANCEL)
         if now >= self._request_deadline:
             for stream in list(self._streams.values()):
                 stream.cancel(Cancelled.STOPPED)
             self._request_deadline = inf
             self._stop_requests = True
+            self._begin_streams()
         if self._shutdown.state is State.OPEN and now >= self._next_deadline():
             self._shutdown.warn(now)
         self._shutdown.on_time(now)
@@ -275,7 +283,12 @@ class HTTP2Connection:
         return live >= limit or len(self._streams) >= 2 * limit
 
     def _begin_streams(self) -> None:
-        """Hand new requests to the front end; those already reset are none of its business."""
+        """Hand new requests to the front end; those already reset are none of its business.
+
+        None while the client does not take the answers of those before.
+        """
+        if self.memory.answers.used > MAX_UNTAKEN and not self._stop_requests:
+            return
         starting, self._starting = self._starting, []
         for stream in starting:
             if stream.cancelled is None:
@@ -344,6 +357,41 @@ class HTTP2Connection:
     def end_stall(self, stream: HTTP2Exchange) -> None:
         """The client has taken all, or needs to take no more."""
         self._stalled.pop(stream, None)
+
+    def keep(self, stream: HTTP2Exchange, size: int) -> bool:
+        """Count ``size`` bytes that the client does not take at once. Without room for them the
+        stream is reset, and False returned."""
+        answers = self.memory.answers
+        stream.held = Hold(answers, answers.parent)
+        try:
+            stream.held.resize(OVERHEAD + size)
+        except MemoryFull as full:
+            logger.info("a client's HTTP/2 stream is reset: %s", full)
+            self._give_up(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+            return False
+        return True
+
+    def answer_taken(self) -> None:
+        """The client has taken an answer, or part of a stream, that had to wait for it."""
+        if self._starting and not self._resuming:
+            self._resuming = True
+            self.tasks.start(self._resume)
+
+    async def _resume(self) -> None:
+        """Begin the requests that have waited for answers to be taken."""
+        self._resuming = False
+        self._handle([])
+
+    def give_up_stalled(self, since: float) -> None:
+        """Reset the streams whose client has taken next to nothing since ``since``."""
+        latest = since + self.settings.window_stall_timeout
+        for stream in [each for each, due in self._stalled.items() if due <= latest]:
+            self._give_up(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _give_up(self, stream: HTTP2Exchange, code: ErrorCodes) -> None:
+        self.codec.reset(stream.stream_id, code)
+        stream.cancel(Cancelled.CLIENT_LEFT)
+        self.writer.wake()
 
     async def _write(self) -> None:
         try:

@@ -131,6 +131,11 @@ class HTTP2Exchange(Exchange):
         super().cancel(why)
         self._connection.settle(self)
 
+    def release(self) -> None:
+        if self.held is not None:
+            super().release()
+            self._connection.answer_taken()
+
     def drop(self) -> None:
         """Nobody reads what was received, and nobody waits for what is to be sent."""
         if self._body:  # let the client send as much on other streams
@@ -144,6 +149,7 @@ class HTTP2Exchange(Exchange):
         self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
     ) -> None:
         if self.is_gone or self.phase is not Phase.WAITING:
+            self.release()
             return
         self.phase = Phase.DONE
         block = [_STATUS[status], date_header(), *headers]
@@ -212,6 +218,8 @@ class HTTP2Exchange(Exchange):
 
     def _queue(self, data: bytes, *, end: bool) -> None:
         """Have ``data`` written frame by frame."""
+        if self.held is None and not self._connection.keep(self, len(data)):
+            return
         self._chunk, self._chunk_ends = memoryview(data), end
         self._taken = 0
         self._connection.begin_stall(self)
@@ -231,6 +239,7 @@ class HTTP2Exchange(Exchange):
         self.complete = True
         if self.websocket is None:  # whose handler is yet to be told how it was left
             self._handler = None
+        self.release()
         self._connection.response_sent(self)
 
     # -- for the writer -------------------------------------------------------
@@ -272,6 +281,7 @@ class HTTP2Exchange(Exchange):
         if self._chunk is not None:
             self._chunk = None
             self._connection.end_stall(self)
+        self.release()
         if self._written is not None:
             self._written.set()
             self._written = None

@@ -22,16 +22,27 @@ async def test_one_too_many_and_the_place_is_free_again(make_namespace, make_cal
     assert namespace.in_flight == 0
 
 
-async def test_refused_before_the_body_is_looked_at(make_namespace, make_call):
+async def test_waiting_for_a_body_holds_no_place(make_namespace, make_call, ask):
     namespace = make_namespace(limits=NamespaceLimits(max_in_flight=1))
-    waiting, refused = make_call(namespace, body=None), make_call(namespace)
+    waiting = make_call(namespace, body=None)
     waiting.proceed()
-    refused.proceed()
-    assert isinstance(refused.error, TooManyInFlight)
-    assert refused.limits == []
+    assert namespace.in_flight == 0
+    await ask(namespace)
     waiting.deliver(b"{}")
     await waiting.outcome()
     assert namespace.in_flight == 0
+
+
+async def test_refused_before_the_body_is_waited_for(make_namespace, make_call):
+    async def hang(request):
+        await trio.sleep_forever()
+
+    namespace = make_namespace(hang, limits=NamespaceLimits(max_in_flight=1))
+    running, refused = make_call(namespace), make_call(namespace, body=None)
+    running.proceed()
+    with pytest.raises(TooManyInFlight):
+        refused.precheck()
+    running.end(CallCancelled("the client left"))
 
 
 async def test_failures_give_the_place_back(make_namespace, ask, caplog):

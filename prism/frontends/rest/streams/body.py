@@ -25,6 +25,7 @@ class RequestLines:
 
         Raises:
             PayloadTooLarge: it is.
+            MemoryFull: there is no room for what has come of it.
             CallCancelled: the client went away.
         """
         self._limit = limit
@@ -68,4 +69,5 @@ class RequestLines:
         chunk = await self._exchange.read()
         self._call.bytes_in += len(chunk)
         self._buffer += chunk
+        self._call.hold(len(self._buffer))
         self._complete = not chunk

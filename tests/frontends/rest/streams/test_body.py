@@ -21,7 +21,10 @@ def lines_of(*chunks, whole=True):
             raise CallCancelled("the client went away before its request was complete")
         return b""
 
-    return RequestLines(SimpleNamespace(exchange=SimpleNamespace(read=read), bytes_in=0))
+    held: list[int] = []
+    return RequestLines(
+        SimpleNamespace(exchange=SimpleNamespace(read=read), bytes_in=0, hold=held.append)
+    )
 
 
 async def read_all(lines, limit=100):

@@ -1,0 +1,104 @@
+"""What answers that a client does not take cost: counted, bounded, and given back."""
+
+import sys
+
+import h2.events
+import pytest
+import trio
+from h2.errors import ErrorCodes
+
+from prism.calls.memory import MIB, OVERHEAD, Hold, Memory
+
+SIZE = 300_000
+
+
+@pytest.fixture
+def open_client(start_server, h2_client, codec_name):
+    """``open_client(memory)``: a client whose windows are shut, of a server that answers with
+    ``SIZE`` bytes, and the paths asked for that were begun."""
+
+    async def open_client(memory):
+        begun = []
+
+        async def app(scope, receive, send):
+            begun.append(scope["path"])
+            head = [(b"content-length", b"%d" % SIZE)]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": bytes(SIZE)})
+
+        server = await start_server(app, memory=memory, http2_codec=codec_name)
+        return h2_client(await server.connect(), window=0), begun
+
+    return open_client
+
+
+async def open_window(client, stream_ids):
+    client.h2.increment_flow_control_window(100 * SIZE)
+    for stream_id in stream_ids:
+        client.h2.increment_flow_control_window(SIZE, stream_id)
+    await client.flush()
+
+
+async def test_no_request_is_begun_while_answers_are_not_taken(open_client):
+    memory = Memory()
+    client, begun = await open_client(memory)
+    first = [await client.request(path=f"/{number}") for number in range(4)]
+    for stream_id in first:
+        await client.wait_for(h2.events.ResponseReceived, stream_id)
+    assert memory.answers.used == 4 * (SIZE + OVERHEAD) > MIB
+    waiting = [await client.request(path=f"/{number}") for number in range(4, 9)]
+    client.h2.ping(b"12345678")
+    await client.flush()
+    await client.wait_for(h2.events.PingAckReceived)
+    assert len(begun) == 4
+    await open_window(client, first)
+    for stream_id in first:
+        assert (await client.response(stream_id))[0] == 200
+    for stream_id in waiting:
+        await client.wait_for(h2.events.ResponseReceived, stream_id)
+    await open_window(client, waiting)
+    for stream_id in waiting:
+        assert len((await client.response(stream_id))[1]) == SIZE
+    assert len(begun) == 9
+    assert memory.answers.used == 0
+
+
+async def test_a_stream_is_reset_whose_answer_there_is_no_room_for(open_client):
+    memory = Memory(connection_answers=2 * SIZE + 3 * OVERHEAD)
+    client, _ = await open_client(memory)
+    for number in range(3):
+        await client.request(path=f"/{number}")
+    reset = await client.wait_for(h2.events.StreamReset)
+    assert reset.error_code == ErrorCodes.ENHANCE_YOUR_CALM
+    assert memory.answers.used == 2 * (SIZE + OVERHEAD)
+    others = {1, 3, 5} - {reset.stream_id}
+    await open_window(client, others)
+    for stream_id in others:
+        assert len((await client.response(stream_id))[1]) == SIZE
+    assert memory.answers.used == 0
+
+
+async def test_what_a_client_holds_is_free_when_it_leaves(open_client, monkeypatch):
+    memory = Memory()
+    client, _ = await open_client(memory)
+    await client.wait_for(h2.events.ResponseReceived, await client.request())
+    assert memory.answers.used > SIZE
+    released = trio.Event()
+    monkeypatch.setattr(Hold, "release", lambda hold: (hold.force(0), released.set()))
+    await client.stream.aclose()
+    await released.wait()
+    assert memory.answers.used == 0
+
+
+async def test_answers_that_nobody_takes_give_way_to_others(open_client, monkeypatch):
+    monkeypatch.setattr(sys.modules["prism.server.serve"], "GRACE", 0.0)
+    memory = Memory(answers=SIZE + 2 * OVERHEAD)
+    idle, _ = await open_client(memory)
+    taken = await idle.request()
+    await idle.wait_for(h2.events.ResponseReceived, taken)
+    second = await idle.request()
+    await idle.wait_for(h2.events.ResponseReceived, second)
+    reset = await idle.wait_for(h2.events.StreamReset)
+    assert (reset.stream_id, reset.error_code) == (taken, ErrorCodes.ENHANCE_YOUR_CALM)
+    await open_window(idle, [second])
+    assert len((await idle.response(second))[1]) == SIZE
