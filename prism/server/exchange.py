@@ -203,6 +203,11 @@ class Exchange(ABC):
         """
         self._handler = handler
 
+    def unwatch(self) -> Handler | None:
+        """The handler, which is told nothing more by the exchange."""
+        handler, self._handler = self._handler, None
+        return handler
+
     @property
     @abstractmethod
     def received(self) -> int:

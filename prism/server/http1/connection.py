@@ -304,9 +304,12 @@ class HTTP1Connection:
             self._refuse(error)
             return
         self._keep_alive = False
+        handler = exchange.unwatch()  # what is complete tells nobody that it was cut off
         if exchange.phase is Phase.WAITING:
             self._refuse(error)
         exchange.cancel(Cancelled.CLIENT_LEFT)
+        if handler is not None:
+            handler.cancelled(Cancelled.CLIENT_LEFT)
         self._close()
 
     # -- from the exchange --------------------------------------------------------
