@@ -21,7 +21,7 @@ _READABLE_SQLITE_TABLES = _SCHEMA_TABLES | {_SEQUENCE}
 _INSPECTING_TABLES = {"dbstat", "sqlite_dbpage", "bytecode", "tables_used"}
 """Show pages or statements of every table; where SQLite is built with them, they are just there."""
 _ALLOWED_MODULES = {"fts5"}  # rtree compiles writes where a query only reads
-_REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer"}
+_REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "sqlite_log"}
 
 _READING = {
     sqlite3.SQLITE_SELECT,
@@ -48,6 +48,8 @@ _WRITING = _READING | {
 }
 _ROW_CHANGES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 _DEFINITIONS = _WRITING - _READING - _ROW_CHANGES
+_RENAMED_IN = (sqlite3.SQLITE_UPDATE, "sqlite_temp_master")
+"""ALTER TABLE looks for views and triggers among temporary ones, of which there are none."""
 _RENAMING = {sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_ALTER_TABLE}
 """What these do to the last ids of their table, SQLite asks about as well."""
 
@@ -86,12 +88,15 @@ class Authorizer:
         self._access = Access.OWN
 
     def __call__(
-        self, action: int, first: str | None, second: str | None, _database: object, by: object
+        self, action: int, first: str | None, second: str | None, database: object, by: object
     ) -> int:
         """SQLite's authorizer callback; the names are as the client wrote them."""
         if self._access is Access.OWN:
             return sqlite3.SQLITE_OK
-        if self._allows(action, (first or "").lower(), (second or "").lower(), by):
+        names = (first or "").lower(), (second or "").lower()
+        if self._allows(action, *names, by) and (
+            database != "temp" or (action, names[0]) == _RENAMED_IN or action in _READING
+        ):
             return sqlite3.SQLITE_OK
         self.refused = True
         return sqlite3.SQLITE_DENY
@@ -101,8 +106,8 @@ class Authorizer:
             return False  # it may rename a table, and SQLite does not tell to what
         if action == sqlite3.SQLITE_PRAGMA:
             return first == "data_version" and not second  # read by fts5
-        if action == sqlite3.SQLITE_UPDATE and first in _SCHEMA_TABLES:
-            return True  # json_each and its like are declared at their first use
+        if first in _SCHEMA_TABLES and action == sqlite3.SQLITE_UPDATE:
+            return True  # json_each and its like are declared at their first use; ALTER TABLE
         if self._access is Access.QUERY:
             return action in _READING and _names_allowed(action, first, second)
         self.defines |= action in _DEFINITIONS

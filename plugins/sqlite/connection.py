@@ -29,6 +29,8 @@ class Connection(sqlite3.Connection):
     authorizer: Authorizer
     own_limits: StatementLimits
     """For Prism's own statements; a client's have others while they run."""
+    grows = False
+    """Whether the statement that runs can take more and more memory."""
 
 
 def open_writer(config: SQLiteConfig) -> Connection:

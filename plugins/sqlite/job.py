@@ -1,5 +1,6 @@
 """A piece of work for a connection, and how to stop it while it runs."""
 
+import resource
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -15,6 +16,12 @@ T = TypeVar("T")
 
 INSTRUCTIONS_BETWEEN_CHECKS = 10_000
 """Of SQLite's virtual machine: well under a millisecond, where it calls no functions."""
+
+GROWTH_BYTES = 256 * 1024 * 1024
+"""What the process may grow by while a statement runs that SQLite does not bound: others grow
+meanwhile, too, and it is far beyond what such a statement could give as a result."""
+
+_PAGE_BYTES = resource.getpagesize()
 
 
 class JobLimits(NamedTuple):
@@ -43,9 +50,10 @@ class Job(Generic[T]):
         self._limits = limits
         self._ends_at = 0.0
         self._thread_io: Path | None = None
-        self._written_before = 0
+        self._written_before = self._memory_before = 0
         self._result: list[T] = []
         self._running: Connection | None = None
+        self._interrupted: PluginError | None = None  # why
         self._lock = threading.Lock()  # an interrupt must not meet the next job's statements
 
     @property
@@ -70,7 +78,10 @@ class Job(Generic[T]):
     def interrupt_if_due(self) -> None:
         """Interrupt the job if it runs, in another thread, and should not any more."""
         with self._lock:
-            if self._running is not None and self._overdue() is not None:
+            if self._running is None:
+                return
+            self._interrupted = self._interrupted or self._overdue()
+            if self._interrupted is not None:
                 self._running.interrupt()
 
     def _run(self, connection: Connection) -> T:
@@ -80,15 +91,17 @@ class Job(Generic[T]):
             return self._work(connection)
         self._thread_io = Path(f"/proc/self/task/{threading.get_native_id()}/io")
         self._written_before = self._written()
+        self._memory_before = _memory()
         self._ends_at = monotonic() + self._limits.seconds
         connection.set_progress_handler(self._must_end, INSTRUCTIONS_BETWEEN_CHECKS)
+        self._interrupted = None
         self._running = connection
         try:
             return self._work(connection)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise
-            raise (self._overdue() or _cancelled()) from error
+            raise (self._interrupted or self._overdue() or _cancelled()) from error
         finally:
             with self._lock:
                 self._running = None
@@ -115,6 +128,15 @@ class Job(Generic[T]):
                 f"the statement wrote more than {self._limits.written_bytes} bytes to disk, "
                 "the limit of max_sql_write_bytes: sort or change less at a time, or add an index",
             )
+        connection = self._running
+        if connection is not None and connection.grows:
+            grown = _memory() - self._memory_before
+            if grown > GROWTH_BYTES:
+                return PluginError(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"the statement took more than {GROWTH_BYTES} bytes of memory: "
+                    "group fewer rows with json_group_array or json_group_object",
+                )
         return None
 
     def _written(self) -> int:
@@ -125,6 +147,14 @@ class Job(Generic[T]):
             return 0
         _, _, after = counters.partition(b"wchar: ")
         return int(after.split(b"\n", 1)[0] or 0)
+
+
+def _memory() -> int:
+    """What the process holds in memory, in bytes; 0 where the kernel does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
 
 
 def _cancelled() -> PluginError:

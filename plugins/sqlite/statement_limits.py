@@ -36,6 +36,8 @@ _HOLDING = {
     "Concat", "Copy", "Function", "MakeRecord", "PureFunc", "RowData", "SCopy", "SorterData",
     "VColumn", "Variable",
 }  # fmt: skip
+_GROWING = {"json_group_array", "json_group_object"}
+"""Aggregates that SQLite lets grow beyond the largest value, and refuses only at their end."""
 _CALLING = {"Function", "PureFunc"}
 _QUADRATIC = {"instr": 1, "replace": 1, "json_patch": 8}
 """And how many of the first each is worth."""
@@ -43,10 +45,12 @@ _MATCHING = {"like", "glob"}
 
 
 class StatementLimits(NamedTuple):
-    """The most bytes of a value, and of a LIKE or GLOB pattern."""
+    """The most bytes of a value, and of a LIKE or GLOB pattern; and whether the statement can
+    nevertheless take more and more memory."""
 
     value: int
     pattern: int
+    grows: bool = False
 
 
 UNKNOWN = StatementLimits(64 * 1024, 50)
@@ -57,9 +61,11 @@ def limits_of(program: Iterable[tuple[object, ...]]) -> StatementLimits:
     """The limits for a program, as EXPLAIN gives it: (address, opcode, p1, p2, p3, p4, ...)."""
     holding = columns = 1
     quadratic = matching = 0
+    grows = False
     for _, opcode, _, p2, _, p4, *_ in program:
         if opcode in _HOLDING:
             holding += 1
+            grows |= str(p4).partition("(")[0] in _GROWING
             if opcode in _CALLING:
                 function = str(p4).partition("(")[0]
                 quadratic += _QUADRATIC.get(function, 0)
@@ -70,7 +76,7 @@ def limits_of(program: Iterable[tuple[object, ...]]) -> StatementLimits:
     if quadratic:
         value = min(value, int(QUADRATIC_BYTES / quadratic**0.5))
     pattern = LIKE_PATTERN_BYTES // max(1, matching)
-    return StatementLimits(max(value, LEAST_BYTES), max(pattern, 10))
+    return StatementLimits(max(value, LEAST_BYTES), max(pattern, 10), grows)
 
 
 def set_limits(connection: sqlite3.Connection, limits: StatementLimits) -> None:

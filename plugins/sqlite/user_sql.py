@@ -49,6 +49,7 @@ def run_statement(
     try:
         limits = _find_limits(connection, f"/*{access.value}*/ EXPLAIN {sql}", params)
         set_limits(connection, limits)
+        connection.grows = limits.grows
         changes = connection.total_changes
         cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
         try:
@@ -66,6 +67,7 @@ def run_statement(
         raise translate_user_sql(error, limits) from error
     finally:
         authorizer.end()
+        connection.grows = False
         set_limits(connection, connection.own_limits)
     # Python's rowcount knows neither WITH ... INSERT nor a RETURNING that is not read to its end
     return rows, connection.execute("SELECT changes()").fetchone()[0] if changed else 0

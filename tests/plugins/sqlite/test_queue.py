@@ -281,6 +281,8 @@ async def test_queues_of_the_second_schema_are_taken_over(open_plugin, path, clo
         connection.execute("DROP TABLE q")
         connection.execute("DROP TABLE _prism_state")
         connection.execute("UPDATE _prism_schema SET version = 2")
+        connection.execute("CREATE VIEW broken AS SELECT * FROM nowhere")
+        connection.execute("CREATE VIEW spying AS SELECT id FROM _prism_queue")
         connection.execute("DELETE FROM sqlite_sequence WHERE ?", (sequence is None,))
         connection.execute("UPDATE sqlite_sequence SET seq = ?", (sequence,))
     connection.close()

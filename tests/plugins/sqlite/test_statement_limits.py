@@ -41,7 +41,7 @@ def limits():
     ],
 )
 def test_ordinary_statements_may_have_the_largest_values(limits, sql):
-    assert limits(sql) == (VALUE_BYTES, LIKE_PATTERN_BYTES)
+    assert limits(sql) == (VALUE_BYTES, LIKE_PATTERN_BYTES, False)
 
 
 def test_the_wider_a_result_the_smaller_a_value(limits):

@@ -5,6 +5,7 @@ import pytest
 import trio
 
 from prism.sdk import PluginError, StatusCode
+from prism_plugins.sqlite import job as job_module
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
@@ -341,6 +342,19 @@ async def test_what_a_statement_writes_is_bounded(open_plugin, sql: str) -> None
         assert await sqlite.call("set", key="a", value=1) == {"stored": True}
     async with open_plugin() as sqlite:
         await sqlite.call(operation, sql=sql)
+
+
+@pytest.mark.parametrize("aggregate", ["json_group_array(x)", "json_group_object(i, x)"])
+async def test_what_sqlite_lets_grow_is_ended(open_plugin, monkeypatch, aggregate: str) -> None:
+    monkeypatch.setattr(job_module, "GROWTH_BYTES", 16 * 1024 * 1024)
+    rows = "SELECT i, hex(randomblob(1000)) AS x FROM n"
+    sql = ENDLESS.replace("SELECT max(i) FROM n", f"SELECT {aggregate} FROM ({rows})")
+    async with open_plugin() as sqlite:
+        with trio.fail_after(60), pytest.raises(PluginError, match="group fewer rows") as raised:
+            await sqlite.call("query", sql=sql)
+        assert raised.value.status is StatusCode.RESOURCE_EXHAUSTED
+        few = "SELECT json_group_array(value) FROM json_each('[1,2]')"
+        assert (await sqlite.call("query", sql=few))["rows"] == [["[1,2]"]]
 
 
 @pytest.mark.parametrize("operation", ["query", "execute"])
