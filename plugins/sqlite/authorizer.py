@@ -6,7 +6,9 @@ shares the file, so no statement of a client may touch them, by whatever way:
 SQLite asks again for every table that a view, trigger or virtual table uses.
 """
 
+import re
 import sqlite3
+from collections.abc import Iterable
 from enum import Enum
 
 OWN_PREFIX = "_prism_"
@@ -21,6 +23,10 @@ _READABLE_SQLITE_TABLES = _SCHEMA_TABLES | {_SEQUENCE}
 _INSPECTING_TABLES = {"dbstat", "sqlite_dbpage", "bytecode", "tables_used"}
 """Show pages or statements of every table; where SQLite is built with them, they are just there."""
 _ALLOWED_MODULES = {"fts5"}  # rtree compiles writes where a query only reads
+_SHADOW_SUFFIXES = ("_data", "_idx", "_content", "_docsize", "_config")
+"""Of the tables in which FTS5 keeps an index. It trusts them, so only it may write them: SQLite
+has a setting for that (SQLITE_DBCONFIG_DEFENSIVE), which Python cannot reach before 3.12."""
+_PLAIN_NAME = re.compile(r"[a-z0-9_]+")
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "sqlite_log"}
 
 _READING = {
@@ -75,12 +81,18 @@ class Authorizer:
         self.defines = False
         self._access = Access.OWN
         self._names_own_tables = False
+        self._text = ""
+        self._shadows: set[str] = set()
         self._renames = False
 
-    def begin(self, access: Access, sql: str) -> None:
-        """A client's statement follows."""
+    def begin(self, access: Access, sql: str, virtual_tables: Iterable[str] = ()) -> None:
+        """A client's statement follows. ``virtual_tables`` are those there are, if it may write."""
         self._access = access
-        self._names_own_tables = _OWN_STEM in sql.lower()
+        self._text = sql.lower()
+        self._shadows = {
+            name.lower() + suffix for name in virtual_tables for suffix in _SHADOW_SUFFIXES
+        }
+        self._names_own_tables = _OWN_STEM in self._text
         self.refused = self.defines = self._renames = False
 
     def end(self) -> None:
@@ -111,10 +123,21 @@ class Authorizer:
         if self._access is Access.QUERY:
             return action in _READING and _names_allowed(action, first, second)
         self.defines |= action in _DEFINITIONS
+        if action in _DEFINITIONS or action in _ROW_CHANGES:
+            names = {first, second} if action in _DEFINITIONS else {first}
+            if any(by is not None or name in self._text for name in names & self._shadows):
+                return False  # named by the client, or in a trigger: not FTS5 by itself
+        if action == sqlite3.SQLITE_CREATE_VTABLE and not _PLAIN_NAME.fullmatch(first):
+            return False  # one that can be written in several ways would not be found above
+        if action == sqlite3.SQLITE_ALTER_TABLE and self._has_shadows(second):
+            return False  # nor would the new name
         self._renames |= action in _RENAMING
         if action in _ROW_CHANGES and first == _SEQUENCE:
             return self._renames and by is None
         return action in _WRITING and _names_allowed(action, first, second)
+
+    def _has_shadows(self, table: str) -> bool:
+        return table + _SHADOW_SUFFIXES[0] in self._shadows
 
 
 def _names_allowed(action: int, first: str, second: str) -> bool:

@@ -25,6 +25,8 @@ _REFUSED = (
     "or access to Prism's own tables; and 'query' only reads"
 )
 
+_VIRTUAL_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0"
+
 _INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _FLOATS = {name: value for value, name in _INFINITE.items()}
 
@@ -45,7 +47,8 @@ def run_statement(
     """
     authorizer = connection.authorizer
     limits = None
-    authorizer.begin(access, sql)
+    writes = access is Access.EXECUTE
+    authorizer.begin(access, sql, _virtual_tables(connection) if writes else ())
     try:
         limits = _find_limits(connection, f"/*{access.value}*/ EXPLAIN {sql}", params)
         set_limits(connection, limits)
@@ -71,6 +74,10 @@ def run_statement(
         set_limits(connection, connection.own_limits)
     # Python's rowcount knows neither WITH ... INSERT nor a RETURNING that is not read to its end
     return rows, connection.execute("SELECT changes()").fetchone()[0] if changed else 0
+
+
+def _virtual_tables(connection: Connection) -> list[str]:
+    return [name for (name,) in connection.execute(_VIRTUAL_TABLES)]
 
 
 def _find_limits(connection: Connection, explaining: str, params: Parameters) -> StatementLimits:

@@ -175,6 +175,52 @@ async def test_writing_attacks(alice, operation: str, sql: str) -> None:
     assert raised.value.status in (StatusCode.PERMISSION_DENIED, StatusCode.INVALID_ARGUMENT)
 
 
+SHADOWS = [
+    "UPDATE f_data SET block = randomblob(100)",
+    'DELETE FROM main."F_Data"',
+    "INSERT INTO [f_idx] VALUES (1, 2, 3)",
+    "REPLACE INTO `f_config` VALUES ('version', 99)",
+    "WITH x AS (SELECT 1) UPDATE f_docsize SET sz = x'ff' WHERE 1 IN x",
+    "DROP TABLE f_content",
+    "ALTER TABLE f_data RENAME TO mine",
+    "ALTER TABLE f_data ADD COLUMN x",
+    "CREATE INDEX mine ON f_content (c0)",
+    "CREATE TRIGGER mine AFTER INSERT ON f_content BEGIN SELECT 1; END",
+    "ALTER TABLE f RENAME TO 'f''g'",
+    "INSERT INTO own VALUES (1)",
+    "DELETE FROM v",
+]
+
+
+@pytest.mark.parametrize("sql", SHADOWS)
+async def test_the_tables_of_an_index_are_its_own(alice, sql: str) -> None:
+    for statement in (
+        "CREATE TRIGGER t AFTER INSERT ON own BEGIN UPDATE f_data SET block = x'00'; END",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+        "INSERT INTO f VALUES ('some words')",
+        "CREATE VIEW v AS SELECT * FROM f_data",
+        "CREATE TRIGGER w INSTEAD OF DELETE ON v BEGIN DELETE FROM f_data; END",
+    ):
+        await alice.call("execute", sql=statement)
+    with pytest.raises(PluginError) as raised:
+        await alice.call("execute", sql=sql)
+    assert raised.value.status is StatusCode.PERMISSION_DENIED
+    for statement in (
+        "INSERT INTO f(f) VALUES ('integrity-check')",
+        "INSERT INTO f VALUES ('other words')",
+        "UPDATE f SET x = 'new words' WHERE f MATCH 'other'",
+        "DELETE FROM f WHERE f MATCH 'some'",
+        "INSERT INTO f(f) VALUES ('optimize')",
+    ):
+        await alice.call("execute", sql=statement)
+    found = await alice.call("query", sql="SELECT x FROM f WHERE f MATCH 'words'")
+    assert found["rows"] == [["new words"]]
+    await alice.call("execute", sql="DROP TABLE f")
+    with pytest.raises(PluginError) as raised:
+        await alice.call("execute", sql='CREATE VIRTUAL TABLE "f""g" USING fts5(x)')
+    assert raised.value.status is StatusCode.PERMISSION_DENIED
+
+
 @pytest.mark.parametrize(("first", "then"), BY_DETOUR)
 async def test_detours(alice, first: str, then: str) -> None:
     async def attack() -> None:
