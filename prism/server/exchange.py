@@ -253,7 +253,8 @@ class Exchange(ABC):
     async def write(self, data: bytes) -> None:
         """Send more of the body; waits until the connection has put all of it into its output.
 
-        Cancelling may leave a part of ``data`` unsent: the response is then broken.
+        Cancelling sends all of ``data``, which the next ``write`` waits for, or nothing. Where
+        another server sends, it may leave a part unsent: the response is then broken.
         """
 
     @abstractmethod

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import trio
 
-from prism.streams.sockets import WRITE_SIZE as WRITE_SIZE
+from prism.streams.sockets import WRITE_SIZE
 
 
 class Source(Protocol):

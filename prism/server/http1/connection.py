@@ -25,8 +25,8 @@ from prism.server.log import logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
-from prism.streams.outlet import WRITE_SIZE, Outlet, begin_turn, end_turn
-from prism.streams.sockets import receive
+from prism.streams.outlet import Outlet, begin_turn, end_turn
+from prism.streams.sockets import WRITE_SIZE, receive
 from prism.streams.tasks import TaskPool
 
 REQUESTS_AT_ONCE = 64

@@ -121,8 +121,10 @@ class HTTP1Exchange(Exchange):
             await trio.lowlevel.checkpoint()
             return
         if data:
-            self._connection.send(chunk(data) if self._chunked else data)
-            await self._connection.wait_sent()
+            await self._connection.wait_sent()  # what one that was cancelled has left
+            if not self.is_gone:
+                self._connection.send(chunk(data) if self._chunked else data)
+                await self._connection.wait_sent()
 
     async def finish(self, trailers: Headers | None = None) -> None:
         if self.is_gone or self.phase is not Phase.BODY:

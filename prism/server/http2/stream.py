@@ -24,7 +24,7 @@ from prism.server.http2.codec import MAX_FRAME_SIZE
 from prism.server.http2.events import Request
 from prism.server.http2.limits import STUB
 from prism.server.websocket import FrameWebSocket
-from prism.streams.outlet import WRITE_SIZE
+from prism.streams.sockets import WRITE_SIZE
 
 if TYPE_CHECKING:
     from prism.server.http2.connection import HTTP2Connection

@@ -12,7 +12,8 @@ import trio
 
 from prism.server.http2.codec import Codec
 from prism.server.http2.stream import HTTP2Exchange
-from prism.streams.outlet import WRITE_SIZE, Outlet
+from prism.streams.outlet import Outlet
+from prism.streams.sockets import WRITE_SIZE
 
 _MAX_BACKLOG = 4 * WRITE_SIZE
 """Unsent bytes beyond which the connection reads no more: answers to what a client

@@ -432,20 +432,39 @@ async def test_a_client_that_leaves_behind_bytes_nobody_reads_is_noticed(start_s
     await cancelled.wait()
 
 
-async def test_what_a_cancelled_task_sent_comes_before_what_the_next_one_sends(
-    start_server, helpers
-):
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for word in (b"one ", b"two ", b"three"):
-            with trio.CancelScope() as scope:
-                scope.cancel()
-                await send({"type": "http.response.body", "body": word, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def test_a_write_that_is_cancelled_sends_all_or_nothing(helpers, autojump_clock):
+    """What is left of one is sent, and waited for by the next, so that nothing piles up."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    takes, carry = trio.Event(), theirs.send_stream.send_all_hook
 
-    server = await start_server(app)
-    last = GET.replace(b"host: a", b"host: a\r\nconnection: close")
-    assert parse(await exchange(server, last, helpers))[0][2] == b"one two three"
+    async def carry_when_it_takes():
+        await takes.wait()
+        await carry()
+
+    class Front:
+        def begin(self, exchange):
+            self.exchange = exchange
+
+    front = Front()
+    async with trio.open_nursery() as nursery:
+        connection = HTTP1Connection(
+            front, theirs, Peer("http"), ServerSettings(), TaskPool(nursery)
+        )
+        nursery.start_soon(connection.run)
+        await ours.send_all(GET.replace(b"host: a", b"host: a\r\nconnection: close"))
+        await trio.testing.wait_all_tasks_blocked()
+        await front.exchange.begin(200, [])
+        await trio.testing.wait_all_tasks_blocked()
+        theirs.send_stream.send_all_hook = carry_when_it_takes
+        for word in (b"one ", b"two ", b"three "):
+            with trio.move_on_after(1):
+                await front.exchange.write(word)
+        takes.set()
+        await front.exchange.write(b"four")
+        await front.exchange.finish()
+        answer = await helpers.read_all(ours)
+        nursery.cancel_scope.cancel()
+    assert parse(answer)[0][2] == b"one four"
 
 
 @pytest.mark.parametrize(
