@@ -3,11 +3,19 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from prism.contract.messages import ExecuteRequest, ExecuteResponse
+from prism.channels.frames.link import LOOKS_PER_INTERVAL
+from prism.config.types import HealthConfig, NamespaceLimits
+from prism.contract import names
+from prism.contract.errors import Overloaded
+from prism.contract.messages import ExecuteRequest, ExecuteResponse, OperationDeclaration
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
+from prism.sdk.serving import FIRST_RETRY, LAST_RETRY
+from prism.sdk.session import HANDSHAKE_TIMEOUT
+from prism.supervision.process import PASSED_ON
 from prism.wire._state import CONNECTION, HANDLER, ConnectionState, Role, StreamState, Trigger
 from prism.wire.events import Close, Hello, Open
 from prism.wire.frames import ACK, END, NOT_STARTED, FrameType
@@ -71,6 +79,36 @@ def test_numbers():
     for status in StatusCode:
         assert f"| {status.value} | {status.name} |" in PAGE
     assert f"`END` = {END}, `NOT_STARTED` = {NOT_STARTED}, `ACK` = {ACK}" in PAGE
+
+
+def test_what_the_host_and_the_sdk_hold_themselves_to():
+    page = " ".join(PAGE.split())
+    environment = re.search(r"The environment of a plugin .*? and the descriptor\.", page)
+    assert environment
+    assert re.findall(r"`([A-Z_]+)`", environment[0]) == ["PATH", *PASSED_ON, "PYTHONUNBUFFERED"]
+    assert f"the SDK waits for {HANDSHAKE_TIMEOUT:g} s" in page
+    assert f"{FIRST_RETRY:g} s at first, twice as long each time, at most {LAST_RETRY:g} s" in page
+    assert f"An operation's name is {names.OPERATION_FORM}" in page
+    interval = HealthConfig().interval_seconds
+    assert LOOKS_PER_INTERVAL == 2
+    assert f"half of `health.interval_seconds` ({interval:g} s)" in page
+    assert "answers further calls 503, `overloaded`" in page
+    assert (Overloaded.http_status, Overloaded.reason) == (503, "overloaded")
+
+
+def test_every_field_of_an_operation_is_named():
+    for field in OperationDeclaration.__struct_fields__:
+        assert f'"{field}"' in PAGE or f"`{field}`" in PAGE
+
+
+def test_the_frame_that_is_recommended_holds_every_body_of_the_default_size():
+    """Text within JSON: each byte may be escaped, so that it is twice as long."""
+    (recommended,) = set(re.findall(r"\b4194304\b", PAGE))
+    body = NamespaceLimits().max_payload_bytes
+    request = ExecuteRequest(
+        operation="x" * 64, params_json='"' * body, metadata={"k" * 100: "v" * 8000}
+    )
+    assert len(msgspec.json.encode(request)) < int(recommended)
 
 
 @pytest.mark.parametrize("field", Hello.__struct_fields__)
