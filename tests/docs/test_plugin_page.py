@@ -1,5 +1,6 @@
 """The code in docs/writing-a-plugin.md runs as it stands there."""
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from prism.contract.errors import PluginError
+from prism.sdk import Call, Health
+from prism.sdk.health import Metrics
 from prism.sdk.testing import run_plugin
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"
@@ -52,3 +55,16 @@ async def test_count(page: SimpleNamespace) -> None:
         assert [number async for number in count.stream("count", upto=3)] == [0, 1, 2]
         doubled = count.stream("double", {"upto": 4}, {"upto": 5})
         assert [number async for number in doubled] == [8, 10]
+
+
+def test_all_that_a_plugin_has_at_hand_is_listed():
+    section = PAGE.read_text().partition("## What a plugin has at hand")[2].partition("\n## ")[0]
+    for field in dataclasses.fields(Metrics):
+        assert f"`{field.name}`" in section
+    for name in ("healthy", "degraded", "unhealthy"):
+        assert callable(getattr(Health, name))
+        assert f"`Health.{name}(" in section
+    members = {name for name in (*dir(Call), *Call.__slots__) if not name.startswith("_")}
+    assert members
+    for name in members:
+        assert re.search(rf"`{name}(\(\w*\))?`", section), name
