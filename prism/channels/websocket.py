@@ -16,13 +16,16 @@ from trio_websocket import (
 
 from prism.streams import tcp
 from prism.streams.addresses import WebSocketURL
-from prism.streams.errors import LaunchError
+from prism.streams.errors import ConnectionAged, LaunchError
 from prism.streams.tls import TLSFiles
 
 SUBPROTOCOL = "prism.frames.v1"
 """Names what is spoken inside; servers that know it confirm it."""
 MAX_MESSAGE = 1024 * 1024
 """Bytes of a message, both ways; longer frames span several."""
+NORMAL_CLOSURE = 1000
+AGED = (1001, 1012)
+"""Going Away and Service Restart: the connection is over, and another one can be had."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for the peer's half of the closing handshake."""
 
@@ -49,7 +52,7 @@ class WebSocketStream(trio.abc.Stream):
             for start in range(0, len(view), MAX_MESSAGE):
                 await self._connection.send_message(bytes(view[start : start + MAX_MESSAGE]))
         except ConnectionClosed as error:
-            raise trio.BrokenResourceError(_reason(error)) from error
+            raise _broken(error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """Only a checkpoint: the library does not tell."""
@@ -59,6 +62,7 @@ class WebSocketStream(trio.abc.Stream):
         """Bytes of the next message, or of the rest of the last; empty at a clean end.
 
         Raises:
+            ConnectionAged: the peer goes away, or restarts.
             trio.BrokenResourceError: the connection broke, or text came.
         """
         await trio.lowlevel.checkpoint()
@@ -66,9 +70,9 @@ class WebSocketStream(trio.abc.Stream):
             try:
                 message = await self._connection.get_message()
             except ConnectionClosed as error:
-                if error.reason is not None and error.reason.code in {1000, 1001}:
+                if error.reason is not None and error.reason.code == NORMAL_CLOSURE:
                     return b""
-                raise trio.BrokenResourceError(_reason(error)) from error
+                raise _broken(error) from error
             if isinstance(message, str):
                 raise trio.BrokenResourceError("a text message, where frames are binary")
             self._received = message
@@ -86,11 +90,12 @@ class WebSocketStream(trio.abc.Stream):
             await trio.aclose_forcefully(self._transport)
 
 
-def _reason(error: ConnectionClosed) -> str:
+def _broken(error: ConnectionClosed) -> trio.BrokenResourceError:
     closed = error.reason
     if closed is None:
-        return "the connection broke"
-    return f"closed with {closed.code} {closed.reason or ''}".rstrip()
+        return trio.BrokenResourceError("the connection broke")
+    said = f"closed with {closed.code} {closed.reason or ''}".rstrip()
+    return (ConnectionAged if closed.code in AGED else trio.BrokenResourceError)(said)
 
 
 async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSocketStream:

@@ -12,6 +12,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
     ├── ChannelError                a channel to a plugin cannot carry calls ...
     │   ├── ChannelClosed           ... because this side closed it
     │   ├── ChannelBroken           ... because the peer, or the path to it, failed
+    │   │   └── ChannelAged         ... or ended the connection as a matter of routine
     │   └── HandshakeFailed         ... because both sides could not agree to start
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
@@ -79,6 +80,11 @@ class ChannelClosed(ChannelError):
 
 class ChannelBroken(ChannelError):
     """The plugin, or the path to it, failed."""
+
+
+class ChannelAged(ChannelBroken):
+    """The peer, or something on the way to it, ended the connection as a matter of routine: it
+    was old, or the server restarts. Another one can be had."""
 
 
 class HandshakeFailed(ChannelError):

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 
+import trio
+
 from prism.contract.errors import PrismError
 
 
@@ -18,6 +20,10 @@ class LaunchError(PrismError):
         super().__init__(*facts)
         self.output = tuple(output)
         self.crashed = crashed
+
+
+class ConnectionAged(trio.BrokenResourceError):
+    """The peer closed the connection as a matter of routine, and said so."""
 
 
 class ListenError(PrismError):

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from prism.config.errors import ConfigError
-from prism.contract.errors import CallError, Draining, PrismError
+from prism.contract.errors import CallError, ChannelAged, Draining, PrismError
 from prism.contract.messages import HealthCheckResponse, HealthStatus, ShutdownRequest
 from prism.contract.redaction import Redaction
 from prism.streams import unix
@@ -58,7 +58,8 @@ class Generation:
     served must get no more calls.
 
     ``instance`` is there once the plugin was initialised. ``failure`` says what broke, and is
-    None while nothing has. ``end_reason`` says why it must get no more calls.
+    None while nothing has. ``end_reason`` says why it must get no more calls. ``routine``: it
+    left by itself, without a fault, and another connection can be had.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Generation:
         self.instance: Instance | None = None
         self.failure: LaunchError | None = None
         self.end_reason = ""
+        self.routine = False
         self._delay = delay
         self._journal = journal
         self._plugin_log = PluginLog(journal, spec.plugin_name, self.id)
@@ -259,7 +261,9 @@ class Generation:
         async def watch_channel() -> None:
             error = await instance.channel.wait_broken()
             # Once it is retired, that is how it ends.
-            if self.lifecycle.can(Trigger.LOST):
+            if isinstance(error, ChannelAged):
+                self._leave(self._plugin_log.redaction.text(str(error)))
+            elif self.lifecycle.can(Trigger.LOST):
                 self.end_reason = self._plugin_log.redaction.text(str(error))
                 self.failure = LaunchError(self.end_reason, crashed=True)
                 self.lifecycle.move(Trigger.LOST, self.end_reason)
@@ -311,7 +315,15 @@ class Generation:
             self.spec.namespace,
             self._plugin_log.redaction.text(event.reason),
         )
-        self.retire("it said that it stops")
+        if event.failed:
+            self.retire("it refuses further calls")
+        else:
+            self._leave("it said that it stops")
+
+    def _leave(self, reason: str) -> None:
+        """It has ended its service without a fault, unless that was over already."""
+        self.routine = self.lifecycle.can(Trigger.RETIRED)
+        self.retire(reason)
 
     # -- its end ------------------------------------------------------------------------
 

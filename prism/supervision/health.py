@@ -6,7 +6,7 @@ import trio
 
 from prism.channels.channel import PluginChannel
 from prism.config.types import HealthConfig
-from prism.contract.errors import CallError
+from prism.contract.errors import CallError, Overloaded
 from prism.contract.messages import HealthCheckRequest, HealthCheckResponse, HealthStatus
 from prism.streams.errors import LaunchError
 
@@ -18,6 +18,9 @@ OnAnswer = Callable[[HealthCheckResponse], None]
 
 class HealthMonitor:
     """Checks one instance. A reply without a status is UNHEALTHY by the contract's default.
+
+    A check that could not be made, since the plugin takes no more calls now, says nothing:
+    being busy is not being ill.
 
     A failure counts only if it is fresh: when the clock has jumped (the machine slept,
     the process was stopped), what seems late may only be unheard, so the count begins
@@ -44,7 +47,7 @@ class HealthMonitor:
         answer = HealthCheckResponse(message="it gave no answer")
         with trio.move_on_after(limit):
             while True:
-                answer = await self._check()
+                answer = await self._check() or answer
                 self._on_answer(answer)
                 if answer.status is not HealthStatus.UNHEALTHY or self._channel.ended:
                     break
@@ -63,6 +66,8 @@ class HealthMonitor:
                 await self._asked.wait()
             began = trio.current_time()
             answer = await self._check()
+            if answer is None:
+                continue
             jumped = (
                 began - due > config.interval_seconds
                 or trio.current_time() - began > config.timeout_seconds + config.interval_seconds
@@ -76,12 +81,14 @@ class HealthMonitor:
             if failures >= config.failure_threshold:
                 return f"{failures} health checks in a row failed: {answer.message}"
 
-    async def _check(self) -> HealthCheckResponse:
+    async def _check(self) -> HealthCheckResponse | None:
         limit = self._config.timeout_seconds
         try:
             with trio.fail_after(limit):
                 return await self._channel.health_check(HealthCheckRequest())
         except trio.TooSlowError:
             return HealthCheckResponse(message=f"no answer within {limit:g} seconds")
+        except Overloaded:
+            return None
         except CallError as error:
             return HealthCheckResponse(message=str(error))

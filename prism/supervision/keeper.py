@@ -34,6 +34,8 @@ log = logging.getLogger("prism.supervision")
 STOPPING = "the proxy is stopping"
 STARTED_BY_US = (PluginForm.COMMAND, PluginForm.MODULE)
 """Plugins whose crashes count towards the limit: the others are somebody else's to start."""
+USEFUL = 1.0
+"""Seconds of service after which a plugin that leaves without a fault may come back at once."""
 JITTER = 0.2
 """Share by which a delay varies, so that many plugins do not restart in step."""
 
@@ -139,7 +141,23 @@ class Keeper:
         if generation.failure is not None or not generation.spec.may_overlap:
             # How it ended is worth knowing, and comes soon.
             await generation.wait_ended()
+        if generation.failure is None and self._left_well(generation):
+            self._backoff.reset()
+            self._delay = 0.0
+            self.journal.restarts += self.spec.plugin.form in STARTED_BY_US
+            return
         self._note_failure(generation.error, generation.served)
+
+    @staticmethod
+    def _left_well(generation: Generation) -> bool:
+        """Has it been of use, and left without a fault? Then there is nothing to wait for.
+
+        Servers end connections that are old, or have carried so many calls. One that does
+        so before it has been of use would be dialled without end.
+        """
+        instance = generation.instance
+        of_use = generation.served >= USEFUL or (instance is not None and instance.finished > 0)
+        return generation.routine and of_use
 
     async def _try_to_serve(self) -> None:
         """One attempt: a pause, if there must be one, and a new generation."""
@@ -203,7 +221,8 @@ class Keeper:
             self.current = None
             if not self.paused and not self.stopping:  # else what is going on has been said
                 reason = generation.end_reason
-                log.warning("instance %s leaves: %s", generation.id, reason)
+                level = logging.INFO if generation.routine else logging.WARNING
+                log.log(level, "instance %s leaves: %s", generation.id, reason)
                 expected = not self.spec.dials_in
                 self.slot.say_absent(f"it is being restarted: {reason}", expected=expected)
         self.slot.clear(generation.instance)

@@ -38,6 +38,7 @@ from prism.wire._state import (
     refusal,
 )
 from prism.wire.events import (
+    MAX_CONTROL_CALLS,
     Cancel,
     Close,
     Credit,
@@ -69,6 +70,7 @@ _CLOSED = ConnectionState.CLOSED
 _RECEIVED_OPEN = Trigger.RECEIVED_OPEN
 _SENT_CLOSE = Trigger.SENT_CLOSE
 _EXECUTE = Method.EXECUTE
+_CALLS = (_EXECUTE, Method.EXECUTE_STREAM)
 _ENDED = StreamState.ENDED
 _OPEN = FrameType.OPEN
 
@@ -97,6 +99,7 @@ class Connection:
         self._row = self._table[self._state]
         self._streams: dict[int, Stream] = {}
         self._mine_open = 0
+        self._mine_control = 0
         self._next_stream = 1 if role is Role.HOST else 2
         self._peer_parity = 0 if role is Role.HOST else 1
         self._max_frame = MAX_HELLO
@@ -117,10 +120,19 @@ class Connection:
 
     @property
     def can_open(self) -> bool:
-        """May this side begin a call now? Never again once its ids are used up."""
+        """May this side begin an Execute now? Never again once its ids are used up."""
         return (
             Trigger.SENT_OPEN in self._row
-            and self._mine_open < self._peer_max_streams
+            and self._mine_open - self._mine_control < self._peer_max_streams
+            and self._next_stream <= MAX_STREAM_ID
+        )
+
+    @property
+    def can_open_control(self) -> bool:
+        """May this side begin an Initialize, HealthCheck or Shutdown now?"""
+        return (
+            Trigger.SENT_OPEN in self._row
+            and self._mine_control < MAX_CONTROL_CALLS
             and self._next_stream <= MAX_STREAM_ID
         )
 
@@ -292,11 +304,15 @@ class Connection:
         self._after(Trigger.SENT_OPEN)
         if event.stream != self._next_stream:
             raise LocalProtocolError(f"the next stream is {self._next_stream}, not {event.stream}")
-        if self._mine_open >= self._peer_max_streams:
+        control = event.method not in _CALLS
+        if control and self._mine_control >= MAX_CONTROL_CALLS:
+            raise LocalProtocolError(f"{MAX_CONTROL_CALLS} calls of this kind are open already")
+        if not control and self._mine_open - self._mine_control >= self._peer_max_streams:
             raise LocalProtocolError(f"the peer takes {self._peer_max_streams} calls at a time")
         frame = serialization.pack_open(event, self.codec, self._peer_max_frame)
         entry = stream_of(event, True, self._peer_window, self.local_hello.window)
         self._opened(event.stream, entry, frame)
+        self._mine_control += control
 
     def _opened(self, stream: int, entry: Stream, frame: bytes) -> None:
         entry.ticket = self._outbox.put(frame)
@@ -433,7 +449,7 @@ class Connection:
                 f"OPEN for stream {stream}: ids of this peer are "
                 f"{'odd' if self._peer_parity else 'even'} and above {self.last_peer_stream}"
             )
-        if len(self._streams) - self._mine_open >= self.local_hello.max_streams:
+        if len(self._streams) - self._mine_open >= self.local_hello.max_streams + MAX_CONTROL_CALLS:
             raise RemoteProtocolError(
                 f"OPEN beyond the {self.local_hello.max_streams} calls this side takes at a time"
             )
@@ -469,6 +485,8 @@ class Connection:
         event = serialization.unpack_close(frame, RESPONSE_TYPE[entry.method], self.codec)
         del self._streams[frame.stream]
         self._mine_open -= 1
+        if entry.method not in _CALLS:
+            self._mine_control -= 1
         return event
 
     def _receive_cancel(self, frame: Frame) -> Event | None:

@@ -21,6 +21,9 @@ DEFAULT_WINDOW = 256 * 1024
 """Bytes of DATA a side accepts on a stream before it gives credit back."""
 DEFAULT_MAX_STREAMS = 100
 """Calls a side accepts at a time unless its HELLO says otherwise."""
+MAX_CONTROL_CALLS = 4
+"""Initialize, HealthCheck and Shutdown at a time, beside ``max_streams``: a plugin that has as many
+calls as it takes can still be asked how it is."""
 MAX_LOG_RECORDS = 1000
 """Log records in one NOTE: decoded, tiny ones are many times their size on the wire."""
 
@@ -34,7 +37,8 @@ class Hello(Event, frozen=True, omit_defaults=True, kw_only=True):
 
     The plugin offers (``protocol_min`` to ``protocol_max``, ``codecs``), the host
     answers with what it chose: one protocol version, and ``codec``.
-    ``max_frame``, ``window`` and ``max_streams`` bind the *other* side.
+    ``max_frame``, ``window`` and ``max_streams`` bind the *other* side. ``max_streams`` counts
+    Execute and ExecuteStream.
     """
 
     name: str = ""
@@ -123,10 +127,14 @@ class Ping(Event, frozen=True):
 
 
 class GoAway(Event, frozen=True):
-    """The sender drains: it starts none of the peer's calls above ``last_stream``."""
+    """The sender drains: it starts none of the peer's calls above ``last_stream``.
+
+    ``failed``: a gRPC server gave an error as its reason. Not on the wire.
+    """
 
     last_stream: int
     reason: str = ""
+    failed: bool = False
 
 
 class LogRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,7 +9,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 
 from prism.channels import websocket
 from prism.channels.websocket import MAX_MESSAGE, SUBPROTOCOL, WebSocketStream
-from prism.streams.errors import LaunchError
+from prism.streams.errors import ConnectionAged, LaunchError
 
 Serve = Callable[[WebSocketConnection], Awaitable[None]]
 
@@ -75,10 +75,17 @@ async def test_messages_are_one_stream_of_bytes() -> None:
         assert await stream.receive_some() == b""
 
 
-@pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_clean_close_is_the_end(code: int) -> None:
-    async with dialled(lambda peer: peer.aclose(code)) as stream:
+async def test_a_clean_close_is_the_end() -> None:
+    async with dialled(lambda peer: peer.aclose(1000)) as stream:
         assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+async def test_a_peer_that_goes_away_or_restarts_says_so(code: int) -> None:
+    async with dialled(lambda peer: peer.aclose(code, "max age")) as stream:
+        for _ in range(2):
+            with pytest.raises(ConnectionAged, match=f"closed with {code} max age"):
+                await stream.receive_some()
 
 
 async def test_any_other_close_is_an_error_with_its_reason() -> None:

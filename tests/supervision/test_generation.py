@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from supervised_plugin import ScriptedConnector
 
 from prism.config.errors import ConfigError
-from prism.contract.errors import ChannelBroken, Draining, PluginCrashed
+from prism.contract.errors import ChannelAged, ChannelBroken, Draining, PluginCrashed
 from prism.contract.messages import HealthCheckResponse, HealthStatus, PluginMetrics
 from prism.streams.errors import LaunchError
 from prism.supervision.events import EventFeed, Journal
@@ -118,6 +118,29 @@ async def test_its_goaway_retires_it_and_what_follows_is_its_end(begin, autojump
         connector.channel.end(ChannelBroken("it closed the connection"))
     assert states(generation) == UP + DOWN
     assert generation.failure is None
+
+
+async def test_a_connection_that_ended_as_a_matter_of_routine_is_no_failure(begin, autojump_clock):
+    generation, connector = begin()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(generation.run)
+        await generation.wait_settled()
+        connector.channel.end(ChannelAged("the connection was closed with 1001"))
+        await generation.wait_leaving()
+        assert begin.left == [(State.DRAINING, "the connection was closed with 1001")]
+    assert states(generation) == UP + DOWN
+    assert generation.failure is None
+    assert generation.routine
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_goaway_that_names_an_error_is_no_routine(begin, autojump_clock, failed):
+    generation, connector = begin()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(generation.run)
+        await generation.wait_settled()
+        connector.on_goaway(GoAway(0, "ENHANCE_YOUR_CALM", failed))
+    assert generation.routine is not failed
 
 
 async def test_failed_health_checks_retire_it(begin, autojump_clock):

@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from prism.config.types import HealthConfig
-from prism.contract.errors import ChannelClosed, PluginCrashed
+from prism.contract.errors import ChannelClosed, Overloaded, PluginCrashed
 from prism.contract.messages import HealthCheckResponse, HealthStatus
 from prism.streams.errors import LaunchError
 from prism.supervision.health import HealthMonitor
@@ -54,6 +54,15 @@ async def test_failures_in_a_row_count(autojump_clock, failure, reason):
     said, answers = await until_unhealthy(channel)
     assert reason in said
     assert len(channel.asked) == len(answers) == 8
+
+
+async def test_being_busy_is_not_being_ill(autojump_clock):
+    busy, failure = Overloaded("it takes no more calls now"), HealthCheckResponse(message="sick")
+    channel = Checked(busy, failure, busy, busy, failure, *[busy] * 9, failure)
+    said, answers = await until_unhealthy(channel)
+    assert said == "3 health checks in a row failed: sick"
+    assert len(answers) == 3
+    assert len(channel.asked) == 15
 
 
 async def test_checks_come_at_the_interval(autojump_clock):

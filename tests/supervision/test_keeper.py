@@ -17,6 +17,7 @@ from prism.contract.errors import Draining, OperationInProgress, PluginCrashed
 from prism.streams import unix
 from prism.supervision.keeper import JITTER, Backoff, Keeper, run_detached
 from prism.supervision.slot import Slot
+from prism.wire.events import GoAway
 
 
 @asynccontextmanager
@@ -76,6 +77,30 @@ async def test_failed_health_checks_replace_the_instance(in_process, model, auto
         await eventually(lambda: slot.current, limit=100)
         assert slot.current.generation == 2
         assert 20 < trio.current_time() < 60
+
+
+async def test_a_plugin_that_leaves_as_a_matter_of_routine_is_back_at_once(
+    in_process, model, autojump_clock
+):
+    async with kept(in_process()) as (keeper, slot):
+        for number in range(1, 9):
+            await trio.sleep(3)
+            keeper.current._take_goaway(GoAway(0, "max_age"))
+            assert slot.expected
+            await slot.wait_filled()
+            assert trio.current_time() == 3 * number
+        assert keeper.last_failure is None
+
+
+async def test_one_that_leaves_before_it_was_of_use_is_not_dialled_without_end(
+    in_process, model, autojump_clock
+):
+    async with kept(in_process()) as (keeper, _slot):
+        for _ in range(8):
+            await eventually(lambda: keeper.current)
+            keeper.current._take_goaway(GoAway(0, "max_age"))
+        await eventually(lambda: keeper.current, limit=100)
+    assert trio.current_time() > 10
 
 
 async def test_stopping_waits_for_running_calls(in_process, autojump_clock):

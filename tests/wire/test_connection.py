@@ -9,6 +9,9 @@ from prism.contract.errors import LocalProtocolError, PayloadTooLarge, RemotePro
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthStatus,
     ShutdownRequest,
     StreamRequest,
     StreamResponse,
@@ -18,6 +21,7 @@ from prism.contract.status import StatusCode
 from prism.wire import ConnectionState, Role, handshake
 from prism.wire.connection import MAX_HELLO, MAX_UNANSWERED_PINGS, Connection
 from prism.wire.events import (
+    MAX_CONTROL_CALLS,
     Cancel,
     Close,
     Credit,
@@ -326,10 +330,26 @@ def test_as_many_calls_as_the_peer_takes(greeted, carried):
     assert not host.can_open
     carried(plugin, host)
     assert host.can_open
+
+
+def test_a_full_plugin_can_still_be_asked_how_it_is(greeted, carried):
+    host, plugin = greeted(plugin=Hello(name="p", max_streams=1))
+    host.send(Open(1, Method.EXECUTE, EXECUTE))
+    for number in range(MAX_CONTROL_CALLS):
+        assert host.can_open_control
+        host.send(Open(3 + 2 * number, Method.HEALTH_CHECK, HealthCheckRequest()))
+    assert not host.can_open_control
+    with pytest.raises(LocalProtocolError, match="4 calls of this kind are open already"):
+        host.send(Open(11, Method.HEALTH_CHECK, HealthCheckRequest()))
+    carried(host, plugin)
+    plugin.send(Close(3, StatusCode.OK, HealthCheckResponse(status=HealthStatus.HEALTHY)))
+    carried(plugin, host)
+    assert host.can_open_control
+    assert not host.can_open
     breaks(
         plugin,
-        pack(FrameType.OPEN, 5, method=3) + pack(FrameType.OPEN, 7, method=3),
-        "OPEN beyond the 2 calls",
+        pack(FrameType.OPEN, 11, method=3) + pack(FrameType.OPEN, 13, method=3),
+        "OPEN beyond the 1 calls",
     )
 
 

@@ -32,6 +32,7 @@ from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.wire.connection import Connection
 from prism.wire.events import (
+    MAX_CONTROL_CALLS,
     Cancel,
     Close,
     Credit,
@@ -63,6 +64,11 @@ class Call:
     credit: int
     given: int
     cancelled: bool = False
+    control: bool = False
+
+
+def is_control(event: Open) -> bool:
+    return event.method not in (Method.EXECUTE, Method.EXECUTE_STREAM)
 
 
 @dataclass
@@ -78,14 +84,14 @@ class Side:
     closed: int = 0
     pipe: bytearray = field(default_factory=bytearray)
 
-    @property
-    def mine_open(self) -> int:
-        return sum(call.mine for call in self.calls.values())
+    def has_room(self, *, control: bool) -> bool:
+        limit = MAX_CONTROL_CALLS if control else MAX_STREAMS
+        open_now = sum(call.mine and call.control is control for call in self.calls.values())
+        return self.may_open and open_now < limit
 
     def allows(self, event: Event) -> bool:
         if isinstance(event, Open):
-            ready = self.may_open and self.mine_open < MAX_STREAMS
-            return ready and event.stream == self.next_id
+            return self.has_room(control=is_control(event)) and event.stream == self.next_id
         if isinstance(event, Ping | Note | GoAway):
             return True
         if isinstance(event, Hello | Overrun):
@@ -106,7 +112,9 @@ class Side:
             streaming = event.method is Method.EXECUTE_STREAM
             window = WINDOW if streaming else 0
             may_send = streaming and not event.end
-            self.calls[event.stream] = Call(True, streaming, may_send, window, window)
+            self.calls[event.stream] = Call(
+                True, streaming, may_send, window, window, control=is_control(event)
+            )
             self.next_id += 2
             self.opened += 1
         elif isinstance(event, Data):
@@ -156,6 +164,7 @@ def picture(connection: Connection) -> object:
         connection.codec,
         connection.local_hello,
         connection._mine_open,
+        connection._mine_control,
     )
 
 
@@ -316,7 +325,8 @@ class Conversation(RuleBasedStateMachine):
             connection = side.connection
             assert set(connection._streams) == set(side.calls)
             assert connection.open_streams == len(side.calls)
-            assert connection.can_open == (side.may_open and side.mine_open < MAX_STREAMS)
+            assert connection.can_open == side.has_room(control=False)
+            assert connection.can_open_control == side.has_room(control=True)
             for number, call in side.calls.items():
                 assert connection.is_open(number)
                 if call.streaming:

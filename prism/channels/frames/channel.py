@@ -352,18 +352,20 @@ class FramedChannel(PluginChannel):
         Raises:
             PluginUnavailable, Overloaded, PayloadTooLarge: it was not opened.
         """
-        self._check_may_open()
-        stream = self._connection.next_stream()
+        connection = self._connection
+        control = method is not Method.EXECUTE and method is not Method.EXECUTE_STREAM
+        self._check_may_open(connection.can_open_control if control else connection.can_open)
+        stream = connection.next_stream()
         self.send(Open(stream, method, message, _milliseconds(left), end))
         self._watch_ids(stream)
         return stream
 
-    def _check_may_open(self) -> None:
+    def _check_may_open(self, takes_calls: bool) -> None:
         if self._link.ended is not None:
             raise PluginUnavailable(
                 f"{self.name} is gone: {self.redaction.text(str(self._link.ended))}"
             )
-        if not self._connection.can_open:
+        if not takes_calls:
             raise Overloaded(f"{self.name} takes no more calls now")
 
     def _watch_ids(self, stream: int) -> None:
@@ -386,7 +388,7 @@ class FramedChannel(PluginChannel):
         call.wait_for(call.tasks.start(start_late))
 
     def _start_now(self, call: UnaryCall) -> None:
-        self._check_may_open()
+        self._check_may_open(self._connection.can_open)
         payload = self._payload(call)
         left = _milliseconds(call.deadline - turn_time())
         stream = call.stream_number = self._connection.open_execute(payload, left)

@@ -14,7 +14,14 @@ from math import inf
 
 import trio
 
-from prism.contract.errors import ChannelBroken, ChannelClosed, HandshakeFailed, RemoteProtocolError
+from prism.contract.errors import (
+    ChannelAged,
+    ChannelBroken,
+    ChannelClosed,
+    HandshakeFailed,
+    RemoteProtocolError,
+)
+from prism.streams.errors import ConnectionAged
 from prism.streams.outlet import Outlet, begin_turn, end_turn
 from prism.streams.sockets import receive
 from prism.wire import ConnectionState, handshake
@@ -224,6 +231,8 @@ class FrameLink:
             self._settle(error)
             await self._flush()
             self.finish(error)
+        except ConnectionAged as error:
+            self.finish(ChannelAged(f"the connection was {error}"))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.finish(ChannelBroken(f"the connection broke ({error.__cause__ or error})"))
 

@@ -79,7 +79,7 @@ class GrpcChannel(PluginChannel):
             stream,
             self.settings,
             max_message=self.settings.max_frame,
-            on_leaving=lambda reason: on_goaway(GoAway(0, reason)),
+            on_leaving=lambda reason, failed: on_goaway(GoAway(0, reason, failed)),
         )
         secure = isinstance(stream, trio.SSLStream)
         self._pseudo_headers = [
@@ -186,7 +186,8 @@ class GrpcChannel(PluginChannel):
         if left < MAX_TIMEOUT:
             # Never indexed: it would push the others, which repeat, out of HPACK's table.
             headers.append(NeverIndexedHeaderTuple("grpc-timeout", format_timeout(left)))
-        exchange = self._link.open(headers)
+        calls = (Method.EXECUTE, Method.EXECUTE_STREAM)
+        exchange = self._link.open(headers, spare=method not in calls)
         exchange.queue(payload, end=end)
         return exchange
 

@@ -72,7 +72,8 @@ class _Connection(h2.connection.H2Connection):
 class HTTP2Link:
     """Carries exchanges over ``stream``: ``handshake`` first, then ``run`` in a nursery.
 
-    ``on_leaving`` is called, with a reason, when the peer will take no more calls.
+    ``on_leaving`` is called when the peer will take no more calls: with a reason, and whether
+    that is an error.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class HTTP2Link:
         settings: LinkSettings,
         *,
         max_message: int,
-        on_leaving: Callable[[str], None],
+        on_leaving: Callable[[str, bool], None],
     ) -> None:
         self.name = name
         self.ended: Exception | None = None
@@ -209,14 +210,20 @@ class HTTP2Link:
         """Bytes of messages that the peer gives no window for, or did not get yet."""
         return sum(len(exchange.unsent) for exchange in (*self._ready, *self._blocked.values()))
 
-    def open(self, headers: Iterable[Header]) -> GrpcExchange:
+    def open(self, headers: Iterable[Header], *, spare: bool = False) -> GrpcExchange:
         """Begin a request, which leaves with what is queued on it; names are in lower case.
+
+        The last of the requests that the peer takes at a time is for those that are ``spare``.
 
         Raises:
             Overloaded: the peer takes no more calls now; this one never ran.
         """
         if self._leaving:
             raise Overloaded(f"{self.name} drains and starts no more calls")
+        if not spare and len(self._exchanges) >= max(
+            1, self._h2.remote_settings.max_concurrent_streams - 1
+        ):
+            raise Overloaded(f"{self.name} takes no more calls now")
         stream_id = self._h2.get_next_available_stream_id()
         try:
             self._h2.send_headers(stream_id, headers)
@@ -280,10 +287,10 @@ class HTTP2Link:
             return  # closed meanwhile
         self.wake_writer()
 
-    def _leave(self, reason: str) -> None:
+    def _leave(self, reason: str, *, failed: bool = False) -> None:
         if not self._leaving:
             self._leaving = True
-            self._on_leaving(reason)
+            self._on_leaving(reason, failed)
 
     # -- reading --------------------------------------------------------------
 
@@ -361,8 +368,7 @@ class HTTP2Link:
             return PluginError(StatusCode.CANCELLED, "the plugin cancelled the call")
         if code == ErrorCodes.ENHANCE_YOUR_CALM:
             return PluginError(StatusCode.RESOURCE_EXHAUSTED, "the plugin asks for fewer calls")
-        name = code.name if isinstance(code, ErrorCodes) else str(code)
-        return PluginMisbehaved(f"{self.name} reset the call ({name})")
+        return PluginMisbehaved(f"{self.name} reset the call ({_name_of(code)})")
 
     def _on_goaway(self, event: h2.events.ConnectionTerminated) -> None:
         served = event.last_stream_id
@@ -370,7 +376,10 @@ class HTTP2Link:
         for stream_id in [key for key in self._exchanges if served is not None and key > served]:
             if (exchange := self._forget(stream_id)) is not None:
                 exchange.fail(Overloaded(f"{self.name} went away before it began the call"))
-        self._leave(said or "it sent GOAWAY")
+        failed = event.error_code != ErrorCodes.NO_ERROR
+        if failed:
+            said = f"{_name_of(event.error_code)} {said}".rstrip()
+        self._leave(said or "it sent GOAWAY", failed=failed)
 
     # -- writing --------------------------------------------------------------
 
@@ -426,6 +435,11 @@ class HTTP2Link:
         if unsent:
             self._queue(exchange)
         return size
+
+
+def _name_of(code: ErrorCodes | int | None) -> str:
+    known = code in set(ErrorCodes)
+    return ErrorCodes(code).name if known else f"error {code}"
 
 
 def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -27,6 +27,7 @@ from prism.contract.messages import (
     ExecuteResponse,
     HealthCheckRequest,
     HealthCheckResponse,
+    HealthStatus,
     InitializeRequest,
     InitializeResponse,
     StreamRequest,
@@ -612,7 +613,25 @@ async def test_no_more_calls_than_the_plugin_takes(streams):
     plugin.connection.local_hello = Hello(name="one", codecs=("json",), max_streams=1)
     async with channel_over(streams) as (channel, plugin), failing_call(channel, PluginCrashed):
         with pytest.raises(Overloaded):
-            await channel.health_check(HealthCheckRequest())
+            await channel.execute(REQUEST)
+        await plugin.stream.aclose()
+
+
+async def test_a_full_plugin_is_asked_for_its_health(streams):
+    _ours, plugin = streams
+    plugin.connection.local_hello = Hello(name="one", codecs=("json",), max_streams=1)
+    async with channel_over(streams) as (channel, plugin), failing_call(channel, PluginCrashed):
+        await plugin.expect(Open)
+        async with trio.open_nursery() as nursery:
+
+            async def check():
+                answer = await channel.health_check(HealthCheckRequest())
+                assert answer.status is HealthStatus.HEALTHY
+
+            nursery.start_soon(check)
+            opened = await plugin.expect(Open)
+            good = HealthCheckResponse(status=HealthStatus.HEALTHY)
+            await plugin.send(Close(opened.stream, StatusCode.OK, good))
         await plugin.stream.aclose()
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import pytest
 import trio
@@ -40,6 +41,7 @@ from prism.contract.messages import (
 from prism.contract.status import StatusCode
 from prism.grpc.framing import Encoding, pack
 from prism.grpc.protobuf import decode, encode
+from prism.wire.events import GoAway
 
 LIMIT = 100_000
 CALL = ExecuteRequest(operation="get")
@@ -298,6 +300,17 @@ async def test_goaway_fails_what_was_not_begun_and_serves_the_rest():
         assert results["served"].success
 
 
+@pytest.mark.parametrize("code", list(h2.errors.ErrorCodes)[:3])
+async def test_goaway_with_an_error_is_told_as_one(code):
+    said = []
+    async with opened(on_goaway=said.append) as (_channel, server):
+        server.h2.close_connection(code, additional_data=b"too_many_pings")
+        await server.flush()
+        await trio.testing.wait_all_tasks_blocked()
+    fault = "" if code == 0 else f"{code.name} "
+    assert said == [GoAway(0, f"{fault}too_many_pings", failed=code != 0)]
+
+
 async def test_the_end_of_the_connection_ends_its_calls():
     async with opened() as (channel, server):
 
@@ -362,6 +375,26 @@ async def test_the_servers_limit_on_calls_is_kept():
             with pytest.raises(Overloaded):
                 await channel.execute(CALL)
             await server.answer(stream_id, OK)
+
+        assert (await executed(channel, script)).success
+
+
+async def test_a_full_server_is_asked_for_its_health():
+    async with opened(server_settings={"MAX_CONCURRENT_STREAMS": 3}) as (channel, server):
+
+        async def script():
+            _headers, first = await server.call()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.execute, CALL)
+                _headers, second = await server.call()
+                with pytest.raises(Overloaded):
+                    await channel.execute(CALL)
+                nursery.start_soon(channel.health_check, HealthCheckRequest())
+                headers, third = await server.call()
+                assert headers[":path"].endswith("/HealthCheck")
+                await server.answer(third, pack(b""))
+                await server.answer(second, OK)
+            await server.answer(first, OK)
 
         assert (await executed(channel, script)).success
 
