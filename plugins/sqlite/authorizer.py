@@ -19,7 +19,7 @@ _SCHEMA_TABLES = {"sqlite_master", "sqlite_temp_master"}
 """SQLite itself refuses direct changes to these; it asks about its own indirect ones."""
 _SEQUENCE = "sqlite_sequence"
 """The last ids of AUTOINCREMENT tables: clients read it, SQLite alone writes it."""
-_READABLE_SQLITE_TABLES = _SCHEMA_TABLES | {_SEQUENCE}
+_READABLE_SQLITE_TABLES = _SCHEMA_TABLES | {"sqlite_schema", "sqlite_temp_schema", _SEQUENCE}
 _INSPECTING_TABLES = {"dbstat", "sqlite_dbpage", "bytecode", "tables_used"}
 """Show pages or statements of every table; where SQLite is built with them, they are just there."""
 _ALLOWED_MODULES = {"fts5"}  # rtree compiles writes where a query only reads

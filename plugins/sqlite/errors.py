@@ -31,7 +31,8 @@ _MEANING: dict[int, tuple[StatusCode, str]] = {
     ),
     sqlite3.SQLITE_CANTOPEN: (
         StatusCode.FAILED_PRECONDITION,
-        "the database file cannot be opened: check that it is a file and its permissions",
+        "the database file cannot be opened: check that it is a file, its permissions, and that "
+        "its file system can be written",
     ),
     sqlite3.SQLITE_PERM: (StatusCode.FAILED_PRECONDITION, "no permission for the database file"),
     sqlite3.SQLITE_NOTADB: (

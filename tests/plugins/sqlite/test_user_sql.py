@@ -179,6 +179,7 @@ async def test_wrong_statements(table, sql: str, params: list[object], words: st
     [
         ([], "SELECT value FROM json_each('[1,2]')", [[1], [2]]),
         ([], "SELECT name FROM sqlite_schema WHERE name = 't'", [["t"]]),
+        ([], "SELECT count(*) > 5 FROM sqlite_schema", [[1]]),
         (["ALTER TABLE t RENAME TO u"], "SELECT count(*) FROM u", [[0]]),
         (
             ["ALTER TABLE t ADD COLUMN c DEFAULT 7", "INSERT INTO t(a) VALUES (1)"],
