@@ -86,6 +86,13 @@ class KeyValueOperations(Store):
         work = lambda connection: self.keys.delete(connection, key)  # noqa: E731
         return {"deleted": await self.database.write(work)}
 
+    @operation(access="write")
+    async def mdelete(self, params: p.Keys) -> dict[str, int]:
+        """Delete several keys at the same moment; says how many there were."""
+        keys = [encode_key(key) for key in params.keys]
+        work = lambda connection: sum(self.keys.delete(connection, key) for key in keys)  # noqa: E731
+        return {"deleted": await self.database.write(work)}
+
     @operation(idempotent=True, access="read")
     async def scan(self, params: p.Scan, call: Call) -> p.Page:
         """One page of the keys that begin with a prefix."""
@@ -176,6 +183,17 @@ class KeyValueOperations(Store):
             return True
 
         return {"swapped": await self.database.write(work)}
+
+    @operation(access="write")
+    async def compare_and_delete(self, params: p.CompareAndDelete, call: Call) -> dict[str, bool]:
+        """Delete a key if it has the old value; JSON is compared by what it says."""
+        key = encode_key(params.key)
+        old = Value.read(params.old_value, params.encoding, call)
+
+        def work(connection: Connection) -> bool:
+            return _same(self.keys.get(connection, key), old) and self.keys.delete(connection, key)
+
+        return {"deleted": await self.database.write(work)}
 
 
 def _same(one: Value | None, other: Value | None) -> bool:

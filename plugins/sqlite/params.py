@@ -28,7 +28,7 @@ class Key(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Keys(msgspec.Struct, forbid_unknown_fields=True):
-    """Params of mget."""
+    """Params of mget and mdelete."""
 
     keys: Annotated[list[KeyText], Meta(max_length=MAX_KEYS)]
 
@@ -148,6 +148,14 @@ class CompareAndSwap(msgspec.Struct, forbid_unknown_fields=True):
     old_value: Raw | UnsetType = UNSET
     encoding: Encoding | UnsetType = UNSET
     ttl_seconds: Seconds | None = None
+
+
+class CompareAndDelete(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of compare_and_delete."""
+
+    key: KeyText
+    old_value: Raw
+    encoding: Encoding | UnsetType = UNSET
 
 
 class Statement(msgspec.Struct, forbid_unknown_fields=True):

@@ -272,6 +272,38 @@ async def test_compare_and_swap_compares_what_json_says(sqlite) -> None:
     assert msgspec.json.decode(answer.result_json) == {"swapped": True}
 
 
+async def test_compare_and_delete(sqlite) -> None:
+    delete = "compare_and_delete"
+    assert await sqlite.call(delete, key="lock", old_value="me") == {"deleted": False}
+    await sqlite.call("set", key="lock", value={"by": "me", "n": 1.0})
+    assert await sqlite.call(delete, key="lock", old_value={"by": "you"}) == {"deleted": False}
+    assert await sqlite.call("exists", key="lock") == {"exists": True}
+    assert await sqlite.call(delete, key="lock", old_value={"n": 1, "by": "me"}) == {
+        "deleted": True
+    }
+    assert await sqlite.call("exists", key="lock") == {"exists": False}
+    binary = {"key": "lock", "encoding": "base64"}
+    await sqlite.call("set", value="AAE=", **binary)
+    assert await sqlite.call(delete, key="lock", old_value="AAE=") == {"deleted": False}
+    assert await sqlite.call(delete, old_value="AAE=", **binary) == {"deleted": True}
+    with refused(StatusCode.INVALID_ARGUMENT, "old_value"):
+        await sqlite.call(delete, key="lock")
+
+
+async def test_mdelete(sqlite, clock) -> None:
+    items = [{"key": key, "value": 1} for key in "abcd"]
+    await sqlite.call("mset", items=[*items, {"key": "gone", "value": 1, "ttl_seconds": 5}])
+    clock.now += 5
+    keys = ["a", "nobody", "c", "a", "gone"]
+    assert await sqlite.call("mdelete", keys=keys) == {"deleted": 2}
+    assert [item["key"] for item in (await sqlite.call("scan"))["items"]] == ["b", "d"]
+    assert await sqlite.call("mdelete", keys=[]) == {"deleted": 0}
+    for wrong in (["b", ""], ["b", "é" * 600], ["b"] * 1001):
+        with refused(StatusCode.INVALID_ARGUMENT):
+            await sqlite.call("mdelete", keys=wrong)
+    assert await sqlite.call("count") == {"count": 2}
+
+
 async def test_concurrent_writes_are_all_counted(sqlite) -> None:
     async def add() -> None:
         for _ in range(5):
