@@ -55,7 +55,8 @@ is counted as `{UNKNOWN}`, so that no client can make up series.""",
 From what [the plugin says of itself](writing-a-plugin.md#what-a-plugin-has-at-hand), so up to
 `health.interval_seconds` (10 s) old. `instance` is new for every instance, so that a counter never
 runs backwards; sum over it. `prism_plugin_custom` has what a plugin puts into
-`custom_metrics_json`, at most {MAX_CUSTOM_METRICS} names. `prism_plugin_latency_ms` has the contract's name and unit.""",
+`custom_metrics_json`, at most {MAX_CUSTOM_METRICS} names. `prism_plugin_latency_ms` has the
+contract's name and unit.""",
     ),
     (
         "Connections of the data port",

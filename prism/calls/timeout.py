@@ -4,6 +4,8 @@ import re
 
 from prism.contract.errors import InvalidRequest
 
+TIMEOUT_FORM = "a number above zero with a unit, such as 250ms, 2s, 1.5s or 1m"
+
 _FORM = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)", re.ASCII).fullmatch
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -17,7 +19,5 @@ def parse_timeout(text: str) -> float:
     match = _FORM(text.strip(" \t"))
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if seconds <= 0:
-        raise InvalidRequest(
-            "prism-timeout must be a number above zero with a unit, such as 250ms, 2s, 1.5s or 1m"
-        )
+        raise InvalidRequest(f"prism-timeout must be {TIMEOUT_FORM}")
     return seconds

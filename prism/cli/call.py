@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prism.cli.connection import (
+    check_json,
     connection_options,
     http_client,
     longest_wait,
@@ -79,6 +80,7 @@ def call(
         sys.exit(call_stream(target, params, timeout_headers(timeout), ca_cert, cert))
     # Bytes as they were given: if they are no UTF-8, the proxy says where.
     body = sys.stdin.buffer.read() if params == "-" else os.fsencode(params)
+    check_json(body)
     try:
         with http_client(url, ca_cert, cert, longest_wait(timeout)) as client:
             response = client.post(target, content=body, headers=headers)
@@ -97,6 +99,8 @@ def call(
         click.echo(_shown(response.text))
     else:
         click.echo(_explained(response), err=True)
+        if response.status_code == 404 and "/admin/openapi.json" in response.text:
+            click.echo(f"{url} is the admin port; --url is the data port", err=True)
         if "answers with a stream" in response.text:
             click.echo("Follow it with --stream, or with: prism tail", err=True)
         sys.exit(1)

@@ -1,5 +1,6 @@
 """How commands reach a proxy: its data port for calls, its admin port for operators."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -65,12 +66,25 @@ is_plain = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 
 
 def timeout_headers(timeout: str | None) -> dict[str, str]:
-    """``prism-timeout`` for ``--timeout``."""
+    """``prism-timeout`` for ``--timeout``.
+
+    Raises:
+        click.UsageError: the proxy would not take it.
+    """
     if timeout is None:
         return {}
-    if not (timeout.isascii() and timeout.isprintable()):
-        raise click.UsageError(f"--timeout {timeout!r} is no time, such as 250ms or 2s")
+    _seconds(timeout)
     return {"prism-timeout": timeout}
+
+
+def _seconds(timeout: str) -> float:
+    from prism.calls.timeout import TIMEOUT_FORM, parse_timeout
+    from prism.contract.errors import InvalidRequest
+
+    try:
+        return parse_timeout(timeout)
+    except InvalidRequest:
+        raise click.UsageError(f"--timeout {timeout!r}: expected {TIMEOUT_FORM}") from None
 
 
 def tls_context(ca_cert: str | None, cert: str | None) -> "ssl.SSLContext | None":
@@ -107,13 +121,22 @@ def http_client(
 
 
 def longest_wait(timeout: str | None) -> float:
-    """How long to wait for the answer to a call with this ``prism-timeout``."""
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0}
-    for unit, seconds in units.items():
-        number = (timeout or "").removesuffix(unit)
-        if number != timeout and number.replace(".", "", 1).isdecimal():
-            return float(number) * seconds + ANSWER_GRACE
-    return LONGEST_CALL
+    """How long to wait for the answer to a call with this ``--timeout``."""
+    return LONGEST_CALL if timeout is None else _seconds(timeout) + ANSWER_GRACE
+
+
+def check_json(text: bytes) -> None:
+    """That ``text`` is JSON, as far as people get it wrong; the proxy is stricter.
+
+    Raises:
+        click.UsageError: it is not; says where.
+    """
+    try:
+        json.loads(text)
+    except UnicodeDecodeError:
+        pass  # the proxy says which byte
+    except ValueError as error:
+        raise click.UsageError(f"the parameters are not JSON: {error}") from None
 
 
 def say_unreachable(url: str, error: Exception) -> None:
@@ -121,6 +144,26 @@ def say_unreachable(url: str, error: Exception) -> None:
     click.echo(f"prism: cannot call {url}: {str(error) or type(error).__name__}", err=True)
     if "refused" in str(error):
         click.echo("Is the proxy running? Start one with: prism serve", err=True)
+    elif hint := _hint(url, error):
+        click.echo(hint, err=True)
+
+
+def _hint(url: str, error: Exception) -> str:
+    """What is probably wrong with the URL, or its certificate."""
+    said = str(error).lower()
+    if "certificate verify failed" in said or "certificate_verify_failed" in said:
+        if "hostname" in said or "ip address" in said:
+            return "The certificate is for another name: call the proxy by one that is in it"
+        return "Who issued its certificate is not known here: name the authority with --ca-cert"
+    if url.startswith("https:") and any(
+        word in said for word in ("wrong_version_number", "wrong version number", "record layer")
+    ):
+        return "No TLS is spoken there: is it http://?"
+    if url.startswith("http:") and any(
+        word in said for word in ("disconnected", "reset by peer", "remote protocol", "http/2")
+    ):
+        return "If TLS is spoken there, it is https://"
+    return ""
 
 
 class RenamedOption(click.Option):
@@ -251,6 +294,12 @@ class Admin:
         except ValueError:
             problem = None
         click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+        if response.status_code == 404 and "/v1/" in response.text:
+            click.echo(
+                f"{self._address} is the data port; the admin port is on another (prism serve says "
+                "it)",
+                err=True,
+            )
         if response.status_code == 401:
             click.echo("Name the file with the token: --token-file, or PRISM_TOKEN_FILE", err=True)
         sys.exit(1)
@@ -258,5 +307,6 @@ class Admin:
     def _unreachable(self, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         click.echo(f"prism: cannot reach the admin port at {self._address}: {reason}", err=True)
-        click.echo("Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
+        hint = _hint(self._address, error)
+        click.echo(hint or "Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
         sys.exit(1)

@@ -123,6 +123,8 @@ class Place:
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null"))
 _COLLECTION_TAGS = frozenset((None, "!", _TAG + "map", _TAG + "seq"))
+_TOML_LINE = re.compile(r"""\[{1,2}[\w."-]+\]{1,2}|[\w.-]+ *= *["\d\[{tf'].*""")
+_TOML_REFUSED = "this looks like TOML; the configuration is YAML: `key: value`, blocks indented"
 _OCTAL = re.compile(r"[-+]?0[0-7_]+\Z")
 _TAG_REFUSED = "YAML tags are not supported; a value that begins with ! must be in quotes"
 _KEY_REFUSED = 'a key must be text; if this is a "{{ secret:name }}" placeholder, put it in quotes'
@@ -148,10 +150,13 @@ def read_yaml(text: str, report: Report) -> Node | None:
             mark = before.count("\n") + 1, len(before) - before.rfind("\n")
             code = f"U+{ord(control.group()):04X}"
             raise _Stop(mark, f"the character {code} is not allowed in YAML")
-        return _Reader(text, report).document()
+        root = _Reader(text, report).document()
+        if root is None or isinstance(root.value, dict) or not _is_toml(text):
+            return root
+        raise _Stop((1, 1), _TOML_REFUSED)
     except yaml.MarkedYAMLError as error:
         mark = _mark(error.problem_mark or error.context_mark)
-        message = _syntax_problem(text, mark, error)
+        message = _TOML_REFUSED if _is_toml(text) else _syntax_problem(text, mark, error)
     except _Stop as stop:
         mark, message = stop.args
     report.error(mark, (), message)
@@ -170,6 +175,13 @@ def _stop(event: yaml.Event, message: str) -> _Stop:
     return _Stop(_mark(event.start_mark), message)
 
 
+def _is_toml(text: str) -> bool:
+    """Whether the first line that says something is TOML's: a ``[table]``, or ``key = value``."""
+    lines = (line.strip() for line in text.splitlines())
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    return _TOML_LINE.fullmatch(first) is not None
+
+
 def _syntax_problem(text: str, mark: Mark, error: yaml.MarkedYAMLError) -> str:
     line, column = mark
     written = "".join(text.splitlines()[line - 1 : line])
@@ -178,6 +190,10 @@ def _syntax_problem(text: str, mark: Mark, error: yaml.MarkedYAMLError) -> str:
     here = written[column - 1 : column]
     if here in ("@", "`", "%"):
         return f"a value cannot begin with {here}; put it in quotes"
+    if (error.problem or "").startswith("mapping values are not allowed"):
+        if ": " in written[: column - 1]:
+            return 'a second ": " on this line; put a text that has one in quotes'
+        return "a key cannot stand deeper than a value before it; indent it like its neighbours"
     if "tag" in (error.problem or ""):
         return _TAG_REFUSED  # PyYAML's own sentence would show what may be a password
     context = f" ({error.context})" if error.context else ""

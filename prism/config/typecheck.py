@@ -5,6 +5,7 @@ walks the file beside the types' annotations, asks msgspec about each value that
 list or mapping, and tells every fault in its place.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -104,7 +105,8 @@ def check_types(at: Place, annotation: Annotation, *, hidden: bool = False) -> N
                 check_types(item, inner[0], hidden=hidden)
             return
     if isinstance(value, list | dict) or not _fits(value, annotation):
-        at.error(_mismatch(at.node, annotation, hidden=hidden))
+        key = str(at.path[-1]) if at.path else ""
+        at.error(_mismatch(at.node, annotation, key, hidden=hidden))
 
 
 def _check_block(
@@ -181,8 +183,8 @@ def _words(one: Alternative) -> str:
     return words
 
 
-def _mismatch(node: Node, annotation: Annotation, *, hidden: bool) -> str:
-    """What is wrong with a value, and what to do about it."""
+def _mismatch(node: Node, annotation: Annotation, key: str, *, hidden: bool) -> str:
+    """What is wrong with the value of ``key``, and what to do about it."""
     value, written = node.value, node.written
     accepted = [one for one in alternatives(annotation) if one.kind is not type(None)]
     kinds = {get_origin(one.kind) or (dict if one.block else one.kind) for one in accepted}
@@ -207,8 +209,31 @@ def _mismatch(node: Node, annotation: Annotation, *, hidden: bool) -> str:
         advice = "; remove the quotes"
     elif kinds == {list}:
         advice = '; begin each item with "- "'
+    elif isinstance(value, str) and kinds <= {int, float} and not hidden:
+        advice = _without_unit(value, key)
     accepts = expected(annotation, with_form=not is_text_unquoted)
     return f"expected {accepts}, found {_found(node, hidden=hidden)}{advice}"
+
+
+_UNITS: dict[str, dict[str, float]] = {
+    "seconds": {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400},
+    "bytes": {
+        "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2,
+        "g": 1024**3, "gib": 1024**3, "gb": 1000**3,
+    },
+}  # fmt: skip
+"""What people write behind numbers, by the end of the key's name, which has the unit."""
+
+
+def _without_unit(text: str, key: str) -> str:
+    """The advice to write a number with a unit without it, converted."""
+    unit = key.rpartition("_")[2]
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]{1,3})", text)
+    factor = _UNITS.get(unit, {}).get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        return ""
+    number = round(float(found[1]) * factor, 6)
+    return f"; {unit}, without a unit: {int(number) if number.is_integer() else number}"
 
 
 def _is_quoted(text: str, annotation: Annotation, kinds: set[Any]) -> bool:
@@ -247,5 +272,8 @@ def _unknown_key(name: str, block: type[Struct]) -> str:
 
 def suggest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that ``word`` is probably a misspelling of."""
-    matches = get_close_matches(word[:64].lower().replace("-", "_"), list(choices), 1, 0.7)
+    written, known = word[:64].lower().replace("-", "_"), list(choices)
+    matches = get_close_matches(written, known, 1, 0.7)
+    # "timeout" for "timeout_seconds" is no misspelling, and yet what is meant.
+    matches += [choice for choice in known if choice.startswith(f"{written}_")]
     return matches[0] if matches else None

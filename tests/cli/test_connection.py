@@ -2,7 +2,7 @@ import pytest
 import trustme
 from click.testing import CliRunner
 
-from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, longest_wait
+from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, longest_wait, say_unreachable
 from prism.cli.main import prism
 
 
@@ -13,8 +13,6 @@ from prism.cli.main import prism
         ("250ms", 0.25 + ANSWER_GRACE),
         ("2s", 2 + ANSWER_GRACE),
         ("1.5m", 90 + ANSWER_GRACE),
-        ("soon", LONGEST_CALL),  # the proxy says what is wrong with it
-        ("ms", LONGEST_CALL),
     ],
 )
 def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
@@ -33,6 +31,11 @@ def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
         ["kv", "get\udcff"],
         ["", "get"],
         ["kv", "get", "--timeout", "1\ns"],
+        ["kv", "get", "--timeout", "5x"],
+        ["kv", "get", "--timeout", "0s"],
+        ["kv", "get", "--timeout", "ms"],
+        ["kv", "get", "{notjson}"],
+        ["kv", "get", '{"a": }'],
         ["kv", "get", "--timeout", "\u00e9"],
         ["kv", "get", "--url", "ftp://127.0.0.1"],
         ["kv", "get", "--url", "127.0.0.1:50051"],
@@ -44,6 +47,30 @@ def test_wrong_usage(arguments):
     result = CliRunner().invoke(prism, ["call", *arguments])
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Error: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "hint"),
+    [
+        ("http://h", "Server disconnected", "it is https://"),
+        ("http://h", "[Errno 104] Connection reset by peer", "it is https://"),
+        ("https://h", "[SSL: WRONG_VERSION_NUMBER] wrong version number", "is it http://?"),
+        ("https://h", "[SSL: RECORD_LAYER_FAILURE] record layer failure", "is it http://?"),
+        ("https://h", "certificate verify failed: unable to get local issuer", "--ca-cert"),
+        ("https://h", "certificate verify failed: Hostname mismatch", "another name"),
+        ("http://h", "[Errno 111] Connection refused", "Is the proxy running?"),
+    ],
+)
+def test_what_is_probably_wrong_with_the_url(url, error, hint, capsys):
+    say_unreachable(url, OSError(error))
+    said, advice = capsys.readouterr().err.splitlines()
+    assert said == f"prism: cannot call {url}: {error}"
+    assert hint in advice
+
+
+def test_an_error_that_says_it_all(capsys):
+    say_unreachable("http://h", OSError("no route to host"))
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_certificate_without_its_key_is_named(tmp_path):

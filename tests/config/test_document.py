@@ -142,7 +142,11 @@ def test_a_key_that_cannot_be_used() -> None:
     [
         ("a:\n\tb: 1", "f:2:1: a tab in the indentation"),
         ("a: @x", "f:1:4: a value cannot begin with @; put it in quotes"),
-        ("a: b: c", "f:1:5: not valid YAML: mapping values"),
+        ("a: b: c", 'f:1:5: a second ": " on this line; put a text that has one in quotes'),
+        ("a:\n  b: 1\n    c: 2", "f:3:6: a key cannot stand deeper than a value before it"),
+        ("[listen]\nport = 1\n", "f:2:1: this looks like TOML; the configuration is YAML"),
+        ("# mine\n\n[[namespaces]]\nname = 'a'\n", "f:4:1: this looks like TOML"),
+        ("port = 1\nname = 'a'\n", "f:1:1: this looks like TOML"),
         ("a: [1\nb: 2", "f:2:2: not valid YAML: "),
         ("a: 'x", "not valid YAML: found unexpected end of stream"),
         ("a: *secret", "f:1:4: this alias has no anchor that ends before it; a value that begins"),

@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from prism.config import parse_config
 from prism.config.document import Entry, Node, Place
-from prism.config.errors import Report
-from prism.config.typecheck import alternatives, check_types, expected, meta_of
+from prism.config.errors import ConfigError, Report
+from prism.config.typecheck import alternatives, check_types, expected, meta_of, suggest
 from prism.config.types import (
     CataloguePlugin,
     Config,
     HealthConfig,
     ListenConfig,
     NamespaceConfig,
+    NamespaceLimits,
     PluginConfig,
     VerificationConfig,
 )
@@ -26,6 +28,7 @@ from prism_plugins.sqlite import SQLitePlugin
 BLOCKS = [
     Config,
     NamespaceConfig,
+    NamespaceLimits,
     PluginConfig,
     CataloguePlugin,
     ListenConfig,
@@ -179,6 +182,20 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
             "drain_timeout_seconds: '1.5'",
             'expected a number above 0, at most 86400, found the text "1.5"; remove the quotes',
         ),
+        (
+            "drain_timeout_seconds: 250ms",
+            'expected a number above 0, at most 86400, found the text "250ms"; seconds, without a '
+            "unit: 0.25",
+        ),
+        (
+            "handover_timeout_seconds: 1.5 min",
+            'expected a number above 0, at most 86400, found the text "1.5 min"; seconds, without '
+            "a unit: 90",
+        ),
+        (
+            "listen: {limits: {max_connections: 1k}}",
+            'expected a whole number from 1 to 1000000, found the text "1k"',
+        ),
         ("listen: {address: 127}", 'expected text, found the number 127; put it in quotes: "127"'),
         (
             "listen: {address: no}",
@@ -278,3 +295,31 @@ def test_what_is_said_of_a_credential(
 
 def test_a_list_where_the_whole_file_is_a_mapping(problems: Callable[[str], list[str]]) -> None:
     assert problems("- a") == ["1:1: expected a mapping, found a list"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("timeout", "timeout_seconds"),
+        ("max_timeout", "max_timeout_seconds"),
+        ("stream-idle-timeout", "stream_idle_timeout_seconds"),
+        ("max_payload", "max_payload_bytes"),
+        ("max_in_fligth", "max_in_flight"),
+        ("nothing_like_it", None),
+        ("", None),
+    ],
+)
+def test_a_key_without_its_unit_is_known(written: str, meant: str | None) -> None:
+    assert suggest(written, NamespaceLimits.__struct_fields__) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1MiB", "1048576"), ("1 MB", "1000000"), ("64k", "65536"), ("1.5GiB", "1610612736")],
+)
+def test_a_size_with_a_unit_is_converted(text: str, number: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(
+            f"namespaces: [{{name: a, backend: x, limits: {{max_payload_bytes: {text}}}}}]", "f"
+        )
+    assert f'found the text "{text}"; bytes, without a unit: {number}' in str(caught.value)

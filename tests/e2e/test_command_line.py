@@ -58,7 +58,10 @@ def test_errors_go_to_standard_error(call):
     assert (status, output) == (1, "")
     assert said.startswith("prism: INVALID_ARGUMENT: ")
     assert "ky" in said
-    assert call("kv", "get", "{")[0] == 1
+    assert call("kv", "get", '{"a": NaN}')[0] == 1  # which Python takes for JSON
+    status, output, said = call("kv", "get", "{")
+    assert (status, output) == (2, "")
+    assert "the parameters are not JSON: Expecting property name" in said
     assert "unknown" not in call("nosuch", "get")[2]
 
 
@@ -67,13 +70,27 @@ def test_the_deadline(call):
     assert status == 1
     assert said.startswith("prism: DEADLINE_EXCEEDED: ")
     status, _, said = call("waiting", "wait", "--timeout", "soon")
-    assert (status, "prism-timeout must be" in said) == (1, True)
+    assert (status, "--timeout 'soon': expected a number above zero" in said) == (2, True)
 
 
 def test_a_proxy_that_is_not_there(call):
     status, output, said = call("kv", "get", url="http://127.0.0.1:1")
     assert (status, output) == (1, "")
     assert said.splitlines()[1] == "Is the proxy running? Start one with: prism serve"
+
+
+def test_the_port_beside_the_one_that_is_meant(call, proxy):
+    status, _, said = call("kv", "get", ENTRY, url=proxy.admin)
+    assert (status, said.splitlines()[1]) == (
+        1,
+        f"{proxy.admin} is the admin port; --url is the data port",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "prism", "plugin", "list", "--url", proxy.url],
+        capture_output=True,
+        text=True,
+    )
+    assert f"{proxy.url} is the data port; the admin port is on another" in done.stderr
 
 
 def test_verbose(call):
