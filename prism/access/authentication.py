@@ -7,9 +7,10 @@ or read is fetched and read by ``run``, beside the calls.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -17,8 +18,11 @@ from prism.access.api_keys import APIKeys, is_api_key
 from prism.access.identity import Identity
 from prism.config.errors import ConfigError
 from prism.config.sources import INTERVAL
-from prism.config.types import AuthenticationConfig
+from prism.config.types import AuthenticationConfig, JWTIssuerConfig
 from prism.contract.errors import InvalidRequest, Unauthenticated
+
+if TYPE_CHECKING:
+    from prism.access.tokens import Issuer
 
 MAX_KNOWN = 10_000
 """Credentials that are remembered; the oldest half goes when there are more."""
@@ -39,10 +43,14 @@ class Authentication:
     """
 
     def __init__(
-        self, api_keys: APIKeys | None = None, clock: Callable[[], float] = time.time
+        self,
+        api_keys: APIKeys | None = None,
+        jwt: Sequence[JWTIssuerConfig] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._api_keys = api_keys
+        self._issuers = _issuers(jwt, self.forget) if jwt else {}
         self._clock = clock
         self._known: dict[bytes, tuple[Identity, float]] = {}
 
@@ -50,7 +58,7 @@ class Authentication:
     def from_config(cls, config: AuthenticationConfig) -> "Authentication":
         """As configured; blocks. Raises ConfigError if a file cannot be used."""
         keys = APIKeys(Path(config.api_keys.file)) if config.api_keys is not None else None
-        return cls(keys)
+        return cls(keys, config.jwt)
 
     def identify(self, headers: Headers) -> Identity:
         """Who sends a request with these headers.
@@ -58,6 +66,8 @@ class Authentication:
         Raises:
             Unauthenticated: it does not say, or wrongly.
             InvalidRequest: it says so twice.
+            KeysAwaited: whether it says so rightly is known in a moment.
+            AuthenticationUnavailable: whether it says so rightly cannot be known now.
         """
         authorization = None
         for name, value in headers:
@@ -66,7 +76,7 @@ class Authentication:
                     raise InvalidRequest("the request has more than one authorization header")
                 authorization = value
         if authorization is None:
-            raise Unauthenticated("say who you are: authorization: Bearer, and an API key")
+            raise Unauthenticated("say who you are: authorization: Bearer, and a token")
         known = self._known.get(authorization)
         now = self._clock()
         if known is not None and now < known[1]:
@@ -92,6 +102,8 @@ class Authentication:
                     "this API key is not good: it is unknown, revoked, or has expired", shown=True
                 )
             return identity
+        if self._issuers:
+            return _judge_token(credential, self._issuers, now)
         raise Unauthenticated("this is no API key", shown=True)
 
     def is_good(self, identity: Identity) -> bool:
@@ -112,6 +124,8 @@ class Authentication:
         async with trio.open_nursery() as nursery:
             if self._api_keys is not None:
                 nursery.start_soon(self._watch_keys, self._api_keys)
+            for issuer in self._issuers.values():
+                nursery.start_soon(issuer.keys.run)
             nursery.start_soon(trio.sleep_forever)
 
     async def reload(self) -> None:
@@ -133,3 +147,19 @@ class Authentication:
             return
         log.info("the API keys are read anew from %s", keys.file)
         self.forget()
+
+
+def _issuers(
+    configs: Sequence[JWTIssuerConfig], changed: Callable[[], None]
+) -> "dict[str, Issuer]":
+    # Imported here: it costs memory, which is for proxies that take tokens.
+    from prism.access.issuer_keys import IssuerKeys
+    from prism.access.tokens import Issuer
+
+    return {config.issuer: Issuer(config, IssuerKeys(config, changed)) for config in configs}
+
+
+def _judge_token(token: bytes, issuers: "Mapping[str, Issuer]", now: float) -> Identity:
+    from prism.access.tokens import judge_token
+
+    return judge_token(token, issuers, now)

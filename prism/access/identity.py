@@ -1,5 +1,6 @@
 """Who a client is."""
 
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,14 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"<Identity {self.name!r}>"
+
+
+class KeysAwaited(Exception):
+    """Whether a credential is good can be said in a moment: await ``wait``, and look again."""
+
+    def __init__(self, wait: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.wait = wait
 
 
 ANONYMOUS = Identity("anonymous")

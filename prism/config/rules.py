@@ -5,6 +5,7 @@ They see the part of the file whose types are right, and point at its places.
 
 import os.path
 from datetime import date
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -130,7 +131,19 @@ def _check_authentication(config: Config, at: Place) -> None:
     if not here.is_written or not here.is_sound:
         return
     if config.authentication == AuthenticationConfig():
-        here.error("it names no way for clients to say who they are; set api_keys")
+        here.error("it names no way for clients to say who they are; set api_keys or jwt")
+    _check_unique(here["jwt"], "issuer")
+    issuers = config.authentication.jwt if config.authentication is not None else []
+    for place, issuer in zip(here["jwt"].items(), issuers, strict=True):
+        try:
+            url = urlsplit(issuer.jwks_url)
+            is_good = bool(url.hostname) and (url.port is None or url.port > 0)
+        except ValueError:
+            is_good = False
+        if not is_good or url.scheme not in ("http", "https"):
+            place["jwks_url"].error("expected a URL such as https://idp.example.com/keys")
+        elif url.scheme == "http" and not is_loopback(url.hostname or ""):
+            place["jwks_url"].error("keys that come in plain text are anybody's; use https")
 
 
 def _check_access(access: NamespaceAccess | None, at: Place, authentication: Place) -> None:

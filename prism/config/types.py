@@ -49,6 +49,7 @@ __all__ = [
     "ClientTLS",
     "Config",
     "HealthConfig",
+    "JWTIssuerConfig",
     "Launch",
     "ListenConfig",
     "ListenLimits",
@@ -223,9 +224,91 @@ class APIKeysConfig(Block, frozen=True):
     ]
 
 
+class JWTIssuerConfig(Block, frozen=True, kw_only=True):
+    """Bearer tokens of one issuer: JWTs that it signs with keys it publishes."""
+
+    issuer: Annotated[
+        str,
+        Meta(
+            description="The `iss` of its tokens, exactly.",
+            min_length=1,
+            examples=["https://idp.example.com"],
+        ),
+    ]
+    audience: Annotated[str, Meta(description="What their `aud` must have.", min_length=1)]
+    jwks_url: Annotated[
+        str,
+        Meta(
+            description="Where its keys are: `https`, or `http` on loopback.",
+            examples=["https://idp.example.com/keys"],
+        ),
+    ]
+    ca_cert: Annotated[
+        PathText | None, Meta(description="Authorities for `jwks_url`; without it the system's.")
+    ] = None
+    algorithms: Annotated[
+        list[
+            Literal[
+                "RS256",
+                "RS384",
+                "RS512",
+                "PS256",
+                "PS384",
+                "PS512",
+                "ES256",
+                "ES384",
+                "ES512",
+                "Ed25519",
+            ]
+        ],
+        Meta(
+            description="The algorithms that it signs with.",
+            min_length=1,
+            examples=[["RS256", "ES256"]],
+        ),
+    ]
+    principal_claim: Annotated[
+        str, Meta(description="The claim that names the principal.", min_length=1)
+    ] = "sub"
+    groups_claim: Annotated[
+        str,
+        Meta(
+            description="The claim with its groups, or a path to it, as `realm_access.roles`.",
+            min_length=1,
+        ),
+    ] = "groups"
+    prefix: Annotated[
+        str,
+        Meta(
+            description="Put before the names of its principals and groups, so that they are never "
+            "taken for those of another source.",
+            examples=["idp:"],
+        ),
+    ] = ""
+    leeway_seconds: Annotated[
+        float, Meta(ge=0, le=60, description="By which its clock may differ from this one's.")
+    ] = 30.0
+    max_lifetime_seconds: Annotated[
+        Seconds, Meta(description="A token that is good for longer than this is refused.")
+    ] = 86_400.0
+    refresh_seconds: Annotated[
+        Seconds, Meta(description="After which its keys are fetched again.")
+    ] = 300.0
+    keys_max_age_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="For which its keys are used while no newer ones can be fetched; after "
+            "that its tokens are answered 503."
+        ),
+    ] = 86_400.0
+
+
 class AuthenticationConfig(Block, frozen=True):
     """How clients say who they are ([Security](security.md)). Absent: all are `anonymous`."""
 
+    jwt: Annotated[
+        list[JWTIssuerConfig], Meta(description="Bearer tokens, of one or more issuers.")
+    ] = []
     api_keys: Annotated[APIKeysConfig | None, Meta(description="API keys.")] = None
 
 

@@ -25,11 +25,13 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from prism.access.authentication import Authentication
+from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE, BODY_RATE, Call
 from prism.calls.ids import random_hex
 from prism.calls.memory import OVERHEAD, UNCOUNTED, Hold
 from prism.contract.errors import (
     AnswerDropped,
+    AuthenticationUnavailable,
     CallCancelled,
     CallError,
     Draining,
@@ -71,7 +73,16 @@ class ExchangeCall(Call):
     with every answer. Without an ``observer`` nobody is told of its end.
     """
 
-    __slots__ = ("_beside", "_body", "_limit", "declared", "exchange", "extra_headers", "observer")
+    __slots__ = (
+        "_beside",
+        "_body",
+        "_has_waited",
+        "_limit",
+        "declared",
+        "exchange",
+        "extra_headers",
+        "observer",
+    )
 
     def __init__(self, exchange: Exchange, observer: Observer | None) -> None:
         super().__init__(turn_time(), exchange.tasks)
@@ -82,6 +93,7 @@ class ExchangeCall(Call):
         self._body: bytes | bytearray = b""
         self._limit = 0
         self._beside = 0  # bytes of the request beside its body
+        self._has_waited = False
         exchange.watch(self)
 
     def identify(self, request_id: str = "", trace: tuple[str, str, str] | None = None) -> None:
@@ -102,9 +114,32 @@ class ExchangeCall(Call):
 
         Raises:
             CallError: it does not say, or wrongly.
+            KeysAwaited: that can be said in a moment; raised once.
         """
-        self.identity = authentication.identify(self.exchange.headers)
+        try:
+            self.identity = authentication.identify(self.exchange.headers)
+        except KeysAwaited:
+            if self._has_waited:
+                raise AuthenticationUnavailable("the token issuer's keys keep changing") from None
+            self._has_waited = True
+            raise
         self.principal = self.identity.name
+
+    def begin_later(self, awaited: KeysAwaited, begin: Callable[[], None]) -> None:
+        """Have a task wait for what is ``awaited``, and then ``begin`` the call anew."""
+
+        async def wait() -> None:
+            try:
+                await awaited.wait()
+                if not self.done:
+                    begin()
+            except CallError as error:
+                self.end(error)
+            except Exception:
+                logger.exception("request %s failed", self.request_id)
+                self.end(InternalError())
+
+        self.wait_for(self.tasks.start(wait))
 
     # -- the request's body -----------------------------------------------------
 

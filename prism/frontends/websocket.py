@@ -16,6 +16,7 @@ from math import inf
 import trio
 
 from prism.access.authentication import Authentication
+from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
 from prism.calls.router import Router
@@ -70,14 +71,18 @@ class WebSocketApp:
         headers = read_headers(exchange.headers)
         call = WebSocketCall(exchange, exchange.websocket, self._observer, headers)
         try:
-            self._understand(call, headers)
+            self._begin(call, headers)
+        except KeysAwaited as awaited:
+            call.begin_later(awaited, lambda: self._begin(call, headers))
         except CallError as error:
             call.end(error)
         except Exception:
             logger.exception("request %s failed", call.request_id)
             call.end(InternalError())
-        else:
-            call.start()
+
+    def _begin(self, call: "WebSocketCall", headers: RequestHeaders) -> None:
+        self._understand(call, headers)
+        call.start()
 
     def _understand(self, call: "WebSocketCall", headers: RequestHeaders) -> None:
         """Take over what the handshake asks for. Raises CallError if it is refused."""

@@ -159,3 +159,30 @@ def test_a_page_that_is_not_named_gets_nothing(start_prism, page, browser):
     assert failed == "opaque"  # it was sent, and the page learns nothing
     assert proxy.call("demo", "get", {"key": "a"}).json() == {"found": False}
     assert browser.locator("#events").text_content() == ""
+
+
+def test_a_token_of_a_local_issuer(start_prism, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script = CLIENTS / "issue_token.py"
+    token = output(sys.executable, script, "ada", "billing").strip()
+    serve_files = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "public")
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve_files) as keys:
+        threading.Thread(target=keys.serve_forever, args=(0.05,)).start()
+        try:
+            url = f"http://127.0.0.1:{keys.server_port}/keys.json"
+            issuer = {"issuer": "local", "audience": "prism", "jwks_url": url}
+            demo = {"name": "demo", "backend": "sqlite", "config": {"path": ":memory:"}}
+            proxy = start_prism(
+                {
+                    "authentication": {"jwt": [issuer | {"algorithms": ["RS256"]}]},
+                    "namespaces": [demo | {"access": {"owners": ["group:billing"]}}],
+                }
+            )
+            for text, status in (
+                (token, 200),
+                (output(sys.executable, script, "eve").strip(), 403),
+            ):
+                answer = proxy.call("demo", "get", {"key": "7"}, authorization=f"Bearer {text}")
+                assert answer.status_code == status
+        finally:
+            keys.shutdown()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from prism.access.authentication import Authentication
+from prism.access.identity import KeysAwaited
 from prism.calls.router import Router
 from prism.contract.errors import CallError, InternalError, NotForClients, UnknownMethod
 from prism.frontends.answering import Observer
@@ -75,19 +76,28 @@ class GrpcApp:
 
     def _begin(self, call: ExecuteCall | ExecuteStreamCall) -> None:
         try:
-            if self._authentication is not None:
-                call.authenticate(self._authentication)
-            execute.begin(call, self._router)
+            self._execute(call)
+        except KeysAwaited as awaited:
+            call.begin_later(awaited, lambda: self._execute(call))
         except CallError as error:
             call.end(error)
         except Exception:
             logger.exception("request %s failed", call.request_id)
             call.end(InternalError())
 
+    def _execute(self, call: ExecuteCall | ExecuteStreamCall) -> None:
+        if self._authentication is not None:
+            call.authenticate(self._authentication)
+        execute.begin(call, self._router)
+
     async def _serve(self, call: ServiceCall) -> None:
         authentication = self._authentication
         if authentication is not None and not _is_probe(call):
-            call.authenticate(authentication)
+            try:
+                call.authenticate(authentication)
+            except KeysAwaited as awaited:
+                await awaited.wait()
+                call.authenticate(authentication)
         await self._service(call)()
 
     def _service(self, call: ServiceCall) -> Callable[[], Awaitable[None]]:

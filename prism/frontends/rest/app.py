@@ -14,6 +14,7 @@ from typing import NamedTuple
 import trio
 
 from prism.access.authentication import Authentication
+from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE
 from prism.calls.router import Router
 from prism.contract.errors import (
@@ -138,6 +139,8 @@ class RestApp:
         call = RestCall(exchange, self._observer, headers)
         try:
             self._dispatch(call, exchange, headers)
+        except KeysAwaited as awaited:
+            call.begin_later(awaited, lambda: self._dispatch(call, exchange, headers))
         except CallError as error:
             call.end(error)
         except Exception:

@@ -1,0 +1,100 @@
+import time
+
+import msgspec
+import pytest
+from token_issuer import ISSUER
+
+from prism.access.issuer_keys import IssuerKeys, read_key_set
+from prism.access.tokens import Issuer, judge_token
+from prism.config.types import JWTIssuerConfig
+from prism.contract.errors import Unauthenticated
+
+
+@pytest.fixture(scope="module")
+def issuer():
+    from token_issuer import TokenIssuer
+
+    made = TokenIssuer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def judge(issuer):
+    """Judge a token as at ``now``, with the configuration changed by ``changes``."""
+
+    def judge(token, now=None, **changes):
+        config = JWTIssuerConfig(
+            **{
+                "issuer": ISSUER, "audience": "prism", "jwks_url": issuer.url,
+                "algorithms": ["RS256", "ES256"], **changes,
+            }
+        )  # fmt: skip
+        keys = IssuerKeys(config, lambda: None)
+        keys._keys, keys._fetched = read_key_set(msgspec.json.encode(issuer.key_set())), None
+        keys._started_at = float("inf")  # nothing is fetched here
+        issuers = {ISSUER: Issuer(config, keys)}
+        return judge_token(token.encode(), issuers, time.time() if now is None else now)
+
+    return judge
+
+
+async def test_good_tokens(issuer, judge):
+    for token in (issuer.token(), issuer.token(issuer.ec, "ES256")):
+        found = judge(token)
+        assert (found.name, found.groups) == ("ada", {"billing"})
+        assert found.scopes == {"orders.read", "orders.write"}
+    assert judge(issuer.token(aud=["x", "prism"], header={"typ": "at+JWT"})).name == "ada"
+    x5t = {"x5t": "a", "x5c": ["A" * 1500]}  # no key of theirs is used
+    assert judge(issuer.token(header=x5t)).name == "ada"
+
+
+async def test_no_forged_token_opens_anything(issuer, judge):
+    forged = issuer.forged()
+    del forged["huge"]  # is refused before
+    for trick, token in forged.items():
+        with pytest.raises(Unauthenticated) as caught:
+            judge(token)
+        assert caught.value.shown, trick
+        assert token[-20:] not in str(caught.value)
+
+
+async def test_other_algorithms_where_they_are_configured(issuer, judge):
+    for algorithm in ("PS256", "RS512"):
+        assert judge(issuer.token(algorithm=algorithm), algorithms=[algorithm]).name == "ada"
+        with pytest.raises(Unauthenticated, match="algorithm"):
+            judge(issuer.token(), algorithms=[algorithm])
+
+
+async def test_clocks_may_differ_by_the_leeway_and_no_more(issuer, judge):
+    now = time.time()
+    token = issuer.token(nbf=int(now) + 100, iat=int(now), exp=int(now) + 200)
+    assert judge(token, int(now) + 70).expires == int(now) + 230
+    judge(token, int(now) + 229)
+    for moment, why in ((69, "not good yet"), (230, "has expired")):
+        with pytest.raises(Unauthenticated, match=why):
+            judge(token, int(now) + moment)
+    with pytest.raises(Unauthenticated, match="has expired"):
+        judge(token, int(now) + 200, leeway_seconds=0.0)
+
+
+async def test_a_token_for_longer_than_tokens_may_be(issuer, judge):
+    token = issuer.token(exp=int(time.time()) + 3700)
+    judge(token)
+    with pytest.raises(Unauthenticated, match="for longer"):
+        judge(token, max_lifetime_seconds=3600.0)
+
+
+async def test_claims_of_other_names(issuer, judge):
+    token = issuer.token(
+        email="ada@example.com", realm_access={"roles": ["a", 5, "", "b"]}, scope=None, scp=["x"]
+    )
+    found = judge(token, principal_claim="email", groups_claim="realm_access.roles")
+    assert (found.name, found.groups) == ("ada@example.com", {"a", "b"})
+    assert found.scopes == {"x"}
+    assert judge(token, groups_claim="none.such").groups == frozenset()
+
+
+async def test_names_of_an_issuer_can_be_kept_apart(issuer, judge):
+    found = judge(issuer.token(sub="spiffe://prod/web"), prefix="idp:")
+    assert (found.name, found.groups) == ("idp:spiffe://prod/web", {"idp:billing"})
