@@ -42,6 +42,8 @@ from prism.supervision.instance import Instance
 
 log = logging.getLogger("prism.calls")
 
+_OK = StatusCode.OK  # on every call's way: on Python 3.11 an enum's attribute costs a call
+
 MAX_DETAIL = 4096
 """Characters of a plugin's error message that a client gets to see."""
 
@@ -152,7 +154,7 @@ class Call(ABC):
         self.retries = 0
         self.bytes_in = 0
         self.bytes_out = 0
-        self.status = StatusCode.OK
+        self.status = _OK
         self.http_status = 0
         self.reason = ""
         self.done = False
@@ -314,7 +316,7 @@ class Call(ABC):
             self.end_attempt(None, status)
             self.end(PluginError(status, response.error[:MAX_DETAIL]))
             return
-        self.end_attempt(None, StatusCode.OK)
+        self.end_attempt(None, _OK)
         content_type = b"application/json"
         if response.result_raw and not response.result_json:
             result, content_type = response.result_raw, b"application/msgpack"
@@ -434,4 +436,5 @@ class Call(ABC):
         if self.target is not None:
             entered, self._entered = self._entered, 0
             for policy in reversed(self.target.policies[:entered]):
-                policy.leave(self)
+                if policy.is_left:
+                    policy.leave(self)

@@ -254,7 +254,8 @@ class ExchangeCall(Call):
         self.respond(status, headers, body)
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the whole response."""
+        """Send the whole response. The call is over, so that nothing can happen to it any more."""
+        self.exchange.unwatch()
         headers = [*headers, (b"x-request-id", self.request_id.encode()), *self.extra_headers]
         self.exchange.respond(status, headers, body)
 

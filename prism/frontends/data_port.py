@@ -4,6 +4,7 @@ from prism.access.authentication import Authentication
 from prism.calls.router import Router
 from prism.frontends.answering import Observer
 from prism.frontends.grpc import GrpcApp, is_grpc
+from prism.frontends.headers import read_headers
 from prism.frontends.rest import RestApp
 from prism.frontends.web_pages import WebPages
 from prism.frontends.websocket import WebSocketApp
@@ -39,9 +40,11 @@ class DataPort:
 
     def begin(self, exchange: Exchange) -> None:
         """Answer one request."""
-        if exchange.is_websocket:
+        if exchange.websocket is not None:
             self._websocket.begin(exchange)
-        elif is_grpc(exchange):
+            return
+        headers = read_headers(exchange.headers)
+        if is_grpc(exchange, headers):
             self._grpc.begin(exchange)
         else:
-            self._rest.begin(exchange)
+            self._rest.answer(exchange, headers)

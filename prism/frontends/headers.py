@@ -40,6 +40,7 @@ HIDDEN_ORIGIN = "a site that its browser does not name"
 ``no-cors``, as of an image (WHATWG Fetch; Fetch Metadata has the headers that give it away)."""
 
 
+_GRPC = (b"application/grpc", b"application/grpc+proto")
 _NO_PAGE = (b"none", b"same-origin")
 
 
@@ -48,9 +49,20 @@ class RequestHeaders:
 
     A header given twice counts as its values joined by a comma (RFC 9110, 5.3),
     which no value but those of lists survives.
+
+    ``content_length`` is the declared size of the body, if there is one that can be read;
+    ``is_grpc`` whether the body is gRPC's.
     """
 
-    __slots__ = ("_foreign_origin", "_is_plain", "_timeout", "_values", "is_particular")
+    __slots__ = (
+        "_foreign_origin",
+        "_is_plain",
+        "_timeout",
+        "_values",
+        "content_length",
+        "is_grpc",
+        "is_particular",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         values: dict[bytes, bytes] = {}
@@ -59,6 +71,9 @@ class RequestHeaders:
                 values[name] = values[name] + b"," + value if name in values else value
         self._values = values
         self.is_particular = not _PARTICULAR.isdisjoint(values)
+        length = values.get(b"content-length", b"")
+        self.content_length = int(length) if length.isdigit() and len(length) < 20 else None
+        self.is_grpc = self._media_type() in _GRPC
         # Judged once: requests of one client have the same headers, and share this object.
         self._foreign_origin: str | None = None
         self._is_plain = False
@@ -94,19 +109,16 @@ class RequestHeaders:
             self._timeout = parse_timeout(given.decode("latin-1"))
         return self._timeout
 
-    def content_length(self) -> int | None:
-        """The declared size of the body, if there is one that can be read."""
-        given = self._values.get(b"content-length", b"")
-        return int(given) if given.isdigit() and len(given) < 20 else None
-
     def accept(self) -> bytes:
         """What the client takes; empty when it does not say."""
         return self._values.get(b"accept", b"")
 
     def sends_lines(self) -> bool:
         """Whether the body is newline-delimited JSON."""
-        given = self._values.get(b"content-type", b"")
-        return given.partition(b";")[0].strip().lower() == b"application/x-ndjson"
+        return self._media_type() == b"application/x-ndjson"
+
+    def _media_type(self) -> bytes:
+        return self._values.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
     def last_event_id(self) -> str:
         """Where the client wants a stream resumed; empty for its beginning, which is also

@@ -1,33 +1,19 @@
 """What both HTTP versions ask of a request's method, target and host, and of a header."""
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
 
 from prism.server.exchange import Headers
 from prism.server.problems import BadRequest
-
-T = TypeVar("T")
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 _TARGET = re.compile(rb"/[\x21-\x7e]*")  # origin form; RFC 3986 leaves no other bytes
 _HOST = re.compile(rb"(?:[-\w.~%!$&'()*+,;=]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?")  # RFC 3986, 3.2.2
 
-_REMEMBERED = 256
-"""How many values each judgement on a part of a head is remembered for ..."""
-_MEMORABLE = 128
-"""... and up to how many bytes: requests repeat the parts of those before them."""
-
-
-def _remembered(judge: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """``judge``, which then is seldom asked twice about the same short value."""
-    known = lru_cache(_REMEMBERED)(judge)
-
-    def ask(value: bytes) -> T:
-        return known(value) if len(value) <= _MEMORABLE else judge(value)
-
-    return ask
+_REMEMBERED = 1024
+"""How many judgements are remembered ..."""
+_MEMORABLE = 256
+"""... on how many bytes each: requests repeat what those before them said."""
 
 
 def check_request(method: bytes, target: bytes, headers: Headers) -> None:
@@ -36,29 +22,29 @@ def check_request(method: bytes, target: bytes, headers: Headers) -> None:
     Raises:
         BadRequest: the method, the target or the host is malformed, or the method not served.
     """
-    if refusal := _method(method):
+    host = headers[0][1] if headers and headers[0][0] == b"host" else b""
+    short = len(method) + len(target) + len(host) <= _MEMORABLE
+    refusal = (_known_refusal if short else _refusal)(method, target, host)
+    if refusal is not None:
         raise BadRequest(*refusal)
-    if not _is_target(target) and not (target == b"*" and method == b"OPTIONS"):  # 9110, 9.3.7
-        raise BadRequest(400, "the request target must be an ASCII path that begins with /")
-    if headers and headers[0][0] == b"host" and not is_host(headers[0][1]):
-        raise BadRequest(400, "the authority is not a host and port")
 
 
-@_remembered
-def _method(method: bytes) -> tuple[int, str] | None:
+def _refusal(method: bytes, target: bytes, host: bytes) -> tuple[int, str] | None:
     if not _TOKEN.fullmatch(method):
         return 400, "the request method is not a valid token"
     if method == b"CONNECT":
         return 501, "CONNECT is not supported"
+    is_star = target == b"*" and method == b"OPTIONS"  # RFC 9110, 9.3.7
+    if not (is_star or _TARGET.fullmatch(target)):
+        return 400, "the request target must be an ASCII path that begins with /"
+    if not is_host(host):
+        return 400, "the authority is not a host and port"
     return None
 
 
-@_remembered
-def _is_target(target: bytes) -> bool:
-    return _TARGET.fullmatch(target) is not None
+_known_refusal = lru_cache(_REMEMBERED)(_refusal)
 
 
-@_remembered
 def is_host(value: bytes) -> bool:
     """Whether ``value`` may stand in ``host`` or ``:authority``: a host, and perhaps a port."""
     return _HOST.fullmatch(value) is not None

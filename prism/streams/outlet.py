@@ -41,14 +41,24 @@ class Flushable(Protocol):
         """Pass on what was collected."""
 
 
-class _Turn(threading.local):
-    """What was woken in the turn that this thread's event loop has; None outside of turns."""
+class _Turn:
+    """What was woken in the turn that an event loop has; None outside of turns."""
 
-    woken: list[Flushable] | None = None
-    began = 0.0
+    __slots__ = ("began", "woken")
+
+    def __init__(self) -> None:
+        self.woken: list[Flushable] | None = None
+        self.began = 0.0
 
 
-_turn = _Turn()
+class _Turns(threading.local):
+    """Each thread has an event loop, and turns, of its own."""
+
+    def __init__(self) -> None:
+        self.turn = _Turn()
+
+
+_this_thread = _Turns()
 
 
 def begin_turn() -> bool:
@@ -56,31 +66,35 @@ def begin_turn() -> bool:
 
     Returns whether a turn begins; within another one, none does.
     """
-    if _turn.woken is not None:
+    turn = _this_thread.turn
+    if turn.woken is not None:
         return False
-    _turn.woken = []
-    _turn.began = trio.current_time()
+    turn.woken = []
+    turn.began = trio.current_time()
     return True
 
 
 def end_turn() -> None:
     """Send what was collected."""
-    woken, _turn.woken = _turn.woken, None
+    turn = _this_thread.turn
+    woken, turn.woken = turn.woken, None
     for outlet in woken or ():
         outlet.flush()
 
 
 def turn_time() -> float:
     """The time on trio's clock; within a turn, when that began, which is as good and costs less."""
-    return trio.current_time() if _turn.woken is None else _turn.began
+    turn = _this_thread.turn
+    return trio.current_time() if turn.woken is None else turn.began
 
 
 def at_turn_end(flushable: Flushable) -> None:
     """Have it flushed at the end of this turn; at once, if there is none."""
-    if _turn.woken is None:
+    woken = _this_thread.turn.woken
+    if woken is None:
         flushable.flush()
     else:
-        _turn.woken.append(flushable)
+        woken.append(flushable)
 
 
 class _Nothing:
@@ -111,6 +125,7 @@ class Outlet:
         "_source",
         "_stall",
         "_stream",
+        "_turn",
         "closed",
         "unsent",
     )
@@ -125,6 +140,7 @@ class Outlet:
         self.unsent: bytes | bytearray | memoryview = b""
         self.closed = trio.Event()
         self._stream = stream
+        self._turn = _this_thread.turn
         self._source = source
         self._stall = stall
         self._alone = alone
@@ -138,9 +154,10 @@ class Outlet:
         """The source may have something. Plain code; call it as often as you like."""
         if self._in_turn:
             return
-        if _turn.woken is not None:
+        woken = self._turn.woken
+        if woken is not None:
             self._in_turn = True
-            _turn.woken.append(self)
+            woken.append(self)
         elif self._asleep:
             if self._alone():
                 self.flush()

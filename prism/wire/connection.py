@@ -69,6 +69,8 @@ from prism.wire.stream import Stream, stream_of
 _CLOSED = ConnectionState.CLOSED
 _RECEIVED_OPEN = Trigger.RECEIVED_OPEN
 _SENT_CLOSE = Trigger.SENT_CLOSE
+_SENT_OPEN = Trigger.SENT_OPEN
+_RECEIVED_CLOSE = Trigger.RECEIVED_CLOSE
 _EXECUTE = Method.EXECUTE
 _CALLS = (_EXECUTE, Method.EXECUTE_STREAM)
 _ENDED = StreamState.ENDED
@@ -122,7 +124,7 @@ class Connection:
     def can_open(self) -> bool:
         """May this side begin an Execute now? Never again once its ids are used up."""
         return (
-            Trigger.SENT_OPEN in self._row
+            _SENT_OPEN in self._row
             and self._mine_open - self._mine_control < self._peer_max_streams
             and self._next_stream <= MAX_STREAM_ID
         )
@@ -477,11 +479,12 @@ class Connection:
         return event
 
     def _receive_close(self, frame: Frame) -> Event | None:
-        self._after(Trigger.RECEIVED_CLOSE)
+        if _RECEIVED_CLOSE not in self._row:
+            raise self._refusal(_RECEIVED_CLOSE)
         entry = self._find_stream(frame)
         if entry is None:
             return None
-        entry.after(Trigger.RECEIVED_CLOSE)
+        entry.after(_RECEIVED_CLOSE)
         event = serialization.unpack_close(frame, RESPONSE_TYPE[entry.method], self.codec)
         del self._streams[frame.stream]
         self._mine_open -= 1

@@ -24,7 +24,7 @@ def test_nothing_given():
     assert none.trace() is None
     assert not none.is_particular
     assert none.timeout() is None
-    assert none.content_length() is None
+    assert none.content_length is None
     none.check_call()
 
 
@@ -46,14 +46,14 @@ def test_a_header_twice_is_none_of_its_values():
         ]
     )
     assert twice.request_id() == ""
-    assert twice.content_length() is None
+    assert twice.content_length is None
     with pytest.raises(InvalidRequest):
         twice.timeout()
 
 
 @pytest.mark.parametrize("value", ["", "-1", "+1", "1_0", "1" * 20, "ten"])
 def test_content_lengths_that_are_none(value):
-    assert headers(content_length=value).content_length() is None
+    assert headers(content_length=value).content_length is None
 
 
 @pytest.mark.parametrize(

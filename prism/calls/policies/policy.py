@@ -9,10 +9,14 @@ if TYPE_CHECKING:
 
 
 class Policy(ABC):  # noqa: B024 - both methods have a default
-    """One rule for the calls of one namespace. Made once; every call enters and leaves it."""
+    """One rule for the calls of one namespace. Made once; every call enters and leaves it.
+
+    ``is_left``: there is something to do when a call leaves.
+    """
 
     def __init__(self, namespace: "Namespace") -> None:
         self.namespace = namespace
+        self.is_left = type(self).leave is not Policy.leave
 
     def enter(self, call: "Call") -> bool | None:  # noqa: B027
         """Let the call pass, refuse it by raising a ``CallError``, or have it wait.

@@ -72,6 +72,10 @@ from prism.wire.prepared import PreparedExecute
 
 log = logging.getLogger("prism.channel")
 
+# Every call comes by these: on Python 3.11 an enum's attribute costs as much as a call.
+_MSGPACK = Codec.MSGPACK
+_OK = StatusCode.OK
+
 MAX_DEADLINE_MS = 2**32 - 1
 """Longest deadline an OPEN can carry, some 49 days; longer ones are sent as none."""
 LAST_STREAM = 2**32 - 1
@@ -108,7 +112,7 @@ def _answer(close: Close, kind: type[M]) -> M:
     message = close.message if close.message is not None else kind()
     assert isinstance(message, kind)  # noqa: S101 - the codec decoded it as this type
     success = getattr(message, "success", None)
-    if success is None or (success and close.status is StatusCode.OK):
+    if success is None or (success and close.status is _OK):
         return message
     fields = message.__struct_fields__
     changes: dict[str, Any] = {"success": False}
@@ -397,12 +401,7 @@ class FramedChannel(PluginChannel):
         self._watch_ids(stream)
 
     def _payload(self, call: UnaryCall) -> bytes:
-        if (
-            self._connection.codec is not Codec.MSGPACK
-            or call.raw
-            or call.metadata
-            or call.tracestate
-        ):
+        if self._connection.codec is not _MSGPACK or call.raw or call.metadata or call.tracestate:
             return codecs.encode(self._connection.codec, execute_request(call))
         key = (call.operation, call.namespace, call.principal)
         prepared = self._prepared.get(key)

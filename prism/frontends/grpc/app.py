@@ -13,24 +13,19 @@ from prism.frontends.answering import Observer
 from prism.frontends.grpc import execute, health, reflection
 from prism.frontends.grpc.call import GrpcCall
 from prism.frontends.grpc.execute import ExecuteCall, ExecuteStreamCall
+from prism.frontends.headers import RequestHeaders
 from prism.server.exchange import Exchange
 
 logger = logging.getLogger("prism.frontends")
 
-_CONTENT_TYPES = (b"application/grpc", b"application/grpc+proto")
 _PROXYS_OWN = {"Initialize", "HealthCheck", "Shutdown"}
 _REFLECTION = {"grpc.reflection.v1", "grpc.reflection.v1alpha"}
 _SERVICE = "prism.plugin.BackendPlugin"
 
 
-def is_grpc(exchange: Exchange) -> bool:
+def is_grpc(exchange: Exchange, headers: RequestHeaders) -> bool:
     """Whether a request is gRPC's, and can be answered as such (which takes trailers)."""
-    if not exchange.takes_trailers:
-        return False
-    for name, value in exchange.headers:
-        if name == b"content-type":
-            return value.partition(b";")[0].strip().lower() in _CONTENT_TYPES
-    return False
+    return headers.is_grpc and exchange.takes_trailers
 
 
 class ServiceCall(GrpcCall):

@@ -171,10 +171,12 @@ class GrpcCall(ExchangeCall):
         """The whole answer: one message. Never waits."""
         data = self._packed(payload)
         self.bytes_out = len(data)
+        self.exchange.unwatch()
         self.exchange.respond(200, self._head(), data, _OK)
 
     def send_error(self, error: CallError) -> None:
         if self.exchange.phase is Phase.WAITING:
+            self.exchange.unwatch()
             self.exchange.respond(200, self._head(), b"", _trailers(error))
         else:
             self.exchange.abort()

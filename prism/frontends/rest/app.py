@@ -135,7 +135,10 @@ class RestApp:
 
     def begin(self, exchange: Exchange) -> None:
         """Answer one request."""
-        headers = read_headers(exchange.headers)
+        self.answer(exchange, read_headers(exchange.headers))
+
+    def answer(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        """Answer one request, whose headers were read."""
         call = RestCall(exchange, self._observer, headers)
         try:
             self._dispatch(call, exchange, headers)
@@ -213,7 +216,7 @@ class RestApp:
             hint = ", or GET with accept: text/event-stream" if method == b"GET" else ""
             raise MethodNotAllowed(method.decode(), call.path.decode(), ("POST",), hint)
         call.target = namespace
-        call.declared = headers.content_length()
+        call.declared = headers.content_length
         if kind is not None:
             self._stream(call, exchange, headers, kind(), query)
         elif query:

@@ -46,6 +46,10 @@ from prism.streams.outlet import begin_turn, end_turn
 from prism.streams.sockets import receive
 from prism.streams.tasks import TaskPool
 
+# Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
+_OPEN = State.OPEN
+_CLIENT_LEFT = Cancelled.CLIENT_LEFT
+
 MAX_UNTAKEN = MIB
 """Bytes of answers that wait for the client, beyond which no further request is begun: it
 does not take what it has asked for. What is in flight by then still adds its own."""
@@ -260,7 +264,9 @@ class HTTP2Connection:
                 self._shutdown.warn(self.now)
 
     def _open_stream(self, request: Request) -> None:
-        if self._shutdown.refuses(request.stream_id) or self._is_full():
+        shutdown = self._shutdown
+        late = shutdown.state is not _OPEN and shutdown.refuses(request.stream_id)
+        if late or self._is_full():
             self.codec.charge(1)
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
@@ -308,14 +314,14 @@ class HTTP2Connection:
 
     def settle(self, stream: HTTP2Exchange) -> None:
         """Forget ``stream`` if nothing more is to be done for it."""
-        over = stream.complete or stream.cancelled is Cancelled.CLIENT_LEFT
+        over = stream.complete or stream.cancelled is _CLIENT_LEFT
         if not over or self._streams.get(stream.stream_id) is not stream:
             return
         del self._streams[stream.stream_id]
         if stream.received:
             stream.drop()
         self.writer.forget(stream)
-        if not self._streams or self._shutdown.state is not State.OPEN:
+        if not self._streams or self._shutdown.state is not _OPEN:
             now = trio.current_time()
             if not self._streams:
                 self.idle_since = now

@@ -13,6 +13,7 @@ from prism.contract.status import StatusCode
 from prism.frontends.answering import Observer
 from prism.frontends.grpc import GrpcApp, is_grpc
 from prism.frontends.grpc.call import COMPRESS_FROM
+from prism.frontends.headers import read_headers
 from prism.grpc.framing import pack
 from prism.grpc.protobuf import decode, encode
 from prism.observability.access_log import AccessLog
@@ -337,4 +338,4 @@ async def test_names_that_the_client_gave_are_used(call):
 async def test_what_is_grpc(make_exchange, content_type, takes_trailers, expected):
     exchange = make_exchange("POST", EXECUTE, [(b"content-type", content_type.encode())])
     exchange.takes_trailers = takes_trailers
-    assert is_grpc(exchange) is expected
+    assert is_grpc(exchange, read_headers(exchange.headers)) is expected

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import trio
 import trio.testing
@@ -10,6 +12,7 @@ from prism.contract.errors import Overloaded, PluginCrashed, PluginMisbehaved
 from prism.contract.messages import ExecuteResponse
 from prism.frontends.answering import Observer
 from prism.frontends.rest import RestApp
+from prism.frontends.rest.app import RestCall
 from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
 
@@ -24,6 +27,18 @@ async def test_result_is_the_plugins_bytes(make_namespace, make_client, access_l
     assert access_lines[0]["bytes_in"] == access_lines[0]["bytes_out"] == len(text)
     assert access_lines[0]["request_id"] == answer.headers["x-request-id"]
     assert access_lines[0]["instance"] == "kv/1"
+
+
+async def test_a_call_leaves_no_work_to_the_garbage_collector(make_namespace, make_client):
+    client = make_client(make_namespace())
+    gc.disable()
+    try:
+        answers = [await client.request("POST", path) for path in ("/v1/kv/get", "/v1/no/get")]
+        left = [each for each in gc.get_objects() if isinstance(each, RestCall)]
+    finally:
+        gc.enable()
+    assert [answer.status for answer in answers] == [200, 404]
+    assert left == []
 
 
 async def test_body_in_chunks(make_namespace, make_client):

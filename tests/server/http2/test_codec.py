@@ -91,6 +91,22 @@ def test_a_request_received_whole_is_one_event(client, codec):
     assert codec.last_stream_id == 1
 
 
+def test_bodies_that_come_behind_many_heads_come_with_them(client, codec):
+    """As clients on nghttp2 send what they have to ask at once."""
+    begin(client, codec)
+    streams = range(1, 200, 2)
+    for stream_id in streams:
+        client.send_headers(stream_id, HEAD)
+    for stream_id in streams:
+        client.send_data(stream_id, b"{}", end_stream=True)
+    data = client.data_to_send()
+    events, size = codec.receive(data, 0.0)
+    assert size == len(data)
+    assert [(event.stream_id, event.body, event.ended) for event in events] == [
+        (stream_id, b"{}", True) for stream_id in streams
+    ]
+
+
 def test_a_request_received_byte_by_byte_is_told_as_it_comes(client, codec):
     begin(client, codec)
     client.send_headers(1, HEAD)
