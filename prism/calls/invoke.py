@@ -119,7 +119,10 @@ async def _wait_for_next(call: "Call", error: CallError, why: str) -> None:
     """Wait for the next instance; if none comes, the call ends as it did, or as never begun."""
     assert call.target is not None  # noqa: S101 - it was invoked
     try:
-        await wait_for_plugin(call.target)
+        await wait_for_plugin(call.target, call.deadline)
     except PluginUnavailable as unavailable:
-        raise (unavailable if isinstance(error, NEVER_BEGAN) else error) from None
+        if isinstance(error, NEVER_BEGAN):
+            raise unavailable from None
+        error.retry_after = unavailable.retry_after
+        raise error from None
     _again(call, why)

@@ -97,12 +97,14 @@ class CallError(PrismError):
     ``status`` is the gRPC status, ``http_status`` the HTTP one; ``reason`` is a
     stable word for programs; ``retryable`` says whether repeating a call that
     is *not* idempotent is safe, because this one is known not to have run.
+    ``retry_after``: seconds until repeating it may help, where that is known.
     """
 
     status: StatusCode = StatusCode.INTERNAL
     http_status: int = 500
     reason: str = "internal"
     retryable: bool = False
+    retry_after: float | None = None
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -76,8 +76,8 @@ def problem(error: CallError, request_id: str, namespace: str = "", operation: s
         members["operation"] = operation
     members |= error.members()
     headers = [_PROBLEM]
-    if status in {429, 503}:
-        known = getattr(error, "retry_after", None)
+    known = error.retry_after
+    if known is not None or status in {429, 503}:
         seconds = RETRY_AFTER_SECONDS if known is None else max(1, math.ceil(known))
         headers.append((b"retry-after", b"%d" % seconds))
     if isinstance(error, MethodNotAllowed):

@@ -7,6 +7,7 @@ themselves. ``initialize`` is the first call over it.
 """
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from prism.contract.messages import (
     OperationDeclaration,
     ProxyCapabilities,
 )
+from prism.contract.names import OPERATION, OPERATION_FORM
 from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
 from prism.streams.tls import TLSFiles
@@ -292,7 +294,7 @@ async def initialize(
     channel to be closed.
 
     Raises:
-        LaunchError: it refused, or gave no answer in time.
+        LaunchError: it refused, gave no answer in time, or offers what cannot be called.
         CallError: the channel broke.
     """
     limit = spec.plugin.start_timeout_seconds
@@ -316,6 +318,14 @@ async def initialize(
         )
     if not answer.success:
         raise LaunchError(f"{spec.label} refused to start: {answer.error or 'it did not say why'}")
+    names = declared_operations(answer)
+    unfit = [name for name in names if re.fullmatch(OPERATION, name) is None]
+    if unfit:
+        shown = ", ".join(repr(name[:100]) for name in unfit[:5])
+        raise LaunchError(
+            f"{spec.label} offers operations that nobody could call: {shown}; "
+            f"an operation is {OPERATION_FORM}"
+        )
     return answer
 
 

@@ -170,8 +170,7 @@ class Keeper:
             return
         try:
             if self.spec.dials_in:
-                self.slot.say_absent(f"it waits for the plugin to dial {self.spec.plugin.socket}")
-                self._attempted.set()
+                await self._wait_for_its_dialling(generation)
             if await generation.wait_settled():
                 self.install(generation)
                 return
@@ -180,6 +179,21 @@ class Keeper:
                 generation.retire("it is not needed any more")
         await generation.wait_ended()
         self._note_failure(generation.error, generation.served)
+
+    async def _wait_for_its_dialling(self, generation: Generation) -> None:
+        """Wait until a plugin has dialled in and settled, or for as long as calls may wait for it.
+
+        One that served comes back soon, as a rule; of one that never did nobody knows.
+        """
+        plugin = self.spec.plugin
+        absence = f"it waits for the plugin to dial {plugin.socket}"
+        served_before = self.slot.expected and generation.number > 1
+        self.slot.say_absent(absence, expected=served_before)
+        self._attempted.set()
+        with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
+            await generation.wait_settled()
+        if in_time.cancelled_caught:
+            self.slot.say_absent(absence)
 
     def _note_failure(self, failure: LaunchError, served: float) -> None:
         """Decide when to try again, or to try no more."""
@@ -203,7 +217,7 @@ class Keeper:
         self._say_absent(
             f"it is being restarted: {failure}" if served else str(failure),
             # Its first new start is near; whether a second one helps, nobody knows.
-            expected=served > 0 and not self.spec.dials_in,
+            expected=served > 0,
             retry_at=trio.current_time() + delay,
         )
 
@@ -223,8 +237,7 @@ class Keeper:
                 reason = generation.end_reason
                 level = logging.INFO if generation.routine else logging.WARNING
                 log.log(level, "instance %s leaves: %s", generation.id, reason)
-                expected = not self.spec.dials_in
-                self.slot.say_absent(f"it is being restarted: {reason}", expected=expected)
+                self.slot.say_absent(f"it is being restarted: {reason}", expected=True)
         self.slot.clear(generation.instance)
 
     # -- what operations do -------------------------------------------------------------

@@ -166,6 +166,19 @@ async def test_what_is_safe_is_repeated_once_on_the_next_instance(
     assert namespace.in_flight == 0
 
 
+async def test_one_that_waits_in_vain_is_told_when_to_come_again(
+    failing, make_call, autojump_clock
+):
+    namespace, _calls = failing(PluginCrashed("gone"), successor_after=60.0)
+    call = make_call(namespace, "get")
+    call.proceed()
+    await trio.testing.wait_all_tasks_blocked()
+    namespace.slot.say_absent("it crashed", retry_at=trio.current_time() + 8)
+    with pytest.raises(PluginCrashed) as caught:
+        await call.outcome()
+    assert caught.value.retry_after == 8
+
+
 @pytest.mark.parametrize(
     ("error", "operation", "leaves"),
     [

@@ -257,6 +257,16 @@ async def test_initialize_says_what_the_plugin_must_know(make_spec):
         (InitializeResponse(error="no database"), "refused to start: no database", False),
         (InitializeResponse(), "refused to start: it did not say why", False),
         (None, "did not answer Initialize within 3 seconds", True),
+        (
+            InitializeResponse(success=True, supported_operations=["get", "get-all"]),
+            "offers operations that nobody could call: 'get-all'; an operation is 1 to 64 lower",
+            False,
+        ),
+        (
+            InitializeResponse(success=True, operations=[OperationDeclaration(name="Get")]),
+            "nobody could call: 'Get'",
+            False,
+        ),
     ],
 )
 async def test_a_plugin_that_does_not_consent(make_spec, autojump_clock, answer, message, crashed):

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from supervised_plugin import eventually, leased_call
 
 from prism.config.types import RestartConfig
-from prism.contract.errors import Draining, OperationInProgress, PluginCrashed
+from prism.contract.errors import (
+    Draining,
+    OperationInProgress,
+    PluginCrashed,
+    PluginUnavailable,
+)
 from prism.streams import unix
 from prism.supervision.keeper import JITTER, Backoff, Keeper, run_detached
 from prism.supervision.slot import Slot
@@ -278,6 +283,41 @@ async def test_a_plugin_that_dials_in_and_dials_again(make_spec, program, tmp_pa
         await plugin.wait()
     assert plugin.returncode == 0
     assert not path.exists()
+
+
+async def test_calls_wait_for_a_plugin_that_dials_in_and_has_served(make_spec, program, tmp_path):
+    path = tmp_path / "d" / "s"
+    async with kept(make_spec(socket=str(path))) as (_keeper, slot):
+        assert not slot.expected  # it never was there
+        plugin = await trio.lowlevel.open_process(
+            [sys.executable, program], env=os.environ | {"PLUGIN_SOCKET": str(path)}
+        )
+        first = await eventually(lambda: slot.current)
+        await first.channel.aclose()
+        await eventually(lambda: slot.current is not first)
+        with trio.fail_after(30):
+            await slot.wait_filled()
+        assert slot.current.generation == 2
+        plugin.terminate()
+        await plugin.wait()
+
+
+async def test_nobody_waits_for_ever_for_a_plugin_that_dials_in(
+    make_spec, tmp_path, autojump_clock
+):
+    spec = make_spec(socket=str(tmp_path / "d" / "s"), start_timeout_seconds=7)
+    keeper = Keeper(spec, Slot("ns"))
+    keeper.slot.say_absent("it left", expected=True)
+
+    class Never:
+        number = 2
+        wait_settled = staticmethod(trio.sleep_forever)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper._wait_for_its_dialling, Never)
+        with pytest.raises(PluginUnavailable):
+            await keeper.slot.wait_filled()
+    assert trio.current_time() == 7
 
 
 async def test_stop_while_waiting_for_a_plugin_to_dial_in(make_spec, tmp_path, autojump_clock):

@@ -2,12 +2,17 @@
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from prism.calls.policies.policy import Policy
 from prism.contract.errors import PluginUnavailable
 
 if TYPE_CHECKING:
     from prism.calls.call import Call
     from prism.calls.namespace import Namespace
+
+WAIT_SHARE = 1 / 3
+"""Of the time that a call has left: how long it waits for its plugin at most."""
 
 
 class AwaitPlugin(Policy):
@@ -21,7 +26,7 @@ class AwaitPlugin(Policy):
             return None
 
         async def wait() -> None:
-            await wait_for_plugin(self.namespace)
+            await wait_for_plugin(self.namespace, call.deadline)
 
         check_may_wait(self.namespace)
         call.wait_in_task(wait)
@@ -48,11 +53,23 @@ def check_may_wait(namespace: "Namespace") -> None:
         )
 
 
-async def wait_for_plugin(namespace: "Namespace") -> None:
-    """Return once an instance takes calls. Cancelling leaves nothing behind.
+async def wait_for_plugin(namespace: "Namespace", deadline: float) -> None:
+    """Return once an instance takes calls; ``deadline`` is the call's. Cancelling leaves nothing
+    behind.
+
+    A plugin that breaks again and again must not keep its callers for as long as they would
+    wait for an answer: they are told when to come again.
 
     Raises:
         PluginUnavailable: the call should not wait, or waits in vain; it never ran.
     """
     check_may_wait(namespace)
-    await namespace.slot.wait_filled()
+    slot = namespace.slot
+    now = trio.current_time()
+    until = deadline if slot.held else now + (deadline - now) * WAIT_SHARE
+    if slot.current is None and slot.retry_at is not None and slot.retry_at >= until:
+        raise slot.unavailable()
+    with trio.move_on_at(until) as waiting:
+        await slot.wait_filled()
+    if waiting.cancelled_caught:
+        raise slot.unavailable()

@@ -67,6 +67,36 @@ async def test_the_namespace_may_prefer_to_fail_but_not_in_a_planned_absence(
     assert await call.outcome() == b"{}"
 
 
+async def test_the_wait_is_a_part_of_the_deadline_and_then_told(
+    make_namespace, ask, autojump_clock
+):
+    namespace = make_namespace(limits=NamespaceLimits(timeout_seconds=30))
+    absent(namespace, expected=True, retry_at=trio.current_time() + 4)
+    with pytest.raises(PluginUnavailable):
+        await ask(namespace)
+    assert trio.current_time() == pytest.approx(10)
+
+
+async def test_nobody_waits_for_a_start_that_comes_too_late(make_namespace, ask, autojump_clock):
+    namespace = make_namespace(limits=NamespaceLimits(timeout_seconds=30))
+    absent(namespace, expected=True, retry_at=trio.current_time() + 10)
+    with pytest.raises(PluginUnavailable) as caught:
+        await ask(namespace)
+    assert (trio.current_time(), caught.value.retry_after) == (0, 10)
+
+
+async def test_in_a_planned_absence_calls_wait_to_their_deadline(
+    make_namespace, make_call, autojump_clock
+):
+    namespace = make_namespace(limits=NamespaceLimits(timeout_seconds=30))
+    instance = absent(namespace, held=True)
+    call = make_call(namespace)
+    call.proceed()
+    await trio.sleep(29)
+    namespace.slot.fill(instance)
+    assert await call.outcome() == b"{}"
+
+
 async def test_the_queue_is_bounded(make_namespace, make_call, ask, autojump_clock):
     namespace = make_namespace(limits=NamespaceLimits(max_waiting=2))
     instance = absent(namespace, expected=True)
@@ -98,7 +128,7 @@ async def test_a_call_that_waited_all_its_time_is_told_that_it_never_ran(
     make_namespace, ask, autojump_clock
 ):
     namespace = make_namespace()
-    absent(namespace, expected=True)
+    absent(namespace, held=True)
     with pytest.raises(PluginUnavailable, match="no plugin now") as caught:
         await ask(namespace, timeout=4)
     assert caught.value.retryable
