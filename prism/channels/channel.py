@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+import msgspec
 import trio
 
 from prism.contract.errors import CallError, InternalError
@@ -31,6 +32,11 @@ from prism.contract.status import StatusCode
 from prism.streams.tasks import TaskPool
 
 log = logging.getLogger("prism.channel")
+
+MAX_CHECKED = 16 * 1024
+"""Characters of a result that is checked to be JSON: ten microseconds."""
+
+_read_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class StreamCall(ABC):
@@ -108,6 +114,18 @@ def execute_request(call: UnaryCall) -> ExecuteRequest:
         params_raw=call.raw,
         metadata=call.plugin_metadata(),
     )
+
+
+def wrong_json(text: str, *, all_of_it: bool = False) -> str:
+    """What is wrong with a result, which should be JSON; "" for nothing, or where it is so long
+    that to look would cost others time, unless ``all_of_it`` is to be looked at."""
+    if not text or (len(text) > MAX_CHECKED and not all_of_it):
+        return ""
+    try:
+        _read_json(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return str(error).removeprefix("JSON is ")
+    return ""
 
 
 class PluginChannel(ABC):

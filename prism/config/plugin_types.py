@@ -308,6 +308,13 @@ class PluginConfig(Launch, frozen=True):
     max_frame_bytes: Annotated[Bytes, Meta(description="Largest frame from or to the plugin.")] = (
         16 * MIB
     )
+    strict: Annotated[
+        bool,
+        Meta(
+            description="For development: end the connection, and say why, where a plugin makes a "
+            "mistake in the frame protocol that is else forgiven, logged and counted."
+        ),
+    ] = False
     health: Annotated[HealthConfig, Meta(description="Health checks.")] = HealthConfig()
     restart: Annotated[RestartConfig, Meta(description="Restarts after failures.")] = (
         RestartConfig()

@@ -112,6 +112,11 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
     retries = CounterMetricFamily(
         "prism_request_retries", "Calls given to a second instance", labels=["namespace", "reason"]
     )
+    forgiven = CounterMetricFamily(
+        "prism_plugin_forgiven",
+        "Mistakes of the plugin's in the frame protocol that ended no connection, by rule",
+        labels=["namespace", "rule"],
+    )
     journals, slots = supervisor.journals, supervisor.slots
     for status in supervisor.status():
         name = status.namespace
@@ -125,7 +130,9 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         waiting.add_metric([name], slot.waiting)
         for reason, number in slot.retried.items():
             retries.add_metric([name, reason], number)
-    yield from (state, transitions, restarts, reloads, waiting, retries)
+        for rule, number in journal.forgiven.items():
+            forgiven.add_metric([name, rule], number)
+    yield from (state, transitions, restarts, reloads, waiting, retries, forgiven)
 
 
 def memory_metrics(memory: Memory) -> Iterator[Metric]:

@@ -107,6 +107,7 @@ class Connector:
             cancel_grace=plugin.cancel_grace_seconds,
             max_frame=plugin.max_frame_bytes,
             ping_interval=plugin.health.interval_seconds,
+            strict=plugin.strict,
         )
         channel: FramedChannel | GrpcChannel
         if plugin.type == "grpc":
@@ -127,6 +128,7 @@ class Connector:
                 version=__version__,
                 on_note=self._on_note,
                 on_goaway=self._on_goaway,
+                on_fault=self._plugin_log.fault,
             )
         # One that dialled in may have served before, and know them when it says HELLO.
         channel.redaction = self._plugin_log.redaction

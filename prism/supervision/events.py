@@ -20,7 +20,7 @@ import trio
 
 from prism.contract.redaction import Redaction
 from prism.supervision.lifecycle import State
-from prism.wire.events import LogRecord
+from prism.wire.events import Fault, LogRecord
 
 T = TypeVar("T")
 
@@ -196,7 +196,8 @@ class EventFeed(Feed[Event]):
 class Journal:
     """One namespace's part: its transitions and what its plugin writes.
 
-    ``transitions`` counts by the state that was entered, ``reloads`` by outcome.
+    ``transitions`` counts by the state that was entered, ``reloads`` by outcome, ``forgiven``
+    the plugin's mistakes by the rule that it broke.
     """
 
     def __init__(self, namespace: str, events: EventFeed | None = None) -> None:
@@ -205,6 +206,7 @@ class Journal:
         self.lines: Feed[LogLine] = Feed(LINES_KEPT)
         self.transitions: Counter[State] = Counter()
         self.reloads: Counter[str] = Counter()
+        self.forgiven: Counter[str] = Counter()
         self.restarts = 0
 
     def transition(
@@ -355,6 +357,11 @@ class PluginLog:
             level = record.level if record.level in _RECORD_LEVELS else "INFO"
             text = self.redaction.start_of(record.message, MAX_LOGGED)
             self._add("note", Line(level, text, self.redaction.text(record.logger[:MAX_TEXT])))
+
+    def fault(self, fault: Fault) -> None:
+        """It made a mistake that was forgiven."""
+        self._journal.forgiven[fault.rule] += 1
+        self._add("note", Line("WARNING", f"forgiven: {fault.what}", "prism.channel"))
 
     def _add(self, source: LineSource, line: Line) -> None:
         if self._sources[source].add(line):

@@ -11,7 +11,7 @@ import msgspec
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.contract.service import REQUEST_TYPE, RESPONSE_TYPE
-from prism.wire.events import GoAwayReason, Hello, Note
+from prism.wire.events import GoAwayReason, Hello, LongNote, Note, NoteWithoutLogs
 from prism.wire.frames import Codec
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ _PAYLOADS: tuple[type[msgspec.Struct], ...] = (
     *RESPONSE_TYPE.values(),
     Hello,
     Note,
+    LongNote,
+    NoteWithoutLogs,
     GoAwayReason,
 )
 _DECODE: dict[int, dict[Any, Callable[[bytes | bytearray], Any]]] = {

@@ -14,8 +14,9 @@ never waits behind megabytes of DATA. Messages stay in order among themselves,
 and a CANCEL or CREDIT whose OPEN is still queued stays behind it.
 
 Two things are forgiven. Frames for calls that are over happen without anyone's
-fault, since a cancel may cross a close on the way: they are counted. DATA
-beyond the credit ends that call only.
+fault, since a cancel may cross a close on the way: they are dropped. DATA
+beyond the credit ends that call only. A few things more are a plugin's mistake and do no harm:
+``faults`` has them, for who wants to tell.
 """
 
 from collections.abc import Callable
@@ -39,11 +40,13 @@ from prism.wire._state import (
 )
 from prism.wire.events import (
     MAX_CONTROL_CALLS,
+    MAX_LOG_RECORDS,
     Cancel,
     Close,
     Credit,
     Data,
     Event,
+    Fault,
     GoAway,
     Hello,
     Note,
@@ -79,6 +82,8 @@ _OPEN = FrameType.OPEN
 MAX_UNANSWERED_PINGS = 1000
 """PINGs taken in while no answer leaves: a peer that asks without reading would
 otherwise make this side hold answers without bound. An honest one asks rarely."""
+MAX_FAULTS = 100
+"""Faults kept until they are looked at, which is after each read."""
 
 
 class Connection:
@@ -94,7 +99,7 @@ class Connection:
         self.local_hello = hello
         self.peer_hello: Hello | None = None
         self.codec = Codec.NONE
-        self.stray_frames = 0
+        self.faults: list[Fault] = []
         self.last_peer_stream = 0
         self._table = CONNECTION[role]
         self._state = ConnectionState.START
@@ -417,8 +422,15 @@ class Connection:
                 raise RemoteProtocolError(
                     f"{frame.name} for stream {frame.stream}, which was never opened"
                 )
-            self.stray_frames += 1
+            if not theirs and self.role is Role.HOST:
+                # A cancelled call is not over: here there was a CLOSE, and nothing may follow it.
+                what = f"{frame.name} for call {frame.stream} after its CLOSE"
+                self._forgive("after_close", what)
         return entry
+
+    def _forgive(self, rule: str, what: str) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(rule, what))
 
     def _expect_reading(self) -> None:
         self._unanswered += 1
@@ -469,7 +481,6 @@ class Connection:
         ended = frame.flags & END
         entry.state = entry.after(Trigger.RECEIVED_DATA_END if ended else Trigger.RECEIVED_DATA)
         if entry.state is StreamState.CANCELLED or entry.overrun:
-            self.stray_frames += 1
             return None
         if entry.receive_credit <= 0:
             entry.overrun = True
@@ -499,7 +510,6 @@ class Connection:
             return None
         after = entry.after(Trigger.RECEIVED_CANCEL)
         if entry.state is StreamState.CANCELLED:
-            self.stray_frames += 1
             return None
         entry.state = after
         return serialization.unpack_cancel(frame)
@@ -530,7 +540,10 @@ class Connection:
 
     def _receive_note(self, frame: Frame) -> Event:
         self._after(Trigger.RECEIVED_NOTE)
-        return serialization.unpack_note(frame, self.codec)
+        note, whole = serialization.unpack_note(frame, self.codec)
+        if not whole:
+            self._forgive("long_note", f"a NOTE with more than {MAX_LOG_RECORDS} log records")
+        return note
 
     _SEND: ClassVar[dict[type[Event], Callable[["Connection", Any], None]]] = {
         Hello: _send_hello,

@@ -95,6 +95,13 @@ class Close(Event, frozen=True):
     not_started: bool = False
 
 
+class Fault(msgspec.Struct, frozen=True):
+    """A rule that the peer broke and that is forgiven: its name, and what happened."""
+
+    rule: str
+    what: str
+
+
 class Cancel(Event, frozen=True):
     """The caller gives up on a call; its Close is still owed."""
 
@@ -152,6 +159,19 @@ class Note(Event, frozen=True, omit_defaults=True, kw_only=True):
     logs: Annotated[list[LogRecord], Meta(max_length=MAX_LOG_RECORDS)] = []
     metrics: PluginMetrics | None = None
     health: HealthCheckResponse | None = None
+
+
+class NoteWithoutLogs(msgspec.Struct, frozen=True):
+    """Received only: of a NOTE that is far too long."""
+
+    metrics: PluginMetrics | None = None
+    health: HealthCheckResponse | None = None
+
+
+class LongNote(NoteWithoutLogs, frozen=True):
+    """Received only: a NOTE with more log records than it may have."""
+
+    logs: list[LogRecord] = []
 
 
 class GoAwayReason(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -23,7 +23,9 @@ from prism.wire.events import (
     GoAway,
     GoAwayReason,
     Hello,
+    LongNote,
     Note,
+    NoteWithoutLogs,
     Open,
     Ping,
 )
@@ -31,6 +33,8 @@ from prism.wire.frames import ACK, END, HEADER_SIZE, NOT_STARTED, Codec, Frame, 
 
 MAX_HELLO = 64 * 1024
 """Largest HELLO: nobody is trusted with more before the handshake."""
+MAX_LONG_NOTE = 1024 * 1024
+"""Bytes of a NOTE with too many log records, of which the first ones are still taken."""
 MAX_REASON = 1000
 """Characters of a GOAWAY's reason that are sent."""
 
@@ -184,6 +188,15 @@ def unpack_goaway(frame: Frame) -> GoAway:
     return GoAway(frame.aux, _message(frame, GoAwayReason, Codec.JSON).reason)
 
 
-def unpack_note(frame: Frame, codec: Codec) -> Note:
-    """NOTE."""
-    return _message(frame, Note, codec)
+def unpack_note(frame: Frame, codec: Codec) -> tuple[Note, bool]:
+    """NOTE, and whether it had no more log records than it may. What it has beyond is dropped;
+    all of them, where it is so long that they would take much memory."""
+    try:
+        return _message(frame, Note, codec), True
+    except RemoteProtocolError:
+        kind = LongNote if len(frame.payload) <= MAX_LONG_NOTE else NoteWithoutLogs
+        rest = _message(frame, kind, codec)
+        logs = rest.logs if isinstance(rest, LongNote) else []
+        if isinstance(rest, LongNote) and len(logs) <= MAX_LOG_RECORDS:
+            raise  # it was something else
+    return Note(logs=logs[:MAX_LOG_RECORDS], metrics=rest.metrics, health=rest.health), False

@@ -12,14 +12,15 @@ from prism.contract.messages import (
     HealthCheckRequest,
     HealthCheckResponse,
     HealthStatus,
+    PluginMetrics,
     ShutdownRequest,
     StreamRequest,
     StreamResponse,
 )
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
-from prism.wire import ConnectionState, Role, handshake
-from prism.wire.connection import MAX_HELLO, MAX_UNANSWERED_PINGS, Connection
+from prism.wire import ConnectionState, Role, codecs, handshake
+from prism.wire.connection import MAX_FAULTS, MAX_HELLO, MAX_UNANSWERED_PINGS, Connection
 from prism.wire.events import (
     MAX_CONTROL_CALLS,
     Cancel,
@@ -271,7 +272,6 @@ def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(greeted, ca
         plugin.send(Close(stream, StatusCode.DEADLINE_EXCEEDED))
         assert carried(host, plugin) == []
         assert carried(plugin, host) == [Close(stream, StatusCode.DEADLINE_EXCEEDED)]
-    assert plugin.stray_frames == 2000
     assert plugin.state is ConnectionState.READY
 
 
@@ -575,3 +575,49 @@ def test_notes(greeted, carried):
     assert carried(plugin, host) == [note]
     with pytest.raises(LocalProtocolError, match="NOTE with 1001 log records"):
         plugin.send(Note(logs=[LogRecord()] * 1001))
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize("number", [1001, 5000])
+def test_log_records_beyond_those_of_a_note_are_dropped(greeted, codec, number):
+    host, _plugin = greeted(codec)
+    metrics = PluginMetrics(requests_total=7)
+    logs = [LogRecord(f"line {n}") for n in range(number)]
+    payload = codecs.encode(host.codec, Note(logs=logs, metrics=metrics))
+    host.receive_data(pack(FrameType.NOTE, payload=payload, codec=host.codec))
+    assert host.next_event() == Note(logs=logs[:1000], metrics=metrics)
+    assert [fault.rule for fault in host.faults] == ["long_note"]
+
+
+def test_of_a_note_that_is_far_too_long_the_records_are_dropped_undecoded(greeted):
+    host, _plugin = greeted("msgpack", host=Hello(name="h", max_frame=8 * 1024 * 1024))
+    number = 4_000_000
+    payload = b"\x82\xa4logs\xdd" + number.to_bytes(4) + b"\x80" * number
+    payload += b"\xa6health\x81\xa6status\x01"
+    host.receive_data(pack(FrameType.NOTE, payload=payload, codec=Codec.MSGPACK))
+    assert host.next_event() == Note(health=HealthCheckResponse(status=HealthStatus.DEGRADED))
+    assert [fault.rule for fault in host.faults] == ["long_note"]
+
+
+def test_what_follows_a_close_is_noticed_by_the_host_alone(greeted, carried):
+    host, plugin = greeted()
+    for stream in (1, 3):
+        host.send(Open(stream, Method.EXECUTE, EXECUTE))
+    carried(host, plugin)
+    host.send(Cancel(1))
+    late = host.data_to_send()
+    for stream in (1, 3):
+        plugin.send(Close(stream, StatusCode.OK))
+    carried(plugin, host)
+    plugin.receive_data(late)
+    assert plugin.next_events() == []
+    assert plugin.faults == []
+    host.receive_data(pack(FrameType.CLOSE, 3) + pack(FrameType.CREDIT, 1, aux=5))
+    assert host.next_events() == []
+    assert [fault.what for fault in host.faults] == [
+        "CLOSE for call 3 after its CLOSE",
+        "CREDIT for call 1 after its CLOSE",
+    ]
+    host.receive_data(pack(FrameType.CLOSE, 3) * 2000)
+    host.next_events()
+    assert len(host.faults) == MAX_FAULTS

@@ -25,7 +25,13 @@ import outcome
 import trio
 from msgspec.structs import replace
 
-from prism.channels.channel import PluginChannel, StreamCall, UnaryCall, execute_request
+from prism.channels.channel import (
+    PluginChannel,
+    StreamCall,
+    UnaryCall,
+    execute_request,
+    wrong_json,
+)
 from prism.channels.frames.link import FrameLink, LinkSettings
 from prism.channels.frames.stream import FramedStreamCall
 from prism.contract.errors import (
@@ -61,6 +67,7 @@ from prism.wire.events import (
     Credit,
     Data,
     Event,
+    Fault,
     GoAway,
     Hello,
     Note,
@@ -83,6 +90,7 @@ LAST_STREAM = 2**32 - 1
 ROOM_TIMEOUT = 0.5
 """Seconds that a call waits for room in the queue: enough for many MB to a plugin that reads,
 and soon over with one that does not."""
+NO_SUCCESS = 'the plugin closed the call with status OK, but without "success": true'
 MAX_PREPARED = 1024
 """Operations and principals whose requests are kept half encoded."""
 STREAMS_LEFT_TO_LEAVE = 2**20
@@ -100,11 +108,13 @@ class ChannelSettings(LinkSettings):
         max_queued: bytes queued for the plugin beyond which streams wait, whatever credit
             the plugin gave them, and so do new calls, which are refused after ``ROOM_TIMEOUT``.
         cancel_grace: for the CLOSE of a cancelled call.
+        strict: end the connection for mistakes that are else forgiven.
     """
 
     max_frame: int = 16 * 1024 * 1024
     max_queued: int = 4 * 1024 * 1024
     cancel_grace: float = 10.0
+    strict: bool = False
 
 
 def _answer(close: Close, kind: type[M]) -> M:
@@ -125,7 +135,7 @@ def _answer(close: Close, kind: type[M]) -> M:
 class FramedChannel(PluginChannel):
     """Calls over frames. ``handshake`` first, then keep ``run`` running in a nursery.
 
-    ``on_note`` and ``on_goaway`` are called from the reader: they must not block.
+    ``on_note``, ``on_goaway`` and ``on_fault`` are called from the reader: they must not block.
     """
 
     def __init__(
@@ -137,6 +147,7 @@ class FramedChannel(PluginChannel):
         version: str = "",
         on_note: Callable[[Note], None] = lambda _note: None,
         on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
+        on_fault: Callable[[Fault], None] = lambda _fault: None,
     ) -> None:
         self.name = name
         self.settings = settings or ChannelSettings()
@@ -151,8 +162,10 @@ class FramedChannel(PluginChannel):
             self._dispatch,
             self._fail_all,
             self._wake,
+            self._forgive,
         )
         self._on_note = on_note
+        self._on_fault = on_fault
         self._on_goaway = on_goaway
         self._calls: dict[int, UnaryCall] = {}
         self._waiting: dict[int, trio.lowlevel.Task] = {}
@@ -271,8 +284,30 @@ class FramedChannel(PluginChannel):
             return
         response = _answer(close, ExecuteResponse)
         if not response.success:
-            response = self.redaction.fields(response, "error")
+            unsaid = close.status is StatusCode.OK and not response.error
+            if unsaid:
+                response = replace(response, error=NO_SUCCESS)
+            call.answered(self.redaction.fields(response, "error"))
+            if unsaid:
+                self._forgive(Fault("no_success", f"call {close.stream}: {NO_SUCCESS}"))
+            return
+        if self._connection.codec is Codec.JSON or self.settings.strict:
+            wrong = wrong_json(response.result_json, all_of_it=self.settings.strict)
+            if wrong:
+                call.failed(PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}"))
+                self._forgive(Fault("not_json", f"call {close.stream}: result_json is {wrong}"))
+                return
         call.answered(response)
+
+    def _forgive(self, fault: Fault) -> None:
+        """The plugin has made a mistake that does no harm, or only to its call.
+
+        Raises:
+            RemoteProtocolError: nothing is forgiven here.
+        """
+        self._on_fault(fault)
+        if self.settings.strict:
+            self._link.refuse(f"strict: {fault.what}")
 
     def _not_started(self, close: Close) -> Overloaded:
         detail = getattr(close.message, "error", "") or "it takes no calls now"
@@ -291,7 +326,7 @@ class FramedChannel(PluginChannel):
     def _on_overrun(self, event: Overrun) -> None:
         call = self._streams.get(event.stream)
         if call is not None:
-            log.warning("%s sent beyond its credit on stream %d", self.name, event.stream)
+            self._forgive(Fault("overrun", f"DATA beyond its credit on call {event.stream}"))
             self.abandon(event.stream, StatusCode.RESOURCE_EXHAUSTED)
             call.fail(PluginMisbehaved(f"{self.name} sent more than it had credit for"))
 

@@ -19,6 +19,7 @@ from prism.contract.errors import (
     ChannelBroken,
     ChannelClosed,
     HandshakeFailed,
+    LocalProtocolError,
     RemoteProtocolError,
 )
 from prism.streams.errors import ConnectionAged
@@ -26,7 +27,7 @@ from prism.streams.outlet import Outlet, begin_turn, end_turn
 from prism.streams.sockets import receive
 from prism.wire import ConnectionState, handshake
 from prism.wire.connection import Connection
-from prism.wire.events import Event, GoAway, Hello, Ping
+from prism.wire.events import Event, Fault, GoAway, Hello, Ping
 
 log = logging.getLogger("prism.channel")
 
@@ -60,8 +61,9 @@ class FrameLink:
     """Carries a host's ``Connection`` over ``stream``.
 
     ``handshake`` first; then ``run`` in a nursery, until the link ends. Events go
-    to ``on_event``, the end to ``on_end``, and ``on_taken`` is told when queued bytes
-    were taken to be written: all from the link's own tasks, so they must not block.
+    to ``on_event``, mistakes that are forgiven to ``on_fault``, the end to ``on_end``, and
+    ``on_taken`` is told when queued bytes were taken to be written: all from the link's own
+    tasks, so they must not block.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class FrameLink:
         on_event: Callable[[Event], None],
         on_end: Callable[[Exception], None],
         on_taken: Callable[[], None],
+        on_fault: Callable[[Fault], None],
     ) -> None:
         self.name = name
         self.ended: Exception | None = None
@@ -82,6 +85,7 @@ class FrameLink:
         self._on_event = on_event
         self._on_end = on_end
         self._on_taken = on_taken
+        self._on_fault = on_fault
         # Where one call is open there is nobody to wait for.
         self._outlet = Outlet(
             stream, self, settings.send_timeout, lambda: connection.open_streams <= 1
@@ -264,12 +268,29 @@ class FrameLink:
                         self._on_event(event)
                     elif not event.ack:
                         connection.send(Ping(event.token, ack=True))
+            if connection.faults:
+                self._take_faults()
             if connection.queued_bytes:
                 self._outlet.wake()
         finally:
             if own_turn:
                 end_turn()
         return any_came
+
+    def _take_faults(self) -> None:
+        faults, self._connection.faults = self._connection.faults, []
+        for fault in faults:
+            self._on_fault(fault)
+
+    def refuse(self, what: str) -> None:
+        """End the link for a broken rule, which the peer is told. From the link's own reader.
+
+        Raises:
+            RemoteProtocolError: always; the reader knows what to do.
+        """
+        with suppress(LocalProtocolError):
+            self._connection.send(GoAway(self._connection.last_peer_stream, what))
+        raise RemoteProtocolError(what)
 
     async def _write(self) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 from hpack import NeverIndexedHeaderTuple
 
-from prism.channels.channel import PluginChannel, StreamCall
+from prism.channels.channel import PluginChannel, StreamCall, wrong_json
 from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc.exchange import GrpcExchange
 from prism.channels.grpc.link import Header, HTTP2Link
@@ -145,7 +145,11 @@ class GrpcChannel(PluginChannel):
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
         answer = await self._unary(Method.EXECUTE, request, ExecuteResponse)
-        return answer if answer.success else self.redaction.fields(answer, "error")
+        if not answer.success:
+            return self.redaction.fields(answer, "error")
+        if wrong := wrong_json(answer.result_json):
+            raise PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}")
+        return answer
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""

@@ -438,8 +438,7 @@ class HTTP2Link:
 
 
 def _name_of(code: ErrorCodes | int | None) -> str:
-    known = code in set(ErrorCodes)
-    return ErrorCodes(code).name if known else f"error {code}"
+    return next((known.name for known in ErrorCodes if known == code), f"error {code}")
 
 
 def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

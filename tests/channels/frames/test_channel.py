@@ -2,6 +2,7 @@
 
 import struct
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -166,6 +167,61 @@ async def test_silence_instead_of_hello(streams, autojump_clock):
 
 def _oversized(_stream):
     return struct.pack("!IIBBBBI", 0xFFFFFFFF, 1, FrameType.CLOSE, 0, 1, 0, 0)
+
+
+MISTAKES = {
+    "after_close": (pack(FrameType.CLOSE, 1, b'{"success":true}', codec=1) * 2, "1"),
+    "no_success": (
+        pack(FrameType.CLOSE, 1, b'{"result_json":"1"}', codec=1),
+        'with status OK, but without "success": true',
+    ),
+    "not_json": (
+        pack(FrameType.CLOSE, 1, b'{"success":true,"result_json":"{\'a\': 1}"}', codec=1),
+        "what is no JSON: malformed",
+    ),
+    "long_note": (
+        pack(FrameType.NOTE, 0, b'{"logs":[' + b"{}," * 1000 + b"{}]}", codec=1)
+        + pack(FrameType.CLOSE, 1, b'{"success":true}', codec=1),
+        "1",
+    ),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("rule", MISTAKES)
+async def test_a_mistake_is_counted_and_named_and_ends_only_a_strict_connection(
+    streams, rule, strict
+):
+    _ours, plugin = streams
+    plugin.connection.local_hello = Hello(name="json", codecs=("json",))
+    said, answer = MISTAKES[rule]
+    faults, outcomes = [], []
+    settings = ChannelSettings(strict=strict)
+    async with channel_over(streams, settings, on_fault=faults.append) as (channel, plugin):
+        channel.start(
+            SimpleNamespace(
+                raw=b"",
+                params=b"{}",
+                operation="get",
+                plugin_metadata=dict,
+                deadline=trio.current_time() + 60,
+                metadata=None,
+                tracestate="",
+                answered=lambda response: outcomes.append(response.error or "1"),
+                failed=lambda error: outcomes.append(str(error)),
+            )
+        )
+        await plugin.expect(Open)
+        await plugin.stream.send_all(said)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [fault.rule for fault in faults] == [rule]
+        assert (channel.ended is not None) is strict
+        if strict:
+            assert str(channel.ended).startswith("strict: ")
+            assert b"strict: " in await plugin.stream.receive_some()
+        assert len(outcomes) == 1
+        if not (strict and rule != "after_close"):
+            assert answer in outcomes[0]
 
 
 BROKEN_RULES = {
