@@ -265,7 +265,7 @@ class Proxy:
     async def _listen(self) -> tuple[list[Listener], list[Listener]]:
         """The listeners of the data port, and those of the admin port."""
         listen, admin = self.config.listen, self.config.admin
-        self._tls = await _server_tls(listen.tls)
+        self._tls = await _server_tls(listen.tls, listen.client_certificates)
         if admin.enabled:
             self._admin_tls = await _server_tls(admin.tls)
             self._admin.access = Access.from_config(admin)
@@ -329,12 +329,19 @@ class Proxy:
                 )
 
 
-async def _server_tls(config: ListenerTLS | None) -> ServerTLS | None:
+async def _server_tls(
+    config: ListenerTLS | None, client_certificates: str | None = None
+) -> ServerTLS | None:
     if config is None:
         return None
     client_ca = Path(config.client_ca) if config.client_ca else None
+    if client_certificates == "none":
+        client_ca = None
+    must = client_certificates != "optional"
     cert, key = Path(config.cert), Path(config.key)
-    return await trio.to_thread.run_sync(ServerTLS, cert, key, client_ca, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(
+        ServerTLS, cert, key, client_ca, must, abandon_on_cancel=True
+    )
 
 
 async def _close(listeners: list[Listener]) -> None:

@@ -22,6 +22,7 @@ from prism.config.types import AuthenticationConfig, JWTIssuerConfig
 from prism.contract.errors import InvalidRequest, Unauthenticated
 
 if TYPE_CHECKING:
+    from prism.access.certificates import NameKind
     from prism.access.tokens import Issuer
 
 MAX_KNOWN = 10_000
@@ -46,22 +47,30 @@ class Authentication:
         self,
         api_keys: APIKeys | None = None,
         jwt: Sequence[JWTIssuerConfig] = (),
+        certificate_name: "NameKind | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._api_keys = api_keys
         self._issuers = _issuers(jwt, self.forget) if jwt else {}
         self._clock = clock
+        self._certificate_name = certificate_name
         self._known: dict[bytes, tuple[Identity, float]] = {}
+        # Apart from the others: a certificate is no secret, and must not be found as a token.
+        self._known_certificates: dict[bytes, tuple[Identity, float]] = {}
 
     @classmethod
     def from_config(cls, config: AuthenticationConfig) -> "Authentication":
         """As configured; blocks. Raises ConfigError if a file cannot be used."""
         keys = APIKeys(Path(config.api_keys.file)) if config.api_keys is not None else None
-        return cls(keys, config.jwt)
+        certificates = config.client_certificates
+        name = certificates.principal if certificates is not None else None
+        return cls(keys, config.jwt, name)
 
-    def identify(self, headers: Headers) -> Identity:
-        """Who sends a request with these headers.
+    def identify(self, headers: Headers, certificate: bytes | None = None) -> Identity:
+        """Who sends a request with these headers, on a connection with this client certificate
+        (DER). What is in the headers goes first, and alone: a connection may carry the requests
+        of many.
 
         Raises:
             Unauthenticated: it does not say, or wrongly.
@@ -76,16 +85,26 @@ class Authentication:
                     raise InvalidRequest("the request has more than one authorization header")
                 authorization = value
         if authorization is None:
+            if certificate is not None and self._certificate_name is not None:
+                return self._identify_certificate(certificate, self._certificate_name)
             raise Unauthenticated("say who you are: authorization: Bearer, and a token")
         known = self._known.get(authorization)
         now = self._clock()
         if known is not None and now < known[1]:
             return known[0]
         identity = self._judge(authorization, now)
-        if len(self._known) >= MAX_KNOWN:
-            for old in list(islice(self._known, MAX_KNOWN // 2)):
-                del self._known[old]
-        self._known[authorization] = identity, min(identity.expires, now + KNOWN_SECONDS)
+        _remember(self._known, authorization, identity, now)
+        return identity
+
+    def _identify_certificate(self, certificate: bytes, kind: "NameKind") -> Identity:
+        known = self._known_certificates.get(certificate)
+        now = self._clock()
+        if known is not None and now < known[1]:
+            return known[0]
+        from prism.access.certificates import identify_certificate
+
+        identity = identify_certificate(certificate, kind, now)
+        _remember(self._known_certificates, certificate, identity, now)
         return identity
 
     def _judge(self, authorization: bytes, now: float) -> Identity:
@@ -147,6 +166,15 @@ class Authentication:
             return
         log.info("the API keys are read anew from %s", keys.file)
         self.forget()
+
+
+def _remember(
+    known: dict[bytes, tuple[Identity, float]], credential: bytes, identity: Identity, now: float
+) -> None:
+    if len(known) >= MAX_KNOWN:
+        for old in list(islice(known, MAX_KNOWN // 2)):
+            del known[old]
+    known[credential] = identity, min(identity.expires, now + KNOWN_SECONDS)
 
 
 def _issuers(

@@ -61,6 +61,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_listen(config, at)
     if config.admin.enabled:
         _check_admin(config, at)
+    _check_client_certificates(config, at)
     _check_authentication(config, at)
     _check_verification(config, at["verification"])
     _check_unique(at["namespaces"], "name")
@@ -123,6 +124,22 @@ def _check_listen(config: Config, at: Place) -> None:
             place.warning(f"what clients show passes in plain text at {address}: there is no tls")
 
 
+def _check_client_certificates(config: Config, at: Place) -> None:
+    listen, here = config.listen, at["listen"]["client_certificates"]
+    if not (at["listen"].is_sound and at["authentication"].is_sound):
+        return
+    has_ca = listen.tls is not None and listen.tls.client_ca is not None
+    if listen.client_certificates in ("optional", "required") and not has_ca:
+        here.error(f'"{listen.client_certificates}" needs tls.client_ca: whose they may be')
+    if config.authentication is None or config.authentication.client_certificates is None:
+        return
+    place = at["authentication"]["client_certificates"]
+    if not has_ca or listen.client_certificates == "none":
+        place.error("no client is asked for its certificate: set listen.tls.client_ca")
+    elif listen.server == "hypercorn":
+        place.error("hypercorn does not tell whose certificate it was; use server: prism")
+
+
 # -- authentication, access ---------------------------------------------------
 
 
@@ -131,7 +148,10 @@ def _check_authentication(config: Config, at: Place) -> None:
     if not here.is_written or not here.is_sound:
         return
     if config.authentication == AuthenticationConfig():
-        here.error("it names no way for clients to say who they are; set api_keys or jwt")
+        here.error(
+            "it names no way for clients to say who they are; set api_keys, jwt "
+            "or client_certificates"
+        )
     _check_unique(here["jwt"], "issuer")
     issuers = config.authentication.jwt if config.authentication is not None else []
     for place, issuer in zip(here["jwt"].items(), issuers, strict=True):

@@ -46,6 +46,7 @@ __all__ = [
     "AuthenticationConfig",
     "CataloguePlugin",
     "CatalogueVersion",
+    "CertificatePrincipal",
     "ClientTLS",
     "Config",
     "HealthConfig",
@@ -76,7 +77,10 @@ class ListenerTLS(Block, frozen=True):
     key: Annotated[PathText, Meta(description="The private key of the certificate.")]
     client_ca: Annotated[
         PathText | None,
-        Meta(description="Authorities for client certificates; given, clients must present one."),
+        Meta(
+            description="Authorities for client certificates; given, clients must present one "
+            "(but see `listen.client_certificates`)."
+        ),
     ] = None
 
 
@@ -144,6 +148,13 @@ class ListenConfig(Block, frozen=True):
     tls: Annotated[ListenerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = (
         None
     )
+    client_certificates: Annotated[
+        Literal["none", "optional", "required"] | None,
+        Meta(
+            description="Whether clients must, may, or need not present a certificate of "
+            "`tls.client_ca`; without it `required` where there is one."
+        ),
+    ] = None
     web_origins: Annotated[
         list[Origin],
         Meta(
@@ -303,9 +314,26 @@ class JWTIssuerConfig(Block, frozen=True, kw_only=True):
     ] = 86_400.0
 
 
+class CertificatePrincipal(Block, frozen=True):
+    """Client certificates as credentials."""
+
+    principal: Annotated[
+        Literal["spiffe", "san_dns", "san_email", "common_name"],
+        Meta(
+            description="Which name of a certificate names the principal: its SPIFFE id, the DNS "
+            "name or the email address among its alternative names, or its common name. It must "
+            "have exactly one."
+        ),
+    ]
+
+
 class AuthenticationConfig(Block, frozen=True):
     """How clients say who they are ([Security](security.md)). Absent: all are `anonymous`."""
 
+    client_certificates: Annotated[
+        CertificatePrincipal | None,
+        Meta(description="Client certificates, of the authorities of `listen.tls.client_ca`."),
+    ] = None
     jwt: Annotated[
         list[JWTIssuerConfig], Meta(description="Bearer tokens, of one or more issuers.")
     ] = []

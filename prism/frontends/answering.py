@@ -117,7 +117,9 @@ class ExchangeCall(Call):
             KeysAwaited: that can be said in a moment; raised once.
         """
         try:
-            self.identity = authentication.identify(self.exchange.headers)
+            self.identity = authentication.identify(
+                self.exchange.headers, self.exchange.peer.certificate
+            )
         except KeysAwaited:
             if self._has_waited:
                 raise AuthenticationUnavailable("the token issuer's keys keep changing") from None

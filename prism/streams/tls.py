@@ -73,7 +73,8 @@ class _Identity(NamedTuple):
 
 class ServerTLS:
     """A server's certificate and key, and the CA that clients must be signed by (``None``: no
-    client certificates). All are paths of PEM files. ``context`` is for new connections.
+    client certificates). All are paths of PEM files. Clients need not present a certificate
+    unless they ``must_present`` one. ``context`` is for new connections.
 
     ``reloads`` counts calls of ``reload`` that have ended, ``failed_reloads`` those of no use.
 
@@ -81,10 +82,17 @@ class ServerTLS:
         TLSFilesError: a file cannot be read or does not fit.
     """
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        client_ca: Path | None = None,
+        must_present: bool = True,
+    ) -> None:
         self.reloads = self.failed_reloads = 0
         self._files = (certificate, key, client_ca)
-        self.context, self.certificate = _load(*self._files)
+        self._must_present = must_present
+        self.context, self.certificate = _load(*self._files, must_present)
         self._log()
 
     async def reload(self) -> bool:
@@ -94,7 +102,9 @@ class ServerTLS:
         cancelling.
         """
         try:
-            loaded = await trio.to_thread.run_sync(_load, *self._files, abandon_on_cancel=True)
+            loaded = await trio.to_thread.run_sync(
+                _load, *self._files, self._must_present, abandon_on_cancel=True
+            )
         except TLSFilesError as error:
             self.reloads += 1
             self.failed_reloads += 1
@@ -119,7 +129,7 @@ class ServerTLS:
         )
 
 
-def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Identity:
+def _load(certificate: Path, key: Path, client_ca: Path | None, must_present: bool) -> _Identity:
     context = _context(ssl.Purpose.CLIENT_AUTH, client_ca)
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(ALPN)
@@ -128,7 +138,7 @@ def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Identity:
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     _present(context, certificate, key)
     if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if must_present else ssl.CERT_OPTIONAL
     _warn_of_readers(key)
     return _Identity(context, _described(certificate))
 
