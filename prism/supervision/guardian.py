@@ -10,7 +10,8 @@ The kernel's own means, PR_SET_PDEATHSIG, cannot do this: it reaches a plugin bu
 not the plugin's children, and it strikes when the *thread* that started a plugin
 ends, which in a proxy on trio is a worker thread that comes and goes.
 
-There is one guardian while there are spawned plugins, and none otherwise.
+There is one guardian while there are spawned plugins, and none otherwise. One that ends by
+itself, killed by somebody, is reaped and replaced.
 """
 
 import logging
@@ -23,6 +24,8 @@ import trio
 log = logging.getLogger("prism.supervision")
 
 PROGRAM = str(Path(__file__).with_name("guardian_main.py"))
+PAUSE = 0.5
+"""Seconds between the starts of two guardians, at least: one may not be able to run at all."""
 END_TIMEOUT = 5.0
 """Seconds for a guardian with nothing left to guard to end."""
 
@@ -55,6 +58,11 @@ class Guardian:
             else:
                 await self._end()
 
+    @property
+    def groups(self) -> frozenset[int]:
+        """The process groups that it would end; each has the number of its leader."""
+        return frozenset(self._groups)
+
     async def _tell(self, line: str) -> None:
         """Send a line to the guardian; to a new one, with all it must know, if it has ended."""
         if self._process is not None and self._process.poll() is None:
@@ -65,6 +73,9 @@ class Guardian:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
         await self._end()
+        await self._start()
+
+    async def _start(self) -> None:
         try:
             self._process = await trio.lowlevel.open_process(
                 [sys.executable, "-I", "-S", PROGRAM],
@@ -78,8 +89,25 @@ class Guardian:
             assert self._process.stdin is not None  # noqa: S101 - as above
             everything = "".join(f"+{group}\n" for group in sorted(self._groups))
             await self._process.stdin.send_all(everything.encode())
+            trio.lowlevel.spawn_system_task(self._replace_when_killed, self._process)
         except (OSError, trio.BrokenResourceError) as error:
             log.warning("no guardian: plugins may outlive a proxy that is killed (%s)", error)
+
+    async def _replace_when_killed(self, process: trio.Process) -> None:
+        """Wait for the end of ``process``, which reaps it; begin another if it is still needed."""
+        began = trio.current_time()
+        try:
+            await process.wait()
+            await trio.sleep_until(began + PAUSE)
+            async with self._changing:
+                if self._process is process:
+                    log.warning(
+                        "the guardian has ended (%s); beginning another", process.returncode
+                    )
+                    await self._end()
+                    await self._start()
+        except Exception:  # no system task may fail
+            log.exception("bug in the guardian's replacement")
 
     async def _end(self) -> None:
         process, self._process = self._process, None

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 EXIT_TIMEOUT = 1.0
 """Seconds in which a plugin should end by itself: its connection has ended too."""
@@ -36,12 +37,16 @@ def main() -> None:
 
 
 def end_all(leaders: dict[int, int]) -> None:
-    """Wait for the leaders, ask them, kill them; what they started is killed with them.
+    """Wait for the leaders, ask them, kill them; what they started is killed with them. One
+    that is stopped (SIGSTOP, a debugger) hears nothing, and is killed at once.
 
     A group is killed in the moment in which its leader has ended, when nobody else
     can have got its number yet.
     """
     began = time.monotonic()
+    for pid in leaders:
+        if is_stopped(pid):
+            signal_group(pid, signal.SIGKILL)
     for number, until in (
         (signal.SIGTERM, EXIT_TIMEOUT),
         (signal.SIGKILL, EXIT_TIMEOUT + KILL_TIMEOUT),
@@ -54,6 +59,15 @@ def end_all(leaders: dict[int, int]) -> None:
                 signal_group(pid, signal.SIGKILL)
         for pid in leaders:
             signal_group(pid, number)
+
+
+def is_stopped(pid: int) -> bool:
+    """Is this process stopped?"""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "Tt"
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

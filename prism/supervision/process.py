@@ -21,6 +21,7 @@ from prism.streams.errors import LaunchError
 from prism.streams.unix import FD_VARIABLE, socket_pair
 from prism.supervision.events import OutputStream
 from prism.supervision.guardian import guardian
+from prism.supervision.guardian_main import is_stopped
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables of the proxy's own environment that a plugin gets to see, besides PATH."""
@@ -97,7 +98,8 @@ class PluginProcess:
         to be reaped: until then the kernel gives its number to nobody else.
         """
         with trio.CancelScope(shield=True):
-            if not await self.wait_ended(EXIT_TIMEOUT):
+            # One that is stopped (SIGSTOP, a debugger) hears nothing.
+            if not is_stopped(self._process.pid) and not await self.wait_ended(EXIT_TIMEOUT):
                 self._signal_group(signal.SIGTERM)
                 await self.wait_ended(kill_after)
             # What the plugin itself started dies with it.

@@ -34,6 +34,7 @@ from prism.supervision.canary import Canary
 from prism.supervision.events import EventFeed, Feed, Journal, LogLine
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper, run_detached
+from prism.supervision.orphans import reap_orphans
 from prism.supervision.replacement import Replacement
 from prism.supervision.slot import Slot
 from prism.supervision.status import NamespaceStatus, Receipt, status_of
@@ -74,12 +75,15 @@ class Supervisor:
         does not keep the others, or the proxy, from serving. Cancelling ends all plugins.
         """
         try:
-            async with trio.open_nursery() as self._nursery:
-                async with trio.open_nursery() as starting:
-                    for keeper in self._keepers.values():
-                        starting.start_soon(self._nursery.start, keeper.run)
-                task_status.started()
-                await self._stop.wait()
+            async with trio.open_nursery() as beside:
+                beside.start_soon(reap_orphans)
+                async with trio.open_nursery() as self._nursery:
+                    async with trio.open_nursery() as starting:
+                        for keeper in self._keepers.values():
+                            starting.start_soon(self._nursery.start, keeper.run)
+                    task_status.started()
+                    await self._stop.wait()
+                beside.cancel_scope.cancel()
         finally:
             self._nursery = None
             self._stopped.set()

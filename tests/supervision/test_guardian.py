@@ -75,6 +75,7 @@ async def test_there_is_one_while_there_are_plugins():
         os.kill(child.pid, signal.SIGKILL)
         await child.end(1)
         await child._process.stdout.aclose()
+        await child._process.stderr.aclose()
     assert guardian().pid is None
 
 
@@ -93,3 +94,37 @@ async def test_one_that_was_killed_is_replaced_and_knows_everything(is_alive):
         await stream.aclose()
         assert await child.end(1) == "was ended by SIGTERM"
         await child._process.stdout.aclose()
+        await child._process.stderr.aclose()
+
+
+@pytest.mark.parametrize("stopped", ["plugin", "both"])
+def test_a_stopped_plugin_is_killed_with_what_it_started(stopped, is_alive):
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, GRANDCHILD + GOES_ON], stdout=subprocess.PIPE, text=True
+    )
+    plugin, grandchild = map(int, host.stdout.readline().split())
+    for pid in (plugin,) if stopped == "plugin" else (plugin, grandchild):
+        os.kill(pid, signal.SIGSTOP)
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    wait_gone(plugin, is_alive)
+    wait_gone(grandchild, is_alive)
+
+
+async def test_one_that_was_killed_is_reaped_and_replaced_by_itself(is_alive):
+    child, stream = await process.start("small", ["sleep", "600"], {}, None)
+    for _ in range(2):
+        lost = guardian().pid
+        os.kill(lost, signal.SIGKILL)
+        with trio.fail_after(60):
+            while guardian().pid in (None, lost):  # noqa: ASYNC110 - by another task
+                await trio.sleep(0.01)
+        with pytest.raises(ProcessLookupError):
+            os.kill(lost, 0)
+    await stream.aclose()
+    os.kill(child.pid, signal.SIGKILL)
+    await child.end(1)
+    await child._process.stdout.aclose()
+    await child._process.stderr.aclose()
+    assert guardian().pid is None

@@ -1,5 +1,6 @@
 """The guardian's program alone: what it ends, and what it leaves alone."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,18 @@ def test_a_stubborn_one_is_killed(is_alive):
     )
     assert victim.stdout.readline() == b"up\n"
     victim.stdout.close()
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], input=b"+%d\n" % victim.pid, check=True
+    )
+    assert victim.wait() == -signal.SIGKILL
+
+
+def test_a_stopped_one_is_killed_and_not_asked():
+    """However long it would have been given."""
+    program = PROGRAM.read_text().replace("EXIT_TIMEOUT = 1.0", "EXIT_TIMEOUT = 6000.0")
+    victim = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    victim.send_signal(signal.SIGSTOP)
+    os.waitpid(victim.pid, os.WUNTRACED)
     subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], input=b"+%d\n" % victim.pid, check=True
     )

@@ -1,3 +1,4 @@
+import os
 import signal
 import sys
 
@@ -7,6 +8,7 @@ import trio
 from prism.streams.errors import LaunchError
 from prism.streams.unix import FD_VARIABLE
 from prism.supervision import process
+from prism.supervision.guardian_main import is_stopped
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,17 @@ async def test_one_that_goes_on_is_asked_and_then_killed():
     child, how = await run(stubborn, before_end=up, kill_after=0.5)
     assert how == "was ended by SIGKILL"
     assert child.lines[-1] == "no"
+
+
+async def test_one_that_is_stopped_is_killed_and_not_asked():
+    async def stop(child):
+        await until_said(child, "up")
+        os.kill(child.pid, signal.SIGSTOP)
+        while not is_stopped(child.pid):  # noqa: ASYNC110 - it is another process
+            await trio.sleep(0.01)
+
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    assert (await run(code, before_end=stop, kill_after=6000))[1] == "was ended by SIGKILL"
 
 
 async def test_what_it_started_dies_with_it(is_alive):
