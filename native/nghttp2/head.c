@@ -136,6 +136,20 @@ static int pseudo_field(Head *head, State *state, PairCache *cache, ng_vec name,
     return 0;
 }
 
+const char head_too_large[] = "the header section is too large";
+
+int head_is_crumb(Head *head, ng_vec name)
+{
+    return head->cookies > 0 && IS(name, "cookie");
+}
+
+void head_refuse_large(Head *head)
+{
+    if (head->fault == NULL) {
+        head->fault = head->trailers ? "the trailers are too large" : head_too_large;
+    }
+}
+
 int head_field(Head *head, State *state, PairCache *cache, ng_vec name, ng_vec value,
                int sensitive)
 {

@@ -39,6 +39,15 @@ typedef struct {
 
 void head_clear(Head *head);
 
+/* The fault of a request whose header section is too large: it is answered, with 431. */
+extern const char head_too_large[];
+
+/* Whether the field continues a cookie that has begun; all of them count as one field. */
+int head_is_crumb(Head *head, ng_vec name);
+
+/* More has come than is put up with: keep none of it, unless something else was wrong before. */
+void head_refuse_large(Head *head);
+
 /* Take in one field. -1 with a Python exception; a broken rule is in head->fault. */
 int head_field(Head *head, State *state, PairCache *cache, ng_vec name, ng_vec value,
                int sensitive);

@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+/* How much of a header section that is refused is still decoded, in limits: HPACK's state is the
+ * connection's, and ends with the first section that is not decoded whole. */
+#define HARD_HEADER_LIMIT 4
+
 void session_fail_with(Session *self, uint32_t code, const uint8_t *reason, size_t len)
 {
     size_t room = sizeof self->error_reason - 1;
@@ -41,7 +45,7 @@ static int on_begin_headers(ng_session *session, const ng_frame *frame, void *us
     }
     Stream *stream = ng.session_get_stream_user_data(session, frame->hd.stream_id);
     if (stream != NULL) {
-        stream->head_size = stream->head_fields = 0;
+        stream->head_size = stream->head_fields = stream->head_crumbs = 0;
         stream->head.trailers = 1;
     }
     return 0;
@@ -61,13 +65,20 @@ static int on_header(ng_session *session, const ng_frame *frame, ng_rcbuf *name_
     value = ng.rcbuf_get_buf(value_buffer);
     stream->head_size += name.len + value.len + 32; /* RFC 9113, 6.5.2 */
     stream->head_fields++;
-    if (stream->head_size > self->max_header_size ||
-        stream->head_fields > self->max_header_fields) {
+    if (head_is_crumb(&stream->head, name)) {
+        stream->head_crumbs++;
+    }
+    if (stream->head_size > HARD_HEADER_LIMIT * self->max_header_size ||
+        stream->head_fields > HARD_HEADER_LIMIT * self->max_header_fields) {
         session_fail(self, ENHANCE_YOUR_CALM, "a header section is too large");
         return NG_ERR_CALLBACK_FAILURE;
     }
     if (stream->dropped) {
         return 0;
+    }
+    if (stream->head_size > self->max_header_size ||
+        stream->head_fields - stream->head_crumbs > self->max_header_fields) {
+        head_refuse_large(&stream->head);
     }
     return result_of(head_field(&stream->head, self->state, &self->pairs, name, value,
                                 flags & NG_NV_NO_INDEX));

@@ -33,6 +33,7 @@ typedef struct Stream {
     Head head;
     size_t head_size;  /* as SETTINGS_MAX_HEADER_LIST_SIZE counts */
     size_t head_fields;
+    size_t head_crumbs; /* of these, what continues a cookie */
     int64_t received;  /* bytes of body */
     PyObject *body;    /* what came of it together with the head */
     char announced;    /* its Request event was made */

@@ -93,6 +93,20 @@ int session_refuse_request(Session *self, Stream *stream, const char *reason)
     return 0;
 }
 
+/* A request whose header section is too large: what follows is dropped, but it is answered. */
+static int refuse_large(Session *self, Stream *stream)
+{
+    Event *event = session_add_event(self, EVENT_MALFORMED, stream->id);
+
+    if (event == NULL) {
+        return -1;
+    }
+    event->reason = head_too_large;
+    stream->dropped = stream->announced = 1;
+    head_clear(&stream->head);
+    return 0;
+}
+
 int session_end_request(Session *self, Stream *stream)
 {
     if (stream->dropped || stream->ended) {
@@ -117,6 +131,9 @@ static int begin_request(Session *self, Stream *stream, int ended)
     }
     if (head_finish(&stream->head, self->state, ended) < 0) {
         return -1;
+    }
+    if (stream->head.fault == head_too_large) {
+        return refuse_large(self, stream);
     }
     if (stream->head.fault != NULL) {
         return session_refuse_request(self, stream, stream->head.fault);

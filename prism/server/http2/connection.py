@@ -30,11 +30,13 @@ from prism.server.http2.events import (
 from prism.server.http2.implementation import choose
 from prism.server.http2.limits import (
     FRAME_CREDIT,
+    LARGE_HEAD_COST,
     RAPID,
     RESET_COST,
     RESPONSE_CREDIT,
     ClientError,
 )
+from prism.server.http2.request import TOO_LARGE
 from prism.server.http2.shutdown import Shutdown, State
 from prism.server.http2.stream import HTTP2Exchange
 from prism.server.http2.writer import ResponseWriter
@@ -247,6 +249,9 @@ class HTTP2Connection:
                     if self.now - stream.begun_at > RAPID:
                         self.codec.credit(RESET_COST)
                     stream.cancel(Cancelled.CLIENT_LEFT)
+            case RequestMalformed(stream_id, reason) if reason == TOO_LARGE:
+                self.codec.charge(LARGE_HEAD_COST)
+                self._refuse_large(stream_id)
             case RequestMalformed(stream_id, reason):
                 self.codec.charge(RESET_COST)
                 self._half_open.pop(stream_id, None)
@@ -275,6 +280,22 @@ class HTTP2Connection:
         self._streams[request.stream_id] = stream
         self._starting.append(stream)
         self.idle_since = None
+
+    def _refuse_large(self, stream_id: int) -> None:
+        """Answer a request whose header section is too large, of which nothing is known."""
+        self._open_stream(Request(stream_id, b"GET", b"/", b"", [], b"", ended=False))
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._starting.remove(stream)
+            settings = self.settings
+            refuse(
+                stream,
+                BadRequest(
+                    431,
+                    f"a request's header section has at most {settings.max_header_size} bytes "
+                    f"and {settings.max_header_fields} fields",
+                ),
+            )
 
     def _is_full(self) -> bool:
         """Whether one more stream is too many.

@@ -39,7 +39,8 @@ class RequestEnded(NamedTuple):
 class RequestMalformed(NamedTuple):
     """The request breaks a rule of HTTP (RFC 9113, 8.1.1); nothing more of it is told.
 
-    The codec has reset the stream. ``reason`` quotes nothing that the client sent.
+    The codec has reset the stream, unless ``reason`` is ``TOO_LARGE`` (``request``): that is
+    answered. It quotes nothing that the client sent.
     """
 
     stream_id: int

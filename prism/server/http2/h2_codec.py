@@ -24,11 +24,13 @@ from prism.server.http2.events import (
 from prism.server.http2.h2_library import CLOSED, open_connection
 from prism.server.http2.limits import ClientError, FrameGuard
 from prism.server.http2.request import (
+    TOO_LARGE,
     TOO_LONG,
     WRONG_LENGTH,
     Head,
     Malformed,
     check_trailers,
+    is_too_large,
     read_head,
 )
 from prism.server.settings import ServerSettings
@@ -62,6 +64,7 @@ class H2Codec:
         self._failure: ClientError | None = None
         self._incoming: dict[int, _Incoming] = {}
         self._refused: set[int] = set()  # malformed, among the bytes just received
+        self._max_head = settings.max_header_size, settings.max_header_fields
         self._h2 = open_connection(settings)
         self._collect()
 
@@ -144,6 +147,9 @@ class H2Codec:
         self, event: h2.events.RequestReceived, events: list[Event], begun: dict[int, _Begun]
     ) -> None:
         stream_id = event.stream_id
+        if is_too_large(event.headers, *self._max_head):
+            events.append(RequestMalformed(stream_id, TOO_LARGE))
+            return
         try:
             head = read_head(event.headers, ended=event.stream_ended is not None)
         except Malformed as error:
@@ -174,6 +180,9 @@ class H2Codec:
 
     def _trailers(self, event: h2.events.TrailersReceived, events: list[Event]) -> None:
         if event.stream_id not in self._incoming:
+            return
+        if is_too_large(event.headers, *self._max_head):
+            self._refuse(event.stream_id, "the trailers are too large", events)
             return
         try:
             check_trailers(event.headers)

@@ -18,6 +18,10 @@ MAX_ENCODER_TABLE = 4096
 """Of the HPACK table kept for responses. A client may offer a larger one, and would
 make the server keep every distinct response header (a request id) in memory."""
 
+HARD_HEADER_LIMIT = 4
+"""How much of a header section that is refused is still decoded, in limits: HPACK's state is the
+connection's, and ends with the first section that is not decoded whole."""
+
 _UNLIMITED_STREAMS = 2**31 - 1
 """h2 ends a connection that exceeds its stream limit. So h2 is told of none, and the
 connection refuses streams above the announced one, one by one."""
@@ -137,7 +141,10 @@ def open_connection(settings: ServerSettings) -> AdjustedH2Connection:
         SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
     }
     connection.local_settings = Settings(client=False, initial_values=announced)
-    connection.decoder = _Decoder(settings.max_header_size, settings.max_header_fields)
+    connection.decoder = _Decoder(
+        HARD_HEADER_LIMIT * settings.max_header_size,
+        HARD_HEADER_LIMIT * settings.max_header_fields,
+    )
     connection.max_inbound_frame_size = MAX_FRAME_SIZE
     connection.initiate_connection()
     enforced = {**announced, SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED_STREAMS}

@@ -27,6 +27,9 @@ their heads before the first body: a hundred streams fit, so that bodies come wi
 RESET_COST = 2
 """A reset throws away a request already begun (CVE-2023-44487), so it counts more."""
 
+LARGE_HEAD_COST = 8
+"""A header section over the limit is decoded, and answered: in h2, that is some milliseconds."""
+
 RAPID = 0.05
 """Seconds. A request reset later than this gets its cost back: that is a client whose
 own deadline passed, and when a backend hangs, all its requests do that at once."""

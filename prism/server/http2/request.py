@@ -6,7 +6,7 @@ connection, and nghttp2's depend on its version.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from prism.server.exchange import Headers
@@ -26,12 +26,23 @@ _COMMON = frozenset(
 )
 """Names that need no check, and no treatment either."""
 
+TOO_LARGE = "the header section is too large"
 WRONG_LENGTH = "the body is not as long as content-length says"
 TOO_LONG = "the body is longer than content-length says"
 
 
 class Malformed(Exception):
     """A rule is broken; the reason quotes nothing that the client sent."""
+
+
+def is_too_large(fields: Sequence[tuple[bytes, bytes]], max_size: int, max_fields: int) -> bool:
+    """Whether a header section is over the limits. A cookie cut into fields counts as one."""
+    if sum(len(name) + len(value) + 32 for name, value in fields) > max_size:  # RFC 9113, 6.5.2
+        return True
+    if len(fields) <= max_fields:
+        return False
+    crumbs = sum(name == b"cookie" for name, _ in fields)
+    return len(fields) - max(0, crumbs - 1) > max_fields
 
 
 class Head(NamedTuple):

@@ -25,6 +25,7 @@ from prism.server.http2.events import (
 )
 from prism.server.http2.h2_codec import H2Codec
 from prism.server.http2.limits import ClientError
+from prism.server.http2.request import TOO_LARGE
 
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
 STATUS = [(b":status", b"200")]
@@ -388,9 +389,50 @@ def test_a_broken_rule_is_a_client_error_and_the_end(codec, what):
     assert codec.take() == goaway.serialize()
 
 
-def test_a_header_section_above_the_limit_is_a_client_error(client, make_codec):
+LARGE_HEADS = {
+    "size": [("a", "b" * 1000)],
+    "fields": [(f"a{number}", "") for number in range(17)],
+    "a cookie that is large as a whole": [("cookie", "a=" + "b" * 100)] * 8,
+}
+
+
+@pytest.mark.parametrize("fields", LARGE_HEADS.values(), ids=LARGE_HEADS.keys())
+def test_a_header_section_above_the_limit_concerns_its_stream(client, make_codec, fields):
+    codec = make_codec(max_header_size=1000, max_header_fields=20)
+    client.send_headers(1, [*HEAD, *fields])
+    client.send_headers(3, HEAD, end_stream=True)
+    client.send_data(1, b"more", end_stream=True)
+    _, large, good = receive(codec, client.data_to_send())
+    assert large == RequestMalformed(1, TOO_LARGE)
+    assert isinstance(good, Request)
+    codec.take()
+    codec.send_response(1, [(b":status", b"431")], b"too large", True)
+    codec.send_response(3, STATUS, b"good", True)
+    events = client.receive_data(codec.take())
+    ended = [event.stream_id for event in events if isinstance(event, h2.events.StreamEnded)]
+    assert ended == [1, 3]
+
+
+def test_a_cookie_cut_into_many_fields_is_one(client, make_codec):
+    codec = make_codec(max_header_fields=100)
+    crumbs = [("cookie", f"c{number}=v") for number in range(300)]
+    client.send_headers(1, [*HEAD, *crumbs], end_stream=True)
+    _, request = receive(codec, client.data_to_send())
+    assert request.headers[-1] == (b"cookie", b"; ".join(value.encode() for _, value in crumbs))
+
+
+def test_trailers_above_the_limit_end_their_request(client, make_codec):
+    codec = make_codec(max_header_fields=20)
+    client.send_headers(1, HEAD)
+    client.send_headers(1, [(f"t{number}", "") for number in range(21)], end_stream=True)
+    assert RequestMalformed(1, "the trailers are too large") in receive(
+        codec, client.data_to_send()
+    )
+
+
+def test_a_header_section_far_above_the_limit_is_a_client_error(client, make_codec):
     codec = make_codec(max_header_size=1000)
-    client.send_headers(1, [*HEAD, ("a", "b" * 1000)], end_stream=True)
+    client.send_headers(1, [*HEAD, *[("a", "b" * 100)] * 40], end_stream=True)
     with pytest.raises(ClientError, match="ENHANCE_YOUR_CALM"):
         receive(codec, client.data_to_send())
 
