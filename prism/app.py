@@ -110,7 +110,6 @@ class Proxy:
             self.router, self.supervisor, self._metrics, self.live, self.stop
         )
         self._admin = AdminApp(self._administered)
-        self._admin_stop = trio.Event()
         self._tls: ServerTLS | None = None
         self._admin_tls: ServerTLS | None = None
         self.sockets: list[PassedSocket] = []
@@ -151,7 +150,7 @@ class Proxy:
                         self._admin,
                         admin_listeners,
                         ADMIN_SETTINGS,
-                        shutdown=self._admin_stop,
+                        shutdown=self._admin.stopping,
                     )
                     admin_nursery.start_soon(serve_admin)
                 hypercorn = self.config.listen.server == "hypercorn"
@@ -176,7 +175,7 @@ class Proxy:
                 log.info("all requests are answered; stopping the plugins")
                 self.supervisor.stop()
                 await self.supervisor.wait_stopped()
-                self._stop_admin()
+                self._admin.stopping.set()
         log.info("stopped")
 
     async def _serve_data(self, listeners: list[Listener], settings: ServerSettings) -> None:
@@ -213,11 +212,7 @@ class Proxy:
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()
         if replaced:
-            self._stop_admin()
-
-    def _stop_admin(self) -> None:
-        self._admin.stopping.set()
-        self._admin_stop.set()
+            self._admin.stopping.set()
 
     async def reload(self) -> None:
         """Read everything again: certificates, API keys, the operators' tokens, the configuration.

@@ -11,13 +11,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-PROTO_FILES = (
-    "prism/plugin.proto",
-    "grpc/health/v1/health.proto",
-    "grpc/reflection/v1/reflection.proto",
-    "grpc/reflection/v1alpha/reflection.proto",
-)
-
 _set = FileDescriptorSet.FromString(files(__package__).joinpath("descriptors.binpb").read_bytes())
 
 FILES: dict[str, bytes] = {file.name: file.SerializeToString() for file in _set.file}

@@ -2,10 +2,14 @@
 
 Whatever goes wrong inside ends here: it is logged, the connection is closed, and the
 other connections do not notice.
+
+A client speaks HTTP/2 if ALPN says so, or its preface does, else HTTP/1.1. ``Upgrade: h2c``,
+which RFC 9113 (3.1) dropped, is ignored.
 """
 
 import math
 import random
+import re
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,13 +19,17 @@ from prism.server.exchange import Peer
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
 from prism.server.log import contained, logger
-from prism.server.upgrade import PREFACE, is_foreign, read_opening
 from prism.streams.unix import peer_credentials
 
 if TYPE_CHECKING:
     from prism.server.serve import Server
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""How an HTTP/2 client opens a connection (RFC 9113, 3.4)."""
+
+_FOREIGN_LINE = re.compile(rb"[^ \r\n]+ [^ \r\n]+ (?!(?i:HTTP/))[^ \r\n]+\r?\n")
 
 
 def jitter() -> float:
@@ -111,12 +119,12 @@ class ClientConnection:
             opening = b""
             if protocol != "h2":
                 with trio.fail_after(settings.header_timeout):
-                    opening = await read_opening(self._stream)
+                    opening = await _read_opening(self._stream)
                 if not opening:
                     return
         if self._opening.cancelled_caught:
             return
-        if is_foreign(opening):
+        if _is_foreign(opening):
             logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
             return
         spoken: type[HTTP1Connection | HTTP2Connection] = HTTP1Connection
@@ -166,3 +174,23 @@ def _socket(stream: Stream) -> trio.socket.SocketType:
 def _host_and_port(address: object) -> tuple[str, int] | None:
     """A socket's name as (host, port); ``None`` for a Unix socket."""
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+async def _read_opening(stream: trio.abc.ReceiveStream) -> bytes:
+    """Read until it is clear whether the client speaks HTTP/2; empty if it said nothing."""
+    opening = b""
+    while len(opening) < len(PREFACE) and PREFACE.startswith(opening):
+        data = await stream.receive_some(transport.READ_SIZE)
+        if not data:
+            break
+        opening += data
+    return opening
+
+
+def _is_foreign(opening: bytes) -> bool:
+    """Whether the client speaks a protocol whose requests only look like HTTP's.
+
+    RTSP, SIP, or HTTP/2 with a broken preface, which ends the connection (RFC 9113,
+    3.4): an answer in HTTP/1.1 would be noise to all of them.
+    """
+    return _FOREIGN_LINE.match(opening) is not None

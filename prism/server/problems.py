@@ -90,7 +90,6 @@ def problem(error: CallError, request_id: str, namespace: str = "", operation: s
 
 
 BROKEN = BadRequest(500, "internal error; the proxy's log has the cause")
-STOPPED = BadRequest(503, "the server is stopping and could not finish the request")
 
 
 def hand_to(front: FrontEnd, exchange: Exchange) -> None:

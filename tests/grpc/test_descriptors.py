@@ -3,9 +3,15 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from prism.grpc.descriptors import FILES, PROTO_FILES, SERVICES, file_of, message_class
+from prism.grpc.descriptors import FILES, SERVICES, file_of, message_class
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
+PROTO_FILES = (
+    "prism/plugin.proto",
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+    "grpc/reflection/v1alpha/reflection.proto",
+)
 
 
 def test_the_compiled_files_are_the_schemas(tmp_path):

@@ -10,11 +10,12 @@ import trio
 
 from prism.server.exchange import Cancelled, Exchange, Headers, Phase, WebSocketClosed
 from prism.server.log import log_failures
-from prism.server.problems import BROKEN, STOPPED, refuse
+from prism.server.problems import BROKEN, BadRequest, refuse
 
 Message = dict[str, Any]
 App = Callable[..., Awaitable[None]]
 
+STOPPED = BadRequest(503, "the server is stopping and could not finish the request")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 

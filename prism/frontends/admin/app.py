@@ -65,7 +65,7 @@ class AdminRequest(ExchangeCall):
 class AdminApp:
     """A front end for the proxy ``proxy``, open to whom ``access`` admits.
 
-    Set ``stopping`` when the port closes, so that what is followed ends.
+    ``stopping`` is set when the port closes, so that what is followed ends.
     """
 
     def __init__(self, proxy: Administered, access: Access | None = None) -> None:
