@@ -8,7 +8,7 @@ SQLite asks again for every table that a view, trigger or virtual table uses.
 
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from enum import Enum
 
 OWN_PREFIX = "_prism_"
@@ -60,6 +60,13 @@ _RENAMING = {sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_ALTER_TABLE}
 """What these do to the last ids of their table, SQLite asks about as well."""
 
 
+def shadow_tables(virtual_tables: Iterable[str]) -> frozenset[str]:
+    """The names of the tables that belong to virtual ones, in lower case."""
+    return frozenset(
+        name.lower() + suffix for name in virtual_tables for suffix in _SHADOW_SUFFIXES
+    )
+
+
 class Access(Enum):
     """Whose statement is compiled now."""
 
@@ -82,16 +89,14 @@ class Authorizer:
         self._access = Access.OWN
         self._names_own_tables = False
         self._text = ""
-        self._shadows: set[str] = set()
+        self._shadows: Set[str] = frozenset()
         self._renames = False
 
-    def begin(self, access: Access, sql: str, virtual_tables: Iterable[str] = ()) -> None:
-        """A client's statement follows. ``virtual_tables`` are those there are, if it may write."""
+    def begin(self, access: Access, sql: str, shadows: Set[str]) -> None:
+        """A client's statement follows. ``shadows`` are the ``shadow_tables`` there are."""
         self._access = access
         self._text = sql.lower()
-        self._shadows = {
-            name.lower() + suffix for name in virtual_tables for suffix in _SHADOW_SUFFIXES
-        }
+        self._shadows = shadows
         self._names_own_tables = _OWN_STEM in self._text
         self.refused = self.defines = self._renames = False
 

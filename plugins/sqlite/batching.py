@@ -128,15 +128,17 @@ async def run_interruptible(
 async def _interrupt(job: Job[Any], jobs: list[Job[Any]], ending: anyio.CancelScope) -> None:
     """Look after ``jobs``; once cancelled, ``job`` is to end, until ``ending`` is cancelled."""
     try:
-        await _look_after(jobs)
+        while True:
+            await anyio.sleep(LOOK_AGAIN_SECONDS)
+            _look_after(jobs)
     finally:
         job.cancelled = True
         with ending:
-            await _look_after(jobs)
+            while True:
+                _look_after(jobs)
+                await anyio.sleep(LOOK_AGAIN_SECONDS)
 
 
-async def _look_after(jobs: list[Job[Any]]) -> None:
-    while True:
-        for job in jobs:
-            job.interrupt_if_due()
-        await anyio.sleep(LOOK_AGAIN_SECONDS)
+def _look_after(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        job.interrupt_if_due()

@@ -9,6 +9,7 @@ from .authorizer import Authorizer
 from .config import SQLiteConfig
 from .printf import bound_printf
 from .schema import prepare_schema
+from .schema_cache import SchemaCache
 from .statement_limits import LIKE_PATTERN_BYTES, VALUE_BYTES, StatementLimits, set_limits
 from .trim import replace_trim
 
@@ -27,6 +28,7 @@ class Connection(sqlite3.Connection):
     """A connection and its authorizer; used by one thread at a time."""
 
     authorizer: Authorizer
+    schema_cache: SchemaCache
     own_limits: StatementLimits
     """For Prism's own statements; a client's have others while they run."""
     grows = False
@@ -89,6 +91,7 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
     connection.text_factory = _text
     replace_trim(connection)
     bound_printf(connection)
+    connection.schema_cache = SchemaCache()
     connection.authorizer = Authorizer()
     connection.set_authorizer(connection.authorizer)
     return connection

@@ -49,8 +49,8 @@ class Job(Generic[T]):
         self._work = work
         self._limits = limits
         self._ends_at = 0.0
-        self._thread_io: Path | None = None
-        self._written_before = self._memory_before = 0
+        self._thread = 0
+        self._before: tuple[int, int] | None = None  # written, and in memory, at the first look
         self._result: list[T] = []
         self._running: Connection | None = None
         self._interrupted: PluginError | None = None  # why
@@ -89,9 +89,8 @@ class Job(Generic[T]):
             raise _cancelled()
         if self._limits is None:
             return self._work(connection)
-        self._thread_io = Path(f"/proc/self/task/{threading.get_native_id()}/io")
-        self._written_before = self._written()
-        self._memory_before = _memory()
+        self._thread = threading.get_native_id()
+        self._before = None
         self._ends_at = monotonic() + self._limits.seconds
         connection.set_progress_handler(self._must_end, INSTRUCTIONS_BETWEEN_CHECKS)
         self._interrupted = None
@@ -122,31 +121,36 @@ class Job(Generic[T]):
                 f"the statement ran for {self._limits.seconds:g} s, "
                 "the limit of sql_timeout_seconds",
             )
-        if self._written() - self._written_before > self._limits.written_bytes:
+        return self._used_up(self._limits.written_bytes)
+
+    def _used_up(self, most_written: int) -> PluginError | None:
+        written, memory = _written(self._thread), _memory()
+        if self._before is None:
+            self._before = written, memory
+        if written - self._before[0] > most_written:
             return PluginError(
                 StatusCode.RESOURCE_EXHAUSTED,
-                f"the statement wrote more than {self._limits.written_bytes} bytes to disk, "
+                f"the statement wrote more than {most_written} bytes to disk, "
                 "the limit of max_sql_write_bytes: sort or change less at a time, or add an index",
             )
-        connection = self._running
-        if connection is not None and connection.grows:
-            grown = _memory() - self._memory_before
-            if grown > GROWTH_BYTES:
-                return PluginError(
-                    StatusCode.RESOURCE_EXHAUSTED,
-                    f"the statement took more than {GROWTH_BYTES} bytes of memory: "
-                    "group fewer rows with json_group_array or json_group_object",
-                )
+        grows = self._running is not None and self._running.grows
+        if grows and memory - self._before[1] > GROWTH_BYTES:
+            return PluginError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"the statement took more than {GROWTH_BYTES} bytes of memory: "
+                "group fewer rows with json_group_array or json_group_object",
+            )
         return None
 
-    def _written(self) -> int:
-        """What the job's thread has written to files so far; 0 where the kernel does not tell."""
-        try:
-            counters = self._thread_io.read_bytes() if self._thread_io else b""
-        except OSError:
-            return 0
-        _, _, after = counters.partition(b"wchar: ")
-        return int(after.split(b"\n", 1)[0] or 0)
+
+def _written(thread: int) -> int:
+    """What a thread has written to files so far; 0 where the kernel does not tell."""
+    try:
+        counters = Path(f"/proc/self/task/{thread}/io").read_bytes()
+    except OSError:
+        return 0
+    _, _, after = counters.partition(b"wchar: ")
+    return int(after.split(b"\n", 1)[0] or 0)
 
 
 def _memory() -> int:

@@ -28,6 +28,7 @@ def commit_together(connection: Connection, jobs: list[Job[Any]]) -> None:
             job.error = error
         return
     if not _commit_with_savepoints(connection, jobs):
+        connection.schema_cache.forget()
         for job in jobs:
             if job.error is None:
                 _commit_alone(connection, job)
@@ -73,6 +74,8 @@ def _commit_alone(connection: Connection, job: Job[Any]) -> None:
         job.error = error
     finally:
         _roll_back(connection)
+        if job.error is not None:
+            connection.schema_cache.forget()
 
 
 def _roll_back(connection: Connection) -> None:

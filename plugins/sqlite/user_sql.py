@@ -13,7 +13,7 @@ from .authorizer import Access
 from .connection import Connection
 from .errors import translate_user_sql
 from .params import Rows
-from .statement_limits import UNKNOWN, StatementLimits, limits_of, set_limits
+from .statement_limits import set_limits
 
 RESULT_BYTES = 512 * 1024
 """A result is cut after the row that reaches this, so that it fits a frame."""
@@ -24,8 +24,6 @@ _REFUSED = (
     "this statement is not allowed: no PRAGMA, ATTACH, transaction control, temporary tables "
     "or access to Prism's own tables; and 'query' only reads"
 )
-
-_VIRTUAL_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0"
 
 _INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _FLOATS = {name: value for value, name in _INFINITE.items()}
@@ -47,10 +45,11 @@ def run_statement(
     """
     authorizer = connection.authorizer
     limits = None
-    writes = access is Access.EXECUTE
-    authorizer.begin(access, sql, _virtual_tables(connection) if writes else ())
+    cache = connection.schema_cache
+    cache.refresh(connection)
+    authorizer.begin(access, sql, cache.shadows)
     try:
-        limits = _find_limits(connection, f"/*{access.value}*/ EXPLAIN {sql}", params)
+        limits = cache.limits(connection, f"/*{access.value}*/ EXPLAIN {sql}", params)
         set_limits(connection, limits)
         connection.grows = limits.grows
         changes = connection.total_changes
@@ -74,19 +73,6 @@ def run_statement(
         set_limits(connection, connection.own_limits)
     # Python's rowcount knows neither WITH ... INSERT nor a RETURNING that is not read to its end
     return rows, connection.execute("SELECT changes()").fetchone()[0] if changed else 0
-
-
-def _virtual_tables(connection: Connection) -> list[str]:
-    return [name for (name,) in connection.execute(_VIRTUAL_TABLES)]
-
-
-def _find_limits(connection: Connection, explaining: str, params: Parameters) -> StatementLimits:
-    try:
-        return limits_of(connection.execute(explaining, params))
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-            raise
-        return UNKNOWN  # the statement itself says better what is wrong with it
 
 
 def read_parameters(params: Parameters) -> Parameters:

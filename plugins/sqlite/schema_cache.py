@@ -1,0 +1,51 @@
+"""What a connection has found out about its schema and clients' statements, until that changes."""
+
+import sqlite3
+from typing import Any
+
+from .authorizer import shadow_tables
+from .statement_limits import UNKNOWN, StatementLimits, limits_of
+
+MOST_STATEMENTS = 256
+"""Whose limits are kept: as many as Python keeps compiled."""
+
+_VERSION = "PRAGMA schema_version"
+_VIRTUAL_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0"
+
+
+class SchemaCache:
+    """``shadows``: the tables that belong to virtual ones, in lower case."""
+
+    def __init__(self) -> None:
+        self.shadows: frozenset[str] = frozenset()
+        self._version = -1
+        self._limits: dict[str, StatementLimits] = {}
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Forget what is no longer true; call before each statement of a client."""
+        [version] = connection.execute(_VERSION).fetchone()
+        if version != self._version:
+            self.shadows = shadow_tables(name for (name,) in connection.execute(_VIRTUAL_TABLES))
+            self._limits.clear()
+            self._version = version
+
+    def limits(
+        self, connection: sqlite3.Connection, explaining: str, params: Any
+    ) -> StatementLimits:
+        """The limits of a statement that begins with EXPLAIN, as its client may compile it.
+
+        Raises:
+            sqlite3.OperationalError: it was interrupted.
+        """
+        limits = self._limits.get(explaining)
+        if limits is None:
+            try:
+                limits = limits_of(connection.execute(explaining, params))
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                    raise
+                return UNKNOWN  # the statement itself says better what is wrong with it
+            if len(self._limits) >= MOST_STATEMENTS:
+                self._limits.clear()
+            self._limits[explaining] = limits
+        return limits
