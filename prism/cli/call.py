@@ -10,6 +10,7 @@ import click
 from prism.cli.connection import (
     check_json,
     connection_options,
+    credential_headers,
     http_client,
     longest_wait,
     say_unreachable,
@@ -57,6 +58,7 @@ def call(
     timeout: str | None,
     ca_cert: str | None,
     cert: str | None,
+    key_file: str | None,
     stream: bool,
     verbose: bool,
 ) -> None:
@@ -71,13 +73,15 @@ def call(
         "accept": "application/json",
         "content-type": "application/json",
         **timeout_headers(timeout),
+        **credential_headers(key_file),
     }
     if stream:
         from prism.cli.stream import call_stream
 
         if not target.startswith(("http://", "https://")):
             raise click.UsageError(f"--url {url}: it begins with http:// or https://")
-        sys.exit(call_stream(target, params, timeout_headers(timeout), ca_cert, cert))
+        asked = {**timeout_headers(timeout), **credential_headers(key_file)}
+        sys.exit(call_stream(target, params, asked, ca_cert, cert))
     # Bytes as they were given: if they are no UTF-8, the proxy says where.
     body = sys.stdin.buffer.read() if params == "-" else os.fsencode(params)
     check_json(body)

@@ -30,8 +30,14 @@ Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def connection_options(command: Command) -> Command:
-    """``--url``, ``--ca-cert`` and ``--cert``."""
+    """``--url``, ``--ca-cert``, ``--cert`` and ``--key-file``."""
     for option in (
+        click.option(
+            "--key-file",
+            metavar="FILE",
+            envvar="PRISM_KEY_FILE",
+            help="File with an API key, or another bearer token, to show.",
+        ),
         click.option("--cert", metavar="FILE", help="Client certificate and key, in one PEM file."),
         click.option("--ca-cert", metavar="FILE", help="Trust this authority for https."),
         click.option(
@@ -75,6 +81,15 @@ def timeout_headers(timeout: str | None) -> dict[str, str]:
         return {}
     _seconds(timeout)
     return {"prism-timeout": timeout}
+
+
+def credential_headers(key_file: str | None) -> dict[str, str]:
+    """``authorization`` for ``--key-file``.
+
+    Raises:
+        click.UsageError: the file cannot be used.
+    """
+    return {} if key_file is None else {"authorization": f"Bearer {_token(key_file)}"}
 
 
 def _seconds(timeout: str) -> float:

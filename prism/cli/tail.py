@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from prism.cli.connection import connection_options, http_client, say_unreachable, target_url
+from prism.cli.connection import (
+    connection_options,
+    credential_headers,
+    http_client,
+    say_unreachable,
+    target_url,
+)
 from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
 
 if TYPE_CHECKING:
@@ -38,13 +44,20 @@ it was, if the plugin gives positions, and anew if not. Exit status: 0 the strea
 @click.argument("params", metavar="[JSON]", default="{}")
 @connection_options
 def tail(
-    namespace: str, operation: str, params: str, url: str, ca_cert: str | None, cert: str | None
+    namespace: str,
+    operation: str,
+    params: str,
+    url: str,
+    ca_cert: str | None,
+    cert: str | None,
+    key_file: str | None,
 ) -> None:
     """Follow a streaming operation, and connect again when it breaks off."""
     target = target_url(url, namespace, operation)
     end_on_interrupt()
     try:
         with http_client(url, ca_cert, cert, SILENCE) as client:
+            client.headers.update(credential_headers(key_file))
             sys.exit(_follow(client, url, target, params))
     except ReaderGone:
         sys.exit(0)

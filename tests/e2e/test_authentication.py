@@ -105,6 +105,21 @@ def test_what_is_listed(proxy, keys):
     assert closed.status_code == 403
 
 
+def test_the_command_line_shows_a_key(proxy, keys, tmp_path):
+    (tmp_path / "key").write_text(keys.writer + "\n")
+
+    def prism(*words):
+        command = [sys.executable, "-m", "prism", *words, "--url", proxy.url]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, input="")
+
+    assert prism("call", "kv", "echo").returncode == 1
+    with_key = ("--key-file", str(tmp_path / "key"))
+    assert prism("call", "kv", "echo", '{"a":1}', *with_key).stdout == '{"a":1}\n'
+    assert prism("call", "kv", "count", '{"n":2}', "--stream", *with_key).stdout == "0\n1\n"
+    assert prism("tail", "kv", "count", '{"n":2}', *with_key).stdout == "0\n1\n"
+    assert prism("tail", "kv", "count", '{"n":2}').returncode == 1
+
+
 def raw(proxy, head):
     """The status that a head of HTTP/1.1, as it is, is answered with."""
     with socket.create_connection(("127.0.0.1", proxy.port), 60) as connection:
