@@ -168,7 +168,8 @@ Prism reads one YAML file. This is enough to start with:
 
 - Unknown keys, wrong types and values out of range are refused, all in one message.
 - A relative path starts at the directory of the configuration file.
-- Nothing is taken from the environment.
+- Nothing is taken from the environment, but for the options of `prism serve` (`PRISM_CONFIG`) and
+  `PRISM_HTTP2_CODEC` and `PRISM_HTTP1_PARSER`, which [choose libraries](http2.md).
 - Names of namespaces and plugins have 1 to 63 lower-case letters, digits and hyphens.
 - `schemas/config.schema.json` is a JSON Schema of this page, for editors.
 - `examples/config/` has whole files, for several kinds of plugin and for a catalogue.

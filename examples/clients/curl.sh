@@ -1,7 +1,7 @@
 #!/bin/sh
-# Each way in that curl can take. sh examples/clients/curl.sh http://127.0.0.1:50051
+# Each way in that curl can take. sh examples/clients/curl.sh [http://127.0.0.1:50051]
 set -eu
-demo="$1/v1/demo"
+demo="${1:-http://127.0.0.1:50051}/v1/demo"
 
 # A call.
 curl -sS -d '{"key":"user:123","value":{"name":"Ada"}}' "$demo/set"; echo

@@ -1,20 +1,35 @@
 """A stock gRPC client: stores a value, reads it back, scans, and watches what changes.
 
 pip install grpcio grpcio-tools
-python examples/clients/grpc_client.py schemas 127.0.0.1:50051
+python examples/clients/grpc_client.py [schemas [127.0.0.1:50051 [ca.pem]]]
+
+With ca.pem, the file of the authority that the proxy's certificate is from, over TLS.
 """
 
 import json
 import queue
 import sys
+from pathlib import Path
 
 import grpc
 
-sys.path.insert(0, sys.argv[1])
+given = sys.argv[1:]
+schemas = given[0] if given else str(Path(__file__).parents[2] / "schemas")
+address = given[1] if len(given) > 1 else "127.0.0.1:50051"
+sys.path.insert(0, schemas)
 messages, services = grpc.protos_and_services("prism/plugin.proto")  # type: ignore[attr-defined]
 DEMO = [("prism-namespace", "demo")]
 
-with grpc.insecure_channel(sys.argv[2]) as channel:
+
+def connect() -> grpc.Channel:
+    """A channel to the proxy, with TLS where there is an authority to trust."""
+    if len(given) < 3:
+        return grpc.insecure_channel(address)
+    trusted = grpc.ssl_channel_credentials(Path(given[2]).read_bytes())
+    return grpc.secure_channel(address, trusted)
+
+
+with connect() as channel:
     prism = services.BackendPluginStub(channel)
 
     def call(operation, **params):

@@ -1,7 +1,7 @@
 """Calls and streams with httpx: a call, lines of JSON, server-sent events.
 
 pip install httpx
-python examples/clients/httpx_client.py http://127.0.0.1:50051
+python examples/clients/httpx_client.py [http://127.0.0.1:50051]
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-DEMO = sys.argv[1] + "/v1/demo"
+DEMO = "".join(sys.argv[1:2] or ["http://127.0.0.1:50051"]) + "/v1/demo"
 
 # No read timeout: a stream may be silent; Prism sends a comment every 15 seconds.
 with httpx.Client(timeout=httpx.Timeout(10, read=None)) as client:

@@ -2,10 +2,10 @@
 // server-sent events; a WebSocket, where there is one (Node 22, or 20 with
 // --experimental-websocket).
 //
-// node examples/clients/node_client.js http://127.0.0.1:50051
+// node examples/clients/node_client.js [http://127.0.0.1:50051]
 'use strict';
 
-const demo = `${process.argv[2]}/v1/demo`;
+const demo = `${process.argv[2] ?? 'http://127.0.0.1:50051'}/v1/demo`;
 
 async function post(operation, params, headers = {}) {
   const response = await fetch(`${demo}/${operation}`, {

@@ -42,9 +42,10 @@ def explain(
     url: str,
     token_file: str | None,
 ) -> None:
-    """Say whether PRINCIPAL may call OPERATION in NAMESPACE, and which line decides it.
+    """Say whether somebody may make a call, and which line decides it.
 
-    Exit status: 0 where it may, 1 where it may not.
+    PRINCIPAL would call OPERATION in NAMESPACE. Exit status: 0 where it may, 1 where it may
+    not.
     """
     from prism.access.identity import Identity
     from prism.access.permissions import NAMES, deciding

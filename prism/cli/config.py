@@ -74,10 +74,11 @@ def schema() -> None:
 @output_option
 @admin_options
 def plan(output: str, url: str, token_file: str | None) -> None:
-    """Say what applying the proxy's configuration file, as it is now, would do.
+    """Say what applying the file would change.
 
-    Changes nothing. A namespace starts, reloads (no call is lost), restarts (its plugin may
-    not run twice, so calls wait), is updated (limits), stops, or stays.
+    The proxy reads its configuration file as it is now, and changes nothing. A namespace
+    starts, reloads (no call is lost), restarts (its plugin may not run twice, so calls wait),
+    is updated (limits), stops, or stays.
     """
     _show_changes(Admin(url, token_file).get("/admin/config/plan"), output)
 
@@ -135,7 +136,10 @@ def _show_changes(found: dict[str, Any], output: str) -> None:
 @click.option("--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml")
 @admin_options
 def show_config(file: str | None, output: str, url: str, token_file: str | None) -> None:
-    """Print the configuration in use, or that of a file, in full: defaults too, secrets hidden."""
+    """Print the configuration in use, or a file's.
+
+    In full: defaults too, secrets hidden. It can be used as a file again.
+    """
     if file is None:
         show_one(Admin(url, token_file).get("/admin/config")["config"], output)
         return

@@ -43,6 +43,7 @@ def connection_options(command: Command) -> Command:
         click.option(
             "--url",
             envvar="PRISM_URL",
+            show_envvar=True,
             default=DEFAULT_URL,
             show_default=True,
             help="The proxy's data port.",
@@ -200,6 +201,7 @@ def admin_options(command: Command) -> Command:
             "--token-file",
             metavar="FILE",
             envvar="PRISM_TOKEN_FILE",
+            show_envvar=True,
             help="File with the token of `admin.token_file`.",
         ),
         click.option(
@@ -207,6 +209,7 @@ def admin_options(command: Command) -> Command:
             "--admin",
             cls=RenamedOption,
             envvar="PRISM_ADMIN",
+            show_envvar=True,
             default=DEFAULT_ADMIN_URL,
             show_default=True,
             help="The proxy's admin port: a URL, or unix:/path.",

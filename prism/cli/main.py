@@ -12,6 +12,7 @@ import click
 from prism import __version__
 from prism.cli.authz import authz
 from prism.cli.call import call
+from prism.cli.completion import VARIABLE, completion
 from prism.cli.config import config
 from prism.cli.key import key
 from prism.cli.plugin import namespace, plugin
@@ -57,6 +58,7 @@ def show_version(context: click.Context) -> None:
 prism.add_command(serve)
 prism.add_command(call)
 prism.add_command(tail)
+prism.add_command(completion)
 prism.add_command(config)
 prism.add_command(namespace)
 prism.add_command(plugin)
@@ -68,7 +70,7 @@ prism.add_command(authz)
 def main() -> None:
     """Run the command line; the errors of users never show as tracebacks."""
     try:
-        prism()
+        prism(complete_var=VARIABLE)
     except PrismError as error:
         click.echo(f"prism: {error}", err=True)
         sys.exit(1)

@@ -106,7 +106,8 @@ def status(namespace: str, watch: bool, output: str, url: str, token_file: str |
     try:
         while True:
             found = port.get(path)
-            line = "  ".join(f"{name}={found[name]}" for name in COLUMNS[1:] if found[name])
+            names = ["instance", *COLUMNS[1:]]
+            line = "  ".join(f"{name}={found[name]}" for name in names if found[name])
             if line != shown:
                 print_line(_watched(found, output) if output != "table" else line)
             shown = line
@@ -180,8 +181,39 @@ def _simple(name: str, help_text: str) -> None:
 
 
 _simple("restart", "End a plugin, and its streams, and start it again; calls wait.")
-_simple("drain", "Let a plugin finish its calls and end; start none until a restart.")
+_simple("drain", "Let a plugin end after its calls, and start none.")
 _simple("reset", "Forget a plugin's failures, and try to start it now.")
+
+
+@plugin.command()
+@click.argument("namespace", required=False)
+@click.option("--tail", type=click.IntRange(0), default=20, show_default=True, help="Past events.")
+@output_option
+@admin_options
+def events(namespace: str | None, tail: int, output: str, url: str, token_file: str | None) -> None:
+    """Follow what happens to plugins, until Ctrl-C.
+
+    Every change of state, each step of a reload, namespaces that come and go.
+    """
+    if namespace is not None:
+        admin_path("plugins", namespace)
+    query = f"tail={tail}" + (f"&namespace={namespace}" if namespace is not None else "")
+    end_on_interrupt()
+    try:
+        for text in Admin(url, token_file).lines(f"/admin/events?{query}"):
+            event = json.loads(text)
+            print_line(_watched(event, output) if output != "table" else _event_line(event))
+    except ReaderGone:
+        return
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    if "kind" not in event:
+        return json.dumps(event)  # so many were lost, or the stream's end
+    when = datetime.fromtimestamp(event["time"], UTC).isoformat(timespec="milliseconds")
+    what = event.get("state", "") if event["kind"] == "state" else event["kind"]
+    who = event.get("instance") or event["namespace"]
+    return f"{when} {who:20} {what:12} {_plain(event.get('reason', ''))}".rstrip()
 
 
 @plugin.command()
@@ -209,11 +241,13 @@ def _log_line(line: dict[str, Any]) -> str:
     if "text" not in line:
         return json.dumps(line)  # so many were lost, or the stream's end
     when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
-    shown = (
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in line["text"]
-    )
-    text = "".join(shown).replace("\n", "\n    ")
-    return f"{when} {line['level']:7} {line['instance']} {text}"
+    return f"{when} {line['level']:7} {line['instance']} {_plain(line['text'])}"
+
+
+def _plain(text: str) -> str:
+    """What a plugin has said, its further lines indented; it cannot drive the terminal."""
+    shown = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(shown).replace("\n", "\n    ")
 
 
 def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -288,12 +322,22 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
     flat = {}
     for name, value in record.items():
         if isinstance(value, dict):
-            inner = [f"{key} {each:.3g}" if isinstance(each, float) else f"{key} {each}"
-                for key, each in value.items() if each is not None]  # fmt: skip
+            inner = [
+                f"{key} {_number(each, name)}"
+                for key, each in value.items()
+                if each not in (None, "")
+            ]
             flat[name] = ", ".join(inner)
         elif value not in (None, "", []) and name not in {"generations", "time", "since"}:
             flat[name] = value
     return flat
+
+
+def _number(value: object, of: str) -> str:
+    """A value within a record; the phases of a reload are seconds."""
+    if of == "phases" and isinstance(value, int | float):
+        return f"{value:.3f} s"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 for command in (keygen, sign, verify):

@@ -52,6 +52,7 @@ a successor on the same sockets, and ends when it serves: a rolling restart
     "file",
     metavar="FILE",
     envvar="PRISM_CONFIG",
+    show_envvar=True,
     help="Configuration (docs/configuration.md); without one, a demo.",
 )
 @click.option("--watch", is_flag=True, help="Apply the configuration whenever its file changes.")

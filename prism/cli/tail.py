@@ -52,7 +52,10 @@ def tail(
     cert: str | None,
     key_file: str | None,
 ) -> None:
-    """Follow a streaming operation, and connect again when it breaks off."""
+    """Follow a stream, over lost connections too.
+
+    It connects again whenever the stream breaks off.
+    """
     target = target_url(url, namespace, operation)
     end_on_interrupt()
     try:
@@ -73,6 +76,14 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
     import httpx
 
     position, pause = "", FIRST_PAUSE
+    told = False
+
+    def tell_once() -> None:
+        nonlocal told
+        if not told:
+            click.echo("Trying again until it answers; Ctrl-C ends this.", err=True)
+        told = True
+
     while True:
         headers = {"accept": "text/event-stream"}
         if position:
@@ -82,9 +93,11 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
                 if response.status_code != 200:
                     response.read()
                     problem = _json(response.text)
-                    if not _passes(problem):
+                    if not told or not _passes(problem):
                         click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+                    if not _passes(problem):
                         return 1
+                    tell_once()
                 for event in _events(response.iter_lines()) if response.is_success else ():
                     if event.kind == "end":
                         return 0
@@ -94,14 +107,14 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
                             click.echo(explained(problem, event.data), err=True)
                             return 1
                         break
-                    position, pause = event.id or position, FIRST_PAUSE
+                    position, pause, told = event.id or position, FIRST_PAUSE, False
                     print_line(event.data)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise click.UsageError(f"--url {url}: {error}") from None
         except httpx.HTTPError as error:
-            if pause == FIRST_PAUSE:
+            if not told:
                 say_unreachable(url, error)
-                click.echo("Trying again until it answers; Ctrl-C ends this.", err=True)
+            tell_once()
         time.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
 

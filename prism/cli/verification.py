@@ -98,7 +98,7 @@ Examples:
   prism plugin verify --key ed25519:... ./dist/orders
 
 \b
-A TARGET with a slash is a path; another is a plugin's name in the catalogue. The
+With a slash it is a PATH, otherwise the NAME of a plugin in the catalogue. The
 digest is what `sha256` in the configuration takes. Exit status: 0 when all of them
 may run, 1 otherwise.
 """
@@ -108,7 +108,13 @@ may run, 1 otherwise.
 @click.argument("target", metavar="[NAME [VERSION] | PATH]", required=False)
 @click.argument("version", metavar="", required=False)
 @click.option(
-    "--config", "-c", "file", metavar="FILE", envvar="PRISM_CONFIG", help="The configuration."
+    "--config",
+    "-c",
+    "file",
+    metavar="FILE",
+    envvar="PRISM_CONFIG",
+    show_envvar=True,
+    help="The configuration.",
 )
 @click.option("--key", "keys", metavar="KEY", multiple=True, help="Trust this public key as well.")
 @output_option
@@ -160,8 +166,7 @@ def _run(checks: list[Check]) -> tuple[list[dict[str, Any]], list[str]]:
             verdict = check()
         except PluginRefused as error:
             problems.append(str(error))
-            record["result"] = error.reason
-            record["problem"] = str(error)
+            record |= {"result": error.reason, "problem": str(error), "file": error.place}
         if verdict is not None:
             record |= {
                 "signed_by": verdict.signer,

@@ -195,7 +195,7 @@ class AdminConfig(Block, frozen=True):
         ),
     ] = "127.0.0.1"
     port: Annotated[
-        Port, Meta(description="TCP port; 0 picks a free one. Of no meaning for a socket.")
+        Port, Meta(description="TCP port; 0 picks a free one. A Unix socket has none.")
     ] = 50052
     tls: Annotated[ListenerTLS | None, Meta(description="Serve TLS; without it, plain text.")] = (
         None

@@ -382,7 +382,8 @@ class PluginMisbehaved(CallError):
 class PluginUnavailable(CallError):
     """No instance can take the call. It never ran.
 
-    ``retry_after``: seconds until the next start of the plugin, where that is known.
+    ``retry_after``: seconds until the next start of the plugin, where that is known; infinite
+    where somebody has to ask for it.
     """
 
     status = StatusCode.UNAVAILABLE

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from textwrap import indent
@@ -44,7 +45,11 @@ def _second(moment: int) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the record's ``fields``."""
+    """One JSON object a line: time, level, logger, message, pid, and the record's ``fields``.
+
+    The pid tells the lines of a process from its successor's. Records of plugins have a pid of
+    their own among their fields, which counts.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -53,6 +58,7 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            "pid": os.getpid(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -109,8 +115,7 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     if format == "json" or (format == "auto" and not terminal):
         handler.setFormatter(JSONFormatter())
     else:
-        # https://no-color.org
-        handler.setFormatter(ConsoleFormatter(colour=terminal and "NO_COLOR" not in os.environ))
+        handler.setFormatter(ConsoleFormatter(colour=terminal and _wants_colour(os.environ)))
     # No format shows them, and looking them up is a good part of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
@@ -122,6 +127,11 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
+
+
+def _wants_colour(environment: Mapping[str, str]) -> bool:
+    """Not with NO_COLOR (https://no-color.org), nor on a terminal that knows no colours."""
+    return "NO_COLOR" not in environment and environment.get("TERM") != "dumb"
 
 
 def _handler(stream: TextIO | None) -> logging.Handler:

@@ -78,8 +78,9 @@ def problem(error: CallError, request_id: str, namespace: str = "", operation: s
     headers = [_PROBLEM]
     known = error.retry_after
     if known is not None or status in {429, 503}:
-        seconds = RETRY_AFTER_SECONDS if known is None else max(1, math.ceil(known))
-        headers.append((b"retry-after", b"%d" % seconds))
+        seconds = RETRY_AFTER_SECONDS if known is None else known
+        if seconds != math.inf:  # else nobody knows
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     if isinstance(error, Unauthenticated):

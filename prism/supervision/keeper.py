@@ -11,6 +11,7 @@ is cancelled when a verb has changed what it should do.
 """
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -203,7 +204,9 @@ class Keeper:
         crashed = failure.crashed and self.spec.plugin.form in STARTED_BY_US
         delay = self._backoff.after(served, crashed=crashed)
         if delay is None:
-            self._say_absent(f"it crashed {self._backoff.crashes} times in a row: {failure}")
+            self._say_absent(
+                f"it crashed {self._backoff.crashes} times in a row: {failure}", retry_at=math.inf
+            )
             log.error(
                 "namespace %s: gave up on %s until it is reset",
                 self.spec.namespace,
@@ -347,7 +350,7 @@ class Keeper:
         """
         self.paused = True
         self._step.cancel()
-        self.slot.say_absent(reason, held=held)
+        self.slot.say_absent(reason, held=held, retry_at=None if held else math.inf)
 
     def resume(self) -> None:
         """Go on making attempts, at once, if there is no instance."""

@@ -26,7 +26,8 @@ class Slot:
     ``current`` is ``None`` while there is no instance; ``absence`` then says
     why, to operators alone (it may name hosts and files), ``expected`` whether one is
     about to come, ``held`` whether that was asked for, so that all calls should wait for
-    it, and ``retry_at`` (on trio's clock) when the next start is due. ``waiting`` calls
+    it, and ``retry_at`` (on trio's clock) when the next start is due: never where an operator
+    has to ask for it (``math.inf``), ``None`` where that is not known. ``waiting`` calls
     wait for one; ``retried`` counts calls that were given to another instance, by reason.
     ``canary`` is an instance that gets ``share`` of the calls. ``operations`` are the current
     instance's, or, where there is none, those of the last.

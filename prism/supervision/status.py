@@ -5,6 +5,7 @@ called ``time`` or ``since`` are seconds of the wall clock (Unix time); duration
 are in seconds.
 """
 
+import math
 from typing import Literal
 
 import msgspec
@@ -151,7 +152,7 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
     instance = keeper.current.instance if keeper.current is not None else None
     health = instance.health if instance is not None else None
     retry_in = None
-    if slot.retry_at is not None:
+    if slot.retry_at is not None and slot.retry_at != math.inf:
         retry_in = max(0.0, slot.retry_at - trio.current_time())
     return NamespaceStatus(
         namespace=spec.namespace,

@@ -1,7 +1,9 @@
+import os
 import re
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -22,6 +24,45 @@ def test_python_dash_m_prism_is_the_command():
     assert (done.returncode, done.stderr) == (0, "")
     parts = r"HTTP/2: (nghttp2|h2) [0-9.]+; JSON: (compiled|Python)"
     assert re.fullmatch(rf"prism {__version__} \({parts}\)\n", done.stdout)
+
+
+def groups(command, path=()):
+    """Every command that has commands below it."""
+    if isinstance(command, click.Group):
+        yield list(path)
+        for name, below in command.commands.items():
+            yield from groups(below, (*path, name))
+
+
+@pytest.mark.parametrize("group", list(groups(prism)))
+def test_no_sentence_is_cut_off_in_a_list_of_commands(group):
+    result = CliRunner().invoke(prism, [*group, "--help"], terminal_width=80)
+    listed = result.output.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
+def test_what_is_taken_from_the_environment_is_in_the_help():
+    for command, variable in (
+        ("call", "PRISM_URL"),
+        ("plugin list", "PRISM_ADMIN"),
+        ("plugin list", "PRISM_TOKEN_FILE"),
+        ("serve", "PRISM_CONFIG"),
+    ):
+        result = CliRunner().invoke(prism, [*command.split(), "--help"])
+        assert f"[env var: {variable}" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_the_commands(shell):
+    done = run("completion", shell)
+    assert done.returncode == 0
+    assert f"_PRISM_COMPLETE={shell}_complete" in done.stdout
+    words = {"COMP_WORDS": "prism plug", "COMP_CWORD": "1", "_PRISM_COMPLETE": "bash_complete"}
+    printed = subprocess.run(
+        [sys.executable, "-m", "prism"], capture_output=True, text=True, env={**os.environ, **words}
+    ).stdout
+    assert "plugin" in printed or shell != "bash"
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["call"], ["config"], ["config", "check"]])
@@ -54,7 +95,7 @@ def test_wrong_usage_is_status_2(arguments):
     ],
 )
 def test_errors_are_sentences(monkeypatch, capsys, error, said):
-    def fail():
+    def fail(**_options):
         raise error
 
     monkeypatch.setattr(main_module, "prism", fail)
@@ -65,7 +106,7 @@ def test_errors_are_sentences(monkeypatch, capsys, error, said):
 
 
 def test_a_variable_shows_the_traceback_of_a_bug(monkeypatch):
-    def fail():
+    def fail(**_options):
         raise ValueError
 
     monkeypatch.setattr(main_module, "prism", fail)

@@ -115,11 +115,26 @@ def test_restart_drain_and_reset(proxy):
     assert prism(proxy, "plugin", "restart", "user-profiles").returncode == 0
     drained = prism(proxy, "plugin", "drain", "user-profiles", "-o", "json")
     assert json.loads(drained.stdout)["outcome"] == "drained"
-    assert proxy.call("user-profiles", "echo").status_code == 503
+    refused = proxy.call("user-profiles", "echo")
+    assert refused.status_code == 503
+    assert "retry-after" not in refused.headers, "nobody starts it until an operator does"
     assert prism(proxy, "plugin", "restart", "user-profiles").returncode == 0
     assert proxy.call("user-profiles", "echo").status_code == 200
     assert prism(proxy, "plugin", "reset", "user-profiles").returncode == 0
     assert prism(proxy, "plugin", "logs", "user-profiles").returncode == 0
+
+
+def test_what_happens_is_followed(proxy):
+    options = ["--url", proxy.admin, "--token-file", str(proxy.token)]
+    command = [sys.executable, "-m", "prism", "plugin", "events", "user-profiles", *options]
+    with subprocess.Popen([*command, "--tail", "1"], stdout=subprocess.PIPE, text=True) as events:
+        when, who, *_ = events.stdout.readline().split()  # the last one: now it follows
+        assert when.endswith("+00:00")
+        assert who.startswith("user-profiles")
+        assert prism(proxy, "plugin", "reload", "user-profiles").returncode == 0
+        assert any(" reload " in line and " has taken over" in line for line in events.stdout)
+        assert any(line.split()[2] == "stopped" for line in events.stdout)
+        events.kill()
 
 
 def test_who_shows_no_token_is_told_how(proxy):

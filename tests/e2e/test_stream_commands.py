@@ -144,6 +144,9 @@ def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
         assert json.loads(process.stdout.readline())["key"] == "before"
         port = proxy.port
         assert proxy.stop() == 0
+        assert "cannot call" in process.stderr.readline()
+        assert process.stderr.readline().startswith("Is the proxy running?")
+        assert process.stderr.readline() == "Trying again until it answers; Ctrl-C ends this.\n"
         again = start_prism(arguments=("--port", str(port), "--admin-port", "0"))
         put(again, "after")
         assert json.loads(process.stdout.readline())["key"] == "after"

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 
@@ -38,6 +39,7 @@ def test_json_lines():
     assert first["message"] == "two\nlines"
     assert (first["level"], first["logger"], first["namespace"]) == ("info", "prism.test", "kv")
     assert first["time"].endswith("Z")
+    assert first["pid"] == os.getpid()
     assert len(first["time"]) == len("2026-01-01T00:00:00.000Z")
     assert second["message"] == "failed with this"
     assert second["exception"].endswith("ValueError: why")
@@ -96,15 +98,18 @@ def test_a_second_set_up_takes_the_first_ones_place(tmp_path):
 
 def test_colour_only_on_a_terminal_that_wants_it(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     setup_logging("info", "auto", stream)
     logging.getLogger("prism.test").warning("w")
     assert "\x1b[33mWARNING" in stream.getvalue()
-    monkeypatch.setenv("NO_COLOR", "1")
-    stream = Terminal()
-    setup_logging("info", "auto", stream)
-    logging.getLogger("prism.test").warning("w")
-    assert "\x1b" not in stream.getvalue()
+    for name, value in (("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+        stream = Terminal()
+        setup_logging("info", "auto", stream)
+        logging.getLogger("prism.test").warning("w")
+        assert "\x1b" not in stream.getvalue()
+        monkeypatch.setenv("TERM", "xterm")
 
 
 def test_uncaught_exceptions_and_warnings_are_logged():

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import pytest
@@ -112,7 +113,9 @@ async def test_calls_wait_while_one_is_expected(autojump_clock):
     slot.clear(slot.current)
     slot.say_absent("again", retry_at=trio.current_time() + 3)
     await wait()
-    assert outcomes == ["ns/1", 3]
+    slot.say_absent("an operator has drained it", retry_at=math.inf)
+    await wait()
+    assert outcomes == ["ns/1", 3, math.inf]
 
 
 async def test_calls_wait_for_the_next_when_the_channel_of_this_one_has_broken(autojump_clock):
