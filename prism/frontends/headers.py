@@ -11,6 +11,7 @@ from itertools import chain
 from prism.calls.timeout import parse_timeout
 from prism.calls.trace import Trace, parse_trace
 from prism.contract.errors import InvalidRequest
+from prism.frontends.stream_text import END_ID, position_of
 from prism.server.exchange import Headers
 
 _READ = frozenset(
@@ -34,7 +35,8 @@ _READ = frozenset(
 _PARTICULAR = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"last-event-id"})
 """Headers that differ from request to request."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
-_MAX_EVENT_ID = 1024
+MAX_EVENT_ID = 3 * 1024
+"""Bytes of an id: a position of 1 KiB, every byte of it percent-encoded."""
 HIDDEN_ORIGIN = "a site that its browser does not name"
 """What ``foreign_origin`` returns for a page's request without ``Origin``: a GET in the mode
 ``no-cors``, as of an image (WHATWG Fetch; Fetch Metadata has the headers that give it away)."""
@@ -120,6 +122,10 @@ class RequestHeaders:
     def _media_type(self) -> bytes:
         return self._values.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
+    def has_seen_the_end(self) -> bool:
+        """Whether an event stream is asked for again that had ended."""
+        return self._values.get(b"last-event-id") == END_ID
+
     def last_event_id(self) -> str:
         """Where the client wants a stream resumed; empty for its beginning, which is also
         where a message without a position stands.
@@ -128,13 +134,12 @@ class RequestHeaders:
             InvalidRequest: it is no text, or longer than any id given out.
         """
         given = self._values.get(b"last-event-id", b"")
+        if len(given) > MAX_EVENT_ID:
+            raise InvalidRequest(f"last-event-id is longer than {MAX_EVENT_ID} bytes")
         try:
-            text = given.decode()
+            return position_of(given)
         except UnicodeDecodeError:
-            raise InvalidRequest("last-event-id is not UTF-8") from None
-        if len(given) > _MAX_EVENT_ID:
-            raise InvalidRequest(f"last-event-id is longer than {_MAX_EVENT_ID} bytes")
-        return "" if text.startswith("#") else text
+            raise InvalidRequest("last-event-id is not UTF-8, percent-encoded") from None
 
     def foreign_origin(self) -> str:
         """The origin, in lower case, of the web page that asks; empty if it is the proxy's

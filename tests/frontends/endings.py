@@ -581,7 +581,7 @@ class Events(Rest):
         last = bytes(response.body).strip().split(b"\n\n")[-1]
         kind, _, data = last.partition(b"\ndata: ")
         error = json.loads(data) if kind == b"event: error" else None
-        return _within(response, error, ended=kind == b"event: end")
+        return _within(response, error, ended=kind.endswith(b"event: end"))
 
 
 def _within(response: Response, error: dict[str, Any] | None, *, ended: bool) -> Told:

@@ -17,6 +17,7 @@ from prism.contract.errors import (
     RequestTimeout,
     UnsupportedEncoding,
 )
+from prism.contract.status import StatusCode
 from prism.frontends.answering import ExchangeCall, Observer
 from prism.frontends.headers import RequestHeaders
 from prism.grpc.framing import ACCEPT_ENCODING, Encoding, MessageReader, pack
@@ -26,6 +27,20 @@ from prism.server.exchange import Exchange, Headers, Phase
 COMPRESS_FROM = 1024
 """Bytes of a message below which compressing costs more than it saves."""
 _OK = [(b"grpc-status", b"0")]
+
+
+def broken(detail: str) -> InvalidRequest:
+    """What came is no message: INTERNAL, as every gRPC server says it (gRPC status codes)."""
+    error = InvalidRequest(detail)
+    error.status = StatusCode.INTERNAL
+    return error
+
+
+def _wrong_number(detail: str) -> InvalidRequest:
+    """A unary call with no message, or with several: UNIMPLEMENTED (gRPC status codes)."""
+    error = InvalidRequest(detail)
+    error.status = StatusCode.UNIMPLEMENTED
+    return error
 
 
 class GrpcCall(ExchangeCall):
@@ -95,9 +110,9 @@ class GrpcCall(ExchangeCall):
         reader.feed(body)
         message = self._next(reader, ended=True)
         if message is None:
-            raise InvalidRequest("the call has no message")
+            raise _wrong_number("the call has no message")
         if self._next(reader, ended=True) is not None:
-            raise InvalidRequest("a unary call has one message, and more came")
+            raise _wrong_number("a unary call has one message, and more came")
         return message
 
     async def next_message(self) -> bytes | None:
@@ -125,9 +140,9 @@ class GrpcCall(ExchangeCall):
         try:
             message = reader.next_message()
         except RemoteProtocolError as error:
-            raise InvalidRequest(str(error)) from None
+            raise broken(str(error)) from None
         if message is None and ended and reader.incomplete:
-            raise InvalidRequest("the request ended in the middle of a gRPC message")
+            raise broken("the request ended in the middle of a gRPC message")
         return message
 
     async def only_message(self) -> bytes:
@@ -140,9 +155,9 @@ class GrpcCall(ExchangeCall):
         with trio.move_on_after(BODY_PAUSE):
             message = await self.next_message()
             if message is None:
-                raise InvalidRequest("the call has no message")
+                raise _wrong_number("the call has no message")
             if await self.next_message() is not None:
-                raise InvalidRequest("a unary call has one message, and more came")
+                raise _wrong_number("a unary call has one message, and more came")
             return message
         raise RequestTimeout(f"the message did not arrive within {BODY_PAUSE:g} s")
 

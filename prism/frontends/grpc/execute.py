@@ -4,6 +4,7 @@ The namespace is named in the metadata ``prism-namespace``. Operation and params
 the message, so that they are known only once it was read, within the policies.
 """
 
+import base64
 from math import inf
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.names import namespace_name, operation_name
-from prism.frontends.grpc.call import GrpcCall
+from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.framing import PREFIX_SIZE
 from prism.grpc.protobuf import decode, encode
 
@@ -127,7 +128,7 @@ def _decoded(kind: type[M], payload: bytes) -> M:
     try:
         return decode(kind, payload)
     except RemoteProtocolError as error:
-        raise InvalidRequest(str(error)) from None
+        raise broken(str(error)) from None
 
 
 def _take_message(call: GrpcCall, message: ExecuteRequest | StreamRequest, limit: int) -> None:
@@ -159,6 +160,22 @@ def begin(call: ExecuteCall | ExecuteStreamCall, router: Router) -> None:
         call.stream = _MessageStream(call)
     else:
         call.deadline = namespace.deadline(call.started, timeout)
-    if resume_after := call.header(b"prism-last-event-id"):
+    if resume_after := _resume_after(call):
         call.metadata = {"prism-last-event-id": resume_after}
     call.proceed()
+
+
+def _resume_after(call: GrpcCall) -> str:
+    """The position after which a stream goes on. What metadata cannot carry as text, it carries
+    under the same name with ``-bin``, in base64 (gRPC over HTTP/2, "Custom-Metadata").
+
+    Raises:
+        InvalidRequest: it cannot be read.
+    """
+    given = call.request_headers.get(b"prism-last-event-id-bin")
+    if given is None:
+        return call.header(b"prism-last-event-id")
+    try:
+        return base64.b64decode(given + b"=" * (-len(given) % 4), validate=True).decode()
+    except ValueError:
+        raise InvalidRequest("prism-last-event-id-bin is not UTF-8 in base64") from None

@@ -7,8 +7,8 @@ import trio
 from google.protobuf.message import DecodeError
 
 from prism.calls.router import Router
-from prism.contract.errors import Draining, InvalidRequest, UnknownNamespace
-from prism.frontends.grpc.call import GrpcCall
+from prism.contract.errors import Draining, UnknownNamespace
+from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.descriptors import message_class
 
 _Request = message_class("grpc.health.v1.HealthCheckRequest")
@@ -49,7 +49,7 @@ async def _service(call: GrpcCall) -> str:
     try:
         service: str = _Request.FromString(await call.only_message()).service
     except DecodeError:
-        raise InvalidRequest("the message is not a HealthCheckRequest") from None
+        raise broken("the message is not a HealthCheckRequest") from None
     return service
 
 

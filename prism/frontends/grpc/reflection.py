@@ -4,9 +4,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from prism.contract.errors import InvalidRequest
 from prism.contract.status import StatusCode
-from prism.frontends.grpc.call import GrpcCall
+from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.descriptors import FILES, SERVICES, file_of, message_class
 
 MAX_REQUEST = 4096
@@ -21,7 +20,7 @@ async def server_reflection_info(call: GrpcCall, package: str) -> None:
         try:
             request = request_class.FromString(payload)
         except DecodeError:
-            raise InvalidRequest("the message is not a ServerReflectionRequest") from None
+            raise broken("the message is not a ServerReflectionRequest") from None
         response = response_class(valid_host=request.host, original_request=request)
         _answer(request, response)
         await call.send_messages([response.SerializeToString()])

@@ -217,6 +217,9 @@ class RestApp:
             raise MethodNotAllowed(method.decode(), call.path.decode(), ("POST",), hint)
         call.target = namespace
         call.declared = headers.content_length
+        if kind is EventStream and headers.has_seen_the_end():
+            call.answer(Response(204, [], b""))
+            return
         if kind is not None:
             self._stream(call, exchange, headers, kind(), query)
         elif query:

@@ -155,7 +155,7 @@ async def test_what_is_followed_ends_with_the_port(served, client, admin):
     admin.front.stopping.set()
     response = await whole_response(client)
     assert response.whole
-    assert response.body.endswith(b"event: end\ndata: {}\n\n")
+    assert response.body.endswith(b"id: #end\nevent: end\ndata: {}\n\n")
     assert not admin.proxy.supervisor.events._followers
 
 

@@ -109,7 +109,7 @@ async def test_a_stream_ends_with_the_port(admin):
         return False
 
     answer = await admin.ask("GET", "/admin/events", until=stop)
-    assert answer.body.endswith(b"event: end\ndata: {}\n\n")
+    assert answer.body.endswith(b"id: #end\nevent: end\ndata: {}\n\n")
 
 
 async def test_silence_is_broken(admin, autojump_clock):

@@ -446,3 +446,12 @@ def test_only_the_exact_path_reaches_the_plugin(path, method, make_namespace, cl
     assert answer.status in ({200} if called else {200, 400, 404, 405})
     if not called and answer.status == 200:
         assert method in {"GET", "HEAD"}
+
+
+async def test_an_event_source_that_comes_back_to_a_finished_stream_is_told_to_stay_away(
+    make_namespace, make_client
+):
+    client = make_client(make_namespace())
+    headers = {"accept": "text/event-stream", "last-event-id": "#end"}
+    answer = await client.request("GET", "/v1/kv/count", headers=headers)
+    assert (answer.status, answer.body) == (204, b"")

@@ -143,13 +143,13 @@ async def test_events(client):
     answer = await client.post("/count", json={"n": 2}, headers=SSE)
     assert answer.headers["content-type"] == "text/event-stream"
     assert answer.headers["cache-control"] == "no-store"
-    assert events(answer.text) == [(None, "1", 0), (None, "2", 1), ("end", None, {})]
+    assert events(answer.text) == [(None, "1", 0), (None, "2", 1), ("end", "#end", {})]
 
 
 async def test_a_browser_reads_events_and_resumes(client):
     params = {"params": '{"n": 4}'}
     answer = await client.get("/count", params=params, headers={**SSE, "last-event-id": "2"})
-    assert events(answer.text) == [(None, "3", 2), (None, "4", 3), ("end", None, {})]
+    assert events(answer.text) == [(None, "3", 2), (None, "4", 3), ("end", "#end", {})]
     refused = await client.get("/count", params=params)
     assert refused.status_code == 405
     assert "or GET with accept: text/event-stream" in refused.json()["detail"]

@@ -43,8 +43,8 @@ class StreamFormat(ABC):
 class EventStream(StreamFormat):
     """``text/event-stream``.
 
-    An event's id is the position that the plugin gave the message, or else its number in
-    this stream behind a ``#``, which nobody takes for a position.
+    An event's id is the position that the plugin gave the message (``stream_text.position_id``),
+    or else its number in this stream behind a ``#``, which nobody takes for a position.
     """
 
     content_type = stream_text.EVENTS
@@ -56,10 +56,8 @@ class EventStream(StreamFormat):
     def message(self, response: StreamResponse) -> bytes:
         number = next(self._number)
         position = response.position
-        if position.startswith("#") or any(character in position for character in "\r\n\0"):
-            raise PluginMisbehaved("the plugin gave a message a position with # or a line break")
-        position = position or f"#{number}"
-        return stream_text.event(_json(response), number=position.encode(errors="replace"))
+        name = stream_text.position_id(position) if position else b"#%d" % number
+        return stream_text.event(_json(response), number=name)
 
     def error(self, problem: bytes) -> bytes:
         return stream_text.event(problem, kind=b"error")
