@@ -71,17 +71,23 @@ class Namespace:
             config.required,
         )
 
-    def update(self, config: NamespaceConfig) -> None:
-        """Take over what can change under calls: it is for those that come from now on."""
+    def update(self, config: NamespaceConfig, *, with_access: bool = True) -> None:
+        """Take over what can change under calls: it is for those that come from now on, and
+        access for open streams, too. Without ``with_access`` that stays as it was.
+        """
         self.limits = config.limits
         self.backend = config.backend
         self.description = config.description
         self.while_unavailable = config.while_unavailable
         self.required = config.required
-        if self.access is not None and self.access.access != (config.access or NamespaceAccess()):
-            self.access = AccessTable(self.name, config.access)
-            self.review_streams(lambda _: True)
+        if with_access and self.access is not None:
+            self._update_access(self.access, config.access or NamespaceAccess())
         self._limit_memory()
+
+    def _update_access(self, table: AccessTable, access: NamespaceAccess) -> None:
+        if table.access != access:
+            self.access = AccessTable(self.name, access)
+            self.review_streams(lambda _: True)
 
     def use_memory(self, memory: Memory) -> None:
         """Have the proxy's accounts as parents of the namespace's."""

@@ -136,7 +136,10 @@ class LiveConfig:
                 is_open = self.current.authentication is None
                 self._router.add(Namespace.from_config(namespace, slot, is_open=is_open))
             else:
-                self._router.find(namespace.name).update(namespace)
+                # A file without authentication has no access either, and takes a new process:
+                # until then this one's rules stay.
+                with_access = config.authentication is not None
+                self._router.find(namespace.name).update(namespace, with_access=with_access)
         if config.log.level != self.current.log.level:
             logging.getLogger().setLevel(config.log.level.upper())
         self.current = taken_over(self.current, config)

@@ -1,7 +1,11 @@
+import base64
+import json
 import time
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from token_issuer import ISSUER
 
 from prism.access.issuer_keys import IssuerKeys, read_key_set
@@ -98,3 +102,41 @@ async def test_claims_of_other_names(issuer, judge):
 async def test_names_of_an_issuer_can_be_kept_apart(issuer, judge):
     found = judge(issuer.token(sub="spiffe://prod/web"), prefix="idp:")
     assert (found.name, found.groups) == ("idp:spiffe://prod/web", {"idp:billing"})
+
+
+_parts = st.one_of(
+    st.binary(max_size=60),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["alg", "kid", "typ", "iss", "aud", "exp", "sub", "jwk", "x"]),
+                inner | st.sampled_from(["RS256", "rsa-1", "JWT", ISSUER, "prism"]),
+                max_size=4,
+            )
+        ),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+).map(lambda content: base64.urlsafe_b64encode(content).rstrip(b"="))
+
+
+@given(st.lists(_parts | st.binary(max_size=20), max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_is_refused_and_nothing_else_happens(judge_bytes, parts):
+    with pytest.raises(Unauthenticated):
+        judge_bytes(b".".join(parts))
+
+
+@pytest.fixture
+def judge_bytes(issuer, monkeypatch):
+    """Judge bytes, where there is no event loop."""
+    monkeypatch.setattr("prism.access.issuer_keys.trio.current_time", lambda: 0.0)
+    config = JWTIssuerConfig(
+        issuer=ISSUER, audience="prism", jwks_url=issuer.url, algorithms=["RS256"]
+    )
+    keys = IssuerKeys(config, lambda: None)
+    keys._keys, keys._fetched = read_key_set(msgspec.json.encode(issuer.key_set())), None
+    keys._started_at = 0.0
+    issuers = {ISSUER: Issuer(config, keys)}
+    return lambda token: judge_token(token, issuers, time.time())

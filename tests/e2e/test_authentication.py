@@ -274,6 +274,22 @@ def test_a_permission_that_is_taken_away_ends_streams(start_prism, keys, tmp_pat
     assert proxy.plugin_pids == pids  # the plugin goes on
 
 
+def test_rules_stay_until_a_process_without_authentication_comes(proxy, keys, tmp_path):
+    plain = config(keys.file, allow=RULES)
+    del plain["authentication"]
+    plain["namespaces"].append({"name": "new", "backend": "sqlite"})
+    for namespace in plain["namespaces"]:
+        namespace.pop("access", None)
+    (tmp_path / "prism.yaml").write_text(json.dumps(plain))
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: proxy.logged("authentication changed in"))
+    for name, key, status in [
+        ("kv", keys.writer, 200), ("kv", keys.reader, 403), ("new", keys.writer, 403),
+    ]:  # fmt: skip
+        assert proxy.call(name, "echo", **bearer(key)).status_code == status
+    assert proxy.call("kv", "echo").status_code == 401
+
+
 def test_a_dry_run_refuses_nothing(start_prism, keys):
     plain = config(keys.file, allow=RULES)
     plain["namespaces"][0]["access"]["mode"] = "dry_run"

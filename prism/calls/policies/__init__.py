@@ -40,4 +40,5 @@ POLICIES: tuple[type[Policy], ...] = (
 
 def build_policies(namespace: "Namespace") -> tuple[Policy, ...]:
     """All policies for ``namespace``, made once and for all of its calls."""
-    return tuple(policy(namespace) for policy in POLICIES)
+    is_open = namespace.access is None
+    return tuple(policy(namespace) for policy in POLICIES if not (is_open and policy is Authorize))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 class Authorize(Policy):
     """Refuses who may not make the call, as far as that can be said before its body is read.
+    In the list only where clients are authenticated.
 
     What the operation takes is known for certain only when an instance is chosen, and over gRPC
     even its name comes with the body: ``invoke`` has the last word.

@@ -3,6 +3,7 @@ import pytest
 
 from prism.access.identity import Identity
 from prism.access.permissions import AccessTable
+from prism.calls.policies import build_policies
 from prism.calls.policies.authorize import Authorize
 from prism.config.types import NamespaceAccess
 from prism.contract.errors import Forbidden, PluginUnavailable
@@ -15,6 +16,7 @@ def guarded(make_namespace):
     namespace = make_namespace()
     rules = {"allow": [{"who": ["reader"], "permissions": ["read"]}]}
     namespace.access = AccessTable("kv", msgspec.convert(rules, NamespaceAccess))
+    namespace.policies = build_policies(namespace)
     namespace.slot.current.operations["get"] = OperationDeclaration(
         name="get", access=OperationAccess.READ
     )
@@ -45,6 +47,7 @@ async def test_before_the_body(guarded, make_call):
 async def test_without_authentication_everybody_may(make_namespace, make_call):
     namespace = make_namespace()
     Authorize(namespace).enter(make_call(namespace, "set"))
+    assert not any(isinstance(policy, Authorize) for policy in namespace.policies)
 
 
 @pytest.mark.parametrize("operation", ["set", "get"])
