@@ -172,7 +172,8 @@ Prism reads one YAML file. This is enough to start with:
   `PRISM_HTTP2_CODEC` and `PRISM_HTTP1_PARSER`, which [choose libraries](http2.md).
 - Names of namespaces and plugins have 1 to 63 lower-case letters, digits and hyphens.
 - `schemas/config.schema.json` is a JSON Schema of this page, for editors.
-- `examples/config/` has whole files, for several kinds of plugin and for a catalogue.
+- `examples/config/` has whole files, for several kinds of plugin and for a catalogue; each says
+  whether it runs as it is.
 """
 
 _SECRETS = """\

@@ -7,6 +7,7 @@ console), each is a log record whose attribute ``fields`` has the line's facts.
 """
 
 import logging
+import os
 import time
 
 import msgspec
@@ -33,6 +34,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     level: str
     logger: str
     message: str
+    pid: int
     namespace: str
     operation: str
     status: str
@@ -55,6 +57,7 @@ class AccessLog:
     def __init__(self) -> None:
         self._lines: list[_Line] = []
         self._moment = 0
+        self._pid = os.getpid()
         self._text = ""
 
     def add(self, call: Call, seconds: float) -> None:
@@ -68,6 +71,7 @@ class AccessLog:
                 "info",
                 ACCESS_LOGGER,
                 "request",
+                self._pid,
                 call.namespace,
                 call.operation,
                 _STATUS_NAMES[call.status],
@@ -119,7 +123,7 @@ def _json_writer() -> LogWriter | None:
 def _log_record(line: _Line) -> logging.LogRecord:
     """As ``Logger.makeRecord``, at a third of the cost: all but time and fields is the same."""
     fields = msgspec.to_builtins(line)
-    for name in ("time", "level", "logger", "message"):
+    for name in ("time", "level", "logger", "message", "pid"):
         del fields[name]
     record = logging.LogRecord.__new__(logging.LogRecord)
     now = time.time()

@@ -301,6 +301,7 @@ def _prepare_directory(directory: Path, group_id: int) -> None:
         except FileExistsError:
             pass
         else:
+            log.info("made the directory %s, which was not there", directory)
             if group_id >= 0:
                 os.chown(directory, -1, group_id)
                 directory.chmod(0o710)

@@ -352,7 +352,6 @@ def _seconds(
 def _name(generation: Generation | None) -> InstanceName | None:
     if generation is None:
         return None
-    spec = generation.spec
-    return InstanceName(
-        generation.id, spec.plugin_name, spec.plugin.version, generation.version, generation.pid
-    )
+    spec, instance = generation.spec, generation.instance
+    said = instance.version if instance is not None else ""
+    return InstanceName(generation.id, spec.plugin_name, spec.plugin.version, said, generation.pid)

@@ -50,8 +50,8 @@ class CallCounts(msgspec.Struct, frozen=True):
 
 
 class InstanceName(msgspec.Struct, frozen=True):
-    """Which instance: ``id`` is unique for ever, ``version`` what it says of itself,
-    ``configured_version`` the catalogue's name for it."""
+    """Which instance: ``id`` is unique for ever, ``version`` what it says of itself (empty
+    before it has said so), ``configured_version`` the catalogue's name for it."""
 
     id: str
     plugin: str

@@ -42,10 +42,8 @@ def test_the_rfc_s_namespaces() -> None:
     assert events.plugin.form is PluginForm.SOCKET
     assert events.plugin.socket == "/var/run/plugins/kafka.sock"
     assert events.config["brokers"] == ["kafka-1:9092", "kafka-2:9092", "kafka-3:9092"]
-    later, warning = loaded.warnings
+    (later,) = loaded.warnings
     assert "namespaces[0].plugin: it cannot start: starting a shared library (/" in str(later)
-    assert (warning.line, warning.path) == (11, "namespaces[0].config.connection_string")
-    assert "user:pass" not in str(warning)
 
 
 def test_the_rfc_s_remote_plugin() -> None:

@@ -45,6 +45,7 @@ def test_a_call_has_one_line_with_everything(proxy):
         "level": "info",
         "logger": "prism.access",
         "message": "request",
+        "pid": proxy.pid,
         "namespace": "chaos",
         "operation": "echo",
         "status": "OK",

@@ -41,9 +41,11 @@ async def accepted(listener):
 
 
 @pytest.mark.usefixtures("umask")
-async def test_the_socket_and_its_new_directory_are_private(tmp_path):
+async def test_the_socket_and_its_new_directory_are_private(tmp_path, caplog):
+    caplog.set_level("INFO", "prism.channel")
     path = tmp_path / "new" / "deep" / "s"
     listener = unix.listen(path)
+    assert f"made the directory {path.parent}, which was not there" in caplog.text
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     peer = await accepted(listener)
     assert (peer.pid, peer.uid) == (os.getpid(), os.geteuid())

@@ -80,6 +80,8 @@ async def test_a_reload_that_comes_to_nothing_is_told_by_its_receipt(admin):
     assert answer.status == 200
     assert answer.json["outcome"] == "rolled_back"
     assert "no_such_module" in answer.json["reason"]
+    assert answer.json["new"]["configured_version"] == "broken"
+    assert answer.json["new"]["version"] == "", "it never came to say one"
     assert (await admin.ask("GET", "/admin/plugins/kv")).json["state"] == "ready"
 
 
