@@ -32,6 +32,7 @@ NAMESPACES = [
     chaos_namespace(
         name="doomed", cancel_grace_seconds=0.3, kill_timeout_seconds=0.5, restart=AT_ONCE
     ),
+    chaos_namespace(name="leaving", drain_timeout_seconds=0.5, restart=AT_ONCE),
     chaos_namespace(name="watched", health=FAST_CHECKS, restart=AT_ONCE),
 ]
 
@@ -160,6 +161,24 @@ def test_an_answer_that_is_an_error(proxy, chaos, fault, params, http_status, co
     problem = answer.json()
     assert (answer.status_code, problem["code"], problem["reason"]) == (http_status, code, reason)
     assert problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("do", (503, {"reason": "draining", "retryable": False})),
+        ("do_again", (200, {"answered": "by the next"})),
+    ],
+)
+def test_a_call_of_a_plugin_that_leaves_without_answering_is_told_when_the_drain_is_over(
+    proxy, tmp_path, operation, told
+):
+    params = {"fault": "leave_unanswered", "left": str(tmp_path / "left")}
+    answer = proxy.call("leaving", operation, params, prism_timeout="300s")
+    status, members = told
+    assert answer.status_code == status
+    assert answer.json() == {**answer.json(), **members}
+    _check_others(proxy, "leaving")
 
 
 def test_a_call_that_hangs_ends_at_its_deadline_and_the_plugin_stays(proxy, chaos):

@@ -31,7 +31,8 @@ from prism.wire.frames import (
 )
 
 MAX_FRAME = 64 * 1024 * 1024
-OPERATIONS = ["do", "echo", "metadata", "pid"]
+OPERATIONS = ["do", "do_again", "echo", "metadata", "pid"]
+"""``do_again`` is ``do``, declared idempotent."""
 
 
 class Gone(Exception):
@@ -152,6 +153,7 @@ class Chaos:
                 "success": True,
                 "plugin_version": version,
                 "supported_operations": OPERATIONS,
+                "operations": [{"name": "do_again", "idempotent": True}],
             }
             self.close(stream, answer)
 
@@ -299,6 +301,15 @@ class Faults:
         reason = json.dumps({"reason": self.confession()}).encode()
         self.send(pack(FrameType.GOAWAY, 0, reason, codec=Codec.JSON))
         self.close(stream, {"error": self.confession()}, status=14, flags=NOT_STARTED)
+
+    def leave_unanswered(self: Chaos, stream: int, params: dict[str, Any]) -> None:
+        """Say GOAWAY, and no more about the call; the next process answers it."""
+        try:
+            os.close(os.open(params["left"], os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            self.result(stream, {"answered": "by the next"})
+        else:
+            self.send(pack(FrameType.GOAWAY, 0, b'{"reason":"enough"}', codec=Codec.JSON))
 
     def big_result(self: Chaos, stream: int, params: dict[str, Any]) -> None:
         self.result(stream, "x" * params["size"])
