@@ -37,6 +37,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── CallCancelled           499  the caller went away
         ├── InternalError           500  a bug in Prism; the client learns no more
         ├── PluginCrashed           502  the plugin's connection broke; outcome unknown
+        ├── AnswerTooLarge          502  the plugin's answer is over the proxy's limit; it ran
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
         ├── AuthenticationUnavailable 503 a credential cannot be judged now; the call never ran
         ├── PluginUnavailable       503  no instance can take the call; it never ran
@@ -182,8 +183,8 @@ class PayloadTooLarge(InvalidRequest):
     reason = "payload_too_large"
     retryable = False
 
-    def __init__(self, limit: int, what: str = "the request body") -> None:
-        super().__init__(f"{what} is larger than the limit of {limit} bytes")
+    def __init__(self, limit: int, what: str = "the request body", whose: str = "") -> None:
+        super().__init__(f"{what} is larger than the limit of {limit} bytes{whose}")
         self.limit = limit
 
 
@@ -369,6 +370,20 @@ class PluginCrashed(CallError):
     status = StatusCode.UNAVAILABLE
     http_status = 502
     reason = "plugin_crashed"
+
+
+class AnswerTooLarge(CallError):
+    """The plugin's answer does not fit into what the proxy takes. The call has run."""
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 502
+    reason = "answer_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the plugin's answer is larger than the {limit} bytes that the proxy takes of it "
+            "(plugin.max_frame_bytes in the configuration); the call has run"
+        )
 
 
 class PluginMisbehaved(CallError):

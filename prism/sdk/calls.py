@@ -189,6 +189,7 @@ class Calls:
     async def _run_stream(self, stream: "MessageStream", opened: Open, scope: Scope) -> None:
         status = StatusCode.CANCELLED
         last: StreamResponse | None = None
+        too_large = False
         try:
             with scope:
                 last = await self._send_items(stream)
@@ -196,6 +197,7 @@ class Calls:
         except PayloadTooLarge as error:
             status = StatusCode.RESOURCE_EXHAUSTED
             last = StreamResponse(error=f"the plugin's message is too large: {error}")
+            too_large = True
         except Exception:
             log.exception("a stream failed outside its operation")
             status = StatusCode.INTERNAL
@@ -204,7 +206,7 @@ class Calls:
                 status = StatusCode.DEADLINE_EXCEEDED
             del self._running[opened.stream]
             del self._streams[opened.stream]
-            self._close(opened, status, last)
+            self._close(opened, status, last, too_large=too_large)
             self._writer.wake()
 
     async def _send_items(self, stream: "MessageStream") -> StreamResponse | None:
@@ -226,6 +228,7 @@ class Calls:
         response: Message | None = None,
         *,
         not_started: bool = False,
+        too_large: bool = False,
     ) -> None:
         """Queue the CLOSE of a call; who calls has it written."""
         if self.draining:
@@ -233,20 +236,23 @@ class Calls:
         if self._connection.state is _CLOSED:
             return
         try:
-            self._connection.send(Close(opened.stream, status, response, not_started))
+            self._connection.send(Close(opened.stream, status, response, not_started, too_large))
         except PayloadTooLarge as error:
             why = f"the plugin's answer is too large: {error}"
-            self._close_without_answer(opened, StatusCode.RESOURCE_EXHAUSTED, why)
+            self._close_without_answer(opened, StatusCode.RESOURCE_EXHAUSTED, why, too_large=True)
         except LocalProtocolError as error:
             log.exception("the answer to %s cannot be sent", opened.method.name)
             why = f"the plugin's answer cannot be sent: {error}"
             self._close_without_answer(opened, StatusCode.INTERNAL, why)
 
-    def _close_without_answer(self, opened: Open, status: StatusCode, why: str) -> None:
+    def _close_without_answer(
+        self, opened: Open, status: StatusCode, why: str, *, too_large: bool = False
+    ) -> None:
+        message = _FAILURE[opened.method](why)
         try:
-            self._connection.send(Close(opened.stream, status, _FAILURE[opened.method](why)))
+            self._connection.send(Close(opened.stream, status, message, too_large=too_large))
         except PayloadTooLarge:  # a host that takes next to nothing
-            self._connection.send(Close(opened.stream, status))
+            self._connection.send(Close(opened.stream, status, too_large=too_large))
 
 
 class MessageStream(AsyncIterator[StreamRequest]):

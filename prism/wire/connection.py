@@ -338,7 +338,8 @@ class Connection:
         if not self.can_open:
             raise LocalProtocolError("a call may not be opened now")
         if len(payload) > self._peer_max_frame:
-            raise PayloadTooLarge(self._peer_max_frame, "an ExecuteRequest")
+            whose = ", which the plugin's HELLO names as max_frame"
+            raise PayloadTooLarge(self._peer_max_frame, "the call with its metadata", whose)
         stream = self._next_stream
         frame = pack(
             _OPEN,

@@ -87,12 +87,14 @@ class Close(Event, frozen=True):
     """A call ended: the answer, exactly one for every Open.
 
     ``message`` is the method's response, or ``None`` where there is none to send.
+    ``too_large``: it did not fit into the caller's ``max_frame``.
     """
 
     stream: int
     status: StatusCode
     message: Message | None = None
     not_started: bool = False
+    too_large: bool = False
 
 
 class Fault(msgspec.Struct, frozen=True):

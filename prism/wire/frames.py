@@ -50,6 +50,8 @@ NOT_STARTED = 0x02
 """Flag on CLOSE: the call never ran, so that repeating it is safe."""
 ACK = 0x04
 """Flag on PING: this is the answer."""
+TOO_LARGE = 0x08
+"""Flag on CLOSE: the answer does not fit into what the caller takes."""
 
 _CONNECTION_FRAMES = frozenset({FrameType.HELLO, FrameType.PING, FrameType.GOAWAY, FrameType.NOTE})
 _WITHOUT_PAYLOAD = frozenset({FrameType.CANCEL, FrameType.CREDIT, FrameType.PING})

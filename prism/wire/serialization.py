@@ -29,7 +29,17 @@ from prism.wire.events import (
     Open,
     Ping,
 )
-from prism.wire.frames import ACK, END, HEADER_SIZE, NOT_STARTED, Codec, Frame, FrameType, pack
+from prism.wire.frames import (
+    ACK,
+    END,
+    HEADER_SIZE,
+    NOT_STARTED,
+    TOO_LARGE,
+    Codec,
+    Frame,
+    FrameType,
+    pack,
+)
 
 MAX_HELLO = 64 * 1024
 """Largest HELLO: nobody is trusted with more before the handshake."""
@@ -56,7 +66,10 @@ def _payload(
         raise LocalProtocolError(f"a {type(message).__name__} in place of a {kind.__name__}")
     payload = codecs.encode(codec, message)
     if len(payload) > limit:
-        raise PayloadTooLarge(limit, f"a {kind.__name__}")
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise PayloadTooLarge(
+            limit, f"{article} {kind.__name__}", ", which the peer's HELLO names as max_frame"
+        )
     return payload
 
 
@@ -98,7 +111,7 @@ def pack_close(event: Close, kind: type[Message], codec: Codec, limit: int) -> b
         FrameType.CLOSE,
         event.stream,
         payload,
-        flags=NOT_STARTED if event.not_started else 0,
+        flags=NOT_STARTED * event.not_started | TOO_LARGE * event.too_large,
         codec=codec if payload else Codec.NONE,
         aux=event.status,
     )
@@ -175,7 +188,10 @@ def unpack_close(frame: Frame, kind: type[Message], codec: Codec) -> Close:
     """CLOSE; without a payload there is no message."""
     message = _message(frame, kind, codec) if frame.payload else None
     status = StatusCode.from_wire(frame.aux)
-    return Close(frame.stream, status, message, bool(frame.flags & NOT_STARTED))
+    flags = frame.flags
+    if not flags:
+        return Close(frame.stream, status, message)
+    return Close(frame.stream, status, message, bool(flags & NOT_STARTED), bool(flags & TOO_LARGE))
 
 
 def unpack_cancel(frame: Frame) -> Cancel:

@@ -35,6 +35,7 @@ from prism.channels.channel import (
 from prism.channels.frames.link import FrameLink, LinkSettings
 from prism.channels.frames.stream import FramedStreamCall
 from prism.contract.errors import (
+    AnswerTooLarge,
     CallError,
     ChannelBroken,
     Overloaded,
@@ -282,6 +283,9 @@ class FramedChannel(PluginChannel):
         if close.not_started:
             call.failed(self._not_started(close))
             return
+        if close.too_large:
+            call.failed(AnswerTooLarge(self.settings.max_frame))
+            return
         response = _answer(close, ExecuteResponse)
         if not response.success:
             unsaid = close.status is StatusCode.OK and not response.error
@@ -478,6 +482,8 @@ class FramedChannel(PluginChannel):
         close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
         if close.not_started:
             raise self._not_started(close)
+        if close.too_large:
+            raise AnswerTooLarge(self.settings.max_frame)
         return close
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:

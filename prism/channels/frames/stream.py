@@ -6,7 +6,13 @@ from typing import Protocol
 import trio
 
 from prism.channels.channel import StreamCall
-from prism.contract.errors import CallError, LocalProtocolError, Overloaded, PluginError
+from prism.contract.errors import (
+    AnswerTooLarge,
+    CallError,
+    LocalProtocolError,
+    Overloaded,
+    PluginError,
+)
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
@@ -137,6 +143,8 @@ class FramedStreamCall(StreamCall):
         if event.not_started:
             detail = error or "it takes no calls now"
             self._finish(Overloaded(f"the plugin did not start the stream: {detail}"))
+        elif event.too_large:
+            self._finish(AnswerTooLarge(self._connection.local_hello.max_frame))
         elif status is StatusCode.OK:
             if last.result_json or last.result_raw:
                 self._inbox.append(Data(event.stream, last))

@@ -11,8 +11,13 @@ from typing import Protocol
 
 import trio
 
-from prism.contract.errors import PayloadTooLarge, PluginError, RemoteProtocolError
-from prism.contract.status import StatusCode
+from prism.contract.errors import (
+    AnswerTooLarge,
+    CallError,
+    PayloadTooLarge,
+    PluginError,
+    RemoteProtocolError,
+)
 from prism.grpc.framing import Encoding, MessageReader
 from prism.grpc.status import status_of_http
 
@@ -127,8 +132,7 @@ class GrpcExchange:
             except RemoteProtocolError as error:
                 self._break(error)
             except PayloadTooLarge as error:
-                detail = f"the plugin's answer is too large: {error}"
-                self._break(PluginError(StatusCode.RESOURCE_EXHAUSTED, detail))
+                self._break(AnswerTooLarge(error.limit))
             else:
                 if message is not None:
                     self._give_back()
@@ -148,7 +152,7 @@ class GrpcExchange:
             self._end()
             self._link.reset(self.stream_id, cancelled=True)
 
-    def _break(self, error: PluginError | RemoteProtocolError) -> None:
+    def _break(self, error: CallError | RemoteProtocolError) -> None:
         """What comes cannot be used: end the call from our side."""
         self.failure = self.failure or error
         self._reader = None

@@ -21,6 +21,7 @@ from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc import GrpcChannel
 from prism.channels.grpc.link import WINDOW
 from prism.contract.errors import (
+    AnswerTooLarge,
     ChannelBroken,
     HandshakeFailed,
     Overloaded,
@@ -180,14 +181,6 @@ async def test_a_call_is_what_grpc_says_it_is():
         ((), HEADERS, {"grpc-status": "99"}, "UNKNOWN", ""),
         ((b"nginx",), {":status": "503"}, None, "UNAVAILABLE", "HTTP 503"),
         ((), {":status": "404"}, None, "UNIMPLEMENTED", "HTTP 404"),
-        ((pack(bytes(LIMIT + 1))[:9],), HEADERS, DONE, "RESOURCE_EXHAUSTED", "too large"),
-        (
-            (pack(bytes(10_000_000), Encoding.GZIP),),
-            {**HEADERS, "grpc-encoding": "gzip"},
-            DONE,
-            "RESOURCE_EXHAUSTED",
-            "too large",
-        ),
     ],
 )
 async def test_statuses_are_answers(data, headers, trailers, status, detail):
@@ -200,6 +193,24 @@ async def test_statuses_are_answers(data, headers, trailers, status, detail):
         answer = await executed(channel, script)
         assert (answer.success, answer.error_code) == (False, StatusCode[status])
         assert detail in answer.error
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding"),
+    [
+        (pack(bytes(LIMIT + 1))[:9], {}),
+        (pack(bytes(10_000_000), Encoding.GZIP), {"grpc-encoding": "gzip"}),
+    ],
+)
+async def test_an_answer_over_the_limit_fails_its_call_only(data, encoding):
+    async with opened() as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            await server.answer(stream_id, data, headers=HEADERS | encoding)
+
+        assert isinstance(await executed(channel, script), AnswerTooLarge)
+        assert channel.ended is None
 
 
 @pytest.mark.parametrize(
@@ -626,8 +637,8 @@ async def test_compressed_answers_of_a_stock_server(compressed_grpc):
     answer = await compressed_grpc.execute(ExecuteRequest(operation="big", params_json=params))
     assert json.loads(answer.result_json) == "x" * 200_000
     params = json.dumps({"n": 300_000})
-    answer = await compressed_grpc.execute(ExecuteRequest(operation="big", params_json=params))
-    assert answer.error_code == StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(AnswerTooLarge):
+        await compressed_grpc.execute(ExecuteRequest(operation="big", params_json=params))
     first = StreamRequest(operation="flood", params_json=json.dumps({"n": 1000}))
     async with compressed_grpc.execute_stream(first) as call:
         for _ in range(1000):
