@@ -18,11 +18,17 @@ from prism.server import transport
 from prism.server.exchange import Peer
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
-from prism.server.log import contained, logger
+from prism.server.log import contained, from_client, logger
 from prism.streams.unix import peer_credentials
 
 if TYPE_CHECKING:
     from prism.server.serve import Server
+
+PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 34\r\n\r\nthis port speaks TLS: use https:\r\n"
+)
+"""For a client that spoke plain HTTP to a port with TLS."""
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -104,7 +110,10 @@ class ClientConnection:
                 try:
                     await self._serve()
                 except trio.TooSlowError:
-                    logger.info("a client was too slow; its connection is cut")
+                    logger.info(
+                        "a client was too slow; its connection is cut",
+                        extra=from_client(self._client),
+                    )
                 except transport.GONE:
                     pass
         finally:
@@ -125,7 +134,10 @@ class ClientConnection:
         if self._opening.cancelled_caught:
             return
         if _is_foreign(opening):
-            logger.info("a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed")
+            logger.info(
+                "a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed",
+                extra=from_client(self._client),
+            )
             return
         spoken: type[HTTP1Connection | HTTP2Connection] = HTTP1Connection
         if protocol == "h2" or opening.startswith(PREFACE):
@@ -158,8 +170,14 @@ class ClientConnection:
             try:
                 await self._server.handshakes.perform(self._stream)
             except trio.BrokenResourceError as error:
-                # The client often sees no more than EOF, so the reason is told here.
-                logger.info("a TLS handshake failed: %s", error.__cause__)
+                plain = getattr(error.__cause__, "reason", "") == "HTTP_REQUEST"
+                why = "the client spoke plain HTTP to the TLS port" if plain else error.__cause__
+                logger.info("a TLS handshake failed: %s", why, extra=from_client(self._client))
+                await transport.send_last_words(
+                    self._stream,
+                    PLAIN_HTTP if plain else b"",
+                    self._server.settings.linger_timeout,
+                )
                 raise
         certificate = self._stream.getpeercert(binary_form=True)
         protocol = self._stream.selected_alpn_protocol()

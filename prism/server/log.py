@@ -12,6 +12,17 @@ from contextlib import contextmanager
 logger = logging.getLogger("prism.server")
 
 
+def from_client(address: tuple[str, int] | None) -> dict[str, dict[str, str]]:
+    """For ``extra`` of a log line: the client that it is about, ``HOST:PORT``."""
+    return {"fields": {"client": client_name(address)} if address is not None else {}}
+
+
+def client_name(address: tuple[str, int]) -> str:
+    """A client as logs name it: ``192.0.2.1:5555``, ``[2001:db8::1]:5555``."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @contextmanager
 def contained(what: str) -> Iterator[None]:
     """Let no ``Exception`` out of the block: log it, once, as ``what`` failed.

@@ -14,7 +14,7 @@ from prism.calls.ids import random_hex
 from prism.contract.errors import CallError, MethodNotAllowed, Unauthenticated
 from prism.contract.status import StatusCode
 from prism.server.exchange import Exchange, FrontEnd, Headers, Phase
-from prism.server.log import log_failures, logger
+from prism.server.log import client_name, log_failures, logger
 
 RETRY_AFTER_SECONDS = 1
 """What 429 and 503 advise, unless the error knows better. Bursts are mostly over by then."""
@@ -111,5 +111,7 @@ def refuse(exchange: Exchange, error: CallError) -> None:
     request_id = random_hex(32)
     status, headers, body = problem(error, request_id)
     fields = {"request_id": request_id, "http_status": status, "reason": error.reason}
+    if exchange.peer.client is not None:
+        fields["client"] = client_name(exchange.peer.client)
     logger.info("a request is refused: %s", error.detail, extra={"fields": fields})
     exchange.respond(status, [*headers, (b"x-request-id", request_id.encode("ascii"))], body)

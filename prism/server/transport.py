@@ -25,6 +25,25 @@ def peer_has_ended(stream: trio.abc.Stream) -> bool:
     return bool(poll.poll(0))
 
 
+async def send_last_words(
+    stream: trio.SSLStream[trio.SocketStream], answer: bytes, seconds: float
+) -> None:
+    """Send what a TLS handshake that failed has left for the client, which is an alert that says
+    why (RFC 8446, 6.2), or ``answer`` in its place; then ``linger``.
+
+    trio closes the stream without it. Never raises; bounded by twice ``seconds``.
+    """
+    words = answer or stream._outgoing.read()  # noqa: SLF001
+    if not words:
+        return
+    with trio.move_on_after(seconds):
+        try:
+            await stream.transport_stream.send_all(words)
+        except GONE:
+            return
+    await linger(stream, seconds)
+
+
 async def linger(stream: trio.abc.Stream, seconds: float) -> None:
     """End our half of the connection and drop what still comes, until the peer ends its own.
 

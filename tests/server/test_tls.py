@@ -60,13 +60,39 @@ async def test_the_verified_client_certificate_is_in_the_scope(start_server, fil
     assert names.get_values_for_type(x509.RFC822Name) == ["client-a@example.org"]
 
 
-async def test_a_client_without_certificate_is_refused(start_server, files, helpers):
+async def test_a_client_without_certificate_is_refused_and_told_why(start_server, files, caplog):
+    caplog.set_level("INFO", "prism.server")
     server = await start_server(tls=ServerTLS(*files.server(), files.ca_file))
     stream = await connect(server, files.client())  # TLS 1.3 tells only after the handshake
     await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-    assert await helpers.read_all(stream) == b""
+    with pytest.raises(trio.BrokenResourceError) as failed:
+        await stream.receive_some()
+    assert failed.value.__cause__.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     certificate = files.ca.issue_cert("client-a@example.org")
     await connect(server, files.client(certificate))
+
+
+async def test_a_client_of_an_old_version_is_told_why(start_server, files):
+    server = await start_server(tls=ServerTLS(*files.server(), files.ca_file))
+    context = files.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(trio.BrokenResourceError) as failed:  # before the handshake is over
+        await connect(server, context)
+    assert "ALERT_HANDSHAKE_FAILURE" in failed.value.__cause__.reason
+
+
+async def test_plain_http_on_the_tls_port_is_told_so(start_server, files, helpers, caplog):
+    caplog.set_level("INFO", "prism.server")
+    server = await start_server(tls=ServerTLS(*files.server()))
+    stream = await server.connect()
+    await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    answer = await helpers.read_all(stream)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"use https" in answer
+    (record,) = [each for each in caplog.records if "handshake failed" in each.message]
+    assert "spoke plain HTTP to the TLS port" in record.message
+    host, port = stream.socket.getsockname()
+    assert record.fields == {"client": f"{host}:{port}"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from prism.server.http1.exchange import HTTP1Exchange
 from prism.server.http1.head import Head
 from prism.server.http1.parser import Body, Request, RequestParser, State
 from prism.server.http1.websocket import check_handshake
-from prism.server.log import logger
+from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
@@ -298,7 +298,7 @@ class HTTP1Connection:
 
     def _on_bad_request(self, error: BadRequest) -> None:
         """What came is no request, or its body breaks a rule."""
-        logger.info("a client broke HTTP/1.1")
+        logger.info("a client broke HTTP/1.1", extra=from_client(self._peer.client))
         exchange = self._exchange
         if exchange is None:
             self._refuse(error)
@@ -400,7 +400,10 @@ class HTTP1Connection:
         left = len(self._outlet.unsent)
         self._seen = (trio.current_time(), left)
         if 0 < unsent < left + WRITE_SIZE:
-            logger.info("a client reads its response slowly, and its room is needed")
+            logger.info(
+                "a client reads its response slowly, and its room is needed",
+                extra=from_client(self._peer.client),
+            )
             self._client_gone()
 
     def _release(self) -> None:
@@ -446,7 +449,10 @@ class HTTP1Connection:
         try:
             await self._outlet.run()
         except trio.TooSlowError:
-            logger.info("a client does not read its responses; the connection is cut")
+            logger.info(
+                "a client does not read its responses; the connection is cut",
+                extra=from_client(self._peer.client),
+            )
             self._client_gone()
         except transport.GONE:
             self._client_gone()

@@ -40,7 +40,7 @@ from prism.server.http2.request import TOO_LARGE
 from prism.server.http2.shutdown import Shutdown, State
 from prism.server.http2.stream import HTTP2Exchange
 from prism.server.http2.writer import ResponseWriter
-from prism.server.log import logger
+from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
@@ -257,7 +257,11 @@ class HTTP2Connection:
                 self._half_open.pop(stream_id, None)
                 if (stream := self._streams.get(stream_id)) is not None:
                     stream.cancel(Cancelled.CLIENT_LEFT)
-                logger.info("a client's HTTP/2 request is refused: %s", reason)
+                logger.info(
+                    "a client's HTTP/2 request is refused: %s",
+                    reason,
+                    extra=from_client(self._peer.client),
+                )
             case WindowOpened(0):
                 self.writer.unpark_all()
             case WindowOpened(stream_id):
@@ -393,7 +397,9 @@ class HTTP2Connection:
         try:
             stream.held.resize(OVERHEAD + size)
         except MemoryFull as full:
-            logger.info("a client's HTTP/2 stream is reset: %s", full)
+            logger.info(
+                "a client's HTTP/2 stream is reset: %s", full, extra=from_client(self._peer.client)
+            )
             self._give_up(stream, ErrorCodes.ENHANCE_YOUR_CALM)
             return False
         return True
@@ -424,7 +430,10 @@ class HTTP2Connection:
         try:
             await self.writer.outlet.run()
         except trio.TooSlowError:
-            logger.info("a client does not read its responses; the connection is cut")
+            logger.info(
+                "a client does not read its responses; the connection is cut",
+                extra=from_client(self._peer.client),
+            )
             self._client_gone()
         except transport.GONE:
             self._client_gone()
@@ -444,7 +453,12 @@ class HTTP2Connection:
     async def _refuse_connection(self, error: ClientError) -> None:
         """Tell the client why, if it listens, and close."""
         calm = error.code is ErrorCodes.ENHANCE_YOUR_CALM
-        logger.log(30 if calm else 20, "a client's HTTP/2 connection ends: %s", error)
+        logger.log(
+            30 if calm else 20,
+            "a client's HTTP/2 connection ends: %s",
+            error,
+            extra=from_client(self._peer.client),
+        )
         self._disconnect_streams()
         self.codec.goaway(self.codec.last_stream_id, error.code)
         self._shutdown.state = State.CLOSED
