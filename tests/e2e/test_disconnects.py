@@ -4,6 +4,7 @@ import random
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -107,13 +108,21 @@ async def test_calls_with_random_disconnects(start_prism, calls: int) -> None:
         eventually(lambda name=name: proxy.call(name, "count").json()["open"] == 0)
     assert proxy.resident() < before[1] + 30 * 2**20
 
-    records = [record for record in proxy.records if record.get("operation") == "wait"]
+    labels = {"operation": "wait", "status": "CANCELLED"}
+    counted = sum(
+        proxy.metric("prism_requests_total", namespace=name, **labels)
+        for name in ("inside", "spawned")
+    )
+
+    def logged() -> list[dict[str, Any]]:
+        return [record for record in proxy.records if record.get("operation") == "wait"]
+
+    def gone() -> int:
+        return len([record for record in logged() if record["status"] == "CANCELLED"])
+
+    assert counted
+    eventually(lambda: gone() >= counted)
+    assert gone() == counted
+    records = logged()
     assert len({record["request_id"] for record in records}) == len(records)
     assert {record["status"] for record in records} <= {"OK", "CANCELLED"}
-    gone = [record for record in records if record["status"] == "CANCELLED"]
-    assert gone
-    assert proxy.metric(
-        "prism_requests_total", namespace="spawned", operation="wait", status="CANCELLED"
-    ) + proxy.metric(
-        "prism_requests_total", namespace="inside", operation="wait", status="CANCELLED"
-    ) == len(gone)

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 from prism_process import CHAOS, FAST_CHECKS, eventually, group_members
+
+from prism.supervision.events import MAX_LOGGED, NEWEST_KEPT, PER_SECOND
 
 MEMORY = {"name": "calm", "backend": "sqlite", "config": {"path": ":memory:"}}
 
@@ -51,8 +54,8 @@ def _check_others(proxy, name):
         return proxy.call(name, "echo", {"back": 1}).text == '{"back": 1}'
 
     eventually(serves)
-    assert proxy.metric("prism_requests_in_flight", namespace=name) == 0
-    assert proxy.metric("prism_requests_in_flight", namespace="calm") == 0
+    for each in (name, "calm"):
+        eventually(lambda each=each: not proxy.metric("prism_requests_in_flight", namespace=each))
 
 
 @pytest.fixture
@@ -217,13 +220,23 @@ def test_what_a_plugin_started_dies_with_it(proxy, doomed):
 
 
 @pytest.mark.parametrize(
-    ("fault", "params"), [("flood_output", {"lines": 20_000}), ("flood_notes", {"notes": 500})]
+    ("fault", "params", "line", "limit"),
+    [
+        ("flood_output", {"lines": 20_000}, "line ", PER_SECOND["stdout"]),
+        ("flood_notes", {"notes": 500}, "note ", PER_SECOND["note"]),
+    ],
 )
-def test_floods_of_output_are_cut_and_counted(proxy, chaos, fault, params):
-    size = len(proxy.log)
-    assert do(proxy, chaos, fault, timeout="20s", **params).status_code == 200
-    assert len(proxy.log) - size < 600_000
-    eventually(lambda: "were dropped: too many" in proxy.log[size:])
+def test_floods_of_output_are_cut_and_counted(proxy, chaos, fault, params, line, limit):
+    seen, began = len(proxy.records), time.monotonic()
+
+    def told(text):
+        return [record for record in proxy.records[seen:] if text in record["message"]]
+
+    assert do(proxy, chaos, fault, timeout="55s", **params).status_code == 200
+    eventually(lambda: told("were dropped: too many"))
+    seconds = time.monotonic() - began + 2  # the first and the last count whole
+    assert len(told(line)) <= seconds * (limit + NEWEST_KEPT)
+    assert max(len(record["message"]) for record in proxy.records[seen:]) <= 2 * MAX_LOGGED
 
 
 @pytest.fixture

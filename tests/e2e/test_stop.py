@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from http2_client import Http2Client
-from prism_process import WAITING, eventually, group_members
+from prism_process import WAITING, eventually, group_members, settled
 
 SQLITE = {"name": "db", "backend": "sqlite"}
 
@@ -183,7 +182,9 @@ def test_a_client_that_never_reads_does_not_hold_up_the_end(start_prism, tmp_pat
     request = b"POST /v1/db/get HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
     for _ in range(40):
         deaf.sendall(request + body)
-    time.sleep(0.3)
+    labels = {"namespace": "db", "operation": "get", "status": "OK"}
+    eventually(lambda: proxy.metric("prism_requests_total", **labels))
+    settled(lambda: proxy.metric("prism_requests_total", **labels))
     assert proxy.stop() == 0
     deaf.close()
 

@@ -231,7 +231,7 @@ async def test_a_process_that_asks_to_leave_is_replaced(make_spec):
 
             nursery.start_soon(caller)
             await eventually(lambda: slot.current.leases == 1)
-            await trio.sleep(0.05)
+            assert await leased_call(slot, "pid") == pid  # so the call before it has begun
             os.kill(pid, signal.SIGTERM)
         assert results == ["done"]
         await eventually(lambda: slot.current is not None and slot.current.generation == 2)
