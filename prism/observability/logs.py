@@ -101,8 +101,13 @@ class ConsoleFormatter(logging.Formatter):
         return line
 
 
+INDISCREET = ("hpack", "h2", "httpcore", "httpx", "trio-websocket", "wsproto")
+"""Libraries that tell, at DEBUG, what passes through them: the credentials of clients in header
+fields, values in messages. Nobody hears less than a warning from them."""
+
+
 def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002
-    """Send all log lines, of every library too, to ``stream`` (standard error).
+    """Send log lines, of libraries too but for ``INDISCREET``, to ``stream`` (standard error).
 
     No reader of a real file or pipe can hold up who logs; see ``LogWriter``.
     ``level`` and ``format`` are the values of ``LogConfig``: ``auto`` is
@@ -125,6 +130,8 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
         writer.flush()
         writer.close()
     root.setLevel(level.upper())
+    for name in INDISCREET:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
 

@@ -250,6 +250,26 @@ class Stream:
         self._thread.join()
 
 
+@pytest.mark.parametrize("server", ["h2", "nghttp2", "hypercorn"])
+def test_no_key_is_in_the_log_whatever_its_level(start_prism, keys, server):
+    settings = {"log": {"level": "debug"}}
+    if server == "hypercorn":
+        proxy = start_prism(config(keys.file, allow=RULES, listen={"server": server}, **settings))
+    else:
+        environment = {"PRISM_HTTP2_CODEC": server}
+        plain = config(keys.file, allow=RULES, **settings)
+        proxy = start_prism(plain, environment=environment)
+    shown = [bearer(keys.writer), bearer(keys.reader), {"authorization": f"Basic {keys.nobody}"}]
+    for http2 in (True, False):
+        with httpx.Client(http1=not http2, http2=http2, trust_env=False, timeout=60) as client:
+            for headers, status in zip(shown, (200, 403, 401), strict=True):
+                target = f"{proxy.url}/v1/kv/echo"
+                assert client.post(target, headers=headers, content=b"{}").status_code == status
+    assert proxy.stop() == 0
+    for key in (keys.writer, keys.reader, keys.nobody):
+        assert key[-64:] not in proxy.log
+
+
 def test_a_revoked_key_is_refused_and_its_streams_end(proxy, keys):
     stream = Stream(proxy, keys.writer)
     eventually(lambda: stream.text)

@@ -6,6 +6,8 @@ import sys
 import warnings
 
 import pytest
+from hpack import Decoder as HpackDecoder
+from hpack import Encoder as HpackEncoder
 
 from prism.observability.logs import setup_logging
 
@@ -43,6 +45,15 @@ def test_json_lines():
     assert len(first["time"]) == len("2026-01-01T00:00:00.000Z")
     assert second["message"] == "failed with this"
     assert second["exception"].endswith("ValueError: why")
+
+
+def test_libraries_do_not_tell_what_clients_send():
+    stream = io.StringIO()
+    setup_logging("debug", "json", stream)
+    logging.getLogger("prism.test").debug("seen")
+    HpackDecoder().decode(HpackEncoder().encode([("authorization", "Bearer canary")]))
+    assert "seen" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
 
 
 def test_console_lines():
