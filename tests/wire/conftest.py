@@ -31,7 +31,7 @@ def pump(sender: Connection, receiver: Connection) -> list[Event]:
     return events
 
 
-def greet(codec: str = "json", host: Hello | None = None, plugin: Hello | None = None) -> Pair:
+def connect(codec: str = "json", host: Hello | None = None, plugin: Hello | None = None) -> Pair:
     """A host and a plugin, both READY."""
     host_side = Connection(Role.HOST, host or Hello(name="prism"))
     offer = replace(plugin or Hello(name="p"), codecs=(codec,))
@@ -58,8 +58,8 @@ def outcome(connection: Connection, chunks: list[bytes]) -> Outcome:
 
 
 @pytest.fixture(scope="session")
-def greeted() -> Callable[..., Pair]:
-    return greet
+def connected() -> Callable[..., Pair]:
+    return connect
 
 
 @pytest.fixture(scope="session")

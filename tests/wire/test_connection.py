@@ -74,8 +74,8 @@ def test_a_name_suffices_for_a_plugin():
     assert not host.data_to_send().startswith(b"\0\0\0\0")
 
 
-def test_both_sides_agree_on_messagepack(greeted):
-    host, plugin = greeted("msgpack")
+def test_both_sides_agree_on_messagepack(connected):
+    host, plugin = connected("msgpack")
     assert host.codec is plugin.codec is Codec.MSGPACK
     assert plugin.peer_hello.protocol_max == 1
 
@@ -108,8 +108,8 @@ def test_bad_hellos(frame, complaint):
     assert host.data_to_send()[8] == FrameType.GOAWAY
 
 
-def test_a_second_hello_is_an_error(greeted):
-    host, plugin = greeted()
+def test_a_second_hello_is_an_error(connected):
+    host, plugin = connected()
     breaks(host, hello_frame(), "HELLO is not allowed in connection state READY")
     breaks(plugin, hello_frame(), "HELLO is not allowed in connection state READY")
 
@@ -154,8 +154,8 @@ def test_either_side_can_be_refused_before_the_handshake_is_over(hello_first):
 # -- calls --------------------------------------------------------------------
 
 
-def test_a_unary_call(greeted, carried):
-    host, plugin = greeted()
+def test_a_unary_call(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE, deadline_ms=1500))
     assert carried(host, plugin) == [Open(1, Method.EXECUTE, EXECUTE, 1500)]
     assert plugin.last_peer_stream == 1
@@ -166,16 +166,16 @@ def test_a_unary_call(greeted, carried):
     assert host.next_stream() == 3
 
 
-def test_a_close_without_a_message(greeted, carried):
-    host, plugin = greeted()
+def test_a_close_without_a_message(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     carried(host, plugin)
     plugin.send(Close(1, StatusCode.UNAVAILABLE, not_started=True))
     assert carried(plugin, host) == [Close(1, StatusCode.UNAVAILABLE, None, not_started=True)]
 
 
-def test_after_a_cancel_the_close_is_still_owed(greeted, carried):
-    host, plugin = greeted()
+def test_after_a_cancel_the_close_is_still_owed(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     host.send(Cancel(1, StatusCode.DEADLINE_EXCEEDED))
     host.send(Cancel(1))
@@ -186,8 +186,8 @@ def test_after_a_cancel_the_close_is_still_owed(greeted, carried):
     assert host.open_streams == plugin.open_streams == 0
 
 
-def test_only_the_caller_cancels_and_only_the_handler_closes(greeted, carried):
-    host, plugin = greeted()
+def test_only_the_caller_cancels_and_only_the_handler_closes(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     carried(host, plugin)
     with pytest.raises(LocalProtocolError, match="cannot send CLOSE"):
@@ -198,8 +198,8 @@ def test_only_the_caller_cancels_and_only_the_handler_closes(greeted, carried):
     breaks(plugin, pack(FrameType.CLOSE, 1), "CLOSE is not allowed")
 
 
-def test_one_close_for_one_open(greeted, carried):
-    host, plugin = greeted()
+def test_one_close_for_one_open(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     carried(host, plugin)
     plugin.send(Close(1, StatusCode.OK))
@@ -207,8 +207,8 @@ def test_one_close_for_one_open(greeted, carried):
         plugin.send(Close(1, StatusCode.OK))
 
 
-def test_messages_of_the_wrong_type_are_not_sent(greeted, carried):
-    host, plugin = greeted()
+def test_messages_of_the_wrong_type_are_not_sent(connected, carried):
+    host, plugin = connected()
     with pytest.raises(LocalProtocolError, match="a StreamRequest in place of a ExecuteRequest"):
         host.send(Open(1, Method.EXECUTE, StreamRequest()))
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
@@ -220,8 +220,8 @@ def test_messages_of_the_wrong_type_are_not_sent(greeted, carried):
     assert plugin.is_open(1)
 
 
-def test_an_answer_that_is_too_large_leaves_the_call_open(greeted, carried):
-    host, plugin = greeted(host=Hello(name="prism", max_frame=100))
+def test_an_answer_that_is_too_large_leaves_the_call_open(connected, carried):
+    host, plugin = connected(host=Hello(name="prism", max_frame=100))
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     carried(host, plugin)
     with pytest.raises(PayloadTooLarge):
@@ -230,9 +230,9 @@ def test_an_answer_that_is_too_large_leaves_the_call_open(greeted, carried):
     assert carried(plugin, host) == [Close(1, StatusCode.RESOURCE_EXHAUSTED)]
 
 
-def test_all_events_in_one_go_are_those_that_come_one_by_one(greeted):
-    host, one_by_one = greeted()
-    _host, in_one_go = greeted()
+def test_all_events_in_one_go_are_those_that_come_one_by_one(connected):
+    host, one_by_one = connected()
+    _host, in_one_go = connected()
     for event in (1, 3, Cancel(3), 5):
         host.send(Open(event, Method.EXECUTE, EXECUTE) if isinstance(event, int) else event)
     data = host.data_to_send()
@@ -250,8 +250,8 @@ def test_all_events_in_one_go_are_those_that_come_one_by_one(greeted):
     assert in_one_go.mid_frame
 
 
-def test_an_error_comes_after_the_events_before_it(greeted):
-    host, plugin = greeted()
+def test_an_error_comes_after_the_events_before_it(connected):
+    host, plugin = connected()
     host.send(Ping(1))
     plugin.receive_data(host.data_to_send() + b"\xff" * 16)
     assert plugin.next_events() == [Ping(1)]
@@ -262,8 +262,8 @@ def test_an_error_comes_after_the_events_before_it(greeted):
             plugin.next_events()
 
 
-def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(greeted, carried):
-    host, plugin = greeted()
+def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(connected, carried):
+    host, plugin = connected()
     for _ in range(2000):
         stream = host.next_stream()
         host.send(Open(stream, Method.EXECUTE, EXECUTE))
@@ -279,8 +279,8 @@ def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(greeted, ca
     "kind", [FrameType.DATA, FrameType.CLOSE, FrameType.CANCEL, FrameType.CREDIT]
 )
 @pytest.mark.parametrize("stream", [3, 4])
-def test_frames_for_calls_that_never_were(kind, stream, greeted):
-    host, plugin = greeted()
+def test_frames_for_calls_that_never_were(kind, stream, connected):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     for connection in (host, plugin):
         breaks(connection, pack(kind, stream), "which was never opened")
@@ -298,27 +298,27 @@ def test_frames_for_calls_that_never_were(kind, stream, greeted):
         (pack(FrameType.OPEN, 1, method=3) * 2, "odd and above 1"),
     ],
 )
-def test_bad_opens(frame, complaint, greeted):
-    breaks(greeted()[1], frame, complaint)
+def test_bad_opens(frame, complaint, connected):
+    breaks(connected()[1], frame, complaint)
 
 
-def test_unknown_flags_are_ignored(greeted):
-    _, plugin = greeted()
+def test_unknown_flags_are_ignored(connected):
+    _, plugin = connected()
     plugin.receive_data(pack(FrameType.OPEN, 1, method=3, flags=0xF8))
     assert plugin.next_event() == Open(1, Method.EXECUTE, ExecuteRequest())
     plugin.receive_data(pack(FrameType.CANCEL, 1, aux=99, flags=0xFF))
     assert plugin.next_event() == Cancel(1, StatusCode.UNKNOWN)
 
 
-def test_statuses_a_newer_peer_may_know_are_unknown(greeted):
-    host, _ = greeted()
+def test_statuses_a_newer_peer_may_know_are_unknown(connected):
+    host, _ = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     host.receive_data(pack(FrameType.CLOSE, 1, aux=17, flags=NOT_STARTED))
     assert host.next_event() == Close(1, StatusCode.UNKNOWN, not_started=True)
 
 
-def test_as_many_calls_as_the_peer_takes(greeted, carried):
-    host, plugin = greeted(plugin=Hello(name="p", max_streams=2))
+def test_as_many_calls_as_the_peer_takes(connected, carried):
+    host, plugin = connected(plugin=Hello(name="p", max_streams=2))
     for stream in (1, 3):
         assert host.can_open
         host.send(Open(stream, Method.EXECUTE, EXECUTE))
@@ -332,8 +332,8 @@ def test_as_many_calls_as_the_peer_takes(greeted, carried):
     assert host.can_open
 
 
-def test_a_full_plugin_can_still_be_asked_how_it_is(greeted, carried):
-    host, plugin = greeted(plugin=Hello(name="p", max_streams=1))
+def test_a_full_plugin_can_still_be_asked_how_it_is(connected, carried):
+    host, plugin = connected(plugin=Hello(name="p", max_streams=1))
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     for number in range(MAX_CONTROL_CALLS):
         assert host.can_open_control
@@ -353,8 +353,8 @@ def test_a_full_plugin_can_still_be_asked_how_it_is(greeted, carried):
     )
 
 
-def test_ids_run_out(greeted, carried):
-    host, plugin = greeted()
+def test_ids_run_out(connected, carried):
+    host, plugin = connected()
     host._next_stream = 2**32 - 1
     host.send(Open(2**32 - 1, Method.EXECUTE, EXECUTE))
     assert len(carried(host, plugin)) == 1
@@ -367,8 +367,8 @@ def test_ids_run_out(greeted, carried):
 # -- streams and credit -------------------------------------------------------
 
 
-def test_both_directions_and_half_close(greeted, carried):
-    host, plugin = greeted("msgpack")
+def test_both_directions_and_half_close(connected, carried):
+    host, plugin = connected("msgpack")
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(operation="chat"), end=False))
     host.send(Data(1, StreamRequest(params_raw=b"\x01"), end=True))
     with pytest.raises(LocalProtocolError, match="cannot send DATA in stream state SENT_END"):
@@ -381,8 +381,8 @@ def test_both_directions_and_half_close(greeted, carried):
     assert [type(event) for event in carried(plugin, host)] == [Data, Data, Close]
 
 
-def test_credit_counts_header_and_payload(greeted, carried):
-    host, plugin = greeted(plugin=Hello(name="p", window=40))
+def test_credit_counts_header_and_payload(connected, carried):
+    host, plugin = connected(plugin=Hello(name="p", window=40))
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
     assert host.send_credit(1) == 40
     message = StreamRequest(params_json="abcd")
@@ -399,8 +399,8 @@ def test_credit_counts_header_and_payload(greeted, carried):
     assert host.send_credit(1) == 40
 
 
-def test_an_overrun_is_told_once_and_ends_the_calls_data(greeted):
-    host, plugin = greeted(plugin=Hello(name="p", window=20))
+def test_an_overrun_is_told_once_and_ends_the_calls_data(connected):
+    host, plugin = connected(plugin=Hello(name="p", window=20))
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
     plugin.receive_data(host.data_to_send())
     plugin.next_event()
@@ -418,8 +418,8 @@ def test_an_overrun_is_told_once_and_ends_the_calls_data(greeted):
         plugin.send(Overrun(1))
 
 
-def test_credit_has_an_upper_limit(greeted, carried):
-    host, plugin = greeted()
+def test_credit_has_an_upper_limit(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
     carried(host, plugin)
     with pytest.raises(LocalProtocolError, match="credit of stream 1 would be"):
@@ -427,8 +427,8 @@ def test_credit_has_an_upper_limit(greeted, carried):
     breaks(host, pack(FrameType.CREDIT, 1, aux=2**32 - 1), "adds up to over")
 
 
-def test_data_that_crossed_a_cancel_is_dropped_undecoded(greeted, carried):
-    host, plugin = greeted()
+def test_data_that_crossed_a_cancel_is_dropped_undecoded(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
     carried(host, plugin)
     host.send(Cancel(1))
@@ -438,8 +438,8 @@ def test_data_that_crossed_a_cancel_is_dropped_undecoded(greeted, carried):
         host.send(Data(1, StreamRequest()))
 
 
-def test_a_call_that_was_cancelled_has_no_room_for_data(greeted, carried):
-    host, plugin = greeted()
+def test_a_call_that_was_cancelled_has_no_room_for_data(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE_STREAM, StreamRequest(), end=False))
     carried(host, plugin)
     assert plugin.send_credit(1) > 0
@@ -452,8 +452,8 @@ def test_a_call_that_was_cancelled_has_no_room_for_data(greeted, carried):
 # -- order of writing ---------------------------------------------------------
 
 
-def test_a_cancel_passes_data_but_never_its_own_open(greeted, carried):
-    host, plugin = greeted()
+def test_a_cancel_passes_data_but_never_its_own_open(connected, carried):
+    host, plugin = connected()
     request = StreamRequest(params_json="x" * 200_000)
     host.send(Open(1, Method.EXECUTE_STREAM, request, end=False))
     assert [type(e) for e in carried(host, plugin)] == [Open]
@@ -474,8 +474,8 @@ def test_a_cancel_passes_data_but_never_its_own_open(greeted, carried):
 # -- drain and end ------------------------------------------------------------
 
 
-def test_the_host_may_open_after_its_own_goaway_but_not_after_the_plugins(greeted, carried):
-    host, plugin = greeted()
+def test_the_host_may_open_after_its_own_goaway_but_not_after_the_plugins(connected, carried):
+    host, plugin = connected()
     host.send(GoAway(0, "reload"))
     host.send(Open(1, Method.SHUTDOWN, ShutdownRequest(reason="reload")))
     assert carried(host, plugin) == [
@@ -490,8 +490,8 @@ def test_the_host_may_open_after_its_own_goaway_but_not_after_the_plugins(greete
         host.send(Open(3, Method.EXECUTE, EXECUTE))
 
 
-def test_an_open_that_crossed_a_goaway_still_arrives(greeted, carried):
-    host, plugin = greeted()
+def test_an_open_that_crossed_a_goaway_still_arrives(connected, carried):
+    host, plugin = connected()
     host.send(Open(1, Method.EXECUTE, EXECUTE))
     plugin.send(GoAway(0))
     assert carried(host, plugin) == [Open(1, Method.EXECUTE, EXECUTE)]
@@ -500,15 +500,15 @@ def test_an_open_that_crossed_a_goaway_still_arrives(greeted, carried):
 
 
 @pytest.mark.parametrize("reason", ["", "x" * 5000, "\0" * 5000, "\ud800"])
-def test_any_reason_fits(reason, greeted, carried):
-    host, plugin = greeted(plugin=Hello(name="p", max_frame=50))
+def test_any_reason_fits(reason, connected, carried):
+    host, plugin = connected(plugin=Hello(name="p", max_frame=50))
     host.send(GoAway(0, reason))
     (goaway,) = carried(host, plugin)
     assert len(goaway.reason) <= 50
 
 
-def test_the_end_of_the_stream(greeted):
-    host, _ = greeted()
+def test_the_end_of_the_stream(connected):
+    host, _ = connected()
     host.receive_data(b"")
     assert host.next_event() is None
     assert host.state is ConnectionState.CLOSED
@@ -519,8 +519,8 @@ def test_the_end_of_the_stream(greeted):
         host.send(Ping(1))
 
 
-def test_a_broken_rule_is_explained_to_the_peer(greeted):
-    host, plugin = greeted()
+def test_a_broken_rule_is_explained_to_the_peer(connected):
+    host, plugin = connected()
     breaks(plugin, pack(FrameType.OPEN, 1, method=77), "unknown method 77")
     host.receive_data(plugin.data_to_send())
     assert host.next_event() == GoAway(0, "OPEN for unknown method 77 (known: 1 to 5)")
@@ -531,8 +531,8 @@ def test_a_broken_rule_is_explained_to_the_peer(greeted):
 # -- what a peer can make this side hold --------------------------------------
 
 
-def test_pings_from_a_peer_that_does_not_read(greeted):
-    host, _ = greeted()
+def test_pings_from_a_peer_that_does_not_read(connected):
+    host, _ = connected()
     ping = pack(FrameType.PING, aux=1)
     limit = MAX_UNANSWERED_PINGS + host.local_hello.max_streams
     for _ in range(3):
@@ -543,8 +543,8 @@ def test_pings_from_a_peer_that_does_not_read(greeted):
     breaks(host, ping * (limit + 1), "arrived while no answer could leave")
 
 
-def test_calls_from_a_peer_that_does_not_read(greeted):
-    host, _ = greeted()
+def test_calls_from_a_peer_that_does_not_read(connected):
+    host, _ = connected()
     for number in range(2, 1_000_000, 2):
         host.receive_data(pack(FrameType.OPEN, number, method=3))
         try:
@@ -568,8 +568,8 @@ def test_nothing_is_held_for_a_stranger():
         tracemalloc.stop()
 
 
-def test_notes(greeted, carried):
-    host, plugin = greeted("msgpack")
+def test_notes(connected, carried):
+    host, plugin = connected("msgpack")
     note = Note(logs=[LogRecord("hi", "WARNING", "x", 1.5)])
     plugin.send(note)
     assert carried(plugin, host) == [note]
@@ -579,8 +579,8 @@ def test_notes(greeted, carried):
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 @pytest.mark.parametrize("number", [1001, 5000])
-def test_log_records_beyond_those_of_a_note_are_dropped(greeted, codec, number):
-    host, _plugin = greeted(codec)
+def test_log_records_beyond_those_of_a_note_are_dropped(connected, codec, number):
+    host, _plugin = connected(codec)
     metrics = PluginMetrics(requests_total=7)
     logs = [LogRecord(f"line {n}") for n in range(number)]
     payload = codecs.encode(host.codec, Note(logs=logs, metrics=metrics))
@@ -589,8 +589,8 @@ def test_log_records_beyond_those_of_a_note_are_dropped(greeted, codec, number):
     assert [fault.rule for fault in host.faults] == ["long_note"]
 
 
-def test_of_a_note_that_is_far_too_long_the_records_are_dropped_undecoded(greeted):
-    host, _plugin = greeted("msgpack", host=Hello(name="h", max_frame=8 * 1024 * 1024))
+def test_of_a_note_that_is_far_too_long_the_records_are_dropped_undecoded(connected):
+    host, _plugin = connected("msgpack", host=Hello(name="h", max_frame=8 * 1024 * 1024))
     number = 4_000_000
     payload = b"\x82\xa4logs\xdd" + number.to_bytes(4) + b"\x80" * number
     payload += b"\xa6health\x81\xa6status\x01"
@@ -599,8 +599,8 @@ def test_of_a_note_that_is_far_too_long_the_records_are_dropped_undecoded(greete
     assert [fault.rule for fault in host.faults] == ["long_note"]
 
 
-def test_what_follows_a_close_is_noticed_by_the_host_alone(greeted, carried):
-    host, plugin = greeted()
+def test_what_follows_a_close_is_noticed_by_the_host_alone(connected, carried):
+    host, plugin = connected()
     for stream in (1, 3):
         host.send(Open(stream, Method.EXECUTE, EXECUTE))
     carried(host, plugin)

@@ -36,26 +36,26 @@ HEADER = struct.Struct("!IIBBBBI")
 TEXT = st.text(max_size=20)
 
 
-def start(role, greeted, carried):
+def start(role, connected, carried):
     return Connection(role, Hello(name="x", max_streams=3, window=60, max_frame=300))
 
 
-def awaiting_answer(role, greeted, carried):
+def awaiting_answer(role, connected, carried):
     if role is Role.PLUGIN:
-        connection = start(role, greeted, carried)
+        connection = start(role, connected, carried)
         connection.send(connection.local_hello)
         return connection
-    connection = start(role, greeted, carried)
-    plugin = start(Role.PLUGIN, greeted, carried)
+    connection = start(role, connected, carried)
+    plugin = start(Role.PLUGIN, connected, carried)
     plugin.send(plugin.local_hello)
     carried(plugin, connection)
     return connection
 
 
 def ready(codec):
-    def build(role, greeted, carried):
+    def build(role, connected, carried):
         limits = Hello(name="x", max_streams=3, window=60, max_frame=300)
-        host, plugin = greeted(codec, host=limits, plugin=limits)
+        host, plugin = connected(codec, host=limits, plugin=limits)
         return host if role is Role.HOST else plugin
 
     return build
@@ -64,9 +64,9 @@ def ready(codec):
 def busy(codec):
     """One call of each kind from either side, one of them cancelled."""
 
-    def build(role, greeted, carried):
+    def build(role, connected, carried):
         limits = Hello(name="x", max_streams=4, window=60, max_frame=300)
-        host, plugin = greeted(codec, host=limits, plugin=limits)
+        host, plugin = connected(codec, host=limits, plugin=limits)
         for side in (host, plugin):
             side.send(Open(side.next_stream(), Method.EXECUTE, ExecuteRequest()))
             side.send(Open(side.next_stream(), Method.EXECUTE_STREAM, StreamRequest(), end=False))
@@ -79,14 +79,14 @@ def busy(codec):
     return build
 
 
-def draining(role, greeted, carried):
-    connection = busy("json")(role, greeted, carried)
+def draining(role, connected, carried):
+    connection = busy("json")(role, connected, carried)
     connection.send(GoAway(0, "drain"))
     return connection
 
 
-def closed(role, greeted, carried):
-    connection = busy("json")(role, greeted, carried)
+def closed(role, connected, carried):
+    connection = busy("json")(role, connected, carried)
     connection.receive_data(b"")
     assert connection.next_event() is None
     assert connection.state is ConnectionState.CLOSED
@@ -152,10 +152,10 @@ def cut_at(data: bytes, places: list[int]) -> list[bytes]:
 @pytest.mark.parametrize("situation", SITUATIONS)
 @settings(max_examples=30, deadline=None)
 @given(data=noise, places=cuts)
-def test_any_bytes(situation, role, greeted, carried, fed, data, places):
+def test_any_bytes(situation, role, connected, carried, fed, data, places):
     build = SITUATIONS[situation]
-    whole = fed(build(role, greeted, carried), [data])
-    assert fed(build(role, greeted, carried), cut_at(data, places)) == whole
+    whole = fed(build(role, connected, carried), [data])
+    assert fed(build(role, connected, carried), cut_at(data, places)) == whole
     events, _error, state = whole
     assert state is ConnectionState.CLOSED
     assert len(events) <= len(data) // 16
@@ -190,8 +190,8 @@ def mutations(draw, size):
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), places=cuts)
-def test_mutated_conversation(codec, greeted, fed, data, places):
-    host, _ = greeted(codec)
+def test_mutated_conversation(codec, connected, fed, data, places):
+    host, _ = connected(codec)
     for event in conversation:
         host.send(event)
     stream = bytearray(host.data_to_send())
@@ -203,13 +203,13 @@ def test_mutated_conversation(codec, greeted, fed, data, places):
             del stream[place]
         else:
             stream.insert(place, byte)
-    whole = fed(greeted(codec)[1], [bytes(stream)])
-    assert fed(greeted(codec)[1], cut_at(bytes(stream), places)) == whole
+    whole = fed(connected(codec)[1], [bytes(stream)])
+    assert fed(connected(codec)[1], cut_at(bytes(stream), places)) == whole
 
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
-def test_conversation_bytewise_and_with_trailing_data(codec, greeted, fed):
-    host, plugin = greeted(codec)
+def test_conversation_bytewise_and_with_trailing_data(codec, connected, fed):
+    host, plugin = connected(codec)
     for event in conversation:
         host.send(event)
     stream = host.data_to_send()
@@ -217,7 +217,7 @@ def test_conversation_bytewise_and_with_trailing_data(codec, greeted, fed):
     assert error == ""
     without_sizes = [replace(e, size=0) if isinstance(e, Data) else e for e in events]
     assert sorted(map(repr, without_sizes)) == sorted(map(repr, conversation))
-    assert fed(greeted(codec)[1], [stream[i : i + 1] for i in range(len(stream))])[0] == events
-    trailing, error, _ = fed(greeted(codec)[1], [stream + b"\0"])
+    assert fed(connected(codec)[1], [stream[i : i + 1] for i in range(len(stream))])[0] == events
+    trailing, error, _ = fed(connected(codec)[1], [stream + b"\0"])
     assert trailing == events
     assert "middle of a frame" in error

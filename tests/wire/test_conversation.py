@@ -170,7 +170,7 @@ def picture(connection: Connection) -> object:
 
 class Conversation(RuleBasedStateMachine):
     codec = "json"
-    greeted = None
+    connected = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,9 +179,9 @@ class Conversation(RuleBasedStateMachine):
         self.small_writes.start()
 
     @initialize()
-    def greet(self) -> None:
+    def connect(self) -> None:
         hello = Hello(name="x", max_streams=MAX_STREAMS, window=WINDOW, max_frame=MAX_FRAME)
-        host, plugin = type(self).greeted(self.codec, host=hello, plugin=hello)
+        host, plugin = type(self).connected(self.codec, host=hello, plugin=hello)
         self.sides = (Side(host, 1), Side(plugin, 2))
 
     def send(self, which: int, event: Event) -> None:
@@ -357,8 +357,10 @@ class Conversation(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 @pytest.mark.parametrize("examples", [100, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_conversation(codec, examples, greeted):
-    machine = type("Machine", (Conversation,), {"codec": codec, "greeted": staticmethod(greeted)})
+def test_conversation(codec, examples, connected):
+    machine = type(
+        "Machine", (Conversation,), {"codec": codec, "connected": staticmethod(connected)}
+    )
     run_state_machine_as_test(
         machine,
         settings=settings(

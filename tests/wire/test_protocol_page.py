@@ -128,8 +128,8 @@ def hex_blocks():
     ]
 
 
-def test_worked_example_of_a_header(greeted):
-    host, plugin = greeted()
+def test_worked_example_of_a_header(connected):
+    host, plugin = connected()
     host._next_stream = 3
     request = ExecuteRequest(operation="get", params_json='{"key":"user-1"}')
     host.send(Open(3, Method.EXECUTE, request, 1500))

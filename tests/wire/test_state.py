@@ -90,7 +90,7 @@ FRAMES = {
 }
 
 
-def in_state(role, state, greeted, carried):
+def in_state(role, state, connected, carried):
     """A connection brought to ``state`` by legal means."""
     if state is ConnectionState.START:
         return Connection(role, Hello(name="x"))
@@ -102,7 +102,7 @@ def in_state(role, state, greeted, carried):
         host = Connection(Role.HOST, Hello(name="h"))
         carried(plugin, host)
         return host
-    host, plugin = greeted()
+    host, plugin = connected()
     connection = host if role is Role.HOST else plugin
     if state in (ConnectionState.GOAWAY_SENT, ConnectionState.GOAWAY_BOTH):
         connection.send(GoAway(0))
@@ -117,10 +117,10 @@ def in_state(role, state, greeted, carried):
 
 @pytest.mark.parametrize("role", Role, ids=lambda role: role.name)
 @pytest.mark.parametrize("state", ConnectionState, ids=lambda state: state.name)
-def test_connection_follows_its_table(role, state, greeted, carried):
+def test_connection_follows_its_table(role, state, connected, carried):
     row = CONNECTION[role][state]
     for trigger, event in EVENTS.items():
-        connection = in_state(role, state, greeted, carried)
+        connection = in_state(role, state, connected, carried)
         assert connection.state is state
         if trigger in row:
             connection.send(event)
@@ -130,7 +130,7 @@ def test_connection_follows_its_table(role, state, greeted, carried):
                 connection.send(event)
             assert connection.state is state
     for trigger, frame in FRAMES.items():
-        connection = in_state(role, state, greeted, carried)
+        connection = in_state(role, state, connected, carried)
         connection.receive_data(frame)
         if state is ConnectionState.CLOSED:
             assert connection.next_event() is None
@@ -179,8 +179,8 @@ STREAM_TRIGGERS = [
 
 @pytest.mark.parametrize("mine", [True, False])
 @given(triggers=st.lists(st.sampled_from(STREAM_TRIGGERS), max_size=6))
-def test_stream_follows_its_table(mine, greeted, carried, triggers):
-    connection, plugin = greeted()
+def test_stream_follows_its_table(mine, connected, carried, triggers):
+    connection, plugin = connected()
     opener = connection if mine else plugin
     stream = opener.next_stream()
     opener.send(Open(stream, Method.EXECUTE_STREAM, StreamRequest(), end=False))
@@ -203,8 +203,8 @@ def test_stream_follows_its_table(mine, greeted, carried, triggers):
 
 
 @pytest.mark.parametrize("method", [m for m in Method if m is not Method.EXECUTE_STREAM])
-def test_unary_calls_carry_no_data(method, greeted):
-    host, _ = greeted()
+def test_unary_calls_carry_no_data(method, connected):
+    host, _ = connected()
     host.send(Open(1, method, REQUEST_TYPE[method](), end=False))
     with pytest.raises(LocalProtocolError, match="cannot send DATA in stream state ENDED"):
         host.send(Data(1, StreamRequest()))

@@ -80,8 +80,8 @@ def sides(pair, sender):
 
 
 @pytest.mark.parametrize("case", cases("frames-json", "frames-msgpack"))
-def test_frames(case, greeted):
-    pair = greeted(case["codec"])
+def test_frames(case, connected):
+    pair = connected(case["codec"])
     for step in case["before"]:
         replay(step, *sides(pair, step["sender"]))
     speak(case["hex"], [case["event"]], *sides(pair, case["sender"]))
@@ -112,10 +112,10 @@ def test_handshake(case):
     assert type(plugin.next_event()) is type(answer)
 
 
-def reader_in(case, greeted):
+def reader_in(case, connected):
     role = Role.HOST if case["to"] == "host" else Role.PLUGIN
     if case["state"] == "ready":
-        return greeted(case["codec"])[role is Role.PLUGIN]
+        return connected(case["codec"])[role is Role.PLUGIN]
     connection = Connection(role, Hello(name="x"))
     if case["state"] == "offered":
         connection.send(connection.local_hello)
@@ -124,10 +124,10 @@ def reader_in(case, greeted):
 
 
 @pytest.mark.parametrize("case", cases("errors"))
-def test_errors(case, greeted):
+def test_errors(case, connected):
     data = bytes.fromhex(case["hex"])
     for chunks in ([data], [data[i : i + 1] for i in range(len(data))]):
-        connection = reader_in({"codec": "json", **case}, greeted)
+        connection = reader_in({"codec": "json", **case}, connected)
         with pytest.raises(RemoteProtocolError):  # noqa: PT012 - which byte it is differs
             for chunk in [*chunks, b""]:
                 connection.receive_data(chunk)
@@ -137,8 +137,8 @@ def test_errors(case, greeted):
 
 
 @pytest.mark.parametrize("case", cases("tolerance"))
-def test_tolerance(case, greeted):
-    host, plugin = greeted(case["codec"])
+def test_tolerance(case, connected):
+    host, plugin = connected(case["codec"])
     plugin.receive_data(bytes.fromhex(case["hex"]))
     found = read_all(plugin)
     for event in found:
