@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from prism.access.api_keys import read_keys
 from prism.config import (
     Credentials,
     LoadedConfig,
@@ -25,6 +26,7 @@ from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.typecheck import fields_of, meta_of
 from prism.config.types import (
     AdminConfig,
+    AuthenticationConfig,
     Config,
     ListenerTLS,
     NamespaceConfig,
@@ -56,6 +58,8 @@ def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
     _check_tls(config.listen.tls, root["listen"]["tls"])
     if config.admin.enabled:
         _check_admin(config.admin, root["admin"])
+    if config.authentication is not None:
+        _check_authentication(config.authentication, root["authentication"])
     for index, namespace in enumerate(config.namespaces):
         _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
     found = root.report.errors[already:]
@@ -83,6 +87,21 @@ def _check_admin(admin: AdminConfig, at: Place) -> None:
     socket = unix_path(admin.address)
     if socket is not None:
         _check_directory(Path(socket).parent, at["address"], to_write=True)
+
+
+def _check_authentication(authentication: AuthenticationConfig, at: Place) -> None:
+    if authentication.api_keys is not None:
+        try:
+            read_keys(Path(authentication.api_keys.file))
+        except ConfigError as error:
+            for problem in error.problems:
+                at["api_keys"]["file"].error(str(problem))
+    for index, issuer in enumerate(authentication.jwt):
+        if issuer.ca_cert is not None:
+            try:
+                load_client_context(TLSFiles(ca_cert=issuer.ca_cert))
+            except TLSFilesError as error:
+                at["jwt"][index]["ca_cert"].error(f"{error.files}: {error.why}")
 
 
 class _Namespace:

@@ -3,11 +3,16 @@
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import trustme
+from msgspec import Struct
 
+from prism.access.api_keys import create_key
 from prism.config import load_config
+from prism.config.typecheck import alternatives, fields_of, meta_of
+from prism.config.types import Config
 from prism.control.machine import check_machine
 
 FITS = """
@@ -16,6 +21,9 @@ admin:
   address: unix:{here}/sockets/admin.sock
   tokens: [{name: ann, file: ann.token}]
 secrets: {directory: secrets}
+authentication:
+  api_keys: {file: keys.yaml}
+  jwt: [{issuer: i, audience: a, jwks_url: "https://i/k", ca_cert: issuer.pem, algorithms: [RS256]}]
 plugins:
   - name: orders
     type: sidecar
@@ -43,7 +51,9 @@ def here(tmp_path: Path) -> Path:
     issued = authority.issue_cert("localhost")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("ca.pem", "issuer.pem"):
+        authority.cert_pem.write_to_path(tmp_path / name)
+    create_key(tmp_path / "keys.yaml", "reports", [])
     for name in ("sockets", "secrets", "far", "data", "work"):
         (tmp_path / name).mkdir()
     for name in ("v1.py", "v2.py", "mine.py", "far/far.py"):
@@ -69,22 +79,54 @@ def test_what_is_all_there_fits(here: Path) -> None:
     assert problems(here) == []
 
 
+def paths(block: type, seen: set[type]) -> set[str]:
+    """The keys of ``block``, and of all below it, that are paths."""
+    found = set()
+    seen.add(block)
+    for name, field in fields_of(block).items():
+        if meta_of(field.type, "path"):
+            found.add(f"{block.__name__}.{name}")
+        kinds = [one.kind for one in alternatives(field.type)]
+        while kinds:
+            kind = kinds.pop()
+            kinds += [one.kind for inner in get_args(kind) for one in alternatives(inner)]
+            if isinstance(kind, type) and issubclass(kind, Struct) and kind not in seen:
+                found |= paths(kind, seen)
+    return found
+
+
+def test_every_path_of_the_configuration_is_thought_of() -> None:
+    """Whoever adds one checks it in ``prism.control.machine``, and then names it here."""
+    of_launch = {"module", "path", "library", "working_directory", "signature"} - {"module"}
+    assert paths(Config, set()) == {
+        "ListenerTLS.cert", "ListenerTLS.key", "ListenerTLS.client_ca",
+        "AdminConfig.token_file", "AdminTokenConfig.file",
+        "APIKeysConfig.file", "JWTIssuerConfig.ca_cert",
+        "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
+        "SecretsConfig.directory", "PluginConfig.socket",
+        *(f"{block}.{name}" for name in of_launch
+          for block in ("PluginConfig", "CataloguePlugin", "CatalogueVersion")),
+    }  # fmt: skip
+
+
 GONE = "No such file or directory"
 MISSING = [
     ("cert.pem", "2:22: listen.tls.cert: cert.pem: " + GONE),
     ("key.pem", "2:37: listen.tls.key: key.pem: " + GONE),
     ("ca.pem", "2:57: listen.tls.client_ca: ca.pem: " + GONE),
+    ("keys.yaml", "8:20: authentication.api_keys.file: keys.yaml: the file is not there"),
+    ("issuer.pem", "9:68: authentication.jwt[0].ca_cert: issuer.pem: " + GONE),
     ("ann.token", "5:30: admin.tokens[0].file: ann.token: " + GONE),
     (
         "secrets/pw",
-        '13:73: namespaces[0].credentials.pw: secrets/pw: the secret "pw" cannot be read: ' + GONE,
+        '16:73: namespaces[0].credentials.pw: secrets/pw: the secret "pw" cannot be read: ' + GONE,
     ),
-    ("v1.py", "10:14: plugins[0].command: there is no file v1.py"),
-    ("mine.py", "15:62: namespaces[2].plugin.module: there is no Python package 'mine'"),
-    ("far/far.py", "16:62: namespaces[3].plugin.module: "),
-    ("data", "20:47: namespaces[5].config.path: there is no directory data"),
-    ("work", "23:68: namespaces[6].plugin.working_directory: there is no directory work"),
-    ("program", "23:38: namespaces[6].plugin.command: there is no program program"),
+    ("v1.py", "13:14: plugins[0].command: there is no file v1.py"),
+    ("mine.py", "18:62: namespaces[2].plugin.module: there is no Python package 'mine'"),
+    ("far/far.py", "19:62: namespaces[3].plugin.module: "),
+    ("data", "23:47: namespaces[5].config.path: there is no directory data"),
+    ("work", "26:68: namespaces[6].plugin.working_directory: there is no directory work"),
+    ("program", "26:38: namespaces[6].plugin.command: there is no program program"),
     ("sockets", "4:12: admin.address: there is no directory sockets"),
 ]
 
@@ -111,29 +153,29 @@ def test_a_token_that_all_may_read(here: Path) -> None:
 def test_a_program_that_others_may_write_or_nobody_may_run(here: Path) -> None:
     (here / "program").chmod(0o757)
     (problem,) = problems(here)
-    assert problem.startswith("23:38: namespaces[6].plugin.command: ")
+    assert problem.startswith("26:38: namespaces[6].plugin.command: ")
     assert "world_writable" in problem
     (here / "program").chmod(0o644)
-    assert problems(here) == ["23:38: namespaces[6].plugin.command: program is not executable"]
+    assert problems(here) == ["26:38: namespaces[6].plugin.command: program is not executable"]
 
 
 def test_a_version_has_its_own_command(here: Path) -> None:
     text = FITS.replace("v2: {}", "v2: {command: /no/such}").replace("version: v1", "version: v2")
     assert problems(here, text) == [
-        "11:38: plugins[0].versions.v2.command: there is no program /no/such"
+        "14:38: plugins[0].versions.v2.command: there is no program /no/such"
     ]
 
 
 def test_a_group_that_is_not_there(here: Path) -> None:
     assert problems(here, FITS.replace("group: root", "group: nosuch")) == [
-        "14:82: namespaces[1].plugin.group: there is no group nosuch"
+        "17:82: namespaces[1].plugin.group: there is no group nosuch"
     ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_this_user_may_not_write(here: Path) -> None:
     (here / "data").chmod(0o555)
-    assert problems(here) == ["20:47: namespaces[5].config.path: this user may not write in data"]
+    assert problems(here) == ["23:47: namespaces[5].config.path: this user may not write in data"]
 
 
 def test_no_plugin_is_run(here: Path) -> None:
