@@ -115,30 +115,33 @@ async def run_interruptible(
 
     When cancelled, ``job`` is. Waits for the thread in any case: it is using a connection.
     """
-    ending = anyio.CancelScope(shield=True)
+    done = anyio.Event()
     async with anyio.create_task_group() as group:
-        group.start_soon(_interrupt, job, jobs, ending)
+        group.start_soon(_interrupt, job, jobs, done)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(function, jobs, limiter=limiter)
-        ending.cancel()
-        group.cancel_scope.cancel()
+            try:
+                await anyio.to_thread.run_sync(function, jobs, limiter=limiter)
+            finally:
+                done.set()
     await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio's group does not raise it
 
 
-async def _interrupt(job: Job[Any], jobs: list[Job[Any]], ending: anyio.CancelScope) -> None:
-    """Look after ``jobs``; once cancelled, ``job`` is to end, until ``ending`` is cancelled."""
+async def _interrupt(job: Job[Any], jobs: list[Job[Any]], done: anyio.Event) -> None:
+    """Interrupt those of ``jobs`` that are due, until ``done``; once cancelled, ``job`` is."""
     try:
-        while True:
-            await anyio.sleep(LOOK_AGAIN_SECONDS)
-            _look_after(jobs)
-    finally:
+        await _look_after(jobs, done)
+    except BaseException:
         job.cancelled = True
-        with ending:
-            while True:
-                _look_after(jobs)
-                await anyio.sleep(LOOK_AGAIN_SECONDS)
-
-
-def _look_after(jobs: list[Job[Any]]) -> None:
-    for job in jobs:
         job.interrupt_if_due()
+        with anyio.CancelScope(shield=True):
+            await _look_after(jobs, done)
+        raise
+
+
+async def _look_after(jobs: list[Job[Any]], done: anyio.Event) -> None:
+    while not done.is_set():
+        with anyio.move_on_after(LOOK_AGAIN_SECONDS) as waiting:
+            await done.wait()
+        if waiting.cancelled_caught:
+            for job in jobs:
+                job.interrupt_if_due()

@@ -29,14 +29,20 @@ class SchemaCache:
             self._limits.clear()
             self._version = version
 
+    def forget(self) -> None:
+        """Call after a rollback: the next change of the schema has the number of the undone one."""
+        self._version = -1
+
     def limits(
-        self, connection: sqlite3.Connection, explaining: str, params: Any
+        self, connection: sqlite3.Connection, access: str, sql: str, params: Any
     ) -> StatementLimits:
-        """The limits of a statement that begins with EXPLAIN, as its client may compile it.
+        """The limits of a client's statement; ``access`` is what its client may do.
 
         Raises:
             sqlite3.OperationalError: it was interrupted.
         """
+        # One explained before is not compiled again, as it does not run: it has to look new.
+        explaining = f"/*{access} {self._version}*/ EXPLAIN {sql}"
         limits = self._limits.get(explaining)
         if limits is None:
             try:
