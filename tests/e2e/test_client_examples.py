@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 from doors import program
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,22 @@ def test_grpcio(start_prism):
         "ready ",
         "delete user:123",
     ]
+
+
+def test_grpcio_over_tls(start_prism, tmp_path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    config = {
+        "listen": {"tls": {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}},
+        "namespaces": [{"name": "demo", "backend": "sqlite", "config": {"path": ":memory:"}}],
+    }
+    endpoint = f"127.0.0.1:{start_prism(config).port}"
+    client = CLIENTS / "grpc_client.py"
+    printed = output(sys.executable, client, ROOT / "schemas", endpoint, tmp_path / "ca.pem")
+    assert printed.startswith("{'stored': True}\n")
 
 
 def test_node(start_prism):
