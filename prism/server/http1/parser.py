@@ -46,6 +46,15 @@ class State(Enum):
     WHOLE = auto()  # the request; what follows it is kept
 
 
+# Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
+_HEAD = State.HEAD
+_BODY = State.BODY
+_WHOLE = State.WHOLE
+
+MEMORABLE = 1024
+"""Bytes of a head that is kept, as it was judged, for the next request: clients repeat theirs."""
+
+
 class RequestParser:
     """The requests of one connection.
 
@@ -53,16 +62,28 @@ class RequestParser:
     more can be said about them: the connection must end.
     """
 
-    __slots__ = ("_chunks", "_left", "_max_fields", "_max_size", "_parser", "state", "unparsed")
+    __slots__ = (
+        "_chunks",
+        "_last_head",
+        "_last_raw",
+        "_left",
+        "_max_fields",
+        "_max_size",
+        "_parser",
+        "state",
+        "unparsed",
+    )
 
     def __init__(self, settings: ServerSettings) -> None:
-        self.state = State.HEAD
+        self.state = _HEAD
         self.unparsed = b""
         self._parser = choose(settings.http1_parser)
         self._max_size = settings.max_header_size
         self._max_fields = settings.max_header_fields
         self._left: int | None = 0  # of the body; None: it comes in chunks
         self._chunks: ChunkedBody
+        self._last_raw = b""
+        self._last_head: Head
 
     def receive(self, data: bytes) -> Request | Body | None:
         """Take in what was received next; ``None`` if nothing is complete with it.
@@ -71,13 +92,13 @@ class RequestParser:
             BadRequest: it is no request, or beyond a limit.
         """
         state = self.state
-        if state is State.HEAD:
+        if state is _HEAD:
             return self._receive_head(self.unparsed + data if self.unparsed else data)
-        if state is State.WHOLE:
+        if state is _WHOLE:
             self.unparsed += data
             return None
         body = self._receive_body(data)
-        ended = self.state is State.WHOLE
+        ended = self.state is _WHOLE
         return Body(body, ended) if body or ended else None
 
     def next_request(self) -> Request | None:
@@ -86,13 +107,13 @@ class RequestParser:
         Raises:
             BadRequest: as ``receive``.
         """
-        self.state = State.HEAD
+        self.state = _HEAD
         return self._receive_head(self.unparsed) if self.unparsed else None
 
     @property
     def begun(self) -> bool:
         """Whether a request is under way, at least a byte of its head."""
-        return self.state is not State.HEAD or self.unparsed not in {b"", b"\r"}
+        return self.state is not _HEAD or self.unparsed not in {b"", b"\r"}
 
     def _receive_head(self, data: bytes) -> Request | None:
         start = 0
@@ -109,29 +130,34 @@ class RequestParser:
             self.unparsed = data
             return None
         raw = data[:end]
-        check_lines(raw, self._max_size, self._max_fields)
-        head = read_head(raw, self._parser)
+        if raw == self._last_raw:
+            head = self._last_head
+        else:
+            check_lines(raw, self._max_size, self._max_fields)
+            head = read_head(raw, self._parser)
+            if len(raw) <= MEMORABLE:
+                self._last_raw, self._last_head = raw, head
         self.unparsed = b""
         self._left = head.length
         if head.length is None:
             self._chunks = ChunkedBody(self._max_size, self._max_fields)
-        self.state = State.BODY
+        self.state = _BODY
         body = self._receive_body(data[end:])
-        return Request(head, body, self.state is State.WHOLE)
+        return Request(head, body, self.state is _WHOLE)
 
     def _receive_body(self, data: bytes) -> bytes:
         left = self._left
         if left is None:
             body = self._chunks.decode(data)
             if self._chunks.ended:
-                self.state = State.WHOLE
+                self.state = _WHOLE
                 self.unparsed = self._chunks.rest
             return body
         size = len(data)
         if size < left:
             self._left = left - size
             return data
-        self.state = State.WHOLE
+        self.state = _WHOLE
         if size == left:
             return data
         self.unparsed = data[left:]
