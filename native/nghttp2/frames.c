@@ -1,7 +1,7 @@
 /* The incoming frames one by one, before nghttp2 sees them. */
 #include "session.h"
 
-#define FRAMES_AT_ONCE 256 /* as in limits.py */
+#define FRAMES_AT_ONCE 256 /* limits.py says why not more, and has fewer */
 #define UNKNOWN_FRAME 0xfe
 
 /* What nghttp2 would let pass without a word: it ignores what comes for a closed stream. */

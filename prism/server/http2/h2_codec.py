@@ -7,6 +7,7 @@ from typing import NamedTuple
 import h2.events
 import h2.exceptions
 from h2.errors import ErrorCodes
+from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import GoAwayFrame, RstStreamFrame
 
 from prism.server.http2.codec import MAX_FRAME_SIZE
@@ -21,7 +22,13 @@ from prism.server.http2.events import (
     StreamReset,
     WindowOpened,
 )
-from prism.server.http2.h2_library import CLOSED, open_connection
+from prism.server.http2.h2_library import (
+    CLOSED,
+    MEMORABLE,
+    NOT_INDEXED,
+    REMEMBERED,
+    open_connection,
+)
 from prism.server.http2.limits import ClientError, FrameGuard
 from prism.server.http2.request import (
     TOO_LARGE,
@@ -63,6 +70,7 @@ class H2Codec:
         self._out = bytearray()
         self._failure: ClientError | None = None
         self._incoming: dict[int, _Incoming] = {}
+        self._heads: dict[tuple[object, ...], Head] = {}
         self._refused: set[int] = set()  # malformed, among the bytes just received
         self._max_head = settings.max_header_size, settings.max_header_fields
         self._h2 = open_connection(settings)
@@ -151,13 +159,24 @@ class H2Codec:
             events.append(RequestMalformed(stream_id, TOO_LARGE))
             return
         try:
-            head = read_head(event.headers, ended=event.stream_ended is not None)
+            head = self._read_head(event.headers, ended=event.stream_ended is not None)
         except Malformed as error:
             self._refuse(stream_id, str(error), events)
             return
         incoming = self._incoming[stream_id] = _Incoming(head)
         begun[stream_id] = _Begun(len(events), incoming)
         events.append(RequestEnded(stream_id))  # keeps its place until the body is known
+
+    def _read_head(self, fields: Sequence[tuple[bytes, bytes]], *, ended: bool) -> Head:
+        key = (ended, *fields)
+        known = self._heads.get(key)
+        if known is None:
+            known = read_head(fields, ended=ended)
+            if sum(len(name) + len(value) for name, value in fields) <= MEMORABLE:
+                if len(self._heads) >= REMEMBERED:
+                    self._heads.clear()
+                self._heads[key] = known
+        return known
 
     def _data(self, event: h2.events.DataReceived, events: list[Event]) -> None:
         stream_id, data = event.stream_id, event.data
@@ -251,8 +270,12 @@ class H2Codec:
     ) -> bool:
         if self._failure is not None:
             return True
+        block = [
+            NeverIndexedHeaderTuple(*field) if field[0] in NOT_INDEXED else field
+            for field in headers
+        ]
         try:
-            self._h2.send_headers(stream_id, headers, end_stream=end and not data)
+            self._h2.send_headers(stream_id, block, end_stream=end and not data)
             fits = len(data) <= MAX_FRAME_SIZE and (
                 not data or len(data) <= self._h2.local_flow_control_window(stream_id)
             )

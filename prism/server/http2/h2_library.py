@@ -1,6 +1,7 @@
 """The h2 library set up as a server, with the habits changed that a client could abuse."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -36,18 +37,66 @@ CLOSED = (
 _KNOWN_SETTINGS = frozenset(SettingCodes)
 
 
+REMEMBERED = 16
+"""How many header sections of a connection are remembered ..."""
+MEMORABLE = 512
+"""... and up to how many bytes, compressed: clients repeat what they have asked before."""
+MEMORABLE_FIELDS = 32
+"""Each may be a single byte, compressed."""
+
+NOT_INDEXED = frozenset({b"x-request-id"})
+"""Headers that no two responses share. In HPACK's table they would only drive out others, and
+hpack searches the whole of it for each header."""
+
+
 class _Decoder(hpack.Decoder):
-    """hpack limits the size of a header section, not how many fields there are."""
+    """hpack limits the size of a header section, not how many fields there are; and decodes the
+    same one, some hundred times slower than it is found here, over and over.
+
+    What a section means depends on the table. So those that have changed nothing in it are
+    remembered, for as long as it stays the same: each entry that is added is a new object.
+    """
 
     def __init__(self, max_size: int, max_fields: int) -> None:
         super().__init__(max_size)
         self._max_fields = max_fields
+        self._known: dict[bytes, list[hpack.HeaderTuple]] = {}
+        self._newest: object = None
+        self._shape = (0, 0)
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[hpack.HeaderTuple]:
+        if self._has_changed():
+            self._known.clear()
+        elif (known := self._known.get(data)) is not None:
+            return known
         fields = list(super().decode(data, raw))
         if len(fields) > self._max_fields:
             raise hpack.OversizedHeaderListError
+        if self._has_changed():
+            self._known.clear()
+        elif len(data) <= MEMORABLE and len(fields) <= MEMORABLE_FIELDS:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[data] = fields
         return fields
+
+    def _has_changed(self) -> bool:
+        """Whether the table is another one than when this was asked before."""
+        table = self.header_table
+        newest = table.dynamic_entries[0] if table.dynamic_entries else None
+        shape = (len(table.dynamic_entries), table.maxsize)
+        if newest is self._newest and shape == self._shape:
+            return False
+        self._newest, self._shape = newest, shape
+        return True
+
+
+class _Encoder(hpack.Encoder):
+    """Leaves out Huffman's code, which saves a response some ten bytes, and in Python costs a
+    twentieth of a call."""
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        return super().encode(headers, huffman)
 
 
 class AdjustedH2Connection(h2.connection.H2Connection):
@@ -57,7 +106,21 @@ class AdjustedH2Connection(h2.connection.H2Connection):
     """Of how many ended streams h2 remembers how they ended. It would keep 65,536, which are
     7 MB; what still comes for a stream that was reset is a matter of a round trip."""
 
+    COUNT_EVERY = 32
+    """Streams begun between two counts of the open ones."""
+
     _began = False
+    _uncounted = 0
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """h2 counts its streams with each new one, and forgets the closed ones by the way. None
+        is too many for it here (see ``_UNLIMITED_STREAMS``), so it may do so now and then."""
+        self._uncounted -= 1
+        if self._uncounted <= 0:
+            self._uncounted = self.COUNT_EVERY
+            return super().open_inbound_streams
+        return 0
 
     def release(self) -> None:
         """Let go of itself: h2 keeps its own methods in a table, a cycle for each connection."""
@@ -141,6 +204,7 @@ def open_connection(settings: ServerSettings) -> AdjustedH2Connection:
         SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
     }
     connection.local_settings = Settings(client=False, initial_values=announced)
+    connection.encoder = _Encoder()
     connection.decoder = _Decoder(
         HARD_HEADER_LIMIT * settings.max_header_size,
         HARD_HEADER_LIMIT * settings.max_header_fields,

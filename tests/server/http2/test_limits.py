@@ -127,7 +127,7 @@ def test_many_frames_come_in_portions(make_codec, step):
     data = DataFrame(1, b"x").serialize() * 1000
     portions = feed(codec, data, step)
     assert sum(portions) == len(data)
-    assert max(portions) <= FRAMES_AT_ONCE * 10
+    assert max(portions) <= 2 * FRAMES_AT_ONCE * 10  # in C they are twice as many
 
 
 def test_a_header_section_that_goes_on_is_refused(make_codec):
