@@ -100,7 +100,8 @@ class Proxy:
         self._metrics.register(partial(memory_metrics, self.router.memory))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
-        observer = Observer(self._metrics, AccessLog())
+        access = self.config.log.access
+        observer = Observer(self._metrics, AccessLog(access.requests, access.sample))
         self._authentication: Authentication | None = None
         if self.config.authentication is not None:
             self._authentication = Authentication.from_config(self.config.authentication)

@@ -82,7 +82,7 @@ class Call(ABC):
 
     Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
     ``retries`` counts further attempts, on another instance; ``status``, ``http_status``
-    and ``reason`` are what the client was told.
+    and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
     """
 
     __slots__ = (
@@ -93,6 +93,7 @@ class Call(ABC):
         "bytes_out",
         "client",
         "deadline",
+        "detail",
         "done",
         "has_params",
         "held",
@@ -157,6 +158,7 @@ class Call(ABC):
         self.status = _OK
         self.http_status = 0
         self.reason = ""
+        self.detail = ""
         self.done = False
         self._entered = 0
         self._waiting: Waiting | None = None
@@ -418,6 +420,8 @@ class Call(ABC):
         self.status = error.status
         self.http_status = error.http_status
         self.reason = error.reason
+        if not isinstance(error, PluginError):  # whose words may have data in them
+            self.detail = error.detail
 
     def close(self, error: CallError | None = None) -> None:
         """Let go of the plugin, and of what the policies hold."""

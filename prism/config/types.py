@@ -40,6 +40,7 @@ from prism.config.plugin_types import (
 
 __all__ = [
     "APIKeysConfig",
+    "AccessLogConfig",
     "AccessRule",
     "AdminConfig",
     "AdminTokenConfig",
@@ -525,6 +526,26 @@ class SecretsConfig(Block, frozen=True):
     ] = "/run/secrets"
 
 
+class AccessLogConfig(Block, frozen=True):
+    """The line of each request, on the logger `prism.access`."""
+
+    requests: Annotated[
+        Literal["all", "failed", "none"],
+        Meta(
+            description="Which requests have a line. Those that failed by no fault of their client "
+            "are warnings, all others infos: with `level: warning` only those are seen."
+        ),
+    ] = "all"
+    sample: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="The share of requests that did not fail which has a line, at random.",
+        ),
+    ] = 1.0
+
+
 class LogConfig(Block, frozen=True):
     """What is logged, and how."""
 
@@ -535,6 +556,7 @@ class LogConfig(Block, frozen=True):
         Literal["auto", "console", "json"],
         Meta(description="`auto` is console on a terminal and JSON lines elsewhere."),
     ] = "auto"
+    access: Annotated[AccessLogConfig, Meta(description="Lines for requests.")] = AccessLogConfig()
 
 
 class Config(Block, frozen=True):

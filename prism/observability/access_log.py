@@ -1,6 +1,7 @@
 """One line for every request, however it ended, on the logger ``prism.access``.
 
-Parameters, results and header values never appear. Where lines are written as JSON by the
+Parameters, results, query strings and header values never appear, but for the user agent, of which
+what is not printable is escaped. Where lines are written as JSON by the
 log's own writer, which is the ordinary case, those of one turn of the event loop are encoded in
 one go and handed over as bytes. Where anybody else wants them (a handler on the logger, a
 console), each is a log record whose attribute ``fields`` has the line's facts.
@@ -8,7 +9,10 @@ console), each is a log record whose attribute ``fields`` has the line's facts.
 
 import logging
 import os
+import random
 import time
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -16,6 +20,8 @@ from prism.calls.call import Call
 from prism.contract.status import StatusCode
 from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter, time_text
+from prism.server.exchange import Exchange
+from prism.server.log import client_name
 from prism.streams.outlet import at_turn_end
 
 ACCESS_LOGGER = "prism.access"
@@ -47,28 +53,127 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     instance: str
     bytes_in: int
     bytes_out: int
+    client: str = ""
+    method: str = ""
+    path: str = ""
+    protocol: str = ""
+    user_agent: str = ""
+    certificate: str = ""
     retries: int = 0
     reason: str = ""
+    detail: str = ""
+
+
+MAX_USER_AGENT = 256
+MAX_PATH = 512
+MAX_LINE_DETAIL = 512
+"""Bytes, and characters, of what a client makes up that a line has at most."""
+
+_FAULTS = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)
+"""What is not the client's doing: logged as warnings."""
+
+
+class _Asked(NamedTuple):
+    """Who asked for what: the part of a line that is the request's."""
+
+    client: str = ""
+    method: str = ""
+    path: str = ""
+    protocol: str = ""
+    user_agent: str = ""
+    certificate: str = ""
+
+
+_NOBODY = _Asked()
+
+
+def _asked(exchange: Exchange) -> _Asked:
+    peer, agent = exchange.peer, b""
+    for name, value in exchange.headers:
+        if name == b"user-agent":
+            agent = value
+            break
+    return _Asked(
+        "" if peer.client is None else _client_name(peer.client),
+        _text(exchange.method),
+        _text(exchange.target.partition(b"?")[0][:MAX_PATH]),
+        _PROTOCOLS.get(exchange.version, ""),
+        _text(agent[:MAX_USER_AGENT]),
+        "" if peer.certificate is None else _subject(peer.certificate),
+    )
+
+
+_client_name = lru_cache(4096)(client_name)
+_PROTOCOLS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
+
+
+@lru_cache(1024)
+def _text(value: bytes) -> str:
+    """Bytes of a request, fit for a terminal: what is not printable is escaped."""
+    text = value.decode(errors="backslashreplace")
+    return text if text.isprintable() else printable(text)
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes in place of what is not printable."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+@lru_cache(256)
+def _subject(certificate: bytes) -> str:
+    """Whom a certificate (DER) names, as RFC 4514 writes it."""
+    from cryptography import x509  # here: it takes memory, which is for client certificates alone
+
+    try:
+        return printable(x509.load_der_x509_certificate(certificate).subject.rfc4514_string())
+    except ValueError:
+        return ""
 
 
 class AccessLog:
-    """Writes the lines. ``flush`` is called at the end of each turn by itself."""
+    """Writes the lines: of ``all`` requests, of those that ``failed``, or of none; of those that
+    did not fail, of a share of ``sample`` (0 to 1). ``flush`` is called at the end of each turn by
+    itself."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, requests: Literal["all", "failed", "none"] = "all", sample: float = 1.0
+    ) -> None:
+        self._of_failed = requests != "none"
+        self._of_good = sample if requests == "all" else 0.0
         self._lines: list[_Line] = []
         self._moment = 0
         self._pid = os.getpid()
         self._text = ""
 
     def add(self, call: Call, seconds: float) -> None:
-        """Log a call that ended after ``seconds``; next to free where INFO is off."""
-        if not _logger.isEnabledFor(logging.INFO):
+        """Log a call that ended after ``seconds``; next to free where it is not to be logged."""
+        level, name = logging.INFO, "info"
+        if call.status is not StatusCode.OK or call.http_status >= 400:
+            if not self._of_failed:
+                return
+            if call.status in _FAULTS or call.http_status >= 500:
+                level, name = logging.WARNING, "warning"
+        elif self._of_good < 1.0 and random.random() >= self._of_good:  # noqa: S311
             return
+        if not _logger.isEnabledFor(level):
+            return
+        exchange = getattr(call, "exchange", None)
+        asked = _NOBODY if exchange is None else _asked(exchange)
         plugin_seconds = call.plugin_seconds
         self._lines.append(
             _Line(
                 self._now(),
-                "info",
+                name,
                 ACCESS_LOGGER,
                 "request",
                 self._pid,
@@ -84,8 +189,10 @@ class AccessLog:
                 call.instance_id,
                 call.bytes_in,
                 call.bytes_out,
+                *asked,
                 call.retries,
                 call.reason,
+                call.detail and printable(call.detail[:MAX_LINE_DETAIL]),
             )
         )
         if len(self._lines) == 1:
@@ -128,4 +235,6 @@ def _log_record(line: _Line) -> logging.LogRecord:
     record = logging.LogRecord.__new__(logging.LogRecord)
     now = time.time()
     record.__dict__.update(_TEMPLATE, created=now, msecs=now % 1 * 1000 // 1, fields=fields)
+    if line.level == "warning":
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
     return record

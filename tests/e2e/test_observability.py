@@ -41,6 +41,8 @@ def test_a_call_has_one_line_with_everything(proxy):
     duration, plugin = line.pop("duration_ms"), line.pop("plugin_ms")
     assert 0 < plugin <= duration
     assert line.pop("time").endswith("Z")
+    assert line.pop("client").startswith("127.0.0.1:")
+    assert line.pop("user_agent").startswith("python-httpx/")
     assert line == {
         "level": "info",
         "logger": "prism.access",
@@ -56,6 +58,9 @@ def test_a_call_has_one_line_with_everything(proxy):
         "instance": "chaos/1",
         "bytes_in": 8,
         "bytes_out": 8,
+        "method": "POST",
+        "path": "/v1/chaos/echo",
+        "protocol": "HTTP/1.1",
     }
 
 
@@ -64,6 +69,7 @@ def test_a_refused_call_has_its_line_too(proxy):
     line = access_line(proxy, answer.json()["request_id"])
     assert (line["status"], line["http_status"]) == ("UNIMPLEMENTED", 404)
     assert line["reason"] == "unknown_operation"
+    assert line["detail"] == answer.json()["detail"]
 
 
 def test_the_trace_reaches_the_plugin(proxy):

@@ -1,14 +1,19 @@
 import json
 import logging
 import os
+import ssl
 
 import pytest
+import trustme
 
+from prism.contract.errors import InvalidRequest, PluginError
 from prism.contract.status import StatusCode
 from prism.observability.access_log import AccessLog
 from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter
+from prism.server.exchange import Peer
 from prism.streams.outlet import begin_turn, end_turn
+from tests.observability.conftest import Record
 
 FIELDS = {
     "namespace": "kv",
@@ -49,7 +54,11 @@ def test_one_record_with_fields(call, caplog):
         AccessLog().add(call, 0.5)
     (line,) = caplog.records
     assert line.fields == FIELDS
-    assert (line.name, line.getMessage(), line.levelname) == ("prism.access", "request", "INFO")
+    assert (line.name, line.getMessage(), line.levelname) == (
+        "prism.access",
+        "request",
+        "WARNING",
+    )
 
 
 def test_nothing_where_info_is_off(make_record, caplog):
@@ -90,7 +99,7 @@ async def test_the_lines_of_a_turn_are_those_that_the_formatter_would_make(
     log.add(plain, 0.001)
     end_turn()
     first, second = json_log()
-    record = logging.LogRecord("prism.access", logging.INFO, "", 0, "request", (), None)
+    record = logging.LogRecord("prism.access", logging.WARNING, "", 0, "request", (), None)
     record.fields = FIELDS
     expected = json.loads(JSONFormatter().format(record))
     assert list(first) == list(expected)
@@ -104,3 +113,106 @@ def test_nothing_waits_for_a_turn_where_there_is_none(call, json_log):
     AccessLog().add(call, 0.5)
     [line] = json_log()
     assert line["request_id"] == "id-1"
+
+
+class Asked:
+    """What is read of a request."""
+
+    method = b"POST"
+    target = b"/v1/kv/get?params=secret"
+    version = "2"
+
+    def __init__(self, agent=b"curl/8", client=("2001:db8::1", 5), certificate=None):
+        self.headers = [(b"host", b"a"), (b"user-agent", agent)]
+        self.peer = Peer("http", client, certificate=certificate)
+
+
+class Request(Record):
+    """A call with a request."""
+
+    __slots__ = ("exchange",)
+
+
+@pytest.fixture
+def logged(json_log):
+    """``logged(log, exchange, **facts)``: the lines that a request has."""
+
+    def logged(log, exchange=None, **facts):
+        call = Request(0.0, None)
+        call.exchange = exchange or Asked()
+        for name, value in facts.items():
+            setattr(call, name, value)
+        log.add(call, 0.5)
+        return json_log()
+
+    return logged
+
+
+def test_who_asked_for_what(logged):
+    [line] = logged(AccessLog(), http_status=200)
+    assert {name: line.get(name) for name in ("client", "method", "path", "protocol")} == {
+        "client": "[2001:db8::1]:5",
+        "method": "POST",
+        "path": "/v1/kv/get",
+        "protocol": "HTTP/2",
+    }
+    assert line["user_agent"] == "curl/8"
+    assert "certificate" not in line
+
+
+def test_nothing_that_a_client_makes_up_can_forge_a_line_or_a_terminal(logged):
+    [line] = logged(AccessLog(), Asked(b"a\x1b[2Jb\xff" + b"x" * 1000))
+    assert line["user_agent"].startswith("a\\x1b[2Jb\\xffxxx")
+    assert len(line["user_agent"]) < 300
+    [line] = logged(AccessLog(), detail="no \x1b such", status=StatusCode.NOT_FOUND)
+    assert line["detail"] == "no \\x1b such"
+
+
+def test_the_certificate_has_a_name(logged):
+    issued = trustme.CA().issue_cert("alice@example.org", common_name="alice")
+    der = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+    [line] = logged(AccessLog(), Asked(certificate=der))
+    assert "CN=alice" in line["certificate"]
+
+
+async def test_a_refusal_says_why_and_a_plugins_words_are_its_own(make_record):
+    record = make_record()
+    record.note(InvalidRequest("why"))
+    assert record.detail == "why"
+    record = make_record()
+    record.note(PluginError(StatusCode.NOT_FOUND, "a value"))
+    assert record.detail == ""
+
+
+NOT_FOUND = {"status": StatusCode.NOT_FOUND, "http_status": 404}
+FAULT = {"status": StatusCode.UNAVAILABLE, "http_status": 503}
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "level"),
+    [
+        ({}, {"http_status": 200}, "info"),
+        ({}, NOT_FOUND, "info"),
+        ({}, FAULT, "warning"),
+        ({}, {"status": StatusCode.INTERNAL, "http_status": 200}, "warning"),
+        ({"requests": "failed"}, {"http_status": 200}, None),
+        ({"requests": "failed"}, NOT_FOUND, "info"),
+        ({"requests": "none"}, FAULT, None),
+        ({"sample": 0.0}, {"http_status": 200}, None),
+        ({"sample": 0.0}, NOT_FOUND, "info"),
+    ],
+)
+def test_which_requests_have_a_line(settings, facts, level, caplog):
+    call = Request(0.0, None)
+    call.exchange = Asked()
+    for name, value in facts.items():
+        setattr(call, name, value)
+    with caplog.at_level(logging.INFO, logger="prism.access"):
+        AccessLog(**settings).add(call, 0.5)
+    assert [record.levelname.lower() for record in caplog.records] == ([level] if level else [])
+
+
+def test_at_warning_faults_are_still_seen(caplog, call):
+    with caplog.at_level(logging.WARNING, logger="prism.access"):
+        AccessLog().add(call, 0.5)
+    assert len(caplog.records) == 1
