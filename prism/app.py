@@ -334,9 +334,10 @@ async def _server_tls(
     if client_certificates == "none":
         client_ca = None
     must = client_certificates != "optional"
+    crl = Path(config.client_crl) if config.client_crl and client_ca is not None else None
     cert, key = Path(config.cert), Path(config.key)
     return await trio.to_thread.run_sync(
-        ServerTLS, cert, key, client_ca, must, abandon_on_cancel=True
+        ServerTLS, cert, key, client_ca, must, crl, abandon_on_cancel=True
     )
 
 

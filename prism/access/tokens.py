@@ -10,6 +10,7 @@ import base64
 import binascii
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ class Issuer:
     def __init__(self, config: JWTIssuerConfig, keys: IssuerKeys) -> None:
         from joserfc.jws import JWSRegistry
 
+        # RFC 9864 has other names for it, which issuers do not use yet.
+        warnings.filterwarnings("ignore", "EdDSA is deprecated")
         self.keys = keys
         self._config = config
         self._registry = JWSRegistry(algorithms=config.algorithms, strict_check_header=False)

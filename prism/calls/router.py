@@ -58,7 +58,7 @@ class Router:
         namespace = self._namespaces.get(name)
         if namespace is None and identity is ANONYMOUS:
             raise UnknownNamespace(name)
-        if namespace is None or not namespace.admits(identity):
+        if namespace is None or (namespace.access is not None and not namespace.admits(identity)):
             raise closed_namespace(identity, name)
         return namespace
 

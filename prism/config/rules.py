@@ -125,6 +125,9 @@ def _check_listen(config: Config, at: Place) -> None:
 
 
 def _check_client_certificates(config: Config, at: Place) -> None:
+    for tls, place in ((config.listen.tls, at["listen"]), (config.admin.tls, at["admin"])):
+        if tls is not None and tls.client_crl is not None and tls.client_ca is None:
+            place["tls"]["client_crl"].error('revocation lists mean nothing without "client_ca"')
     listen, here = config.listen, at["listen"]["client_certificates"]
     if not (at["listen"].is_sound and at["authentication"].is_sound):
         return

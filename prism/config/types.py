@@ -83,6 +83,13 @@ class ListenerTLS(Block, frozen=True):
             "(but see `listen.client_certificates`)."
         ),
     ] = None
+    client_crl: Annotated[
+        PathText | None,
+        Meta(
+            description="Revocation lists of `client_ca`, one for each authority in it. While one "
+            "is out of date, none of that authority's certificates is accepted."
+        ),
+    ] = None
 
 
 class ListenLimits(Block, frozen=True):
@@ -270,6 +277,7 @@ class JWTIssuerConfig(Block, frozen=True, kw_only=True):
                 "ES256",
                 "ES384",
                 "ES512",
+                "EdDSA",
                 "Ed25519",
             ]
         ],

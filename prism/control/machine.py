@@ -56,6 +56,11 @@ def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
     already = len(root.report.errors)
     config = loaded.config
     _check_tls(config.listen.tls, root["listen"]["tls"])
+    if config.authentication is not None and config.authentication.api_keys is not None:
+        try:
+            read_keys(Path(config.authentication.api_keys.file))
+        except ConfigError as error:
+            root["authentication"]["api_keys"]["file"].error(str(error))
     if config.admin.enabled:
         _check_admin(config.admin, root["admin"])
     if config.authentication is not None:

@@ -74,7 +74,8 @@ class _Identity(NamedTuple):
 class ServerTLS:
     """A server's certificate and key, and the CA that clients must be signed by (``None``: no
     client certificates). All are paths of PEM files. Clients need not present a certificate
-    unless they ``must_present`` one. ``context`` is for new connections.
+    unless they ``must_present`` one; those in ``client_crl`` are refused. ``context`` is for new
+    connections.
 
     ``reloads`` counts calls of ``reload`` that have ended, ``failed_reloads`` those of no use.
 
@@ -88,11 +89,12 @@ class ServerTLS:
         key: Path,
         client_ca: Path | None = None,
         must_present: bool = True,
+        client_crl: Path | None = None,
     ) -> None:
         self.reloads = self.failed_reloads = 0
         self._files = (certificate, key, client_ca)
-        self._must_present = must_present
-        self.context, self.certificate = _load(*self._files, must_present)
+        self._clients = (must_present, client_crl)
+        self.context, self.certificate = _load(*self._files, *self._clients)
         self._log()
 
     async def reload(self) -> bool:
@@ -103,7 +105,7 @@ class ServerTLS:
         """
         try:
             loaded = await trio.to_thread.run_sync(
-                _load, *self._files, self._must_present, abandon_on_cancel=True
+                _load, *self._files, *self._clients, abandon_on_cancel=True
             )
         except TLSFilesError as error:
             self.reloads += 1
@@ -129,7 +131,13 @@ class ServerTLS:
         )
 
 
-def _load(certificate: Path, key: Path, client_ca: Path | None, must_present: bool) -> _Identity:
+def _load(
+    certificate: Path,
+    key: Path,
+    client_ca: Path | None,
+    must_present: bool,
+    client_crl: Path | None,
+) -> _Identity:
     context = _context(ssl.Purpose.CLIENT_AUTH, client_ca)
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(ALPN)
@@ -139,6 +147,13 @@ def _load(certificate: Path, key: Path, client_ca: Path | None, must_present: bo
     _present(context, certificate, key)
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED if must_present else ssl.CERT_OPTIONAL
+    if client_crl is not None:
+        _check_readable(client_crl)
+        try:
+            context.load_verify_locations(client_crl)
+        except OSError as error:
+            raise TLSFilesError(client_crl, _reason(error, "revocation lists")) from error
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     _warn_of_readers(key)
     return _Identity(context, _described(certificate))
 

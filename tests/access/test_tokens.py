@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joserfc.jwk import OKPKey
 from token_issuer import ISSUER
 
 from prism.access.issuer_keys import IssuerKeys, read_key_set
@@ -68,6 +69,16 @@ async def test_other_algorithms_where_they_are_configured(issuer, judge):
         assert judge(issuer.token(algorithm=algorithm), algorithms=[algorithm]).name == "ada"
         with pytest.raises(Unauthenticated, match="algorithm"):
             judge(issuer.token(), algorithms=[algorithm])
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+async def test_edwards_curves(issuer, judge):
+    key = OKPKey.generate_key("Ed25519", {"kid": "ed-1"})
+    issuer.published.append(key)
+    for algorithm in ("EdDSA", "Ed25519"):
+        assert judge(issuer.token(key, algorithm), algorithms=[algorithm]).name == "ada"
+        with pytest.raises(Unauthenticated, match="algorithm"):
+            judge(issuer.token(header={"kid": "ed-1"}), algorithms=[algorithm])
 
 
 async def test_clocks_may_differ_by_the_leeway_and_no_more(issuer, judge):

@@ -30,8 +30,8 @@ def start(start_prism, authority, tmp_path):
     certificate, key = issue_certificate(tmp_path)
     batch, _ = create_key(tmp_path / "keys.yaml", "batch", [])
 
-    def start(mode="required", principal="spiffe"):
-        tls = {"cert": certificate, "key": key, "client_ca": str(authority.file)}
+    def start(mode="required", principal="spiffe", **more):
+        tls = {"cert": certificate, "key": key, "client_ca": str(authority.file), **more}
         rules = [{"who": ["spiffe://prod/web/*", "batch"], "permissions": ["write"]}]
         kv = {"name": "kv", "backend": "streams", "plugin": STREAMS, "access": {"allow": rules}}
         proxy = start_prism(
@@ -126,11 +126,29 @@ def test_another_authority_takes_over_at_sighup(start, authority, tmp_path):
     eventually(lambda: ask(proxy, tmp_path, web)[0] is None)
 
 
+def test_revoked_certificates_are_refused_from_the_next_sighup_on(start, authority, tmp_path):
+    web, db = (authority.write(name, uri(f"spiffe://prod/web/{name}")) for name in ("web", "db"))
+    proxy = start(client_crl=str(authority.revoke()))
+    assert ask(proxy, tmp_path, web)[0] == ask(proxy, tmp_path, db)[0] == 200
+    authority.revoke(web)
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: ask(proxy, tmp_path, web)[0] is None)
+    assert ask(proxy, tmp_path, db)[0] == 200
+    (tmp_path / "revoked.pem").write_text("no list")
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: proxy.logged("the certificate in use stays"))
+    assert (ask(proxy, tmp_path, web)[0], ask(proxy, tmp_path, db)[0]) == (None, 200)
+    authority.revoke(end=NOW - HOUR / 2)  # out of date
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: ask(proxy, tmp_path, db)[0] is None)
+
+
 @pytest.mark.parametrize(
     ("listen", "problem"),
     [
         ({}, "set listen.tls.client_ca"),
         ({"client_certificates": "optional"}, "needs tls.client_ca"),
+        ({"tls": {"client_crl": "c"}}, 'without "client_ca"'),
         ({"tls": {"client_ca": "c"}, "client_certificates": "none"}, "no client is asked"),
         ({"tls": {"client_ca": "c"}, "server": "hypercorn"}, "use server: prism"),
     ],

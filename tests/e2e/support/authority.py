@@ -56,6 +56,18 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256()), key
 
+    def revoke(self, *files, end=NOW + HOUR):
+        """The path of a revocation list with the certificates in ``files``."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(NOW - HOUR).next_update(end)
+        for file in files:
+            [found] = x509.load_pem_x509_certificates(file.read_bytes())
+            entry = x509.RevokedCertificateBuilder().serial_number(found.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(NOW).build())
+        list_file = self._directory / "revoked.pem"
+        list_file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(PEM))
+        return list_file
+
     def write(self, name, *names, **more):
         """The path of a file with a certificate and its key."""
         certificate, key = self.issue(*names, **more)
