@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from copy import copy
 from typing import Any, TypeVar
 
@@ -47,15 +48,25 @@ from prism.streams.tasks import TaskPool
 log = logging.getLogger("prism.channel")
 
 T = TypeVar("T")
+
+speaker: ContextVar[object] = ContextVar("speaker", default=None)
+"""Whose code runs: the ``speaker`` of a plugin's channel, within what it calls; else None."""
 _FAULT = "the plugin failed; the proxy's log has the cause"
 _RAISED = "raised where the contract wants an answer"
 
 
 class InProcessChannel(PluginChannel):
-    """Calls a plugin object directly. Cancellation reaches it as trio's own."""
+    """Calls a plugin object directly. Cancellation reaches it as trio's own.
 
-    def __init__(self, plugin: BackendPlugin, name: str = "the plugin") -> None:
+    What its code logs is told by the context variable ``speaker``, which is ``speaks_as``
+    while it runs.
+    """
+
+    def __init__(
+        self, plugin: BackendPlugin, name: str = "the plugin", speaks_as: object = None
+    ) -> None:
         self.name = name
+        self._speaks_as = speaks_as
         self._plugin = plugin
         self._open: set[trio.CancelScope] = set()
         self._waiting: deque[UnaryCall] = deque()
@@ -107,7 +118,14 @@ class InProcessChannel(PluginChannel):
     async def _work(self, worker: "_Worker") -> None:
         """Run calls while any wait, and until one is cancelled."""
         self._worker_comes = False
-        waiting, scope = self._waiting, worker.scope
+        speaker.set(self._speaks_as)
+        try:
+            await self._run_calls(worker.scope)
+        finally:
+            speaker.set(None)  # the task is somebody else's next
+
+    async def _run_calls(self, scope: trio.CancelScope) -> None:
+        waiting = self._waiting
         while waiting:
             call = waiting.popleft()
             if waiting:
@@ -140,12 +158,14 @@ class InProcessChannel(PluginChannel):
             raise PluginUnavailable(f"{self.name} was stopped")
         with trio.CancelScope() as scope:
             self._open.add(scope)
+            before = speaker.set(self._speaks_as)
             try:
                 answer = await method(request)
             except BaseException as error:
                 _raise_what_passes(error, f"{self.name} {_RAISED}", self.redaction)
                 return failed
             finally:
+                speaker.reset(before)
                 self._open.remove(scope)
             if isinstance(answer, type(failed)):
                 return answer
@@ -190,7 +210,7 @@ class InProcessChannel(PluginChannel):
         self._open.add(call.scope)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(call.run, self._plugin, first)
+                nursery.start_soon(call.run, self._plugin, first, self._speaks_as)
                 try:
                     yield call
                 except Exception as error:
@@ -248,8 +268,9 @@ class _InProcessStream(StreamCall):
         self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
         self._error: CallError | None = None
 
-    async def run(self, plugin: BackendPlugin, first: StreamRequest) -> None:
+    async def run(self, plugin: BackendPlugin, first: StreamRequest, speaks_as: object) -> None:
         """Feed the plugin and pass on what it yields; raises only Cancelled."""
+        speaker.set(speaks_as)
         with self._send_responses, self._requests:
             try:
                 with self.scope:

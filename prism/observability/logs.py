@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import msgspec
 
 from prism.observability.log_writer import LogWriter
+from prism.supervision.events import attribute
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _RESET = "\x1b[0m"
@@ -117,6 +118,7 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     stream = sys.stderr if stream is None else stream
     terminal = stream is not None and stream.isatty()
     handler = _handler(stream)
+    handler.addFilter(attribute)
     if format == "json" or (format == "auto" and not terminal):
         handler.setFormatter(JSONFormatter())
     else:

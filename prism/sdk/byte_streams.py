@@ -208,11 +208,13 @@ class Writer:
         if not self._waits or not self._connection.queued_bytes:
             return
         if isinstance(self._stream, SocketStream):
+            self._waits = False  # a log record, made while this runs, would be written as well
             data = self._connection.data_to_send()
             try:
                 self._rest = data[self._stream.send_nowait(data) :]
             except anyio.BrokenResourceError:
                 self._rest = data
+            self._waits = True
         if self._is_behind:
             self.wake()
 

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn
@@ -88,11 +89,20 @@ def serve(
     sys.exit(code)
 
 
+def nothing_urgent() -> None:
+    """What is urgent waits with the rest: there is no session."""
+
+
 class NoteHandler(logging.Handler):
-    """Keeps log records until a session takes them; from any thread."""
+    """Keeps log records until a session takes them; from any thread.
+
+    ``on_urgent`` is called for those of level ERROR and above, which may be a process's last
+    words: from whichever thread it is.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.on_urgent: Callable[[], None] = nothing_urgent
         self._pending: deque[LogRecord] = deque(maxlen=MAX_PENDING)
         self._dropped = 0
         self.setFormatter(logging.Formatter("%(message)s"))
@@ -107,6 +117,8 @@ class NoteHandler(logging.Handler):
         if len(self._pending) == MAX_PENDING:
             self._dropped += 1
         self._pending.append(LogRecord(message, record.levelname, record.name, record.created))
+        if record.levelno >= logging.ERROR:
+            self.on_urgent()
 
     def take(self) -> list[LogRecord]:
         """The oldest records, as many as one NOTE takes."""
@@ -272,18 +284,41 @@ class _Server:
 
 
 async def report(session: Session, plugin: Plugin, handler: NoteHandler) -> None:
-    """Send logs and changed metrics while the session is up. Runs until cancelled."""
+    """Send logs and changed metrics while the session is up. Runs until cancelled.
+
+    Records of level ERROR leave at once, before the code that logged them goes on: it may be
+    about to end the process. Not those of other threads, which may not touch a connection.
+    """
     reported: PluginMetrics | None = None
     next_metrics = anyio.current_time() + METRICS_INTERVAL
-    while True:
-        await anyio.sleep(LOG_INTERVAL)
-        send_logs(session, handler)
-        if anyio.current_time() >= next_metrics:
-            next_metrics = anyio.current_time() + METRICS_INTERVAL
-            current = plugin.metrics.snapshot()
-            if current != reported and session.takes_notes:
-                session.note(Note(metrics=current))
-                reported = current
+    here = threading.get_ident()
+    sending = False
+
+    def send_now() -> None:
+        nonlocal sending
+        if sending or threading.get_ident() != here:
+            return
+        sending = True  # what fails here may be logged as well
+        try:
+            send_logs(session, handler)
+            session.write_now()
+        finally:
+            sending = False
+
+    handler.on_urgent = send_now
+    try:
+        while True:
+            await anyio.sleep(LOG_INTERVAL)
+            send_logs(session, handler)
+            if anyio.current_time() >= next_metrics:
+                next_metrics = anyio.current_time() + METRICS_INTERVAL
+                current = plugin.metrics.snapshot()
+                if current != reported and session.takes_notes:
+                    session.note(Note(metrics=current))
+                    reported = current
+    finally:
+        if handler.on_urgent is send_now:
+            handler.on_urgent = nothing_urgent
 
 
 def send_logs(session: Session, handler: NoteHandler) -> None:

@@ -102,6 +102,10 @@ class Session:
             with suppress(PayloadTooLarge, LocalProtocolError):
                 self._send(note)
 
+    def write_now(self) -> None:
+        """Write what is queued as far as the connection takes it, without waiting."""
+        self._writer.write_now()
+
     async def drain(self, reason: str) -> None:
         """Start no more calls, and wait until the running ones have ended.
 

@@ -21,6 +21,12 @@ class LaunchError(PrismError):
         self.output = tuple(output)
         self.crashed = crashed
 
+    @property
+    def explained(self) -> str:
+        """The message with the last line of the output, which often names the cause."""
+        written = [line.strip() for line in self.output if line.strip()]
+        return f"{self}; the last that it wrote: {written[-1]}" if written else str(self)
+
 
 class ConnectionAged(trio.BrokenResourceError):
     """The peer closed the connection as a matter of routine, and said so."""

@@ -133,13 +133,14 @@ class Transaction:
         async def start(name: str, keeper: Keeper) -> None:
             await self._nursery.start(keeper.run)
             if keeper.slot.current is None and not keeper.spec.dials_in:
-                self._failures[name] = keeper.slot.absence
+                failure = keeper.last_failure
+                self._failures[name] = failure.explained if failure else keeper.slot.absence
 
         async def prepare(name: str, reload: Replacement) -> None:
             try:
                 await reload.prepare()
             except LaunchError as error:
-                self._failures[name] = str(error)
+                self._failures[name] = error.explained
 
         async with trio.open_nursery() as nursery:
             for name, keeper in self._added.items():
@@ -151,7 +152,7 @@ class Transaction:
         """What was ready first has waited for the others, and may be gone again."""
         for name, reload in reloads.items():
             if name not in self._failures and reload.new is not None and not reload.new.serving:
-                self._failures[name] = str(reload.new.error)
+                self._failures[name] = reload.new.error.explained
         for name, keeper in self._added.items():
             if self._stopping:
                 self._failures.setdefault(name, keeper.slot.absence)

@@ -19,7 +19,7 @@ from prism.channels import websocket
 from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
-from prism.channels.in_process import InProcessChannel, is_fault
+from prism.channels.in_process import InProcessChannel, is_fault, speaker
 from prism.config.types import PluginConfig, PluginForm
 from prism.contract.errors import CallError, ChannelError
 from prism.contract.messages import (
@@ -37,6 +37,7 @@ from prism.supervision.events import Journal, PluginLog
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
 from prism.verification import Verifier, log_verdict
+from prism.verification.command import missing_script, take_apart
 from prism.wire.events import GoAway, Note
 
 log = logging.getLogger("prism.supervision")
@@ -195,16 +196,21 @@ class Connector:
         return Verifier(self._spec.plugin, self._spec.label, self._spec.verification)
 
     async def _in_process(self) -> InProcessChannel:
-        kind = await load_plugin(self._spec, fresh=self._fresh)
+        before = speaker.set(self._plugin_log)
         try:
+            kind = await load_plugin(self._spec, fresh=self._fresh)
             plugin = kind()
+        except LaunchError:
+            raise
         except BaseException as error:
             if not is_fault(error):
                 raise
             raise LaunchError(
                 f"{self._spec.label} cannot be made: {type(error).__name__}: {error}", crashed=True
             ) from error
-        return InProcessChannel(plugin, self._spec.label)
+        finally:
+            speaker.reset(before)
+        return InProcessChannel(plugin, self._spec.label, self._plugin_log)
 
     @asynccontextmanager
     async def _spawned(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
@@ -214,6 +220,12 @@ class Connector:
             command = await trio.to_thread.run_sync(self._verifier().command, search_path)
         except ValueError as error:
             raise LaunchError(f"{spec.label}: command: {error}") from None
+        missing = missing_script(
+            take_apart(plugin.argv, plugin.entry, plugin.working_directory, search_path)
+        )
+        if missing is not None and command.verdict is None:
+            where = plugin.working_directory or Path.cwd()
+            raise LaunchError(f"{spec.label}: there is no file {missing} in {where}")
         with command:
             log_verdict(spec.label, command.verdict, spec.verification)
             child, stream = await process.start(

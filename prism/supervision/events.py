@@ -13,11 +13,13 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import trio
 
+from prism.channels.in_process import speaker
 from prism.contract.redaction import Redaction
 from prism.supervision.lifecycle import State
 from prism.wire.events import Fault, LogRecord
@@ -331,6 +333,7 @@ class PluginLog:
         dropped = journal.events.lines_were_dropped
         self._sources = {name: _Source(name, self._publish, dropped) for name in names}
         self._held = trio.Event()
+        self._trio = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
 
     @property
     def fields(self) -> dict[str, object]:
@@ -376,6 +379,22 @@ class PluginLog:
                 fields["source"] = line.logger
             self._log.log(level, "%s", line.text, extra={"fields": fields})
 
+    def adopt(self, record: logging.LogRecord) -> None:
+        """Its code, which runs in this process, has logged ``record``: say whose it is, without
+        any credential. From any thread."""
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        text = self.redaction.text(text)
+        record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
+        record.fields = {**getattr(record, "fields", {}), **self.fields}
+        level = record.levelname if record.levelname in _RECORD_LEVELS else "INFO"
+        keep = partial(self._journal.line, self._instance, self.pid, "note", level, text)
+        if self._trio is None or trio.lowlevel.in_trio_run():
+            keep()
+        else:
+            self._trio.run_sync_soon(keep)
+
     async def run(self) -> None:
         """Log what is held when its second has passed. Runs until cancelled."""
         while True:
@@ -388,3 +407,18 @@ class PluginLog:
         """Log what is held, now: nothing more comes, or its second has passed."""
         for source in self._sources.values():
             source.flush()
+
+
+def attribute(record: logging.LogRecord) -> bool:
+    """A filter for handlers: what the code of a plugin in this process logs is said to be its.
+
+    The proxy's own lines are not, though a plugin's answer may have led to them.
+    """
+    who = speaker.get()
+    if isinstance(who, PluginLog) and not _is_own(record.name):
+        who.adopt(record)
+    return True
+
+
+def _is_own(logger: str) -> bool:
+    return logger.split(".", 1)[0] == "prism" and not logger.startswith("prism.plugin.")

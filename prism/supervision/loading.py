@@ -61,13 +61,23 @@ async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], Backen
             f"{label}: importing {module_name} failed: {type(error).__name__}: {error}",
             crashed=True,
         ) from error
-    try:
-        kind: Callable[[], BackendPlugin] = getattr(module, class_name)
-    except AttributeError:
-        raise LaunchError(
-            f"{label}: module {module_name} has no {class_name!r}", crashed=True
-        ) from None
+    kind: Callable[[], BackendPlugin] | None = getattr(module, class_name, None)
+    if kind is None or (isinstance(kind, type) and not _is_plugin(kind)):
+        wrong = f"module {module_name} has no {class_name!r}"
+        if kind is not None:
+            wrong = f"{module_name}:{class_name} is not a prism.sdk.Plugin"
+        has = [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and _is_plugin(value) and value.__module__ == module.__name__
+        ]
+        hint = f"; the module has {', '.join(has)}" if has else ""
+        raise LaunchError(f"{label}: {wrong}{hint}", crashed=True)
     return kind
+
+
+def _is_plugin(kind: type) -> bool:
+    return hasattr(kind, "initialize") and hasattr(kind, "execute")
 
 
 def _import(spec: InstanceSpec, fresh: bool) -> ModuleType:

@@ -78,7 +78,7 @@ class Replacement:
                 if canary is not None:
                     await self._try_out(canary, new)
         except LaunchError as error:
-            return await self.roll_back(str(error))
+            return await self.roll_back(error.explained)
         except BaseException:
             if self.new is not None:
                 self.new.retire("the reload was cancelled")
@@ -122,14 +122,14 @@ class Replacement:
         """
         keeper = self.keeper
         paused_before = keeper.paused and self.old is None
-        reason = "it is being replaced"
+        reason = told = "it is being replaced"
         keeper.pause(reason, held=True)
         try:
             await self._end_old(reason)
             try:
                 await self.prepare()
             except LaunchError as error:
-                reason = str(error)
+                reason, told = str(error), error.explained
                 await self._end_new(reason)
             else:
                 self.swap()
@@ -142,7 +142,7 @@ class Replacement:
                 keeper.pause(reason)  # and no call is held any more
             else:
                 keeper.resume()
-        return self._receipt("rolled_back", reason)
+        return self._receipt("rolled_back", told)
 
     async def drain(self) -> Receipt:
         """End the instance after its calls, and start none until a restart."""

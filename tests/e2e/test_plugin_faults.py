@@ -282,7 +282,7 @@ def test_a_plugin_that_reads_nothing_does_not_fill_the_memory(unwatched):
 
 START_FAULTS = {
     "exit": (60, "exited with status 7"),
-    "silent": (0.5, "sent no HELLO within 0.5 seconds"),
+    "silent": (0.5, "did not begin the handshake within 0.5 seconds"),
     "newer": (60, "speaks protocol 9 to 9"),
     "garbage": (60, "does not speak the frame protocol"),
     "no-answer": (2, "did not answer Initialize within 2 seconds"),

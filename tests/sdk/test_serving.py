@@ -283,6 +283,10 @@ class FakeSession:
     def __init__(self):
         self.takes_notes = True
         self.notes = []
+        self.written = 0
+
+    def write_now(self):
+        self.written += 1
 
     def note(self, note):
         self.notes.append(note)
@@ -383,3 +387,25 @@ async def test_metrics_are_reported_when_they_changed(handler, autojump_clock):
     with trio.move_on_after(15):
         await report(session, plugin, handler)
     assert [note.metrics.requests_total for note in session.notes] == [0, 1]
+
+
+async def test_errors_leave_at_once_and_what_came_before_them(logger, handler, autojump_clock):
+    class Quiet:
+        metrics = Metrics()
+
+    session = FakeSession()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report, session, Quiet(), handler)
+        await trio.testing.wait_all_tasks_blocked()
+        logger.info("before")
+        assert session.notes == []
+        logger.error("the disk is full, dying")
+        said = [record.message for note in session.notes for record in note.logs]
+        assert (said, session.written) == (["before", "the disk is full, dying"], 1)
+        await trio.to_thread.run_sync(logger.error, "in a thread")
+        assert len(session.notes) == 1
+        await trio.sleep(1)
+        assert len(session.notes) == 2
+        nursery.cancel_scope.cancel()
+    logger.error("after its end")
+    assert session.written == 1

@@ -73,13 +73,18 @@ async def test_all_of_it_takes_effect_at_once(named):
 async def test_one_that_cannot_start_keeps_everything_as_it_was(named, make_spec):
     async with supervised(named("a"), named("b")) as supervisor:
         before = {name: slot.current for name, slot in supervisor.slots.items()}
-        bad = make_spec(namespace="bad", command=[sys.executable, "-c", "raise SystemExit(9)"])
+        bad = make_spec(
+            namespace="bad",
+            command=[sys.executable, "-c", "import sys; print('no driver'); raise SystemExit(9)"],
+        )
         applied = await supervisor.apply(
             [named("a", drain_timeout_seconds=7), named("new"), bad], pytest.fail
         )
         assert not applied.applied
         assert list(applied.failures) == ["bad"]
-        assert "exited with status 9" in applied.failures["bad"]
+        assert applied.failures["bad"].endswith(
+            "its process exited with status 9; the last that it wrote: no driver"
+        )
         assert {name: slot.current for name, slot in supervisor.slots.items()} == before
         assert supervisor.status_of("a").state is State.READY
         assert supervisor.status_of("a").operation is None

@@ -97,6 +97,16 @@ async def test_how_a_process_ended_is_part_of_the_reason(make_spec, code, messag
         assert caught.value.output == ("a last word",)
 
 
+async def test_a_script_that_is_not_there_is_missed_before_its_interpreter_starts(
+    make_spec, tmp_path
+):
+    spec = make_spec(command=["python", "v1.3/shop.py"], working_directory=str(tmp_path))
+    connector = Connector(spec)
+    with pytest.raises(LaunchError, match=f"there is no file v1.3/shop.py in {tmp_path}"):
+        await reach(connector)
+    assert connector.pid is None
+
+
 async def test_cancelling_while_the_process_says_nothing_ends_it(make_spec, is_alive):
     connector = Connector(make_spec(command=["sleep", "60"]))
     async with trio.open_nursery() as nursery:

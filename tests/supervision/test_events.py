@@ -8,6 +8,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prism.channels.in_process import speaker
 from prism.contract.redaction import Redaction
 from prism.supervision import events
 from prism.supervision.events import (
@@ -19,6 +20,7 @@ from prism.supervision.events import (
     Journal,
     Lost,
     PluginLog,
+    attribute,
 )
 from prism.supervision.lifecycle import State
 from prism.wire.events import LogRecord
@@ -207,3 +209,43 @@ def test_every_line_is_told_or_counted(pauses):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events, "LINES_KEPT", 10_000)
         trio.run(main, clock=clock)
+
+
+# -- plugins in this process --------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(caplog):
+    caplog.handler.addFilter(attribute)
+    yield caplog
+    caplog.handler.removeFilter(attribute)
+
+
+async def test_what_code_of_a_plugin_logs_is_said_to_be_its(plugin_log, heard):
+    plugin_log.redaction = Redaction({"password": "hunter2-hunter2"})
+
+    def speak():
+        logging.getLogger("a.driver").warning("log in as %s", "hunter2-hunter2")
+        try:
+            raise ValueError("hunter2-hunter2")
+        except ValueError:
+            logging.getLogger("prism.plugin.small").exception("failed", extra={"fields": {"a": 1}})
+        logging.getLogger("prism.access").warning("a call")
+
+    token = speaker.set(plugin_log)
+    speak()
+    await trio.to_thread.run_sync(speak)
+    await trio.testing.wait_all_tasks_blocked()
+    speaker.reset(token)
+    speak()
+    mine, thread, others = heard.records[:3], heard.records[3:6], heard.records[6:]
+    for records in (mine, thread):
+        assert records[0].getMessage() == "log in as [redacted]"
+        assert records[0].fields == WHOSE
+        assert records[1].getMessage().startswith("failed\nTraceback (most recent call last):\n")
+        assert records[1].fields == {**WHOSE, "a": 1}
+        assert "hunter2" not in repr([vars(record) for record in records])
+        assert not hasattr(records[2], "fields")
+    assert "hunter2" in others[0].getMessage()
+    kept = [(line.source, line.level, line.text[:6]) for line in plugin_log._journal.lines.recent()]
+    assert kept == [("note", "WARNING", "log in"), ("note", "ERROR", "failed")] * 2

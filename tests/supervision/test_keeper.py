@@ -185,6 +185,9 @@ async def test_stop_while_starting_and_before_running(in_process, model, autojum
     [
         ("no_such_module:X", "no module 'no_such_module'"),
         ("json:Nothing", "has no 'Nothing'"),
+        ("json:JSONDecoder", "json:JSONDecoder is not a prism.sdk.Plugin"),
+        ("a_shop:ItemId", "a_shop:ItemId is not a prism.sdk.Plugin; the module has Shop"),
+        ("a_shop:shop", "module a_shop has no 'shop'; the module has Shop"),
         ("a_model:explode", "cannot be made: SystemExit: 3"),
         ("a_broken_one:X", "importing a_broken_one failed: SystemExit: 4"),
     ],
@@ -193,6 +196,9 @@ async def test_a_class_that_cannot_be_had(
     make_spec, model, module, message, autojump_clock, tmp_path, monkeypatch
 ):
     sys.modules["a_models_class"].explode = lambda: sys.exit(3)
+    (tmp_path / "a_shop.py").write_text(
+        "from prism.sdk import Plugin\nclass ItemId: pass\nclass Shop(Plugin): pass\n"
+    )
     (tmp_path / "a_broken_one.py").write_text("import sys; sys.exit(4)")
     monkeypatch.syspath_prepend(tmp_path)
     async with kept(make_spec(type="in_process", module=module)) as (_keeper, slot):
@@ -251,7 +257,7 @@ async def test_a_wedged_process_is_ended(make_spec, is_alive):
     [
         ("raise SystemExit(7)", "exited with status 7"),
         ("import os; os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
-        ("import time; time.sleep(60)", "sent no HELLO within 2 seconds"),
+        ("import time; time.sleep(60)", "did not begin the handshake within 2 seconds"),
         (
             "import os; os.write(int(os.environ['PRISM_PLUGIN_FD']), b'GET / HTTP/1.1' * 9)",
             "does not speak the frame protocol",

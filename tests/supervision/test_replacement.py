@@ -98,6 +98,17 @@ async def test_a_restart_counts_the_calls_of_the_one_it_ended(quick, autojump_cl
         assert receipt.phases.drain == pytest.approx(5)
 
 
+async def test_the_receipt_has_the_last_that_a_failed_process_wrote(make_spec, program):
+    program = Path(program)
+    async with supervised(make_spec()) as supervisor:
+        program.write_text("print('listening'); raise ImportError('no driver')")
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "rolled_back"
+        assert receipt.reason.endswith(
+            "its process exited with status 1; the last that it wrote: ImportError: no driver"
+        )
+
+
 @pytest.mark.parametrize(
     ("hang", "failures", "sick", "reason"),
     [

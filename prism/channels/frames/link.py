@@ -119,7 +119,9 @@ class FrameLink:
                 self._connection.send(reply)
                 await self._send_queued()
         except trio.TooSlowError:
-            raise HandshakeFailed(f"{self.name} sent no HELLO within {limit:g} seconds") from None
+            raise HandshakeFailed(
+                f"{self.name} did not begin the handshake within {limit:g} seconds"
+            ) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             cause = error.__cause__ or error
             raise HandshakeFailed(
@@ -146,8 +148,7 @@ class FrameLink:
                 over_tls = isinstance(self._stream, trio.SSLStream)
                 hint = "; does it want a client certificate (tls.cert)?" if over_tls else ""
                 raise HandshakeFailed(
-                    f"{self.name} closed the connection during the handshake, "
-                    f"before its HELLO{hint}"
+                    f"{self.name} closed the connection before it had said anything{hint}"
                 )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
 

@@ -155,7 +155,7 @@ async def test_a_refused_plugin_is_told_why(streams):
 async def test_silence_instead_of_hello(streams, autojump_clock):
     ours, _plugin = streams
     channel = FramedChannel(ours, ChannelSettings(handshake_timeout=3), name="it")
-    with pytest.raises(HandshakeFailed, match="no HELLO within 3 seconds"):
+    with pytest.raises(HandshakeFailed, match="did not begin the handshake within 3 seconds"):
         await channel.handshake()
     assert trio.current_time() == 3
     await channel.aclose()
