@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import outcome
 import trio
@@ -98,6 +98,7 @@ STREAMS_LEFT_TO_LEAVE = 2**20
 """Calls before the last one at which the channel asks to be replaced."""
 
 M = TypeVar("M", bound=Message)
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,26 @@ def _answer(close: Close, kind: type[M]) -> M:
         stated = StatusCode.from_wire(message.error_code)  # type: ignore[attr-defined]
         changes["error_code"] = close.status or stated or StatusCode.UNKNOWN
     return replace(message, **changes)
+
+
+class _Answered(Protocol):
+    """What is told how a call has ended."""
+
+    def answered(self, response: ExecuteResponse) -> None: ...
+
+    def failed(self, error: CallError) -> None: ...
+
+
+class _Awaited(NamedTuple):
+    """A task that waits for a call's answer."""
+
+    task: trio.lowlevel.Task
+
+    def answered(self, response: ExecuteResponse) -> None:
+        trio.lowlevel.reschedule(self.task, outcome.Value(response))
+
+    def failed(self, error: CallError) -> None:
+        trio.lowlevel.reschedule(self.task, outcome.Error(error))
 
 
 class FramedChannel(PluginChannel):
@@ -168,7 +189,7 @@ class FramedChannel(PluginChannel):
         self._on_note = on_note
         self._on_fault = on_fault
         self._on_goaway = on_goaway
-        self._calls: dict[int, UnaryCall] = {}
+        self._calls: dict[int, _Answered] = {}
         self._waiting: dict[int, trio.lowlevel.Task] = {}
         self._prepared: dict[tuple[str, str, str], PreparedExecute] = {}
         self._streams: dict[int, FramedStreamCall] = {}
@@ -279,7 +300,7 @@ class FramedChannel(PluginChannel):
         else:
             self._abandoned.pop(event.stream, None)
 
-    def _answer_call(self, call: UnaryCall, close: Close) -> None:
+    def _answer_call(self, call: _Answered, close: Close) -> None:
         if close.not_started:
             call.failed(self._not_started(close))
             return
@@ -467,24 +488,31 @@ class FramedChannel(PluginChannel):
             self.send(Cancel(stream, status))
 
     async def _call(self, method: Method, message: Message) -> Close:
+        task = trio.lowlevel.current_task()
+        close: Close = await self._wait_in(self._waiting, task, method, message)
+        if close.not_started:
+            raise self._not_started(close)
+        if close.too_large:
+            raise AnswerTooLarge(self.settings.max_frame)
+        return close
+
+    async def _wait_in(
+        self, calls: dict[int, W], waiting: W, method: Method, message: Message
+    ) -> Any:
+        """Open a call, put ``waiting`` into ``calls``, and wait until that reschedules the task."""
         deadline = trio.current_effective_deadline()
         left = deadline - trio.current_time()
         if left <= 0 or not self.has_room:
             left = await self._wait_to_begin(deadline)
         stream = self.begin(method, message, left, end=True)
-        self._waiting[stream] = trio.lowlevel.current_task()
+        calls[stream] = waiting
 
         # Called outside of any task, so it cannot ask trio for the deadline.
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             self.abandon(stream, _why_cancelled(deadline))
             return trio.lowlevel.Abort.SUCCEEDED
 
-        close: Close = await trio.lowlevel.wait_task_rescheduled(abort)
-        if close.not_started:
-            raise self._not_started(close)
-        if close.too_large:
-            raise AnswerTooLarge(self.settings.max_frame)
-        return close
+        return await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         """Configure the plugin; the first call, made exactly once."""
@@ -494,8 +522,10 @@ class FramedChannel(PluginChannel):
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation."""
-        answer = _answer(await self._call(Method.EXECUTE, request), ExecuteResponse)
-        return answer if answer.success else self.redaction.fields(answer, "error")
+        waiting = _Awaited(trio.lowlevel.current_task())
+        answer: ExecuteResponse
+        answer = await self._wait_in(self._calls, waiting, Method.EXECUTE, request)
+        return answer
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""
