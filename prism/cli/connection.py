@@ -202,7 +202,7 @@ def admin_options(command: Command) -> Command:
             metavar="FILE",
             envvar="PRISM_TOKEN_FILE",
             show_envvar=True,
-            help="File with the token of `admin.token_file`.",
+            help="File with an operator's token (admin.token_file, admin.tokens).",
         ),
         click.option(
             "--url",
