@@ -96,13 +96,15 @@ class Hold:
 
 
 class ConnectionMemory:
-    """The accounts of one connection; their parents are the proxy's."""
+    """The accounts of one connection; their parents are the proxy's. ``watches`` counts the
+    streams on it that only wait for changes."""
 
-    __slots__ = ("answers", "requests")
+    __slots__ = ("answers", "requests", "watches")
 
     def __init__(self, requests: Account, answers: Account) -> None:
         self.requests = requests
         self.answers = answers
+        self.watches = 0
 
 
 class Memory:

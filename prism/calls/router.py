@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import trio
+
 from prism.access.identity import ANONYMOUS, Identity
 from prism.access.permissions import closed_namespace
 from prism.calls.deadlines import Deadlines
@@ -23,6 +25,8 @@ class Router:
         self.deadlines = Deadlines()
         self.memory = memory or Memory()
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
+        self._changes = trio.lowlevel.ParkingLot()
+        self._change = 0
         for namespace in namespaces:
             self.add(namespace)
 
@@ -31,11 +35,29 @@ class Router:
         self._namespaces[namespace.name] = namespace
         namespace.deadlines = self.deadlines
         namespace.use_memory(self.memory)
+        namespace.slot.on_change = self.changed
+        self.changed()
 
     def remove(self, name: str, reason: str) -> None:
         """Make the namespace unreachable for new calls, and end its open streams."""
         namespace = self._namespaces.pop(name)
         namespace.end_streams(Draining(reason))
+        self.changed()
+
+    def changed(self) -> None:
+        """Something has changed that readiness depends on: a plugin, a namespace, a stop."""
+        self._change += 1
+        self._changes.unpark_all()
+
+    @property
+    def change(self) -> int:
+        """The number of changes so far, for ``wait_changed``."""
+        return self._change
+
+    async def wait_changed(self, since: int) -> None:
+        """Return once there are more changes than ``since``. Cancelling leaves nothing behind."""
+        while self._change == since:
+            await self._changes.park()
 
     def find(self, name: str) -> Namespace:
         """The namespace called ``name``.

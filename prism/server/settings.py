@@ -57,7 +57,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """HTTP/1.1: when a request was answered before its body was read, this much of it
     is read and dropped, within ``linger_timeout``, so that the connection can go on."""
 
-    half_close_grace: float = 1.0
+    half_close_grace: float = 0.1
     """HTTP/1.1: a client that ends its half of the connection after a whole request may
     wait for the response (``nc -N``) or be gone (Ctrl-C); TCP does not tell which. The
     request has this long to be answered before it is cancelled; a WebSocket, for what came

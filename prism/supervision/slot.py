@@ -10,7 +10,7 @@ that it is known.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -29,6 +29,7 @@ class Slot:
     it, and ``retry_at`` (on trio's clock) when the next start is due: never where an operator
     has to ask for it (``math.inf``), ``None`` where that is not known. ``waiting`` calls
     wait for one; ``retried`` counts calls that were given to another instance, by reason.
+    ``on_change`` is called when there is an instance again, or none any more: it must not block.
     ``canary`` is an instance that gets ``share`` of the calls. ``operations`` are the current
     instance's, or, where there is none, those of the last.
     """
@@ -45,6 +46,7 @@ class Slot:
         self.waiting = 0
         self.retried: Counter[str] = Counter()
         self.operations: dict[str, OperationDeclaration] = {}
+        self.on_change: Callable[[], None] = lambda: None
         self._owed = 0.0
         self._changed = trio.lowlevel.ParkingLot()
 
@@ -78,6 +80,8 @@ class Slot:
         self.held = False
         self.operations = instance.operations
         self._changed.unpark_all()
+        if previous is None:
+            self.on_change()
         return previous
 
     @contextmanager
@@ -98,6 +102,7 @@ class Slot:
             if absence is not None:
                 self.say_absent(absence)
             self._changed.unpark_all()
+            self.on_change()
 
     def say_absent(
         self,

@@ -57,6 +57,7 @@ class GrpcApp:
     def stop(self) -> None:
         """End health watches; calls still run."""
         self._stopping.set()
+        self._router.changed()
 
     def begin(self, exchange: Exchange) -> None:
         """Answer one call."""

@@ -7,7 +7,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from prism.calls.router import Router
-from prism.contract.errors import Draining, UnknownNamespace
+from prism.contract.errors import Draining, TooManyStreams, UnknownNamespace
 from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.descriptors import message_class
 
@@ -16,8 +16,10 @@ _Response = message_class("grpc.health.v1.HealthCheckResponse")
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 
 MAX_REQUEST = 4096
-WATCH_INTERVAL = 0.5
-"""Seconds between two looks at what is watched."""
+MAX_WATCHES = 32
+"""Of one connection: clients have one for each service that they balance over it."""
+LOOK_INTERVAL = 30.0
+"""Seconds after which a watch looks again whether its caller may still see what it watches."""
 
 
 async def check(call: GrpcCall, router: Router, *, draining: bool) -> None:
@@ -30,16 +32,35 @@ async def check(call: GrpcCall, router: Router, *, draining: bool) -> None:
 
 
 async def watch(call: GrpcCall, router: Router, stopping: trio.Event) -> None:
-    """The present state and every change of it, until the client leaves or the proxy stops."""
+    """The present state and every change of it, until the client leaves or the proxy stops.
+
+    Raises:
+        TooManyStreams: the connection has ``MAX_WATCHES`` already.
+    """
     service = await _service(call)
+    connection = call.exchange.peer.memory
+    if connection is None:  # another server's
+        await _tell_changes(call, router, service, stopping)
+        return
+    if connection.watches >= MAX_WATCHES:
+        raise TooManyStreams("this connection's health service", MAX_WATCHES)
+    connection.watches += 1
+    try:
+        await _tell_changes(call, router, service, stopping)
+    finally:
+        connection.watches -= 1
+
+
+async def _tell_changes(call: GrpcCall, router: Router, service: str, stopping: trio.Event) -> None:
     told = None
     while not stopping.is_set():
+        change = router.change
         status = _status(call, router, service, draining=False)
         if status != told:
             await call.send_messages([_Response(status=status).SerializeToString()])
             told = status
-        with trio.move_on_after(WATCH_INTERVAL):
-            await stopping.wait()
+        with trio.move_on_after(LOOK_INTERVAL):
+            await router.wait_changed(change)
     await call.send_messages([_Response(status=_NOT_SERVING).SerializeToString()])
     await call.finish(Draining("the proxy is stopping"))
 

@@ -6,12 +6,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from prism.calls.memory import Memory
 from prism.calls.router import Router
 from prism.config.types import NamespaceLimits
 from prism.contract.messages import ExecuteRequest, ExecuteResponse, StreamRequest
 from prism.contract.status import StatusCode
 from prism.frontends.answering import Observer
-from prism.frontends.grpc import GrpcApp, is_grpc
+from prism.frontends.grpc import GrpcApp, health, is_grpc
 from prism.frontends.grpc.call import COMPRESS_FROM
 from prism.frontends.headers import read_headers
 from prism.grpc.framing import pack
@@ -272,6 +273,39 @@ async def test_a_watch_tells_each_change_and_ends_with_the_proxy(
     assert exchange.written == states
     answer = Answered(exchange)
     assert (answer.status, answer.trailers[b"prism-reason"]) == ("UNAVAILABLE", b"draining")
+
+
+async def test_a_watch_is_told_and_does_not_look(make_namespace, make_front, begin):
+    """By events: in no time at all."""
+    namespace = make_namespace()
+    exchange = begin(make_front(namespace), WATCH)
+    exchange.feed(service_request("kv"), ended=True)
+    await wait_all_tasks_blocked()
+    instance = namespace.slot.current
+    namespace.slot.clear(instance, "it crashed")
+    await wait_all_tasks_blocked()
+    assert exchange.written == [pack(b"\x08\x01"), pack(b"\x08\x02")]
+    namespace.slot.fill(instance)
+    await wait_all_tasks_blocked()
+    assert len(exchange.written) == 3
+
+
+async def test_the_watches_of_a_connection_are_bounded(make_namespace, make_front, make_exchange):
+    front = make_front(make_namespace())
+    memory = Memory().for_connection()
+    exchanges = []
+    for _ in range(health.MAX_WATCHES + 1):
+        exchange = make_exchange(target=WATCH, headers=[(b"content-type", b"application/grpc")])
+        exchange.peer = exchange.peer._replace(memory=memory)
+        exchange.feed(service_request("kv"), ended=True)
+        front.begin(exchange)
+        exchanges.append(exchange)
+    await wait_all_tasks_blocked()
+    refused = [each for each in exchanges if each.over.is_set()]
+    assert [Answered(each).status for each in refused] == ["RESOURCE_EXHAUSTED"]
+    exchanges[0].cancel(Cancelled.CLIENT_LEFT)
+    await wait_all_tasks_blocked()
+    assert memory.watches == health.MAX_WATCHES - 1
 
 
 @pytest.mark.parametrize("why", Cancelled)
