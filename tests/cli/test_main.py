@@ -50,7 +50,7 @@ def test_what_is_taken_from_the_environment_is_in_the_help():
         ("serve", "PRISM_CONFIG"),
     ):
         result = CliRunner().invoke(prism, [*command.split(), "--help"])
-        assert f"[env var: {variable}" in result.output
+        assert f"[env var: {variable}" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
