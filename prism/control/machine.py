@@ -9,6 +9,7 @@ import grp
 import importlib.machinery
 import importlib.util
 import os
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from prism.config.types import (
 )
 from prism.streams.addresses import unix_path
 from prism.streams.errors import TLSFilesError
-from prism.streams.tls import TLSFiles, load_client_context, server_problems
+from prism.streams.tls import TLSFiles, load_client_context, server_problems, use_revocation_lists
 from prism.supervision.process import clean_environment
 from prism.verification import Verifier
 from prism.verification.command import missing_script, take_apart
@@ -56,11 +57,6 @@ def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
     already = len(root.report.errors)
     config = loaded.config
     _check_tls(config.listen.tls, root["listen"]["tls"])
-    if config.authentication is not None and config.authentication.api_keys is not None:
-        try:
-            read_keys(Path(config.authentication.api_keys.file))
-        except ConfigError as error:
-            root["authentication"]["api_keys"]["file"].error(str(error))
     if config.admin.enabled:
         _check_admin(config.admin, root["admin"])
     if config.authentication is not None:
@@ -78,6 +74,11 @@ def _check_tls(tls: ListenerTLS | None, at: Place) -> None:
     client_ca = Path(tls.client_ca) if tls.client_ca else None
     for file, why in server_problems(Path(tls.cert), Path(tls.key), client_ca):
         at[keys[str(file)]].error(f"{file}: {why}")
+    if tls.client_crl is not None:
+        try:
+            use_revocation_lists(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path(tls.client_crl))
+        except TLSFilesError as error:
+            at["client_crl"].error(f"{error.files}: {error.why}")
 
 
 def _check_admin(admin: AdminConfig, at: Place) -> None:

@@ -148,12 +148,7 @@ def _load(
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED if must_present else ssl.CERT_OPTIONAL
     if client_crl is not None:
-        _check_readable(client_crl)
-        try:
-            context.load_verify_locations(client_crl)
-        except OSError as error:
-            raise TLSFilesError(client_crl, _reason(error, "revocation lists")) from error
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        use_revocation_lists(context, client_crl)
     _warn_of_readers(key)
     return _Identity(context, _described(certificate))
 
@@ -185,6 +180,20 @@ def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
     hosts = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)
     return (*hosts, *map(str, addresses))
+
+
+def use_revocation_lists(context: ssl.SSLContext, file: Path) -> None:
+    """Have ``context`` refuse the certificates in ``file``, revocation lists in PEM; blocks.
+
+    Raises:
+        TLSFilesError: it cannot be used.
+    """
+    _check_readable(file)
+    try:
+        context.load_verify_locations(file)
+    except OSError as error:
+        raise TLSFilesError(file, _reason(error, "revocation lists")) from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
 def server_problems(

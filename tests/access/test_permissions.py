@@ -1,5 +1,7 @@
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prism.access.identity import ANONYMOUS, Identity
 from prism.access.permissions import (
@@ -112,3 +114,38 @@ def test_the_deciding_row_is_the_first_one():
     assert (row.path, row.who) == (("allow", 0, "who", 1), "group:billing")
     row = deciding(RULES, Identity("x", frozenset({"billing", "platform"})), READ)
     assert row.path == ("owners", 0)
+
+
+_names = st.sampled_from(["a", "ab", "abc", "b", "a/b", "a/c"])
+_who = st.one_of(
+    _names,
+    _names.map("{}*".format),
+    st.just("*"),
+    _names.map("group:{}".format),
+    _names.map("scope:{}".format),
+)
+_permissions = st.lists(st.sampled_from(["read", "write", "admin"]), min_size=1)
+_sets = st.frozensets(_names, max_size=2)
+
+
+@given(
+    st.lists(st.tuples(st.lists(_who, min_size=1, max_size=3), _permissions), max_size=5),
+    st.lists(_who, max_size=2),
+    st.builds(Identity, _names, _sets, _sets),
+)
+def test_the_tables_say_what_the_rows_say_one_by_one(allow, owners, identity):
+    def fits(who):
+        kind, _, name = who.partition(":")
+        if kind == "group":
+            return name in identity.groups
+        if kind == "scope":
+            return name in identity.scopes
+        return identity.name.startswith(who[:-1]) if who.endswith("*") else identity.name == who
+
+    rules = access(*allow, owners=owners)
+    expected = EVERYTHING if any(map(fits, owners)) else 0
+    for who, permissions in allow:
+        if any(map(fits, who)):
+            for permission in permissions:
+                expected |= {"read": READ, "write": WRITE, "admin": ADMIN}[permission]
+    assert AccessTable("n", rules).permissions(identity) == expected

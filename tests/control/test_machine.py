@@ -100,6 +100,7 @@ def test_every_path_of_the_configuration_is_thought_of() -> None:
     of_launch = {"module", "path", "library", "working_directory", "signature"} - {"module"}
     assert paths(Config, set()) == {
         "ListenerTLS.cert", "ListenerTLS.key", "ListenerTLS.client_ca",
+        "ListenerTLS.client_crl",
         "AdminConfig.token_file", "AdminTokenConfig.file",
         "APIKeysConfig.file", "JWTIssuerConfig.ca_cert",
         "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
@@ -142,6 +143,15 @@ def test_each_thing_that_is_missing_is_found_at_its_place(
 def test_a_key_that_is_another_certificates(here: Path) -> None:
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(here / "key.pem")
     assert "2:37: listen.tls.key: key.pem: the key is not the certificate's" in problems(here)
+
+
+def test_revocation_lists(here: Path) -> None:
+    text = FITS.replace("client_ca: ca.pem", "client_ca: ca.pem, client_crl: crl.pem")
+    (problem,) = problems(here, text)
+    assert problem.endswith("listen.tls.client_crl: crl.pem: No such file or directory")
+    (here / "crl.pem").write_text("no list")
+    (problem,) = problems(here, text)
+    assert "crl.pem: expected revocation lists in PEM" in problem
 
 
 def test_a_token_that_all_may_read(here: Path) -> None:

@@ -9,8 +9,10 @@ import threading
 
 import httpx
 import pytest
+import trio
 from prism_process import SUPPORT, eventually
 from stream_doors import grpc_stubs
+from trio_websocket import ConnectionClosed, wrap_client_stream
 
 import grpc
 from prism.access.api_keys import create_key, revoke_key
@@ -279,6 +281,38 @@ def test_a_revoked_key_is_refused_and_its_streams_end(proxy, keys):
     stream.wait()
     assert "not good any more" in stream.text
     assert proxy.call("kv", "echo", **bearer(keys.reader)).status_code == 403  # as before
+
+
+async def test_a_revoked_key_ends_streams_at_every_door(proxy, keys):
+    """Over gRPC, and over WebSocket."""
+    messages, services = grpc_stubs()
+    writer = bearer(keys.writer)
+    path = "/v1/kv/deaf?params=%7B%7D"
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+        first = messages.StreamRequest(operation="deaf", params_json="{}")
+        metadata = [("prism-namespace", "kv"), *writer.items()]
+        stub = services.BackendPluginStub(channel)
+        stream = stub.ExecuteStream(iter([first]), metadata=metadata, timeout=60)
+        assert await trio.to_thread.run_sync(next, stream)
+        fields = [(name.encode(), value.encode()) for name, value in writer.items()]
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", proxy.port) as connection,
+            trio.open_nursery() as nursery,
+        ):
+            websocket = await wrap_client_stream(
+                nursery, connection, "127.0.0.1", path, extra_headers=fields
+            )
+            assert await websocket.get_message()
+            revoke_key(keys.file, keys.writers_entry.id)
+            with trio.fail_after(60):
+                told = json.loads(await websocket.get_message())["$error"]
+                assert told["reason"] == "unauthenticated"
+                with pytest.raises(ConnectionClosed) as closed:
+                    await websocket.get_message()
+        assert closed.value.reason.code == 4016
+        with pytest.raises(grpc.RpcError) as caught:
+            await trio.to_thread.run_sync(next, stream)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_a_permission_that_is_taken_away_ends_streams(start_prism, keys, tmp_path):
