@@ -18,6 +18,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
         │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
+        │   ├── UnsupportedContentType 415  the body is of a format not taken here
         │   ├── NotForClients       403  a call that only the proxy makes
         │   ├── ForeignOrigin       403  a web page of another site
         │   └── PayloadTooLarge     413  the body is over the namespace's limit
@@ -149,6 +150,19 @@ class UnsupportedEncoding(InvalidRequest):
 
     def __init__(self, encoding: str, known: Sequence[str]) -> None:
         super().__init__(f"encoding {encoding[:40]!r} is not known here; use {' or '.join(known)}")
+
+
+class UnsupportedContentType(InvalidRequest):
+    """The body says that it is of a format that is not taken here."""
+
+    http_status = 415
+    reason = "unsupported_content_type"
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(
+            f"a body of {content_type!r} is not taken; send JSON (application/json), or for a "
+            "stream lines of it (application/x-ndjson)"
+        )
 
 
 class NotForClients(InvalidRequest):

@@ -23,6 +23,9 @@ PLUGIN = NAMESPACE
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}"
 """A version of a plugin in the catalogue."""
 
+_SHOWN = 80
+"""Bytes of a name that is none which a message quotes."""
+
 _is_namespace = re.compile(NAMESPACE.encode()).fullmatch
 _is_operation = re.compile(OPERATION.encode()).fullmatch
 
@@ -34,7 +37,7 @@ def namespace_name(raw: bytes) -> str:
         InvalidRequest: it is no such name.
     """
     if _is_namespace(raw) is None:
-        raise InvalidRequest(f"a namespace is {NAMESPACE_FORM}")
+        raise InvalidRequest(f"a namespace is {NAMESPACE_FORM}; found {_shown(raw)}")
     return raw.decode("ascii")
 
 
@@ -45,5 +48,11 @@ def operation_name(raw: bytes) -> str:
         InvalidRequest: it is no such name.
     """
     if _is_operation(raw) is None:
-        raise InvalidRequest(f"an operation is {OPERATION_FORM}")
+        raise InvalidRequest(f"an operation is {OPERATION_FORM}; found {_shown(raw)}")
     return raw.decode("ascii")
+
+
+def _shown(raw: bytes) -> str:
+    """What was found, as a message shows it."""
+    more = "..." if len(raw) > _SHOWN else ""
+    return f'"{raw[:_SHOWN].decode("ascii", errors="backslashreplace")}{more}"'

@@ -10,7 +10,7 @@ from itertools import chain
 
 from prism.calls.timeout import parse_timeout
 from prism.calls.trace import Trace, parse_trace
-from prism.contract.errors import InvalidRequest
+from prism.contract.errors import InvalidRequest, UnsupportedContentType
 from prism.frontends.stream_text import END_ID, position_of
 from prism.server.exchange import Headers
 
@@ -37,6 +37,10 @@ _PARTICULAR = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"last-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 MAX_EVENT_ID = 3 * 1024
 """Bytes of an id: a position of 1 KiB, every byte of it percent-encoded."""
+_IS_NOT_JSON = re.compile(
+    rb"multipart/.*|(?:image|audio|video)/.*|.*/(?:.*\+)?xml"
+    rb"|application/(?:x-|vnd\.)?(?:msgpack|cbor|yaml|google\.protobuf|protobuf)"
+).fullmatch
 HIDDEN_ORIGIN = "a site that its browser does not name"
 """What ``foreign_origin`` returns for a page's request without ``Origin``: a GET in the mode
 ``no-cors``, as of an image (WHATWG Fetch; Fetch Metadata has the headers that give it away)."""
@@ -164,10 +168,12 @@ class RequestHeaders:
         return b"access-control-request-method" in self._values
 
     def check_call(self) -> None:
-        """See that the body is plain.
+        """See that the body can be JSON, and is plain. What says nothing, or nothing certain, as
+        ``curl -d`` does, is taken at its word by the check of the body.
 
         Raises:
             InvalidRequest: it is compressed.
+            UnsupportedContentType: it is another format.
         """
         if self._is_plain:
             return
@@ -176,6 +182,9 @@ class RequestHeaders:
             raise InvalidRequest(
                 "send the body without content-encoding: Prism does not decompress"
             )
+        kind = self._media_type()
+        if _IS_NOT_JSON(kind):
+            raise UnsupportedContentType(kind[:100].decode("latin-1"))
         self._is_plain = True
 
 

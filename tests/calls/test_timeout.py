@@ -10,7 +10,7 @@ from prism.contract.errors import InvalidRequest
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("2s", 2), ("1.5s", 1.5), ("1m", 60), ("0.5ms", 0.0005), (" 3s\t", 3)],
+    [("250ms", 0.25), ("2s", 2), ("1.5s", 1.5), ("1min", 60), ("0.5ms", 0.0005), (" 3s\t", 3)],
 )
 def test_forms(text, seconds):
     assert parse_timeout(text) == pytest.approx(seconds)
@@ -46,3 +46,8 @@ def test_refused(text):
 def test_noise_raises_one_class_of_error(text):
     with suppress(InvalidRequest):
         assert parse_timeout(text) > 0
+
+
+def test_m_may_mean_both_and_is_asked_back():
+    with pytest.raises(InvalidRequest, match="say 1000min or 1000ms"):
+        parse_timeout("1000m")

@@ -12,7 +12,7 @@ from prism.cli.main import prism
         (None, LONGEST_CALL),
         ("250ms", 0.25 + ANSWER_GRACE),
         ("2s", 2 + ANSWER_GRACE),
-        ("1.5m", 90 + ANSWER_GRACE),
+        ("1.5min", 90 + ANSWER_GRACE),
     ],
 )
 def test_it_waits_longer_than_the_call_may_take(timeout, seconds):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.contract.errors import InvalidRequest
+from prism.contract.errors import InvalidRequest, UnsupportedContentType
 from prism.frontends.headers import (
     _MEMORABLE,
     _REMEMBERED,
@@ -118,3 +118,29 @@ def test_an_error_in_headers_is_every_requests_that_has_them():
             read_headers([(b"prism-timeout", b"soon")]).timeout()
         with pytest.raises(InvalidRequest):
             read_headers([(b"content-encoding", b"gzip")]).check_call()
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        ("", True),
+        ("application/json; charset=utf-8", True),
+        ("application/problem+json", True),
+        ("application/x-www-form-urlencoded", True),  # what ``curl -d`` says of everything
+        ("text/plain", True),
+        ("application/octet-stream", True),
+        ("application/msgpack", False),
+        ("Application/X-MsgPack", False),
+        ("application/x-protobuf", False),
+        ("application/soap+xml; charset=utf-8", False),
+        ("text/xml", False),
+        ("multipart/form-data; boundary=x", False),
+    ],
+)
+def test_bodies_of_other_formats_are_refused_by_name(value, taken):
+    asked = headers(content_type=value) if value else headers()
+    if taken:
+        asked.check_call()
+        return
+    with pytest.raises(UnsupportedContentType, match="send JSON"):
+        asked.check_call()

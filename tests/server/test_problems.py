@@ -14,6 +14,7 @@ ARGUMENTS = {
     "detail": "why",
     "error": ConfigError([ConfigProblem("f", 1, 2, "listen", "no")]),
     "encoding": "br",
+    "content_type": "application/msgpack",
     "origin": "https://elsewhere.example",
     "known": ["identity"],
     "whose": "namespace 'kv'",

@@ -173,6 +173,9 @@ class RestApp:
 
     def _take_apart(self, raw: bytes, call: RestCall) -> Target:
         path, _, query = raw.partition(b"?")
+        if path.endswith(b"/") and path != b"/":
+            there = path.rstrip(b"/")[:_MEMORABLE].decode("ascii")
+            raise NotFound(f"nothing is at this path; without the slash at its end: {there}")
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, raw_operation]:
                 call.is_call = True

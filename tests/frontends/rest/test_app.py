@@ -91,7 +91,7 @@ REFUSED = [
     ),
     ("POST", "/v1/KV/get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
     ("POST", "/v1/kv/Get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
-    ("POST", "/v1/kv/", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
+    ("POST", "/v1/kv/", b"", {}, 404, "NOT_FOUND", "not_found"),
     ("POST", "/v1//get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
     ("POST", "/v1/k%76/get", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
     ("POST", "/v1/../kv", b"", {}, 400, "INVALID_ARGUMENT", "invalid_request"),
@@ -242,7 +242,7 @@ async def hang(request):
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"), [(None, 30), ("250ms", 0.25), ("1m", 60), ("9m", 300)]
+    ("asked", "seconds"), [(None, 30), ("250ms", 0.25), ("1min", 60), ("9min", 300)]
 )
 async def test_deadline(make_namespace, make_client, access_lines, autojump_clock, asked, seconds):
     headers = {"prism-timeout": asked} if asked else {}
@@ -256,7 +256,7 @@ async def test_deadline(make_namespace, make_client, access_lines, autojump_cloc
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["own", "asgi"])
-@pytest.mark.parametrize(("asked", "seconds"), [("2s", 2), ("1m", 30)])
+@pytest.mark.parametrize(("asked", "seconds"), [("2s", 2), ("1min", 30)])
 async def test_body_that_stops(
     make_namespace, make_client, access_lines, autojump_clock, asked, seconds, direct
 ):
@@ -455,3 +455,18 @@ async def test_an_event_source_that_comes_back_to_a_finished_stream_is_told_to_s
     headers = {"accept": "text/event-stream", "last-event-id": "#end"}
     answer = await client.request("GET", "/v1/kv/count", headers=headers)
     assert (answer.status, answer.body) == (204, b"")
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/kv", "/v1/kv/get", "/healthz"])
+async def test_a_slash_at_the_end_is_named(make_namespace, make_client, path):
+    answer = await make_client(make_namespace()).request("POST", f"{path}/", b"{}")
+    assert (answer.status, answer.json["reason"]) == (404, "not_found")
+    assert answer.json["detail"].endswith(f"without the slash at its end: {path}")
+
+
+async def test_a_name_that_is_none_is_quoted(make_namespace, make_client):
+    client = make_client(make_namespace())
+    answer = await client.request("POST", "/v1/Demo/get", b"{}")
+    assert answer.json["detail"].endswith('no hyphen first; found "Demo"')
+    answer = await client.request("POST", "/v1/kv/GET", b"{}")
+    assert answer.json["detail"].endswith('a letter first; found "GET"')
