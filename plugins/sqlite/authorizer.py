@@ -8,7 +8,7 @@ SQLite asks again for every table that a view, trigger or virtual table uses.
 
 import re
 import sqlite3
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from enum import Enum
 
 OWN_PREFIX = "_prism_"
@@ -75,17 +75,26 @@ class Access(Enum):
     EXECUTE = "execute"
 
 
+class Ended(Exception):
+    """A statement was not compiled to its end, because its time was over."""
+
+
 class Authorizer:
     """The authorizer of one connection: ``begin`` and ``end`` stand around a client's statement.
 
     ``refused`` tells whether anything was refused since ``begin``. SQLite's own
     error code does not always: after a change of the schema it may be another.
     ``defines`` tells whether the statement changes the schema instead of rows.
+
+    Compiling cannot be interrupted, but refused: ``must_end`` is asked at each step, and
+    ``ended`` tells that it was so. (What puts views and WITH into each other asks nobody.)
     """
 
     def __init__(self) -> None:
         self.refused = False
         self.defines = False
+        self.ended = False
+        self.must_end: Callable[[], bool] = lambda: False
         self._access = Access.OWN
         self._names_own_tables = False
         self._text = ""
@@ -98,7 +107,7 @@ class Authorizer:
         self._text = sql.lower()
         self._shadows = shadows
         self._names_own_tables = _OWN_STEM in self._text
-        self.refused = self.defines = self._renames = False
+        self.refused = self.defines = self.ended = self._renames = False
 
     def end(self) -> None:
         """Prism's own statements follow."""
@@ -110,6 +119,9 @@ class Authorizer:
         """SQLite's authorizer callback; the names are as the client wrote them."""
         if self._access is Access.OWN:
             return sqlite3.SQLITE_OK
+        if self.must_end():
+            self.ended = True
+            return sqlite3.SQLITE_DENY
         names = (first or "").lower(), (second or "").lower()
         if self._allows(action, *names, by) and (
             database != "temp" or (action, names[0]) == _RENAMED_IN or action in _READING

@@ -17,6 +17,11 @@ CACHED_STATEMENTS = 256
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """The write-ahead log shrinks back to this after a burst."""
 
+HEAP_BYTES = 512 * 1024 * 1024
+"""What SQLite may hold in this process, of which the system sees about the double. Compiling
+cannot be interrupted everywhere, and a text of 3 KB grows without bound as views and common
+table expressions are put into each other. Caches stop growing at three quarters."""
+
 SQL_COLUMNS_LIMIT = 100
 """A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
 
@@ -87,6 +92,8 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
     connection.own_limits = StatementLimits(largest, LIKE_PATTERN_BYTES)
     set_limits(connection, connection.own_limits)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, SQL_TEXT_LIMIT_BYTES)
+    connection.execute(f"PRAGMA soft_heap_limit={HEAP_BYTES * 3 // 4}")
+    connection.execute(f"PRAGMA hard_heap_limit={HEAP_BYTES}")
     connection.execute("PRAGMA trusted_schema=0")
     connection.text_factory = _text
     replace_trim(connection)

@@ -19,7 +19,7 @@ from prism.sdk import PluginError, StatusCode
 from .batching import Batcher, run_interruptible
 from .config import SQLiteConfig
 from .connection import Connection, open_reader, open_writer
-from .errors import translate, translate_at_start
+from .errors import DATABASE_ERRORS, translate, translate_at_start
 from .job import Job, JobLimits
 from .transaction import commit_together, read_together
 
@@ -205,7 +205,7 @@ class Database:
     def _outcome(self, job: Job[T]) -> T:
         try:
             return job.outcome()
-        except sqlite3.Error as error:
+        except DATABASE_ERRORS as error:
             raise translate(error) from error
 
     def _opened(self, connection: Connection) -> Connection:
@@ -214,7 +214,7 @@ class Database:
 
 
 def _refusal(error: BaseException, path: str) -> PluginError | None:
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, DATABASE_ERRORS):
         return translate_at_start(error, path)
     if isinstance(error, OSError):
         detail = f"config.path {path!r}: {error.strerror}"

@@ -44,16 +44,25 @@ _MEANING: dict[int, tuple[StatusCode, str]] = {
         "the database file is damaged: restore it from a backup",
     ),
     sqlite3.SQLITE_TOOBIG: (StatusCode.INVALID_ARGUMENT, "the statement or a value is too large"),
-    sqlite3.SQLITE_NOMEM: (StatusCode.RESOURCE_EXHAUSTED, "out of memory"),
     sqlite3.SQLITE_SCHEMA: (StatusCode.ABORTED, "the schema changed meanwhile; try again"),
 }
 
 
-def translate(error: sqlite3.Error | sqlite3.Warning) -> PluginError:
+DATABASE_ERRORS = (sqlite3.Error, MemoryError)
+"""What SQLite reports; Python has an error of its own for one of its codes."""
+
+
+def translate(error: sqlite3.Error | sqlite3.Warning | MemoryError) -> PluginError:
     """The answer for an error that says something about the database, not about a bug.
 
     Clients read it: it does not tell them where the file is.
     """
+    if isinstance(error, MemoryError):
+        return PluginError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            "SQLite has no memory left: the statement, or what views and WITH make of it, is too "
+            "large, or there are too many at a time",
+        )
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by Python's module
         return PluginError(StatusCode.UNAVAILABLE, "the database is closed")
@@ -83,7 +92,7 @@ def _lacks_descriptors() -> bool:
     return False
 
 
-def translate_at_start(error: sqlite3.Error, path: str) -> PluginError:
+def translate_at_start(error: sqlite3.Error | MemoryError, path: str) -> PluginError:
     """The answer for the operator; a damaged file is something to put right first."""
     answer = translate(error)
     damaged = answer.status is StatusCode.DATA_LOSS

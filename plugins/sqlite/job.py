@@ -10,6 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from prism.sdk import PluginError, StatusCode
 
+from .authorizer import Ended
 from .connection import Connection
 
 T = TypeVar("T")
@@ -93,18 +94,20 @@ class Job(Generic[T]):
         self._before = None
         self._ends_at = monotonic() + self._limits.seconds
         connection.set_progress_handler(self._must_end, INSTRUCTIONS_BETWEEN_CHECKS)
+        connection.authorizer.must_end = self._must_end
         self._interrupted = None
         self._running = connection
         try:
             return self._work(connection)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+        except (sqlite3.OperationalError, Ended) as error:
+            if getattr(error, "sqlite_errorcode", None) not in (None, sqlite3.SQLITE_INTERRUPT):
                 raise
             raise (self._interrupted or self._overdue() or _cancelled()) from error
         finally:
             with self._lock:
                 self._running = None
             connection.set_progress_handler(None, 0)
+            connection.authorizer.must_end = _never
 
     def _must_end(self) -> bool:
         return self.cancelled or monotonic() > self._ends_at
@@ -159,6 +162,10 @@ def _memory() -> int:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
     except OSError:
         return 0
+
+
+def _never() -> bool:
+    return False
 
 
 def _cancelled() -> PluginError:

@@ -21,15 +21,16 @@ _WITHOUT_ARGUMENT = "%n"
 
 def bound_printf(connection: sqlite3.Connection) -> None:
     """Let ``connection`` use the functions of this file."""
-    scratch = sqlite3.connect(":memory:", check_same_thread=False)
-    scratch.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+    scratch: list[sqlite3.Connection] = []  # opened at the first use; most connections have none
 
     def printf(*arguments: Cell) -> Cell:
         if arguments and sum(_repetitions(arguments)) > VALUE_BYTES:
             raise OverflowError  # SQLite then says that a value is too big
+        if not scratch:
+            scratch.append(_scratch())
         placeholders = ", ".join("?" * len(arguments))
         try:
-            found = scratch.execute(f"SELECT printf({placeholders})", arguments).fetchone()
+            found = scratch[0].execute(f"SELECT printf({placeholders})", arguments).fetchone()
         except sqlite3.DataError as error:
             raise OverflowError from error
         text: Cell = found[0]
@@ -37,6 +38,12 @@ def bound_printf(connection: sqlite3.Connection) -> None:
 
     for name in ("printf", "format"):
         connection.create_function(name, -1, printf, deterministic=True)
+
+
+def _scratch() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+    return connection
 
 
 def _repetitions(arguments: tuple[Cell, ...]) -> Iterator[int]:

@@ -6,10 +6,10 @@ the whole transaction back. Then nothing of the batch is in the database, and
 the writes that did not fail by themselves are run again, one by one.
 """
 
-import sqlite3
 from typing import Any
 
 from .connection import Connection
+from .errors import DATABASE_ERRORS
 from .job import Job
 
 
@@ -23,7 +23,7 @@ def commit_together(connection: Connection, jobs: list[Job[Any]]) -> None:
         return
     try:
         connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         for job in jobs:
             job.error = error
         return
@@ -40,7 +40,7 @@ def read_together(connection: Connection, jobs: list[Job[Any]]) -> None:
         connection.execute("BEGIN")
         for job in jobs:
             job.run(connection)
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         for job in jobs:
             job.error = error
     finally:
@@ -58,7 +58,7 @@ def _commit_with_savepoints(connection: Connection, jobs: list[Job[Any]]) -> boo
                 connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
         connection.execute("COMMIT")
-    except sqlite3.Error:
+    except DATABASE_ERRORS:
         _roll_back(connection)
         return False
     return True
@@ -70,7 +70,7 @@ def _commit_alone(connection: Connection, job: Job[Any]) -> None:
         job.run(connection)
         if job.error is None:
             connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         job.error = error
     finally:
         _roll_back(connection)
@@ -83,5 +83,5 @@ def _roll_back(connection: Connection) -> None:
     try:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    except sqlite3.Error:
+    except DATABASE_ERRORS:
         pass

@@ -9,7 +9,7 @@ import msgspec
 
 from prism.sdk import PluginError, StatusCode
 
-from .authorizer import Access
+from .authorizer import Access, Ended
 from .connection import Connection
 from .errors import translate_user_sql
 from .params import Rows
@@ -42,6 +42,7 @@ def run_statement(
 
     Raises:
         PluginError: the statement is wrong, not allowed, failed, or gives too large a row.
+        Ended: it was compiled for too long.
     """
     authorizer = connection.authorizer
     limits = None
@@ -64,6 +65,8 @@ def run_statement(
     except (sqlite3.Error, sqlite3.Warning) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise  # the job knows why
+        if authorizer.ended:
+            raise Ended from error
         if authorizer.refused:
             raise PluginError(StatusCode.PERMISSION_DENIED, _REFUSED) from error
         raise translate_user_sql(error, limits) from error

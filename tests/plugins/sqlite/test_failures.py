@@ -180,6 +180,47 @@ def test_few_descriptors(path) -> None:
         assert "of the 40 files that it may have open (ulimit -n" in line
 
 
+BOMBS = """
+import sqlite3, sys
+import trio
+from prism.sdk.testing import run_plugin
+from prism.sdk import PluginError
+from prism_plugins.sqlite import SQLitePlugin
+from prism_plugins.sqlite.connection import HEAP_BYTES
+
+def grown(first, then):
+    levels = ", ".join(f"v{n} AS (SELECT {then.format(f'v{n - 1}')})" for n in range(1, 17))
+    return f"WITH v0 AS (SELECT {first} AS a), {levels} SELECT count(*) FROM v16"
+
+async def main():
+    async with run_plugin(SQLitePlugin, config={"path": sys.argv[1]}) as plugin:
+        other = sqlite3.connect(":memory:")
+        assert other.execute("PRAGMA hard_heap_limit").fetchone() == (HEAP_BYTES,)
+        other.execute("PRAGMA hard_heap_limit=100000000")  # that the test need not take so much
+        for sql in (
+            grown("+".join("1" * 900), "a FROM {0} UNION ALL SELECT a FROM {0}"),
+            grown("1 AS b, " * 90 + "1", "a FROM {0} WHERE a IN (SELECT a FROM {0})"),
+        ):
+            for operation in ("query", "execute"):
+                try:
+                    print(await plugin.call(operation, sql=sql))
+                except PluginError as error:
+                    print(error.status.name)
+        async with trio.open_nursery() as nursery:
+            for key in "abc":
+                nursery.start_soon(lambda key=key: plugin.call("set", key=key, value=1))
+        print(await plugin.call("count"))
+
+trio.run(main)
+"""
+
+
+def test_a_statement_that_grows_as_it_is_compiled(path) -> None:
+    *refusals, count = run_program(path, program=BOMBS)
+    assert refusals == ["RESOURCE_EXHAUSTED"] * 4
+    assert count == "{'count': 3}"
+
+
 def run_program(*arguments: str, program: str = PROGRAM) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],

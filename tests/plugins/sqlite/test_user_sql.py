@@ -345,6 +345,19 @@ async def test_what_a_statement_writes_is_bounded(open_plugin, sql: str) -> None
         await sqlite.call(operation, sql=sql)
 
 
+@pytest.mark.parametrize("operation", ["query", "execute"])
+async def test_a_statement_that_is_compiled_for_long_is_ended(open_plugin, operation: str) -> None:
+    levels = ", ".join(
+        f"v{n} AS (SELECT a FROM v{n - 1} UNION ALL SELECT a FROM v{n - 1})" for n in range(1, 13)
+    )
+    async with open_plugin(sql_timeout_seconds=0.01) as sqlite:
+        sql = f"WITH v0 AS (SELECT 1 AS a), {levels} SELECT count(*) FROM v12"
+        with pytest.raises(PluginError, match="sql_timeout_seconds") as raised:
+            await sqlite.call(operation, sql=sql)
+        assert raised.value.status is StatusCode.DEADLINE_EXCEEDED
+        assert (await sqlite.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
 @pytest.mark.parametrize("aggregate", ["json_group_array(x)", "json_group_object(i, x)"])
 async def test_what_sqlite_lets_grow_is_ended(open_plugin, monkeypatch, aggregate: str) -> None:
     monkeypatch.setattr(job_module, "GROWTH_BYTES", 16 * 1024 * 1024)
