@@ -61,16 +61,17 @@ class _Turns(threading.local):
 _this_thread = _Turns()
 
 
-def begin_turn() -> bool:
+def begin_turn(now: float | None = None) -> bool:
     """Collect what is sent from here to ``end_turn``, which must be reached without waiting.
 
-    Returns whether a turn begins; within another one, none does.
+    ``now`` is the time on trio's clock, where it is known. Returns whether a turn begins; within
+    another one, none does.
     """
     turn = _this_thread.turn
     if turn.woken is not None:
         return False
     turn.woken = []
-    turn.began = trio.current_time()
+    turn.began = trio.current_time() if now is None else now
     return True
 
 

@@ -25,9 +25,10 @@ async def receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     if not isinstance(stream, trio.SocketStream):
         return bytes(await stream.receive_some(size))
     while True:
-        if stream.socket.fileno() < 0:
+        descriptor = stream.socket.fileno()
+        if descriptor < 0:
             raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(stream.socket)
+        await trio.lowlevel.wait_readable(descriptor)
         try:
             return os.read(stream.socket.fileno(), size)
         except BlockingIOError:

@@ -81,6 +81,7 @@ from prism.wire.prepared import PreparedExecute
 log = logging.getLogger("prism.channel")
 
 # Every call comes by these: on Python 3.11 an enum's attribute costs as much as a call.
+_JSON = Codec.JSON
 _MSGPACK = Codec.MSGPACK
 _OK = StatusCode.OK
 
@@ -316,7 +317,7 @@ class FramedChannel(PluginChannel):
             if unsaid:
                 self._forgive(Fault("no_success", f"call {close.stream}: {NO_SUCCESS}"))
             return
-        if self._connection.codec is Codec.JSON or self.settings.strict:
+        if self._connection.codec is _JSON or self.settings.strict:
             wrong = wrong_json(response.result_json, all_of_it=self.settings.strict)
             if wrong:
                 call.failed(PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}"))

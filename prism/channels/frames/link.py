@@ -31,6 +31,8 @@ from prism.wire.events import Event, Fault, GoAway, Hello, Ping
 
 log = logging.getLogger("prism.channel")
 
+_CLOSED = ConnectionState.CLOSED  # for each read: on Python 3.11 an enum's attribute costs a call
+
 RECEIVE_SIZE = 64 * 1024
 """Bytes asked of the stream at a time."""
 LAST_FRAMES_TIMEOUT = 1.0
@@ -243,22 +245,25 @@ class FrameLink:
 
     async def _read_frames(self, whole_frame: trio.CancelScope) -> None:
         connection = self._connection
-        while connection.state is not ConnectionState.CLOSED:
+        is_watched = False  # trio's scope takes some time to be told of a deadline
+        while connection.state is not _CLOSED:
             connection.receive_data(await receive(self._stream, RECEIVE_SIZE))
             self._last_heard = trio.current_time()
             self._heard = True
-            if self._take_events():  # a frame has ended, so the one that is incomplete is new
-                whole_frame.deadline = inf
+            has_ended = self._take_events()
             if not connection.mid_frame:
-                whole_frame.deadline = inf
-            elif whole_frame.deadline == inf:
+                if is_watched:
+                    whole_frame.deadline = inf
+                    is_watched = False
+            elif has_ended or not is_watched:  # the one that is incomplete is new
                 whole_frame.deadline = self._last_heard + self._settings.frame_timeout
+                is_watched = True
         self.finish(ChannelBroken("it closed the connection"))
 
     def _take_events(self) -> bool:
         """Deal with all that has come; returns whether any frame has."""
         connection = self._connection
-        own_turn = begin_turn()
+        own_turn = begin_turn(self._last_heard)
         any_came = False
         try:
             # An error is raised only once all that came before it was handed out.

@@ -25,7 +25,7 @@ from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
-from prism.streams.outlet import Outlet, begin_turn, end_turn
+from prism.streams.outlet import Outlet, begin_turn, end_turn, turn_time
 from prism.streams.sockets import WRITE_SIZE, receive
 from prism.streams.tasks import TaskPool
 
@@ -275,7 +275,7 @@ class HTTP1Connection:
                 if not self._keep_alive or self._draining:
                     self._close()
                 elif self._parser.state is _WHOLE:
-                    self.idle_since = trio.current_time()
+                    self.idle_since = turn_time()
                     self._on_event(self._parser.next_request())
                     if self._exchange is None and self._gone_at < inf:
                         self._close()  # that was all that the client has asked for

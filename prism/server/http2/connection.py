@@ -44,7 +44,7 @@ from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
-from prism.streams.outlet import begin_turn, end_turn
+from prism.streams.outlet import begin_turn, end_turn, turn_time
 from prism.streams.sockets import receive
 from prism.streams.tasks import TaskPool
 
@@ -164,13 +164,18 @@ class HTTP2Connection:
 
     def _next_deadline(self) -> float:
         """When the reader must look up even if nothing comes."""
-        deadline = min(self._headers_due, next(iter(self._half_open.values()), inf))
-        deadline = min(deadline, next(iter(self._stalled.values()), inf))
+        deadline = self._headers_due
+        if self._half_open:
+            deadline = min(deadline, next(iter(self._half_open.values())))
+        if self._stalled:
+            deadline = min(deadline, next(iter(self._stalled.values())))
         if self._streams:
             deadline = min(deadline, self._request_deadline)
-        if self.idle_since is not None and self._shutdown.state is State.OPEN:
+        if self._shutdown.state is not _OPEN:
+            return min(deadline, self._shutdown.due(streams=bool(self._streams)))
+        if self.idle_since is not None:
             deadline = min(deadline, self.idle_since + self.settings.keep_alive_timeout)
-        return min(deadline, self._shutdown.due(streams=bool(self._streams)))
+        return deadline
 
     def _look_up(self) -> None:
         """See that the reader looks up in time. Too early does no harm, and is cheaper than
@@ -217,7 +222,7 @@ class HTTP2Connection:
 
     def _handle(self, events: list[Event]) -> None:
         """What comes of these bytes, for this client and for plugins, leaves together."""
-        own_turn = begin_turn()
+        own_turn = begin_turn(self.now)
         try:
             for event in events:
                 self._on_event(event)
@@ -347,7 +352,7 @@ class HTTP2Connection:
             stream.drop()
         self.writer.forget(stream)
         if not self._streams or self._shutdown.state is not _OPEN:
-            now = trio.current_time()
+            now = turn_time()
             if not self._streams:
                 self.idle_since = now
             self._shutdown.stream_ended(stream.stream_id, now, last=not self._streams)
