@@ -73,7 +73,8 @@ def test_no_canary_is_seen(proxy):
     seen += [text for pid in (proxy.pid, *proxy.plugin_pids) for text in process_table(pid)]
     for namespace in ("chaos", "spawned", "inside"):
         assert call(namespace, "echo", {"value": VALUE}).json() == {"value": VALUE}
-        call(namespace, VALUE, {"value": VALUE})
+        call(namespace, "no-such-name", {"value": VALUE})
+        proxy.client.get(f"{proxy.url}/v1/{namespace}/echo?value={VALUE}")  # paths are logged
         call(namespace, "echo", {"value": VALUE}, prism_timeout=VALUE)
         proxy.client.post(f"{proxy.url}/v1/{namespace}/echo", content=f'{{"{VALUE}": }}')
     for namespace in ("spawned", "inside"):
