@@ -29,6 +29,8 @@ MAX_KNOWN = 10_000
 """Credentials that are remembered; the oldest half goes when there are more."""
 KNOWN_SECONDS = 300.0
 """How long one is remembered at most, until it is judged again."""
+REVIEW_SECONDS = 5.0
+"""Between two looks at what is open, for credentials that have ended meanwhile."""
 MAX_CREDENTIAL = 8192
 """Bytes of a credential: more is refused before it is looked at."""
 
@@ -127,9 +129,10 @@ class Authentication:
 
     def is_good(self, identity: Identity) -> bool:
         """Would ``identity``, found before, be found again?"""
+        now = self._clock()
         if identity.key and self._api_keys is not None:
-            return self._api_keys.has(identity.key, self._clock())
-        return True
+            return self._api_keys.has(identity.key, now)
+        return now < identity.expires
 
     def forget(self) -> None:
         """Judge every credential anew."""
@@ -145,7 +148,9 @@ class Authentication:
                 nursery.start_soon(self._watch_keys, self._api_keys)
             for issuer in self._issuers.values():
                 nursery.start_soon(issuer.keys.run)
-            nursery.start_soon(trio.sleep_forever)
+            while True:
+                await trio.sleep(REVIEW_SECONDS)
+                self.changed()  # a credential may have ended
 
     async def reload(self) -> None:
         """Read the files again. What cannot be used is left as it was, and the log says why."""

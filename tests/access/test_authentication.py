@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import trio
 
 from prism.access import authentication as module
 from prism.access.api_keys import APIKeys, create_key, revoke_key
 from prism.access.authentication import MAX_CREDENTIAL, Authentication
+from prism.access.identity import Identity
 from prism.contract.errors import InvalidRequest, Unauthenticated
 
 
@@ -87,19 +90,38 @@ def test_what_is_remembered_is_bounded(file, monkeypatch):
         assert len(authentication._known) <= 4
 
 
+async def test_what_is_open_is_looked_at_again_since_credentials_end(file, autojump_clock, nursery):
+    key, _ = create_key(file, "reports", [], "2030-03-17")
+    clock = Clock()
+    authentication = Authentication(APIKeys(file), clock=clock)
+    identity = authentication.identify(bearer(key))
+    token = Identity("ada", expires=clock.now + 60)
+    looks = []
+    authentication.changed = lambda: looks.append(trio.current_time())
+    nursery.start_soon(authentication.run)
+    await trio.sleep(3.5 * module.REVIEW_SECONDS)
+    assert len(looks) == 3
+    assert authentication.is_good(identity)
+    assert authentication.is_good(token)
+    clock.now += 60
+    assert not authentication.is_good(token)
+    clock.now = 1_900_022_400.0
+    assert not authentication.is_good(identity)
+
+
 async def test_a_file_that_changes_is_read_again_and_one_that_breaks_is_not_used(
     file, autojump_clock, nursery, caplog
 ):
     key, entry = create_key(file, "reports", [])
     authentication = Authentication(APIKeys(file))
-    changed = trio.Event()
-    authentication.changed = changed.set
+    tell, told = trio.open_memory_channel[None](math.inf)
+    authentication.changed = lambda: tell.send_nowait(None)
     identity = authentication.identify(bearer(key))
     assert authentication.is_good(identity)
     nursery.start_soon(authentication.run)
     revoke_key(file, entry.id)
-    await changed.wait()
-    assert not authentication.is_good(identity)
+    while authentication.is_good(identity):
+        await told.receive()
     with pytest.raises(Unauthenticated):
         authentication.identify(bearer(key))
     again, _ = create_key(file, "reports", [])

@@ -94,6 +94,17 @@ def test_a_token_ends_with_its_time(start, issuer):
     eventually(lambda: get(proxy, token).status_code == 401)
 
 
+def test_a_stream_ends_with_its_token(start, issuer):
+    proxy = start(leeway_seconds=0)
+    token = issuer.token(exp=time.time() + 3)
+    headers = {**bearer(token), "accept": "text/event-stream"}
+    target = f"{proxy.url}/v1/demo/watch"
+    with proxy.client.stream("POST", target, headers=headers, content=b"{}") as answer:
+        text = "".join(answer.iter_text())  # returns when it has ended
+    assert answer.status_code == 200
+    assert '"reason":"unauthenticated"' in text
+
+
 def test_a_thousand_unknown_kids(start, issuer):
     proxy = start()
     assert get(proxy, issuer.token()).status_code == 200
