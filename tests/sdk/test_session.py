@@ -339,7 +339,7 @@ async def test_notes_for_a_host_that_does_not_read_are_bounded(autojump_clock, s
         session._stream.send = send
         for second in range(100):
             for _ in range(1000):
-                handler.handle(logging.makeLogRecord({"msg": "x" * 1000}))
+                handler.handle(logging.makeLogRecord({"msg": "x" * 1000, "levelno": logging.INFO}))
             send_logs(session, handler)
             session.note(Note(metrics=PluginMetrics(requests_total=second)))
             await trio.sleep(1)

@@ -101,7 +101,7 @@ async def test_plain_http_on_the_tls_port_is_told_so(start_server, files, helper
 async def test_what_is_not_tls_ends_that_connection(
     start_server, files, helpers, server_errors, sent
 ):
-    server = await start_server(tls=ServerTLS(*files.server()), tls_handshake_timeout=0.2)
+    server = await start_server(tls=ServerTLS(*files.server()), header_timeout=1)
     stream = await server.connect()
     await stream.send_all(sent)
     await helpers.read_all(stream)

@@ -381,7 +381,7 @@ async def test_no_instance(make_namespace, make_client):
 
 
 async def test_a_namespace_that_is_not_required_keeps_nobody_from_being_ready(
-    make_namespace, make_client
+    make_namespace, make_client, autojump_clock
 ):
     broken = make_namespace(name="broken")
     broken.slot.clear(broken.slot.current)

@@ -21,6 +21,14 @@ def test_broken_documents(scanner, documents):
 
 
 @pytest.mark.slow
-def test_the_checks_own_tests(scanner):
-    options = ["-q", "-p", "no:cacheprovider", "-k", "not behind and not without_memory"]
+@pytest.mark.parametrize(
+    "but",
+    [
+        pytest.param(" and not agrees", id="without generated documents"),
+        pytest.param("", id="all", marks=pytest.mark.soak),
+    ],
+)
+def test_the_checks_own_tests(scanner, but):
+    """Those that generate documents take most of the time; ``fuzz.py`` makes some as well."""
+    options = ["-q", "-p", "no:cacheprovider", "-k", f"not behind and not without_memory{but}"]
     scanner.run("pytest", *options, CHECKS, HERE / "test_module.py")
