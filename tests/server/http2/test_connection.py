@@ -7,6 +7,8 @@ import resource
 import h2.events
 import pytest
 import trio
+import trio.testing
+from asgi_app import ASGIApp
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import (
@@ -19,6 +21,11 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+
+from prism.server.exchange import Peer
+from prism.server.http2.connection import HTTP2Connection
+from prism.server.settings import ServerSettings
+from prism.streams.tasks import TaskPool
 
 
 @pytest.fixture
@@ -292,23 +299,33 @@ async def test_a_stream_whose_window_stays_shut_is_reset(open_client):
     await cancelled.wait()
 
 
-async def test_a_slow_reader_is_not_reset_while_it_makes_progress(open_client, helpers):
+async def test_a_slow_reader_is_not_reset_while_it_makes_progress(
+    helpers, h2_client, codec_name, autojump_clock
+):
     body = bytes(10 * 65536)
+    settings = ServerSettings(http2_codec=codec_name)
 
     async def app(scope, receive, send):
         await helpers.respond(send, 200, body)
 
-    _, client = await open_client(app, window_stall_timeout=1)
-    client.take_data = False
-    stream_id = await client.request()
-    while not client.got(h2.events.StreamEnded, stream_id):
-        if client.h2.remote_flow_control_window(stream_id) == 0:
-            await trio.sleep(0.2)
-            client.h2.increment_flow_control_window(65535, stream_id)
-            client.h2.increment_flow_control_window(65535)
-            await client.flush()
-        assert await client.read()
-    assert await client.response(stream_id) == (200, body)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        connection = HTTP2Connection(
+            ASGIApp(app), theirs, Peer("http"), settings, TaskPool(nursery)
+        )
+        nursery.start_soon(connection.run)
+        client = h2_client(ours)
+        client.take_data = False
+        stream_id = await client.request()
+        while not client.got(h2.events.StreamEnded, stream_id):
+            if client.h2.remote_flow_control_window(stream_id) == 0:
+                await trio.sleep(0.4 * settings.window_stall_timeout)  # twice for 64 KiB
+                client.h2.increment_flow_control_window(65535, stream_id)
+                client.h2.increment_flow_control_window(65535)
+                await client.flush()
+            assert await client.read()
+        assert await client.response(stream_id) == (200, body)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_cancelled_while_its_turn_comes_leaves_the_connection_whole(
