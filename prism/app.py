@@ -358,11 +358,13 @@ def _memory(config: Config) -> Memory:
 
 
 def _server_settings(config: Config) -> ServerSettings:
-    limits = config.listen.limits
+    limits, proxies = config.listen.limits, config.listen.trusted_proxies
     return ServerSettings(
         graceful_timeout=config.drain_timeout_seconds,
         max_connections=connections_that_fit(limits.max_connections),
         max_connections_per_peer=limits.max_connections_per_peer,
+        trusted_proxies=() if proxies is None else tuple(proxies.networks),
+        forwarded_header="" if proxies is None else proxies.header,
         max_concurrent_streams=limits.max_concurrent_streams,
         max_concurrent_handshakes=limits.max_concurrent_handshakes,
         max_connection_age=limits.max_connection_age_seconds or math.inf,

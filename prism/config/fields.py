@@ -35,6 +35,13 @@ Origin = Annotated[
         'scheme and host, as in "https://app.example.com", and no path',
     ),
 ]
+Network = Annotated[
+    str,
+    _form(
+        r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?:/[0-9]{1,2})?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:/[0-9]{1,3})?)",
+        'an IP address or network, such as "10.0.0.0/8"',
+    ),
+]
 PythonClass = Annotated[
     str,
     _form(

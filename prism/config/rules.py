@@ -5,6 +5,7 @@ They see the part of the file whose types are right, and point at its places.
 
 import os.path
 from datetime import date
+from ipaddress import ip_network
 from urllib.parse import urlsplit
 
 import msgspec
@@ -59,6 +60,8 @@ def check_rules(config: Config, at: Place) -> None:
     plugins = [place for place in at["plugins"].items() if place.is_sound]
     namespaces = [place for place in at["namespaces"].items() if place.is_sound]
     _check_listen(config, at)
+    if at["listen"]["trusted_proxies"].is_sound:
+        _check_proxies(config, at["listen"]["trusted_proxies"])
     if config.admin.enabled:
         _check_admin(config, at)
     _check_client_certificates(config, at)
@@ -183,6 +186,18 @@ def _check_access(access: NamespaceAccess | None, at: Place, authentication: Pla
         who = str(place.node.value)
         if who.startswith(("group:", "scope:")) and who.endswith((":", "*")):
             place.error("a group, or a scope, is named in full")
+
+
+def _check_proxies(config: Config, at: Place) -> None:
+    if config.listen.trusted_proxies is None:
+        return
+    for place, network in zip(
+        at["networks"].items(), config.listen.trusted_proxies.networks, strict=True
+    ):
+        try:
+            ip_network(network)
+        except ValueError as error:
+            place.error(f"expected an IP address or network: {error}")
 
 
 def _check_admin(config: Config, at: Place) -> None:

@@ -17,6 +17,7 @@ from prism.config.fields import (
     Count,
     Day,
     Name,
+    Network,
     Origin,
     PathText,
     Port,
@@ -134,6 +135,25 @@ class ListenLimits(Block, frozen=True):
     ] = None
 
 
+class TrustedProxiesConfig(Block, frozen=True, kw_only=True):
+    """Reverse proxies and load balancers before this port, which say who has asked them."""
+
+    networks: Annotated[
+        list[Network],
+        Meta(
+            description="Their addresses. What anybody else says is not believed.",
+            examples=[["10.0.0.0/8", "2001:db8::7/128"]],
+        ),
+    ]
+    header: Annotated[
+        Literal["x-forwarded-for", "forwarded"],
+        Meta(
+            description="The header to which each of them adds the address that it was asked from. "
+            "The other one is not looked at, since clients may write it."
+        ),
+    ] = "x-forwarded-for"
+
+
 class ListenConfig(Block, frozen=True):
     """Where clients connect."""
 
@@ -161,6 +181,13 @@ class ListenConfig(Block, frozen=True):
         Meta(
             description="Whether clients must, may, or need not present a certificate of "
             "`tls.client_ca`; without it `required` where there is one."
+        ),
+    ] = None
+    trusted_proxies: Annotated[
+        TrustedProxiesConfig | None,
+        Meta(
+            description="Proxies before this port: the log and the limits for each client address "
+            "then go by whom they name."
         ),
     ] = None
     web_origins: Annotated[

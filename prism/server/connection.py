@@ -59,6 +59,7 @@ class ClientConnection:
         self._stream = stream
         self._client = client
         self._memory = server.memory.for_connection()
+        self._proxies = server.proxies if server.proxies.trusts(client) else None
         self._opening = trio.CancelScope()
         self._http: HTTP1Connection | HTTP2Connection | None = None
         self._silent_since: float | None = trio.current_time()
@@ -165,7 +166,7 @@ class ClientConnection:
         if not isinstance(self._stream, trio.SSLStream):
             unix = self._stream.socket.family == trio.socket.AF_UNIX
             uid = peer_credentials(self._stream).uid if unix else None
-            return None, Peer("http", self._client, server, uid=uid, memory=self._memory)
+            return None, Peer("http", self._client, server, None, uid, self._memory, self._proxies)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:
                 await self._server.handshakes.perform(self._stream)
@@ -181,7 +182,9 @@ class ClientConnection:
                 raise
         certificate = self._stream.getpeercert(binary_form=True)
         protocol = self._stream.selected_alpn_protocol()
-        return protocol, Peer("https", self._client, server, certificate, memory=self._memory)
+        return protocol, Peer(
+            "https", self._client, server, certificate, None, self._memory, self._proxies
+        )
 
 
 def _socket(stream: Stream) -> trio.socket.SocketType:

@@ -31,10 +31,9 @@ import trio
 
 from prism.calls.memory import ConnectionMemory, Hold
 from prism.contract.errors import CallCancelled
+from prism.server.forwarded import Headers as Headers
+from prism.server.forwarded import TrustedProxies
 from prism.streams.tasks import TaskPool
-
-Headers = list[tuple[bytes, bytes]]
-"""Names in lower case. A front end's are checked by itself: no CR, LF or NUL in any of them."""
 
 
 class Cancelled(Enum):
@@ -57,7 +56,8 @@ class Peer(NamedTuple):
 
     ``client`` and ``server`` are (host, port), or ``None`` on a Unix socket; ``certificate`` is
     the client's, in DER, if TLS verified one; ``uid`` the client's user on a Unix socket.
-    ``memory`` is where the bytes of its requests and answers are counted.
+    ``memory`` is where the bytes of its requests and answers are counted. ``proxies`` is there if
+    ``client`` is one of them, so that requests name their clients.
     """
 
     scheme: str
@@ -66,6 +66,13 @@ class Peer(NamedTuple):
     certificate: bytes | None = None
     uid: int | None = None
     memory: ConnectionMemory | None = None
+    proxies: TrustedProxies | None = None
+
+    def of_request(self, headers: Headers) -> "Peer":
+        """The peer of one request: who asked the trusted proxy that has passed it on."""
+        if self.proxies is None or self.client is None:
+            return self
+        return self._replace(client=self.proxies.client_of(headers, self.client))
 
 
 class Handler(Protocol):

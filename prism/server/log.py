@@ -20,6 +20,8 @@ def from_client(address: tuple[str, int] | None) -> dict[str, dict[str, str]]:
 def client_name(address: tuple[str, int]) -> str:
     """A client as logs name it: ``192.0.2.1:5555``, ``[2001:db8::1]:5555``."""
     host, port = address
+    if not port:
+        return host  # known from a proxy, by its address alone
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -11,6 +11,7 @@ from prism.calls.deadlines import RECLAIM_PAUSE
 from prism.calls.memory import GRACE, Memory
 from prism.server.connection import ClientConnection, Stream, client_address
 from prism.server.exchange import FrontEnd
+from prism.server.forwarded import TrustedProxies
 from prism.server.handshakes import Handshakes
 from prism.server.http2.implementation import choose
 from prism.server.log import logger
@@ -47,6 +48,7 @@ class Server:
         self.handshakes = Handshakes(settings.max_concurrent_handshakes, statistics)
         self.drain_deadline: float | None = None
         self.memory = memory
+        self.proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
         memory.answers.reclaim = self.give_up_stalled
         self._next_reclaim = -math.inf
         self._statistics = statistics
@@ -112,6 +114,8 @@ class Server:
         client = client_address(stream)
         host = client[0] if client is not None else ""
         limit = self.settings.max_connections_per_peer
+        if self.proxies.trusts(client):
+            limit = self.settings.max_connections  # all of its clients are behind it
         if client is not None and self._per_client[host] >= limit:
             self._statistics.refused += 1
             await trio.aclose_forcefully(stream)

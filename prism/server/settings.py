@@ -81,6 +81,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     one address cannot hold the server, yet many clients behind one NAT, and load
     generators on loopback, fit."""
 
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks (CIDR) of proxies that say in ``forwarded_header`` who asks; as many connections
+    as there may be at all are taken from each."""
+
+    forwarded_header: str = "x-forwarded-for"
+    """Of ``trusted_proxies``: ``x-forwarded-for`` or ``forwarded``. One alone, since a proxy passes
+    on the other as its client wrote it."""
+
     max_concurrent_handshakes: int = 32
     """TLS handshakes with a turn; more wait for theirs. One takes about seven milliseconds
     of a core, most of it in two pieces, so that no request waits longer than a tenth of

@@ -376,3 +376,30 @@ async def test_connections_and_their_requests_leave_no_cycle_behind(
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+@pytest.mark.parametrize("trusted", [("127.0.0.0/8",), ()], ids=["trusted", "anybody"])
+async def test_a_trusted_proxy_says_who_asks(start_server, h2_client, helpers, trusted):
+    async def app(scope, receive, send):
+        await helpers.respond(send, 200, repr(scope["client"]).encode())
+
+    server = await start_server(app, trusted_proxies=trusted)
+    stream = await server.connect()
+    for address in ("192.0.2.1", "192.0.2.2"):  # each request on a connection may be another's
+        await stream.send_all(
+            b"GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 6.6.6.6, %b\r\n\r\n" % address.encode()
+        )
+        answer = await stream.receive_some(65536)
+        assert (repr((address, 0)).encode() in answer) == bool(trusted)
+        assert b"6.6.6.6" not in answer
+    client = h2_client(await server.connect())
+    stream_id = await client.request(headers=(("x-forwarded-for", "192.0.2.3"),))
+    _, body = await client.response(stream_id)
+    assert (body == b"('192.0.2.3', 0)") == bool(trusted)
+
+
+async def test_the_limit_per_address_is_not_for_trusted_proxies(start_server, h2_client):
+    server = await start_server(max_connections_per_peer=1, trusted_proxies=("127.0.0.1",))
+    clients = [h2_client(await server.connect()) for _ in range(3)]
+    for client in clients:
+        assert (await client.response(await client.request()))[0] == 200

@@ -234,7 +234,10 @@ class HTTP1Connection:
         head = request.head
         # What follows a WebSocket's handshake is raw, and the "body" of that.
         ended = request.ended and not head.is_websocket
-        exchange = HTTP1Exchange(self, self._peer, head, request.body, ended=ended)
+        peer = self._peer
+        if peer.proxies is not None:
+            peer = peer.of_request(head.headers)
+        exchange = HTTP1Exchange(self, peer, head, request.body, ended=ended)
         self._exchange = exchange
         self._keep_alive = head.keep_alive and not head.is_websocket
         length = head.length

@@ -285,7 +285,10 @@ class HTTP2Connection:
             self.codec.reset(request.stream_id, ErrorCodes.REFUSED_STREAM)
             self.codec.consumed(request.stream_id, len(request.body))
             return
-        stream = HTTP2Exchange(self, self._peer, request)
+        peer = self._peer
+        if peer.proxies is not None:
+            peer = peer.of_request(request.headers)
+        stream = HTTP2Exchange(self, peer, request)
         self._streams[request.stream_id] = stream
         self._starting.append(stream)
         self.idle_since = None
