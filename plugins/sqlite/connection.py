@@ -7,6 +7,7 @@ from prism.sdk import PluginError, StatusCode
 
 from .authorizer import Authorizer
 from .config import SQLiteConfig
+from .heap import give_back, make_room
 from .printf import bound_printf
 from .schema import prepare_schema
 from .schema_cache import SchemaCache
@@ -16,11 +17,6 @@ from .trim import replace_trim
 CACHED_STATEMENTS = 256
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 """The write-ahead log shrinks back to this after a burst."""
-
-HEAP_BYTES = 512 * 1024 * 1024
-"""What SQLite may hold in this process, of which the system sees about the double. Compiling
-cannot be interrupted everywhere, and a text of 3 KB grows without bound as views and common
-table expressions are put into each other. Caches stop growing at three quarters."""
 
 SQL_COLUMNS_LIMIT = 100
 """A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
@@ -38,6 +34,11 @@ class Connection(sqlite3.Connection):
     """For Prism's own statements; a client's have others while they run."""
     grows = False
     """Whether the statement that runs can take more and more memory."""
+
+    def close(self) -> None:
+        """Close it; once is enough."""
+        super().close()
+        give_back(self)
 
 
 def open_writer(config: SQLiteConfig) -> Connection:
@@ -92,8 +93,7 @@ def _connect(database: str, config: SQLiteConfig) -> Connection:
     connection.own_limits = StatementLimits(largest, LIKE_PATTERN_BYTES)
     set_limits(connection, connection.own_limits)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, SQL_TEXT_LIMIT_BYTES)
-    connection.execute(f"PRAGMA soft_heap_limit={HEAP_BYTES * 3 // 4}")
-    connection.execute(f"PRAGMA hard_heap_limit={HEAP_BYTES}")
+    make_room(connection)
     connection.execute("PRAGMA trusted_schema=0")
     connection.text_factory = _text
     replace_trim(connection)

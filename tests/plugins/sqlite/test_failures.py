@@ -186,7 +186,7 @@ import trio
 from prism.sdk.testing import run_plugin
 from prism.sdk import PluginError
 from prism_plugins.sqlite import SQLitePlugin
-from prism_plugins.sqlite.connection import HEAP_BYTES
+from prism_plugins.sqlite.heap import BASE_BYTES, CONNECTION_BYTES
 
 def grown(first, then):
     levels = ", ".join(f"v{n} AS (SELECT {then.format(f'v{n - 1}')})" for n in range(1, 17))
@@ -195,7 +195,8 @@ def grown(first, then):
 async def main():
     async with run_plugin(SQLitePlugin, config={"path": sys.argv[1]}) as plugin:
         other = sqlite3.connect(":memory:")
-        assert other.execute("PRAGMA hard_heap_limit").fetchone() == (HEAP_BYTES,)
+        limit = other.execute("PRAGMA hard_heap_limit").fetchone()
+        assert limit == (BASE_BYTES + 6 * CONNECTION_BYTES,), limit
         other.execute("PRAGMA hard_heap_limit=100000000")  # that the test need not take so much
         for sql in (
             grown("+".join("1" * 900), "a FROM {0} UNION ALL SELECT a FROM {0}"),
