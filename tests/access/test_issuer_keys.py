@@ -1,8 +1,10 @@
+import base64
 import json
 
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as private_key
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from prism.access import issuer_keys as module
@@ -168,7 +170,10 @@ async def test_a_key_for_another_algorithm(autojump_clock, started, rsa):
 
 
 def test_what_is_used_of_a_key_set(rsa):
-    short = {"kty": "RSA", "kid": "short", "n": "A" * 171, "e": "AQAB"}
+    number = private_key(65537, 1024).public_key().public_numbers().n.to_bytes(128, "big")
+    text = base64.urlsafe_b64encode(number).rstrip(b"=").decode()
+    short = {"kty": "RSA", "kid": "short", "n": text, "e": "AQAB"}
+    padded = {"kty": "RSA", "kid": "padded", "n": "AAAA" * 50 + text, "e": "AQAB"}
     entries = [
         *key_set(*rsa)["keys"],
         key_set(ECKey.generate_key("P-256", {"kid": "ec"}))["keys"][0],
@@ -176,7 +181,8 @@ def test_what_is_used_of_a_key_set(rsa):
         {**rsa[0].as_dict(private=False), "kid": "enc", "use": "enc"},
         {**rsa[0].as_dict(private=False), "kid": "k0", "n": rsa[1].as_dict()["n"]},
         {**rsa[0].as_dict(private=True), "kid": "private"},
-        short, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}, {"kty": "?"}, 5, None, {},
+        short, padded, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+        {"kty": "?"}, 5, None, {},
     ]  # fmt: skip
     found = read_key_set(json.dumps({"keys": entries}).encode())
     assert set(found) == {"k0", "k1", "ec", "private"}

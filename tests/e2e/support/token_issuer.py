@@ -116,6 +116,7 @@ class TokenIssuer:
             "expiry a text": self.token(exp=str(int(now) + 300)),
             "expiry true": self.token(exp=True),
             "expiry in a thousand years": self.token(exp=1e308),
+            "nbf true": self.token(nbf=True),
             "not yet valid": self.token(nbf=int(now) + 120),
             "issued tomorrow": self.token(iat=int(now) + 86_400, exp=int(now) + 86_500),
             "no subject": self.token(sub=None),
