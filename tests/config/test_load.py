@@ -185,7 +185,8 @@ x: 2
         "authenticated; use 127.0.0.1, or set authentication, or accept it with "
         '"insecure: true" at the top level',
         '3:3: listen.prot: unknown key; did you mean "port"? '
-        "(accepted: address, port, server, tls, client_certificates, trusted_proxies, web_origins, limits)",
+        "(accepted: address, port, server, tls, client_certificates, trusted_proxies, web_origins, "
+        "limits)",
         "5:11: namespaces[0].name: expected 1 to 63 lower-case letters, digits and hyphens, "
         'no hyphen first, found the text "Orders"',
         "6:14: namespaces[0].backend: expected text, found true (written on); "

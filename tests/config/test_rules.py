@@ -364,7 +364,10 @@ def test_a_body_has_room_in_the_memory_for_requests(problems: Problems) -> None:
 
 
 def test_proxies_that_are_trusted_have_addresses(problems: Problems) -> None:
-    text = "listen: {{trusted_proxies: {{networks: [{}]}}}}\nnamespaces: [{{name: a, backend: sqlite}}]"
+    text = (
+        "listen: {{trusted_proxies: {{networks: [{}]}}}}\n"
+        "namespaces: [{{name: a, backend: sqlite}}]"
+    )
     first, second = problems(text.format("10.0.0.0/8, 10.0.0.1/8, '::1', 300.0.0.1"))
     assert "networks[1]: expected an IP address or network: 10.0.0.1/8 has host bits set" in first
     assert "networks[3]: expected an IP address or network" in second
