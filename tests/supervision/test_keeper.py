@@ -21,7 +21,9 @@ from prism.contract.errors import (
 )
 from prism.streams import unix
 from prism.supervision.keeper import JITTER, Backoff, Keeper, run_detached
+from prism.supervision.lifecycle import SERVING
 from prism.supervision.slot import Slot
+from prism.supervision.status import status_of
 from prism.wire.events import GoAway
 
 
@@ -244,10 +246,13 @@ async def test_a_process_that_asks_to_leave_is_replaced(make_spec):
 
 
 async def test_a_wedged_process_is_ended(make_spec, is_alive):
-    async with kept(make_spec(cancel_grace_seconds=0.3)) as (_keeper, slot):
+    async with kept(make_spec(cancel_grace_seconds=0.3)) as (keeper, slot):
         pid = await leased_call(slot, "pid")
         with trio.move_on_after(0.2):
             await leased_call(slot, "wedge")
+        await eventually(lambda: slot.current is None)
+        # Who asks for the state is told what callers are: that there is no instance.
+        assert status_of(keeper).state not in SERVING
         await eventually(lambda: slot.current is not None and slot.current.generation == 2)
         assert not is_alive(pid)
 
