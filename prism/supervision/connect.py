@@ -120,6 +120,7 @@ class Connector:
                 name=spec.label,
                 version=__version__,
                 on_goaway=self._on_goaway,
+                on_fault=self._plugin_log.fault,
             )
         else:
             channel = FramedChannel(

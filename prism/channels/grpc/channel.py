@@ -41,7 +41,7 @@ from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.grpc import framing, protobuf
 from prism.grpc.status import format_timeout
-from prism.wire.events import GoAway
+from prism.wire.events import Fault, GoAway
 
 M = TypeVar("M", bound=Message)
 
@@ -58,7 +58,8 @@ class GrpcChannel(PluginChannel):
     """Calls a gRPC server over ``stream``. ``handshake`` first, then ``run`` in a nursery.
 
     ``authority`` is the endpoint as the server's clients write it. ``on_goaway`` is called
-    from the reader when the server drains: it must not block.
+    from the reader when the server drains, ``on_fault`` when it made a mistake that costs a
+    call only: they must not block.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class GrpcChannel(PluginChannel):
         name: str = "the plugin",
         version: str = "",
         on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
+        on_fault: Callable[[Fault], None] = lambda _fault: None,
     ) -> None:
         self.name = name
+        self._on_fault = on_fault
         self.settings = settings or ChannelSettings()
         self._link = HTTP2Link(
             name,
@@ -148,6 +151,7 @@ class GrpcChannel(PluginChannel):
         if not answer.success:
             return self.redaction.fields(answer, "error")
         if wrong := wrong_json(answer.result_json):
+            self._on_fault(Fault("not_json", f"result_json is {wrong}"))
             raise PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}")
         return answer
 

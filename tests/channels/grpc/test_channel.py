@@ -250,6 +250,22 @@ async def test_what_is_no_grpc_fails_its_call_only(data, headers, trailers, why)
         assert (await executed(channel, good)).success
 
 
+async def test_a_result_that_is_no_json_fails_its_call_and_is_told():
+    faults = []
+    async with opened(on_fault=faults.append) as (channel, server):
+
+        async def script():
+            _headers, stream_id = await server.call()
+            broken = ExecuteResponse(success=True, result_json="{'a': 1}")
+            await server.answer(stream_id, pack(encode(broken)))
+
+        error = await executed(channel, script)
+        assert isinstance(error, PluginMisbehaved)
+        assert "no JSON: malformed" in str(error)
+        assert [fault.rule for fault in faults] == ["not_json"]
+        assert channel.ended is None
+
+
 async def test_a_health_check_that_fails_is_no_health():
     async with opened() as (channel, server), trio.open_nursery() as nursery:
         answers = []
