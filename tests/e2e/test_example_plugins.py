@@ -290,7 +290,8 @@ def test_an_answer_the_host_has_no_room_for(start):
     host.handshake()
     host.initialize()
     big = json.dumps({"x": "y" * 1000})
-    assert host.execute("echo", big).status is StatusCode.RESOURCE_EXHAUSTED
+    refused = host.execute("echo", big)
+    assert (refused.status, refused.too_large) == (StatusCode.RESOURCE_EXHAUSTED, True)
     assert host.result("echo", "{}") == "{}"
 
 

@@ -23,11 +23,11 @@
 enum { HELLO = 1, OPEN, DATA, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE };
 enum { INITIALIZE = 1, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN };
 enum { OK = 0, INVALID_ARGUMENT = 3, EXHAUSTED = 8, PRECONDITION = 9, UNIMPLEMENTED = 12 };
-enum { HEADER = 16, JSON = 1, ACK = 4, MAX_FRAME = 1048576, MAX_DEPTH = 100 };
+enum { HEADER = 16, JSON = 1, ACK = 4, TOO_LARGE = 8, MAX_FRAME = 4194304, MAX_DEPTH = 100 };
 
 static int conn;
 static char **again; /* this program's arguments, if it dials in */
-static uint32_t last_stream, max_answer = MAX_FRAME;
+static uint32_t last_stream, max_answer = 1048576;
 
 /* -- text that grows ------------------------------------------------------- */
 
@@ -242,7 +242,7 @@ static void broken(const char *why) {
 
 static void close_call(uint32_t stream, uint32_t status, const char *response) {
     int fits = strlen(response) <= max_answer;
-    send_frame(CLOSE, stream, 0, fits ? status : EXHAUSTED, fits ? response : "");
+    send_frame(CLOSE, stream, fits ? 0 : TOO_LARGE, fits ? status : EXHAUSTED, fits ? response : "");
 }
 
 static void fail_call(uint32_t stream, uint32_t status, const char *why) {
@@ -366,7 +366,7 @@ static void check_header(int type, uint32_t stream, uint32_t length) {
 static void serve(void) {
     unsigned char header[HEADER];
     int had_hello = 0;
-    send_frame(HELLO, 0, 0, 1, "{\"name\":\"echo\",\"version\":\"1.0.0\"}");
+    send_frame(HELLO, 0, 0, 1, "{\"name\":\"echo\",\"version\":\"1.0.0\",\"max_frame\":4194304}");
     while (read_all(header, HEADER)) {
         uint32_t length = get32(header), stream = get32(header + 4), aux = get32(header + 12);
         int type = header[8];

@@ -5,7 +5,7 @@ const net = require('node:net');
 const [HELLO, OPEN, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE] = [1, 2, 4, 5, 6, 7, 8, 9];
 const [INITIALIZE, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN] = [1, 2, 3, 4, 5];
 const STATUS = { OK: 0, INVALID_ARGUMENT: 3, EXHAUSTED: 8, PRECONDITION: 9, UNIMPLEMENTED: 12 };
-const HEADER = 16, JSON_CODEC = 1, ACK = 4, MAX_FRAME = 1048576;
+const HEADER = 16, JSON_CODEC = 1, ACK = 4, TOO_LARGE = 8, MAX_FRAME = 4194304;
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 const callError = (status, message) => Object.assign(new Error(message), { status });
@@ -62,7 +62,7 @@ function check(header) { // before anything is kept for the payload
 }
 
 function serve(socket, over) { // over(status) is called once, when the connection has ended
-  let hadHello = false, initialized = false, maxAnswer = MAX_FRAME, lastStream = 0;
+  let hadHello = false, initialized = false, maxAnswer = 0, lastStream = 0;
   let chunks = [], have = 0, header = null, status = 0;
 
   function answer(method, request) {
@@ -88,7 +88,7 @@ function serve(socket, over) { // over(status) is called once, when the connecti
       message = { error: error.message, error_code: aux };
     }
     const data = frame(CLOSE, { stream, aux, message }), fits = data.length - HEADER <= maxAnswer;
-    socket.write(fits ? data : frame(CLOSE, { stream, aux: STATUS.EXHAUSTED }));
+    socket.write(fits ? data : frame(CLOSE, { stream, aux: STATUS.EXHAUSTED, flags: TOO_LARGE }));
     if (method === SHUTDOWN) socket.end(() => socket.destroy());
   }
 
@@ -100,7 +100,7 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     const message = payload.length ? parseObject(utf8.decode(payload)) : {};
     if (type === HELLO) {
       if (hadHello || message.codec !== 'json' || aux !== 1) throw new Error('wrong HELLO');
-      maxAnswer = message.max_frame ?? MAX_FRAME;
+      maxAnswer = message.max_frame ?? 1048576;
       hadHello = true;
     } else if (!hadHello) {
       throw new Error(type === GOAWAY ? `refused: ${message.reason}` : 'no HELLO');
@@ -136,7 +136,7 @@ function serve(socket, over) { // over(status) is called once, when the connecti
   }
   socket.on('data', (chunk) => { try { read(chunk); } catch (error) { goodbye(error); } });
   socket.on('end', () => socket.destroy()).on('error', () => {}).on('close', () => over(status));
-  socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0' } }));
+  socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0', max_frame: MAX_FRAME } }));
 }
 
 function dial(path, pause) { // as a new plugin each time; one that was refused waits longest
