@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 
@@ -104,7 +105,7 @@ async def test_a_line_is_read_and_no_more(sent, read):
 
 
 SUCCESSOR = """
-import json, os, socket, sys
+import json, os, signal, socket, sys
 handover = json.loads(os.environ["PRISM_HANDOVER"])
 talk = socket.socket(fileno=handover["talk"])
 [[role, place, descriptor]] = handover["sockets"]
@@ -137,9 +138,12 @@ def hand_over_to(monkeypatch):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_a_successor_that_is_no_worse_off_is_let_in(hand_over_to):
     pid = await hand_over_to(
-        'say(prepared={"a": "", "b": "still none", "new": "none yet"}); told();say(serving=True)'
+        'say(prepared={"a": "", "b": "still none", "new": "none yet"}); told();say(serving=True);'
+        "os.kill(os.getpid(), signal.SIGSTOP)"
     )
-    gc.collect()  # it runs on without us, of which Python warns
+    gc.collect()  # it runs on without us, of which Python warns; one that had ended it reaps
+    await trio.to_thread.run_sync(os.waitpid, pid, os.WUNTRACED)
+    os.kill(pid, signal.SIGCONT)
     assert (await trio.to_thread.run_sync(os.waitpid, pid, 0))[1] == 0
 
 
