@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from copy import copy
+from math import inf
 from typing import Any, TypeVar
 
 import trio
@@ -125,13 +126,14 @@ class InProcessChannel(PluginChannel):
             speaker.set(None)  # the task is somebody else's next
 
     async def _run_calls(self, scope: trio.CancelScope) -> None:
-        waiting = self._waiting
+        waiting, deadline = self._waiting, inf
         while waiting:
             call = waiting.popleft()
             if waiting:
                 self._call_worker(waiting[0].tasks)
             self._running[call] = scope
-            scope.deadline = call.deadline
+            if call.deadline != deadline:  # calls of one turn mostly have the same
+                deadline = scope.deadline = call.deadline
             response = _EXECUTE_FAILED
             try:
                 response = await self._plugin.execute(execute_request(call))
