@@ -142,6 +142,9 @@ class IssuerKeys:
         except (BadKeySet, TLSFilesError) as error:
             log.warning("the keys of %s cannot be used: %s", self._config.issuer, error)
             return False
+        except Exception:  # what somebody else's server says must not end the proxy
+            log.exception("bug in reading the keys of %s", self._config.issuer)
+            return False
         else:
             self._fetched_at = trio.current_time()
             before, self._keys = self._keys, keys
@@ -216,10 +219,10 @@ def _read_key(entry: Any) -> "Key | None":
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
         return None
     public = {name: value for name, value in entry.items() if name in _PUBLIC}
-    kind = kinds.get(entry.get("kty"))
-    if kind is None or (kind is RSAKey and _bits(entry.get("n")) < SHORTEST_RSA):
-        return None
     try:
+        kind = kinds.get(entry.get("kty"))
+        if kind is None or (kind is RSAKey and _bits(entry.get("n")) < SHORTEST_RSA):
+            return None
         key = kind.import_key(public)
         _ = key.raw_value  # is read only now
     except (JoseError, ValueError, TypeError, KeyError):

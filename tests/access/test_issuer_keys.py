@@ -138,6 +138,18 @@ async def test_cached_keys_serve_up_to_their_age_and_nothing_does_after_it(
     assert keys.find("k0", "RS256").kid == "k0"
 
 
+async def test_whatever_goes_wrong_in_a_fetch_the_next_one_is_made(
+    autojump_clock, started, rsa, caplog
+):
+    keys, _, _ = started(LookupError("a bug"), key_set(rsa[0]))
+    with pytest.raises(KeysAwaited) as caught:
+        keys.find("k0", "RS256")
+    await caught.value.wait()
+    assert "bug in reading the keys of i" in caplog.text
+    await trio.sleep(2)
+    assert keys.find("k0", "RS256").kid == "k0"
+
+
 async def test_a_server_that_does_not_answer(autojump_clock, started):
     keys, source, _ = started(trio.Event())
     with pytest.raises(KeysAwaited) as caught:
@@ -182,7 +194,7 @@ def test_what_is_used_of_a_key_set(rsa):
         {**rsa[0].as_dict(private=False), "kid": "k0", "n": rsa[1].as_dict()["n"]},
         {**rsa[0].as_dict(private=True), "kid": "private"},
         short, padded, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
-        {"kty": "?"}, 5, None, {},
+        {"kty": "?"}, {"kty": ["RSA"]}, {"kty": {}, "kid": []}, 5, None, {},
     ]  # fmt: skip
     found = read_key_set(json.dumps({"keys": entries}).encode())
     assert set(found) == {"k0", "k1", "ec", "private"}
