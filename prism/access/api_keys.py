@@ -54,7 +54,10 @@ class KeyEntry(Block, frozen=True, omit_defaults=True):
         """The Unix time from which it is not good any more."""
         if self.expires is None:
             return inf
-        after = date.fromisoformat(self.expires) + timedelta(days=1)
+        last = date.fromisoformat(self.expires)
+        if last == date.max:
+            return inf
+        after = last + timedelta(days=1)
         return datetime(after.year, after.month, after.day, tzinfo=UTC).timestamp()
 
 

@@ -1,3 +1,4 @@
+import math
 import re
 import threading
 import time
@@ -66,6 +67,13 @@ def test_a_key_is_good_to_the_end_of_its_last_day(file):
     assert keys.identify(key.encode(), end) is None
     assert keys.has(entry.id, end - 1)
     assert not keys.has(entry.id, end)
+
+
+def test_a_key_whose_last_day_is_the_last_there_is_does_not_end(file):
+    key, entry = create_key(file, "reports", [], "9999-12-31")
+    keys = APIKeys(file)
+    assert keys.identify(key.encode(), time.time()).expires == math.inf
+    assert keys.has(entry.id, time.time())
 
 
 def test_a_revoked_key_stays_in_the_file_and_opens_nothing(file):
