@@ -249,6 +249,8 @@ class Call(ABC):
         Raises:
             MemoryFull: there is no room for them.
         """
+        if self.done:  # its task had something to read in the moment in which the call ended
+            return
         if self.held is None:
             if size <= UNCOUNTED:
                 return

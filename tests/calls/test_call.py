@@ -72,3 +72,21 @@ async def test_a_call_ends_once(make_namespace, make_call, autojump_clock):
     call.end(CallCancelled("the client left"))
     await trio.sleep(100)
     assert (call.error, call.observed) == (None, 1)
+
+
+async def test_bytes_that_come_with_the_end_of_their_call_are_not_counted(
+    make_namespace, make_call
+):
+    namespace = make_namespace()
+    call, came = make_call(namespace), trio.Event()
+
+    async def read():
+        await came.wait()
+        call.hold(100_000)
+
+    call.wait_in_task(read)
+    await trio.testing.wait_all_tasks_blocked()
+    came.set()
+    call.end(CallCancelled("the client left"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert namespace.requests.used == namespace.requests.parent.used == 0
