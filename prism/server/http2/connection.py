@@ -86,7 +86,7 @@ class HTTP2Connection:
         self.tasks = tasks
         self._transport = stream
         self._peer = peer
-        self._starting: list[HTTP2Exchange] = []
+        self._starting: dict[HTTP2Exchange, None] = {}  # not handed to the front end yet
         self._resuming = False
         self._received = received
         self._started = False
@@ -194,11 +194,11 @@ class HTTP2Connection:
         for stream in [each for each, due in self._stalled.items() if due <= now]:
             self._give_up(stream, ErrorCodes.CANCEL)
         if now >= self._request_deadline:
-            for stream in list(self._streams.values()):
-                stream.cancel(Cancelled.STOPPED)
             self._request_deadline = inf
             self._stop_requests = True
-            self._begin_streams()
+            self._begin_streams()  # first: only what a front end has can be answered
+            for stream in list(self._streams.values()):
+                stream.cancel(Cancelled.STOPPED)
         if self._shutdown.state is State.OPEN and now >= self._next_deadline():
             self._shutdown.warn(now)
         self._shutdown.on_time(now)
@@ -290,7 +290,7 @@ class HTTP2Connection:
             peer = peer.of_request(request.headers)
         stream = HTTP2Exchange(self, peer, request)
         self._streams[request.stream_id] = stream
-        self._starting.append(stream)
+        self._starting[stream] = None
         self.idle_since = None
 
     def _refuse_large(self, stream_id: int) -> None:
@@ -298,7 +298,7 @@ class HTTP2Connection:
         self._open_stream(Request(stream_id, b"GET", b"/", b"", [], b"", ended=False))
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._starting.remove(stream)
+            del self._starting[stream]
             settings = self.settings
             refuse(
                 stream,
@@ -328,7 +328,7 @@ class HTTP2Connection:
         """
         if self.memory.answers.used > MAX_UNTAKEN and not self._stop_requests:
             return
-        starting, self._starting = self._starting, []
+        starting, self._starting = self._starting, {}
         for stream in starting:
             if stream.cancelled is None:
                 self._begin(stream)
@@ -351,6 +351,8 @@ class HTTP2Connection:
         if not over or self._streams.get(stream.stream_id) is not stream:
             return
         del self._streams[stream.stream_id]
+        if self._starting:
+            self._starting.pop(stream, None)
         if stream.received:
             stream.drop()
         self.writer.forget(stream)

@@ -1,5 +1,6 @@
 """What answers that a client does not take cost: counted, bounded, and given back."""
 
+import gc
 import sys
 
 import h2.events
@@ -8,6 +9,7 @@ import trio
 from h2.errors import ErrorCodes
 
 from prism.calls.memory import MIB, OVERHEAD, Hold, Memory
+from prism.server.http2.stream import HTTP2Exchange
 
 SIZE = 300_000
 
@@ -102,3 +104,39 @@ async def test_answers_that_nobody_takes_give_way_to_others(open_client, monkeyp
     assert (reset.stream_id, reset.error_code) == (taken, ErrorCodes.ENHANCE_YOUR_CALM)
     await open_window(idle, [second])
     assert len((await idle.response(second))[1]) == SIZE
+
+
+async def test_requests_that_wait_and_are_reset_are_forgotten(open_client):
+    client, begun = await open_client(Memory())
+    for number in range(4):
+        await client.wait_for(h2.events.ResponseReceived, await client.request(path=f"/{number}"))
+    for _ in range(50):
+        client.h2.reset_stream(await client.request(path="/waits"))
+    client.h2.ping(b"12345678")
+    await client.flush()
+    await client.wait_for(h2.events.PingAckReceived)
+    assert len(begun) == 4
+    gc.collect()
+    assert sum(type(each) is HTTP2Exchange for each in gc.get_objects()) == 4
+
+
+async def test_requests_that_wait_are_answered_when_the_server_stops(
+    start_server, h2_client, codec_name
+):
+    async def app(scope, receive, send):
+        await trio.lowlevel.checkpoint()
+        head = [(b"content-length", b"%d" % SIZE)]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": bytes(SIZE)})
+
+    server = await start_server(app, graceful_timeout=0.1, http2_codec=codec_name)
+    client = h2_client(await server.connect(), window=0)
+    for number in range(4):
+        await client.wait_for(h2.events.ResponseReceived, await client.request(path=f"/{number}"))
+    waits = await client.request(path="/waits")
+    client.h2.ping(b"12345678")
+    await client.flush()
+    await client.wait_for(h2.events.PingAckReceived)
+    server.shutdown.set()
+    answer = await client.wait_for(h2.events.ResponseReceived, waits)
+    assert dict(answer.headers)[b":status"] == b"503"
