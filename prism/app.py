@@ -320,7 +320,7 @@ class Proxy:
                 raise ListenError(f"the given socket {address}", why, way_out)
             if role == "data" and self.config.authentication is None:
                 log.warning(
-                    "whoever can reach %s may call every namespace: clients are not authenticated",
+                    "all who can reach %s may call every namespace: clients are not authenticated",
                     address,
                 )
 

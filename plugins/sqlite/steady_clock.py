@@ -4,7 +4,7 @@ Queues and times to live need moments that a file can hold, so the wall clock is
 come from. But that is set back at times (NTP, a machine that resumes, a battery that is
 empty); messages would then wait, and expired keys come back. This clock follows the wall clock
 forward, and otherwise goes on by the time that has passed. A file remembers about how far it
-had come (``remember``), and whoever opens it goes on from there.
+had come (``remember``), and who opens it goes on from there.
 """
 
 import time

@@ -90,7 +90,7 @@ class Issuer:
         audience = claims.get("aud")
         if config.audience not in (audience if isinstance(audience, list) else [audience]):
             raise _refused("it is for another audience")
-        if "cnf" in claims:  # RFC 7800: whoever shows it must prove that it holds a key
+        if "cnf" in claims:  # RFC 7800: who shows it must prove that it holds a key
             raise _refused("it is bound to a key, which is not checked here")
         expires = _time(claims, "exp")
         leeway = config.leeway_seconds

@@ -120,7 +120,7 @@ def _check_listen(config: Config, at: Place) -> None:
     elif not is_loopback(address) and config.insecure:
         if not at["authentication"].is_written:
             place.warning(
-                f"whoever can reach {address} may call every namespace: "
+                f"all who can reach {address} may call every namespace: "
                 "clients are not authenticated"
             )
         elif config.listen.tls is None:

@@ -26,7 +26,7 @@ def test_other_addresses_need_insecure(problems: Problems, address: str) -> None
     (problem,) = problems(text)
     assert f"listen.address: {address} can be reached from other machines" in problem
     warnings = parse_config(text + "insecure: true\n", "f").warnings
-    said = f"whoever can reach {address} may call every namespace: clients are not authenticated"
+    said = f"all who can reach {address} may call every namespace: clients are not authenticated"
     assert [str(w) for w in warnings if w.path == "listen.address"] == [
         f"f:1:19: listen.address: {said}"
     ]

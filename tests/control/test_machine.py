@@ -96,7 +96,7 @@ def paths(block: type, seen: set[type]) -> set[str]:
 
 
 def test_every_path_of_the_configuration_is_thought_of() -> None:
-    """Whoever adds one checks it in ``prism.control.machine``, and then names it here."""
+    """Who adds one checks it in ``prism.control.machine``, and then names it here."""
     of_launch = {"module", "path", "library", "working_directory", "signature"} - {"module"}
     assert paths(Config, set()) == {
         "ListenerTLS.cert", "ListenerTLS.key", "ListenerTLS.client_ca",

@@ -158,7 +158,7 @@ class RestApp:
                 call.answer(preflight())
                 return
         if self._authentication is not None and not _is_probe(exchange.target):
-            call.is_call = True  # whoever is refused here is counted
+            call.is_call = True  # who is refused here is counted
             call.authenticate(self._authentication)
             call.is_call = False
         target = self._targets.get(exchange.target) or self._take_apart(exchange.target, call)

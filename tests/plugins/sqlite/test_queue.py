@@ -332,8 +332,8 @@ async def test_a_consumer_that_waits_is_answered_before_its_deadline(sqlite, moc
             nursery.start_soon(consume, wait)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(9.5)
-        give_up = monotonic() + 60
-        while len(answers) < 2 and monotonic() < give_up:
+        deadline = monotonic() + 60
+        while len(answers) < 2 and monotonic() < deadline:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert answers == [[], []]
