@@ -82,6 +82,12 @@ class Proxy:
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
+        self._authentication: Authentication | None = None
+        is_good = None
+        if self.config.authentication is not None:
+            self._authentication = Authentication.from_config(self.config.authentication)
+            self._authentication.changed = self._review_streams
+            is_good = self._authentication.is_good
         self.supervisor = Supervisor(instance_specs(self.config))
         self.router = Router(
             (
@@ -93,6 +99,7 @@ class Proxy:
                 for namespace in self.config.namespaces
             ),
             _memory(self.config),
+            is_good,
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
         self._metrics = Metrics(self.router, self.supervisor)
@@ -102,10 +109,6 @@ class Proxy:
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         access = self.config.log.access
         observer = Observer(self._metrics, AccessLog(access.requests, access.sample))
-        self._authentication: Authentication | None = None
-        if self.config.authentication is not None:
-            self._authentication = Authentication.from_config(self.config.authentication)
-            self._authentication.changed = self._review_streams
         self._data_port = DataPort(self.router, observer, origins, self._authentication)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
@@ -249,9 +252,8 @@ class Proxy:
 
     def _review_streams(self) -> None:
         """End the streams of those whose credential is not good any more."""
-        if self._authentication is not None:
-            for namespace in self.router.namespaces():
-                namespace.review_streams(self._authentication.is_good)
+        for namespace in self.router.namespaces():
+            namespace.review_streams()
 
     async def _reload_certificates(self) -> None:
         for tls in (self._tls, self._admin_tls):

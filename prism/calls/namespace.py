@@ -16,7 +16,12 @@ from prism.contract.errors import CallError, Unauthenticated
 from prism.supervision.slot import Slot
 
 if TYPE_CHECKING:
+    from prism.calls.call import Call
     from prism.calls.relay import OpenStream
+
+
+def _is_good(_: Identity) -> bool:
+    return True
 
 
 @dataclass(eq=False, slots=True)
@@ -26,8 +31,9 @@ class Namespace:
 
     ``access`` says who may do what; without it, everybody may do everything. The proxy is not
     ready without the plugin of a ``required`` one.
-    ``policies`` are what its calls enter. ``deadlines`` is the router's: set once it is there, as
-    are the proxy's accounts, the parents of ``requests`` and ``answers``.
+    ``policies`` are what its calls enter. ``deadlines`` and ``is_good`` (would this identity be
+    found again?) are the router's: set once it is there, as are the proxy's accounts, the parents
+    of ``requests`` and ``answers``.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Namespace:
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
+    is_good: Callable[[Identity], bool] = field(default=_is_good, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
     requests: Account = field(init=False)
     answers: Account = field(init=False)
@@ -87,7 +94,7 @@ class Namespace:
     def _update_access(self, table: AccessTable, access: NamespaceAccess) -> None:
         if table.access != access:
             self.access = AccessTable(self.name, access)
-            self.review_streams(lambda _: True)
+            self.review_streams()
 
     def use_memory(self, memory: Memory) -> None:
         """Have the proxy's accounts as parents of the namespace's."""
@@ -114,20 +121,23 @@ class Namespace:
         """May ``identity`` do anything here?"""
         return self.access is None or self.access.admits(identity)
 
-    def review_streams(self, is_good: Callable[[Identity], bool]) -> None:
-        """End the streams whose caller ``is_good`` no more, or may not open them any more."""
+    def review_streams(self) -> None:
+        """End the streams whose caller may not have them any more."""
         for stream in list(self.open_streams):
-            call = stream.call
-            if call is None:
-                continue
-            declared = self.slot.operations.get(call.operation)
-            if not is_good(call.identity):
-                stream.end(Unauthenticated("the credential is not good any more", shown=True))
-            elif self.access is not None and declared is not None:
-                try:
-                    self.access.check(call.identity, call.operation, needed(declared))
-                except CallError as error:
-                    stream.end(error)
+            if stream.call is not None and (why := self.refusal(stream.call)) is not None:
+                stream.end(why)
+
+    def refusal(self, call: "Call") -> CallError | None:
+        """Why ``call``, a stream, must not go on: its credential or its permission is gone."""
+        if not self.is_good(call.identity):
+            return Unauthenticated("the credential is not good any more", shown=True)
+        declared = self.slot.operations.get(call.operation)
+        if self.access is not None and declared is not None:
+            try:
+                self.access.check(call.identity, call.operation, needed(declared))
+            except CallError as error:
+                return error
+        return None
 
     def end_streams(self, reason: CallError) -> None:
         """End every open stream with ``reason``, between two messages."""

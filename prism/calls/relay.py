@@ -116,6 +116,9 @@ async def _carry(call: "Call", instance: Instance, client: ClientStream) -> None
     streams = call.target.open_streams
     streams.add(stream)
     try:
+        # It may have waited for its first message, or its plugin, while they were reviewed.
+        if (why := call.target.refusal(call)) is not None:
+            raise why
         async with instance.channel.execute_stream(first) as plugin:
             await relay(plugin, client, stream, call.target.limits.stream_idle_timeout_seconds)
     finally:

@@ -1,6 +1,6 @@
 """Finds the namespace that a call is for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -14,16 +14,22 @@ from prism.contract.errors import Draining, UnknownNamespace
 
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
-    Run ``deadlines.run``.
+    Run ``deadlines.run``. ``is_good``: would this identity be found again?
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
     """
 
-    def __init__(self, namespaces: Iterable[Namespace] = (), memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        namespaces: Iterable[Namespace] = (),
+        memory: Memory | None = None,
+        is_good: Callable[[Identity], bool] | None = None,
+    ) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
         self.memory = memory or Memory()
+        self._is_good = is_good
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
@@ -34,6 +40,8 @@ class Router:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
         namespace.deadlines = self.deadlines
+        if self._is_good is not None:
+            namespace.is_good = self._is_good
         namespace.use_memory(self.memory)
         namespace.slot.on_change = self.changed
         self.changed()

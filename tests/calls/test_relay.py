@@ -15,6 +15,7 @@ from prism.contract.errors import (
     Draining,
     InvalidRequest,
     PluginError,
+    Unauthenticated,
 )
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.status import StatusCode
@@ -217,3 +218,15 @@ async def test_a_slow_client_holds_the_plugin_back(autojump_clock):
         await run(call, client)
     assert client.seen == ["BEGIN", "a", "b"]
     assert call.script == ["d", "e", "f"]
+
+
+async def test_no_stream_begins_whose_credential_went_while_it_waited(make_namespace, make_call):
+    namespace = make_namespace()
+    call = make_call(namespace, "watch", None, stream=Client())
+    call.proceed()
+    namespace.is_good = lambda identity: identity is not call.identity
+    namespace.review_streams()
+    call.deliver(b"{}")
+    with pytest.raises(Unauthenticated, match="not good any more"):
+        await call.outcome()
+    assert not namespace.open_streams

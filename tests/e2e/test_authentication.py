@@ -315,6 +315,21 @@ async def test_a_revoked_key_ends_streams_at_every_door(proxy, keys):
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_a_revoked_key_begins_no_stream_that_it_had_asked_for(proxy, keys):
+    head = (
+        "POST /v1/kv/deaf HTTP/1.1\r\nhost: a\r\naccept: application/x-ndjson\r\n"
+        "content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n"
+        f"authorization: Bearer {keys.writer}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
+        connection.sendall(head.encode())
+        eventually(lambda: proxy.call("kv", "echo", **bearer(keys.writer)).status_code == 200)
+        revoke_key(keys.file, keys.writers_entry.id)
+        eventually(lambda: proxy.call("kv", "echo", **bearer(keys.writer)).status_code == 401)
+        connection.sendall(b"3\r\n{}\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
 def test_a_permission_that_is_taken_away_ends_streams(start_prism, keys, tmp_path):
     proxy = start_prism(config(keys.file, allow=RULES))
     stream = Stream(proxy, keys.writer)
