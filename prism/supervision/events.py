@@ -382,7 +382,10 @@ class PluginLog:
     def adopt(self, record: logging.LogRecord) -> None:
         """Its code, which runs in this process, has logged ``record``: say whose it is, without
         any credential. From any thread."""
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception as error:  # a mistake in a line of its log is not to cost it its call
+            text = f"{record.msg} (its arguments do not fit: {type(error).__name__})"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         text = self.redaction.text(text)

@@ -249,3 +249,10 @@ async def test_what_code_of_a_plugin_logs_is_said_to_be_its(plugin_log, heard):
     assert "hunter2" in others[0].getMessage()
     kept = [(line.source, line.level, line.text[:6]) for line in plugin_log._journal.lines.recent()]
     assert kept == [("note", "WARNING", "log in"), ("note", "ERROR", "failed")] * 2
+
+
+async def test_a_wrong_line_of_a_plugins_costs_it_no_call(plugin_log, heard):
+    token = speaker.set(plugin_log)
+    logging.getLogger("a.driver").warning("%d rows", "many")
+    speaker.reset(token)
+    assert heard.messages == ["%d rows (its arguments do not fit: TypeError)"]
