@@ -117,12 +117,15 @@ class APIKeys:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.reload()
+        self.use(self.read())
 
-    def reload(self) -> None:
-        """Read the file again. Raises ConfigError, and keeps what was, if it cannot be used."""
+    def read(self) -> list[KeyEntry]:
+        """What is in the file now, for ``use``. Blocks. Raises ConfigError if it cannot be used."""
         self._seen = _look(self.file)
-        entries = read_keys(self.file)
+        return read_keys(self.file)
+
+    def use(self, entries: list[KeyEntry]) -> None:
+        """Have these instead of those so far."""
         self._entries = {entry.id: entry for entry in entries if entry.revoked is None}
 
     def is_changed(self) -> bool:

@@ -56,6 +56,7 @@ class Authentication:
         self._api_keys = api_keys
         self._issuers = _issuers(jwt, self.forget) if jwt else {}
         self._clock = clock
+        self._reloading = trio.Lock()
         self._certificate_name = certificate_name
         self._known: dict[bytes, tuple[Identity, float]] = {}
         # Apart from the others: a certificate is no secret, and must not be found as a token.
@@ -95,7 +96,8 @@ class Authentication:
         if known is not None and now < known[1]:
             return known[0]
         identity = self._judge(authorization, now)
-        _remember(self._known, authorization, identity, now)
+        if b"  " not in authorization:  # else each padding would be one more to be remembered
+            _remember(self._known, authorization, identity, now)
         return identity
 
     def _identify_certificate(self, certificate: bytes, kind: "NameKind") -> Identity:
@@ -111,7 +113,7 @@ class Authentication:
 
     def _judge(self, authorization: bytes, now: float) -> Identity:
         scheme, _, credential = authorization.partition(b" ")
-        credential = credential.strip()
+        credential = credential.strip(b" ")
         if scheme.lower() != b"bearer" or not credential:
             raise Unauthenticated("the authorization header must be: Bearer, and a token")
         if len(credential) > MAX_CREDENTIAL:
@@ -164,13 +166,15 @@ class Authentication:
                 await self._reload_keys(keys)
 
     async def _reload_keys(self, keys: APIKeys) -> None:
-        try:
-            await trio.to_thread.run_sync(keys.reload)
-        except ConfigError as error:
-            log.error("the API keys in use stay: %s", error)
-            return
-        log.info("the API keys are read anew from %s", keys.file)
-        self.forget()
+        async with self._reloading:  # else what was read before a change could come after it
+            try:
+                entries = await trio.to_thread.run_sync(keys.read)
+            except ConfigError as error:
+                log.error("the API keys in use stay: %s", error)
+                return
+            log.info("the API keys are read anew from %s", keys.file)
+            keys.use(entries)
+            self.forget()
 
 
 def _remember(

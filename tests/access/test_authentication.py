@@ -2,6 +2,7 @@ import math
 
 import pytest
 import trio
+import trio.testing
 
 from prism.access import authentication as module
 from prism.access.api_keys import APIKeys, create_key, revoke_key
@@ -83,11 +84,42 @@ def test_two_credentials_are_one_too_many(file):
 
 def test_what_is_remembered_is_bounded(file, monkeypatch):
     monkeypatch.setattr(module, "MAX_KNOWN", 4)
+    keys = [create_key(file, f"p{number}", [])[0] for number in range(9)]
+    authentication = Authentication(APIKeys(file))
+    for key in keys:
+        authentication.identify(bearer(key))
+        assert 1 <= len(authentication._known) <= 4
+
+
+def test_a_key_is_not_remembered_once_for_each_way_to_pad_it(file):
     key, _ = create_key(file, "reports", [])
     authentication = Authentication(APIKeys(file))
-    for number in range(1, 20):
-        authentication.identify(bearer(key, b"Bearer" + b" " * number))
-        assert len(authentication._known) <= 4
+    for number in range(2, 20):
+        assert authentication.identify(bearer(key, b"Bearer" + b" " * number)).name == "reports"
+    for scheme in (b"Bearer \t", b"Bearer \x0b"):
+        with pytest.raises(Unauthenticated):
+            authentication.identify(bearer(key, scheme))
+    assert not authentication._known
+
+
+async def test_the_file_is_read_once_at_a_time(file, nursery, monkeypatch):
+    create_key(file, "reports", [])
+    authentication = Authentication(APIKeys(file))
+    begun, go_on = [], trio.Event()
+
+    async def run_sync(work):
+        begun.append(work)
+        await go_on.wait()
+        return work()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    nursery.start_soon(authentication.reload)
+    nursery.start_soon(authentication.reload)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == 1
+    go_on.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == 2
 
 
 async def test_what_is_open_is_looked_at_again_since_credentials_end(file, autojump_clock, nursery):
