@@ -367,6 +367,7 @@ def _server_settings(config: Config) -> ServerSettings:
         max_connections_per_peer=limits.max_connections_per_peer,
         trusted_proxies=() if proxies is None else tuple(proxies.networks),
         forwarded_header="" if proxies is None else proxies.header,
+        proxy_protocol=proxies is not None and proxies.proxy_protocol,
         max_concurrent_streams=limits.max_concurrent_streams,
         max_concurrent_handshakes=limits.max_concurrent_handshakes,
         max_connection_age=limits.max_connection_age_seconds or math.inf,

@@ -191,6 +191,8 @@ def _check_access(access: NamespaceAccess | None, at: Place, authentication: Pla
 def _check_proxies(config: Config, at: Place) -> None:
     if config.listen.trusted_proxies is None:
         return
+    if config.listen.trusted_proxies.proxy_protocol and config.listen.server == "hypercorn":
+        at["proxy_protocol"].error("hypercorn reads no PROXY headers; use server: prism")
     for place, network in zip(
         at["networks"].items(), config.listen.trusted_proxies.networks, strict=True
     ):

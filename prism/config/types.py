@@ -152,6 +152,13 @@ class TrustedProxiesConfig(Block, frozen=True, kw_only=True):
             "The other one is not looked at, since clients may write it."
         ),
     ] = "x-forwarded-for"
+    proxy_protocol: Annotated[
+        bool,
+        Meta(
+            description="Whether they begin each connection with a PROXY header, version 1 or 2, "
+            "before TLS. Theirs without one are then closed, and nobody else may send one."
+        ),
+    ] = False
 
 
 class ListenConfig(Block, frozen=True):

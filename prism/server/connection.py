@@ -10,6 +10,7 @@ which RFC 9113 (3.1) dropped, is ignored.
 import math
 import random
 import re
+import socket
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +20,7 @@ from prism.server.exchange import Peer
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
 from prism.server.log import contained, from_client, logger
+from prism.server.proxy_protocol import MAX_BINARY, ProxyHeader, ProxyHeaderError, parse
 from prism.streams.unix import peer_credentials
 
 if TYPE_CHECKING:
@@ -52,14 +54,17 @@ def client_address(stream: Stream) -> tuple[str, int] | None:
 
 
 class ClientConnection:
-    """One connection from accept to close. ``idle_since`` is ``None`` while it is at work."""
+    """One connection from accept to close. ``idle_since`` is ``None`` while it is at work.
+
+    ``client`` is who the connection is counted for: whom a PROXY header names, once it is read.
+    """
 
     def __init__(self, server: "Server", stream: Stream, client: tuple[str, int] | None) -> None:
         self._server = server
         self._stream = stream
-        self._client = client
+        self.client = client
         self._memory = server.memory.for_connection()
-        self._proxies = server.proxies if server.proxies.trusts(client) else None
+        self._proxies = server.proxies_of(client)
         self._opening = trio.CancelScope()
         self._http: HTTP1Connection | HTTP2Connection | None = None
         self._silent_since: float | None = trio.current_time()
@@ -113,7 +118,7 @@ class ClientConnection:
                 except trio.TooSlowError:
                     logger.info(
                         "a client was too slow; its connection is cut",
-                        extra=from_client(self._client),
+                        extra=from_client(self.client),
                     )
                 except transport.GONE:
                     pass
@@ -125,6 +130,10 @@ class ClientConnection:
         self._drain_if_late()
         with self._opening:
             await self._wait_for_first_bytes()
+            if self._proxies is not None and settings.proxy_protocol:
+                if not await self._read_proxy_header():
+                    return
+                await self._wait_for_first_bytes()
             protocol, peer = await self._handshake()
             opening = b""
             if protocol != "h2":
@@ -137,7 +146,7 @@ class ClientConnection:
         if _is_foreign(opening):
             logger.info(
                 "a client speaks neither HTTP/1.1 nor HTTP/2; its connection is closed",
-                extra=from_client(self._client),
+                extra=from_client(self.client),
             )
             return
         spoken: type[HTTP1Connection | HTTP2Connection] = HTTP1Connection
@@ -156,6 +165,35 @@ class ClientConnection:
             await trio.lowlevel.wait_readable(_socket(self._stream))
         self._silent_since = None
 
+    async def _read_proxy_header(self) -> bool:
+        """Go by whom the proxy names from here on; false: the connection ends.
+
+        Raises:
+            trio.TooSlowError: the header has not come.
+        """
+        header: ProxyHeader | None = None
+        try:
+            with trio.fail_after(self._server.settings.tls_handshake_timeout):
+                header = await _receive_proxy_header(_socket(self._stream))
+        except ProxyHeaderError as error:
+            logger.warning(
+                "a trusted proxy sent no PROXY header: %s; its connection is closed",
+                error,
+                extra=from_client(self.client),
+            )
+        if header is None:
+            return False
+        if header.client is None:
+            self._proxies = None  # what a request says, its client may have written
+        else:
+            if not self._server.count_in(header.client):
+                return False
+            self._server.count_out(self.client)
+            self.client = header.client
+            self._proxies = self._server.proxies_of(self.client)
+        self._silent_since = trio.current_time()
+        return True
+
     async def _handshake(self) -> tuple[str | None, Peer]:
         """The protocol agreed on by ALPN, and who the peer is.
 
@@ -166,14 +204,14 @@ class ClientConnection:
         if not isinstance(self._stream, trio.SSLStream):
             unix = self._stream.socket.family == trio.socket.AF_UNIX
             uid = peer_credentials(self._stream).uid if unix else None
-            return None, Peer("http", self._client, server, None, uid, self._memory, self._proxies)
+            return None, Peer("http", self.client, server, None, uid, self._memory, self._proxies)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
             try:
                 await self._server.handshakes.perform(self._stream)
             except trio.BrokenResourceError as error:
                 plain = getattr(error.__cause__, "reason", "") == "HTTP_REQUEST"
                 why = "the client spoke plain HTTP to the TLS port" if plain else error.__cause__
-                logger.info("a TLS handshake failed: %s", why, extra=from_client(self._client))
+                logger.info("a TLS handshake failed: %s", why, extra=from_client(self.client))
                 await transport.send_last_words(
                     self._stream,
                     PLAIN_HTTP if plain else b"",
@@ -183,7 +221,7 @@ class ClientConnection:
         certificate = self._stream.getpeercert(binary_form=True)
         protocol = self._stream.selected_alpn_protocol()
         return protocol, Peer(
-            "https", self._client, server, certificate, None, self._memory, self._proxies
+            "https", self.client, server, certificate, None, self._memory, self._proxies
         )
 
 
@@ -195,6 +233,28 @@ def _socket(stream: Stream) -> trio.socket.SocketType:
 def _host_and_port(address: object) -> tuple[str, int] | None:
     """A socket's name as (host, port); ``None`` for a Unix socket."""
     return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+async def _receive_proxy_header(sock: trio.socket.SocketType) -> ProxyHeader | None:
+    """Take a PROXY header, and nothing that comes after it, which may be TLS's; ``None``: the
+    peer has ended without a byte. If cancelled, part of it is taken.
+
+    Raises:
+        ProxyHeaderError: what has come is none.
+        OSError: the connection is broken.
+    """
+    data = b""
+    while True:
+        more = await sock.recv(MAX_BINARY - len(data), socket.MSG_PEEK)
+        if not more:
+            if data:
+                raise ProxyHeaderError("it ends in the middle")
+            return None
+        header = parse(data + more)
+        taken = len(more) if header is None else header.size - len(data)
+        data += await sock.recv(taken)
+        if header is not None:
+            return header
 
 
 async def _read_opening(stream: trio.abc.ReceiveStream) -> bytes:

@@ -11,7 +11,7 @@ from prism.calls.deadlines import RECLAIM_PAUSE
 from prism.calls.memory import GRACE, Memory
 from prism.server.connection import ClientConnection, Stream, client_address
 from prism.server.exchange import FrontEnd
-from prism.server.forwarded import TrustedProxies
+from prism.server.forwarded import Client, TrustedProxies
 from prism.server.handshakes import Handshakes
 from prism.server.http2.implementation import choose
 from prism.server.log import logger
@@ -112,29 +112,44 @@ class Server:
 
     async def _handle(self, stream: Stream) -> None:
         client = client_address(stream)
-        host = client[0] if client is not None else ""
-        limit = self.settings.max_connections_per_peer
-        if self.proxies.trusts(client):
-            limit = self.settings.max_connections  # all of its clients are behind it
-        if client is not None and self._per_client[host] >= limit:
-            self._statistics.refused += 1
+        if not self.count_in(client):
             await trio.aclose_forcefully(stream)
             return
         connection = ClientConnection(self, stream, client)
         self._connections.add(connection)
-        self._per_client[host] += 1
         self._statistics.connections += 1
-        if self._per_client[host] == limit and client is not None:
-            logger.warning("%s has %d connections; more are refused", host, limit)
         try:
             await connection.run()
         finally:
             self._connections.remove(connection)
-            self._per_client[host] -= 1
+            self.count_out(connection.client)
             self._statistics.connections -= 1
-            if not self._per_client[host]:
-                del self._per_client[host]
             self._place_free.set()
+
+    def proxies_of(self, client: Client | None) -> TrustedProxies | None:
+        """Who is believed about whose requests ``client`` passes on; ``None``: nobody is."""
+        return self.proxies if self.proxies.trusts(client) else None
+
+    def count_in(self, client: Client | None) -> bool:
+        """Count one more connection of ``client``; not if it has as many as it may."""
+        limit = self.settings.max_connections_per_peer
+        if self.proxies.trusts(client):
+            limit = self.settings.max_connections  # all of its clients are behind it
+        host = client[0] if client is not None else ""
+        if client is not None and self._per_client[host] >= limit:
+            self._statistics.refused += 1
+            return False
+        self._per_client[host] += 1
+        if self._per_client[host] == limit and client is not None:
+            logger.warning("%s has %d connections; more are refused", host, limit)
+        return True
+
+    def count_out(self, client: Client | None) -> None:
+        """Count one connection of ``client`` less."""
+        host = client[0] if client is not None else ""
+        self._per_client[host] -= 1
+        if not self._per_client[host]:
+            del self._per_client[host]
 
 
 async def serve(

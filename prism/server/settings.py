@@ -89,6 +89,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of ``trusted_proxies``: ``x-forwarded-for`` or ``forwarded``. One alone, since a proxy passes
     on the other as its client wrote it."""
 
+    proxy_protocol: bool = False
+    """``trusted_proxies`` begin each connection with a PROXY header, within
+    ``tls_handshake_timeout``, and others do not."""
+
     max_concurrent_handshakes: int = 32
     """TLS handshakes with a turn; more wait for theirs. One takes about seven milliseconds
     of a core, most of it in two pieces, so that no request waits longer than a tenth of

@@ -373,3 +373,9 @@ def test_proxies_that_are_trusted_have_addresses(problems: Problems) -> None:
     assert "networks[3]: expected an IP address or network" in second
     (problem,) = problems(text.format("proxy.example.com"))
     assert 'an IP address or network, such as "10.0.0.0/8"' in problem
+    (problem,) = problems(
+        "listen: {server: hypercorn, "
+        "trusted_proxies: {networks: ['::1'], proxy_protocol: true}}\n"
+        "namespaces: [{name: a, backend: sqlite}]"
+    )
+    assert "proxy_protocol: hypercorn reads no PROXY headers; use server: prism" in problem
