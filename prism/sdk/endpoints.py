@@ -6,13 +6,15 @@ import os
 import socket
 import ssl
 import stat
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 import anyio
-from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener
-from anyio.streams.tls import TLSListener
+from anyio.abc import AnyByteStream, Listener, SocketAttribute, SocketListener, TaskGroup
+from anyio.streams.tls import TLSListener, TLSStream
 
 from prism.contract.errors import PrismError
 from prism.sdk.byte_streams import SocketStream
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prism.sdk")
 
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
 FD_VARIABLE = "PRISM_PLUGIN_FD"
 """Environment: the number of the inherited, connected socket."""
 SOCKET_VARIABLE = "PLUGIN_SOCKET"
@@ -29,6 +34,9 @@ SOCKET_VARIABLE = "PLUGIN_SOCKET"
 MAX_PATH = 107
 """Bytes of a Unix socket's path that Linux takes."""
 BACKLOG = 16
+LINGER = 1.0
+"""Seconds for a host to take the alert of a TLS handshake that failed, and to leave."""
+_GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
 class EndpointError(PrismError):
@@ -132,6 +140,8 @@ def dial(address: Address) -> SocketStream:
 async def listen(options: "Options") -> Listener[Any]:
     """Listen as the options say; Unix sockets are for this user alone.
 
+    Reads files, and looks up the host, on the event loop: nothing is served yet.
+
     Raises:
         EndpointError: the address cannot be used.
     """
@@ -166,7 +176,51 @@ def bound_address(listener: Listener[Any]) -> str:
     return f"tcp:{host}:{where[1]}"
 
 
+class _TLSStream(TLSStream):
+    """Tells the peer why TLS fails (RFC 8446, 6.2), which anyio's leaves unsent."""
+
+    async def _call_sslobject_method(
+        self, func: Callable[[*_Args], _Result], *args: *_Args
+    ) -> _Result:
+        try:
+            return await super()._call_sslobject_method(func, *args)
+        except ssl.SSLError:
+            if self._write_bio.pending:
+                await _send_last_words(self.transport_stream, self._write_bio.read())
+            raise
+
+
+async def _send_last_words(stream: AnyByteStream, alert: bytes) -> None:
+    """Send ``alert``, end our half, and wait for the peer's end: closing a socket that holds
+    unread bytes would take the alert back. Bounded; cancelling may leave it unsent."""
+    with anyio.move_on_after(LINGER), suppress(*_GONE):
+        await stream.send(alert)
+        await stream.send_eof()
+        while True:
+            await stream.receive()
+
+
 class _TLSListener(TLSListener):
+    async def serve(
+        self, handler: Callable[[TLSStream], Any], task_group: TaskGroup | None = None
+    ) -> None:
+        """As anyio's, with streams that send their alerts."""
+
+        async def shake_hands(stream: AnyByteStream) -> None:
+            try:
+                with anyio.fail_after(self.handshake_timeout):
+                    secure = await _TLSStream.wrap(
+                        stream,
+                        ssl_context=self.ssl_context,
+                        standard_compatible=self.standard_compatible,
+                    )
+            except BaseException as error:
+                await self.handle_handshake_error(error, stream)
+            else:
+                await handler(secure)
+
+        await self.listener.serve(shake_hands, task_group)
+
     @staticmethod
     async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
         """One line instead of anyio's traceback: any port scanner breaks a handshake off."""

@@ -1,10 +1,12 @@
 import os
 import socket
+import ssl
 import stat
 
 import anyio
 import pytest
 import trustme
+from anyio.streams.tls import TLSStream
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -109,3 +111,39 @@ async def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked(tmp_path):
     )
     with pytest.raises(EndpointError, match=f"{locked}.: the key is protected by a passphrase"):
         await endpoints.listen(options)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_host_whose_handshake_fails_is_told_why(tmp_path, version):
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    cert, key, ca = (str(tmp_path / name) for name in ("cert.pem", "key.pem", "ca.pem"))
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    options = Options(
+        listen=Address.parse("tcp:127.0.0.1:0"), tls_cert=cert, tls_key=key, tls_client_ca=ca
+    )
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.maximum_version = version
+
+    async def handler(stream):
+        raise AssertionError("a host without a certificate is served")
+
+    async def shake_hands(plain):
+        secure = await TLSStream.wrap(
+            plain, hostname="localhost", ssl_context=context, standard_compatible=False
+        )
+        await secure.receive()  # TLS 1.3 tells only after the handshake
+
+    async with (
+        await endpoints.listen(options) as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, handler)
+        port = Address.parse(endpoints.bound_address(listener)).port
+        async with await anyio.connect_tcp("127.0.0.1", port) as plain:
+            with pytest.raises(ssl.SSLError, match="ALERT"):
+                await shake_hands(plain)
+        tasks.cancel_scope.cancel()
