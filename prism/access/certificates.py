@@ -16,6 +16,14 @@ from cryptography.x509.oid import NameOID
 from prism.access.identity import Identity, unfit_name
 from prism.contract.errors import Unauthenticated
 
+UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What a certificate raises that OpenSSL understands and this library does not."""
+
 NameKind = Literal["spiffe", "san_dns", "san_email", "common_name"]
 
 _WORDS = {
@@ -39,7 +47,7 @@ def identify_certificate(certificate: bytes, kind: NameKind, now: float) -> Iden
         parsed = x509.load_der_x509_certificate(certificate)
         names = [*_NAMES[kind](parsed)]
         starts, ends = parsed.not_valid_before_utc, parsed.not_valid_after_utc
-    except (ValueError, x509.DuplicateExtension):
+    except UNREADABLE:
         raise _refused("it cannot be read") from None
     if not starts.timestamp() <= now < ends.timestamp():
         raise _refused("it has expired, or is not good yet")

@@ -263,7 +263,10 @@ class ExchangeCall(Call):
 
     def observe(self) -> None:
         if self.observer is not None:
-            self.observer.observe(self)
+            try:
+                self.observer.observe(self)
+            except Exception:  # it may be a plugin's reader that would end of it
+                logger.exception("request %s could not be counted and logged", self.request_id)
 
     async def run(self, work: Callable[[], Awaitable[object]]) -> None:
         """Await ``work``, which answers; see that the call ends, however that goes."""

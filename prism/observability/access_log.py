@@ -154,7 +154,7 @@ def _subject(certificate: bytes) -> str:
 
     try:
         return printable(x509.load_der_x509_certificate(certificate).subject.rfc4514_string())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return ""
 
 

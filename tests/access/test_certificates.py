@@ -2,6 +2,9 @@ import time
 
 import pytest
 from authority import HOUR, NOW, Authority, dns, email, uri
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from prism.access.authentication import Authentication
@@ -77,6 +80,22 @@ def test_a_certificate_is_good_in_its_time_only(issue):
 def test_no_certificate():
     with pytest.raises(Unauthenticated, match="cannot be read"):
         identify_certificate(b"0\x03abc", "spiffe", 0.0)
+
+
+def test_certificates_that_only_openssl_reads(issue):
+    version, strange = b"\xa0\x03\x02\x01\x02", issue(common_name="ada")
+    assert version in strange
+    with pytest.raises(Unauthenticated, match="cannot be read"):
+        identify_certificate(strange.replace(version, version[:-1] + b"\x01"), "spiffe", 0.0)
+    x400 = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3007a30530030c0161")
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + HOUR, [])
+    made = made.add_extension(x400, critical=False).sign(key, SHA256())
+    with pytest.raises(Unauthenticated, match="cannot be read"):
+        identify_certificate(made.public_bytes(Encoding.DER), "spiffe", 0.0)
 
 
 def test_it_is_judged_once_and_again_at_its_end(issue):

@@ -354,3 +354,14 @@ async def test_a_call_without_an_observer_is_neither_logged_nor_counted(
     call.end(Draining("bye"))
     assert call.exchange.status == 503
     assert access_lines == []
+
+
+async def test_what_cannot_be_logged_harms_nobody_else(make, caplog):
+    call = make()
+    call.observer.access_log = None
+    call.exchange.feed(b"{}", ended=True)
+    call.proceed()
+    await call.exchange.over.wait()
+    assert answer_of(call) == (200, b"{}")
+    assert "could not be counted and logged" in caplog.text
+    assert call.target.in_flight == 0

@@ -173,6 +173,9 @@ def test_the_certificate_has_a_name(logged):
     der = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
     [line] = logged(AccessLog(), Asked(certificate=der))
     assert "CN=alice" in line["certificate"]
+    version = b"\xa0\x03\x02\x01\x02"
+    [line] = logged(AccessLog(), Asked(certificate=der.replace(version, version[:-1] + b"\x01")))
+    assert "certificate" not in line
 
 
 async def test_a_refusal_says_why_and_a_plugins_words_are_its_own(make_record):
