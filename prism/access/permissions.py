@@ -126,8 +126,8 @@ class AccessTable:
             )
 
     def admits(self, identity: Identity) -> bool:
-        """May ``identity`` do anything here?"""
-        return self.is_dry_run or self.permissions(identity) != 0
+        """May ``identity`` do anything here? Who has shown nothing may not, in a dry run either."""
+        return self.permissions(identity) != 0 or (self.is_dry_run and identity is not ANONYMOUS)
 
     def allows(self, identity: Identity, needed: int) -> bool:
         """May ``identity`` do what takes the permission ``needed``?"""

@@ -95,6 +95,7 @@ def test_a_dry_run_refuses_nothing_and_says_so_once(caplog):
     for _ in range(3):
         table.check(Identity("eve"), "get", READ)
     assert table.admits(Identity("eve"))
+    assert not table.admits(ANONYMOUS)
     assert table.allows(Identity("eve"), WRITE)
     (record,) = caplog.records
     assert "'eve' would not be allowed to call 'get' in namespace orders" in record.getMessage()
