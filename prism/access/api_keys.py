@@ -14,7 +14,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from math import inf
 from pathlib import Path
@@ -249,6 +249,8 @@ def _write(file: Path, entries: list[KeyEntry]) -> None:
     try:
         with os.fdopen(descriptor, "w") as opened:
             if status is not None:
+                with suppress(PermissionError):  # root edits for the user that the proxy runs as
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
                 os.fchmod(descriptor, status.st_mode & 0o777)
             opened.write(text)
             opened.flush()

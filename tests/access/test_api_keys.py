@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import threading
 import time
@@ -87,6 +88,23 @@ def test_a_revoked_key_stays_in_the_file_and_opens_nothing(file):
     assert not keys.has(entry.id, time.time())
     assert read_keys(file)[0].revoked is not None
     assert revoke_key(file, entry.id) == read_keys(file)[0]
+
+
+def test_the_file_stays_its_owners(file, monkeypatch):
+    _, entry = create_key(file, "reports", [])
+    file.chmod(0o640)
+    given = []
+    monkeypatch.setattr(os, "fchown", lambda descriptor, *owner: given.append(owner))
+    revoke_key(file, entry.id)
+    assert given == [(file.stat().st_uid, file.stat().st_gid)]
+    assert file.stat().st_mode & 0o777 == 0o640
+
+    def refuse(descriptor, *owner):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    create_key(file, "other", [])
+    assert len(read_keys(file)) == 2
 
 
 def test_what_cannot_be_done_changes_nothing(file):
