@@ -446,7 +446,8 @@ class FramedChannel(PluginChannel):
         async def start_late() -> None:
             try:
                 await self._wait_to_begin(call.deadline)
-                self._start_now(call)
+                if not call.done:  # in the moment in which there was room
+                    self._start_now(call)
             except CallError as error:
                 call.failed(error)
 

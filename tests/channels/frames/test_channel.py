@@ -2,12 +2,14 @@
 
 import struct
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
 
+from prism.channels.channel import UnaryCall
 from prism.channels.frames import channel as framed_module
 from prism.channels.frames.channel import ROOM_TIMEOUT, ChannelSettings, FramedChannel
 from prism.channels.frames.stream import BATCH
@@ -36,6 +38,7 @@ from prism.contract.messages import (
 )
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
+from prism.streams.tasks import TaskPool
 from prism.streams.unix import socket_pair
 from prism.wire import Role
 from prism.wire.connection import Connection
@@ -500,6 +503,22 @@ async def test_calls_wait_behind_a_large_one(streams, autojump_clock):
                 opened = await plugin.expect(Open)
                 await plugin.send(Close(opened.stream, StatusCode.OK, ANSWER))
         assert sorted(answered) == [1, 2, 2000, 2001]
+        assert channel.open_calls == 0
+
+
+async def test_a_call_that_ends_when_there_is_room_is_not_begun(streams, nursery, monkeypatch):
+    async with channel_over(streams) as (channel, _plugin):
+        scopes, texts = [], dict.fromkeys(UnaryCall.__annotations__, "")
+        more = {"done": False, "deadline": inf, "params": b"", "tasks": TaskPool(nursery)}
+        call = SimpleNamespace(**{**texts, **more}, wait_for=scopes.append)
+        monkeypatch.setattr(FramedChannel, "has_room", False)
+        channel.start(call)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(FramedChannel, "has_room", True)
+        channel._callers.unpark_all()
+        call.done = True
+        scopes[0].cancel()
+        await trio.testing.wait_all_tasks_blocked()
         assert channel.open_calls == 0
 
 
