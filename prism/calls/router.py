@@ -12,6 +12,10 @@ from prism.calls.namespace import Namespace
 from prism.contract.errors import Draining, UnknownNamespace
 
 
+def _everybody(_: Identity) -> bool:
+    return True
+
+
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
     Run ``deadlines.run``. ``is_good``: would this identity be found again?
@@ -29,7 +33,7 @@ class Router:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
         self.memory = memory or Memory()
-        self._is_good = is_good
+        self.is_good = is_good or _everybody
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
@@ -40,8 +44,7 @@ class Router:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
         namespace.deadlines = self.deadlines
-        if self._is_good is not None:
-            namespace.is_good = self._is_good
+        namespace.is_good = self.is_good
         namespace.use_memory(self.memory)
         namespace.slot.on_change = self.changed
         self.changed()

@@ -7,7 +7,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from prism.calls.router import Router
-from prism.contract.errors import Draining, TooManyStreams, UnknownNamespace
+from prism.contract.errors import Draining, TooManyStreams, Unauthenticated, UnknownNamespace
 from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.descriptors import message_class
 
@@ -55,6 +55,9 @@ async def _tell_changes(call: GrpcCall, router: Router, service: str, stopping: 
     told = None
     while not stopping.is_set():
         change = router.change
+        if not router.is_good(call.identity):
+            await call.finish(Unauthenticated("the credential is not good any more", shown=True))
+            return
         status = _status(call, router, service, draining=False)
         if status != told:
             await call.send_messages([_Response(status=status).SerializeToString()])

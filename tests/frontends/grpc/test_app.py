@@ -290,6 +290,18 @@ async def test_a_watch_is_told_and_does_not_look(make_namespace, make_front, beg
     assert len(exchange.written) == 3
 
 
+async def test_a_watch_ends_with_its_credential(make_namespace, begin, autojump_clock):
+    router = Router([make_namespace()], is_good=lambda _: good[0])
+    good = [True]
+    exchange = begin(GrpcApp(router, Observer(Metrics(router), AccessLog())), WATCH)
+    exchange.feed(service_request("kv"), ended=True)
+    await wait_all_tasks_blocked()
+    assert exchange.written == [pack(b"\x08\x01")]
+    good[0] = False
+    await exchange.over.wait()
+    assert Answered(exchange).status == "UNAUTHENTICATED"
+
+
 async def test_the_watches_of_a_connection_are_bounded(make_namespace, make_front, make_exchange):
     front = make_front(make_namespace())
     memory = Memory().for_connection()
