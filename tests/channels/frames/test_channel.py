@@ -510,7 +510,7 @@ async def test_a_call_that_ends_when_there_is_room_is_not_begun(streams, nursery
     async with channel_over(streams) as (channel, _plugin):
         scopes, texts = [], dict.fromkeys(UnaryCall.__annotations__, "")
         more = {"done": False, "deadline": inf, "params": b"", "tasks": TaskPool(nursery)}
-        call = SimpleNamespace(**{**texts, **more}, wait_for=scopes.append)
+        call = SimpleNamespace(**{**texts, **more}, wait_for=scopes.append, plugin_metadata=dict)
         monkeypatch.setattr(FramedChannel, "has_room", False)
         channel.start(call)
         await trio.testing.wait_all_tasks_blocked()
