@@ -3,6 +3,8 @@
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 import trio
@@ -40,7 +42,8 @@ class TaskPool:
         if self._idle:
             trio.lowlevel.reschedule(self._idle.pop())
         else:
-            self._nursery.start_soon(self._run, name="a pooled task")
+            # Not in the context of who starts it: the task is others' next.
+            Context().run(partial(self._nursery.start_soon, self._run, name="a pooled task"))
         return scope
 
     async def _run(self) -> None:

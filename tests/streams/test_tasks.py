@@ -1,3 +1,5 @@
+from contextvars import ContextVar
+
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -76,4 +78,21 @@ async def test_a_bug_in_work_costs_that_work_alone(nursery, caplog):
     await done.wait()
     assert "bug in" in caplog.text
     assert "oops" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_work_has_nothing_of_the_context_of_who_has_started_some_before(nursery):
+    pool, whose, found = TaskPool(nursery), ContextVar("whose", default=""), []
+
+    async def look():
+        found.append(whose.get())
+        await trio.lowlevel.checkpoint()
+
+    token = whose.set("a plugin's")
+    pool.start(look)
+    whose.reset(token)
+    await wait_all_tasks_blocked()
+    pool.start(look)
+    await wait_all_tasks_blocked()
+    assert found == ["", ""]
     nursery.cancel_scope.cancel()
