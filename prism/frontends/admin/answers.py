@@ -106,7 +106,9 @@ async def healthz(call: AdminCall) -> Response:
 async def readyz(call: AdminCall) -> Response:
     """Does every namespace have its plugin? Says why not to those who may read."""
     proxy = call.proxy
-    return answer_probe(READYZ, proxy.router, draining=proxy.draining, for_operators=call.may_read)
+    return answer_probe(
+        READYZ, proxy.router, draining=proxy.draining, for_operators=call.may_read()
+    )
 
 
 # -- what changes something ---------------------------------------------------

@@ -103,7 +103,7 @@ class AdminApp:
             values=values,
             query=_query(route, exchange.target.partition(b"?")[2]),
             body=await _body(route, request),
-            may_read=self.access.may_read(peer, headers),
+            may_read=lambda: self.access.may_read(peer, headers),
             stopping=self.stopping,
         )
         if route.follow is not None and getattr(call.query, "follow", True):

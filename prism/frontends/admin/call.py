@@ -43,7 +43,8 @@ class AdminCall(NamedTuple):
     """A request that was admitted and understood.
 
     ``values`` are those of the path's places, ``query`` and ``body`` of the route's types.
-    ``stopping`` is set when the port closes.
+    ``may_read`` says whether reads are open to who asks, now. ``stopping`` is set when the port
+    closes.
     """
 
     proxy: Administered
@@ -52,7 +53,7 @@ class AdminCall(NamedTuple):
     values: Mapping[str, str]
     query: Any
     body: Any
-    may_read: bool
+    may_read: Callable[[], bool]
     stopping: trio.Event
 
     @property

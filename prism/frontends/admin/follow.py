@@ -1,7 +1,8 @@
 """Answers that go on: events as they happen, a plugin's lines as it writes them.
 
 As server-sent events, or as lines of JSON, whichever is asked for. Who reads too slowly
-loses the oldest and is told how many (``lost``). The end comes with the admin port's.
+loses the oldest and is told how many (``lost``). The end comes with the admin port's,
+or with the token that was shown.
 """
 
 from collections.abc import Callable
@@ -84,6 +85,9 @@ class _Stream:
                     item: Event | LogLine | Lost | None = None
                     with trio.move_on_after(HEARTBEAT_SECONDS):
                         item = await follower.__anext__()
+                    if not self._call.may_read():  # the tokens were read anew
+                        nursery.cancel_scope.cancel()
+                        break
                     if not isinstance(item, Event) or wanted(item):
                         await self._write(self._text(item))
         await self._write(stream_text.END_EVENT if self._as_events else b"")

@@ -3,6 +3,7 @@ import json
 import pytest
 import trio
 
+from prism.frontends.admin.access import Right
 from prism.supervision.events import EVENTS_KEPT
 
 
@@ -117,3 +118,14 @@ async def test_silence_is_broken(admin, autojump_clock):
         "GET", "/admin/events", until=lambda body: body.count(b": still here") > 2
     )
     assert answer.body.count(b": still here") == 3
+
+
+async def test_a_stream_ends_with_the_right_to_read(admin):
+    def close(_body: bytes) -> bool:
+        admin.front.access.without_token = Right.PROBE
+        admin.proxy.supervisor.events.record("reload", "kv", reason="not to be seen")
+        return False
+
+    answer = await admin.ask("GET", "/admin/events", until=close)
+    assert answer.status == 200
+    assert b"not to be seen" not in answer.body
