@@ -244,13 +244,16 @@ class Call(ABC):
             policy.precheck(self)
 
     def hold(self, size: int) -> None:
-        """Count ``size`` bytes of the request, in place of those before.
+        """Count ``size`` bytes of the request, in place of those before; of a stream, whose
+        messages come one after another, beside its params.
 
         Raises:
             MemoryFull: there is no room for them.
         """
         if self.done:  # its task had something to read in the moment in which the call ended
             return
+        if self.stream is not None and self.has_params:
+            size += len(self.params) + len(self.raw)
         if self.held is None:
             if size <= UNCOUNTED:
                 return

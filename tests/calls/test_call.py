@@ -3,7 +3,21 @@
 import pytest
 import trio
 
+from prism.calls.stream import ClientStream
 from prism.contract.errors import CallCancelled, DeadlineExceeded
+
+
+class Silent(ClientStream):
+    """A client's stream on which nothing is said."""
+
+    async def begin(self):
+        pass
+
+    async def send(self, response):
+        pass
+
+    async def end(self, error):
+        pass
 
 
 @pytest.fixture
@@ -90,3 +104,17 @@ async def test_bytes_that_come_with_the_end_of_their_call_are_not_counted(
     call.end(CallCancelled("the client left"))
     await trio.testing.wait_all_tasks_blocked()
     assert namespace.requests.used == namespace.requests.parent.used == 0
+
+
+async def test_the_params_of_a_stream_are_counted_for_as_long_as_it_goes_on(
+    make_namespace, make_call
+):
+    namespace = make_namespace()
+    body = b'{"a":"%b"}' % (b"x" * 100_000)
+    call = make_call(namespace, "watch", body, stream=Silent())
+    call.proceed()
+    assert namespace.requests.used == len(body)
+    call.hold(50)
+    assert namespace.requests.used == len(body) + 50
+    call.end(CallCancelled("the client left"))
+    assert namespace.requests.used == 0

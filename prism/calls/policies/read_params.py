@@ -26,6 +26,8 @@ class CheckParams(Policy):
 
     def enter(self, call: "Call") -> bool | None:
         call.has_params = True
+        if call.stream is not None:
+            call.hold(0)  # they are kept for as long as it goes on
         if call.raw:
             return None
         if len(call.params) > LARGE_BODY:
