@@ -106,7 +106,14 @@ async def test_answers_that_nobody_takes_give_way_to_others(open_client, monkeyp
     assert len((await idle.response(second))[1]) == SIZE
 
 
+def exchanges() -> int:
+    """How many there are in this process."""
+    gc.collect()
+    return sum(type(each) is HTTP2Exchange for each in gc.get_objects())
+
+
 async def test_requests_that_wait_and_are_reset_are_forgotten(open_client):
+    before = exchanges()
     client, begun = await open_client(Memory())
     for number in range(4):
         await client.wait_for(h2.events.ResponseReceived, await client.request(path=f"/{number}"))
@@ -116,8 +123,7 @@ async def test_requests_that_wait_and_are_reset_are_forgotten(open_client):
     await client.flush()
     await client.wait_for(h2.events.PingAckReceived)
     assert len(begun) == 4
-    gc.collect()
-    assert sum(type(each) is HTTP2Exchange for each in gc.get_objects()) == 4
+    assert exchanges() <= before + 4
 
 
 async def test_requests_that_wait_are_answered_when_the_server_stops(
