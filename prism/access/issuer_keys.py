@@ -134,7 +134,7 @@ class IssuerKeys:
         self._started_at = trio.current_time()
         try:
             with trio.fail_after(FETCH_TIMEOUT):
-                keys = read_key_set(await self._download())
+                keys = await self._download()
         except (httpx.HTTPError, httpx.InvalidURL, OSError, trio.TooSlowError) as error:
             why = str(error) or type(error).__name__
             log.warning("the keys of %s cannot be fetched: %s", self._config.issuer, why)
@@ -156,15 +156,18 @@ class IssuerKeys:
             self._fetched = None
             fetched.set()
 
-    async def _download(self) -> bytes:
+    async def _download(self) -> "dict[str, Key]":
         config = self._config
         return await trio.to_thread.run_sync(
             _download, config.jwks_url, config.ca_cert, abandon_on_cancel=True
         )
 
 
-def _download(url: str, ca_cert: str | None) -> bytes:
-    """What is at ``url``; blocks for ``FETCH_TIMEOUT`` seconds, or a little longer."""
+def _download(url: str, ca_cert: str | None) -> "dict[str, Key]":
+    """The key set at ``url``; blocks for ``FETCH_TIMEOUT`` seconds, or a little longer.
+
+    To load the library that reads keys takes tenths of a second, which is done here, too.
+    """
     context: ssl.SSLContext | bool = False
     if url.startswith("https:"):
         context = load_client_context(TLSFiles(ca_cert))
@@ -184,7 +187,7 @@ def _download(url: str, ca_cert: str | None) -> bytes:
                 raise BadKeySet(f"{url} answers with more than {MAX_ANSWER} bytes")
             if time.monotonic() > end:
                 raise BadKeySet(f"{url} takes longer than {FETCH_TIMEOUT:g} s to answer")
-    return content
+    return read_key_set(content)
 
 
 def read_key_set(text: bytes) -> "dict[str, Key]":

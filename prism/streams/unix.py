@@ -17,6 +17,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -142,7 +143,26 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixListener:
+class Group(NamedTuple):
+    """A group of this machine: who is in it may dial."""
+
+    name: str
+    id: int
+
+
+def find_group(name: str) -> Group:
+    """The group; blocks for as long as a directory service takes to say.
+
+    Raises:
+        LaunchError: there is none.
+    """
+    try:
+        return Group(name, grp.getgrnam(name).gr_gid)
+    except KeyError:
+        raise LaunchError(f"there is no group {name!r} on this machine") from None
+
+
+def listen(path: Path, *, group: Group | None = None, mode: int = 0o600) -> UnixListener:
     """Bind ``path`` for plugins that dial in.
 
     A missing directory is made, private. What a dead proxy left behind is
@@ -152,13 +172,12 @@ def listen(path: Path, *, group: str | None = None, mode: int = 0o600) -> UnixLi
         LaunchError: the path cannot be used; the message says why.
     """
     _check_path(path)
-    group_id = _group_id(group) if group is not None else -1
-    _prepare_directory(path.parent, group_id)
+    _prepare_directory(path.parent, group)
     try:
         lock = lock_socket(path)
         try:
-            sock = bind(path, mode=mode, group_id=group_id)
-            return UnixListener(path, sock, lock, group)
+            sock = bind(path, mode=mode, group_id=-1 if group is None else group.id)
+            return UnixListener(path, sock, lock, None if group is None else group.name)
         except BaseException:
             os.close(lock)
             raise
@@ -293,7 +312,7 @@ def _check_path(path: Path) -> None:
         raise LaunchError(f"{error}: {path}. Use a shorter directory") from None
 
 
-def _prepare_directory(directory: Path, group_id: int) -> None:
+def _prepare_directory(directory: Path, group: Group | None) -> None:
     """Make ``directory`` if it is missing; refuse one in which others could put a socket."""
     try:
         try:
@@ -302,8 +321,8 @@ def _prepare_directory(directory: Path, group_id: int) -> None:
             pass
         else:
             log.info("made the directory %s, which was not there", directory)
-            if group_id >= 0:
-                os.chown(directory, -1, group_id)
+            if group is not None:
+                os.chown(directory, -1, group.id)
                 directory.chmod(0o710)
         found = directory.stat()
     except OSError as error:
@@ -313,27 +332,20 @@ def _prepare_directory(directory: Path, group_id: int) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         raise LaunchError(f"directory {directory} belongs to uid {found.st_uid}, not to this user")
     # The sticky bit (as on /tmp) keeps others from replacing our socket.
-    by_group = found.st_mode & stat.S_IWGRP and found.st_gid != group_id
+    is_theirs = group is not None and found.st_gid == group.id
+    by_group = found.st_mode & stat.S_IWGRP and not is_theirs
     if (found.st_mode & stat.S_IWOTH or by_group) and not found.st_mode & stat.S_ISVTX:
         raise LaunchError(
             f"directory {directory} can be written by others "
             f"(mode {stat.S_IMODE(found.st_mode):04o}): chmod 0700 it"
         )
-    enters = stat.S_IXOTH | (stat.S_IXGRP if found.st_gid == group_id else 0)
-    if group_id >= 0 and not found.st_mode & enters:
-        group = grp.getgrgid(group_id).gr_name
+    enters = stat.S_IXOTH | (stat.S_IXGRP if is_theirs else 0)
+    if group is not None and not found.st_mode & enters:
         log.warning(
             "group %s cannot enter %s (mode %04o): chgrp %s %s && chmod 0710 %s",
-            *(group, directory, stat.S_IMODE(found.st_mode)),
-            *(group, directory, directory),
+            *(group.name, directory, stat.S_IMODE(found.st_mode)),
+            *(group.name, directory, directory),
         )
-
-
-def _group_id(group: str) -> int:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise LaunchError(f"there is no group {group!r} on this machine") from None
 
 
 def socket_pair() -> tuple[trio.SocketStream, socket.socket]:

@@ -36,7 +36,7 @@ from prism.supervision import process
 from prism.supervision.events import Journal, PluginLog
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
-from prism.verification import Verifier, log_verdict
+from prism.verification import Verdict, VerifiedCommand, Verifier, log_verdict
 from prism.verification.command import missing_script, take_apart
 from prism.wire.events import GoAway, Note
 
@@ -157,7 +157,7 @@ class Connector:
                 case PluginForm.ENDPOINT, kind:
                     raise LaunchError(f"{spec.label}: type {kind!r} is not supported yet")
                 case PluginForm.LIBRARY, _:
-                    verdict = await trio.to_thread.run_sync(self._verifier().library)
+                    verdict = await trio.to_thread.run_sync(self._verified_library)
                     log_verdict(spec.label, verdict, spec.verification)
             raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
         raise LaunchError(f"{spec.label}: {place} did not accept in time")
@@ -193,8 +193,28 @@ class Connector:
 
     # -- plugins that the proxy starts ----------------------------------------------------
 
+    # These block, in a worker thread: for files, and for those who own them, whom a directory
+    # service may know.
+
     def _verifier(self) -> Verifier:
         return Verifier(self._spec.plugin, self._spec.label, self._spec.verification)
+
+    def _verified_library(self) -> Verdict | None:
+        return self._verifier().library()
+
+    def _verified_command(self, search_path: str) -> VerifiedCommand:
+        spec, plugin = self._spec, self._spec.plugin
+        try:
+            command = self._verifier().command(search_path)
+        except ValueError as error:
+            raise LaunchError(f"{spec.label}: command: {error}") from None
+        missing = missing_script(
+            take_apart(plugin.argv, plugin.entry, plugin.working_directory, search_path)
+        )
+        if missing is not None and command.verdict is None:
+            where = plugin.working_directory or Path.cwd()
+            raise LaunchError(f"{spec.label}: there is no file {missing} in {where}")
+        return command
 
     async def _in_process(self) -> InProcessChannel:
         before = speaker.set(self._plugin_log)
@@ -217,17 +237,7 @@ class Connector:
     async def _spawned(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
         spec, plugin = self._spec, self._spec.plugin
         search_path = process.clean_environment(plugin.environment)["PATH"]
-        try:
-            command = await trio.to_thread.run_sync(self._verifier().command, search_path)
-        except ValueError as error:
-            raise LaunchError(f"{spec.label}: command: {error}") from None
-        missing = missing_script(
-            take_apart(plugin.argv, plugin.entry, plugin.working_directory, search_path)
-        )
-        if missing is not None and command.verdict is None:
-            where = plugin.working_directory or Path.cwd()
-            raise LaunchError(f"{spec.label}: there is no file {missing} in {where}")
-        with command:
+        with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
             log_verdict(spec.label, command.verdict, spec.verification)
             child, stream = await process.start(
                 spec.plugin_name,
@@ -372,13 +382,17 @@ class DialInSockets:
         Raises:
             LaunchError: the path cannot be used.
         """
+        group = None
+        if plugin.group is not None:  # a directory service may have to be asked
+            group = await trio.to_thread.run_sync(unix.find_group, plugin.group)
+        # The rest is short, on the event loop: sockets lie in file systems of this machine.
         path = Path(plugin.socket or "")
         listener = self._listeners.get(path)
         if listener is not None and not listener.in_place:
             await self._close(path)
             listener = None
         if listener is None:
-            listener = unix.listen(path, group=plugin.group, mode=plugin.socket_mode)
+            listener = unix.listen(path, group=group, mode=plugin.socket_mode)
             self._listeners[path] = listener
             log.info("namespace %s waits for its plugin to dial %s", self._namespace, path)
         return listener

@@ -41,7 +41,7 @@ class Source:
         await trio.lowlevel.checkpoint()
         if isinstance(answer, Exception):
             raise answer
-        return json.dumps(answer).encode()
+        return read_key_set(json.dumps(answer).encode())
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ class Access:
 
     @classmethod
     def from_config(cls, admin: AdminConfig) -> "Access":
-        """As configured. Raises ConfigError if a token's file cannot be used."""
+        """As configured; blocks. Raises ConfigError if a token's file cannot be used."""
         tokens = []
         if admin.token_file is not None:
             tokens.append(AdminToken(Path(admin.token_file)))
@@ -108,7 +108,10 @@ class Access:
         return cls(tokens, Right[word.upper()])
 
     def reload(self) -> None:
-        """Read the tokens again; one that cannot be used stays as it was, and the log says why."""
+        """Read the tokens again; one that cannot be used stays as it was, and the log says why.
+
+        Blocks, in a worker thread; each token is replaced in one step.
+        """
         for token in self.tokens:
             token.reload()
 
