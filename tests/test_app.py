@@ -1,3 +1,5 @@
+import threading
+
 import httpx
 import pytest
 import trio
@@ -103,3 +105,24 @@ async def test_an_admin_port_in_use_gives_the_data_port_back():
     await taken.aclose()
     again = await trio.open_tcp_listeners(port, host="127.0.0.1")
     await again[0].aclose()
+
+
+async def test_the_tokens_are_read_beside_the_event_loop(tmp_path, monkeypatch):
+    token, threads = tmp_path / "token", []
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+
+    def read(file):
+        threads.append(threading.get_ident())
+        return file.read_text()
+
+    monkeypatch.setattr("prism.frontends.admin.access.read_token", read)
+    proxy = Proxy(config(admin=AdminConfig(port=0, token_file=str(token))))
+    started = Started()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(proxy.run, started)
+        await started.wait()
+        await proxy.reload()
+        proxy.stop()
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads

@@ -229,7 +229,7 @@ class Generation:
 
     async def _live(self) -> None:
         spec = self.spec
-        credentials = spec.credentials()
+        credentials = await trio.to_thread.run_sync(spec.credentials)  # reads files
         redaction = self._plugin_log.redaction = Redaction(credentials)
         async with (
             trio.open_nursery() as nursery,

@@ -36,8 +36,8 @@ _added: list[str] = []
 async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], BackendPlugin]:
     """The class that ``spec.plugin.module`` names (``package.module:Class``).
 
-    A fresh import runs in a thread, so that calls go on meanwhile; it is not ended by a
-    cancellation, only left behind.
+    It is verified and imported in a worker thread, so that calls go on meanwhile, and is waited
+    for even if cancelled: code half imported would be in the way of the next attempt.
 
     Raises:
         LaunchError: it may not run, is not there, or cannot be imported.
@@ -45,10 +45,7 @@ async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], Backen
     label = spec.label
     module_name, _, class_name = (spec.plugin.module or "").partition(":")
     try:
-        if fresh:
-            module = await trio.to_thread.run_sync(_import, spec, True)
-        else:
-            module = _import(spec, fresh=False)
+        module = await trio.to_thread.run_sync(_import, spec, fresh)
     except PluginRefused:
         raise
     except ModuleNotFoundError as error:

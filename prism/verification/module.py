@@ -31,7 +31,7 @@ OWN = ("prism", "prism_plugins")
 """Packages that come with the proxy: a change of them could be one of these checks."""
 
 _changing: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-"""By package: a reload imports in a thread, and another may want the same package."""
+"""By package: each plugin is imported in a thread, and another may want the same package."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class VerifiedModule:
     verdict: Verdict | None = None
 
     def import_module(self) -> ModuleType:
-        """Import it. What it raises itself passes through; ``sys.modules`` is then as before.
+        """Import it; blocks. What it raises itself passes through; ``sys.modules`` is then as
+        before.
 
         Raises:
             PluginRefused: something else in the proxy has the package's name.
         """
-        if self.tree is None:
-            return importlib.import_module(self.name)
         package = self.name.partition(".")[0]
         with _changing[package]:
+            if self.tree is None:
+                return importlib.import_module(self.name)
             return self._import_from(self.tree, package)
 
     def _import_from(self, tree: Tree, package: str) -> ModuleType:
@@ -83,21 +84,24 @@ class VerifiedModule:
 
 @contextmanager
 def anew(package: str) -> Iterator[None]:
-    """Within it the package, and all below it, is not imported yet.
+    """Within it the package, and all below it, is not imported yet. Blocks while another thread
+    imports the package.
 
     Its old modules go on working for those that hold them. Whatever is raised puts them back.
     """
-    before = _unload(package)
-    try:
-        yield
-    except BaseException:
-        _unload(package)
-        sys.modules.update(before)
-        raise
+    with _changing[package.partition(".")[0]]:
+        before = _unload(package)
+        try:
+            yield
+        except BaseException:
+            _unload(package)
+            sys.modules.update(before)
+            raise
 
 
 def _unload(package: str) -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+    modules = list(sys.modules)  # another thread may import something else
+    names = [name for name in modules if name == package or name.startswith(f"{package}.")]
     return {name: sys.modules.pop(name) for name in names}
 
 

@@ -1,5 +1,6 @@
 import base64
 import json
+import threading
 
 import pytest
 import trio
@@ -224,8 +225,16 @@ async def fetched(issuer, nursery):
 
 
 async def test_over_the_network(issuer, fetched, monkeypatch, caplog):
+    threads = []
+
+    def read(text):
+        threads.append(threading.get_ident())
+        return read_key_set(text)
+
+    monkeypatch.setattr(module, "read_key_set", read)
     good, keys = await fetched()
     assert good
+    assert threads != [threading.get_ident()]
     assert keys.find("rsa-1", "RS256").kid == "rsa-1"
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setattr(module, "FETCH_TIMEOUT", 0.2)

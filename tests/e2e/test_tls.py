@@ -137,9 +137,13 @@ def on_a_terminal():
     os.close(theirs)
 
 
-def test_a_key_with_a_passphrase_is_refused_at_start_even_on_a_terminal(files, on_a_terminal):
+@pytest.mark.parametrize("port", ["listen", "admin"])
+def test_a_key_with_a_passphrase_is_refused_at_start_even_on_a_terminal(files, on_a_terminal, port):
     files.encrypt_key()
-    (files.directory / "prism.yaml").write_text(json.dumps(files.config()))
+    config = files.config()
+    if port == "admin":
+        config["admin"] = {**config.get("admin", {}), "tls": config["listen"].pop("tls")}
+    (files.directory / "prism.yaml").write_text(json.dumps(config))
     done = subprocess.run(
         [sys.executable, "-m", "prism", "serve", "--config", "prism.yaml"],
         cwd=files.directory,

@@ -1,5 +1,6 @@
 """Plugins as small programs, and no test may leave one behind."""
 
+import math
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -54,6 +57,27 @@ class Small(Plugin):
 
 serve(Small)
 """
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """Trio's own would jump while a worker thread is at work, of which it knows nothing."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    run_sync = trio.to_thread.run_sync
+    running = 0
+
+    async def run_and_hold(*args: Any, **options: Any) -> Any:
+        nonlocal running
+        running += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*args, **options)
+        finally:
+            running -= 1
+            clock.autojump_threshold = math.inf if running else 0
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_and_hold)
+    return clock
 
 
 def children() -> set[int]:

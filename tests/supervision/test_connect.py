@@ -1,11 +1,20 @@
 """How plugins are reached, and what is said of one that cannot be."""
 
+import grp
 import os
 import sys
+import threading
 
 import pytest
 import trio
 import trio.testing
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from supervised_plugin import Model, eventually
 
 from prism.channels.frames.channel import FramedChannel
@@ -173,6 +182,52 @@ async def test_a_library_is_checked_and_cannot_be_started_yet(make_spec, tmp_pat
 
 
 # -- plugins that dial in -----------------------------------------------------------------
+
+
+async def test_files_are_looked_at_beside_the_event_loop(make_spec, monkeypatch, tmp_path):
+    """And so are those who may own them, whom a directory service may know."""
+    threads = []
+
+    def note(function):
+        def noted(*args):
+            threads.append(threading.get_ident())
+            return function(*args)
+
+        return noted
+
+    for name in ("Verifier", "missing_script"):
+        monkeypatch.setattr(connect, name, note(getattr(connect, name)))
+    await reach(Connector(make_spec()))
+    assert len(threads) == 2
+    group = grp.getgrgid(os.getegid()).gr_name
+    monkeypatch.setattr(unix, "find_group", note(unix.find_group))
+    sockets = DialInSockets("ns")
+    await sockets.open(make_spec(socket=str(tmp_path / "s"), group=group).plugin)
+    await sockets.keep_only(None)
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint"),
+    [("remote", "h:1"), ("grpc", "h:1"), ("websocket", "wss://h:1/")],
+)
+async def test_nobody_is_asked_for_the_passphrase_of_a_key(make_spec, tmp_path, kind, endpoint):
+    cert, key = locked_key(tmp_path)
+    spec = make_spec(type=kind, endpoint=endpoint, tls={"cert": cert, "key": key})
+    with pytest.raises(LaunchError, match=f"^{key}: .*protected by a passphrase"):
+        await reach(Connector(spec))
+
+
+def locked_key(directory):
+    """A certificate, and its key with a passphrase."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    issued = trustme.CA().issue_cert("h")
+    issued.cert_chain_pems[0].write_to_path(cert)
+    unlocked = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    protection = BestAvailableEncryption(b"secret")
+    key.write_bytes(unlocked.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection))
+    return str(cert), str(key)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """One generation: what ends its service, and that it always comes to an end."""
 
 import logging
+import threading
 from dataclasses import replace
 from itertools import pairwise
 
@@ -233,11 +234,16 @@ async def test_why_it_could_not_start(begin, autojump_clock, caplog, connector, 
 
 
 async def test_a_secret_that_is_missing_is_no_crash(begin, autojump_clock):
+    threads = []
+
     def missing():
+        threads.append(threading.get_ident())
         raise ConfigError(["no secret 'db'"])
 
     generation, _ = begin(credentials=missing)
     await generation.run()
+    assert threads
+    assert threading.get_ident() not in threads  # it reads files
     assert not generation.error.crashed
     assert "no secret 'db'" in str(generation.error)
 

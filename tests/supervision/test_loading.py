@@ -1,6 +1,7 @@
 """Code in this process: old and new side by side, and where modules are looked for."""
 
 import sys
+import threading
 
 import pytest
 import trio
@@ -57,6 +58,14 @@ async def test_old_and_new_code_run_side_by_side(package, make_spec):
                 old.release()
                 old.acquire()  # the drain may end: this lease is the test's own
                 nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_the_event_loop_goes_on_meanwhile(package, make_spec, fresh):
+    package("import threading; WHERE = threading.get_ident()")
+    spec = make_spec(type="in_process", module="versioned_package.plugin:Versioned")
+    await load_plugin(spec, fresh=fresh)
+    assert threading.get_ident() != sys.modules["versioned_package.part"].WHERE
 
 
 async def test_code_that_cannot_be_imported_leaves_the_loaded_code_alone(package, make_spec):
