@@ -166,7 +166,7 @@ def _described(file: Path) -> Certificate | None:
             found.subject.rfc4514_string(),
             _names(found),
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):
         return None
 
 
@@ -175,7 +175,12 @@ def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
 
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    except (
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
         return ()
     hosts = extension.value.get_values_for_type(x509.DNSName)
     addresses = extension.value.get_values_for_type(x509.IPAddress)

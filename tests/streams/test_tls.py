@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -262,3 +263,18 @@ def test_the_serial_number_is_written_as_openssl_does(files: Files, serial: int)
     assert int(found.serial, 16) == serial
     assert len(found.serial) % 2 == 0
     assert found.expires == end.timestamp()
+
+
+def test_a_certificate_that_only_openssl_reads_serves(tmp_path):
+    """With an address of X.400 among its names."""
+    x400 = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3007a30530030c0161")
+    )
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name, end = x509.Name([]), now + datetime.timedelta(days=30)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, end, [])
+    made = made.add_extension(x400, critical=False).sign(key, hashes.SHA256())
+    file = tmp_path / "server.pem"
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(made.public_bytes(Encoding.PEM) + plain)
+    assert ServerTLS(file, file).certificate.names == ()
