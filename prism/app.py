@@ -225,7 +225,7 @@ class Proxy:
         reload that is under way.
         """
         await self._reload_certificates()
-        await trio.to_thread.run_sync(self._admin.access.reload)
+        await trio.to_thread.run_sync(self._admin.access.reload, abandon_on_cancel=True)
         if self._authentication is not None:
             await self._authentication.reload()
         waited = False
@@ -266,7 +266,9 @@ class Proxy:
         self._tls = await _server_tls(listen.tls, listen.client_certificates)
         if admin.enabled:
             self._admin_tls = await _server_tls(admin.tls)
-            self._admin.access = await trio.to_thread.run_sync(Access.from_config, admin)
+            self._admin.access = await trio.to_thread.run_sync(
+                Access.from_config, admin, abandon_on_cancel=True
+            )
         listeners: list[Listener] = []
         admin_listeners: list[Listener] = []
         try:

@@ -60,7 +60,8 @@ class FileWatch:
         latest = self._known
         while True:
             await trio.sleep(INTERVAL)
-            before, latest = latest, await trio.to_thread.run_sync(self._look)
+            found = await trio.to_thread.run_sync(self._look, abandon_on_cancel=True)
+            before, latest = latest, found
             if latest is not None and latest == before and latest != self._known:
                 self._known = latest
                 return

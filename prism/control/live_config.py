@@ -119,7 +119,8 @@ class LiveConfig:
                 "`prism serve --config FILE`"
             )
         try:
-            return await trio.to_thread.run_sync(self._load)
+            # Abandoned, it changes nothing: a file system that hangs must not hold up the stop.
+            return await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
         except ConfigError as error:
             raise InvalidConfig(error) from None
 

@@ -20,6 +20,8 @@ class PidFile:
     A successor of a rolling restart writes its own when it serves, and from then on the
     file is its own. Readers see the one or the other, never half of it.
 
+    Written and removed on the event loop, which is short: some bytes, in ``/run`` or its like.
+
     Raises:
         PidFileError: there is no directory for it that this process may write.
     """

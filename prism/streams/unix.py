@@ -117,7 +117,8 @@ class UnixListener:
 
     @property
     def in_place(self) -> bool:
-        """Is the file at ``path`` still this listener's?"""
+        """Is the file at ``path`` still this listener's? Short: sockets lie in file systems of this
+        machine, and what is asked of them stands in memory."""
         return _inode(self.path) == self._inode
 
     async def wait_removed(self) -> None:

@@ -384,7 +384,9 @@ class DialInSockets:
         """
         group = None
         if plugin.group is not None:  # a directory service may have to be asked
-            group = await trio.to_thread.run_sync(unix.find_group, plugin.group)
+            group = await trio.to_thread.run_sync(
+                unix.find_group, plugin.group, abandon_on_cancel=True
+            )
         # The rest is short, on the event loop: sockets lie in file systems of this machine.
         path = Path(plugin.socket or "")
         listener = self._listeners.get(path)

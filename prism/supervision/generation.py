@@ -229,7 +229,8 @@ class Generation:
 
     async def _live(self) -> None:
         spec = self.spec
-        credentials = await trio.to_thread.run_sync(spec.credentials)  # reads files
+        # It reads files, and changes nothing if it is abandoned.
+        credentials = await trio.to_thread.run_sync(spec.credentials, abandon_on_cancel=True)
         redaction = self._plugin_log.redaction = Redaction(credentials)
         async with (
             trio.open_nursery() as nursery,

@@ -51,7 +51,10 @@ async def reap_orphans() -> None:
 
 
 def _ended_children() -> set[int]:
-    """The children of this process that have ended and are not reaped."""
+    """The children of this process that have ended and are not reaped.
+
+    Does not block: what is in ``/proc`` the kernel makes as it is read.
+    """
     children: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):

@@ -1,5 +1,6 @@
 import os
 import re
+import threading
 
 import pytest
 import trio
@@ -75,6 +76,24 @@ async def test_a_file_that_is_written_anew(file):
     await unseen(watch)
     file.write_text("one")
     await seen(watch)
+
+
+async def test_a_file_system_that_hangs_does_not_hold_up_the_end(file, monkeypatch):
+    watch = FileWatch(str(file))
+    hanging, go_on, ended = trio.Event(), threading.Event(), threading.Event()
+
+    def hang():
+        trio.from_thread.run_sync(hanging.set)
+        go_on.wait(LIMIT)
+        ended.set()
+
+    monkeypatch.setattr(watch, "_look", hang)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.changed)
+        await hanging.wait()
+        nursery.cancel_scope.cancel()
+    assert not ended.is_set()
+    go_on.set()
 
 
 async def test_the_same_content_is_no_change(file):

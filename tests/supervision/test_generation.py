@@ -248,6 +248,24 @@ async def test_a_secret_that_is_missing_is_no_crash(begin, autojump_clock):
     assert "no secret 'db'" in str(generation.error)
 
 
+async def test_a_secret_on_a_file_system_that_hangs_does_not_hold_up_the_end(begin):
+    hanging, go_on, ended = trio.Event(), threading.Event(), threading.Event()
+
+    def hang():
+        trio.from_thread.run_sync(hanging.set)
+        go_on.wait(30)
+        ended.set()
+        return {}
+
+    generation, _ = begin(credentials=hang)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(generation.run)
+        await hanging.wait()
+        nursery.cancel_scope.cancel()
+    assert not ended.is_set()
+    go_on.set()
+
+
 @pytest.mark.parametrize("when", ["before it runs", "as it waits", "as it starts", "as it is sick"])
 async def test_one_that_is_retired_before_it_serves_ends_at_once(begin, autojump_clock, when):
     connector = ScriptedConnector(
