@@ -32,6 +32,7 @@ from prism.contract.errors import (
     InternalError,
     PluginError,
     PluginMisbehaved,
+    RefusedParams,
     RequestTimeout,
 )
 from prism.contract.messages import ExecuteResponse
@@ -425,7 +426,9 @@ class Call(ABC):
         self.status = error.status
         self.http_status = error.http_status
         self.reason = error.reason
-        if not isinstance(error, PluginError):  # whose words may have data in them
+        if isinstance(error, RefusedParams):
+            self.detail = error.logged
+        elif not isinstance(error, PluginError):  # whose words may have data in them
             self.detail = error.detail
 
     def close(self, error: CallError | None = None) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from prism.contract.errors import InvalidRequest
+from prism.contract.errors import InvalidRequest, RefusedParams
 
 BODY = "the body"
 MAX_DEPTH = 128
@@ -66,9 +66,10 @@ def refuse_params(body: bytes | bytearray, place: str = BODY) -> NoReturn:
     except InvalidRequest as error:
         if place == BODY:
             raise
-        what = str(error)
+        what = error.detail
         said = what.removeprefix(BODY)
-        raise InvalidRequest(place + said if said != what else f"{place}: {what}") from None
+        error.detail = place + said if said != what else f"{place}: {what}"
+        raise
     raise AssertionError("the check in C refuses a body that the one in Python accepts")
 
 
@@ -137,7 +138,10 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
     seen = set()
     for key, _ in pairs:
         if key in seen:
-            raise InvalidRequest(f"the body has the key {_shorten(key)} twice in one object")
+            raise RefusedParams(
+                f"the body has the key {_shorten(key)} twice in one object",
+                "the params have a key twice in one object",
+            )
         seen.add(key)
 
 
@@ -147,7 +151,10 @@ def _check_number(digits: str) -> None:
             f"the body has a number of {len(digits)} characters; the limit is {MAX_NUMBER_LENGTH}"
         )
     if math.isinf(float(digits)):
-        raise InvalidRequest(f"the number {_shorten(digits)} is too large for a 64-bit float")
+        raise RefusedParams(
+            f"the number {_shorten(digits)} is too large for a 64-bit float",
+            "the params have a number that is too large for a 64-bit float",
+        )
 
 
 _check_keys_and_numbers = json.JSONDecoder(

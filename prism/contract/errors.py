@@ -16,6 +16,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
     │   └── HandshakeFailed         ... because both sides could not agree to start
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
+        │   ├── RefusedParams       400  the params hold what is refused
         │   ├── MethodNotAllowed    405  wrong HTTP method for this path
         │   ├── UnsupportedEncoding 415  compressed in a way not spoken here
         │   ├── UnsupportedContentType 415  the body is of a format not taken here
@@ -126,6 +127,14 @@ class InvalidRequest(CallError):
     status = StatusCode.INVALID_ARGUMENT
     http_status = 400
     reason = "invalid_request"
+
+
+class RefusedParams(InvalidRequest):
+    """Something in the params is refused, which ``detail`` quotes; ``logged`` does not."""
+
+    def __init__(self, detail: str, logged: str) -> None:
+        super().__init__(detail)
+        self.logged = logged
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -6,6 +6,7 @@ import ssl
 import pytest
 import trustme
 
+from prism.calls.json_text import check_params
 from prism.contract.errors import InvalidRequest, PluginError
 from prism.contract.status import StatusCode
 from prism.observability.access_log import AccessLog
@@ -182,6 +183,14 @@ async def test_a_refusal_says_why_and_a_plugins_words_are_its_own(make_record):
     record = make_record()
     record.note(InvalidRequest("why"))
     assert record.detail == "why"
+    for params in (b'{"ada@example.com":1,"ada@example.com":2}', b'{"a":4111e9999}'):
+        with pytest.raises(InvalidRequest) as caught:
+            check_params(params, "line 1")
+        record.note(caught.value)
+        assert "ada" in str(caught.value) or "4111" in str(caught.value)
+        assert "the params have" in record.detail
+        assert "ada" not in record.detail
+        assert "4111" not in record.detail
     record = make_record()
     record.note(PluginError(StatusCode.NOT_FOUND, "a value"))
     assert record.detail == ""
