@@ -226,15 +226,6 @@ class Unauthenticated(CallError):
         self.shown = shown
 
 
-class AuthenticationUnavailable(CallError):
-    """Whether a credential is good cannot be said now: what it takes is not to be had."""
-
-    status = StatusCode.UNAVAILABLE
-    http_status = 503
-    reason = "authentication_unavailable"
-    retryable = True
-
-
 class Forbidden(CallError):
     """Who asks may not do this here."""
 
@@ -415,6 +406,15 @@ class PluginMisbehaved(CallError):
     status = StatusCode.UNAVAILABLE
     http_status = 502
     reason = "protocol_error"
+
+
+class AuthenticationUnavailable(CallError):
+    """Whether a credential is good cannot be said now: what it takes is not to be had."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "authentication_unavailable"
+    retryable = True
 
 
 class PluginUnavailable(CallError):
