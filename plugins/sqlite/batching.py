@@ -7,6 +7,11 @@ the leader wakes its followers, which find their outcome, and makes the first of
 those still waiting the next leader. So the batch grows with the load, and an
 idle batcher costs one hop to a thread.
 
+A batch whose results are large ends early (see ``transaction``). Its rest goes back to the
+head of those who wait, and is the next batch: that begins when the event loop has woken its
+leader, which it does together with those who take the results. So there are never more
+results than two batches make, however far the event loop is behind.
+
 Cancellation. A leader is shielded while its batch runs, because other callers'
 jobs are in it. A follower leaves at once: before its batch began its job never
 runs; after that it does, and only the outcome is lost.
@@ -30,23 +35,25 @@ LOOK_AGAIN_SECONDS = 0.05
 
 
 class _Turn:
-    __slots__ = ("done", "job", "leads", "woken")
+    __slots__ = ("done", "job", "leads", "left", "woken")
 
     def __init__(self, job: Job[Any]) -> None:
         self.job = job
         self.woken: anyio.Event | None = None
         self.leads = False
         self.done = False
+        self.left = False
 
 
 class Batcher:
     """Runs jobs in batches: ``run_batch`` gets each batch, in a worker thread.
 
-    ``run_batch`` must not raise; outcomes, errors too, are kept in the jobs.
+    It returns how many of them it ran, from the first on and at least one; the others are in
+    the next batch. It must not raise; outcomes, errors too, are kept in the jobs.
     """
 
     def __init__(
-        self, run_batch: Callable[[list[Job[Any]]], None], limiter: anyio.CapacityLimiter
+        self, run_batch: Callable[[list[Job[Any]]], int], limiter: anyio.CapacityLimiter
     ) -> None:
         self._run_batch = run_batch
         self._limiter = limiter
@@ -73,6 +80,7 @@ class Batcher:
             await turn.woken.wait()
         except BaseException:
             turn.job.cancelled = True
+            turn.left = True
             if turn in self._waiting:
                 self._waiting.remove(turn)
                 if turn.leads:
@@ -83,14 +91,23 @@ class Batcher:
         count = min(len(self._waiting), MAX_BATCH)
         batch = [self._waiting.popleft() for _ in range(count)]
         jobs = [member.job for member in batch]
+        ran = count
+
+        def run_batch(jobs: list[Job[Any]]) -> None:
+            nonlocal ran
+            ran = self._run_batch(jobs)
+
         try:
             if any(job.interruptible for job in jobs):
-                await run_interruptible(turn.job, self._run_batch, jobs, self._limiter)
+                await run_interruptible(turn.job, run_batch, jobs, self._limiter)
             else:
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._run_batch, jobs, limiter=self._limiter)
+                    await anyio.to_thread.run_sync(run_batch, jobs, limiter=self._limiter)
         finally:
-            for member in batch:
+            if ran < count:
+                rest = [member for member in batch[ran:] if not member.left]
+                self._waiting.extendleft(reversed(rest))
+            for member in batch[:ran]:
                 member.done = True
                 if member.woken is not None:
                     member.woken.set()
@@ -107,7 +124,7 @@ class Batcher:
 
 async def run_interruptible(
     job: Job[Any],
-    function: Callable[[list[Job[Any]]], None],
+    function: Callable[[list[Job[Any]]], object],
     jobs: list[Job[Any]],
     limiter: anyio.CapacityLimiter,
 ) -> None:

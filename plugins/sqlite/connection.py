@@ -21,6 +21,9 @@ WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 SQL_COLUMNS_LIMIT = 100
 """A statement makes no wider rows, unless the file has a wider table: a row is in memory whole."""
 
+ITEM_BYTES = 256
+"""What a value or a row takes in memory beside its own bytes, at a guess."""
+
 SQL_TEXT_LIMIT_BYTES = 1024 * 1024
 """Of a statement."""
 
@@ -34,6 +37,8 @@ class Connection(sqlite3.Connection):
     """For Prism's own statements; a client's have others while they run."""
     grows = False
     """Whether the statement that runs can take more and more memory."""
+    fetched_bytes = 0
+    """What a batch's jobs have fetched for their results, about; reading methods add to it."""
 
     def close(self) -> None:
         """Close it; once is enough."""

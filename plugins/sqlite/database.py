@@ -176,16 +176,18 @@ class Database:
             return f"the file {self.path!r} is gone: {error.strerror}"
         return f"the file {self.path!r} was replaced; reload the namespace" if replaced else ""
 
-    def _run_writes(self, jobs: list[Job[Any]]) -> None:
-        if monotonic() >= self._sweep_at:
-            jobs = [*jobs, Job(self._sweep_some)]
+    def _run_writes(self, jobs: list[Job[Any]]) -> int:
+        sweeps = monotonic() >= self._sweep_at
+        if sweeps:  # first: a batch with large results does not come to its end
+            jobs = [Job(self._sweep_some), *jobs]
         changes = self._count_changes()
-        commit_together(self._writer, jobs)
+        ran = commit_together(self._writer, jobs)
         self.commits += 1
         if self._count_changes() != changes:
             self._has_changed = True
-        if self._closing:
+        if self._closing and ran == len(jobs):
             self._writer.close()
+        return ran - sweeps
 
     def _count_changes(self) -> int:
         try:
@@ -193,10 +195,11 @@ class Database:
         except sqlite3.ProgrammingError:  # closed; the jobs find out as well
             return 0
 
-    def _run_reads(self, jobs: list[Job[Any]]) -> None:
-        read_together(self._reader, jobs)
-        if self._closing:
+    def _run_reads(self, jobs: list[Job[Any]]) -> int:
+        ran = read_together(self._reader, jobs)
+        if self._closing and ran == len(jobs):
             self._reader.close()
+        return ran
 
     def _sweep_some(self, connection: Connection) -> None:
         if not self._sweep(connection):

@@ -3,6 +3,7 @@
 import resource
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -69,6 +70,8 @@ class Job(Generic[T]):
             self._result = [self._run(connection)]
         except Exception as error:
             self.error = error
+            self._result.clear()
+            _forget_locals(error)
 
     def outcome(self) -> T:
         """What the work returned; raises what it raised."""
@@ -144,6 +147,13 @@ class Job(Generic[T]):
                 "group fewer rows with json_group_array or json_group_object",
             )
         return None
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """What the work had read so far is not to live as long as its error, which refers to it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _written(thread: int) -> int:

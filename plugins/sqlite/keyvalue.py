@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from prism.sdk import PluginError, StatusCode, Value
 
-from .connection import Connection
+from .connection import ITEM_BYTES, Connection
 
 MAX_KEY_BYTES = 1024
 MAX_TTL_SECONDS = 100 * 366 * 86_400.0
@@ -66,7 +66,10 @@ class KeyValue:
     def get(self, connection: Connection, key: bytes) -> Value | None:
         """The live value of a key."""
         row = connection.execute(_GET, self._parameters(key=key)).fetchone()
-        return None if row is None else Value(row[0], binary=bool(row[1]))
+        if row is None:
+            return None
+        connection.fetched_bytes += len(row[0]) + ITEM_BYTES
+        return Value(row[0], binary=bool(row[1]))
 
     def get_many(self, connection: Connection, keys: list[bytes]) -> list[Value | None]:
         """The live values, in the order of the keys.
@@ -121,6 +124,7 @@ class KeyValue:
             if len(items) == limit or (items and size + len(key) + len(value) > PAGE_BYTES):
                 return items, True
             size += len(key) + len(value)
+            connection.fetched_bytes += len(key) + len(value) + ITEM_BYTES
             items.append((key.decode(), Value(value, binary=bool(binary))))
         return items, False
 

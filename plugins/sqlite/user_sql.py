@@ -10,7 +10,7 @@ import msgspec
 from prism.sdk import PluginError, StatusCode
 
 from .authorizer import Access, Ended
-from .connection import Connection
+from .connection import ITEM_BYTES, Connection
 from .errors import translate_user_sql
 from .params import Rows
 from .statement_limits import set_limits
@@ -19,6 +19,8 @@ RESULT_BYTES = 512 * 1024
 """A result is cut after the row that reaches this, so that it fits a frame."""
 ROW_BYTES = 4 * RESULT_BYTES
 """A row over this is refused: it would take the event loop too long to encode."""
+CELL_BYTES = 64
+"""What a cell takes in memory beside its own bytes; characters have up to four."""
 
 _REFUSED = (
     "this statement is not allowed: no PRAGMA, ATTACH, transaction control, temporary tables "
@@ -56,7 +58,7 @@ def run_statement(
         changes = connection.total_changes
         cursor = connection.execute(f"/*{access.value}*/ {sql}", params)
         try:
-            rows = _fetch(cursor, limit)
+            rows = _fetch(connection, cursor, limit)
         finally:
             cursor.close()
         changed = connection.total_changes != changes and not authorizer.defines
@@ -104,7 +106,7 @@ def show_as_json(rows: list[list[Any]]) -> None:
                 row[column] = {"value": _INFINITE[cell], "encoding": "float"}
 
 
-def _fetch(cursor: sqlite3.Cursor, limit: int) -> Rows:
+def _fetch(connection: Connection, cursor: sqlite3.Cursor, limit: int) -> Rows:
     columns = [column[0] for column in cursor.description or ()]
     rows: list[list[Any]] = []
     size = 0
@@ -119,6 +121,7 @@ def _fetch(cursor: sqlite3.Cursor, limit: int) -> Rows:
                 "select fewer columns, or parts of them with substr()",
             )
         size += row_size
+        connection.fetched_bytes += 4 * row_size + len(row) * CELL_BYTES + ITEM_BYTES
         rows.append(list(row))
     return Rows(columns, rows, truncated=False)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from prism.sdk import Value
 
-from .connection import Connection
+from .connection import ITEM_BYTES, Connection
 from .keyvalue import PAGE_BYTES
 from .schema import LARGEST_ID
 
@@ -110,6 +110,7 @@ class WorkQueue:
             if found and size + len(value) > PAGE_BYTES:
                 break
             size += len(value)
+            connection.fetched_bytes += len(value) + ITEM_BYTES
             receipt = secrets.token_urlsafe(16)
             handed = {"id": number, "receipt": receipt, "visible_at": self._in(visibility_timeout)}
             connection.execute(_HAND_OUT, handed)

@@ -1,10 +1,12 @@
 """The worst that clients can do to the memory of a real process, and the sum of its limits."""
 
 import json
+import re
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,11 +17,24 @@ from prism_process import eventually
 MIB = 1024 * 1024
 LIMIT = 24 * MIB
 """Of requests, and of answers; a connection may have half of it."""
+SMALL_LIMITS = {
+    "request_memory_bytes": LIMIT,
+    "request_memory_bytes_per_connection": LIMIT // 2,
+    "answer_memory_bytes": LIMIT,
+    "answer_memory_bytes_per_connection": LIMIT // 2,
+}
 BODY = 6 * MIB
 ANSWER = 3 * MIB
 KEYS = [f"k{number}" for number in range(8)]
 BESIDE = 32 * MIB
 """For what is not counted: one frame of a plugin on its way in and out, and the connections."""
+
+LARGE = 500_000
+LARGE_KEYS = [f"large{number}" for number in range(16)]
+IN_PROCESS = 64 * MIB
+"""For two batches of results, each of which has 8 MiB and its last call as much again, and one
+more result on its way to JSON."""
+MGET = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/v1/demo/mget")]
 
 HANDSHAKE = (
     b"GET /v1/demo/watch HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
@@ -30,12 +45,6 @@ HANDSHAKE = (
 @pytest.fixture(params=CODECS)
 def proxy(request, start_prism):
     """A proxy with small limits, and a store in a process of its own."""
-    limits = {
-        "request_memory_bytes": LIMIT,
-        "request_memory_bytes_per_connection": LIMIT // 2,
-        "answer_memory_bytes": LIMIT,
-        "answer_memory_bytes_per_connection": LIMIT // 2,
-    }
     command = [sys.executable, "-m", "prism_plugins.sqlite"]
     demo = {
         "name": "demo",
@@ -44,13 +53,47 @@ def proxy(request, start_prism):
         "limits": {"max_payload_bytes": BODY, "max_timeout_seconds": 300},
     }
     proxy = start_prism(
-        {"listen": {"limits": limits}, "namespaces": [demo]},
+        {"listen": {"limits": SMALL_LIMITS}, "namespaces": [demo]},
         environment={"PRISM_HTTP2_CODEC": request.param},
     )
     for key in KEYS:
         value = {"key": key, "value": "x" * (ANSWER // len(KEYS))}
         assert proxy.call("demo", "set", value).status_code == 200
     return proxy
+
+
+@pytest.fixture
+def start_store(start_prism):
+    """Starts a proxy with a store in its own process, which has 8 MB of values, and a small one."""
+
+    def start(limits, path="prism.db"):
+        demo = {
+            "name": "demo",
+            "backend": "sqlite",
+            "config": {"path": path},
+            "limits": {"max_timeout_seconds": 300},
+        }
+        proxy = start_prism({"listen": {"limits": limits}, "namespaces": [demo]})
+        for key in LARGE_KEYS:
+            assert proxy.call("demo", "set", {"key": key, "value": "x" * LARGE}).status_code == 200
+        assert proxy.call("demo", "set", {"key": "small", "value": 1}).status_code == 200
+        return proxy
+
+    return start
+
+
+def peak(proxy):
+    """Most bytes of memory that were in use at a time."""
+    status = Path(f"/proc/{proxy.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def in_flight(proxy):
+    return proxy.metric("prism_requests_in_flight", namespace="demo")
+
+
+def ended(proxy, operation):
+    return proxy.metric("prism_requests_total", namespace="demo", operation=operation)
 
 
 def used(proxy, kind):
@@ -76,6 +119,42 @@ def test_many_streams_that_take_no_answers(proxy):
         client.close()
     eventually(lambda: not used(proxy, "answer"))
     eventually(lambda: proxy.resident() - before < BESIDE / 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "connections", "path", "times"),
+    [
+        pytest.param({}, 64 * MIB, 1, "prism.db", 1, id="default limits"),
+        pytest.param({}, 64 * MIB, 5, "prism.db", 1, id="default limits, five connections"),
+        pytest.param(SMALL_LIMITS, LIMIT, 1, "prism.db", 1, id="small limits"),
+        pytest.param(SMALL_LIMITS, LIMIT, 5, "prism.db", 1, id="small limits, five connections"),
+        pytest.param(SMALL_LIMITS, LIMIT, 1, ":memory:", 1, id="in memory"),
+        pytest.param(SMALL_LIMITS, LIMIT, 1, "prism.db", 2, id="too large"),
+    ],
+)
+def test_many_large_answers_of_a_plugin_in_this_process(
+    start_store, limits, limit, connections, path, times
+):
+    """They take the proxy's own memory from the moment in which the store has read them."""
+    proxy = start_store(limits, path)
+    before = proxy.resident()
+    ask = json.dumps({"keys": LARGE_KEYS * times}).encode()
+    clients = [Http2Client(proxy.port) for _ in range(connections)]
+    for client in clients:
+        client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+        for _ in range(60 if connections == 1 else 24):
+            stream = client.h2.get_next_available_stream_id()
+            client.h2.send_headers(stream, [*MGET, ("prism-timeout", "60s")])
+            client.h2.send_data(stream, ask, end_stream=True)
+        client.flush()  # all of them at once: none is begun while answers wait for the client
+        small = proxy.call("demo", "get", {"key": "small"}, prism_timeout="60s")
+        assert small.json() == {"found": True, "value": 1}
+    eventually(lambda: ended(proxy, "mget") and not in_flight(proxy))
+    assert peak(proxy) - before < limit + IN_PROCESS
+    assert used(proxy, "answer") <= limit
+    assert proxy.call("demo", "get", {"key": "small"}).status_code == 200
+    for client in clients:
+        client.close()
 
 
 def test_many_large_bodies_at_a_time(proxy):

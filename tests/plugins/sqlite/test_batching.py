@@ -14,13 +14,15 @@ class Gate:
     def __init__(self) -> None:
         self.batches: list[list[Job]] = []
         self.open = threading.Semaphore(0)
+        self.runs = MAX_BATCH  # at most so many of a batch
         self.batcher = Batcher(self.run_batch, anyio.CapacityLimiter(1))
 
-    def run_batch(self, jobs: list[Job]) -> None:
+    def run_batch(self, jobs: list[Job]) -> int:
         self.batches.append(jobs)
         assert self.open.acquire(timeout=5)
-        for job in jobs:
+        for job in jobs[: self.runs]:
             job.run(None)
+        return min(len(jobs), self.runs)
 
     async def began(self, batches: int) -> None:
         while len(self.batches) < batches:
@@ -75,6 +77,37 @@ async def test_a_batch_is_bounded(gate) -> None:
     assert max(map(len, gate.names)) == MAX_BATCH
 
 
+async def test_the_rest_of_a_batch_that_ended_early_is_first_in_the_next(gate) -> None:
+    gate.runs = 2
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        for name in "abcde":
+            await begin(nursery, gate, name, done)
+        gate.open.release(1)
+        await gate.began(2)
+        await begin(nursery, gate, "f", done)
+        gate.open.release(3)
+    assert gate.names == [["a"], ["b", "c", "d", "e"], ["d", "e", "f"], ["f"]]
+    assert sorted(done) == ["a", "b", "c", "d", "e", "f"]
+
+
+async def test_who_is_cancelled_meanwhile_is_not_in_the_rest(gate) -> None:
+    gate.runs = 1
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        await begin(nursery, gate, "a", done)
+        await begin(nursery, gate, "b", done)
+        async with trio.open_nursery() as gone:
+            await begin(gone, gate, "gone", done)
+            await begin(nursery, gate, "last", done)
+            gate.open.release(1)
+            await gate.began(2)
+            gone.cancel_scope.cancel()
+        gate.open.release(2)
+    assert gate.names == [["a"], ["b", "gone", "last"], ["last"]]
+    assert done == ["a", "b", "last"]
+
+
 async def test_a_cancelled_leader_does_its_duty(gate) -> None:
     done: list[str] = []
     async with trio.open_nursery() as nursery, trio.open_nursery() as leader:
@@ -84,6 +117,22 @@ async def test_a_cancelled_leader_does_its_duty(gate) -> None:
         gate.open.release(2)
     assert gate.names == [["leader"], ["follower"]]
     assert "follower" in done
+
+
+async def test_a_cancelled_leader_leaves_the_rest_of_its_batch_to_the_next(gate) -> None:
+    gate.runs = 1
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        await begin(nursery, gate, "a", done)
+        async with trio.open_nursery() as leader:
+            await begin(leader, gate, "leader", done)
+            await begin(nursery, gate, "last", done)
+            gate.open.release(1)
+            await gate.began(2)
+            leader.cancel_scope.cancel()
+            gate.open.release(2)
+    assert gate.names == [["a"], ["leader", "last"], ["last"]]
+    assert "last" in done
 
 
 async def test_a_cancelled_follower_never_runs(gate) -> None:

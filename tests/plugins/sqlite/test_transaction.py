@@ -1,13 +1,18 @@
 import sqlite3
+import weakref
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from prism_plugins.sqlite.config import SQLiteConfig
-from prism_plugins.sqlite.connection import open_reader, open_writer
+from prism_plugins.sqlite.connection import Connection, open_reader, open_writer
 from prism_plugins.sqlite.job import Job
-from prism_plugins.sqlite.transaction import commit_together, read_together
+from prism_plugins.sqlite.transaction import (
+    BATCH_RESULT_BYTES,
+    commit_together,
+    read_together,
+)
 
 
 @pytest.fixture
@@ -111,6 +116,64 @@ def test_reads_share_a_snapshot(connection, config) -> None:
     read_together(reader, jobs[:1])
     assert jobs[0].outcome() == [1]
     reader.close()
+
+
+def large(job: Job) -> Job:
+    """The same job, with a result that fills a batch."""
+
+    def work(connection: Connection) -> object:
+        job.run(connection)
+        connection.fetched_bytes += BATCH_RESULT_BYTES
+        return job.outcome()
+
+    return Job(work)
+
+
+def test_no_more_is_read_once_the_results_are_large(connection, config) -> None:
+    reader = open_reader(config)
+    jobs = [Job(contents), large(Job(contents)), Job(contents), Job(contents)]
+    assert read_together(reader, jobs) == 2
+    assert [job.outcome() for job in jobs[:2]] == [[], []]
+    commit_together(connection, [insert(1)])
+    assert read_together(reader, jobs[2:]) == 2  # counted anew, and on a snapshot of its own
+    assert jobs[2].outcome() == [1]
+    reader.close()
+
+
+def test_what_ran_is_committed_once_the_results_are_large(connection) -> None:
+    jobs = [insert(1), large(insert(2)), insert(3)]
+    assert commit_together(connection, jobs) == 2
+    assert contents(connection) == [1, 2]
+    assert not connection.in_transaction
+    assert commit_together(connection, jobs[2:]) == 1
+    assert contents(connection) == [1, 2, 3]
+
+
+def test_large_results_of_those_that_run_again(connection) -> None:
+    def lose_the_transaction(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    jobs = [insert(1), Job(lose_the_transaction), large(insert(2)), insert(3)]
+    assert commit_together(connection, jobs) == 3
+    assert contents(connection) == [1, 2]
+    assert [job.error is None for job in jobs[:3]] == [True, False, True]
+
+
+def test_an_error_does_not_keep_what_was_read(connection) -> None:
+    class Read:
+        pass
+
+    def work(_: sqlite3.Connection) -> None:
+        read = Read()
+        kept.append(weakref.ref(read))
+        raise ValueError
+
+    kept: list[weakref.ref[Read]] = []
+    job = Job(work)
+    commit_together(connection, [job])
+    assert isinstance(job.error, ValueError)
+    assert kept[0]() is None
 
 
 def test_a_reader_cannot_write(connection, config) -> None:
