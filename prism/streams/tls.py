@@ -100,8 +100,8 @@ class ServerTLS:
     async def reload(self) -> bool:
         """Read the same files again; connections that are open keep what they have.
 
-        If the files cannot be used, say why in the log and keep what is in use. So does
-        cancelling.
+        If the files cannot be used, or their certificate has expired and the one in use has
+        not, say why in the log and keep what is in use. So does cancelling.
         """
         try:
             loaded = await trio.to_thread.run_sync(
@@ -113,6 +113,17 @@ class ServerTLS:
             logger.error("the certificate in use stays: %s", error)
             return False
         self.reloads += 1
+        found, used, now = loaded.certificate, self.certificate, time.time()
+        if found is not None and used is not None and found.expires <= now < used.expires:
+            self.failed_reloads += 1
+            logger.error(
+                "the certificate in use stays, which %s: the one in %s (%s) %s",
+                used.ending(),
+                self._files[0],
+                found,
+                found.ending(),
+            )
+            return False
         self.context, self.certificate = loaded
         self._log()
         return True

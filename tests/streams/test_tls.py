@@ -1,6 +1,7 @@
 import datetime
 import logging
 import os
+import re
 import ssl
 from pathlib import Path
 
@@ -214,6 +215,23 @@ def test_the_end_of_the_certificate_is_logged(
     assert f"{end:%Y-%m-%d}" in said
     assert said.startswith(f"the certificate in {files.cert} (")
     assert "for localhost" in said
+
+
+async def test_a_certificate_that_is_good_stays_against_one_that_has_expired(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    tls = files.server()
+    context, certificate = tls.context, tls.certificate
+    files.issue(not_after=past)
+    assert not await tls.reload()
+    assert (tls.context, tls.certificate) == (context, certificate)
+    assert (tls.reloads, tls.failed_reloads) == (1, 1)
+    assert "the certificate in use stays, which is good until " in caplog.text
+    assert re.search(f": the one in {files.cert} .* expired at 2020-01-01", caplog.text)
+    expired = files.server()  # of two that have expired, the newer
+    files.issue(not_after=past + datetime.timedelta(days=1))
+    assert await expired.reload()
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o644, 1)])
