@@ -17,7 +17,8 @@ BACKLOG = 1024
 """Connections the kernel keeps while none is accepted (a restart, the connection limit)."""
 
 _WAYS_OUT = {
-    errno.EADDRINUSE: "stop its user, or choose another port (--port, --admin-port)",
+    errno.EADDRINUSE: "stop its user, or choose another port (--port, --admin-port); or a client's "
+    "connection holds it (ss -tan): wait, or reserve the port (net.ipv4.ip_local_reserved_ports)",
     errno.EACCES: "choose a port from 1024 up, or give the process CAP_NET_BIND_SERVICE",
     errno.EADDRNOTAVAIL: "choose an address that this machine has, such as 127.0.0.1",
 }

@@ -18,7 +18,9 @@ async def test_port_zero_gets_a_free_port():
 async def test_a_port_in_use_is_named_with_a_way_out():
     [listener] = await open_listeners("127.0.0.1", 0)
     port = bound_address(listener).port
-    with pytest.raises(ListenError, match=f"127.0.0.1, port {port}: .*in use; .*another port"):
+    with pytest.raises(
+        ListenError, match=f"127.0.0.1, port {port}: .*in use; .*another port.*ss -tan"
+    ):
         await open_listeners("127.0.0.1", port)
     await listener.aclose()
 
