@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
@@ -17,10 +16,7 @@ from prism.cli.connection import (
     target_url,
     timeout_headers,
 )
-from prism.cli.output import explained
-
-if TYPE_CHECKING:
-    import httpx
+from prism.cli.output import refused
 
 EPILOG = """\b
 Examples:
@@ -102,20 +98,12 @@ def call(
     if response.is_success:
         click.echo(_shown(response.text))
     else:
-        click.echo(_explained(response), err=True)
+        click.echo(refused(response.status_code, response.text), err=True)
         if response.status_code == 404 and "/admin/openapi.json" in response.text:
             click.echo(f"{url} is the admin port; --url is the data port", err=True)
         if "answers with a stream" in response.text:
             click.echo("Follow it with --stream, or with: prism tail", err=True)
         sys.exit(1)
-
-
-def _explained(response: "httpx.Response") -> str:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    return explained(problem, f"HTTP {response.status_code}: {response.text[:500]}")
 
 
 def _shown(text: str) -> str:

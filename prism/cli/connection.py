@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prism.cli.output import explained
+from prism.cli.output import refused
 from prism.streams.addresses import unix_path
 
 if TYPE_CHECKING:
@@ -164,6 +164,18 @@ def say_unreachable(url: str, error: Exception) -> None:
         click.echo(hint, err=True)
 
 
+# What a mistaken scheme looks like; which of these comes first is a matter of time.
+_NO_TLS = (
+    "wrong_version_number",
+    "wrong version number",
+    "record layer",
+    "unexpected_eof",
+    "unexpected eof",
+    "eof occurred in violation",
+)
+_NO_PLAIN_HTTP = ("disconnected", "reset by peer", "broken pipe", "remote protocol", "http/2")
+
+
 def _hint(url: str, error: Exception) -> str:
     """What is probably wrong with the URL, or its certificate."""
     said = str(error).lower()
@@ -171,13 +183,9 @@ def _hint(url: str, error: Exception) -> str:
         if "hostname" in said or "ip address" in said:
             return "The certificate is for another name: call the proxy by one that is in it"
         return "Who issued its certificate is not known here: name the authority with --ca-cert"
-    if url.startswith("https:") and any(
-        word in said for word in ("wrong_version_number", "wrong version number", "record layer")
-    ):
+    if url.startswith("https:") and any(word in said for word in _NO_TLS):
         return "No TLS is spoken there: is it http://?"
-    if url.startswith("http:") and any(
-        word in said for word in ("disconnected", "reset by peer", "remote protocol", "http/2")
-    ):
+    if url.startswith("http:") and any(word in said for word in _NO_PLAIN_HTTP):
         return "If TLS is spoken there, it is https://"
     return ""
 
@@ -307,11 +315,7 @@ class Admin:
         return response.json()
 
     def _refuse(self, response: "httpx.Response") -> None:
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = None
-        click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+        click.echo(refused(response.status_code, response.text), err=True)
         if response.status_code == 404 and "/v1/" in response.text:
             click.echo(
                 f"{self._address} is the data port; the admin port is on another (prism serve says "

@@ -102,6 +102,16 @@ def print_line(text: str) -> None:
         raise ReaderGone from None
 
 
+def refused(status: int, text: str) -> str:
+    """A refusal with the body ``text``, in one sentence; not only Prism refuses."""
+    try:
+        problem = json.loads(text)
+    except ValueError:
+        problem = None
+    said = _cell(" ".join(text[:500].split()))
+    return explained(problem, f"HTTP {status}: {said}" if text.strip() else f"HTTP {status}")
+
+
 def explained(problem: object, otherwise: str) -> str:
     """An error, as the proxy's problem details say it, in one sentence for people."""
     if isinstance(problem, dict) and {"code", "detail"} <= problem.keys():

@@ -17,7 +17,7 @@ from trio_websocket import (
 )
 
 from prism.cli.connection import CONNECT_TIMEOUT, say_unreachable, tls_context
-from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line, refused
 
 MAX_MESSAGE = 64 * 1024 * 1024
 
@@ -122,8 +122,4 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 
 def _rejected(error: Exception) -> str:
     assert isinstance(error, ConnectionRejected)  # noqa: S101 - the caller's except
-    try:
-        problem = json.loads(error.body or b"")
-    except ValueError:
-        problem = None
-    return explained(problem, f"HTTP {error.status_code}")
+    return refused(error.status_code, (error.body or b"").decode(errors="replace"))

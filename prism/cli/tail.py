@@ -15,7 +15,7 @@ from prism.cli.connection import (
     say_unreachable,
     target_url,
 )
-from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line, refused
 
 if TYPE_CHECKING:
     import httpx
@@ -94,7 +94,7 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
                     response.read()
                     problem = _json(response.text)
                     if not told or not _passes(problem):
-                        click.echo(explained(problem, f"HTTP {response.status_code}"), err=True)
+                        click.echo(refused(response.status_code, response.text), err=True)
                     if not _passes(problem):
                         return 1
                     tell_once()

@@ -54,6 +54,8 @@ def test_wrong_usage(arguments):
     [
         ("http://h", "Server disconnected", "it is https://"),
         ("http://h", "[Errno 104] Connection reset by peer", "it is https://"),
+        ("http://h", "[Errno 32] Broken pipe", "it is https://"),
+        ("https://h", "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", "is it http://?"),
         ("https://h", "[SSL: WRONG_VERSION_NUMBER] wrong version number", "is it http://?"),
         ("https://h", "[SSL: RECORD_LAYER_FAILURE] record layer failure", "is it http://?"),
         ("https://h", "certificate verify failed: unable to get local issuer", "--ca-cert"),

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from prism.cli.output import output_option, show, show_one
+from prism.cli.output import output_option, refused, show, show_one
 
 RECORDS = [
     {"name": "a", "healthy": True, "tags": ["x", "y"], "extra": 1},
@@ -49,3 +49,19 @@ def test_one_record_has_a_line_for_each_field():
 
 def test_no_records():
     assert run(click.command()(output_option(lambda output: show([], output, ("a",))))) == "A\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"code": "NOT_FOUND", "detail": "gone"}', "prism: NOT_FOUND: gone (request -)"),
+        (
+            "this port speaks TLS:\r\n use https:\r\n",
+            "prism: HTTP 400: this port speaks TLS: use https:",
+        ),
+        ("\x1b[31m" + "x" * 600, "prism: HTTP 400: \N{REPLACEMENT CHARACTER}[31m" + "x" * 495),
+        ("\r\n", "prism: HTTP 400"),
+    ],
+)
+def test_a_refusal_whoever_refuses(text: str, said: str) -> None:
+    assert refused(400, text) == said
