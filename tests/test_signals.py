@@ -62,12 +62,14 @@ async def test_a_second_signal_ends_it_at_once():
 
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(run)
-        # A request whose body never comes holds the drain up.
+        # A call that waits holds the drain up.
         address = str(ready.data[0]).removeprefix("http://").partition(":")
         stream = await trio.open_tcp_stream(address[0], int(address[2]))
         async with stream:
+            body = b'{"queue":"q","wait_seconds":25}'
             await stream.send_all(
-                b"POST /v1/kv/get HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{"
+                b"POST /v1/kv/dequeue HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(body), body)
             )
             while not (await get(f"{ready.admin[0]}/metrics")).text.count(
                 'prism_requests_in_flight{namespace="kv"} 1.0'

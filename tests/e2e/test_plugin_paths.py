@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from prism_process import FAST_CHECKS, eventually, group_members
+from prism_process import FAST_CHECKS, eventually, group_members, unused_port
 from vanishing_peer import VanishingPath
 
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
@@ -145,9 +145,7 @@ def start_remote(start_process, tmp_path, certificates):
     """A SQLite plugin that wants client certificates; returns its port."""
 
     def start(identity=None):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = unused_port()
         cert, key = identity or certificates.plugin
         where = ["--listen", f"tcp:127.0.0.1:{port}", "--tls-client-ca", certificates.ca]
         start_process(

@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
-from prism_process import SUPPORT, eventually
+from prism_process import SUPPORT, eventually, unused_port
 
 PRISM = [sys.executable, "-m", "prism"]
 
@@ -97,9 +98,15 @@ def lines_of(process, number):
     return [process.stdout.readline() for _ in range(number)]
 
 
+@contextmanager
 def start(*arguments):
-    return subprocess.Popen([*PRISM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL, text=True)  # fmt: skip
+    with subprocess.Popen([*PRISM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL, text=True) as process:  # fmt: skip
+        try:
+            yield process
+        except BaseException:
+            process.kill()  # else leaving the block waits for it
+            raise
 
 
 @pytest.mark.parametrize("command", [["call", "--stream"], ["tail"]])
@@ -132,7 +139,8 @@ def test_tail_to_the_end_and_errors(proxy):
 
 
 def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
-    proxy = start_prism()
+    fixed = ("--port", str(unused_port()), "--admin-port", "0")
+    proxy = start_prism(arguments=fixed)
 
     def put(proxy, key):
         assert proxy.call("demo", "set", {"key": key, "value": 1}).status_code == 200
@@ -142,12 +150,11 @@ def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
         assert json.loads(process.stdout.readline()) == {"event": "ready"}
         put(proxy, "before")
         assert json.loads(process.stdout.readline())["key"] == "before"
-        port = proxy.port
         assert proxy.stop() == 0
         assert "cannot call" in process.stderr.readline()
         assert process.stderr.readline().startswith("Is the proxy running?")
         assert process.stderr.readline() == "Trying again until it answers; Ctrl-C ends this.\n"
-        again = start_prism(arguments=("--port", str(port), "--admin-port", "0"))
+        again = start_prism(arguments=fixed)
         put(again, "after")
         assert json.loads(process.stdout.readline())["key"] == "after"
         os.kill(process.pid, signal.SIGINT)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +35,16 @@ def eventually(check: Callable[[], Any], limit: float = LIMIT) -> Any:
             pytest.fail(f"not within {limit:g} s: {getattr(check, '__doc__', None) or check}")
         time.sleep(0.02)
     return found
+
+
+def unused_port() -> int:
+    """A port for a server that is stopped and started again: not one of those that the kernel
+    gives to whoever asks for any, or another test may have it in between."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def settled(measure: Callable[[], Any], pause: float = 0.1, times: int = 8) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prism_process import SUPPORT, Proxy, eventually
+from prism_process import SUPPORT, Proxy, eventually, unused_port
 from stream_doors import SCHEMAS
 
 PLUGIN = [sys.executable, str(SUPPORT / "stream_plugin.py")]
@@ -68,9 +68,7 @@ class Listening(PluginBehind):
         self._ports: dict[str, int] = {}
 
     def config(self, namespace: str) -> dict[str, Any]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._ports[namespace] = probe.getsockname()[1]
+        self._ports[namespace] = unused_port()
         self.revive(namespace)
         endpoint = self.endpoint(self._ports[namespace])
         return {"type": self.kind, "endpoint": endpoint, "insecure": True}
