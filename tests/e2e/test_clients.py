@@ -201,7 +201,8 @@ def test_grpcio(start_process, tmp_path, tls, codec):
     printed = tmp_path / "printed"
     files = issue_certificate(tmp_path) if tls else ()
     start_process(sys.executable, str(SUPPORT / "grpc_echo.py"), codec, *files, log=printed)
-    port = eventually(lambda: printed.exists() and printed.read_text().strip())
+    # A line of its own: a warning about its key may stand before it.
+    port = eventually(lambda: re.findall(r"^(\d+)$", printed.read_text(), re.MULTILINE))[0]
     if tls:
         trust = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
         channel = grpc.secure_channel(f"127.0.0.1:{port}", trust)
