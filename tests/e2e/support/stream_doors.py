@@ -278,6 +278,7 @@ class WebSocket(Stream):
         if head.split()[1] != b"101":
             self._failure = failed(json.loads(rest))
         self._frames.receive_data(rest)
+        self._events += self._frames.events()  # what came with the head
 
     def write(self, data: bytes) -> None:
         """Send bytes of the WebSocket."""
