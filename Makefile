@@ -35,7 +35,7 @@ test-fast: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)
-	$(PYTEST) --soak -m "soak or matrix" $(PYTEST_ARGS)
+	$(PYTEST) --soak --timeout 7200 -m "soak or matrix" $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
