@@ -28,7 +28,7 @@ def authz() -> None:
 @click.option(
     "--needs",
     type=click.Choice(["read", "write", "admin"]),
-    help="What the operation takes; without it the running proxy is asked.",
+    help="What the operation takes; without it the running proxy is asked, so one must run.",
 )
 @admin_options
 def explain(
