@@ -12,6 +12,9 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+if len(sys.argv) < 2:
+    sys.exit("usage: python issue_token.py NAME [GROUP...]")
+
 private, public = Path("issuer-key.json"), Path("public", "keys.json")
 if not private.exists():
     private.touch(mode=0o600)

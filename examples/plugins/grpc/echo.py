@@ -18,6 +18,8 @@ from typing import Any
 
 import grpc
 
+if len(sys.argv) != 3:
+    sys.exit("usage: python echo.py SCHEMAS PORT, as in: python echo.py schemas 50100")
 sys.path.insert(0, sys.argv[1])
 messages, services = grpc.protos_and_services("prism/plugin.proto")  # type: ignore[attr-defined]
 
