@@ -23,7 +23,8 @@ class PidFile:
     Written and removed on the event loop, which is short: some bytes, in ``/run`` or its like.
 
     Raises:
-        PidFileError: there is no directory for it that this process may write.
+        PidFileError: there is no directory for it that this process may write, or the file
+            is there and holds something else than a pid.
     """
 
     def __init__(self, path: str) -> None:
@@ -33,6 +34,11 @@ class PidFile:
             raise PidFileError(f"--pid-file {path}: there is no directory {directory}")
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PidFileError(f"--pid-file {path}: this user may not write in {directory}")
+        if not _is_free(self._path):
+            raise PidFileError(
+                f"--pid-file {path}: the file holds something else than a pid;"
+                " choose another, or remove it"
+            )
 
     def write(self) -> None:
         """This process serves. If the file cannot be written, the log says why."""
@@ -48,3 +54,15 @@ class PidFile:
         with suppress(OSError):
             if self._path.read_text() == f"{os.getpid()}\n":
                 self._path.unlink()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing is lost when ``path`` is written: it is absent, empty, or holds a pid."""
+    if not path.is_file():
+        return True  # not there; what is no file is said when it is written
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(32).strip()
+    except OSError:
+        return False
+    return not content or (content.isdigit() and len(content) < 20)

@@ -38,3 +38,20 @@ def test_one_that_cannot_be_written_is_said(
     (tmp_path / "prism.pid").mkdir()
     PidFile(str(tmp_path / "prism.pid")).write()
     assert "prism.pid cannot be written: Is a directory" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "123\n", "123"])
+def test_an_old_one_is_taken(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "prism.pid"
+    file.write_text(content)
+    PidFile(str(file)).write()
+    assert file.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("content", ["namespaces: []\n", "1" * 40, "12 of them"])
+def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "prism.yaml"
+    file.write_text(content)
+    with pytest.raises(PidFileError, match="holds something else than a pid"):
+        PidFile(str(file))
+    assert file.read_text() == content
