@@ -104,11 +104,17 @@ class Canary:
             ValueError: a number makes no sense; the message says which.
         """
         if not 0 < self.share < 1:
-            raise ValueError(f"share must be between 0 and 1, and is {self.share:g}")
+            raise ValueError(
+                f"share must be above 0% and below 100%, and is {self.share * 100:g}%"
+                " (10% is written 10%, or 0.1)"
+            )
         if self.min_calls < 1:
             raise ValueError("min_calls must be at least 1")
         if not 0 <= self.min_seconds <= self.max_seconds:
-            raise ValueError("min_seconds must be from 0 to max_seconds")
+            raise ValueError(
+                f"min_seconds ({self.min_seconds:g}) must be from 0"
+                f" to max_seconds ({self.max_seconds:g})"
+            )
         if self.max_error_increase < 0 or self.max_latency_factor < 1:
             raise ValueError("max_error_increase must be at least 0, max_latency_factor at least 1")
 

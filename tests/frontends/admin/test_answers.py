@@ -105,9 +105,13 @@ async def test_two_reloads_at_once(admin):
     ("canary", "told"),
     [
         ("all", "canary: expected a share of the calls such as 10%, found 'all'"),
-        ("150%", "canary: share must be between 0 and 1, and is 1.5"),
-        (0, "canary: share must be between 0 and 1, and is 0"),
-        ("-1%", "canary: share must be between 0 and 1, and is -0.01"),
+        ("150%", "canary: share must be above 0% and below 100%, and is 150%"),
+        (0, "canary: share must be above 0% and below 100%, and is 0%"),
+        ("-1%", "canary: share must be above 0% and below 100%, and is -1%"),
+        (
+            {"share": "10%", "max_seconds": 3},
+            "canary: min_seconds (30) must be from 0 to max_seconds (3)",
+        ),
         ({"share": "10%", "min_calls": 0}, "`$.canary.min_calls`"),
         ({}, "`share` - at `$.canary`"),
     ],
