@@ -36,6 +36,8 @@ PROGRESS_SECONDS = 0.5
 """Seconds between two looks at a change that takes its time."""
 TRIAL_SECONDS = 10.0
 """Seconds between two lines about a canary, of which something changes all the time."""
+LINE_SHOWN = 120
+"""Characters of a plugin's last line that a table has room for."""
 
 
 EPILOG = """\b
@@ -77,7 +79,10 @@ def describe(name: str, output: str, url: str, token_file: str | None) -> None:
     if output == "table":
         found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
-        found["limits"] = ", ".join(f"{key} {value}" for key, value in found["limits"].items())
+        found["limits"] = ", ".join(
+            f"{key} {'-' if value is None else _number(value)}"
+            for key, value in found["limits"].items()
+        )
     show_one(found, output)
 
 
@@ -86,7 +91,8 @@ def describe(name: str, output: str, url: str, token_file: str | None) -> None:
 @admin_options
 def list_plugins(output: str, url: str, token_file: str | None) -> None:
     """Every namespace's plugin and its state."""
-    show(Admin(url, token_file).get("/admin/plugins")["plugins"], output, COLUMNS)
+    found = Admin(url, token_file).get("/admin/plugins")["plugins"]
+    show([_with_last_line(each) for each in found] if output == "table" else found, output, COLUMNS)
 
 
 @plugin.command()
@@ -304,7 +310,25 @@ def _tell(answer: dict[str, Any], output: str) -> None:
 
 def _show(record: dict[str, Any], output: str) -> None:
     """Programs get all of ``record``."""
-    show_one(_readable(record) if output == "table" else record, output)
+    if output != "table":
+        show_one(record, output)
+        return
+    found = _readable(record)
+    written = found.pop("last_output", [])
+    show_one(found, output)
+    if written:
+        click.echo("last output:")
+    for line in written:
+        click.echo(f"    {_plain(line)}")
+
+
+def _with_last_line(status: dict[str, Any]) -> dict[str, Any]:
+    """A plugin that is not there, and the last line that it wrote, which often says why."""
+    if status["instance"] is not None or not (status["reason"] and status["last_output"]):
+        return status
+    line = status["last_output"][-1]
+    shown = line if len(line) <= LINE_SHOWN else f"{line[:LINE_SHOWN]}…"
+    return status | {"reason": f"{status['reason']}; it wrote: {shown}"}
 
 
 def _watched(record: dict[str, Any], output: str) -> str:
@@ -329,11 +353,11 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
             ]
             flat[name] = ", ".join(inner)
         elif value not in (None, "", []) and name not in {"generations", "time", "since"}:
-            flat[name] = value
+            flat[name] = f"{value:.1f} s" if name == "retry_in" else value
     return flat
 
 
-def _number(value: object, of: str) -> str:
+def _number(value: object, of: str = "") -> str:
     """A value within a record; the phases of a reload are seconds."""
     if of == "phases" and isinstance(value, int | float):
         return f"{value:.3f} s"

@@ -7,7 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from prism.cli.main import prism
-from prism.cli.plugin import _log_line, _trial, _watched
+from prism.cli.plugin import _log_line, _show, _trial, _watched, _with_last_line
 
 RECORDS = [{"namespace": "kv", "state": "ready", "pid": None}, {"namespace": "kv", "state": "down"}]
 
@@ -72,3 +72,41 @@ def test_options_of_a_reload_that_make_no_sense(options, says):
     result = CliRunner().invoke(prism, ["plugin", "reload", "kv", *options])
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
+
+
+def test_the_status_of_a_plugin_that_failed(capsys):
+    _show(
+        {"state": "failed", "retry_in": 18.845197708589694, "last_output": ["a", "b\x1b"]}, "table"
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "state:    failed",
+        "retry in: 18.8 s",
+        "last output:",
+        "    a",
+        "    b\ufffd",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("instance", "line", "reason"),
+    [
+        (None, "no such table", "it ended; it wrote: no such table"),
+        (None, "x" * 1000, f"it ended; it wrote: {'x' * 120}…"),
+        ("kv/2", "no such table", "it ended"),
+    ],
+)
+def test_the_list_has_the_last_line_of_a_plugin_that_is_not_there(instance, line, reason):
+    status = {"instance": instance, "reason": "it ended", "last_output": ["before", line]}
+    assert _with_last_line(status)["reason"] == reason
+
+
+def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
+    found = {
+        "name": "kv",
+        "plugin": {"plugin": "kv", "state": "ready"},
+        "operations": [],
+        "limits": {"max_in_flight": None, "timeout_seconds": 300.0},
+    }
+    monkeypatch.setattr("prism.cli.plugin.Admin.get", lambda _self, _path: found)
+    result = CliRunner().invoke(prism, ["namespace", "describe", "kv"])
+    assert "max_in_flight -, timeout_seconds 300\n" in result.output
