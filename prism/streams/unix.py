@@ -208,7 +208,10 @@ def lock_socket(path: Path) -> int:
         raise ListenError(
             str(path),
             f"it is in use by another proxy (pid {holder})",
-            "stop that, or choose another path",
+            "that is the process this one is to replace, and a plugin that dials in has one proxy;"
+            " use `dial: true`, or let Prism start the plugin"
+            if holder == str(os.getppid())
+            else "stop that, or choose another path",
         ) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
