@@ -204,9 +204,9 @@ class Keeper:
         crashed = failure.crashed and self.spec.plugin.form in STARTED_BY_US
         delay = self._backoff.after(served, crashed=crashed)
         if delay is None:
-            self._say_absent(
-                f"it crashed {self._backoff.crashes} times in a row: {failure}", retry_at=math.inf
-            )
+            crashes = f"it crashed {self._backoff.crashes} times in a row: {failure}"
+            way_out = f"`prism plugin reset {self.spec.namespace}` starts it again"
+            self._say_absent(f"{crashes}; {way_out}", retry_at=math.inf)
             log.error(
                 "namespace %s: gave up on %s until it is reset",
                 self.spec.namespace,
@@ -380,6 +380,9 @@ class Keeper:
         self.forgive()
         if self.current is None:
             self.paused = False
+            # What the last one ended with is past, though the next begins only in the loop.
+            self.newest, self.made = None, self.journal.events.clock()
+            self.slot.say_absent("it is being started, as an operator asked")
             self._step.cancel()
 
     def stop(self, reason: str = STOPPING) -> None:

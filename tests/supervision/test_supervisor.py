@@ -96,7 +96,12 @@ async def test_status_of_a_plugin_that_crashed_too_often(make_spec):
         status = supervisor.status_of("ns")
         assert "exited with status 7" in status.last_error
         assert status.last_output == ["a last word"]
-        supervisor.reset("ns")
+        assert status.reason.endswith("; `prism plugin reset ns` starts it again")
+        status = supervisor.reset("ns")
+        assert (status.state, status.reason) == (
+            State.STARTING,
+            "it is being started, as an operator asked",
+        )
         await eventually(
             lambda: [e.instance for e in supervisor.events.recent() if e.instance == "ns/4"]
         )
