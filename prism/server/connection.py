@@ -32,11 +32,21 @@ PLAIN_HTTP = (
 )
 """For a client that spoke plain HTTP to a port with TLS."""
 
+NO_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 36\r\n\r\nthis port speaks no TLS: use http:\r\n"
+)
+"""For a client that spoke TLS to a port without: what begins like this many a client explains."""
+
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """How an HTTP/2 client opens a connection (RFC 9113, 3.4)."""
 
+TLS_RECORD = b"\x16\x03"
+"""How a TLS client opens a connection: a record of a handshake, of any version (RFC 8446, 5.1)."""
+
+_is_plain_http = re.compile(rb"[A-Z]{3,16} [/*]").match
 _FOREIGN_LINE = re.compile(rb"[^ \r\n]+ [^ \r\n]+ (?!(?i:HTTP/))[^ \r\n]+\r?\n")
 
 
@@ -141,6 +151,9 @@ class ClientConnection:
                     opening = await _read_opening(self._stream)
                 if not opening:
                     return
+                if opening.startswith(TLS_RECORD) and isinstance(self._stream, trio.SocketStream):
+                    await self._refuse_tls(self._stream)
+                    return
         if self._opening.cancelled_caught:
             return
         if _is_foreign(opening):
@@ -155,6 +168,13 @@ class ClientConnection:
         self._http = spoken(front, self._stream, peer, settings, self._server.tasks, opening)
         self._drain_if_late()
         await self._http.run()
+
+    async def _refuse_tls(self, stream: trio.SocketStream) -> None:
+        logger.info("a client spoke TLS to the plain port", extra=from_client(self.client))
+        seconds = self._server.settings.linger_timeout
+        with trio.move_on_after(seconds):
+            await stream.send_all(NO_TLS)
+        await transport.linger(stream, seconds)
 
     def _drain_if_late(self) -> None:
         if self._server.drain_deadline is not None:
@@ -206,15 +226,16 @@ class ClientConnection:
             uid = peer_credentials(self._stream).uid if unix else None
             return None, Peer("http", self.client, server, None, uid, self._memory, self._proxies)
         with trio.fail_after(self._server.settings.tls_handshake_timeout):
+            first = await _socket(self._stream).recv(len(PREFACE), socket.MSG_PEEK)
             try:
                 await self._server.handshakes.perform(self._stream)
             except trio.BrokenResourceError as error:
-                plain = getattr(error.__cause__, "reason", "") == "HTTP_REQUEST"
+                plain = _is_plain_http(first) is not None
                 why = "the client spoke plain HTTP to the TLS port" if plain else error.__cause__
                 logger.info("a TLS handshake failed: %s", why, extra=from_client(self.client))
                 await transport.send_last_words(
                     self._stream,
-                    PLAIN_HTTP if plain else b"",
+                    PLAIN_HTTP if plain and not PREFACE.startswith(first) else b"",
                     self._server.settings.linger_timeout,
                 )
                 raise

@@ -6,6 +6,7 @@ import trustme
 from cryptography import x509
 
 from prism.server import ServerTLS, handshakes
+from prism.server.connection import PREFACE
 
 
 class Files:
@@ -81,18 +82,38 @@ async def test_a_client_of_an_old_version_is_told_why(start_server, files):
     assert "ALERT_HANDSHAKE_FAILURE" in failed.value.__cause__.reason
 
 
-async def test_plain_http_on_the_tls_port_is_told_so(start_server, files, helpers, caplog):
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"use https"),
+        (b"DELETE / HTTP/1.1\r\nhost: a\r\n\r\n", b"use https"),
+        (PREFACE + bytes(9), b""),  # an HTTP/2 client would not understand an answer in HTTP/1.1
+    ],
+)
+async def test_plain_http_on_the_tls_port_is_told_so(
+    start_server, files, helpers, caplog, sent, told
+):
     caplog.set_level("INFO", "prism.server")
     server = await start_server(tls=ServerTLS(*files.server()))
     stream = await server.connect()
-    await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await stream.send_all(sent)
     answer = await helpers.read_all(stream)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"use https" in answer
+    assert answer.startswith(b"HTTP/1.1 400 ") == bool(told)
+    assert told in answer
     (record,) = [each for each in caplog.records if "handshake failed" in each.message]
     assert "spoke plain HTTP to the TLS port" in record.message
     host, port = stream.socket.getsockname()
     assert record.fields == {"client": f"{host}:{port}"}
+
+
+async def test_tls_on_the_plain_port_is_told_so(start_server, files, caplog):
+    caplog.set_level("INFO", "prism.server")
+    server = await start_server()
+    with pytest.raises(trio.BrokenResourceError) as failed:
+        await connect(server, files.client())
+    assert failed.value.__cause__.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+    assert "a client spoke TLS to the plain port" in caplog.text
+    assert "broke HTTP/1.1" not in caplog.text
 
 
 @pytest.mark.parametrize(
