@@ -58,6 +58,11 @@ class Authentication:
         self._clock = clock
         self._reloading = trio.Lock()
         self._certificate_name = certificate_name
+        ways = {
+            "authorization: Bearer, and a token": api_keys is not None or bool(jwt),
+            "a client certificate": certificate_name is not None,
+        }
+        self._ways = ", or ".join(way for way, is_open in ways.items() if is_open)
         self._known: dict[bytes, tuple[Identity, float]] = {}
         # Apart from the others: a certificate is no secret, and must not be found as a token.
         self._known_certificates: dict[bytes, tuple[Identity, float]] = {}
@@ -90,7 +95,7 @@ class Authentication:
         if authorization is None:
             if certificate is not None and self._certificate_name is not None:
                 return self._identify_certificate(certificate, self._certificate_name)
-            raise Unauthenticated("say who you are: authorization: Bearer, and a token")
+            raise Unauthenticated(f"say who you are: {self._ways}")
         known = self._known.get(authorization)
         now = self._clock()
         if known is not None and now < known[1]:
@@ -127,6 +132,9 @@ class Authentication:
             return identity
         if self._issuers:
             return _judge_token(credential, self._issuers, now)
+        if self._api_keys is None:
+            why = f"no token is taken here; say who you are: {self._ways}"
+            raise Unauthenticated(why, shown=True)
         raise Unauthenticated("this is no API key", shown=True)
 
     def is_good(self, identity: Identity) -> bool:

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from prism.access.api_keys import APIKeys, create_key
 from prism.access.authentication import Authentication
 from prism.access.certificates import identify_certificate
 from prism.contract.errors import Unauthenticated
@@ -126,3 +127,18 @@ def test_a_token_goes_before_the_certificate(issue):
 def test_a_certificate_says_nothing_where_it_is_not_asked(issue):
     with pytest.raises(Unauthenticated, match="say who you are"):
         Authentication().identify([], issue(common_name="ada"))
+
+
+def test_only_the_ways_that_there_are_are_named(tmp_path):
+    create_key(tmp_path / "keys.yaml", "ada", [])
+    keys = APIKeys(tmp_path / "keys.yaml")
+    token, certificate = "authorization: Bearer, and a token", "a client certificate"
+    for authentication, ways in (
+        (Authentication(keys), token),
+        (Authentication(certificate_name="spiffe"), certificate),
+        (Authentication(keys, certificate_name="spiffe"), f"{token}, or {certificate}"),
+    ):
+        with pytest.raises(Unauthenticated, match=f"^say who you are: {ways}$"):
+            authentication.identify([])
+    with pytest.raises(Unauthenticated, match=f"no token is taken here.*: {certificate}$"):
+        Authentication(certificate_name="spiffe").identify([(b"authorization", b"Bearer x")])
