@@ -12,11 +12,11 @@ from prism.cli.connection import (
     credential_headers,
     http_client,
     longest_wait,
+    say_refused,
     say_unreachable,
     target_url,
     timeout_headers,
 )
-from prism.cli.output import refused
 
 EPILOG = """\b
 Examples:
@@ -98,7 +98,7 @@ def call(
     if response.is_success:
         click.echo(_shown(response.text))
     else:
-        click.echo(refused(response.status_code, response.text), err=True)
+        say_refused(response.status_code, response.text)
         if response.status_code == 404 and "/admin/openapi.json" in response.text:
             click.echo(f"{url} is the admin port; --url is the data port", err=True)
         if "answers with a stream" in response.text:

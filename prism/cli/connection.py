@@ -164,24 +164,48 @@ def say_unreachable(url: str, error: Exception) -> None:
         click.echo(hint, err=True)
 
 
+# What a TLS server says of its client's certificate (RFC 8446, 6.2).
+_ALERTS = {
+    "certificate required": "The proxy wants a client certificate: --cert",
+    "certificate expired": "Your certificate (--cert) has expired",
+    "certificate revoked": "Your certificate (--cert) has been revoked",
+    "unknown ca": "Your certificate (--cert) is of an authority that the proxy does not know",
+    "handshake failure": "Perhaps the proxy wants a client certificate: --cert",
+}
+
 # What a mistaken scheme looks like; which of these comes first is a matter of time.
 _NO_TLS = (
-    "wrong_version_number",
     "wrong version number",
     "record layer",
-    "unexpected_eof",
     "unexpected eof",
     "eof occurred in violation",
 )
 _NO_PLAIN_HTTP = ("disconnected", "reset by peer", "broken pipe", "remote protocol", "http/2")
 
 
+def say_refused(status: int, text: str) -> None:
+    """Tell that the proxy has refused, with what body, and what to do."""
+    click.echo(refused(status, text), err=True)
+    if status == 401 and "say who you are" in text:
+        ways = {
+            "--key-file, or PRISM_KEY_FILE": "Bearer" in text,
+            "--cert": "a client certificate" in text,
+        }
+        hint = "; or ".join(way for way, is_open in ways.items() if is_open)
+        click.echo(f"With {hint}", err=True)
+
+
 def _hint(url: str, error: Exception) -> str:
     """What is probably wrong with the URL, or its certificate."""
-    said = str(error).lower()
-    if "certificate verify failed" in said or "certificate_verify_failed" in said:
+    said = str(error).lower().replace("_", " ")
+    for alert, advice in _ALERTS.items():
+        if f"alert {alert}" in said:
+            return advice
+    if "certificate verify failed" in said:
         if "hostname" in said or "ip address" in said:
             return "The certificate is for another name: call the proxy by one that is in it"
+        if "has expired" in said:
+            return "The proxy's certificate has expired, or the clock here is wrong"
         return "Who issued its certificate is not known here: name the authority with --ca-cert"
     if url.startswith("https:") and any(word in said for word in _NO_TLS):
         return "No TLS is spoken there: is it http://?"

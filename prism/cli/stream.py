@@ -16,8 +16,8 @@ from trio_websocket import (
     connect_websocket_url,
 )
 
-from prism.cli.connection import CONNECT_TIMEOUT, say_unreachable, tls_context
-from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line, refused
+from prism.cli.connection import CONNECT_TIMEOUT, say_refused, say_unreachable, tls_context
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
 
 MAX_MESSAGE = 64 * 1024 * 1024
 
@@ -50,7 +50,7 @@ async def _run(
             status = await _receive(socket)
             nursery.cancel_scope.cancel()
     except* ConnectionRejected as group:
-        click.echo(_rejected(_first(group)), err=True)
+        _say_rejected(_first(group))
         status = 1
     except* (OSError, HandshakeError, trio.TooSlowError) as group:
         server, error = urlsplit(target), _first(group)
@@ -120,6 +120,6 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
     return cause if isinstance(cause, OSError) else found
 
 
-def _rejected(error: Exception) -> str:
+def _say_rejected(error: Exception) -> None:
     assert isinstance(error, ConnectionRejected)  # noqa: S101 - the caller's except
-    return refused(error.status_code, (error.body or b"").decode(errors="replace"))
+    say_refused(error.status_code, (error.body or b"").decode(errors="replace"))

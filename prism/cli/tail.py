@@ -12,10 +12,11 @@ from prism.cli.connection import (
     connection_options,
     credential_headers,
     http_client,
+    say_refused,
     say_unreachable,
     target_url,
 )
-from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line, refused
+from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
 
 if TYPE_CHECKING:
     import httpx
@@ -94,7 +95,7 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
                     response.read()
                     problem = _json(response.text)
                     if not told or not _passes(problem):
-                        click.echo(refused(response.status_code, response.text), err=True)
+                        say_refused(response.status_code, response.text)
                     if not _passes(problem):
                         return 1
                     tell_once()

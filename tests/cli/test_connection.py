@@ -1,8 +1,17 @@
+import json
+import re
+
 import pytest
 import trustme
 from click.testing import CliRunner
 
-from prism.cli.connection import ANSWER_GRACE, LONGEST_CALL, longest_wait, say_unreachable
+from prism.cli.connection import (
+    ANSWER_GRACE,
+    LONGEST_CALL,
+    longest_wait,
+    say_refused,
+    say_unreachable,
+)
 from prism.cli.main import prism
 
 
@@ -55,19 +64,46 @@ def test_wrong_usage(arguments):
         ("http://h", "Server disconnected", "it is https://"),
         ("http://h", "[Errno 104] Connection reset by peer", "it is https://"),
         ("http://h", "[Errno 32] Broken pipe", "it is https://"),
-        ("https://h", "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", "is it http://?"),
-        ("https://h", "[SSL: WRONG_VERSION_NUMBER] wrong version number", "is it http://?"),
-        ("https://h", "[SSL: RECORD_LAYER_FAILURE] record layer failure", "is it http://?"),
+        ("https://h", "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", r"is it http://\?"),
+        ("https://h", "[SSL: WRONG_VERSION_NUMBER] wrong version number", r"is it http://\?"),
+        ("https://h", "[SSL: RECORD_LAYER_FAILURE] record layer failure", r"is it http://\?"),
         ("https://h", "certificate verify failed: unable to get local issuer", "--ca-cert"),
+        (
+            "https://h",
+            "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required",
+            "The proxy wants a client certificate: --cert",
+        ),
+        ("https://h", "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] (_ssl.c:1)", "Your .* has expired"),
+        ("https://h", "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca", "does not know"),
+        ("https://h", "certificate verify failed: certificate has expired", "proxy's .* expired"),
         ("https://h", "certificate verify failed: Hostname mismatch", "another name"),
-        ("http://h", "[Errno 111] Connection refused", "Is the proxy running?"),
+        ("http://h", "[Errno 111] Connection refused", r"Is the proxy running\?"),
     ],
 )
 def test_what_is_probably_wrong_with_the_url(url, error, hint, capsys):
     say_unreachable(url, OSError(error))
     said, advice = capsys.readouterr().err.splitlines()
     assert said == f"prism: cannot call {url}: {error}"
-    assert hint in advice
+    assert re.search(hint, advice)
+
+
+@pytest.mark.parametrize(
+    ("detail", "hint"),
+    [
+        ("authorization: Bearer, and a token", "With --key-file, or PRISM_KEY_FILE"),
+        ("a client certificate", "With --cert"),
+        (
+            "authorization: Bearer, and a token, or a client certificate",
+            "With --key-file, or PRISM_KEY_FILE; or --cert",
+        ),
+    ],
+)
+def test_how_to_say_who_one_is(detail, hint, capsys):
+    problem = {"code": "UNAUTHENTICATED", "detail": f"say who you are: {detail}"}
+    say_refused(401, json.dumps(problem))
+    said, advice = capsys.readouterr().err.splitlines()
+    assert said == f"prism: UNAUTHENTICATED: say who you are: {detail} (request -)"
+    assert advice == hint
 
 
 def test_an_error_that_says_it_all(capsys):
