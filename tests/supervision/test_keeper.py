@@ -172,7 +172,8 @@ async def test_stop_while_starting_and_before_running(in_process, model, autojum
     keeper = Keeper(spec, Slot("ns"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run)
-        await trio.testing.wait_all_tasks_blocked()
+        while not model.made:  # its module is imported in a thread, of which trio knows nothing
+            await trio.testing.wait_all_tasks_blocked()
         keeper.stop()
     assert trio.current_time() == 0
     early = Keeper(spec, Slot("ns"))
