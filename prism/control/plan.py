@@ -234,16 +234,27 @@ def differences(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[Diffe
 def _differing(
     old: Any, new: Any, shown_old: Any, shown_new: Any, path: str
 ) -> Iterator[Difference]:
-    """``shown`` is what may be seen of a value. A list of named blocks is like a mapping."""
+    """``shown`` is what may be seen of a value. A list of named blocks is like a mapping, and
+    so is one of other blocks if it is as long as before."""
     if old == new:
         return
-    a, b, shown_a, shown_b = map(_by_name, (old, new, shown_old, shown_new))
+    four = (old, new, shown_old, shown_new)
+    if all(_are_blocks(one) and len(one) == len(old) for one in four):
+        for number, entry in enumerate(zip(*four, strict=True)):
+            yield from _differing(*entry, f"{path}[{number}]")
+        return
+    a, b, shown_a, shown_b = map(_by_name, four)
     if not all(isinstance(block, dict) for block in (a, b, shown_a, shown_b)):
         yield Difference(path, shown_old, shown_new)
         return
     for key in dict.fromkeys((*a, *b)):
         below = f"{path}.{key}" if path else str(key)
         yield from _differing(a.get(key), b.get(key), shown_a.get(key), shown_b.get(key), below)
+
+
+def _are_blocks(value: Any) -> bool:
+    """Is it a list of blocks without names?"""
+    return isinstance(value, list) and all(isinstance(x, dict) and "name" not in x for x in value)
 
 
 def _by_name(value: Any) -> Any:

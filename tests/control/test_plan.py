@@ -11,6 +11,7 @@ from prism.control.plan import (
     Difference,
     NamespaceChange,
     SettingChange,
+    differences,
     instance_spec,
     instance_specs,
     make_plan,
@@ -121,6 +122,28 @@ namespaces:
     }
     assert plan.settings == [SettingChange("plugins.kv.command", "now", ["/opt/kv"], ["/opt/kv2"])]
     assert "CANARY" not in str(plan)
+
+
+def test_of_an_entry_in_a_list_the_plan_shows_the_key_that_differs():
+    text = """
+authentication: {api_keys: {file: keys.yaml}}
+namespaces:
+  - name: a
+    backend: sqlite
+    access:
+      allow:
+        - {who: [ada], permissions: [read]}
+        - {who: [bob], permissions: [read]}
+"""
+    before, after = (
+        parsed(text),
+        parsed(text.replace("[bob], permissions: [read]", "[bob], permissions: [write]")),
+    )
+    (found,) = differences(before.namespaces[0], after.namespaces[0])
+    assert (found.key, found.old, found.new) == ("access.allow[1].permissions", ["read"], ["write"])
+    longer = parsed(text + "        - {who: [cid], permissions: [read]}\n")
+    (found,) = differences(before.namespaces[0], longer.namespaces[0])
+    assert found.key == "access.allow"
 
 
 CHANGED = """
