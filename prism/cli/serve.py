@@ -2,6 +2,8 @@
 
 import gc
 import os
+import shlex
+import shutil
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -241,6 +243,15 @@ def demo_config() -> "Config":
     return Config(namespaces=[demo], admin=admin)
 
 
+def this_program() -> str:
+    """How it was started, so that a command which is printed can be run as it stands."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "prism"])
+    is_on_path = shutil.which(started.name) == str(started)  # whose full name the shell gave
+    return started.name if is_on_path else shlex.quote(str(started))
+
+
 def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
     """What a started proxy says on standard output."""
     from prism.config.types import AdminConfig
@@ -264,6 +275,6 @@ def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
         ]
         if ready.admin:
             url = f" --url {ready.admin[0]}" if ready.admin[0].port != AdminConfig().port else ""
-            lines.append(f"  prism plugin reload demo --token-file {DEMO_TOKEN}{url}")
+            lines.append(f"  {this_program()} plugin reload demo --token-file {DEMO_TOKEN}{url}")
         lines.append("")
     return "\n".join(lines)

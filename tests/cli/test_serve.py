@@ -1,10 +1,13 @@
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
+import pytest
+
 from prism.app import Ready
-from prism.cli.serve import _say, demo_config, make_demo_token, start_message
+from prism.cli.serve import _say, demo_config, make_demo_token, start_message, this_program
 from prism.config import read_token
 from prism.config.types import Config, NamespaceConfig
 from prism.streams.addresses import Address
@@ -39,6 +42,27 @@ def test_the_message_of_the_demo_says_what_to_try(tmp_path, monkeypatch):
     assert second == "Metrics and health on http://127.0.0.1:1235/metrics, /readyz"
     commands = re.findall(r"^  curl .+ http://127\.0\.0\.1:1234/v1/demo/(\w+)$", text, re.MULTILINE)
     assert commands == ["set", "get"]
+
+
+@pytest.mark.parametrize(
+    ("started_as", "path", "shown"),
+    [
+        (".venv/bin/prism", "/usr/bin", ".venv/bin/prism"),
+        ("{bin}/prism", "/usr/bin", "{bin}/prism"),
+        ("{bin}/prism", "{bin}", "prism"),
+        ("{bin}/prism/__main__.py", "{bin}", f"{shlex.quote(sys.executable)} -m prism"),
+    ],
+)
+def test_the_message_of_the_demo_names_the_program_as_it_was_started(
+    tmp_path, monkeypatch, started_as, path, shown
+):
+    (tmp_path / "prism").touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [started_as.format(bin=tmp_path), "serve"])
+    monkeypatch.setenv("PATH", path.format(bin=tmp_path))
+    assert this_program() == shown.format(bin=tmp_path)
+    assert f"  {this_program()} plugin reload demo" in start_message(
+        demo_config(), READY, demo=True
+    )
 
 
 def test_the_message_without_an_admin_port():
