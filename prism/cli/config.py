@@ -50,7 +50,9 @@ def check(files: tuple[str, ...], strict: bool) -> None:
             continue
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
-        missing = check_machine(loaded)
+        missing, doubtful = check_machine(loaded)
+        for warning in doubtful:
+            click.echo(f"warning: {warning}", err=True)
         said = {warning.message for warning in loaded.warnings}
         for problem in missing:
             if strict or problem.message not in said:

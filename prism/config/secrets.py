@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -46,20 +46,39 @@ class Credentials:
 
     texts: Mapping[str, str] = field(repr=False)
     directory: FilePath
+    _warned_of: set[FilePath] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __call__(self) -> dict[str, str]:
         """The credentials with their secrets, as they are now. Raises ConfigError."""
-        return resolve_credentials(self.texts, self.directory)
+        return resolve_credentials(self.texts, self.directory, self._warn_once)
+
+    def _warn_once(self, file: FilePath) -> None:
+        """A plugin that does not start reads them again and again."""
+        if file not in self._warned_of:
+            self._warned_of.add(file)
+            _log_exposed(file)
+
+
+def exposed(file: FilePath) -> str:
+    """What to say of a secret's ``file`` that any user may read."""
+    return f"any user may read the secret file {file}; chmod it to 0600"
+
+
+def _log_exposed(file: FilePath) -> None:
+    _log.warning("%s", exposed(file))
 
 
 def resolve_credentials(
-    credentials: Mapping[str, str], secrets_directory: str | FilePath
+    credentials: Mapping[str, str],
+    secrets_directory: str | FilePath,
+    on_exposed: Callable[[FilePath], object] = _log_exposed,
 ) -> dict[str, str]:
     """``credentials`` with every ``{{ secret:name }}`` replaced by the secret.
 
     Reads ``secrets_directory/name`` now, so that a rotated secret is seen by the
     next instance. Newlines at its end are dropped. Blocks for as long as the
-    files take to read. A file that any user may read draws a warning in the log.
+    files take to read. ``on_exposed`` is told of a file that any user may read: by default,
+    the log is.
 
     Raises:
         ConfigError: secrets that cannot be read, all of them; it names secrets
@@ -73,7 +92,7 @@ def resolve_credentials(
         for index in range(1, len(parts), 2):
             name = parts[index]
             try:
-                parts[index] = read_secret(directory / name)
+                parts[index] = read_secret(directory / name, on_exposed=on_exposed)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 message = f'the secret "{name}" cannot be read: {reason}'
@@ -85,11 +104,16 @@ def resolve_credentials(
     return resolved
 
 
-def read_secret(file: FilePath, *, private: bool = False) -> str:
+def read_secret(
+    file: FilePath,
+    *,
+    private: bool = False,
+    on_exposed: Callable[[FilePath], object] = _log_exposed,
+) -> str:
     """What is in a secret's file, without newlines at its end.
 
-    A file that any user may read draws a warning; a ``private`` one is refused, as is one that
-    somebody else could have written.
+    ``on_exposed`` is told of a file that any user may read; a ``private`` one is refused, as is
+    one that somebody else could have written.
 
     Raises:
         OSError: it cannot be read.
@@ -104,7 +128,7 @@ def read_secret(file: FilePath, *, private: bool = False) -> str:
         if private:
             _check_private(status)
         elif status.st_mode & stat.S_IROTH:
-            _log.warning("any user may read the secret file %s; chmod it to 0600", file)
+            on_exposed(file)
         content = opened.read(MAX_SECRET_BYTES + 1)
     if len(content) > MAX_SECRET_BYTES:
         raise ValueError(f"it is larger than {MAX_SECRET_BYTES} bytes")

@@ -10,20 +10,22 @@ import importlib.machinery
 import importlib.util
 import os
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prism.access.api_keys import read_keys
 from prism.config import (
-    Credentials,
     LoadedConfig,
     UnresolvedPlugin,
     read_token,
+    resolve_credentials,
     resolve_plugin,
 )
 from prism.config.catalogue import config_type
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
+from prism.config.secrets import exposed
 from prism.config.typecheck import fields_of, meta_of
 from prism.config.types import (
     AdminConfig,
@@ -47,14 +49,16 @@ NO_FILE = (":memory:", "")
 """What databases call a database that has no file."""
 
 
-def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
-    """Everything that ``loaded`` names and that cannot be used here, in the file's order.
+def check_machine(loaded: LoadedConfig) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
+    """Everything that ``loaded`` names and that cannot be used here; then what could be, but
+    should not be as it is. Both in the file's order.
 
     Blocks: reads certificates, secrets and the code of plugins.
     """
     root = loaded.root
     assert root is not None  # noqa: S101 - it was loaded from a text
-    already = len(root.report.errors)
+    report = root.report
+    errors, warnings = len(report.errors), len(report.warnings)
     config = loaded.config
     _check_tls(config.listen.tls, root["listen"]["tls"])
     if config.admin.enabled:
@@ -63,8 +67,11 @@ def check_machine(loaded: LoadedConfig) -> list[ConfigProblem]:
         _check_authentication(config.authentication, root["authentication"])
     for index, namespace in enumerate(config.namespaces):
         _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
-    found = root.report.errors[already:]
-    return sorted(found, key=lambda problem: (problem.line, problem.column))
+    return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
+
+
+def _in_order(problems: list[ConfigProblem]) -> list[ConfigProblem]:
+    return sorted(problems, key=lambda problem: (problem.line, problem.column))
 
 
 def _check_tls(tls: ListenerTLS | None, at: Place) -> None:
@@ -110,6 +117,10 @@ def _check_authentication(authentication: AuthenticationConfig, at: Place) -> No
                 at["jwt"][index]["ca_cert"].error(f"{error.files}: {error.why}")
 
 
+def _warn_exposed(at: Place, file: Path) -> None:
+    at.warning(exposed(file))
+
+
 class _Namespace:
     """Checks one namespace: its secrets, its plugin and what that is told."""
 
@@ -126,11 +137,12 @@ class _Namespace:
     def check(self) -> None:
         """Report all of it."""
         for key, text in self._namespace.credentials.items():
+            place = self._at["credentials"][key]
             try:
-                Credentials({key: text}, self._secrets)()
+                resolve_credentials({key: text}, self._secrets, partial(_warn_exposed, place))
             except ConfigError as error:
                 for problem in error.problems:
-                    self._at["credentials"][key].error(f"{problem.file}: {problem.message}")
+                    place.error(f"{problem.file}: {problem.message}")
         try:
             plugin = resolve_plugin(self._config, self._namespace)
         except UnresolvedPlugin:

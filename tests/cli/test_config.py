@@ -45,6 +45,23 @@ def test_every_problem_of_every_file():
 
 
 @pytest.mark.usefixtures("files")
+def test_a_secret_that_any_user_may_read_is_a_warning_with_its_place():
+    Path("secrets").mkdir()
+    secret = Path("secrets/pw").absolute()
+    secret.write_text("hunter2")
+    secret.chmod(0o644)
+    entry = '{name: kv, backend: sqlite, credentials: {p: "{{ secret:pw }}"}}'
+    text = f"secrets: {{directory: secrets}}\nnamespaces: [{entry}]\n"
+    Path("open.yaml").write_text(text)
+    for strict in ([], ["--strict"]):
+        result = CliRunner().invoke(prism, ["config", "check", *strict, "open.yaml"])
+        column = text.splitlines()[1].index('"{{') + 1
+        place = f"open.yaml:2:{column}: namespaces[0].credentials.p"
+        assert result.stderr.startswith(f"warning: {place}")
+        assert f"any user may read the secret file {secret}; chmod it to 0600" in result.stderr
+
+
+@pytest.mark.usefixtures("files")
 def test_what_is_not_on_this_machine_is_a_warning_or_if_asked_for_an_error():
     Path("cert.pem").touch()
     Path("tls.yaml").write_text(GOOD + "listen: {tls: {cert: cert.pem, key: none.pem}}\n")

@@ -8,7 +8,7 @@ import pytest
 
 from prism.config import parse_config, redacted, resolve_credentials
 from prism.config.errors import ConfigError
-from prism.config.secrets import MAX_SECRET_BYTES, is_secret, mask
+from prism.config.secrets import MAX_SECRET_BYTES, Credentials, is_secret, mask
 
 Problems = Callable[[str], list[str]]
 
@@ -84,6 +84,16 @@ def test_a_file_that_any_user_may_read_draws_a_warning(
         resolve_credentials({"a": "{{ secret:pg }}"}, secrets)
     assert f"{secrets}/pg" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+def test_the_warning_comes_once_however_often_a_plugin_is_started(
+    secrets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (secrets / "pg").chmod(0o644)
+    credentials = Credentials({"a": "{{ secret:pg }}"}, secrets)
+    assert credentials() == credentials() == {"a": "hunter2"}
+    assert caplog.text.count("any user may read") == 1
+    assert credentials == Credentials({"a": "{{ secret:pg }}"}, secrets)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def here(tmp_path: Path) -> Path:
 def problems(here: Path, text: str = FITS) -> list[str]:
     file = here / "prism.yaml"
     file.write_text(text.replace("{here}", str(here)))
-    found = [str(problem) for problem in check_machine(load_config(file))]
+    found = [str(problem) for problem in check_machine(load_config(file))[0]]
     return [problem.removeprefix(f"{file}:").replace(f"{here}/", "") for problem in found]
 
 

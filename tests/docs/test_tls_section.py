@@ -29,5 +29,5 @@ def test_what_the_section_makes_can_be_served(tmp_path: Path) -> None:
         file = tmp_path / "prism.yaml"
         file.write_text(text)
         assert yaml.safe_load(text)["listen"]["tls"].keys() >= {"cert", "key"}
-        assert check_machine(load_config(file)) == []
+        assert check_machine(load_config(file)) == ([], [])
     load_client_context(TLSFiles(str(tmp_path / "ca.pem"), str(tmp_path / "client.pem")))
