@@ -80,7 +80,11 @@ def explain(
 
 def _needs(admin: Admin, namespace: str, operation: str) -> str:
     """What the running plugin declares."""
-    described = admin.get(f"/admin/namespaces/{namespace}")
+    try:
+        described = admin.get(f"/admin/namespaces/{namespace}")
+    except SystemExit:  # what went wrong has been said
+        click.echo("With --needs read, write or admin, no proxy need run.", err=True)
+        raise
     for declared in described["operations"]:
         if declared["name"] == operation:
             return str(declared["access"])

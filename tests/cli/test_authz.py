@@ -72,3 +72,9 @@ def test_denied(explain, words, told):
 def test_without_authentication(explain):
     text = "namespaces:\n  - {name: orders, backend: sqlite}\n"
     assert "anybody may do anything" in explain("x", "orders", "get", text=text)[1]
+
+
+def test_without_a_proxy_it_says_how_to_do_without(explain):
+    status, output = explain("reports", "orders", "get", "--url", "http://127.0.0.1:1")
+    assert status == 1
+    assert output.endswith("With --needs read, write or admin, no proxy need run.")
