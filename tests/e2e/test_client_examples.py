@@ -203,3 +203,12 @@ def test_a_token_of_a_local_issuer(start_prism, tmp_path, monkeypatch):
                 assert answer.status_code == status
         finally:
             keys.shutdown()
+
+
+@pytest.mark.parametrize("script", ["clients/issue_token.py", "plugins/grpc/echo.py"])
+def test_a_script_without_its_arguments_prints_its_usage(script, tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"usage: python {Path(script).name} ")
+    assert not any(tmp_path.iterdir())
