@@ -26,6 +26,8 @@ TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 REFUSED_HEADERS = ("jku", "jwk", "x5u", "crit", "b64", "zip")
 MAX_GROUPS = 1000
 """Groups, and scopes, of one token."""
+MAX_SHOWN, MAX_SHOWN_ITEMS = 100, 4
+"""Characters of a text of a claim, and texts, that the log shows."""
 
 _is_token = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").fullmatch
 
@@ -89,7 +91,10 @@ class Issuer:
             raise _refused("it is of another issuer")
         audience = claims.get("aud")
         if config.audience not in (audience if isinstance(audience, list) else [audience]):
-            raise _refused("it is for another audience")
+            raise _refused(
+                "it is for another audience",
+                f"its aud is {_shown(audience)}, where {config.audience!r} is expected",
+            )
         if "cnf" in claims:  # RFC 7800: who shows it must prove that it holds a key
             raise _refused("it is bound to a key, which is not checked here")
         expires = _time(claims, "exp")
@@ -97,7 +102,11 @@ class Issuer:
         if now >= expires + leeway:
             raise _refused("it has expired")
         if expires > now + config.max_lifetime_seconds + leeway:
-            raise _refused("it is good for longer than tokens may be here")
+            raise _refused(
+                "it is good for longer than tokens may be here",
+                f"for {expires - now:.10g} seconds; max_lifetime_seconds is "
+                f"{config.max_lifetime_seconds:g}",
+            )
         for name in ("nbf", "iat"):
             if name in claims and _time(claims, name) > now + leeway:
                 raise _refused("it is not good yet")
@@ -119,12 +128,29 @@ def judge_token(token: bytes, issuers: Mapping[str, Issuer], now: float) -> Iden
     claimed = _json(_decoded(second)).get("iss")
     issuer = issuers.get(claimed) if isinstance(claimed, str) else None
     if issuer is None:
-        raise _refused("it is of an issuer that is not known here")
+        raise _refused(
+            "it is of an issuer that is not known here",
+            f"its iss is {_shown(claimed)}, where {_shown(list(issuers))} is expected",
+        )
     return issuer.judge(token, header, now)
 
 
-def _refused(why: str) -> Unauthenticated:
-    return Unauthenticated(f"this token is not good: {why}", shown=True)
+def _refused(why: str, found: str = "") -> Unauthenticated:
+    """``found`` is for the log alone: what was found, and what is expected."""
+    detail = f"this token is not good: {why}"
+    logged = f"{detail}: {found}" if found else detail
+    return Unauthenticated(detail, shown=True, logged=logged)
+
+
+def _shown(claim: object) -> str:
+    """A text, or a list of texts, as a line of the log has room for; anything else by its type."""
+    items = claim if isinstance(claim, list) else [claim]
+    shown = [
+        repr(item[:MAX_SHOWN]) if isinstance(item, str) else f"a {type(item).__name__}"
+        for item in items[:MAX_SHOWN_ITEMS]
+        if item is not None
+    ]
+    return ", ".join(shown) or "missing"
 
 
 def _decoded(part: bytes) -> bytes:

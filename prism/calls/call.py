@@ -34,6 +34,7 @@ from prism.contract.errors import (
     PluginMisbehaved,
     RefusedParams,
     RequestTimeout,
+    Unauthenticated,
 )
 from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
@@ -426,7 +427,7 @@ class Call(ABC):
         self.status = error.status
         self.http_status = error.http_status
         self.reason = error.reason
-        if isinstance(error, RefusedParams):
+        if isinstance(error, RefusedParams | Unauthenticated):
             self.detail = error.logged
         elif not isinstance(error, PluginError):  # whose words may have data in them
             self.detail = error.detail

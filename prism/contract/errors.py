@@ -215,15 +215,17 @@ class Unauthenticated(CallError):
     """Who asks has not said who it is, or not rightly.
 
     ``shown``: a credential was there, and is not good (RFC 6750, 3.1: ``invalid_token``).
+    ``logged`` is ``detail``, with what is for operators alone.
     """
 
     status = StatusCode.UNAUTHENTICATED
     http_status = 401
     reason = "unauthenticated"
 
-    def __init__(self, detail: str, *, shown: bool = False) -> None:
+    def __init__(self, detail: str, *, shown: bool = False, logged: str = "") -> None:
         super().__init__(detail)
         self.shown = shown
+        self.logged = logged or detail
 
 
 class Forbidden(CallError):

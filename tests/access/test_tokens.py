@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import time
 
 import msgspec
@@ -98,6 +99,26 @@ async def test_a_token_for_longer_than_tokens_may_be(issuer, judge):
     judge(token)
     with pytest.raises(Unauthenticated, match="for longer"):
         judge(token, max_lifetime_seconds=3600.0)
+
+
+@pytest.mark.parametrize(
+    ("claims", "logged"),
+    [
+        ({"aud": "other\n"}, r"another audience: its aud is 'other\\n', where 'prism' is expected"),
+        ({"aud": ["a", 5]}, "another audience: its aud is 'a', a int, where"),
+        ({"aud": "x" * 3000}, "another audience: its aud is 'x{100}', where"),
+        ({"aud": None}, "another audience: its aud is missing, where"),
+        ({"iss": "https://x"}, f"not known here: its iss is 'https://x', where '{ISSUER}' is"),
+        ({"exp": 4e9}, r"than tokens may be here: for \d+ seconds; max_lifetime_seconds is 86400"),
+        ({"exp": 1e300}, r"than tokens may be here: for 1e\+300 seconds; max"),
+    ],
+)
+async def test_the_log_has_what_was_found_and_the_client_has_not(issuer, judge, claims, logged):
+    with pytest.raises(Unauthenticated) as caught:
+        judge(issuer.token(**claims))
+    assert re.search(logged, caught.value.logged)
+    assert caught.value.logged.startswith(f"{caught.value.detail}: ")
+    assert "expected" not in caught.value.detail
 
 
 async def test_claims_of_other_names(issuer, judge):
