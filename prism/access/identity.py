@@ -55,8 +55,10 @@ LONGEST_NAME = 256
 
 def unfit_name(name: object) -> str:
     """Why ``name`` cannot name a principal; empty if it can."""
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str):
         return "it is not text"
+    if not name:
+        return "it is empty"
     if len(name) > LONGEST_NAME:
         return f"it is longer than {LONGEST_NAME} characters"
     if not name.isprintable() or name != name.strip():

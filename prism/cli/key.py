@@ -1,12 +1,16 @@
 """``prism key``: API keys, in the file that ``authentication.api_keys`` names."""
 
+import time
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prism.cli.output import output_option, show, show_one
+
+if TYPE_CHECKING:
+    from prism.access.api_keys import KeyEntry
 
 EPILOG = """\b
 Examples:
@@ -46,13 +50,15 @@ def create(
     principal: str, groups: tuple[str, ...], expires: str | None, file: str, output: str
 ) -> None:
     """Make a key for PRINCIPAL, and print it: it is shown this once."""
-    from prism.access.api_keys import create_key
+    from prism.access.api_keys import create_key, today
 
     if expires is not None:
         try:
             expires = date.fromisoformat(expires).isoformat()
         except ValueError:
             raise click.UsageError(f"{expires!r} is no day; write it as 2030-12-31") from None
+        if expires < today():
+            raise click.UsageError(f"--expires {expires} is over: today is {today()} (UTC)")
     text, entry = create_key(Path(file), principal, list(groups), expires)
     if output != "table":
         show_one({"key": text, "id": entry.id, "principal": principal, "file": file}, output)
@@ -74,12 +80,16 @@ def list_keys(file: str, output: str) -> None:
             "principal": entry.principal,
             "groups": ", ".join(entry.groups) if output == "table" else entry.groups,
             "created": entry.created,
-            "expires": entry.expires,
+            "expires": _last_day(entry) if output == "table" else entry.expires,
             "revoked": entry.revoked,
         }
         for entry in read_keys(Path(file))
     ]
     show(records, output, ("id", "principal", "groups", "created", "expires", "revoked"))
+
+
+def _last_day(entry: "KeyEntry") -> str | None:
+    return f"{entry.expires} (expired)" if entry.ends <= time.time() else entry.expires
 
 
 @key.command()

@@ -4,9 +4,10 @@ import json
 import re
 import time
 
+import pytest
 from click.testing import CliRunner
 
-from prism.access.api_keys import APIKeys
+from prism.access.api_keys import APIKeys, KeyFileError, create_key, today
 from prism.cli.main import prism
 
 
@@ -41,3 +42,28 @@ def test_a_day_that_there_is_not(tmp_path):
     assert refused.exit_code == 2
     assert "'2030-02-30' is no day" in refused.output
     assert not (tmp_path / "k").exists()
+
+
+def test_a_last_day_that_is_over(tmp_path):
+    refused = run("create", "reports", "--expires", "2020-01-31", "-f", tmp_path / "k")
+    assert refused.exit_code == 2
+    assert "--expires 2020-01-31 is over: today is " in refused.output
+    assert not (tmp_path / "k").exists()
+    assert run("create", "reports", "--expires", today(), "-f", tmp_path / "k").exit_code == 0
+
+
+def test_a_key_that_has_expired_is_listed_so(tmp_path):
+    create_key(tmp_path / "k", "reports", [], "2020-01-31")
+    create_key(tmp_path / "k", "crawler", [], "2999-01-31")
+    said = run("list", "-f", tmp_path / "k").stdout
+    assert re.search(r"reports .* 2020-01-31 \(expired\)", said)
+    assert re.search(r"crawler .* 2999-01-31 +-", said)
+    assert (
+        json.loads(run("list", "-f", tmp_path / "k", "-o", "json").stdout)[0]["expires"]
+        == "2020-01-31"
+    )
+
+
+def test_a_principal_without_a_name(tmp_path):
+    with pytest.raises(KeyFileError, match="'' cannot name a principal: it is empty"):
+        run("create", "", "-f", tmp_path / "k")
