@@ -138,6 +138,8 @@ def _run(
         config = loaded.config
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
+    if not given:
+        _check_ports(config)
     setup_logging(config.log.level, config.log.format)
     give_back_large_blocks()
 
@@ -212,6 +214,16 @@ def _with_ports(config: "Config", port: int | None, admin_port: int | None) -> "
     if admin_port is not None:
         config = replace(config, admin=replace(config.admin, port=admin_port))
     return config
+
+
+def _check_ports(config: "Config") -> None:
+    """That the command line's ports do not clash; raises ConfigError, as a file's do."""
+    from prism.config.errors import ConfigError, ConfigProblem
+
+    listen, admin = config.listen, config.admin
+    if admin.enabled and listen.port == admin.port != 0 and listen.address == admin.address:
+        why = f"port {admin.port} is already that of `listen`"
+        raise ConfigError([ConfigProblem("the command line", 0, 0, "admin.port", why)])
 
 
 def _has_only_a_name(namespace: "NamespaceConfig", config: "Config") -> bool:

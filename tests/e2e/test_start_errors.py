@@ -1,6 +1,7 @@
 """What keeps a proxy, or one of its namespaces, from starting, is said in a line."""
 
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -40,6 +41,19 @@ def test_a_port_in_use(tmp_path, option):
         said = serve_in_vain(tmp_path, *FREE_PORTS, option, port)
     (line,) = said.splitlines()
     assert line.startswith(f"prism: cannot listen on 127.0.0.1, port {port}: ")
+
+
+def test_one_port_for_two(tmp_path):
+    (tmp_path / "prism.yaml").write_text("listen: {port: 7001}\nadmin: {port: 7002}\n")
+    for arguments in (
+        ("--admin-port", "50051"),
+        ("--config", "prism.yaml", "--admin-port", "7001"),
+        ("--config", "prism.yaml", "--port", "7002"),
+    ):
+        *_, line = serve_in_vain(tmp_path, *arguments).splitlines()  # after warnings
+        assert re.fullmatch(
+            r"prism: the command line: admin.port: port \d+ is already that of `listen`", line
+        )
 
 
 @pytest.mark.parametrize("open_files", [8, 20, 63])
