@@ -80,7 +80,7 @@ def describe(name: str, output: str, url: str, token_file: str | None) -> None:
         found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
         found["limits"] = ", ".join(
-            f"{key} {'-' if value is None else _number(value)}"
+            f"{key} {'-' if value is None else f'{value:.10g}'}"
             for key, value in found["limits"].items()
         )
     show_one(found, output)
@@ -357,11 +357,13 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _number(value: object, of: str = "") -> str:
+def _number(value: object, of: str) -> str:
     """A value within a record; the phases of a reload are seconds."""
     if of == "phases" and isinstance(value, int | float):
         return f"{value:.3f} s"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
 
 
 for command in (keygen, sign, verify):
