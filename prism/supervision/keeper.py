@@ -78,7 +78,7 @@ class Backoff:
 class Keeper:
     """Runs the generations of one namespace.
 
-    ``current`` is the generation in the slot, ``newest`` the last one that was begun, and
+    ``current`` is the generation in the slot, ``newest`` the last begun since a reset, and
     ``generations`` are all that are not over. ``operation`` is what runs on the namespace
     now. ``paused``: the loop makes no attempts.
     """

@@ -118,6 +118,13 @@ async def test_a_drain_and_the_way_back(make_spec, is_alive):
         assert (status.state, status.reason) == (State.STOPPED, "it was drained by an operator")
         assert (await supervisor.restart("ns")).outcome == "swapped"
         assert await leased_call(slot, "pid") != pid
+        await supervisor.drain("ns")
+        status = supervisor.reset("ns")
+        assert (status.state, status.reason) == (
+            State.STARTING,
+            "it is being started, as an operator asked",
+        )
+        await eventually(lambda: slot.current is not None)
 
 
 async def test_how_a_killed_process_ended_is_told(make_spec):
