@@ -4,6 +4,9 @@ import base64
 import json
 import ssl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import click
@@ -13,7 +16,7 @@ from trio_websocket import (
     ConnectionRejected,
     HandshakeError,
     WebSocketConnection,
-    connect_websocket_url,
+    wrap_client_stream,
 )
 
 from prism.cli.connection import CONNECT_TIMEOUT, say_refused, say_unreachable, tls_context
@@ -37,15 +40,12 @@ def call_stream(
 async def _run(
     target: str, params: str, headers: dict[str, str], context: ssl.SSLContext | None
 ) -> int:
-    url = "ws" + target.removeprefix("http")
     fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     status = 0
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(CONNECT_TIMEOUT):
-                socket = await connect_websocket_url(
-                    nursery, url, context, extra_headers=fields, max_message_size=MAX_MESSAGE
-                )
+                socket = await _connect(nursery, target, context, fields)
             nursery.start_soon(_send, socket, params)
             status = await _receive(socket)
             nursery.cancel_scope.cancel()
@@ -59,6 +59,78 @@ async def _run(
         say_unreachable(f"{server.scheme}://{server.netloc}", error)
         status = 1
     return status
+
+
+class _Watched(trio.abc.Stream):
+    """A stream that tells when it has broken: trio-websocket would wait on for an answer."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+        self.broken = trio.CancelScope()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with self._noting():
+            await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        with self._noting():
+            data = await self._stream.receive_some(max_bytes)
+        if not data:
+            self._break(ConnectionError("Server disconnected"))
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except trio.BrokenResourceError as error:
+            cause = error.__cause__
+            self._break(cause if isinstance(cause, OSError) else ConnectionError(str(error)))
+            raise
+
+    def _break(self, error: OSError) -> None:
+        self.error = self.error or error
+        self.broken.cancel()
+
+
+async def _connect(
+    nursery: trio.Nursery,
+    target: str,
+    context: ssl.SSLContext | None,
+    fields: list[tuple[bytes, bytes]],
+) -> WebSocketConnection:
+    """Open a WebSocket at ``target``; its task is in ``nursery``.
+
+    Raises:
+        OSError: nobody is there, TLS could not be agreed on, or the connection broke.
+    """
+    server = urlsplit(target)
+    host, port = server.hostname or "", server.port
+    stream: trio.abc.Stream
+    if server.scheme == "https":
+        stream = await trio.open_ssl_over_tcp_stream(
+            host, port or 443, ssl_context=context, https_compatible=True
+        )
+    else:
+        stream = await trio.open_tcp_stream(host, port or 80)
+    watched = _Watched(stream)
+    with watched.broken:
+        return await wrap_client_stream(
+            nursery,
+            cast("Any", watched),  # its type is narrower than what is done with it
+            server.netloc.rpartition("@")[2],
+            server.path,
+            extra_headers=fields,
+            max_message_size=MAX_MESSAGE,
+        )
+    raise watched.error or ConnectionError("the connection was lost")
 
 
 async def _send(socket: WebSocketConnection, params: str) -> None:

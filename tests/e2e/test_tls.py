@@ -170,6 +170,29 @@ def test_a_new_key_with_a_passphrase_holds_up_nobody(start_prism, files, on_a_te
     assert "protected by a passphrase" in record["message"]
 
 
+@pytest.mark.parametrize("asked", [("get", '{"key":"a"}'), ("scan", '{"prefix":"a"}', "--stream")])
+def test_a_call_without_the_certificate_that_is_wanted_is_told_so(start_prism, files, asked):
+    proxy = start_prism(files.config(mutual=True))
+    where = ("--url", proxy.url, "--ca-cert", str(files.ca_file))
+
+    def call(*more):
+        return subprocess.run(
+            [sys.executable, "-m", "prism", "call", "demo", *asked, *where, *more],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    refused = call()
+    assert refused.returncode == 1
+    said, advice = refused.stderr.splitlines()
+    assert "alert certificate required" in said
+    assert advice == "The proxy wants a client certificate: --cert"
+    answered = call("--cert", str(files.client()))
+    assert (answered.returncode, answered.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start_prism, files):
     proxy = start_prism(files.config(mutual=True, max_concurrent_handshakes=8))

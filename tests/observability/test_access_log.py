@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from prism.calls.json_text import check_params
-from prism.contract.errors import InvalidRequest, PluginError
+from prism.contract.errors import InvalidRequest, PluginError, Unauthenticated
 from prism.contract.status import StatusCode
 from prism.observability.access_log import AccessLog
 from prism.observability.log_writer import LogWriter
@@ -183,6 +183,8 @@ async def test_a_refusal_says_why_and_a_plugins_words_are_its_own(make_record):
     record = make_record()
     record.note(InvalidRequest("why"))
     assert record.detail == "why"
+    record.note(Unauthenticated("why", logged="why: it says 'a'"))
+    assert record.detail == "why: it says 'a'"
     for params in (b'{"ada@example.com":1,"ada@example.com":2}', b'{"a":4111e9999}'):
         with pytest.raises(InvalidRequest) as caught:
             check_params(params, "line 1")
