@@ -152,8 +152,10 @@ def test_tail_goes_on_over_a_restart_of_the_proxy(start_prism):
         assert json.loads(process.stdout.readline())["key"] == "before"
         assert proxy.stop() == 0
         assert "cannot call" in process.stderr.readline()
-        assert process.stderr.readline().startswith("Is the proxy running?")
-        assert process.stderr.readline() == "Trying again until it answers; Ctrl-C ends this.\n"
+        hint = process.stderr.readline()  # where nobody listens any more
+        if hint.startswith("Is the proxy running?"):
+            hint = process.stderr.readline()
+        assert hint == "Trying again until it answers; Ctrl-C ends this.\n"
         again = start_prism(arguments=fixed)
         put(again, "after")
         assert json.loads(process.stdout.readline())["key"] == "after"

@@ -12,6 +12,7 @@ from prism.server.problems import BadRequest, problem
 
 ARGUMENTS = {
     "detail": "why",
+    "logged": "something is refused",
     "error": ConfigError([ConfigProblem("f", 1, 2, "listen", "no")]),
     "encoding": "br",
     "content_type": "application/msgpack",

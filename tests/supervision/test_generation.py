@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from supervised_plugin import ScriptedConnector
+from supervised_plugin import ScriptedConnector, eventually
 
 from prism.config.errors import ConfigError
 from prism.contract.errors import ChannelAged, ChannelBroken, Draining, PluginCrashed
@@ -202,6 +202,7 @@ async def test_health_that_it_pushes_before_the_first_check_does_not_settle_it(
     generation, _ = begin(connector, start_timeout_seconds=30)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(generation.run)
+        await eventually(lambda: generation.lifecycle.state is State.INITIALIZING)
         await trio.testing.wait_all_tasks_blocked()
         connector.on_note(Note(health=GOOD))
         assert generation.lifecycle.state is State.INITIALIZING
