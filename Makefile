@@ -8,7 +8,7 @@ PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 # On a terminal pip shows how far it is.
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo --quiet)
 
-.PHONY: help serve test test-fast soak check bench format generate wheel clean
+.PHONY: help serve test test-fast soak check services-up services-down bench format generate wheel clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
 	@echo "make soak       all of the matrices that make test runs by pairs, and what runs for long"
 	@echo "make check      formatting, lint, types, and the direction of imports"
+	@echo "make services-up    start the real servers that tests use, and say where they are"
+	@echo "make services-down  end them"
 	@echo "make bench      measure, side by side with peers; writes docs/performance.md"
 	@echo "make generate   what is made from the types and the .proto; tests compare it"
 	@echo "make wheel      wheels of the proxy, with the compiled parts, and of the plugins' SDK; tried"
@@ -42,6 +44,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+services-up: $(VENV)/.installed-dev
+	scripts/tools.sh $(VENV)
+	$(BIN)/python -m tests.services up
+
+services-down: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.services down
 
 bench: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)

@@ -15,6 +15,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.services.fixtures"]
+
 Point = tuple[Hashable, ...]
 
 

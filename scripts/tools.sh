@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs that tests run beside Python: curl, Node, a C compiler,
-# HTTP/2 clients, nghttp2's headers, a browser; builds the ones in Go (tests/e2e/programs) into
+# HTTP/2 clients, nghttp2's headers, a browser, servers; builds the ones in Go (tests/e2e/programs) into
 # the virtual environment $1.
 #
 # As root on Debian it installs what is missing. Elsewhere it says what to
@@ -20,6 +20,8 @@ need nghttp nghttp2-client
 need h2load nghttp2-client
 need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
+[ -e /usr/lib/postgresql/15/bin/initdb ] || missing="$missing postgresql-15"
+[ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 [ -e /usr/include/nghttp2/nghttp2.h ] || missing="$missing libnghttp2-dev"
 
@@ -28,6 +30,13 @@ if [ -z "$missing" ]; then
 elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "installing Debian packages:$missing"
     apt-get update -qq
+    # The packages of servers start them; exit status 101 of this script says that none may.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
     # shellcheck disable=SC2086  # a list of words on purpose
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
 elif [ -n "${CI:-}" ]; then

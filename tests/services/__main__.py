@@ -1,0 +1,68 @@
+"""``python -m tests.services up|down``: all servers that the tests know, until ``down``.
+
+``up`` starts each that is installed, and writes their addresses to ``build/services.json``; the
+tests then use those instead of starting their own. ``down`` ends them by their pids.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.services.postgres import PgBouncer, PostgreSQL15, PostgreSQL18
+from tests.services.server import Missing, Server
+
+FILE = Path(__file__).parents[2] / "build" / "services.json"
+
+KINDS: tuple[type[Server], ...] = (PostgreSQL15, PostgreSQL18, PgBouncer)
+"""In the order of their starts; an option that is another server names its kind here."""
+BEFORE: dict[type[Server], type[Server]] = {PgBouncer: PostgreSQL15}
+"""The server that one of this kind stands before."""
+
+
+def running(kind: type[Server]) -> Server | None:
+    """The server of this kind that ``up`` has started, if it runs."""
+    record = _read().get(kind.name)
+    return None if record is None else kind.attach(record)
+
+
+def up() -> int:
+    """Start what is not running yet."""
+    FILE.parent.mkdir(exist_ok=True)
+    records = _read()
+    servers: dict[type[Server], Server] = {}
+    for kind in KINDS:
+        try:
+            options = {"before": servers[BEFORE[kind]]} if kind in BEFORE else {}
+            server = running(kind) or kind.start(FILE.parent, outlives=True, **options)
+        except (Missing, KeyError) as error:
+            print(f"{kind.name:12} not started: {error}")
+            continue
+        servers[kind] = server
+        records[kind.name] = server.record()
+        FILE.write_text(json.dumps(records, indent=2))
+        print(f"{kind.name:12} {json.dumps(server.addresses())}")
+    return 0
+
+
+def down() -> int:
+    """End what ``up`` has started."""
+    records = _read()
+    for kind in reversed(KINDS):
+        record = records.get(kind.name)
+        server = None if record is None else kind.attach(record)
+        if server is not None:
+            server.stop()
+            print(f"{kind.name:12} stopped")
+    FILE.unlink(missing_ok=True)
+    return 0
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in (["up"], ["down"]):
+        sys.exit(__doc__)
+    sys.exit(up() if sys.argv[1] == "up" else down())

@@ -1,0 +1,89 @@
+"""Servers for tests, one of each kind for a worker's whole session.
+
+What takes one down, or fills it, starts its own with ``start_server``.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.services.__main__ import running
+from tests.services.postgres import PgBouncer, PostgreSQL, PostgreSQL15, PostgreSQL18
+from tests.services.server import Missing, Server
+
+S = TypeVar("S", bound=Server)
+StartServer = Callable[..., Any]
+"""``start_server(Kind, **options)``: a server of that kind."""
+
+
+def start_or_skip(kind: type[S], directory: Path, **options: Any) -> S:
+    """A server of this kind; where it is not installed, the test is skipped, in CI it fails."""
+    try:
+        return kind.start(directory, **options)
+    except Missing as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """``shared_server(Kind)``: this session's server of that kind."""
+    started: dict[type[Server], Server] = {}
+    own: list[Server] = []
+
+    def get(kind: type[Server], **options: Any) -> Server:
+        if kind not in started:
+            found = running(kind)
+            if found is None:
+                found = start_or_skip(kind, tmp_path_factory.mktemp(kind.name), **options)
+                own.append(found)
+            started[kind] = found
+        return started[kind]
+
+    yield get
+    for server in reversed(own):
+        server.stop()
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers that end with the test."""
+    own: list[Server] = []
+
+    def start(kind: type[Server], **options: Any) -> Server:
+        own.append(start_or_skip(kind, tmp_path, **options))
+        return own[-1]
+
+    yield start
+    for server in reversed(own):
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres15(shared_server: StartServer) -> PostgreSQL:
+    server: PostgreSQL = shared_server(PostgreSQL15)
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres18(shared_server: StartServer) -> PostgreSQL:
+    server: PostgreSQL = shared_server(PostgreSQL18)
+    return server
+
+
+@pytest.fixture(scope="session", params=[PostgreSQL15, PostgreSQL18], ids=lambda kind: kind.name)
+def postgres(request: pytest.FixtureRequest, shared_server: StartServer) -> PostgreSQL:
+    """Each version in turn."""
+    server: PostgreSQL = shared_server(request.param)
+    return server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(shared_server: StartServer, postgres15: PostgreSQL) -> PgBouncer:
+    """In transaction mode, before PostgreSQL 15."""
+    server: PgBouncer = shared_server(PgBouncer, before=postgres15)
+    return server
