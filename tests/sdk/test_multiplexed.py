@@ -1,0 +1,405 @@
+"""The multiplexed connection, against a server of lines on a real socket, on both event loops."""
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+import pytest
+
+from prism.contract.errors import PluginError
+from prism.contract.status import StatusCode
+from prism.sdk.multiplexed import (
+    AnswerLost,
+    Limits,
+    Multiplexed,
+    NotSent,
+    QueueFull,
+    State,
+)
+
+QUICK = Limits(first_backoff=0.001, last_backoff=0.01)
+
+
+class Lines:
+    """A transport of lines: the answer to a line is the line."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+        self._out = bytearray()
+        self._in = bytearray()
+
+    def write(self, request: bytes) -> None:
+        self._out += request + b"\n"
+
+    async def flush(self) -> None:
+        data, self._out = bytes(self._out), bytearray()
+        await self._stream.send(data)
+
+    async def read(self) -> list[bytes]:
+        self._in += await self._stream.receive(65536)
+        *lines, rest = bytes(self._in).split(b"\n")
+        self._in = bytearray(rest)
+        return lines
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Server:
+    """Answers each line with itself, in order, as long as it is not ``held``."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.accepted = 0
+        self.received: list[bytes] = []
+        self.answered = 0
+        self.refuse = False
+        self.extra = b""
+        self._held: anyio.Event | None = None
+        self._streams: set[anyio.abc.SocketStream] = set()
+        self._changed = anyio.Event()
+
+    def hold(self) -> None:
+        self._held = anyio.Event()
+
+    def release(self) -> None:
+        assert self._held is not None
+        held, self._held = self._held, None
+        held.set()
+
+    async def cut(self) -> None:
+        """Close every connection."""
+        for stream in list(self._streams):
+            await stream.aclose()
+
+    async def wait_received(self, number: int) -> None:
+        while len(self.received) < number:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        self.accepted += 1
+        async with stream:
+            if self.refuse:
+                return
+            self._streams.add(stream)
+            rest = b""
+            try:
+                while True:
+                    *lines, rest = (rest + await stream.receive()).split(b"\n")
+                    self.received += lines
+                    self._changed.set()
+                    while self._held is not None:
+                        await self._held.wait()
+                    # In pieces that end anywhere: an answer may arrive in two of them.
+                    data = b"".join(line + b"\n" for line in lines) + self.extra
+                    middle = len(data) // 3
+                    await stream.send(data[:middle])
+                    await stream.send(data[middle:])
+                    self.answered += len(lines)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass
+            finally:
+                self._streams.discard(stream)
+
+
+@asynccontextmanager
+async def serving(
+    limits: Limits = QUICK,
+) -> AsyncIterator[tuple[Server, Multiplexed[bytes, bytes]]]:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        server = Server(listener.extra(anyio.abc.SocketAttribute.local_port))
+
+        async def connect() -> Lines:
+            return Lines(await anyio.connect_tcp("127.0.0.1", server.port))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, server.serve)
+            calls: Multiplexed[bytes, bytes] = Multiplexed(connect, "the server", limits)
+            await calls.start()
+            await until(lambda: server.accepted == 1)
+            try:
+                yield server, calls
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await calls.aclose()
+                tasks.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - states that have no event of their own
+        await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize("cuts", [0, 5])
+def test_no_answer_ever_reaches_another_caller(run, cuts):
+    """A storm of calls with values of their own, cancelled at any moment, with lost connections."""
+    number = 10_000
+    dice = random.Random(7)
+
+    async def storm() -> None:
+        async with serving() as (server, calls):
+            outcomes: dict[str, int] = {"answered": 0, "cancelled": 0, "lost": 0, "not sent": 0}
+            room = anyio.Semaphore(500)
+
+            async def one(name: int) -> None:
+                value = f"value {name}".encode()
+                patience = dice.choice([0.0, 0.0005, 0.002, 30.0, 30.0])
+                outcome = "cancelled"
+                async with room:
+                    with anyio.move_on_after(patience):
+                        try:
+                            if name % 10:
+                                assert await calls.call(value, len(value)) == value
+                            else:
+                                both = value + b" a\n" + value + b" b"
+                                found = await calls.call_many(both, 2, len(both))
+                                assert found == [value + b" a", value + b" b"]
+                            outcome = "answered"
+                        except AnswerLost:
+                            outcome = "lost"
+                        except NotSent:
+                            outcome = "not sent"
+                outcomes[outcome] += 1
+                if cuts and name % (number // cuts) == 100:
+                    await server.cut()
+
+            async with anyio.create_task_group() as tasks:
+                for name in range(number):
+                    tasks.start_soon(one, name)
+            # The places of cancelled calls are given up as their answers come.
+            await until(lambda: calls.in_flight == 0)
+            assert calls.queued_bytes == 0
+            assert await calls.call(b"last") == b"last"
+            assert sum(outcomes.values()) == number
+            assert outcomes["answered"] > number / 10
+            assert outcomes["cancelled"] > number / 10
+            assert len(server.received) < number * 1.1  # what was cancelled in the queue never left
+            if cuts:
+                assert server.accepted == calls.connects > 1
+            else:
+                assert outcomes["lost"] == outcomes["not sent"] == 0
+                assert server.accepted == calls.connects == 1
+
+    run(storm)
+
+
+def test_the_place_of_a_cancelled_call_is_kept_until_its_answer_is_there(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            server.hold()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(calls.call, b"cancelled")
+                await server.wait_received(1)
+                tasks.cancel_scope.cancel()
+            assert calls.in_flight == 1
+            server.release()
+            assert await calls.call(b"mine") == b"mine"
+            assert calls.in_flight == 0
+
+    run(check)
+
+
+def test_a_call_that_is_cancelled_before_it_was_written_is_never_sent(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(calls.call, b"cancelled")
+                tasks.start_soon(calls.call, b"cancelled too")
+                tasks.cancel_scope.cancel()
+            assert await calls.call(b"mine") == b"mine"
+            assert server.received == [b"mine"]
+
+    run(check)
+
+
+def test_calls_of_one_moment_leave_together(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            flushes = 0
+            flush = Lines.flush
+
+            async def counted(self: Lines) -> None:
+                nonlocal flushes
+                flushes += 1
+                await flush(self)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Lines, "flush", counted)
+                async with anyio.create_task_group() as tasks:
+                    for number in range(50):
+                        tasks.start_soon(calls.call, b"%d" % number)
+            assert len(server.received) == 50
+            assert flushes < 10
+
+    run(check)
+
+
+def test_the_answer_that_a_lost_connection_owes_is_an_error_or_repeated(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            server.hold()
+            errors: list[PluginError] = []
+            answers: list[bytes] = []
+
+            async def fails() -> None:
+                with pytest.raises(AnswerLost, match="may have run") as failed:
+                    await calls.call(b"once")
+                errors.append(failed.value)
+
+            async def repeated() -> None:
+                answers.append(await calls.call(b"twice", repeatable=True))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(fails)
+                tasks.start_soon(repeated)
+                await server.wait_received(2)
+                await server.cut()
+                await server.wait_received(3)
+                server.release()
+            assert errors[0].status is StatusCode.UNAVAILABLE
+            assert answers == [b"twice"]
+            assert server.received.count(b"once") == 1
+            assert calls.connects == 2
+
+    run(check)
+
+
+def test_calls_fail_at_once_while_nothing_can_be_reached_and_work_again_after(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            port, server.port = server.port, 1
+            await server.cut()
+            await until(lambda: calls.state is State.UNREACHABLE)
+            with pytest.raises(NotSent, match="was not sent"):
+                await calls.call(b"early")
+            server.port = port
+            await until(lambda: calls.state is State.CONNECTED)
+            assert await calls.call(b"late") == b"late"
+            assert server.received == [b"late"]
+
+    run(check)
+
+
+def test_a_server_that_only_takes_connections_is_asked_less_and_less(run):
+    async def check() -> None:
+        limits = Limits(first_backoff=0.01, last_backoff=60)
+        async with serving(limits) as (server, _):
+            server.refuse = True
+            await server.cut()
+            await until(lambda: server.accepted >= 4)
+            before = anyio.current_time()
+            await until(lambda: server.accepted >= 5)
+            assert anyio.current_time() - before > 0.03  # of 0.08, less what is random in it
+
+    run(check)
+
+
+def test_a_connection_that_owes_answers_and_is_silent_is_given_up(run):
+    async def check() -> None:
+        limits = Limits(silence=0.05, first_backoff=0.001, last_backoff=0.01)
+        async with serving(limits) as (server, calls):
+            server.hold()
+            with pytest.raises(AnswerLost, match=r"no answer came for 0\.05 seconds"):
+                await calls.call(b"into the void")
+            server.release()
+            await until(lambda: calls.state is State.CONNECTED)
+            assert await calls.call(b"again") == b"again"
+
+    run(check)
+
+
+def test_a_connection_that_owes_nothing_may_be_silent(run):
+    async def check() -> None:
+        limits = Limits(silence=0.01)
+        async with serving(limits) as (_, calls):
+            assert await calls.call(b"one") == b"one"
+            await anyio.sleep(0.05)
+            assert calls.connects == 1
+
+    run(check)
+
+
+def test_how_many_calls_wait_is_bounded(run):
+    async def check() -> None:
+        async with serving(Limits(calls=2)) as (server, calls):
+            server.hold()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(calls.call, b"1")
+                tasks.start_soon(calls.call, b"2")
+                await server.wait_received(2)
+                with pytest.raises(QueueFull, match="2 calls to the server are waiting") as refused:
+                    await calls.call(b"3")
+                assert refused.value.status is StatusCode.RESOURCE_EXHAUSTED
+                server.release()
+            assert await calls.call(b"4") == b"4"
+
+    run(check)
+
+
+def test_how_many_bytes_wait_is_bounded(run):
+    async def check() -> None:
+        async with serving(Limits(queued_bytes=20)) as (_, calls):
+            with pytest.raises(QueueFull, match="the limit is 20"):
+                await calls.call(b"1", 21)
+            assert await calls.call(b"2", 20) == b"2"
+            assert calls.queued_bytes == 0
+
+    run(check)
+
+
+def test_an_answer_that_nobody_asked_for_ends_the_connection(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            server.extra = b"more\n"
+            assert await calls.call(b"one") == b"one"
+            await until(lambda: calls.connects == 2)
+            server.extra = b""
+            assert await calls.call(b"two") == b"two"
+
+    run(check)
+
+
+def test_giving_up_makes_another_connection(run):
+    async def check() -> None:
+        async with serving() as (_, calls):
+            assert await calls.call(b"one") == b"one"
+            calls.give_up("it became a replica")
+            await until(lambda: calls.connects == 2)
+            assert await calls.call(b"two") == b"two"
+
+    run(check)
+
+
+def test_closing_fails_what_waits(run):
+    async def check() -> None:
+        async with serving() as (server, calls):
+            server.hold()
+
+            async def waits() -> None:
+                with pytest.raises(AnswerLost, match="is closed"):
+                    await calls.call(b"one")
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(waits)
+                await server.wait_received(1)
+                await calls.aclose()
+            assert calls.state is State.CLOSED
+            assert calls.in_flight == 0
+            with pytest.raises(NotSent, match="is closed"):
+                await calls.call(b"two")
+
+    run(check)
+
+
+def test_a_first_connection_that_fails_is_told(run):
+    async def check() -> None:
+        async def connect() -> Lines:
+            raise OSError("nobody is there")
+
+        with pytest.raises(OSError, match="nobody is there"):
+            await Multiplexed(connect, "the server").start()
+
+    run(check)
