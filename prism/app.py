@@ -31,21 +31,21 @@ from prism.observability.collectors import config_metrics, memory_metrics, serve
 from prism.observability.metrics import Metrics
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
-from prism.server import (
+from prism.server.http2.implementation import choose
+from prism.server.serve import serve
+from prism.server.settings import ServerSettings
+from prism.server.statistics import ServerStatistics
+from prism.streams.addresses import Address, is_loopback, unix_path
+from prism.streams.errors import ListenError
+from prism.streams.listeners import (
     Listener,
-    ServerSettings,
-    ServerStatistics,
-    ServerTLS,
     bound_address,
     descriptor,
     listen_on,
     open_listeners,
-    serve,
+    open_unix_listener,
 )
-from prism.server.http2.implementation import choose
-from prism.streams.addresses import Address, is_loopback, unix_path
-from prism.streams.errors import ListenError
-from prism.streams.listeners import open_unix_listener
+from prism.streams.tls import ServerTLS
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")

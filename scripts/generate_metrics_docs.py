@@ -21,8 +21,8 @@ from prism.observability.collectors import (
     server_metrics,
 )
 from prism.observability.metrics import BOUNDS, UNKNOWN, Metrics
-from prism.server import ServerStatistics, ServerTLS
-from prism.streams.tls import Certificate
+from prism.server.statistics import ServerStatistics
+from prism.streams.tls import Certificate, ServerTLS
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,8 +8,9 @@ Usage: python -m benchmarks.sides.prism_constant; it prints its URL.
 import trio
 
 from benchmarks.sides.constant_app import BODY
-from prism.server import Exchange, bound_address, open_listeners, serve
-from prism.server.exchange import Cancelled
+from prism.server.exchange import Cancelled, Exchange
+from prism.server.serve import serve
+from prism.streams.listeners import bound_address, open_listeners
 
 HEADERS = [(b"content-type", b"application/json")]
 

@@ -6,25 +6,49 @@ Exit status of every command: 0 success, 1 failure (said on standard error),
 
 import os
 import sys
+from importlib import import_module
 
 import click
 
 from prism import __version__
-from prism.cli.authz import authz
-from prism.cli.call import call
-from prism.cli.completion import VARIABLE, completion
-from prism.cli.config import config
-from prism.cli.key import key
-from prism.cli.plugin import namespace, plugin
-from prism.cli.restart import restart
-from prism.cli.serve import serve
-from prism.cli.tail import tail
+from prism.cli import completion
 from prism.contract.errors import PrismError
 
 TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
 
+COMMANDS = {
+    "authz": "authz",
+    "call": "call",
+    "completion": "completion",
+    "config": "config",
+    "key": "key",
+    "namespace": "plugin",
+    "plugin": "plugin",
+    "restart": "restart",
+    "serve": "serve",
+    "tail": "tail",
+}
+"""Each command, and the module of ``prism.cli`` that has it under its name."""
+
+
+class Commands(click.Group):
+    """The commands; a module is imported when its command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"prism.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - as the table says
+        return command
+
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: prism serve",
 )
@@ -46,8 +70,8 @@ def prism() -> None:
 def show_version(context: click.Context) -> None:
     """Print what runs here; the proxy's dependencies are imported only for this."""
     from prism.calls.json_text import IS_COMPILED
-    from prism.server import ServerSettings
     from prism.server.http2.implementation import choose
+    from prism.server.settings import ServerSettings
 
     json = "compiled" if IS_COMPILED else "Python"
     http2 = choose(ServerSettings().http2_codec)
@@ -55,22 +79,10 @@ def show_version(context: click.Context) -> None:
     context.exit()
 
 
-prism.add_command(serve)
-prism.add_command(call)
-prism.add_command(tail)
-prism.add_command(completion)
-prism.add_command(config)
-prism.add_command(namespace)
-prism.add_command(plugin)
-prism.add_command(restart)
-prism.add_command(key)
-prism.add_command(authz)
-
-
 def main() -> None:
     """Run the command line; the errors of users never show as tracebacks."""
     try:
-        prism(complete_var=VARIABLE)
+        prism(complete_var=completion.VARIABLE)
     except PrismError as error:
         click.echo(f"prism: {error}", err=True)
         sys.exit(1)

@@ -17,17 +17,12 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from prism.frontends.asgi import asgi
-from prism.server import (
-    FrontEnd,
-    Listener,
-    ServerSettings,
-    ServerTLS,
-    bound_address,
-    descriptor,
-)
+from prism.server.exchange import FrontEnd
 from prism.server.log import contained
+from prism.server.settings import ServerSettings
 from prism.streams.addresses import Address
-from prism.streams.listeners import BACKLOG
+from prism.streams.listeners import BACKLOG, Listener, bound_address, descriptor
+from prism.streams.tls import ServerTLS
 
 logger = logging.getLogger("prism.hypercorn")
 

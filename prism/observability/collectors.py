@@ -11,7 +11,8 @@ from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
-from prism.server import ServerStatistics, ServerTLS
+from prism.server.statistics import ServerStatistics
+from prism.streams.tls import ServerTLS
 from prism.supervision.lifecycle import State
 from prism.supervision.supervisor import Supervisor
 

@@ -26,12 +26,44 @@ def test_python_dash_m_prism_is_the_command():
     assert re.fullmatch(rf"prism {__version__} \({parts}\)\n", done.stdout)
 
 
+IMPORTED = """
+import sys
+from prism.cli.main import main
+sys.argv[0] = "prism"
+try:
+    main()
+finally:
+    print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "used", "unused"),
+    [
+        (["--version"], {"prism.calls.json_text"}, {"trio", "h2.connection", "httpx"}),
+        (["--help"], {"prism.cli.serve"}, {"trio", "httpx", "msgspec", "yaml", "prism.calls"}),
+        (["call", "-h"], {"prism.cli.call"}, {"trio", "httpx", "prism.cli.plugin", "prism.app"}),
+        (["completion", "zsh"], {"prism.cli.completion"}, {"trio", "httpx", "msgspec"}),
+        (["config", "schema"], {"msgspec"}, {"prism.cli.serve", "httpx", "prism.server"}),
+        (["key", "list", "-f", os.devnull], {"prism.access.api_keys"}, {"httpx", "prism.server"}),
+    ],
+)
+def test_a_command_imports_only_what_it_uses(arguments, used, unused):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, timeout=60
+    )
+    imported = set(done.stderr.split("\n"))
+    assert used <= imported, done.stderr
+    assert not unused & imported
+
+
 def groups(command, path=()):
     """Every command that has commands below it."""
     if isinstance(command, click.Group):
         yield list(path)
-        for name, below in command.commands.items():
-            yield from groups(below, (*path, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from groups(command.get_command(context, name), (*path, name))
 
 
 @pytest.mark.parametrize("group", list(groups(prism)))

@@ -14,8 +14,9 @@ import trio
 import trustme
 
 from prism.frontends.hypercorn import HypercornConfig, serve_on_hypercorn
-from prism.server import ServerSettings, ServerTLS, bound_address, descriptor, open_listeners
-from prism.streams.listeners import listen_on
+from prism.server.settings import ServerSettings
+from prism.streams.listeners import bound_address, descriptor, listen_on, open_listeners
+from prism.streams.tls import ServerTLS
 
 
 class Front:

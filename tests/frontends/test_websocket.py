@@ -26,7 +26,9 @@ from prism.frontends.data_port import DataPort
 from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
-from prism.server import ServerSettings, bound_address, open_listeners, serve
+from prism.server.serve import serve
+from prism.server.settings import ServerSettings
+from prism.streams.listeners import bound_address, open_listeners
 
 LEAVES = {"type": "websocket.disconnect", "code": 1006}
 

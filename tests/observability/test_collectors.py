@@ -16,7 +16,7 @@ from prism.observability.collectors import (
     server_metrics,
 )
 from prism.observability.metrics import Metrics
-from prism.server import ServerStatistics
+from prism.server.statistics import ServerStatistics
 from prism.streams.tls import Certificate
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.lifecycle import State

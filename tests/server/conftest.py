@@ -14,9 +14,13 @@ import trio
 from h2.settings import SettingCodes
 
 from prism.calls.memory import Memory
-from prism.server import ServerSettings, ServerStatistics, ServerTLS, open_listeners, serve
 from prism.server.http2.implementation import Implementation, choose
+from prism.server.serve import serve
+from prism.server.settings import ServerSettings
+from prism.server.statistics import ServerStatistics
 from prism.streams.addresses import Address
+from prism.streams.listeners import open_listeners
+from prism.streams.tls import ServerTLS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from asgi_app import App, ASGIApp, Message

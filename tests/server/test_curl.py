@@ -7,7 +7,7 @@ import pytest
 import trio
 import trustme
 
-from prism.server import ServerTLS
+from prism.streams.tls import ServerTLS
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 

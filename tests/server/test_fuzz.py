@@ -10,7 +10,9 @@ from asgi_app import ASGIApp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prism.server import ServerSettings, open_listeners, serve
+from prism.server.serve import serve
+from prism.server.settings import ServerSettings
+from prism.streams.listeners import open_listeners
 
 ALIVE = b"GET /alive HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 LIMITS = {"linger_timeout": 0.01, "goaway_grace": 0.01}

@@ -10,7 +10,6 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prism.server import ServerTLS
 from prism.server.proxy_protocol import (
     MAX_BINARY,
     MAX_LINE,
@@ -19,6 +18,7 @@ from prism.server.proxy_protocol import (
     ProxyHeaderError,
     parse,
 )
+from prism.streams.tls import ServerTLS
 
 PORTS = st.integers(0, 65535)
 V4, V6 = st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda address: not address.ipv4_mapped)

@@ -8,10 +8,12 @@ import trio
 import trio.testing
 from h2.errors import ErrorCodes
 
-from prism.server import ServerStatistics, open_listeners, serve
 from prism.server.exchange import Exchange
 from prism.server.http1.connection import HTTP1Connection
 from prism.server.http2.connection import HTTP2Connection
+from prism.server.serve import serve
+from prism.server.statistics import ServerStatistics
+from prism.streams.listeners import open_listeners
 from prism.streams.tasks import MAX_IDLE
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -196,7 +198,8 @@ async def test_a_client_that_does_not_read_cannot_stop_a_shutdown(start_server, 
 
 
 async def test_cancelling_serve_closes_everything_at_once(nursery, helpers):
-    from prism.server import open_listeners, serve
+    from prism.server.serve import serve
+    from prism.streams.listeners import open_listeners
 
     app = Gate(helpers)
     listeners = await open_listeners("127.0.0.1", 0)

@@ -5,8 +5,9 @@ import trio
 import trustme
 from cryptography import x509
 
-from prism.server import ServerTLS, handshakes
+from prism.server import handshakes
 from prism.server.connection import PREFACE
+from prism.streams.tls import ServerTLS
 
 
 class Files:

@@ -1,8 +1,9 @@
 """What a client did, as both codecs tell it. The C codec makes these tuples too."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from prism.server.exchange import Headers
+if TYPE_CHECKING:
+    from prism.server.exchange import Headers
 
 
 class Request(NamedTuple):
@@ -18,7 +19,7 @@ class Request(NamedTuple):
     method: bytes
     target: bytes
     protocol: bytes
-    headers: Headers
+    headers: "Headers"
     body: bytes
     ended: bool
 

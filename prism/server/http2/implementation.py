@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from prism.contract.errors import PrismError
 from prism.server.http2.codec import Codec
-from prism.server.http2.h2_codec import H2Codec
 from prism.server.settings import CODEC_VARIABLE, ServerSettings
 
 _API = 2
@@ -46,7 +45,9 @@ class CodecUnavailable(PrismError):
 
 
 def on_h2() -> Implementation:
-    """The codec on the h2 library."""
+    """The codec on the h2 library, which is imported only where it is used."""
+    from prism.server.http2.h2_codec import H2Codec
+
     return Implementation("h2", version("h2"), H2Codec)
 
 

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import trio
 
-from prism.server import (
-    Exchange,
-    ServerSettings,
-    ServerTLS,
-    bound_address,
-    open_listeners,
-    serve,
-)
+from prism.server.exchange import Exchange
+from prism.server.serve import serve
+from prism.server.settings import ServerSettings
+from prism.streams.listeners import bound_address, open_listeners
+from prism.streams.tls import ServerTLS
 
 PREFIX = 5  # a flag and the length, before each message
 

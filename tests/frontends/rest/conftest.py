@@ -6,8 +6,9 @@ import trio
 from hypercorn.config import Config
 
 from prism.frontends.asgi import asgi
-from prism.server import ServerSettings, bound_address, open_listeners
-from prism.server import serve as own_serve
+from prism.server.serve import serve as own_serve
+from prism.server.settings import ServerSettings
+from prism.streams.listeners import bound_address, open_listeners
 
 
 @pytest.fixture(params=["own", "hypercorn"])

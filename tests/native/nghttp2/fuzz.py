@@ -11,9 +11,9 @@ import h2.config
 import h2.connection
 import h2.exceptions
 
-from prism.server import ServerSettings
 from prism.server.http2.implementation import on_nghttp2
 from prism.server.http2.limits import ClientError
+from prism.server.settings import ServerSettings
 
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
 FIELDS = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import h2.connection
 import pytest
 
-from prism.server import ServerSettings
 from prism.server.http2.implementation import on_nghttp2
+from prism.server.settings import ServerSettings
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[2] / "native/nghttp2"

@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import pytest
 
-from prism.server import ServerSettings
 from prism.server.http1.fields import MalformedFields, ParserUnavailable, choose
+from prism.server.settings import ServerSettings
 
 
 @pytest.fixture

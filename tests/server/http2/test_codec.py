@@ -12,7 +12,6 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame, RstStreamFrame, SettingsFrame
 
-from prism.server import ServerSettings
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -26,6 +25,7 @@ from prism.server.http2.events import (
 from prism.server.http2.h2_codec import H2Codec
 from prism.server.http2.limits import ClientError
 from prism.server.http2.request import TOO_LARGE
+from prism.server.settings import ServerSettings
 
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
 STATUS = [(b":status", b"200")]

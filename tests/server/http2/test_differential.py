@@ -24,11 +24,11 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism.server import ServerSettings
 from prism.server.http2.codec import MAX_FRAME_SIZE
 from prism.server.http2.events import DataReceived, Request, RequestMalformed
 from prism.server.http2.implementation import choose
 from prism.server.http2.limits import ClientError
+from prism.server.settings import ServerSettings
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
 DEFAULTS = {1: 4096, 2: 0, 8: 0}  # h2 announces them too; a server pushes nothing anyway

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prism.server import ServerSettings
 from prism.server.http2.implementation import CodecUnavailable, choose
+from prism.server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[3]
 EXTENSION = "prism.server.http2._nghttp2"

@@ -14,9 +14,9 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism.server import ServerSettings
 from prism.server.http2.implementation import choose
 from prism.server.http2.limits import FRAMES_AT_ONCE, RESET_COST, ClientError
+from prism.server.settings import ServerSettings
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
 PING = PingFrame(0, opaque_data=bytes(8)).serialize()
