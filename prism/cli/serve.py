@@ -128,7 +128,7 @@ def _run(
     from prism.process.memory import give_back_large_blocks
     from prism.signals import run_until_signalled
 
-    load = None
+    load = loaded = None
     watched = FileWatch(file) if watch and file is not None else None  # before it is read
     if file is None:
         config = _with_ports(demo_config(), port, admin_port)
@@ -153,10 +153,14 @@ def _run(
     token = make_demo_token() if file is None else None
     try:
         return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
-    except PrismError:
+    except PrismError as error:
         if token is not None:
             token.unlink()  # nothing has been served
-        raise
+        if loaded is None:
+            raise
+        from prism.control.machine import located
+
+        raise located(loaded, error) from error
 
 
 def make_demo_token() -> Path | None:

@@ -37,6 +37,7 @@ from prism.config.types import (
     PluginForm,
     VerificationConfig,
 )
+from prism.contract.errors import PrismError
 from prism.streams.addresses import unix_path
 from prism.streams.errors import TLSFilesError
 from prism.streams.tls import TLSFiles, load_client_context, server_problems, use_revocation_lists
@@ -68,6 +69,16 @@ def check_machine(loaded: LoadedConfig) -> tuple[list[ConfigProblem], list[Confi
     for index, namespace in enumerate(config.namespaces):
         _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
     return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
+
+
+def located(loaded: LoadedConfig, error: PrismError) -> PrismError:
+    """Why a proxy with ``loaded`` has not started, with the places in the file that name what
+    cannot be used; else ``error`` as it is. Blocks."""
+    if not isinstance(error, TLSFilesError | ConfigError):
+        return error
+    missing, _ = check_machine(loaded)
+    here = [each for each in missing if not each.path.startswith("namespaces")]
+    return ConfigError(here) if here else error
 
 
 def _in_order(problems: list[ConfigProblem]) -> list[ConfigProblem]:

@@ -56,6 +56,26 @@ def test_one_port_for_two(tmp_path):
         )
 
 
+def test_a_file_that_cannot_be_used_has_the_place_that_names_it(tmp_path):
+    (tmp_path / "keys.yaml").write_text("keys: 5\n")
+    (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "short").chmod(0o600)
+    for text, place in (
+        ("listen:\n  tls: {cert: no.pem, key: no.pem}\n", "2:15: listen.tls.cert: "),
+        (
+            "admin:\n  tokens:\n  - {name: ada, file: short, may: read}\n",
+            "3:23: admin.tokens[0].file: ",
+        ),
+        (
+            "authentication:\n  api_keys: {file: keys.yaml}\n",
+            "2:20: authentication.api_keys.file: ",
+        ),
+    ):
+        (tmp_path / "prism.yaml").write_text(text)
+        *_, line = serve_in_vain(tmp_path, *FREE_PORTS, "--config", "prism.yaml").splitlines()
+        assert line.startswith(f"prism: prism.yaml:{place}"), line
+
+
 @pytest.mark.parametrize("open_files", [8, 20, 63])
 def test_too_few_open_files(tmp_path, open_files):
     (line,) = serve_in_vain(tmp_path, *FREE_PORTS, open_files=open_files).splitlines()
