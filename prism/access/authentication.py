@@ -118,8 +118,12 @@ class Authentication:
 
     def _judge(self, authorization: bytes, now: float) -> Identity:
         scheme, _, credential = authorization.partition(b" ")
+        is_bearer = scheme.lower() == b"bearer"
+        if self._api_keys is None and not self._issuers:
+            why = f"no token is taken here; say who you are: {self._ways}"
+            raise Unauthenticated(why, shown=is_bearer)
         credential = credential.strip(b" ")
-        if scheme.lower() != b"bearer" or not credential:
+        if not is_bearer or not credential:
             raise Unauthenticated("the authorization header must be: Bearer, and a token")
         if len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated(f"a token has at most {MAX_CREDENTIAL} bytes", shown=True)
@@ -132,9 +136,6 @@ class Authentication:
             return identity
         if self._issuers:
             return _judge_token(credential, self._issuers, now)
-        if self._api_keys is None:
-            why = f"no token is taken here; say who you are: {self._ways}"
-            raise Unauthenticated(why, shown=True)
         raise Unauthenticated("this is no API key", shown=True)
 
     def is_good(self, identity: Identity) -> bool:

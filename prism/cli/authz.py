@@ -1,15 +1,23 @@
 """``prism authz``: what the rules of a configuration mean."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from prism.cli.connection import Admin, admin_options
+from prism.cli.connection import Admin, admin_options, admin_path
+
+if TYPE_CHECKING:
+    from prism.config.types import Config, NamespaceConfig
 
 EPILOG = """\b
 Examples:
   prism authz explain --config prism.yaml reports orders get
   prism authz explain --config prism.yaml --group billing ada orders set --needs write
+
+\b
+What an operation takes, its plugin declares: a built-in one is asked here, the plugin of
+another namespace by way of the running proxy; --needs says it where none runs.
 """
 
 
@@ -28,7 +36,8 @@ def authz() -> None:
 @click.option(
     "--needs",
     type=click.Choice(["read", "write", "admin"]),
-    help="What the operation takes; without it the running proxy is asked, so one must run.",
+    help="What the operation takes; without it the running proxy is asked, unless the plugin "
+    "is built in.",
 )
 @admin_options
 def explain(
@@ -39,8 +48,7 @@ def explain(
     groups: tuple[str, ...],
     scopes: tuple[str, ...],
     needs: str | None,
-    url: str,
-    token_file: str | None,
+    admin: Admin,
 ) -> None:
     """Say whether somebody may make a call, and which line decides it.
 
@@ -59,7 +67,7 @@ def explain(
     if config.authentication is None:
         click.echo(f"allowed: {file} has no authentication, so anybody may do anything")
         return
-    needs = needs or _needs(Admin(url, token_file), namespace, operation)
+    needs = needs or _needs(config, found[namespace], operation, admin)
     identity = Identity(principal, frozenset(groups), frozenset(scopes))
     permission = {name: bit for bit, name in NAMES.items()}[needs]
     access = found[namespace].access
@@ -78,18 +86,31 @@ def explain(
     raise SystemExit(1)
 
 
-def _needs(admin: Admin, namespace: str, operation: str) -> str:
-    """What the running plugin declares."""
-    try:
-        described = admin.get(f"/admin/namespaces/{namespace}")
-    except SystemExit:  # what went wrong has been said
-        click.echo("With --needs read, write or admin, no proxy need run.", err=True)
-        raise
-    for declared in described["operations"]:
-        if declared["name"] == operation:
-            return str(declared["access"])
-    names = ", ".join(declared["name"] for declared in described["operations"])
-    raise click.ClickException(f"namespace {namespace!r} has no {operation!r}; it has: {names}")
+def _needs(config: "Config", namespace: "NamespaceConfig", operation: str, admin: Admin) -> str:
+    """What the plugin declares: a built-in one's class, another where it runs."""
+    from prism.access.permissions import NAMES, needed
+    from prism.config.catalogue import plugin_class, resolve_plugin
+
+    kind = plugin_class(resolve_plugin(config, namespace))
+    if kind is not None:
+        declared = {name: NAMES[needed(of.declaration)] for name, of in kind.operations.items()}
+    else:
+        try:
+            described = admin.get(admin_path("namespaces", namespace.name))
+        except SystemExit:  # what went wrong has been said
+            click.echo(
+                "Only the running plugin knows what its operations take. With --needs read, "
+                "write or admin, no proxy need run.",
+                err=True,
+            )
+            raise
+        declared = {one["name"]: str(one["access"]) for one in described["operations"]}
+    if operation not in declared:
+        names = ", ".join(sorted(declared))
+        raise click.ClickException(
+            f"namespace {namespace.name!r} has no {operation!r}; it has: {names}"
+        )
+    return declared[operation]
 
 
 def _line(file: str, path: tuple[str | int, ...]) -> int:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from prism.cli import completion
 from prism.cli.connection import (
     check_json,
     connection_options,
@@ -34,8 +35,8 @@ errors go to standard error. Exit status: 0 the call succeeded, 1 it did not,
 
 
 @click.command(epilog=EPILOG)
-@click.argument("namespace")
-@click.argument("operation")
+@click.argument("namespace", shell_complete=completion.namespaces)
+@click.argument("operation", shell_complete=completion.operations)
 @click.argument("params", metavar="[JSON]", default="{}")
 @connection_options
 @click.option("--timeout", metavar="TIME", help="The call's deadline, such as 250ms or 2s.")

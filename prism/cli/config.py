@@ -77,26 +77,26 @@ def schema() -> None:
 @config.command()
 @output_option
 @admin_options
-def plan(output: str, url: str, token_file: str | None) -> None:
+def plan(output: str, admin: Admin) -> None:
     """Say what applying the file would change.
 
     The proxy reads its configuration file as it is now, and changes nothing. A namespace
     starts, reloads (no call is lost), restarts (its plugin may not run twice, so calls wait),
     is updated (limits), stops, or stays.
     """
-    _show_changes(Admin(url, token_file).get("/admin/config/plan"), output)
+    _show_changes(admin.get("/admin/config/plan"), output)
 
 
 @config.command()
 @output_option
 @admin_options
-def apply(output: str, url: str, token_file: str | None) -> None:
+def apply(output: str, admin: Admin) -> None:
     """Have the proxy use its configuration file as it is now.
 
     As one change or, if one plugin does not start, not at all. SIGHUP does the same. Exit
     status 1 where it was not applied, or where a plugin could not be replaced.
     """
-    outcome = Admin(url, token_file).post("/admin/config/apply", {})
+    outcome = admin.post("/admin/config/apply", {})
     _show_changes(outcome, output)
     failures = dict(outcome["failures"])
     for receipt in outcome["receipts"]:
@@ -139,13 +139,13 @@ def _show_changes(found: dict[str, Any], output: str) -> None:
 @click.option("--config", "-c", "file", metavar="FILE", help="Of this file, without a proxy.")
 @click.option("--output", "-o", type=click.Choice(["yaml", "json"]), default="yaml")
 @admin_options
-def show_config(file: str | None, output: str, url: str, token_file: str | None) -> None:
+def show_config(file: str | None, output: str, admin: Admin) -> None:
     """Print the configuration in use, or a file's.
 
     In full: defaults too, secrets hidden. It can be used as a file again.
     """
     if file is None:
-        show_one(Admin(url, token_file).get("/admin/config")["config"], output)
+        show_one(admin.get("/admin/config")["config"], output)
         return
     from prism.config import load_config, redacted
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,11 @@ LONGEST_CALL = 300.0
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
+cert_option = click.option(
+    "--cert", metavar="FILE", help="Client certificate and key, in one PEM file."
+)
+ca_cert_option = click.option("--ca-cert", metavar="FILE", help="Trust this authority for https.")
+
 
 def connection_options(command: Command) -> Command:
     """``--url``, ``--ca-cert``, ``--cert`` and ``--key-file``."""
@@ -38,8 +44,8 @@ def connection_options(command: Command) -> Command:
             envvar="PRISM_KEY_FILE",
             help="File with an API key, or another bearer token, to show.",
         ),
-        click.option("--cert", metavar="FILE", help="Client certificate and key, in one PEM file."),
-        click.option("--ca-cert", metavar="FILE", help="Trust this authority for https."),
+        cert_option,
+        ca_cert_option,
         click.option(
             "--url",
             envvar="PRISM_URL",
@@ -85,7 +91,7 @@ def timeout_headers(timeout: str | None) -> dict[str, str]:
 
 
 def credential_headers(key_file: str | None) -> dict[str, str]:
-    """``authorization`` for ``--key-file``.
+    """``authorization`` for ``--key-file``, or ``--token-file``.
 
     Raises:
         click.UsageError: the file cannot be used.
@@ -195,13 +201,28 @@ def say_refused(status: int, text: str) -> None:
         click.echo(f"With {hint}", err=True)
 
 
+def is_about_certificates(error: Exception) -> bool:
+    """Whether one side does not take the other's certificate, which no waiting mends."""
+    return bool(_advice(_said(error))) or _NOT_VERIFIED in _said(error)
+
+
+_NOT_VERIFIED = "certificate verify failed"
+
+
+def _said(error: Exception) -> str:
+    return str(error).lower().replace("_", " ")
+
+
+def _advice(said: str) -> str:
+    return next((way for alert, way in _ALERTS.items() if f"alert {alert}" in said), "")
+
+
 def _hint(url: str, error: Exception) -> str:
     """What is probably wrong with the URL, or its certificate."""
-    said = str(error).lower().replace("_", " ")
-    for alert, advice in _ALERTS.items():
-        if f"alert {alert}" in said:
-            return advice
-    if "certificate verify failed" in said:
+    said = _said(error)
+    if advice := _advice(said):
+        return advice
+    if _NOT_VERIFIED in said:
         if "hostname" in said or "ip address" in said:
             return "The certificate is for another name: call the proxy by one that is in it"
         if "has expired" in said:
@@ -226,9 +247,18 @@ class RenamedOption(click.Option):
             self.opts = names
 
 
-def admin_options(command: Command) -> Command:
-    """``--url``, here of the admin port, and ``--token-file``."""
+def admin_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--url``, here of the admin port, and what is shown there; the command gets an ``admin``."""
+
+    @wraps(command)
+    def with_admin(
+        url: str, token_file: str | None, ca_cert: str | None, cert: str | None, **options: Any
+    ) -> None:
+        command(admin=Admin(url, token_file, ca_cert, cert), **options)
+
     for option in (
+        cert_option,
+        ca_cert_option,
         click.option(
             "--token-file",
             metavar="FILE",
@@ -247,8 +277,8 @@ def admin_options(command: Command) -> Command:
             help="The proxy's admin port: a URL, or unix:/path.",
         ),
     ):
-        command = option(command)
-    return command
+        with_admin = option(with_admin)
+    return with_admin
 
 
 def admin_path(collection: str, namespace: str, rest: str = "") -> str:
@@ -277,52 +307,63 @@ def _token(file: str) -> str:
 
 
 class Admin:
-    """The admin API of one proxy. What it refuses is said, and ends the command with 1."""
+    """The admin API of one proxy. What it refuses is said, and ends the command with 1.
 
-    def __init__(self, address: str, token_file: str | None) -> None:
+    Nothing is read before it is first asked: some commands may do without.
+    """
+
+    def __init__(
+        self, address: str, token_file: str | None, ca_cert: str | None, cert: str | None
+    ) -> None:
+        self._address = address
+        self._token_file = token_file
+        self._ca_cert = ca_cert
+        self._cert = cert
+
+    @cached_property
+    def client(self) -> "httpx.Client":
+        """What speaks HTTP with it."""
         import httpx
 
-        headers = {}
-        if token_file is not None:
-            headers["authorization"] = f"Bearer {_token(token_file)}"
-        path = unix_path(address)
-        self._address = address
-        self._client = httpx.Client(
-            base_url="http://localhost" if path is not None else address,
+        path = unix_path(self._address)
+        return httpx.Client(
+            base_url="http://localhost" if path is not None else self._address,
             transport=httpx.HTTPTransport(uds=path) if path is not None else None,
-            headers=headers,
+            headers=credential_headers(self._token_file),
+            verify=tls_context(self._ca_cert, self._cert) or True,
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT),
             trust_env=False,
         )
 
     def get(self, path: str) -> Any:
         """The JSON at ``path``."""
-        return self._ask(lambda: self._client.get(path))
+        return self._ask(lambda: self.client.get(path))
 
     def peek(self, path: str) -> Any:
         """The JSON at ``path``, or None where it cannot be had."""
         import httpx
 
         try:
-            response = self._client.get(path)
+            response = self.client.get(path)
         except (httpx.HTTPError, httpx.InvalidURL):
             return None
         return response.json() if response.is_success else None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """What a change answers. It is waited for: a reload takes as long as it drains."""
-        return self._ask(lambda: self._client.post(path, json=body))
+        return self._ask(lambda: self.client.post(path, json=body))
 
-    def lines(self, path: str) -> Iterator[str]:
-        """Lines of JSON as they come."""
+    def lines(self, path: str, begun: Callable[[], None] = lambda: None) -> Iterator[str]:
+        """Lines of JSON as they come; ``begun`` is called when none is missed any more."""
         import httpx
 
         headers = {"accept": "application/x-ndjson"}
         try:
-            with self._client.stream("GET", path, headers=headers) as response:
+            with self.client.stream("GET", path, headers=headers) as response:
                 if response.status_code != 200:
                     response.read()
                     self._refuse(response)
+                begun()
                 yield from response.iter_lines()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             self._unreachable(error)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from prism.cli import completion
 from prism.cli.connection import Admin, admin_options, admin_path
 from prism.cli.output import (
     ReaderGone,
@@ -31,7 +32,8 @@ COLUMNS = [
     "restarts",
     "reason",
 ]
-WATCH_SECONDS = 1.0
+WATCHED = ["instance", *(name for name in COLUMNS[1:] if name != "in_flight")]
+"""What of a status can change with an event."""
 PROGRESS_SECONDS = 0.5
 """Seconds between two looks at a change that takes its time."""
 TRIAL_SECONDS = 10.0
@@ -63,19 +65,19 @@ def namespace() -> None:
 @namespace.command("list")
 @output_option
 @admin_options
-def list_namespaces(output: str, url: str, token_file: str | None) -> None:
+def list_namespaces(output: str, admin: Admin) -> None:
     """Every namespace."""
-    found = Admin(url, token_file).get("/admin/namespaces")["namespaces"]
+    found = admin.get("/admin/namespaces")["namespaces"]
     show(found, output, ["namespace", "backend", "ready", "in_flight", "operations"])
 
 
 @namespace.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.administered)
 @output_option
 @admin_options
-def describe(name: str, output: str, url: str, token_file: str | None) -> None:
+def describe(name: str, output: str, admin: Admin) -> None:
     """One namespace: its plugin, operations and limits."""
-    found = Admin(url, token_file).get(admin_path("namespaces", name))
+    found = admin.get(admin_path("namespaces", name))
     if output == "table":
         found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
@@ -89,41 +91,44 @@ def describe(name: str, output: str, url: str, token_file: str | None) -> None:
 @plugin.command("list")
 @output_option
 @admin_options
-def list_plugins(output: str, url: str, token_file: str | None) -> None:
+def list_plugins(output: str, admin: Admin) -> None:
     """Every namespace's plugin and its state."""
-    found = Admin(url, token_file).get("/admin/plugins")["plugins"]
+    found = admin.get("/admin/plugins")["plugins"]
     show([_with_last_line(each) for each in found] if output == "table" else found, output, COLUMNS)
 
 
 @plugin.command()
-@click.argument("namespace")
-@click.option("--watch", is_flag=True, help="Print a line whenever something has changed.")
+@click.argument("namespace", shell_complete=completion.administered)
+@click.option("--watch", is_flag=True, help="Print a line whenever its state has changed.")
 @output_option
 @admin_options
-def status(namespace: str, watch: bool, output: str, url: str, token_file: str | None) -> None:
+def status(namespace: str, watch: bool, output: str, admin: Admin) -> None:
     """Show one namespace's plugin."""
-    port = Admin(url, token_file)
     path = admin_path("plugins", namespace)
     if not watch:
-        _show(port.get(path), output)
+        _show(admin.get(path), output)
         return
     end_on_interrupt()
     shown = ""
+
+    def look() -> None:
+        nonlocal shown
+        found = admin.get(path)
+        line = "  ".join(f"{name}={found[name]}" for name in WATCHED if found[name])
+        if line != shown:
+            print_line(_watched(found, output) if output != "table" else line)
+        shown = line
+
     try:
-        while True:
-            found = port.get(path)
-            names = ["instance", *COLUMNS[1:]]
-            line = "  ".join(f"{name}={found[name]}" for name in names if found[name])
-            if line != shown:
-                print_line(_watched(found, output) if output != "table" else line)
-            shown = line
-            time.sleep(WATCH_SECONDS)
+        while True:  # a proxy that is replaced ends the stream, and its successor has another
+            for _event in admin.lines(f"/admin/events?tail=0&namespace={namespace}", look):
+                look()
     except ReaderGone:
         return
 
 
 @plugin.command()
-@click.argument("namespace")
+@click.argument("namespace", shell_complete=completion.administered)
 @click.option("--version", help="A version of the catalogue; without it, the same one again.")
 @click.option(
     "--canary", metavar="SHARE", help="Try it on a share of the calls first, such as 10%."
@@ -151,8 +156,7 @@ def reload(
     max_seconds: float | None,
     abort: bool,
     output: str,
-    url: str,
-    token_file: str | None,
+    admin: Admin,
 ) -> None:
     """Replace a plugin without losing a call; prints the receipt.
 
@@ -164,13 +168,12 @@ def reload(
         raise click.UsageError(f"{names}: of a canary, so --canary SHARE is needed")
     if abort and (version is not None or canary is not None):
         raise click.UsageError("--abort stops a reload, and begins none")
-    port = Admin(url, token_file)
     if abort:
-        _show(port.post("/admin/plugin/abort", {"namespace": namespace}), output)
+        _show(admin.post("/admin/plugin/abort", {"namespace": namespace}), output)
         return
     trial = None if canary is None else {"share": canary, **limits}
     body = {"namespace": namespace, **_given(version=version, canary=trial)}
-    _tell(_change(port, "reload", body), output)
+    _tell(_change(admin, "reload", body), output)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -179,11 +182,11 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _simple(name: str, help_text: str) -> None:
     @plugin.command(name, help=help_text)
-    @click.argument("namespace")
+    @click.argument("namespace", shell_complete=completion.administered)
     @output_option
     @admin_options
-    def command(namespace: str, output: str, url: str, token_file: str | None) -> None:
-        _tell(_change(Admin(url, token_file), name, {"namespace": namespace}), output)
+    def command(namespace: str, output: str, admin: Admin) -> None:
+        _tell(_change(admin, name, {"namespace": namespace}), output)
 
 
 _simple("restart", "End a plugin, and its streams, and start it again; calls wait.")
@@ -192,11 +195,11 @@ _simple("reset", "Forget a plugin's failures, and try to start it now.")
 
 
 @plugin.command()
-@click.argument("namespace", required=False)
+@click.argument("namespace", required=False, shell_complete=completion.administered)
 @click.option("--tail", type=click.IntRange(0), default=20, show_default=True, help="Past events.")
 @output_option
 @admin_options
-def events(namespace: str | None, tail: int, output: str, url: str, token_file: str | None) -> None:
+def events(namespace: str | None, tail: int, output: str, admin: Admin) -> None:
     """Follow what happens to plugins, until Ctrl-C.
 
     Every change of state, each step of a reload, namespaces that come and go.
@@ -206,7 +209,7 @@ def events(namespace: str | None, tail: int, output: str, url: str, token_file: 
     query = f"tail={tail}" + (f"&namespace={namespace}" if namespace is not None else "")
     end_on_interrupt()
     try:
-        for text in Admin(url, token_file).lines(f"/admin/events?{query}"):
+        for text in admin.lines(f"/admin/events?{query}"):
             event = json.loads(text)
             print_line(_watched(event, output) if output != "table" else _event_line(event))
     except ReaderGone:
@@ -223,21 +226,20 @@ def _event_line(event: dict[str, Any]) -> str:
 
 
 @plugin.command()
-@click.argument("namespace")
+@click.argument("namespace", shell_complete=completion.administered)
 @click.option("--tail", type=click.IntRange(0), default=100, show_default=True, help="Last lines.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines.")
 @admin_options
-def logs(namespace: str, tail: int, follow: bool, url: str, token_file: str | None) -> None:
+def logs(namespace: str, tail: int, follow: bool, admin: Admin) -> None:
     """Show what a plugin wrote to its output, and its log records."""
-    port = Admin(url, token_file)
     path = admin_path("plugins", namespace, f"/logs?tail={tail}")
     if not follow:
-        for line in port.get(path)["lines"]:
+        for line in admin.get(path)["lines"]:
             click.echo(_log_line(line))
         return
     end_on_interrupt()
     try:
-        for text in port.lines(f"{path}&follow=true"):
+        for text in admin.lines(f"{path}&follow=true"):
             print_line(_log_line(json.loads(text)))
     except ReaderGone:
         return
@@ -256,13 +258,13 @@ def _plain(text: str) -> str:
     return "".join(shown).replace("\n", "\n    ")
 
 
-def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+def _change(admin: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """What the admin port answers; while that takes, how far it is goes to standard error."""
     answer: Future[dict[str, Any]] = Future()
 
     def ask() -> None:
         try:
-            answer.set_result(port.post(f"/admin/plugin/{operation}", body))
+            answer.set_result(admin.post(f"/admin/plugin/{operation}", body))
         except BaseException as error:
             answer.set_exception(error)
 
@@ -270,7 +272,7 @@ def _change(port: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]
     threading.Thread(target=ask, daemon=True).start()
     shown, again_at = "", 0.0
     while not wait([answer], PROGRESS_SECONDS).done:
-        status = port.peek(f"/admin/plugins/{body['namespace']}") or {}
+        status = admin.peek(f"/admin/plugins/{body['namespace']}") or {}
         trial = status.get("canary")
         line = _trial(trial) if trial else _progress(status)
         if line in ("", shown) or answer.done() or (trial and time.monotonic() < again_at):

@@ -17,14 +17,14 @@ from prism.cli.output import output_option, show_one
 )
 @output_option
 @admin_options
-def restart(wait: bool, output: str, url: str, token_file: str | None) -> None:
+def restart(wait: bool, output: str, admin: Admin) -> None:
     """Start a running proxy anew without losing a call.
 
     It starts its own command once more, with the program and configuration that are there
     now, and hands over when that serves (docs/operations.md). Exit status 1 where the
     successor failed, and the old process goes on.
     """
-    outcome = Admin(url, token_file).post("/admin/restart", {"wait": wait})
+    outcome = admin.post("/admin/restart", {"wait": wait})
     if output != "table":
         show_one(outcome, output)
     elif outcome["outcome"] == "replaced":

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from prism.cli import completion
 from prism.cli.connection import (
     connection_options,
     credential_headers,
     http_client,
+    is_about_certificates,
     say_refused,
     say_unreachable,
     target_url,
@@ -35,13 +37,13 @@ Examples:
 \b
 Each message is a line on standard output. After a lost connection the stream goes on where
 it was, if the plugin gives positions, and anew if not. Exit status: 0 the stream ended,
-1 it failed, 130 Ctrl-C.
+1 it failed, or a certificate is not taken, 130 Ctrl-C.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("namespace")
-@click.argument("operation")
+@click.argument("namespace", shell_complete=completion.namespaces)
+@click.argument("operation", shell_complete=completion.operations)
 @click.argument("params", metavar="[JSON]", default="{}")
 @connection_options
 def tail(
@@ -115,6 +117,8 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
         except httpx.HTTPError as error:
             if not told:
                 say_unreachable(url, error)
+            if is_about_certificates(error):
+                return 1
             tell_once()
         time.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)

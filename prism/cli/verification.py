@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prism.cli import completion
 from prism.cli.output import output_option, show, show_one
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ may run, 1 otherwise.
 
 
 @click.command(epilog=VERIFY_EPILOG)
-@click.argument("target", metavar="[NAME [VERSION] | PATH]", required=False)
+@click.argument(
+    "target", metavar="[NAME [VERSION] | PATH]", required=False, shell_complete=completion.plugins
+)
 @click.argument("version", metavar="", required=False)
 @click.option(
     "--config",

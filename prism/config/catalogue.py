@@ -143,14 +143,19 @@ def _no_such_plugin(name: str, config: Config) -> str:
     )
 
 
-def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:
-    """The type of the ``config:`` of a plugin that comes with Prism and runs inside it.
+def plugin_class(plugin: PluginConfig) -> type[Any] | None:
+    """The class of a plugin that comes with Prism and runs inside it.
 
-    What the settings of others are, only they know, and they are not run to be asked.
+    What others are, only their own code knows, and that is not run to be asked.
     """
     module, _, name = (plugin.module or "").partition(":")
     if not module.startswith(PACKAGE) or plugin.path is not None:
         return None
-    kind = getattr(importlib.import_module(module), name, None)
-    config: type[msgspec.Struct] | None = getattr(kind, "Config", None)
+    kind: type[Any] | None = getattr(importlib.import_module(module), name, None)
+    return kind
+
+
+def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:
+    """The type of the ``config:`` of a plugin that ``plugin_class`` knows."""
+    config: type[msgspec.Struct] | None = getattr(plugin_class(plugin), "Config", None)
     return config

@@ -140,5 +140,6 @@ def test_only_the_ways_that_there_are_are_named(tmp_path):
     ):
         with pytest.raises(Unauthenticated, match=f"^say who you are: {ways}$"):
             authentication.identify([])
-    with pytest.raises(Unauthenticated, match=f"no token is taken here.*: {certificate}$"):
-        Authentication(certificate_name="spiffe").identify([(b"authorization", b"Bearer x")])
+    for header in (b"Bearer x", b"Basic eDp5", b"Bearer"):
+        with pytest.raises(Unauthenticated, match=f"no token is taken here.*: {certificate}$"):
+            Authentication(certificate_name="spiffe").identify([(b"authorization", header)])

@@ -74,7 +74,22 @@ def test_without_authentication(explain):
     assert "anybody may do anything" in explain("x", "orders", "get", text=text)[1]
 
 
-def test_without_a_proxy_it_says_how_to_do_without(explain):
-    status, output = explain("reports", "orders", "get", "--url", "http://127.0.0.1:1")
+def test_a_built_in_plugin_is_asked_without_a_proxy(explain):
+    nowhere = ("--url", "http://127.0.0.1:1")
+    assert explain("reports", "orders", "get", *nowhere)[0] == 0
+    status, output = explain("reports", "orders", "set", *nowhere)
+    assert status == 1
+    assert output.startswith("denied: set takes write")
+    status, output = explain("reports", "orders", "gett", *nowhere)
+    assert status == 1
+    assert "namespace 'orders' has no 'gett'; it has: acknowledge, " in output
+
+
+def test_of_another_plugin_it_says_how_to_do_without_a_proxy(explain):
+    text = TEXT.replace(
+        "{name: closed, backend: sqlite}",
+        "{name: closed, backend: x, plugin: {type: sidecar, command: [never-run]}}",
+    )
+    status, output = explain("ada", "closed", "get", "--url", "http://127.0.0.1:1", text=text)
     assert status == 1
     assert output.endswith("With --needs read, write or admin, no proxy need run.")

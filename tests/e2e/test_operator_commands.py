@@ -1,6 +1,7 @@
 """The operators' commands against a real proxy."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -62,6 +63,53 @@ def test_programs_get_every_field_of_a_status(proxy):
         first = watch.stdout.readline()
         watch.kill()
     assert json.loads(first).keys() == listed.keys()
+
+
+def test_a_status_is_looked_at_again_when_something_happens(proxy):
+    options = ["--url", proxy.admin, "--token-file", str(proxy.token)]
+    command = [sys.executable, "-m", "prism", "plugin", "status", "user-profiles", "--watch"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as watch:
+        before = watch.stdout.readline()
+        assert "instance=user-profiles/" in before
+        assert "in_flight" not in before, "of which no event tells"
+        assert prism(proxy, "plugin", "restart", "user-profiles").returncode == 0
+        status = json.loads(prism(proxy, "plugin", "status", "user-profiles", "-o", "json").stdout)
+        last = f"instance={status['instance']} "
+        assert any(line.startswith(last) and "state=ready" in line for line in watch.stdout)
+        watch.kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["call", ""], ["user-profiles"]),
+        (["tail", "x"], []),
+        (["call", "user-profiles", "wait_"], ["wait_until"]),
+        (["call", "user-profiles", "nothing"], []),
+        (["call", "a/b", ""], []),
+        (["plugin", "reload", "user"], ["user-profiles"]),
+        (["namespace", "describe", ""], ["user-profiles"]),
+        (["plugin", "verify", "wai"], ["waiting"]),
+        (["plugin", "status", "--url", "http://127.0.0.1:1", ""], []),
+        (["plugin", "status", "--token-file", "/no/such/file", ""], []),
+    ],
+)
+def test_names_are_completed_by_the_proxy_that_runs(proxy, words, completed):
+    asked = {
+        "_PRISM_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["prism", *words]),
+        "COMP_CWORD": str(len(words)),
+        "PRISM_URL": proxy.url,
+        "PRISM_ADMIN": proxy.admin,
+        "PRISM_TOKEN_FILE": str(proxy.token),
+        "PRISM_CONFIG": str(proxy.directory / "prism.yaml"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "prism"],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **asked},
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert [line.removeprefix("plain,") for line in done.stdout.split()] == completed
 
 
 def test_the_rfcs_reload_and_its_receipt(proxy):

@@ -155,7 +155,7 @@ def test_a_key_with_a_passphrase_is_refused_at_start_even_on_a_terminal(files, o
         check=False,
     )
     assert done.returncode == 1
-    assert f"{files.key}: cannot be used for TLS: the key is protected" in done.stderr
+    assert f": {port}.tls.key: {files.key}: the key is protected" in done.stderr
 
 
 def test_a_new_key_with_a_passphrase_holds_up_nobody(start_prism, files, on_a_terminal):
@@ -191,6 +191,35 @@ def test_a_call_without_the_certificate_that_is_wanted_is_told_so(start_prism, f
     assert advice == "The proxy wants a client certificate: --cert"
     answered = call("--cert", str(files.client()))
     assert (answered.returncode, answered.stderr) == (0, "")
+
+
+def test_a_stream_is_not_followed_on_where_no_certificate_will_do(start_prism, files):
+    proxy = start_prism(files.config(mutual=True))
+    command = [sys.executable, "-m", "prism", "tail", "demo", "watch", "--url", proxy.url]
+    for shown, told in (
+        ([], "name the authority with --ca-cert"),
+        (["--ca-cert", str(files.ca_file)], "The proxy wants a client certificate: --cert"),
+    ):
+        done = subprocess.run([*command, *shown], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert told in done.stderr.splitlines()[1]
+
+
+def test_an_admin_port_that_wants_a_certificate_is_shown_one(start_prism, files):
+    config = files.config(mutual=True)
+    config["admin"] = {"tls": config["listen"].pop("tls")}
+    proxy = start_prism(config)
+    command = [sys.executable, "-m", "prism", "plugin", "list", "--url", proxy.admin]
+    trusted = ["--ca-cert", str(files.ca_file)]
+    for shown, told in (
+        ([], "name the authority with --ca-cert"),
+        (trusted, "The proxy wants a client certificate: --cert"),
+    ):
+        refused = subprocess.run([*command, *shown], capture_output=True, text=True, timeout=60)
+        assert (refused.returncode, told in refused.stderr) == (1, True), refused.stderr
+    command += [*trusted, "--cert", str(files.client())]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (listed.returncode, "demo" in listed.stdout) == (0, True), listed.stderr
 
 
 @pytest.mark.slow
