@@ -28,7 +28,7 @@ _TRIM = """DELETE FROM _prism_change WHERE sequence IN (
     ORDER BY sequence LIMIT :limit)"""
 
 
-class Change(NamedTuple):
+class LoggedChange(NamedTuple):
     """A key that changed; ``value`` is None where it is no more."""
 
     sequence: int
@@ -43,8 +43,8 @@ def newest(connection: Connection) -> int:
 
 
 def read_changes(
-    connection: Connection, keys: KeyValue, prefix: str, after: int, limit: int
-) -> tuple[list[Change], bool]:
+    connection: Connection, keys: KeyValue, prefix: bytes, after: int, limit: int
+) -> tuple[list[LoggedChange], bool]:
     """Up to ``limit`` keys of ``keys``' namespace that changed after the place ``after``,
     fewer where their values are large, and whether there may be more.
 
@@ -70,11 +70,12 @@ def read_changes(
             "limit": limit,
         },
     ).fetchall()
-    changes: list[Change] = []
+    changes: list[LoggedChange] = []
     size = 0
     for sequence, key in found:
-        value = keys.get(connection, key)
-        changes.append(Change(sequence, key.decode(), value))
+        entry = keys.get(connection, key)
+        value = None if entry is None else entry.value
+        changes.append(LoggedChange(sequence, key.decode(), value))
         size += 0 if value is None else len(value.data)
         if size >= PAGE_BYTES:
             break

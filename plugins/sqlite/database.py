@@ -42,7 +42,7 @@ class Database:
         self.commits = 0
         self._limits = JobLimits(config.sql_timeout_seconds, config.max_sql_write_bytes)
         self._in_memory = config.in_memory
-        self._sweep = sweep
+        self.sweep = sweep
         self._sweep_at = 0.0
         self._closing = False
         self._next_commit: anyio.Event | None = None
@@ -202,7 +202,7 @@ class Database:
         return ran
 
     def _sweep_some(self, connection: Connection) -> None:
-        if not self._sweep(connection):
+        if not self.sweep(connection):
             self._sweep_at = monotonic() + SWEEP_INTERVAL_SECONDS
 
     def _outcome(self, job: Job[T]) -> T:

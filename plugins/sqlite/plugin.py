@@ -1,10 +1,13 @@
 """The SQLite plugin: its operations, by kind."""
 
-from .keyvalue_operations import KeyValueOperations
+from prism.sdk.keyvalue import VersionedKeyValueOperations, WatchOperations
+
+from .keyvalue_store import SQLiteKeyValueStore
 from .queue_operations import QueueOperations
 from .sql_operations import SQLOperations
-from .watch_operations import WatchOperations
 
 
-class SQLitePlugin(KeyValueOperations, WatchOperations, QueueOperations, SQLOperations):
-    """Key-value with watches, queues, and SQL on one SQLite file."""
+class SQLitePlugin(VersionedKeyValueOperations, WatchOperations, QueueOperations, SQLOperations):
+    """Key-value with versions and watches, queues, and SQL on one SQLite file."""
+
+    store: SQLiteKeyValueStore

@@ -3,6 +3,7 @@
 import anyio
 
 from prism.sdk import Call, operation
+from prism.sdk.keyvalue import read_value
 
 from . import params as p
 from .connection import Connection
@@ -18,13 +19,13 @@ deadline leaves the consumer in doubt whether it was handed a message."""
 MOST_TIME_TO_ANSWER_SECONDS = 1.0
 
 
-class QueueOperations(Store):
+class QueueOperations(Store, group="queue"):
     """Messages that are handed out until one consumer has dealt with them."""
 
     @operation(access="write")
     async def enqueue(self, params: p.Enqueue, call: Call) -> dict[str, int]:
         """Add a message to a queue."""
-        value = self.read_value(params.value, params.encoding, call)
+        value = read_value(params.value, params.encoding, call, self.config.max_value_bytes)
         number = await self.database.write(
             lambda connection: self.queues.enqueue(
                 connection, params.queue, value, params.delay_seconds

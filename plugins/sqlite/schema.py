@@ -4,22 +4,28 @@ import sqlite3
 
 from prism.sdk import PluginError, StatusCode
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1: keys and values. 2: the log of changes, queues. 3: the state; queues number their messages
-by it. Each is made from the one before, while plugins that know only that one still use it."""
+by it. 4: versions of values. Each is made from the one before, while plugins that know only that
+one still use it."""
 
 LARGEST_ID = 2**62
 """Of a message: SQLite's limit is twice that, and what is beyond this was not counted up to."""
 
+_SET_VERSION = """UPDATE _prism_keyvalue SET version = last_insert_rowid()
+    WHERE namespace = NEW.namespace AND key = NEW.key;"""
+
 _STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS _prism_schema (version INTEGER NOT NULL)",
-    # expires_at: milliseconds since 1970; NULL never. binary: 0 JSON text, 1 bytes.
+    # expires_at: milliseconds since 1970; NULL never. binary: 0 JSON text, 1 bytes. version: the
+    # sequence of the value's change; 0 for those there were before schema 4.
     """CREATE TABLE IF NOT EXISTS _prism_keyvalue (
         namespace TEXT NOT NULL,
         key BLOB NOT NULL,
         value BLOB NOT NULL,
         binary INTEGER NOT NULL,
         expires_at INTEGER,
+        version INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (namespace, key)
     ) WITHOUT ROWID""",
     """CREATE INDEX IF NOT EXISTS _prism_keyvalue_expiry
@@ -32,12 +38,12 @@ _STATEMENTS = (
     )""",
     *(
         f"""CREATE TRIGGER IF NOT EXISTS _prism_change_{name} AFTER {event} ON _prism_keyvalue
-            BEGIN INSERT INTO _prism_change (namespace, key)
-                VALUES ({row}.namespace, {row}.key); END"""  # noqa: S608
-        for name, event, row in (
-            ("insert", "INSERT", "NEW"),
-            ("update", "UPDATE OF value", "NEW"),
-            ("delete", "DELETE", "OLD"),
+            BEGIN INSERT INTO _prism_change (namespace, key) VALUES ({row}.namespace, {row}.key);
+                {then} END"""  # noqa: S608
+        for name, event, row, then in (
+            ("insert", "INSERT", "NEW", _SET_VERSION),
+            ("update", "UPDATE OF value", "NEW", _SET_VERSION),
+            ("delete", "DELETE", "OLD", ""),
         )
     ),
     # clock: milliseconds since 1970 (see `steady_clock`). queue: the last message's id.
@@ -64,6 +70,14 @@ _STATEMENTS = (
         ON _prism_queue (receipt) WHERE receipt IS NOT NULL""",
 )
 
+_HAS_VERSIONS = """SELECT count(*) FROM pragma_table_info('_prism_keyvalue')
+    WHERE name = 'version'"""
+_ADD_VERSIONS = (
+    "ALTER TABLE _prism_keyvalue ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+    "DROP TRIGGER _prism_change_insert",
+    "DROP TRIGGER _prism_change_update",
+    *(statement for statement in _STATEMENTS if " _prism_change_" in statement),
+)
 _VERSION = "SELECT max(version) FROM _prism_schema"
 _NUMBERED_BY_SQLITE = """SELECT count(*) FROM sqlite_schema
     WHERE name = '_prism_queue' AND sql LIKE '%AUTOINCREMENT%'"""
@@ -92,6 +106,10 @@ def prepare_schema(connection: sqlite3.Connection) -> None:
     try:
         for statement in _STATEMENTS:
             connection.execute(statement)
+        [has_versions] = connection.execute(_HAS_VERSIONS).fetchone()
+        if not has_versions:
+            for statement in _ADD_VERSIONS:
+                connection.execute(statement)
         [numbered_by_sqlite] = connection.execute(_NUMBERED_BY_SQLITE).fetchone()
         if numbered_by_sqlite:
             for statement in _NUMBER_BY_STATE:

@@ -11,7 +11,7 @@ from .store import Store
 from .user_sql import read_parameters, run_statement, show_as_json
 
 
-class SQLOperations(Store):
+class SQLOperations(Store, group="sql"):
     """Clients' own statements."""
 
     @operation(idempotent=True, access="read")

@@ -135,14 +135,25 @@ class Plugin:
     operations: ClassVar[Mapping[str, Operation]] = {}
     """Compiled from the methods marked with ``@operation``."""
 
+    __group: ClassVar[str] = ""
+
     config: Any
     credentials: Mapping[str, str]
     namespace: str
     capabilities: ProxyCapabilities
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
+    groups: ClassVar[tuple[str, ...]] = ()
+    """The vocabularies that the class speaks: sets of operations, each the same in all plugins
+    that declare it."""
+
+    def __init_subclass__(cls, *, group: str = "", **kwargs: object) -> None:
+        """``class Queues(Plugin, group="queue")`` has a group's operations, for others to mix
+        in; it has no name of its own."""
         super().__init_subclass__(**kwargs)
-        if not cls.name:
+        cls.__group = group
+        named = {vars(base).get("_Plugin__group") for base in reversed(cls.__mro__)}
+        cls.groups = tuple(sorted(filter(None, named)))
+        if not cls.name and not group:
             cls.name = cls.__name__.lower()
         reserved = frozenset(name for name in vars(Plugin) if not name.startswith("__"))
         cls.operations = compile_operations(cls, reserved)

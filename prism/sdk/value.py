@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call
+from prism.sdk.json_equality import equal
 
 Encoding = Literal["base64", "json"]
 
@@ -60,6 +61,13 @@ class Value(NamedTuple):
             return Raw(msgspec.msgpack.encode(msgspec.json.decode(self.data))), UNSET
         except (OverflowError, ValueError, RecursionError):
             return Raw(msgspec.msgpack.encode(self.data)), "json"
+
+
+def same_value(one: Value | None, other: Value | None) -> bool:
+    """Whether two values are the same; JSON is compared by what it says, None is no value."""
+    if one is None or other is None or one.binary or other.binary:
+        return one == other
+    return equal(one.data, other.data)
 
 
 def _read_msgpack(value: Raw, encoding: Encoding | UnsetType) -> Value:

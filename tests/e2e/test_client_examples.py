@@ -32,7 +32,7 @@ def output(*command, **environment):
 def test_curl(start_prism):
     program("curl", "curl")
     printed = output("sh", CLIENTS / "curl.sh", start_prism().url)
-    answers = ['{"stored":true}', '{"found":true,"value":{"name":"Ada"}}', ADA, ADA]
+    answers = ['{"stored":true}', '{"found":true,"value":{"name":"Ada"},"version":"1"}', ADA, ADA]
     assert printed.splitlines()[:4] == answers
     assert printed.endswith(f'id: #1\ndata: {{"event":"set",{ADA[1:]}\n\nid: 1\n{READY}\n\n')
 
@@ -43,7 +43,7 @@ READY = 'data: {"event":"ready"}'
 def test_httpx(start_prism):
     assert output(sys.executable, CLIENTS / "httpx_client.py", start_prism().url).splitlines() == [
         "{'stored': True}",
-        "{'found': True, 'value': {'name': 'Ada'}}",
+        "{'found': True, 'value': {'name': 'Ada'}, 'version': '1'}",
         "scanned {'key': 'user:123', 'value': {'name': 'Ada'}}",
         "set user:123",
         "ready ",
@@ -56,7 +56,7 @@ def test_grpcio(start_prism):
     client = CLIENTS / "grpc_client.py"
     assert output(sys.executable, client, ROOT / "schemas", endpoint).splitlines() == [
         "{'stored': True}",
-        "{'found': True, 'value': {'name': 'Ada'}}",
+        "{'found': True, 'value': {'name': 'Ada'}, 'version': '1'}",
         "UNIMPLEMENTED",
         'scanned {"key":"user:123","value":{"name": "Ada"}}',
         "set user:123",
@@ -89,7 +89,7 @@ def test_node(start_prism):
     printed = output(node, *options, CLIENTS / "node_client.js", start_prism().url)
     assert printed.splitlines() == [
         "{ stored: true }",
-        "{ found: true, value: { name: 'Ada' } }",
+        "{ found: true, value: { name: 'Ada' }, version: '1' }",
         "scanned { key: 'user:123', value: { name: 'Ada' } }",
         "set user:123",
         "ready ",

@@ -37,7 +37,7 @@ from prism_process import eventually
 import grpc
 
 BODY = '{"key":"user:123"}'
-STORED = '{"found":true,"value":"Ada"}'
+STORED = '{"found":true,"value":"Ada","version":"1"}'
 CALLS = 200
 PROGRAMS = Path(__file__).parent / "programs"
 SUPPORT = Path(__file__).parent / "support"

@@ -41,7 +41,7 @@ def call(proxy):
 
 def test_parameters_as_an_argument_and_from_standard_input(call):
     assert call("kv", "set", ENTRY) == (0, '{"stored":true}\n', "")
-    found = '{"found":true,"value":{"b":1}}\n'
+    found = '{"found":true,"value":{"b":1},"version":"1"}\n'
     assert call("kv", "get", "-", stdin='{"key":"a"}') == (0, found, "")
 
 

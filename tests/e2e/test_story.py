@@ -18,7 +18,7 @@ def test_the_printed_curl_lines_work_as_printed(start_prism, curl):
     assert len(lines) == 2
     first, second = (curl(*shlex.split(line)) for line in lines)
     assert json.loads(first) == {"stored": True}
-    assert json.loads(second) == {"found": True, "value": {"name": "Ada"}}
+    assert json.loads(second) == {"found": True, "value": {"name": "Ada"}, "version": "1"}
     assert (proxy.directory / "prism.db").exists()
 
 
@@ -31,6 +31,7 @@ def test_values_survive_the_end_of_the_proxy(start_prism, number):
     assert again.call("demo", "get", {"key": "user:123"}).json() == {
         "found": True,
         "value": {"name": "Ada"},
+        "version": "1",
     }
 
 

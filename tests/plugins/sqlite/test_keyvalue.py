@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prism.sdk import PluginError, Value
+from prism.sdk.keyvalue import Entry, Item
 from prism_plugins.sqlite.config import SQLiteConfig
 from prism_plugins.sqlite.connection import open_writer
 from prism_plugins.sqlite.keyvalue import KeyValue
@@ -19,8 +20,7 @@ values = st.one_of(
     st.text(max_size=3).map(lambda text: Value(msgspec.json.encode(text), binary=False)),
     st.binary(max_size=3).map(lambda data: Value(data, binary=True)),
 )
-ttls = st.none() | st.sampled_from([0, 0.001, 1, 5, 1e12])
-DEFAULT_TTL = 3.0
+ttls = st.none() | st.sampled_from([0.001, 1, 5, 1e9])
 
 
 class Model(RuleBasedStateMachine):
@@ -28,9 +28,9 @@ class Model(RuleBasedStateMachine):
         super().__init__()
         self.connection = open_writer(SQLiteConfig(path=":memory:"))
         self.now = 1000.0
-        self.store = KeyValue("me", lambda: self.now, DEFAULT_TTL)
-        self.other = KeyValue("me2", lambda: self.now, None)
-        self.other.set(self.connection, b"a", Value(b"1", binary=False), 1)
+        self.store = KeyValue("me", lambda: self.now)
+        self.other = KeyValue("me2", lambda: self.now)
+        self.other.set(self.connection, Item(b"a", Value(b"1", binary=False), 1))
         self.model: dict[str, tuple[Value, float]] = {}
 
     def teardown(self) -> None:
@@ -41,31 +41,63 @@ class Model(RuleBasedStateMachine):
         return value if expires > self.now else None
 
     def put(self, key: str, value: Value, ttl: float | None) -> None:
-        ttl = DEFAULT_TTL if ttl is None else ttl
         self.model[key] = (value, self.now + ttl if ttl else float("inf"))
+
+    def entry(self, key: str) -> Entry | None:
+        return self.store.get(self.connection, key.encode())
+
+    def version(self, key: str) -> int:
+        """The key's version, or one that none has."""
+        entry = self.entry(key)
+        return 2**40 if entry is None else int(entry.version)
 
     @rule(key=keys, value=values, ttl=ttls)
     def set(self, key: str, value: Value, ttl: float | None) -> None:
-        self.store.set(self.connection, key.encode(), value, ttl)
+        before = self.version(key)
+        self.store.set(self.connection, Item(key.encode(), value, ttl))
+        assert self.version(key) not in (before, 0)
         self.put(key, value, ttl)
 
     @rule(key=keys, value=values, ttl=ttls)
     def set_if_missing(self, key: str, value: Value, ttl: float | None) -> None:
         expected = self.live(key) is None
-        assert self.store.set_if_missing(self.connection, key.encode(), value, ttl) is expected
+        assert (
+            self.store.set_if_missing(self.connection, Item(key.encode(), value, ttl)) is expected
+        )
         if expected:
             self.put(key, value, ttl)
 
     @rule(key=keys, value=values, ttl=ttls)
     def set_if_present(self, key: str, value: Value, ttl: float | None) -> None:
         expected = self.live(key) is not None
-        assert self.store.set_if_present(self.connection, key.encode(), value, ttl) is expected
+        assert (
+            self.store.set_if_present(self.connection, Item(key.encode(), value, ttl)) is expected
+        )
         if expected:
             self.put(key, value, ttl)
 
     @rule(key=keys)
     def get(self, key: str) -> None:
-        assert self.store.get(self.connection, key.encode()) == self.live(key)
+        entry = self.entry(key)
+        assert (entry and entry.value) == self.live(key)
+
+    @rule(key=keys, value=values, ttl=ttls, right=st.booleans())
+    def set_if_version(self, key: str, value: Value, ttl: float | None, right: bool) -> None:
+        expected = self.live(key) is not None and right
+        version = self.version(key) + (0 if right else 1)
+        item = Item(key.encode(), value, ttl)
+        assert self.store.set_if_version(self.connection, item, version) is expected
+        if expected:
+            assert self.version(key) != version
+            self.put(key, value, ttl)
+
+    @rule(key=keys, right=st.booleans())
+    def delete_if_version(self, key: str, right: bool) -> None:
+        expected = self.live(key) is not None and right
+        version = self.version(key) + (0 if right else 1)
+        assert self.store.delete_if_version(self.connection, key.encode(), version) is expected
+        if expected:
+            del self.model[key]
 
     @rule(key=keys)
     def delete(self, key: str) -> None:
@@ -73,10 +105,11 @@ class Model(RuleBasedStateMachine):
         assert self.store.delete(self.connection, key.encode()) is expected
         self.model.pop(key, None)
 
-    @rule(key=keys, ttl=st.sampled_from([0, 0.5, 4]))
+    @rule(key=keys, ttl=st.sampled_from([0.5, 4]))
     def expire(self, key: str, ttl: float) -> None:
-        value = self.live(key)
+        value, version = self.live(key), self.version(key)
         assert self.store.expire(self.connection, key.encode(), ttl) is (value is not None)
+        assert self.version(key) == version
         if value is not None:
             self.model[key] = (value, self.now + ttl)
 
@@ -84,7 +117,9 @@ class Model(RuleBasedStateMachine):
     def persist(self, key: str) -> None:
         value = self.live(key)
         expected = value is not None and self.model[key][1] != float("inf")
+        version = self.version(key)
         assert self.store.persist(self.connection, key.encode()) is expected
+        assert self.version(key) == version
         if expected and value is not None:
             self.model[key] = (value, float("inf"))
 
@@ -107,12 +142,12 @@ class Model(RuleBasedStateMachine):
             total = delta + (initial if value is None else int(value.data))
         if total is None or not -(2**63) <= total < 2**63:
             with pytest.raises(PluginError):
-                self.store.increment(self.connection, key.encode(), delta, initial)
+                self.store.increment(self.connection, key.encode(), delta, initial, 3.0)
             return
-        assert self.store.increment(self.connection, key.encode(), delta, initial) == total
+        assert self.store.increment(self.connection, key.encode(), delta, initial, 3.0) == total
         new = Value(b"%d" % total, binary=False)
         if value is None:
-            self.put(key, new, None)
+            self.put(key, new, 3.0)
         else:
             self.model[key] = (new, self.model[key][1])
 
@@ -126,13 +161,15 @@ class Model(RuleBasedStateMachine):
             for key in sorted(self.model, key=str.encode)
             if key.startswith(prefix) and self.live(key) is not None
         ]
-        assert self.store.count(self.connection, prefix) == len(expected)
+        assert self.store.count(self.connection, prefix.encode()) == len(expected)
         seen: list[tuple[str, Value]] = []
         more, cursor = True, ""
         while more:
-            page, more = self.store.scan(self.connection, prefix, cursor, limit, keys_only=False)
+            page, more = self.store.scan(
+                self.connection, prefix.encode(), cursor, limit, keys_only=False
+            )
             assert len(page) <= limit
-            seen += page
+            seen += [(key, entry.value) for key, entry in page]
             cursor = page[-1][0] if page else ""
         assert seen == expected
 

@@ -12,9 +12,13 @@ def refused(status: StatusCode, match: str | None = None):
     return pytest.raises(PluginError, check=lambda error: error.status is status, match=match)
 
 
+async def get_value(sqlite, key: str) -> object:
+    return (await sqlite.call("get", key=key))["value"]
+
+
 async def test_set_and_get(sqlite) -> None:
     assert await sqlite.call("set", key="a", value={"name": "Ada"}) == {"stored": True}
-    assert await sqlite.call("get", key="a") == {"found": True, "value": {"name": "Ada"}}
+    assert await get_value(sqlite, "a") == {"name": "Ada"}
 
 
 async def test_get_of_a_missing_key(sqlite) -> None:
@@ -24,7 +28,7 @@ async def test_get_of_a_missing_key(sqlite) -> None:
 async def test_overwrite(sqlite) -> None:
     await sqlite.call("set", key="a", value=1)
     await sqlite.call("set", key="a", value="two")
-    assert await sqlite.call("get", key="a") == {"found": True, "value": "two"}
+    assert await get_value(sqlite, "a") == "two"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +38,7 @@ async def test_json_comes_back_byte_for_byte(sqlite, text: str) -> None:
     request = ExecuteRequest(operation="set", params_json=f'{{"key":"a","value": {text} }}')
     assert (await sqlite.plugin.execute(request)).success
     answer = await sqlite.plugin.execute(get("a"))
-    assert answer.result_json == f'{{"found":true,"value":{text}}}'
+    assert answer.result_json == f'{{"found":true,"value":{text},"version":"1"}}'
 
 
 def get(key: str) -> ExecuteRequest:
@@ -49,8 +53,9 @@ async def test_binary_values(sqlite) -> None:
         "found": True,
         "value": text,
         "encoding": "base64",
+        "version": "1",
     }
-    assert await sqlite.request("get", {"key": "a"}, binary=True) == {"found": True, "value": data}
+    assert (await sqlite.request("get", {"key": "a"}, binary=True))["value"] == data
     await sqlite.request("set", {"key": "b", "value": data}, binary=True)
     assert (await sqlite.call("mget", keys=["b"]))["results"][0]["value"] == text
     await sqlite.request("set", {"key": "c", "value": {"n": 1}}, binary=True)
@@ -163,9 +168,9 @@ async def test_mset_and_mget(sqlite) -> None:
     assert await sqlite.call("mset", items=items) == {"stored": 2}
     assert await sqlite.call("mget", keys=["b", "x", "a"]) == {
         "results": [
-            {"key": "b", "found": True, "value": "AA==", "encoding": "base64"},
+            {"key": "b", "found": True, "value": "AA==", "encoding": "base64", "version": "2"},
             {"key": "x", "found": False},
-            {"key": "a", "found": True, "value": 1},
+            {"key": "a", "found": True, "value": 1, "version": "1"},
         ],
         "found_count": 2,
     }

@@ -1,6 +1,6 @@
 import pytest
 
-from prism_plugins.sqlite.json_equality import equal
+from prism.sdk.json_equality import equal
 
 
 @pytest.mark.parametrize(
