@@ -10,13 +10,15 @@
 #define ARRAY SIZE_MAX
 
 typedef struct {
-    size_t size; /* of the text */
+    size_t size;        /* of the text */
+    size_t values_left; /* that may still come */
     Keys keys;
     size_t depth;
     size_t first_key[MAX_DEPTH]; /* of each open object; ARRAY for an array */
     uint8_t *unescaped;          /* keys that held escapes; NULL before the first of them */
     size_t unescaped_size;
     int no_memory;
+    int too_many;
 } Scanner;
 
 static const uint8_t *skip_space(const uint8_t *p)
@@ -136,6 +138,10 @@ static const uint8_t *skip_to_value(Scanner *self, const uint8_t *p, const uint8
 static const uint8_t *skip_object(Scanner *self, const uint8_t *p, const uint8_t *end)
 {
     for (;;) {
+        if (self->values_left-- == 0) {
+            self->too_many = 1;
+            return NULL;
+        }
         if (*p == '{' || *p == '[') {
             p = skip_opening(self, p);
             if (p != NULL && !closes(*p)) {
@@ -165,7 +171,7 @@ static const uint8_t *skip_object(Scanner *self, const uint8_t *p, const uint8_t
     }
 }
 
-int json_is_object(const uint8_t *text, size_t size, const uint64_t seed[2])
+int json_is_object(const uint8_t *text, size_t size, const uint64_t seed[2], size_t most_values)
 {
     const uint8_t *p = skip_space(text), *end = text + size;
     Scanner scanner;
@@ -174,16 +180,21 @@ int json_is_object(const uint8_t *text, size_t size, const uint64_t seed[2])
         return 0;
     }
     scanner.size = size;
+    scanner.values_left = most_values;
     scanner.depth = 0;
     scanner.unescaped = NULL;
     scanner.unescaped_size = 0;
     scanner.no_memory = 0;
+    scanner.too_many = 0;
     keys_init(&scanner.keys, seed);
     p = skip_object(&scanner, p, end);
     keys_clear(&scanner.keys);
     free(scanner.unescaped);
     if (scanner.no_memory) {
         return -1;
+    }
+    if (scanner.too_many) {
+        return TOO_MANY_VALUES;
     }
     return p != NULL && skip_space(p) == end;
 }

@@ -167,12 +167,24 @@ def _shorten(text: str) -> str:
     return json.dumps(text if len(text) <= 64 else text[:64] + "…", ensure_ascii=False)
 
 
+def is_never_plain(_body: bytes | bytearray) -> bool:
+    """Stands for ``is_plainly_params``, which says quickly that a large body is params if it has
+    few values, such as one long text. Where it does not, the body may be params all the same;
+    in Python there is no quick way."""
+    return False
+
+
 try:
     from prism.calls._json import is_params as is_params
+    from prism.calls._json import is_plainly_params as is_plainly_params
 
     IS_COMPILED = True
 except ImportError:
-    is_params, IS_COMPILED = is_params_in_python, False
+    is_params, is_plainly_params, IS_COMPILED = is_params_in_python, is_never_plain, False
 
 LARGE_BODY = (512 if IS_COMPILED else 64) * 1024
-"""Bytes from which the check takes longer than a way to another thread and back."""
+"""Bytes from which the check may take longer than a way to another thread and back."""
+
+LARGEST_PLAIN = 2 * 1024 * 1024
+"""Bytes up to which a body is looked at before that, for being plain: that takes a tenth of a
+millisecond, mostly, and a few at most."""

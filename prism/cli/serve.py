@@ -125,7 +125,7 @@ def _run(
     from prism.config.sources import FileWatch
     from prism.contract.errors import PrismError
     from prism.observability.logs import setup_logging
-    from prism.process.memory import give_back_large_blocks
+    from prism.process.memory import give_back_unused, reuse_large_blocks
     from prism.signals import run_until_signalled
 
     load = loaded = None
@@ -141,12 +141,14 @@ def _run(
     if not given:
         _check_ports(config)
     setup_logging(config.log.level, config.log.format)
-    give_back_large_blocks()
+    reused = reuse_large_blocks()
 
     def on_ready(ready: "Ready") -> None:
         # What is here now stays: no search for cycles need look at it again.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
+        if reused:
+            trio.lowlevel.spawn_system_task(give_back_unused)
         serving()
         _say(start_message(config, ready, demo=file is None))
 

@@ -14,6 +14,7 @@ from prism.calls.json_text import (
     check_params,
     is_params,
     is_params_in_python,
+    is_plainly_params,
     refuse_params,
 )
 from prism.contract.errors import InvalidRequest
@@ -36,12 +37,23 @@ def accepts(body):
     verdict = is_params(body)
     assert is_params_in_python(body) == verdict, body
     assert is_params(bytearray(body)) == verdict, body
+    assert verdict or not is_plainly_params(body), body
     return verdict
 
 
 def nested(depth, inner=b"1"):
     """An object whose deepest level is ``depth``."""
     return b'{"a":' + b"[" * (depth - 1) + inner + b"]" * (depth - 1) + b"}"
+
+
+@pytest.mark.skipif(not IS_COMPILED, reason="in Python there is no quick way")
+def test_few_values_are_plain_however_long_they_are():
+    few, many = b"1," * 16_000, b"1," * 17_000
+    assert is_plainly_params(b'{"a":"%s"}' % (b"x" * MIB))
+    assert is_plainly_params(b'{"a":[%s1]}' % few)
+    assert not is_plainly_params(b'{"a":[%s1]}' % many)
+    assert is_params(b'{"a":[%s1]}' % many)
+    assert not is_plainly_params(b'{"a":[%s]}' % few)
 
 
 NUMBERS = [

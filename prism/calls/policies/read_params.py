@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from prism.calls.json_text import LARGE_BODY, is_params, refuse_params
+from prism.calls.json_text import (
+    LARGE_BODY,
+    LARGEST_PLAIN,
+    is_params,
+    is_plainly_params,
+    refuse_params,
+)
 from prism.calls.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -30,7 +36,10 @@ class CheckParams(Policy):
             call.hold(0)  # they are kept for as long as it goes on
         if call.raw:
             return None
-        if len(call.params) > LARGE_BODY:
+        size = len(call.params)
+        if size > LARGE_BODY:
+            if size <= LARGEST_PLAIN and is_plainly_params(call.params):
+                return None
             call.wait_in_task(lambda: trio.to_thread.run_sync(_check, call))
             return True
         _check(call)
