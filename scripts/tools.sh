@@ -16,6 +16,8 @@ need node nodejs
 need gcc gcc
 need openssl openssl
 need go golang-go
+need java openjdk-17-jre-headless
+need mvn maven
 need nghttp nghttp2-client
 need h2load nghttp2-client
 need nghttpd nghttp2-server
@@ -44,6 +46,21 @@ elif [ -n "${CI:-}" ]; then
     exit 1
 else
     echo "some tests will be skipped; to run them: sudo apt-get install$missing"
+fi
+
+# Kafka's broker, some 44 MB of jars.
+if command -v mvn >/dev/null 2>&1; then
+    jars=$(cd "$venv" && pwd)/tools/kafka
+    pom=tests/services/kafka.pom.xml
+    if [ ! -e "$jars/.complete" ] || [ "$pom" -nt "$jars/.complete" ]; then
+        rm -rf "$jars"
+        if mvn -q -B -f "$pom" dependency:copy-dependencies "-DoutputDirectory=$jars" -DincludeScope=runtime; then
+            touch "$jars/.complete"
+        else
+            echo "Kafka could not be had; some tests will be skipped" >&2
+            [ -z "${CI:-}" ] || exit 1
+        fi
+    fi
 fi
 
 if command -v go >/dev/null 2>&1; then

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.services.__main__ import running
+from tests.services.kafka import Kafka
 from tests.services.postgres import PgBouncer, PostgreSQL, PostgreSQL15, PostgreSQL18
 from tests.services.server import Missing, Server
 
@@ -86,4 +87,10 @@ def postgres(request: pytest.FixtureRequest, shared_server: StartServer) -> Post
 def pgbouncer(shared_server: StartServer, postgres15: PostgreSQL) -> PgBouncer:
     """In transaction mode, before PostgreSQL 15."""
     server: PgBouncer = shared_server(PgBouncer, before=postgres15)
+    return server
+
+
+@pytest.fixture(scope="session")
+def kafka(shared_server: StartServer) -> Kafka:
+    server: Kafka = shared_server(Kafka)
     return server
