@@ -58,9 +58,11 @@ class Authentication:
         self._clock = clock
         self._reloading = trio.Lock()
         self._certificate_name = certificate_name
+        self.takes_tokens = api_keys is not None or bool(jwt)
+        self.takes_certificates = certificate_name is not None
         ways = {
-            "authorization: Bearer, and a token": api_keys is not None or bool(jwt),
-            "a client certificate": certificate_name is not None,
+            "authorization: Bearer, and a token": self.takes_tokens,
+            "a client certificate": self.takes_certificates,
         }
         self._ways = ", or ".join(way for way, is_open in ways.items() if is_open)
         self._known: dict[bytes, tuple[Identity, float]] = {}

@@ -62,17 +62,32 @@ class OperationAccess(IntEnum):
 
 
 class OperationDeclaration(Message, frozen=True):
-    """What a plugin promises about one of its operations."""
+    """What a plugin promises about one of its operations.
+
+    The schemas are JSON Schema (2020-12) as JSON text, empty where nothing is told: of the
+    params and the result, or, of a ``streaming`` operation, of the first message to it and of
+    each message from it. ``stream_params_schema`` and ``stream_result_schema`` are the latter
+    for an operation that is ``also_streaming``.
+    """
 
     name: str = ""
     idempotent: bool = False
     streaming: bool = False
     also_streaming: bool = False
     access: OperationAccess = OperationAccess.UNDECLARED
+    description: str = ""
+    params_schema: str = ""
+    result_schema: str = ""
+    stream_params_schema: str = ""
+    stream_result_schema: str = ""
 
 
 class InitializeResponse(Message, frozen=True):
-    """A plugin's answer to Initialize: ready, or why not."""
+    """A plugin's answer to Initialize: ready, or why not.
+
+    ``groups`` are the vocabularies it speaks: sets of operations that are the same in every
+    plugin that declares them, such as ``key_value``.
+    """
 
     success: bool = False
     error: str = ""
@@ -80,6 +95,7 @@ class InitializeResponse(Message, frozen=True):
     supported_operations: list[str] = []
     operations: list[OperationDeclaration] = []
     error_code: Int32 = 0
+    groups: list[str] = []
 
 
 class PluginMetrics(Message, frozen=True):
@@ -195,6 +211,7 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "supported_operations": 4,
         "operations": 5,
         "error_code": 6,
+        "groups": 7,
     },
     OperationDeclaration: {
         "name": 1,
@@ -202,6 +219,11 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "streaming": 3,
         "also_streaming": 4,
         "access": 5,
+        "description": 6,
+        "params_schema": 7,
+        "result_schema": 8,
+        "stream_params_schema": 9,
+        "stream_result_schema": 10,
     },
     ExecuteRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
     ExecuteResponse: {

@@ -74,13 +74,16 @@ class Operation:
     """One operation of a plugin class, ready to be called.
 
     ``handler`` is the undecorated function: a coroutine function, or an async
-    generator function when ``streaming``. ``stream`` is the streaming form that an
-    operation has beside this one.
+    generator function when ``streaming``. ``params_type`` and ``result_type`` are its
+    annotations, the latter ``inspect.Parameter.empty`` where there is none. ``stream`` is the
+    streaming form that an operation has beside this one.
     """
 
     name: str
     handler: Callable[..., Any]
     params: ParamsDecoder[Any]
+    params_type: Any
+    result_type: Any
     takes_call: bool
     streaming: bool
     idempotent: bool
@@ -89,7 +92,7 @@ class Operation:
 
     @property
     def declaration(self) -> OperationDeclaration:
-        """What Initialize tells the proxy about this operation."""
+        """What the proxy relies on; ``declare`` adds what clients are told."""
         return OperationDeclaration(
             name=self.name,
             idempotent=self.idempotent,
@@ -214,10 +217,14 @@ def _compile(where: str, mark: _Mark, name: str, function: object) -> Operation:
         parameter.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters
     ):
         raise TypeError(f"{where}: an operation takes (self, params) or (self, params, call)")
+    annotations = _annotations(where, function)
+    params_type = annotations.get(parameters[1].name)
     return Operation(
         name=name,
         handler=function,
-        params=_params_decoder(where, function, parameters[1].name),
+        params=_params_decoder(where, params_type, parameters[1].name),
+        params_type=params_type,
+        result_type=annotations.get("return", inspect.Parameter.empty),
         takes_call=len(parameters) == 3,
         streaming=streaming,
         idempotent=mark.idempotent,
@@ -225,11 +232,14 @@ def _compile(where: str, mark: _Mark, name: str, function: object) -> Operation:
     )
 
 
-def _params_decoder(where: str, function: Callable[..., object], name: str) -> ParamsDecoder[Any]:
+def _annotations(where: str, function: Callable[..., object]) -> dict[str, Any]:
     try:
-        annotation = get_type_hints(function, include_extras=True).get(name)
+        return get_type_hints(function, include_extras=True)
     except Exception as error:
         raise TypeError(f"{where}: an annotation cannot be resolved: {error}") from error
+
+
+def _params_decoder(where: str, annotation: Any, name: str) -> ParamsDecoder[Any]:
     if annotation is None:
         raise TypeError(f"{where}: parameter {name!r} needs a type, such as a msgspec.Struct")
     try:

@@ -34,6 +34,7 @@ from prism.contract.messages import (
     HealthStatus,
     InitializeRequest,
     InitializeResponse,
+    OperationDeclaration,
     PluginMetrics,
     ProxyCapabilities,
     ShutdownRequest,
@@ -44,6 +45,7 @@ from prism.contract.messages import (
 from prism.contract.redaction import Redaction
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
+from prism.sdk.declaration import declare
 from prism.sdk.health import Health, Metrics
 from prism.sdk.operation import Operation, compile_operations, encode_json, encode_msgpack
 
@@ -136,6 +138,7 @@ class Plugin:
     """Compiled from the methods marked with ``@operation``."""
 
     __group: ClassVar[str] = ""
+    __declared: ClassVar[list[OperationDeclaration]] = []
 
     config: Any
     credentials: Mapping[str, str]
@@ -220,8 +223,16 @@ class Plugin:
             success=True,
             plugin_version=self.version,
             supported_operations=list(self.operations),
-            operations=[operation.declaration for operation in self.operations.values()],
+            operations=self.__declarations(),
+            groups=list(self.groups),
         )
+
+    @classmethod
+    def __declarations(cls) -> list[OperationDeclaration]:
+        """Made once per class: the schemas take some milliseconds."""
+        if "_Plugin__declared" not in vars(cls):
+            cls.__declared = [declare(operation) for operation in cls.operations.values()]
+        return cls.__declared
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation that is not streaming."""

@@ -12,7 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from prism import __version__
 from prism.channels import websocket
@@ -41,6 +43,8 @@ from prism.verification.command import missing_script, take_apart
 from prism.wire.events import GoAway, Note
 
 log = logging.getLogger("prism.supervision")
+
+_SCHEMAS = tuple(name for name in OperationDeclaration.__struct_fields__ if "schema" in name)
 
 PAUSE_AFTER_STRANGER = 0.1
 """Seconds, so that a process that may not connect cannot fill the log."""
@@ -351,7 +355,34 @@ async def initialize(
             f"{spec.label} offers operations that nobody could call: {shown}; "
             f"an operation is {OPERATION_FORM}"
         )
-    return answer
+    operations = [_with_readable_schemas(declared, spec) for declared in answer.operations]
+    return answer if operations == answer.operations else replace(answer, operations=operations)
+
+
+def _with_readable_schemas(
+    declared: OperationDeclaration, spec: InstanceSpec
+) -> OperationDeclaration:
+    """``declared`` without those of its schemas that are no JSON objects."""
+    unreadable = [
+        field
+        for field in _SCHEMAS
+        if getattr(declared, field) and not _is_object(getattr(declared, field))
+    ]
+    for field in unreadable:
+        log.warning(
+            "%s: the %s of its operation %s is no JSON object, and is left out",
+            spec.label,
+            field,
+            declared.name,
+        )
+    return replace(declared, **dict.fromkeys(unreadable, "")) if unreadable else declared
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(text), dict)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return False
 
 
 def declared_operations(answer: InitializeResponse) -> dict[str, OperationDeclaration]:

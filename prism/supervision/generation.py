@@ -245,6 +245,7 @@ class Generation:
                 version=redaction.text(answer.plugin_version),
                 channel=channel,
                 operations=declared_operations(answer),
+                groups=answer.groups,
             )
             monitor = self._monitor = HealthMonitor(channel, spec.plugin.health, self._take_health)
             await monitor.wait_serviceable(spec.plugin.start_timeout_seconds)

@@ -73,8 +73,9 @@ class Instance:
 
     ``id`` is unique for ever: ``namespace/generation``. ``operations`` maps
     every name of ``supported_operations`` to its declaration (an empty one
-    where the plugin declared nothing). ``sample`` is there while its calls are
-    compared with another's. One that gets no more calls is out of its slot.
+    where the plugin declared nothing), ``groups`` are the vocabularies it declares.
+    ``sample`` is there while its calls are compared with another's. One that gets
+    no more calls is out of its slot.
 
     The counters: ``opened`` leases are ``leases`` that are held, and those that were
     closed: ``finished`` (answered, an error included), ``refused`` (the call never
@@ -87,6 +88,7 @@ class Instance:
     version: str
     channel: PluginChannel
     operations: dict[str, OperationDeclaration]
+    groups: list[str] = field(default_factory=list)
     health: HealthCheckResponse | None = None
     metrics: PluginMetrics | None = None
     id: str = field(init=False)

@@ -345,3 +345,19 @@ def test_operations_are_those_supported_with_what_is_declared_of_them():
     both = InitializeResponse(supported_operations=["get", "set"], operations=[get])
     assert declared_operations(both) == {"get": get, "set": OperationDeclaration(name="set")}
     assert declared_operations(InitializeResponse(operations=[get])) == {"get": get}
+
+
+async def test_a_schema_that_is_no_json_object_is_left_out(make_spec, caplog):
+    broken = OperationDeclaration(
+        name="get", params_schema="{", result_schema='{"type":"object"}', stream_result_schema="[]"
+    )
+    deep = OperationDeclaration(name="set", params_schema='{"a":' * 5000 + "1" + "}" * 5000)
+    answer = InitializeResponse(success=True, operations=[broken, deep])
+    found = await initialize(Answers(answer), make_spec(), {})
+    assert found.operations == [
+        OperationDeclaration(name="get", result_schema='{"type":"object"}'),
+        OperationDeclaration(name="set"),
+    ]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    assert "the params_schema of its operation get is no JSON object" in said[0]

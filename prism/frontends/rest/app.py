@@ -3,6 +3,7 @@
 POST /v1/{namespace}/{operation}    call: params in, result out; or a stream, if asked for
 GET  /v1/{namespace}/{operation}    an event stream, for browsers
 GET  /v1/{namespace}                describe a namespace
+GET  /v1/{namespace}/openapi.json   describe its operations as OpenAPI does
 GET  /v1                            list the namespaces
 GET  /healthz, /readyz              probes
 """
@@ -32,6 +33,7 @@ from prism.frontends.probes import PROBES, answer_probe, check_get
 from prism.frontends.query_params import PLACE, query_params
 from prism.frontends.responses import Response, json_response
 from prism.frontends.rest.describe import description, summary
+from prism.frontends.rest.openapi import OPENAPI, openapi
 from prism.frontends.rest.streams import (
     EventStream,
     HTTPStream,
@@ -60,6 +62,7 @@ class Target(NamedTuple):
     query: bytes
     namespace: str = ""
     operation: str = ""
+    is_openapi: bool = False
 
 
 class RestCall(ExchangeCall):
@@ -177,6 +180,8 @@ class RestApp:
             there = path.rstrip(b"/")[:_MEMORABLE].decode("ascii")
             raise NotFound(f"nothing is at this path; without the slash at its end: {there}")
         match path.split(b"/"):
+            case [b"", b"v1", raw_namespace, last] if last == OPENAPI.encode():
+                target = Target(path, query, namespace_name(raw_namespace), is_openapi=True)
             case [b"", b"v1", raw_namespace, raw_operation]:
                 call.is_call = True
                 call.namespace = namespace_name(raw_namespace)
@@ -197,6 +202,9 @@ class RestApp:
         if target.namespace:
             check_get(method, path)
             namespace = self._router.find_for(target.namespace, call.identity)
+            if target.is_openapi:
+                described = openapi(namespace, call.identity, self._authentication)
+                return json_response(200, described)
             return json_response(200, description(namespace, call.identity))
         if target.path == b"/v1":
             check_get(method, path)

@@ -18,11 +18,11 @@ def summary(namespace: Namespace, identity: Identity = ANONYMOUS) -> dict[str, A
         "description": namespace.description,
         "backend": namespace.backend,
         "ready": instance is not None,
-        "operations": sorted(_usable(namespace, identity)) if instance else [],
+        "operations": sorted(usable(namespace, identity)) if instance else [],
     }
 
 
-def _usable(namespace: Namespace, identity: Identity) -> dict[str, OperationDeclaration]:
+def usable(namespace: Namespace, identity: Identity) -> dict[str, OperationDeclaration]:
     """The operations of the current instance that ``identity`` may call."""
     operations, access = namespace.slot.operations, namespace.access
     if access is None:
@@ -47,17 +47,37 @@ def description(namespace: Namespace, identity: Identity = ANONYMOUS) -> dict[st
     health = instance.health
     return described | {
         "plugin": {"name": instance.plugin, "version": instance.version},
+        "groups": instance.groups,
         "operations": {
-            name: {
-                "idempotent": declared.idempotent,
-                "streaming": declared.streaming,
-                "also_streaming": declared.also_streaming,
-                "access": NAMES[needed(declared)],
-            }
-            for name, declared in sorted(_usable(namespace, identity).items())
+            name: _described(declared)
+            for name, declared in sorted(usable(namespace, identity).items())
         },
         "health": {
             "status": health.status.name if health else None,
             "message": health.message if health else "",
         },
     }
+
+
+def _described(declared: OperationDeclaration) -> dict[str, Any]:
+    """An operation; ``params``, ``result``, ``stream_params`` and ``message`` are the JSON
+    Schemas that its plugin gave, where it did."""
+    streaming = declared.streaming
+    schemas = {
+        "params": declared.params_schema,
+        "message" if streaming else "result": declared.result_schema,
+    }
+    if declared.also_streaming:
+        schemas |= {
+            "stream_params": declared.stream_params_schema,
+            "message": declared.stream_result_schema,
+        }
+    described: dict[str, Any] = {
+        "idempotent": declared.idempotent,
+        "streaming": streaming,
+        "also_streaming": declared.also_streaming,
+        "access": NAMES[needed(declared)],
+    }
+    if declared.description:
+        described["description"] = declared.description
+    return described | {name: msgspec.Raw(text.encode()) for name, text in schemas.items() if text}
