@@ -12,7 +12,10 @@ from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig,
 BUILT_IN = {
     "sqlite": CataloguePlugin(
         name="sqlite", type="in_process", module="prism_plugins.sqlite:SQLitePlugin"
-    )
+    ),
+    "postgres": CataloguePlugin(
+        name="postgres", type="in_process", module="prism_plugins.postgres:PostgresPlugin"
+    ),
 }
 """Plugins that come with Prism; a catalogue entry of the same name goes first."""
 PACKAGE = "prism_plugins."
@@ -151,8 +154,23 @@ def plugin_class(plugin: PluginConfig) -> type[Any] | None:
     module, _, name = (plugin.module or "").partition(":")
     if not module.startswith(PACKAGE) or plugin.path is not None:
         return None
-    kind: type[Any] | None = getattr(importlib.import_module(module), name, None)
+    try:
+        kind: type[Any] | None = getattr(importlib.import_module(module), name, None)
+    except ImportError:  # see `missing_library`
+        return None
     return kind
+
+
+def missing_library(plugin: PluginConfig) -> str | None:
+    """What a plugin that comes with Prism lacks to run inside it, in its own words."""
+    module = (plugin.module or "").partition(":")[0]
+    if not module.startswith(PACKAGE) or plugin.path is not None:
+        return None
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:

@@ -16,6 +16,7 @@ from prism.config.catalogue import (
     UnresolvedPlugin,
     config_type,
     launch_keys,
+    missing_library,
     needs_version,
     resolve_plugin,
 )
@@ -450,6 +451,9 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
         return
     if plugin.unsupported is not None:
         at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
+    lacks = missing_library(plugin)
+    if lacks is not None:
+        at["backend"].error(lacks)
     kind = config_type(plugin)
     if kind is not None and namespace.config and at["config"].is_sound:
         check_types(at["config"], kind)

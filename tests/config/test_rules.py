@@ -1,10 +1,12 @@
 """Rules that concern several keys, section by section."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from prism.config import parse_config
+from prism.config.catalogue import BUILT_IN
 from prism.config.errors import ConfigError
 
 Problems = Callable[[str], list[str]]
@@ -246,17 +248,31 @@ namespaces:
   - {name: a, backend: b, plugin: {name: ordrs}}
   - {name: b, backend: b, plugin: {name: orders}}
   - {name: c, backend: b, plugin: {name: orders, version: v3}}
-  - {name: d, backend: postgres}
+  - {name: d, backend: mongodb}
 """
+    built_in = ", ".join(BUILT_IN)
     assert problems(text) == [
         '4:42: namespaces[0].plugin.name: there is no plugin "ordrs"; did you mean "orders"? '
-        "(the catalogue has: orders; built in: sqlite)",
+        f"(the catalogue has: orders; built in: {built_in})",
         '5:42: namespaces[1].plugin.name: the plugin "orders" needs a version, one of: v1, v2',
         '6:59: namespaces[2].plugin.version: version "v3" of plugin "orders" is not in the '
         "catalogue; there are v1, v2",
-        '7:24: namespaces[3].backend: there is no plugin "postgres" '
-        "(the catalogue has: orders; built in: sqlite); or describe it in `plugin:`",
+        '7:24: namespaces[3].backend: there is no plugin "mongodb" '
+        f"(the catalogue has: orders; built in: {built_in}); or describe it in `plugin:`",
     ]
+
+
+def test_a_library_that_is_not_installed(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("prism_plugins.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    text = "namespaces: [{name: a, backend: postgres, config: {connection_string: 'postgresql:'}}]"
+    [problem] = problems(text)
+    assert problem.startswith(
+        "1:33: namespaces[0].backend: the PostgreSQL plugin needs psycopg: pip"
+    )
 
 
 KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="

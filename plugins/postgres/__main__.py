@@ -1,0 +1,7 @@
+"""``python -m prism_plugins.postgres``: the plugin as a process."""
+
+from prism.sdk import serve
+
+from .plugin import PostgresPlugin
+
+serve(PostgresPlugin)

@@ -1,0 +1,152 @@
+"""The ``config:`` block of a namespace on PostgreSQL, and how a connection is made from it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from psycopg import Error, pq
+
+from prism.sdk import PluginError, StatusCode
+
+_SECRET = ("password", "passfile", "sslpassword", "oauth_client_secret")
+_FROM_CREDENTIALS = {"user": "username", "password": "password"}
+_VERIFYING = ("verify-ca", "verify-full")
+_DEFAULTS = {
+    # A link that swallows everything is noticed within a minute, where there is no deadline.
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "gssencmode": "disable",
+    "client_encoding": "UTF8",
+}
+SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "iso_8601",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "xmloption": "content",
+}
+"""Of every session: results are read in this form."""
+
+
+class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings; only ``connection_string`` is needed.
+
+    ``statement_cache_size``: statements that each connection keeps prepared; 0 behind a pooler
+    in transaction mode, such as pgbouncer: then nothing is kept in a session.
+
+    ``key_value``: whether Prism keeps tables of its own, in ``schema``, for keys and queues.
+    """
+
+    connection_string: Annotated[str, Meta(min_length=1)]
+    pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+    idle_timeout: Annotated[float, Meta(gt=0)] = 300.0
+    statement_cache_size: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    pool_timeout: Annotated[float, Meta(gt=0)] = 5.0
+    connect_timeout: Annotated[float, Meta(gt=0)] = 5.0
+    max_lifetime: Annotated[float, Meta(gt=0)] = 3600.0
+    sql: Literal["read_write", "read", "off"] = "read_write"
+    sql_timeout_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    max_rows: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    json_numbers: Literal["exact", "strings"] = "exact"
+    key_value: bool = True
+    key_value_connections: Annotated[int, Meta(ge=1, le=64)] = 2
+    schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "prism"
+    max_value_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = 512 * 1024
+    default_ttl_seconds: Annotated[float, Meta(gt=0)] | None = None
+    channel_prefix: Annotated[str, Meta(max_length=62)] | None = None
+
+    @property
+    def behind_pooler(self) -> bool:
+        """Whether nothing may be kept in a session."""
+        return self.statement_cache_size == 0
+
+
+class ConnectionSettings:
+    """libpq's parameters; the password is read anew for each connection.
+
+    Raises:
+        PluginError: INVALID_ARGUMENT, naming what is wrong in ``connection_string``.
+    """
+
+    def __init__(
+        self, config: PostgresConfig, credentials: Mapping[str, str], namespace: str
+    ) -> None:
+        given = _parse(config.connection_string)
+        for keyword in given:
+            if keyword in _FROM_CREDENTIALS:
+                name = _FROM_CREDENTIALS[keyword]
+                raise _wrong(f"has a {name}: it belongs into credentials.{name}")
+            if keyword in _SECRET:
+                raise _wrong(f"has {keyword}: secrets belong into credentials")
+            if keyword in ("service", "client_encoding"):
+                raise _wrong(f"has {keyword}, which Prism does not take")
+        unknown = set(credentials) - {"username", "password"}
+        if unknown:
+            raise PluginError(
+                StatusCode.INVALID_ARGUMENT,
+                f"credentials.{min(unknown)} is not known; there are username and password",
+            )
+        self._credentials = credentials
+        self.verifies_by_default = "sslmode" not in given
+        self.parameters = {
+            **_DEFAULTS,
+            "sslmode": "verify-full",
+            "application_name": f"prism/{namespace}",
+            "connect_timeout": str(max(2, round(config.connect_timeout))),
+            **given,
+        }
+        if self.parameters["sslmode"] in _VERIFYING:
+            self.parameters.setdefault("sslrootcert", "system")
+        if not config.behind_pooler:
+            options = [self.parameters.pop("options", "")]
+            options += [f"-c {name}={value}" for name, value in SETTINGS.items()]
+            self.parameters["options"] = " ".join(filter(None, options))
+
+    @property
+    def hosts(self) -> list[str]:
+        """As they are written; a directory is that of a Unix socket."""
+        return self.parameters.get("host", "").split(",")
+
+    @property
+    def place(self) -> str:
+        """For operators: where the server is; no secrets."""
+        ports = self.parameters.get("port", "5432")
+        return f"{self.parameters.get('host', 'the local socket')} port {ports}"
+
+    def conninfo(self, addresses: str | None = None) -> bytes:
+        """For a new connection; ``addresses`` are those of the hosts, where they are known."""
+        parameters = dict(self.parameters)
+        if addresses is not None:
+            parameters["hostaddr"] = addresses
+        for keyword, name in _FROM_CREDENTIALS.items():
+            if name in self._credentials:
+                parameters[keyword] = self._credentials[name]
+        return " ".join(f"{name}={_quoted(value)}" for name, value in parameters.items()).encode()
+
+
+def _parse(text: str) -> dict[str, str]:
+    try:
+        options = pq.Conninfo.parse(text.encode())
+    except Error as error:
+        # libpq's sentence may have a part of a password in it, where a URL is torn by one.
+        raise _wrong(
+            "cannot be read: it is postgresql://host:port/database?name=value or "
+            "host=... port=... dbname=..., without user name and password"
+        ) from error
+    return {
+        option.keyword.decode(): option.val.decode() for option in options if option.val is not None
+    }
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace("'", r"\'")
+    return f"'{escaped}'"
+
+
+def _wrong(problem: str) -> PluginError:
+    return PluginError(StatusCode.INVALID_ARGUMENT, f"config.connection_string {problem}")

@@ -1,0 +1,127 @@
+"""What the operations for SQL, queues and notifications take and give."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from prism.sdk import Encoding
+
+MAX_STATEMENT = 1024 * 1024
+MAX_STATEMENTS = 1_000
+MAX_SETS = 10_000
+MAX_CHANNELS = 100
+MAX_PAYLOAD = 7_999
+"""Bytes of a notification; PostgreSQL's own limit."""
+
+SQLText = Annotated[str, Meta(min_length=1, max_length=MAX_STATEMENT)]
+Params = list[Raw] | dict[str, Raw]
+Channel = Annotated[str, Meta(min_length=1, max_length=63)]
+
+
+class Query(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of query and execute: one statement, with ``$1`` or ``:name``."""
+
+    sql: SQLText
+    params: Params = []
+    max_rows: Annotated[int, Meta(ge=1)] | None = None
+
+
+class QueryAll(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of query as a stream."""
+
+    sql: SQLText
+    params: Params = []
+
+
+class ExecuteMany(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of execute_many: one statement, several sets of parameters."""
+
+    sql: SQLText
+    params_list: Annotated[list[Params], Meta(max_length=MAX_SETS)]
+
+
+class Step(msgspec.Struct, forbid_unknown_fields=True):
+    """One statement of a transaction. ``expect_rows``: how many it must change, or give."""
+
+    sql: SQLText
+    params: Params = []
+    expect_rows: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Transaction(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of transaction: all of the statements happen, or none."""
+
+    statements: Annotated[list[Step], Meta(min_length=1, max_length=MAX_STATEMENTS)]
+    isolation: Literal["read_committed", "repeatable_read", "serializable"] = "read_committed"
+
+
+class Describe(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of describe: a table, with its schema where the search path lacks that."""
+
+    table: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+
+
+class Notify(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of notify."""
+
+    channel: Channel
+    value: Raw
+    encoding: Encoding | UnsetType = UNSET
+
+
+class Listen(msgspec.Struct, forbid_unknown_fields=True):
+    """Params of listen."""
+
+    channels: Annotated[list[Channel], Meta(min_length=1, max_length=MAX_CHANNELS)]
+
+
+class Rows(msgspec.Struct):
+    """Result of query, and part of execute's."""
+
+    columns: list[str]
+    rows: Any
+    truncated: bool
+
+
+class Columns(msgspec.Struct):
+    """The first message of a streamed query."""
+
+    columns: list[str]
+
+
+class SomeRows(msgspec.Struct):
+    """The other messages of a streamed query."""
+
+    rows: Any
+
+
+class Executed(msgspec.Struct):
+    """Result of execute; columns and rows where the statement gives some."""
+
+    rows_affected: int
+    columns: list[str] | UnsetType = UNSET
+    rows: Any = UNSET
+    truncated: bool | UnsetType = UNSET
+
+
+class ExecutedMany(msgspec.Struct):
+    """Result of execute_many."""
+
+    rows_affected: int
+
+
+class Results(msgspec.Struct):
+    """Result of transaction, in the order of its statements."""
+
+    results: list[Executed]
+
+
+class Heard(msgspec.Struct):
+    """One of listen's messages. ``ready``: what is sent from now on arrives. ``gap``: the
+    connection was lost, or this stream too slow, and notifications may be missing."""
+
+    event: Literal["ready", "message", "gap"]
+    channel: str | UnsetType = UNSET
+    value: Raw | UnsetType = UNSET
+    encoding: Encoding | UnsetType = UNSET
