@@ -118,9 +118,12 @@ class ConnectionSettings:
         ports = self.parameters.get("port", "5432")
         return f"{self.parameters.get('host', 'the local socket')} port {ports}"
 
-    def conninfo(self, addresses: str | None = None) -> bytes:
-        """For a new connection; ``addresses`` are those of the hosts, where they are known."""
+    def conninfo(self, addresses: str | None = None, options: str = "") -> bytes:
+        """For a new connection; ``addresses`` are those of the hosts, where they are known.
+        ``options`` are more of the session's settings."""
         parameters = dict(self.parameters)
+        if options:
+            parameters["options"] = f"{parameters.get('options', '')} {options}"
         if addresses is not None:
             parameters["hostaddr"] = addresses
         for keyword, name in _FROM_CREDENTIALS.items():

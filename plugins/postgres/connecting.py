@@ -12,7 +12,14 @@ from .connection import Connection
 
 
 async def connect(settings: ConnectionSettings, *, cache_size: int, seconds: float) -> Connection:
-    """Connect, within ``seconds``. Cancelling leaves nothing behind.
+    """A connection for one caller at a time; see ``open_libpq``."""
+    return Connection(await open_libpq(settings, seconds=seconds), cache_size)
+
+
+async def open_libpq(
+    settings: ConnectionSettings, *, seconds: float, options: str = ""
+) -> pq.abc.PGconn:
+    """Connect, within ``seconds``, in pipeline mode. Cancelling leaves nothing behind.
 
     Raises:
         PluginError: what is wrong, in the operator's words.
@@ -20,11 +27,13 @@ async def connect(settings: ConnectionSettings, *, cache_size: int, seconds: flo
     try:
         with anyio.fail_after(seconds):
             addresses = await _resolve(settings)
-            pgconn = pq.PGconn.connect_start(settings.conninfo(addresses))
+            pgconn = pq.PGconn.connect_start(settings.conninfo(addresses, options))
             try:
                 await _poll_connection(pgconn)
                 _check_connected(pgconn, settings)
-                return Connection(pgconn, cache_size)
+                pgconn.nonblocking = 1
+                pgconn.enter_pipeline_mode()
+                return pgconn
             except BaseException:
                 pgconn.finish()
                 raise

@@ -69,8 +69,6 @@ class Connection:
         self.opened_at = self.used_at = anyio.current_time()
         self.times_used = 0
         self.notifications: deque[tuple[str, str]] = deque()
-        pgconn.nonblocking = 1
-        pgconn.enter_pipeline_mode()
         pgconn.notify_handler = self._notified
         pgconn.notice_handler = None
 
@@ -166,16 +164,26 @@ class Connection:
         self._queue(self._pgconn.send_query_params, sql, params or None)
 
     def send_prepared(
-        self, statement: Prepared, params: Values, formats: Sequence[int] | None = None
+        self,
+        statement: Prepared,
+        params: Values,
+        formats: Sequence[int] | None = None,
+        *,
+        binary: bool = False,
     ) -> None:
-        """Queue a statement that ``prepare`` has made; ``formats``: 1 for binary ones."""
+        """Queue a statement that ``prepare`` has made; ``formats``: 1 for binary parameters.
+        ``binary``: the form of the result."""
         size = sum(len(value) for value in params if value is not None)
         self.largest = max(self.largest, size)
         if statement.name:
-            self._queue(self._pgconn.send_query_prepared, statement.name, params, formats)
+            self._queue(
+                self._pgconn.send_query_prepared, statement.name, params, formats, int(binary)
+            )
         else:  # behind a pooler: the unnamed statement of one session need not be that of another
             types = statement.parameters or None
-            self._queue(self._pgconn.send_query_params, statement.sql, params, types, formats)
+            self._queue(
+                self._pgconn.send_query_params, statement.sql, params, types, formats, int(binary)
+            )
 
     def send_sync(self) -> None:
         """End a group of commands."""

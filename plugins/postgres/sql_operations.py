@@ -46,7 +46,7 @@ _TABLE = """SELECT json_build_object(
     WHERE c.oid = pg_catalog.to_regclass($1)"""
 
 
-class SQLOperations(Store):
+class SQLOperations(Store, group="sql"):
     """Clients' own statements."""
 
     @operation(idempotent=True, access="read")

@@ -1,0 +1,402 @@
+"""The key-value store that the SDK's operations ask: each method is one statement, or few.
+
+Short ones share connections with other callers (`pipeline`); those that may take long, or give
+much, have one for themselves, as do all behind a pooler. An expired row is a missing one
+everywhere, whether it was removed already or not; the server's clock says what has expired.
+"""
+
+import struct
+from collections.abc import Sequence
+from zlib import crc32
+
+from prism.sdk import PluginError, StatusCode, Value
+from prism.sdk.keyvalue import (
+    Entry,
+    Item,
+    Page,
+    VersionedKeyValueStore,
+    When,
+    added,
+    same_value,
+)
+from prism.sdk.multiplexed import Multiplexed
+
+from .connection import Connection
+from .errors import DatabaseError
+from .pipeline import Answer, Reply, Request, answer_of
+from .pool import Pool
+
+PAGE_BYTES = 512 * 1024
+"""A page of scan ends when its values reach this; it has one item at least."""
+GET_MANY_BYTES = 8 * 1024 * 1024
+"""Bounds what one call makes this process hold."""
+SWEEP_ROWS = 1_000
+"""Expired rows removed at a time."""
+TRIES = 100
+"""Of a compare-and-set whose key is written all the time."""
+
+_LIVE = "(k.expires_at IS NULL OR k.expires_at > clock_timestamp())"
+_ROW = f"k.namespace = $1 AND k.key = $2 AND {_LIVE}"
+_RANGE = f"k.namespace = $1 AND k.key >= $2 AND ($3::bytea IS NULL OR k.key < $3) AND {_LIVE}"
+_EXPIRES = "clock_timestamp() + $5::float8 * interval '1 second'"
+_INSERT = f"""INSERT INTO {{schema}}.keyvalue AS k (namespace, key, value, "binary", expires_at)
+    VALUES ($1, $2, $3, $4, {_EXPIRES})
+    ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value,
+        "binary" = excluded."binary", version = excluded.version,
+        expires_at = excluded.expires_at"""  # noqa: S608
+_UPDATE = f"""UPDATE {{schema}}.keyvalue AS k SET value = $3, "binary" = $4,
+    version = nextval('{{schema}}.version'), expires_at = {_EXPIRES} WHERE {_ROW}"""  # noqa: S608
+_NUMBER = """CASE WHEN NOT k."binary" AND octet_length(k.value) <= 20
+    AND convert_from(k.value, 'UTF8') ~ '^-?(0|[1-9][0-9]{{0,18}})$'
+    THEN convert_from(k.value, 'UTF8')::numeric + $3::numeric END"""
+_IN_RANGE = f"coalesce({_NUMBER} BETWEEN -9223372036854775808 AND 9223372036854775807, false)"
+_ADDED = f"convert_to(({_NUMBER})::text, 'UTF8')"
+_EXPIRED = "k.expires_at <= clock_timestamp()"
+
+READING = {
+    "get": f"""SELECT value, "binary", version FROM {{schema}}.keyvalue k WHERE {_ROW}""",  # noqa: S608
+    "exists": f"SELECT 1 FROM {{schema}}.keyvalue k WHERE {_ROW}",  # noqa: S608
+    "remaining": f"""SELECT (extract(epoch FROM k.expires_at - clock_timestamp()) * 1000)::bigint
+        FROM {{schema}}.keyvalue k WHERE {_ROW}""",  # noqa: S608
+}
+WRITING = {
+    "set": _INSERT,
+    "set_missing": f"{_INSERT} WHERE {_EXPIRED}",
+    "set_present": _UPDATE,
+    "set_version": f"{_UPDATE} AND k.version = $6",
+    "delete": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW}",  # noqa: S608
+    "delete_version": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW} AND k.version = $3",  # noqa: S608
+    "expire": f"""UPDATE {{schema}}.keyvalue k
+        SET expires_at = clock_timestamp() + $3::float8 * interval '1 second' WHERE {_ROW}""",  # noqa: S608
+    "persist": f"""UPDATE {{schema}}.keyvalue k SET expires_at = NULL
+        WHERE {_ROW} AND k.expires_at IS NOT NULL""",  # noqa: S608
+    "increment": f"""INSERT INTO {{schema}}.keyvalue AS k
+            (namespace, key, value, "binary", expires_at)
+        VALUES ($1, $2, $4, false, {_EXPIRES})
+        ON CONFLICT (namespace, key) DO UPDATE SET
+            value = CASE WHEN {_EXPIRED} THEN excluded.value ELSE {_ADDED} END,
+            "binary" = false, version = excluded.version,
+            expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE k.expires_at END
+        WHERE {_EXPIRED} OR {_IN_RANGE} RETURNING value""",  # noqa: S608
+    "increment_present": f"""UPDATE {{schema}}.keyvalue AS k
+        SET value = {_ADDED}, version = nextval('{{schema}}.version')
+        WHERE {_ROW} AND {_IN_RANGE} RETURNING value""",  # noqa: S608
+}
+_SIZED = """SELECT key, value, "binary", version FROM (SELECT *,
+        sum(octet_length(value)) OVER (ORDER BY key) AS total FROM ({inner}) AS page) AS sized
+    WHERE total - octet_length(value) < {limit} ORDER BY key"""
+_SCAN = _SIZED.format(
+    inner=f"""SELECT key, value, "binary", version FROM {{schema}}.keyvalue k
+        WHERE {_RANGE} ORDER BY key LIMIT $4""",  # noqa: S608
+    limit=PAGE_BYTES,
+)
+_SCAN_KEYS = f"""SELECT key, ''::bytea, true, 0::bigint FROM {{schema}}.keyvalue k
+    WHERE {_RANGE} ORDER BY key LIMIT $4"""  # noqa: S608
+_GET_MANY = _SIZED.format(
+    inner=f"""SELECT key, value, "binary", version FROM {{schema}}.keyvalue k
+        WHERE k.namespace = $1 AND k.key = ANY ($2::bytea[]) AND {_LIVE}""",  # noqa: S608
+    limit=GET_MANY_BYTES + 1,
+)
+_SET_MANY = f"""INSERT INTO {{schema}}.keyvalue AS k (namespace, key, value, "binary", expires_at)
+    SELECT $1, key, value, "binary", clock_timestamp() + ttl * interval '1 second'
+    FROM unnest($2::bytea[], $3::bytea[], $4::boolean[], $5::float8[])
+        AS item (key, value, "binary", ttl) ORDER BY key
+    ON CONFLICT {_INSERT.partition("ON CONFLICT")[2]}"""  # noqa: S608
+_DELETE_MANY = f"""WITH doomed AS (SELECT key FROM {{schema}}.keyvalue k
+        WHERE k.namespace = $1 AND k.key = ANY ($2::bytea[]) AND {_LIVE} ORDER BY key FOR UPDATE)
+    DELETE FROM {{schema}}.keyvalue k USING doomed
+    WHERE k.namespace = $1 AND k.key = doomed.key"""  # noqa: S608
+_COUNT = f"SELECT count(*) FROM {{schema}}.keyvalue k WHERE {_RANGE}"  # noqa: S608
+_SWEEP = """DELETE FROM {schema}.keyvalue WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM {schema}.keyvalue WHERE namespace = $1 AND expires_at <= clock_timestamp()
+    LIMIT $2 FOR UPDATE SKIP LOCKED))"""
+
+FORMATS = {
+    "get": (0, 1), "exists": (0, 1), "remaining": (0, 1), "set": (0, 1, 1, 0, 0),
+    "set_missing": (0, 1, 1, 0, 0), "set_present": (0, 1, 1, 0, 0),
+    "set_version": (0, 1, 1, 0, 0, 0), "delete": (0, 1), "delete_version": (0, 1, 0),
+    "expire": (0, 1, 0), "persist": (0, 1), "increment": (0, 1, 0, 1, 0),
+    "increment_present": (0, 1, 0),
+}  # fmt: skip
+"""Of the parameters: 1 for keys and values, which are binary."""
+
+Share = Multiplexed[Request, Reply]
+Params = tuple[bytes | None, ...]
+
+
+class PostgresKeyValueStore(VersionedKeyValueStore):
+    """The keys of ``namespace``; ``readers`` and ``writers`` are empty behind a pooler.
+
+    ``enabled``: whether there are tables."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        readers: Sequence[Share],
+        writers: Sequence[Share],
+        *,
+        namespace: str,
+        schema: str,
+        max_value_bytes: int,
+        default_ttl: float | None,
+        enabled: bool,
+    ) -> None:
+        self._pool = pool
+        self._readers = readers
+        self._writers = writers
+        self._namespace = namespace.encode()
+        self._schema = schema
+        self._enabled = enabled
+        self.max_value_bytes = max_value_bytes
+        self.default_ttl = default_ttl
+
+    async def get(self, key: bytes) -> Entry | None:
+        answer = await self._read("get", key)
+        return _entry(answer.rows[0]) if answer.rows else None
+
+    async def exists(self, key: bytes) -> bool:
+        return bool((await self._read("exists", key)).rows)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        answer = await self._alone(_GET_MANY, (self._namespace, _byteas(keys)), repeatable=True)
+        found = {row[0]: _entry(row[1:]) for row in answer.rows}
+        size = sum(len(entry.value.data) for entry in found.values())
+        if size > GET_MANY_BYTES:
+            raise PluginError(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"the values are larger than {GET_MANY_BYTES} bytes; ask for fewer keys",
+            )
+        return [found.get(key) for key in keys]
+
+    async def set(self, item: Item, when: When) -> bool:
+        name = {When.ALWAYS: "set", When.MISSING: "set_missing", When.PRESENT: "set_present"}[when]
+        return bool((await self._write(name, item.key, *_values(item))).affected)
+
+    async def set_if_version(self, item: Item, version: str) -> bool:
+        number = _version(version)
+        if number is None:
+            return False
+        return bool((await self._write("set_version", item.key, *_values(item), number)).affected)
+
+    async def set_many(self, items: Sequence[Item]) -> None:
+        last = {item.key: item for item in items}.values()  # ON CONFLICT takes no key twice
+        params = (
+            self._namespace,
+            _byteas([item.key for item in last]),
+            _byteas([item.value.data for item in last]),
+            b"{%b}" % b",".join(b"t" if item.value.binary else b"f" for item in last),
+            b"{%b}"
+            % b",".join(b"NULL" if item.ttl is None else _number(item.ttl) for item in last),
+        )
+        await self._alone(_SET_MANY, params)
+
+    async def delete(self, key: bytes) -> bool:
+        return bool((await self._write("delete", key)).affected)
+
+    async def delete_if_version(self, key: bytes, version: str) -> bool:
+        number = _version(version)
+        return number is not None and bool(
+            (await self._write("delete_version", key, number)).affected
+        )
+
+    async def delete_many(self, keys: Sequence[bytes]) -> int:
+        return (await self._alone(_DELETE_MANY, (self._namespace, _byteas(keys)))).affected
+
+    async def scan(self, prefix: bytes, cursor: str, limit: int, *, keys_only: bool) -> Page:
+        params = (self._namespace, *_range(prefix, cursor), b"%d" % (limit + 1))
+        sql = _SCAN_KEYS if keys_only else _SCAN
+        answer = await self._alone(sql, params, (0, 1, 1, 0), repeatable=True)
+        items = [((row[0] or b"").decode(), _entry(row[1:])) for row in answer.rows[:limit]]
+        if len(answer.rows) > limit:
+            return Page(items, items[-1][0])
+        size = sum(len(entry.value.data) for _, entry in items)
+        return Page(items, items[-1][0] if size >= PAGE_BYTES else "")
+
+    async def count(self, prefix: bytes) -> int:
+        params = (self._namespace, *_range(prefix, ""))
+        answer = await self._alone(_COUNT, params, (0, 1, 1), repeatable=True)
+        return _integer(answer.rows[0][0])
+
+    async def remaining(self, key: bytes) -> int | float:
+        answer = await self._read("remaining", key)
+        if not answer.rows:
+            return -2
+        milliseconds = answer.rows[0][0]
+        return -1 if milliseconds is None else max(0, _integer(milliseconds)) / 1000
+
+    async def expire(self, key: bytes, ttl: float) -> bool:
+        return bool((await self._write("expire", key, _number(ttl))).affected)
+
+    async def persist(self, key: bytes) -> bool:
+        return bool((await self._write("persist", key)).affected)
+
+    async def increment(self, key: bytes, delta: int, initial: int, ttl: float | None) -> int:
+        for _ in range(TRIES):
+            total = initial + delta
+            if -(2**63) <= total < 2**63:
+                params = (b"%d" % delta, b"%d" % total, None if ttl is None else _number(ttl))
+                answer = await self._write("increment", key, *params)
+            else:
+                answer = await self._write("increment_present", key, b"%d" % delta)
+            if answer.rows:
+                return int(answer.rows[0][0] or b"")
+            entry = await self.get(key)
+            added(entry.value if entry else None, delta, initial)  # says why it was not done
+        raise _busy(key)
+
+    async def compare_and_set(self, item: Item, old: Value | None) -> bool:
+        for _ in range(TRIES):
+            entry = await self.get(item.key)
+            if not same_value(entry.value if entry else None, old):
+                return False
+            if entry is None:
+                if await self.set(item, When.MISSING):
+                    return True
+            elif await self.set_if_version(item, entry.version):
+                return True
+        raise _busy(item.key)
+
+    async def compare_and_delete(self, key: bytes, old: Value) -> bool:
+        for _ in range(TRIES):
+            entry = await self.get(key)
+            if entry is None or not same_value(entry.value, old):
+                return False
+            if await self.delete_if_version(key, entry.version):
+                return True
+        raise _busy(key)
+
+    async def sweep(self) -> bool:
+        """Remove some of what has expired; True when more may remain."""
+        answer = await self._alone(_SWEEP, (self._namespace, b"%d" % SWEEP_ROWS))
+        return answer.affected == SWEEP_ROWS
+
+    async def check(self) -> None:
+        """Have each shared connection answer.
+
+        Raises:
+            PluginError
+        """
+        for share in (*self._readers, *self._writers):
+            name = "exists" if share in self._readers else "persist"
+            request = Request(name, b"", (self._namespace, b""), FORMATS[name])
+            _checked(await share.call(request, repeatable=True))
+
+    # -- whose connection -----------------------------------------------------------
+
+    async def _read(self, name: str, key: bytes) -> Answer:
+        if not self._readers:
+            params = (self._namespace, key)
+            return await self._alone(READING[name], params, FORMATS[name], repeatable=True)
+        share = self._readers[crc32(key) % len(self._readers)]
+        request = Request(name, key, (self._namespace, key), FORMATS[name])
+        return _checked(await share.call(request, len(key), repeatable=True))
+
+    async def _write(self, name: str, key: bytes, *params: bytes | None) -> Answer:
+        if not self._writers:
+            return await self._alone(WRITING[name], (self._namespace, key, *params), FORMATS[name])
+        share = self._writers[crc32(key) % len(self._writers)]
+        request = Request(name, key, (self._namespace, key, *params), FORMATS[name])
+        size = sum(len(each) for each in request.params if each is not None)
+        return _checked(await share.call(request, size))
+
+    async def _alone(
+        self,
+        sql: str,
+        params: Params,
+        formats: tuple[int, ...] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> Answer:
+        if not self._enabled:
+            raise PluginError(
+                StatusCode.FAILED_PRECONDITION,
+                "this namespace has no keys and queues (config.key_value: false)",
+            )
+        text = sql.format(schema=self._schema).encode()
+
+        async def work(connection: Connection) -> Answer:
+            prepared = await connection.prepare(text)
+            connection.send_prepared(prepared, params, formats, binary=True)
+            connection.send_sync()
+            result = (await connection.results(connection.owed))[-1]
+            await connection.finish_group()
+            return answer_of(result)
+
+        for last in (False, False, True):
+            try:
+                return await self._pool.run(work, repeatable=repeatable)
+            except DatabaseError as error:
+                # Nothing has happened: another transaction was in the way.
+                if last or error.status is not StatusCode.ABORTED:
+                    raise _of_own_tables(error) from error
+        raise AssertionError
+
+
+def named_statements(statements: dict[str, str], schema: str) -> dict[str, str]:
+    """The statements with the schema's name."""
+    return {name: sql.format(schema=schema) for name, sql in statements.items()}
+
+
+def _checked(reply: Reply) -> Answer:
+    if isinstance(reply, DatabaseError):
+        raise _of_own_tables(reply)
+    if isinstance(reply, PluginError):
+        raise reply
+    return reply
+
+
+def _of_own_tables(error: DatabaseError) -> PluginError:
+    """It is not the caller whom the database refuses, nor the caller's statement that is wrong."""
+    if error.status in (
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.NOT_FOUND,
+        StatusCode.INVALID_ARGUMENT,
+    ):
+        return PluginError(
+            StatusCode.FAILED_PRECONDITION, f"Prism's own tables cannot be used: {error.detail}"
+        )
+    return error
+
+
+def _entry(row: Sequence[bytes | None]) -> Entry:
+    value, binary, version = row
+    return Entry(Value(value or b"", binary=binary == b"\1"), str(_integer(version)))
+
+
+def _integer(data: bytes | None) -> int:
+    """An int8 in binary form."""
+    number: int = struct.unpack(">q", data or bytes(8))[0]
+    return number
+
+
+def _values(item: Item) -> tuple[bytes, bytes, bytes | None]:
+    ttl = None if item.ttl is None else _number(item.ttl)
+    return item.value.data, b"t" if item.value.binary else b"f", ttl
+
+
+def _number(value: float) -> bytes:
+    return repr(value).encode()
+
+
+def _version(text: str) -> bytes | None:
+    """None for a text that is no version of any key."""
+    is_one = text.isascii() and text.isdigit() and len(text) < 19 and text == str(int(text))
+    return text.encode() if is_one else None
+
+
+def _byteas(values: Sequence[bytes]) -> bytes:
+    return ("{" + ",".join(f'"\\\\x{value.hex()}"' for value in values) + "}").encode()
+
+
+def _range(prefix: bytes, cursor: str) -> tuple[bytes, bytes | None]:
+    """The first key with ``prefix`` after ``cursor``, and the first beyond the prefix; UTF-8 has
+    no byte 255."""
+    first = max(prefix, cursor.encode() + b"\0") if cursor else prefix
+    end = prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
+    return first, end
+
+
+def _busy(key: bytes) -> PluginError:
+    return PluginError(
+        StatusCode.ABORTED, f"the key {key.decode()!r} is written all the time; try again"
+    )
