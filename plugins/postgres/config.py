@@ -39,7 +39,8 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``statement_cache_size``: statements that each connection keeps prepared; 0 behind a pooler
     in transaction mode, such as pgbouncer: then nothing is kept in a session.
 
-    ``key_value``: whether Prism keeps tables of its own, in ``schema``, for keys and queues.
+    ``key_value``: whether Prism keeps tables of its own, in ``schema``, for keys and queues. (A
+    schema that is named as the role would get the tables of clients, too.)
     """
 
     connection_string: Annotated[str, Meta(min_length=1)]
@@ -55,7 +56,7 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_numbers: Literal["exact", "strings"] = "exact"
     key_value: bool = True
     key_value_connections: Annotated[int, Meta(ge=1, le=64)] = 2
-    schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "prism"
+    schema: Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "_prism"
     max_value_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = 512 * 1024
     default_ttl_seconds: Annotated[float, Meta(gt=0)] | None = None
     channel_prefix: Annotated[str, Meta(max_length=62)] | None = None

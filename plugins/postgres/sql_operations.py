@@ -23,7 +23,8 @@ _TABLES = """SELECT coalesce(json_agg(json_build_object(
         ORDER BY n.nspname, c.relname), '[]')
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname <> 'information_schema'
-        AND n.nspname !~ '^pg_' AND pg_catalog.has_table_privilege(c.oid, 'SELECT')"""
+        AND n.nspname !~ '^pg_' AND n.nspname <> $1
+        AND pg_catalog.has_table_privilege(c.oid, 'SELECT')"""
 _TABLE = """SELECT json_build_object(
     'schema', n.nspname, 'name', c.relname,
     'columns', (SELECT coalesce(json_agg(json_build_object(
@@ -120,7 +121,7 @@ class SQLOperations(Store, group="sql"):
         """The tables there are, or the columns, keys and indexes of one."""
         self._allow("read")
         table = params.table
-        asked = [] if table is None else [msgspec.Raw(msgspec.json.encode(table))]
+        asked = [msgspec.Raw(msgspec.json.encode(table or self.config.schema))]
         statement = read_statement(_TABLES if table is None else _TABLE, asked, binary=False)
         rows = await self._run(
             lambda connection: self.runner.query(connection, statement, 1, binary=True),

@@ -88,7 +88,7 @@ async def test_what_has_expired_is_gone_for_every_operation(
         await kv.call("set", key=key, value=1, ttl_seconds=1000)
         version = (await kv.call("get", key=key))["version"]
         database.ask(
-            "UPDATE prism.keyvalue SET expires_at = clock_timestamp() WHERE namespace = %s",
+            "UPDATE _prism.keyvalue SET expires_at = clock_timestamp() WHERE namespace = %s",
             kv.plugin.namespace,
         )
         return version  # type: ignore[no-any-return] # of a dictionary
@@ -131,7 +131,7 @@ async def test_expired_rows_are_removed(database: Database) -> None:
             await kv.call("set", key=f"k{number}", value=1, ttl_seconds=0.001)
         await kv.call("set", key="kept", value=1)
         await kv.plugin.store.sweep()
-        sql = "SELECT namespace, count(*)::int FROM prism.keyvalue GROUP BY 1"
+        sql = "SELECT namespace, count(*)::int FROM _prism.keyvalue GROUP BY 1"
         left = dict(database.ask(sql))
         assert left[namespace] == 1
         assert left["another"] == 1  # another namespace's are not ours to remove
@@ -177,7 +177,9 @@ async def test_what_fails_in_a_group_fails_alone(database: Database) -> None:
     """Statements that were sent together share a transaction; an error in it is one caller's."""
     namespace = new_name()
     async with database.plugin(namespace, key_value_connections=1) as kv:
-        database.ask("ALTER TABLE prism.keyvalue ADD CONSTRAINT no_bad CHECK (key <> 'bad'::bytea)")
+        database.ask(
+            "ALTER TABLE _prism.keyvalue ADD CONSTRAINT no_bad CHECK (key <> 'bad'::bytea)"
+        )
         answers: dict[str, Any] = {}
 
         async def put(key: str) -> None:
@@ -191,7 +193,7 @@ async def test_what_fails_in_a_group_fails_alone(database: Database) -> None:
                 for key in [*(f"k{number}" for number in range(GROUP // 2)), "bad", "z"]:
                     nursery.start_soon(put, key)
         finally:
-            database.ask("ALTER TABLE prism.keyvalue DROP CONSTRAINT no_bad")
+            database.ask("ALTER TABLE _prism.keyvalue DROP CONSTRAINT no_bad")
         assert answers.pop("bad").status is StatusCode.FAILED_PRECONDITION
         assert all(answer == {"stored": True} for answer in answers.values())
         assert await kv.call("count") == {"count": len(answers)}
