@@ -62,7 +62,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sasl_plain_without_tls: bool = False
     tls: bool | TLS = False
     group_protocol: Literal["classic", "consumer"] = "classic"
-    session_timeout_seconds: Seconds = 10.0
+    session_timeout_seconds: Annotated[float, Meta(ge=1, le=300)] = 10.0
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger_ms: Annotated[float, Meta(ge=0, le=1_000)] = 1.0
     delivery_timeout_seconds: Seconds = 30.0

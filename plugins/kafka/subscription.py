@@ -136,7 +136,7 @@ class Subscription:
         self._handed = self._handed_bytes = 0
         self._largest = 1
         self._assigned: dict[tuple[str, int], Part] = {}
-        self._paused = self._pause_again = False
+        self._paused = self._changed = False
         self._settings = {
             **settings,
             "group.id": group,
@@ -366,18 +366,14 @@ class Subscription:
         self._store(consumer)
         if self._paused:
             self._wait_for_room(self._resume_at, POLL_SECONDS)
-            if self._room() >= self._resume_at:
-                consumer.resume(consumer.assignment())
-                self._paused = False
+            if self._room() > 0:
+                self._paused, self._changed = False, True
         elif self._room() <= 0 and not self._wait_for_room(1, PAUSE_AFTER_SECONDS):
-            self._paused = self._pause_again = True
-        if self._paused:
-            if self._pause_again:
-                consumer.pause(consumer.assignment())
-                self._pause_again = False
-            first = consumer.poll(0)
-        else:
-            first = consumer.poll(POLL_SECONDS)
+            self._paused = self._changed = True
+        if self._changed:
+            (consumer.pause if self._paused else consumer.resume)(consumer.assignment())
+            self._changed = False
+        first = consumer.poll(0 if self._paused else POLL_SECONDS)
         if first is None:
             return
         messages = [first]
@@ -399,7 +395,8 @@ class Subscription:
 
     @property
     def _resume_at(self) -> int:
-        """With how much room to go on: to go on for each single message costs a fetch each."""
+        """With how much room to go on at once: to go on for each single message costs a fetch
+        each. A client that settles less than that does not have to wait for long."""
         return max(1, min(self._params.max_in_flight, MOST_AT_ONCE) // 2)
 
     def _wait_for_room(self, wanted: int, seconds: float) -> bool:
@@ -456,7 +453,8 @@ class Subscription:
         short = self._topics.short
         taken = [Part(short(each.topic), each.topic, each.partition) for each in partitions]
         self._assigned |= {(part.full, part.number): part for part in taken}
-        self._pause_again = self._paused
+        # A partition that was paused when it was taken away comes back paused.
+        self._changed = True
         self._call_soon(self._take, taken)
 
     def _start_at(

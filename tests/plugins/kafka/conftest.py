@@ -1,6 +1,7 @@
 """The plugin before a real broker; each test has topics and groups of its own there."""
 
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -32,22 +33,43 @@ async def eventually(check: Callable[[], Awaitable[Any]]) -> Any:
     return found
 
 
+class Requests(AsyncIterator[StreamRequest]):
+    """What a client has sent, and will send until ``ended``."""
+
+    def __init__(self) -> None:
+        self.sent: deque[StreamRequest] = deque()
+        self.ended = False
+        self.changed = anyio.Event()
+
+    async def __anext__(self) -> StreamRequest:
+        while not self.sent:
+            if self.ended:
+                raise StopAsyncIteration
+            self.changed = anyio.Event()
+            await self.changed.wait()
+        return self.sent.popleft()
+
+
 class Stream:
-    """A stream that is held open: ``send`` goes to the plugin, ``next`` is what it answers."""
+    """A stream that is held open: ``send`` goes to the plugin, ``next`` is what it answers.
+
+    It begins with the first ``next``.
+    """
 
     def __init__(self, plugin: KafkaPlugin, operation: str, params: dict[str, Any]) -> None:
-        self._outbox, inbox = anyio.create_memory_object_stream[StreamRequest](1000)
+        self._requests = Requests()
         self.send(params, operation)
-        self._inbox = inbox
-        self._responses = plugin.execute_stream(inbox)
+        self._responses = plugin.execute_stream(self._requests)
 
     def send(self, message: dict[str, Any], operation: str = "") -> None:
         text = msgspec.json.encode(message).decode()
-        self._outbox.send_nowait(StreamRequest(operation=operation, params_json=text))
+        self._requests.sent.append(StreamRequest(operation=operation, params_json=text))
+        self._requests.changed.set()
 
     def end(self) -> None:
         """The client has no more to say."""
-        self._outbox.close()
+        self._requests.ended = True
+        self._requests.changed.set()
 
     async def next(self) -> Any:
         """The next message, or None at the good end."""
@@ -70,9 +92,7 @@ class Stream:
 
     async def aclose(self) -> None:
         """As if the client had gone away."""
-        self._outbox.close()
         await self._responses.aclose()
-        self._inbox.close()
 
 
 @asynccontextmanager
