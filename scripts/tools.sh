@@ -22,6 +22,7 @@ need nghttp nghttp2-client
 need h2load nghttp2-client
 need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
+need redis-server redis-server
 [ -e /usr/lib/postgresql/15/bin/initdb ] || missing="$missing postgresql-15"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"

@@ -16,6 +16,9 @@ BUILT_IN = {
     "postgres": CataloguePlugin(
         name="postgres", type="in_process", module="prism_plugins.postgres:PostgresPlugin"
     ),
+    "redis": CataloguePlugin(
+        name="redis", type="in_process", module="prism_plugins.redis:RedisPlugin"
+    ),
 }
 """Plugins that come with Prism; a catalogue entry of the same name goes first."""
 PACKAGE = "prism_plugins."

@@ -208,7 +208,7 @@ class Multiplexed(Generic[Request, Reply]):
         self.calls = 0
         """Those that were begun."""
         self._connect = connect
-        self._name = name
+        self.name = name
         self._transport: Transport[Request, Reply] | None = None
         self._queued: deque[_Call[Request, Reply]] = deque()
         self._written: deque[_Call[Request, Reply]] = deque()
@@ -235,14 +235,14 @@ class Multiplexed(Generic[Request, Reply]):
         first connection that fails is rather a mistake in the configuration than an outage.
         """
         transport = await self._open()
-        self._task = BackgroundTask(lambda: self._run(transport), f"connection to {self._name}")
+        self._task = BackgroundTask(lambda: self._run(transport), f"connection to {self.name}")
 
     async def aclose(self) -> None:
         """Close; calls that wait fail, as do later ones."""
         if self._task is not None:
             await self._task.aclose()
         self.state = State.CLOSED
-        self.problem = f"the connection to {self._name} is closed"
+        self.problem = f"the connection to {self.name} is closed"
         self._fail_all()
 
     async def call(self, request: Request, size: int = 0, *, repeatable: bool = False) -> Reply:
@@ -277,10 +277,10 @@ class Multiplexed(Generic[Request, Reply]):
             raise NotSent(self.problem)
         limits = self.limits
         if len(self._queued) + len(self._written) >= limits.calls:
-            raise QueueFull(f"{limits.calls} calls to {self._name} are waiting; the limit is that")
+            raise QueueFull(f"{limits.calls} calls to {self.name} are waiting; the limit is that")
         if self._queued_bytes + call.size > limits.queued_bytes:
             raise QueueFull(
-                f"{self._queued_bytes} bytes of calls to {self._name} are waiting; "
+                f"{self._queued_bytes} bytes of calls to {self.name} are waiting; "
                 f"the limit is {limits.queued_bytes}"
             )
         self.calls += 1
@@ -311,7 +311,7 @@ class Multiplexed(Generic[Request, Reply]):
                 transport = await self._connect()
         except TimeoutError:
             raise TransportBroken(
-                f"{self._name} did not answer within {self.limits.connect:g} seconds"
+                f"{self.name} did not answer within {self.limits.connect:g} seconds"
             ) from None
         self.connects += 1
         self.state = State.CONNECTED
@@ -323,15 +323,15 @@ class Multiplexed(Generic[Request, Reply]):
             while True:
                 reads = self._reads
                 why = await self._use(transport)
-                log.warning("lost the connection to %s: %s", self._name, why)
+                log.warning("lost the connection to %s: %s", self.name, why)
                 self.state = State.CONNECTING
-                self._lost(f"the connection to {self._name} was lost: {why}")
+                self._lost(f"the connection to {self.name} was lost: {why}")
                 if reads == self._reads:  # a server that takes connections only to close them
                     await self._pause()
                 transport = await self._reopen()
         finally:
             self.state = State.CLOSED
-            self.problem = f"the connection to {self._name} is closed"
+            self.problem = f"the connection to {self.name} is closed"
             self._lost(self.problem)
             self._fail_all()
 
@@ -343,13 +343,13 @@ class Multiplexed(Generic[Request, Reply]):
             except (TransportBroken, PluginError, OSError) as error:
                 problem = str(error) or type(error).__name__
             except Exception:
-                log.exception("connecting to %s failed", self._name)
-                problem = f"connecting to {self._name} failed"
+                log.exception("connecting to %s failed", self.name)
+                problem = f"connecting to {self.name} failed"
             else:
-                log.info("connected to %s again", self._name)
+                log.info("connected to %s again", self.name)
                 return transport
             if problem != self.problem:
-                log.warning("no connection to %s: %s", self._name, problem)
+                log.warning("no connection to %s: %s", self.name, problem)
             self.state = State.UNREACHABLE
             self.problem = problem
             self._fail_all()
@@ -376,7 +376,7 @@ class Multiplexed(Generic[Request, Reply]):
             except anyio.BrokenResourceError as error:
                 said = str(error.__cause__ or "it broke")
             except Exception:
-                log.exception("the connection to %s failed", self._name)
+                log.exception("the connection to %s failed", self.name)
                 said = "it failed; the log has the cause"
             why = why or said
             tasks.cancel_scope.cancel()

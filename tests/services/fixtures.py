@@ -13,6 +13,7 @@ import pytest
 from tests.services.__main__ import running
 from tests.services.kafka import Kafka
 from tests.services.postgres import PgBouncer, PostgreSQL, PostgreSQL15, PostgreSQL18
+from tests.services.redis import Redis, Valkey
 from tests.services.server import Missing, Server
 
 S = TypeVar("S", bound=Server)
@@ -93,4 +94,11 @@ def pgbouncer(shared_server: StartServer, postgres15: PostgreSQL) -> PgBouncer:
 @pytest.fixture(scope="session")
 def kafka(shared_server: StartServer) -> Kafka:
     server: Kafka = shared_server(Kafka)
+    return server
+
+
+@pytest.fixture(scope="session", params=[Redis, Valkey], ids=lambda kind: kind.name)
+def redis_server(request: pytest.FixtureRequest, shared_server: StartServer) -> Redis:
+    """Each kind in turn."""
+    server: Redis = shared_server(request.param)
     return server

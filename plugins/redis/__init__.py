@@ -1,0 +1,17 @@
+"""Key-value, structures, messages and streams on Redis or Valkey, over RESP3.
+
+From the calls down to the socket: ``plugin`` (operations, by kind) → ``keyvalue_store`` and the
+other ``..._operations`` (which commands) → ``store`` (the shared connection and those of their
+own) → ``transport`` (bytes).
+"""
+
+try:
+    import hiredis  # noqa: F401 - to say what to install where it is not there
+except ImportError as error:
+    raise ImportError(
+        f"the Redis plugin needs hiredis: pip install 'prism-data-proxy[redis]' ({error})"
+    ) from error
+
+from .plugin import RedisPlugin
+
+__all__ = ["RedisPlugin"]
