@@ -5,7 +5,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prism.access.permissions import AccessTable
+    from prism.access.permissions import Decision
 
 
 class Identity:
@@ -32,7 +32,7 @@ class Identity:
         self.scopes = scopes
         self.key = key
         self.expires = expires
-        self.decisions: dict[str, tuple[AccessTable, int]] = {}
+        self.decisions: dict[str, Decision] = {}
 
     def __repr__(self) -> str:
         return f"<Identity {self.name!r}>"

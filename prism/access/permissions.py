@@ -3,8 +3,10 @@
 The rows of the configuration are compiled to tables: by principal, by group, by scope, and by
 prefix for those that end in ``*``. A decision looks into each once, so what it costs does not
 depend on how many rows there are; and it is made once for each identity, which remembers it.
+Each permission knows the first row that gives it, for whoever asks why.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -36,23 +38,44 @@ def needed(declared: OperationDeclaration) -> int:
 
 
 class Row(NamedTuple):
-    """A row of the configuration: its path below ``access``, and what it gives to whom."""
+    """A row of the configuration: its path below ``access``, and what it gives to whom.
+    ``number`` is its place among all rows."""
 
     path: tuple[str | int, ...]
     who: str
     permissions: int
+    number: int = 0
+
+    @property
+    def place(self) -> str:
+        """Its path as text: ``allow[0].who[1]``."""
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path]
+        return "".join(parts)[1:]
+
+
+Grants = dict[int, Row]
+"""Permissions, each with the first row that gives it."""
 
 
 def rows(access: NamespaceAccess) -> Iterator[Row]:
     """One for each ``who`` of ``access``."""
+    number = itertools.count()
     for index, who in enumerate(access.owners):
-        yield Row(("owners", index), who, EVERYTHING)
-    for number, rule in enumerate(access.allow):
+        yield Row(("owners", index), who, EVERYTHING, next(number))
+    for place, rule in enumerate(access.allow):
         given = 0
         for name in rule.permissions:
             given |= _BY_NAME[name]
         for index, who in enumerate(rule.who):
-            yield Row(("allow", number, "who", index), who, given)
+            yield Row(("allow", place, "who", index), who, given, next(number))
+
+
+class Decision(NamedTuple):
+    """What ``table`` found: ``permissions`` as bits, and the rows that give them."""
+
+    table: "AccessTable"
+    permissions: int
+    grants: Grants
 
 
 class AccessTable:
@@ -62,10 +85,10 @@ class AccessTable:
         self.namespace = namespace
         self.access = access or NamespaceAccess()
         self.is_dry_run = self.access.mode == "dry_run"
-        self._principals: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
-        self._scopes: dict[str, int] = {}
-        self._prefixes: dict[int, dict[str, int]] = {}
+        self._principals: dict[str, Grants] = {}
+        self._groups: dict[str, Grants] = {}
+        self._scopes: dict[str, Grants] = {}
+        self._prefixes: dict[int, dict[str, Grants]] = {}
         self._noted: set[tuple[str, int]] = set()
         for row in rows(self.access):
             self._add(row)
@@ -81,30 +104,48 @@ class AccessTable:
             table = self._prefixes.setdefault(len(key), {})
         else:
             table, key = self._principals, row.who
-        table[key] = table.get(key, 0) | row.permissions
+        grants = table.setdefault(key, {})
+        for permission in NAMES:
+            if row.permissions & permission:
+                grants.setdefault(permission, row)
 
     def permissions(self, identity: Identity) -> int:
         """What ``identity`` may do here, as bits."""
         known = identity.decisions.get(self.namespace)
-        if known is not None and known[0] is self:
-            return known[1]
-        found = self._decide(identity)
+        if known is not None and known.table is self:
+            return known.permissions
+        return self._remember(identity).permissions
+
+    def deciding(self, identity: Identity, needed: int) -> Row | None:
+        """The first row that gives ``identity`` the permission; None if none does."""
+        known = identity.decisions.get(self.namespace)
+        if known is None or known.table is not self:
+            known = self._remember(identity)
+        return known.grants.get(needed)
+
+    def _remember(self, identity: Identity) -> Decision:
+        grants = self._decide(identity)
         if len(identity.decisions) >= MAX_REMEMBERED:
             identity.decisions.clear()
-        identity.decisions[self.namespace] = self, found
-        return found
+        decision = identity.decisions[self.namespace] = Decision(self, sum(grants), grants)
+        return decision
 
-    def _decide(self, identity: Identity) -> int:
+    def _decide(self, identity: Identity) -> Grants:
+        grants: Grants = {}
         if identity is ANONYMOUS:
-            return 0
-        found = self._principals.get(identity.name, 0)
-        for group in identity.groups:
-            found |= self._groups.get(group, 0)
-        for scope in identity.scopes:
-            found |= self._scopes.get(scope, 0)
-        for length, prefixes in self._prefixes.items():
-            found |= prefixes.get(identity.name[:length], 0)
-        return found
+            return grants
+        found = [self._principals.get(identity.name)]
+        found += [self._groups.get(group) for group in identity.groups]
+        found += [self._scopes.get(scope) for scope in identity.scopes]
+        found += [
+            prefixes.get(identity.name[:length]) for length, prefixes in self._prefixes.items()
+        ]
+        for each in found:
+            for permission, row in (each or {}).items():
+                first = grants.get(permission)
+                if first is None or row.number < first.number:
+                    grants[permission] = row
+        return grants
 
     def check(self, identity: Identity, operation: str, needed: int) -> None:
         """See that ``identity`` may call ``operation``, which takes the permission ``needed``.
@@ -150,14 +191,3 @@ class AccessTable:
 def closed_namespace(identity: Identity, namespace: str) -> Forbidden:
     """The same for a namespace that there is not: who may not use one learns nothing of it."""
     return Forbidden(f"no namespace {namespace[:200]!r} is open to {identity.name!r}")
-
-
-def deciding(access: NamespaceAccess | None, identity: Identity, needed: int) -> Row | None:
-    """The first row that gives ``identity`` the permission; None if none does."""
-    for row in rows(access or NamespaceAccess()):
-        single = NamespaceAccess(owners=[row.who])
-        if row.permissions & needed and AccessTable("", single).permissions(
-            Identity(identity.name, identity.groups, identity.scopes)
-        ):
-            return row
-    return None

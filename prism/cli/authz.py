@@ -56,7 +56,7 @@ def explain(
     not.
     """
     from prism.access.identity import Identity
-    from prism.access.permissions import NAMES, deciding
+    from prism.access.permissions import NAMES, AccessTable
     from prism.config import load_config
     from prism.contract.errors import UnknownNamespace
 
@@ -71,7 +71,7 @@ def explain(
     identity = Identity(principal, frozenset(groups), frozenset(scopes))
     permission = {name: bit for bit, name in NAMES.items()}[needs]
     access = found[namespace].access
-    row = deciding(access, identity, permission)
+    row = AccessTable(namespace, access).deciding(identity, permission)
     if row is not None:
         number = [one.name for one in config.namespaces].index(namespace)
         line = _line(file, ("namespaces", number, "access", *row.path))

@@ -11,7 +11,6 @@ from prism.access.permissions import (
     READ,
     WRITE,
     AccessTable,
-    deciding,
     needed,
 )
 from prism.config.types import NamespaceAccess
@@ -60,13 +59,13 @@ def test_who_may_do_what(identity, allowed):
     assert table.permissions(identity) == allowed  # what is remembered is the same
     assert table.admits(identity) is (allowed != 0)
     for permission in (READ, WRITE, ADMIN):
-        row = deciding(RULES, identity, permission)
+        row = table.deciding(identity, permission)
         assert (row is not None) is bool(allowed & permission)
 
 
 def test_without_rules_nobody_may_do_anything():
     assert AccessTable("orders").permissions(Identity("root")) == 0
-    assert deciding(None, Identity("root"), READ) is None
+    assert AccessTable("orders").deciding(Identity("root"), READ) is None
 
 
 def test_a_star_is_everybody_who_is_authenticated():
@@ -111,9 +110,11 @@ def test_another_table_decides_anew_and_an_identity_remembers_a_bounded_number()
 
 
 def test_the_deciding_row_is_the_first_one():
-    row = deciding(RULES, Identity("x", frozenset({"billing"})), READ)
+    table = AccessTable("orders", RULES)
+    row = table.deciding(Identity("x", frozenset({"billing"})), READ)
     assert (row.path, row.who) == (("allow", 0, "who", 1), "group:billing")
-    row = deciding(RULES, Identity("x", frozenset({"billing", "platform"})), READ)
+    assert row.place == "allow[0].who[1]"
+    row = table.deciding(Identity("x", frozenset({"billing", "platform"})), READ)
     assert row.path == ("owners", 0)
 
 
