@@ -27,7 +27,13 @@ from prism.frontends.admin import Access, AdminApp, Administered, Restarting
 from prism.frontends.answering import Observer
 from prism.frontends.data_port import DataPort
 from prism.observability.access_log import AccessLog
-from prism.observability.collectors import config_metrics, memory_metrics, server_metrics
+from prism.observability.audit import AuditLog
+from prism.observability.collectors import (
+    audit_metrics,
+    config_metrics,
+    memory_metrics,
+    server_metrics,
+)
 from prism.observability.metrics import Metrics
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
@@ -88,6 +94,9 @@ class Proxy:
             self._authentication = Authentication.from_config(self.config.authentication)
             self._authentication.changed = self._review_streams
             is_good = self._authentication.is_good
+        self._audit = None
+        if self.config.audit is not None:
+            self._audit = AuditLog.from_config(self.config.audit)
         self.supervisor = Supervisor(instance_specs(self.config))
         self.router = Router(
             (
@@ -100,15 +109,18 @@ class Proxy:
             ),
             _memory(self.config),
             is_good,
+            None if self._audit is None else self._audit.refusal,
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
         self._metrics = Metrics(self.router, self.supervisor)
         self._metrics.register(partial(config_metrics, self.live))
         self._metrics.register(partial(memory_metrics, self.router.memory))
+        if self._audit is not None:
+            self._metrics.register(partial(audit_metrics, self._audit))
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         access = self.config.log.access
-        observer = Observer(self._metrics, AccessLog(access.requests, access.sample))
+        observer = Observer(self._metrics, AccessLog(access.requests, access.sample), self._audit)
         self._data_port = DataPort(self.router, observer, origins, self._authentication)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
@@ -135,7 +147,21 @@ class Proxy:
                 asks for, cannot be used; nothing was started.
             TLSFilesError, ConfigError: a certificate, or a token of operators, cannot be used;
                 nothing was started.
+            AuditFileError: likewise the audit log.
         """
+        if self._audit is None:
+            await self._run(on_ready, wait_for_permission)
+            return
+        await trio.to_thread.run_sync(self._audit.start)
+        try:
+            await self._run(on_ready, wait_for_permission)
+        finally:
+            with trio.CancelScope(shield=True):  # bounded: the last records
+                await trio.to_thread.run_sync(self._audit.close)
+
+    async def _run(
+        self, on_ready: Callable[[Ready], None], wait_for_permission: Callable[[], Awaitable[None]]
+    ) -> None:
         codec = choose(ServerSettings().http2_codec)
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()

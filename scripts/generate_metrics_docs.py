@@ -14,8 +14,10 @@ from prometheus_client.core import Metric
 
 from prism.app import Proxy
 from prism.config.types import Config, NamespaceConfig
+from prism.observability.audit import AuditLog
 from prism.observability.collectors import (
     MAX_CUSTOM_METRICS,
+    audit_metrics,
     config_metrics,
     memory_metrics,
     server_metrics,
@@ -63,6 +65,7 @@ contract's name and unit.""",
         ("prism_connections", "prism_tls"),
         "Of Prism's own server; the `tls` ones are there with `listen.tls`.",
     ),
+    ("Audit", ("prism_audit",), "With [`audit`](security.md#who-did-what)."),
     ("Configuration", ("prism_config",), "[The admin port](admin.md#the-configuration)."),
     (
         "The process",
@@ -81,6 +84,7 @@ async def families() -> list[Metric]:
     metrics = Metrics(proxy.router, proxy.supervisor)
     metrics.register(partial(config_metrics, proxy.live))
     metrics.register(partial(memory_metrics, proxy.router.memory))
+    metrics.register(partial(audit_metrics, AuditLog(Path("audit.jsonl"))))
     metrics.register(partial(server_metrics, statistics, cast("ServerTLS", tls)))
     return sorted(metrics.collect(), key=lambda family: family.name)
 

@@ -31,9 +31,10 @@ class Namespace:
 
     ``access`` says who may do what; without it, everybody may do everything. The proxy is not
     ready without the plugin of a ``required`` one.
-    ``policies`` are what its calls enter. ``deadlines`` and ``is_good`` (would this identity be
-    found again?) are the router's: set once it is there, as are the proxy's accounts, the parents
-    of ``requests`` and ``answers``.
+    ``policies`` are what its calls enter. ``deadlines``, ``is_good`` (would this identity be found
+    again?) and ``audit_refusal`` (why can no call be recorded?) are the router's: set by
+    ``attach`` once it is there, as are the proxy's accounts, the parents of ``requests`` and
+    ``answers``.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Namespace:
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     is_good: Callable[[Identity], bool] = field(default=_is_good, init=False)
+    audit_refusal: Callable[[], str] | None = field(default=None, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
     requests: Account = field(init=False)
     answers: Account = field(init=False)
@@ -95,6 +97,19 @@ class Namespace:
         if table.access != access:
             self.access = AccessTable(self.name, access)
             self.review_streams()
+
+    def attach(
+        self,
+        deadlines: Deadlines,
+        is_good: Callable[[Identity], bool],
+        audit_refusal: Callable[[], str] | None,
+    ) -> None:
+        """Have what the router's namespaces have in common."""
+        self.deadlines = deadlines
+        self.is_good = is_good
+        if audit_refusal is not self.audit_refusal:
+            self.audit_refusal = audit_refusal
+            self.policies = build_policies(self)
 
     def use_memory(self, memory: Memory) -> None:
         """Have the proxy's accounts as parents of the namespace's."""

@@ -18,7 +18,8 @@ def _everybody(_: Identity) -> bool:
 
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
-    Run ``deadlines.run``. ``is_good``: would this identity be found again?
+    Run ``deadlines.run``. ``is_good``: would this identity be found again? ``audit_refusal``: why
+    can no call be recorded? Without it none is.
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
@@ -29,11 +30,13 @@ class Router:
         namespaces: Iterable[Namespace] = (),
         memory: Memory | None = None,
         is_good: Callable[[Identity], bool] | None = None,
+        audit_refusal: Callable[[], str] | None = None,
     ) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
         self.memory = memory or Memory()
         self.is_good = is_good or _everybody
+        self.audit_refusal = audit_refusal
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
@@ -43,8 +46,7 @@ class Router:
     def add(self, namespace: Namespace) -> None:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
-        namespace.deadlines = self.deadlines
-        namespace.is_good = self.is_good
+        namespace.attach(self.deadlines, self.is_good, self.audit_refusal)
         namespace.use_memory(self.memory)
         namespace.slot.on_change = self.changed
         self.changed()

@@ -17,6 +17,7 @@ from prism.contract.errors import PrismError
 TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
 
 COMMANDS = {
+    "audit": "audit",
     "authz": "authz",
     "call": "call",
     "completion": "completion",

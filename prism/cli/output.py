@@ -32,7 +32,7 @@ def show(records: Sequence[Mapping[str, Any]], output: str, columns: Sequence[st
         _show_data([dict(record) for record in records], output)
         return
     rows = [[column.replace("_", " ").upper() for column in columns]]
-    rows += [[_cell(record.get(column)) for column in columns] for record in records]
+    rows += [[cell(record.get(column)) for column in columns] for record in records]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -46,7 +46,7 @@ def show_one(record: Mapping[str, Any], output: str) -> None:
         return
     width = max(map(len, record)) + 1
     for name, value in record.items():
-        click.echo(f"{(name.replace('_', ' ') + ':').ljust(width)} {_cell(value)}")
+        click.echo(f"{(name.replace('_', ' ') + ':').ljust(width)} {cell(value)}")
 
 
 def _show_data(data: Any, output: str) -> None:
@@ -58,7 +58,7 @@ def _show_data(data: Any, output: str) -> None:
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A value on one line. What a plugin or a file has named cannot drive the terminal."""
     match value:
         case None | "" | []:
@@ -66,9 +66,9 @@ def _cell(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case list() | tuple():
-            return ", ".join(map(_cell, value))
+            return ", ".join(map(cell, value))
         case dict():
-            return _cell(json.dumps(value, ensure_ascii=False))
+            return cell(json.dumps(value, ensure_ascii=False))
         case _:
             return "".join(
                 c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
@@ -108,7 +108,7 @@ def refused(status: int, text: str) -> str:
         problem = json.loads(text)
     except ValueError:
         problem = None
-    said = _cell(" ".join(text[:500].split()))
+    said = cell(" ".join(text[:500].split()))
     return explained(problem, f"HTTP {status}: {said}" if text.strip() else f"HTTP {status}")
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "AccessRule",
     "AdminConfig",
     "AdminTokenConfig",
+    "AuditConfig",
     "AuthenticationConfig",
     "CataloguePlugin",
     "CatalogueVersion",
@@ -601,6 +602,32 @@ class LogConfig(Block, frozen=True):
     access: Annotated[AccessLogConfig, Meta(description="Lines for requests.")] = AccessLogConfig()
 
 
+class AuditConfig(Block, frozen=True, kw_only=True):
+    """A record of every call, refused ones too, which shows if it was changed since."""
+
+    file: Annotated[
+        PathText,
+        Meta(description="Where records are added, as JSON lines; or a device, as `/dev/stdout`."),
+    ]
+    when_it_fails: Annotated[
+        Literal["fail_closed", "degrade"],
+        Meta(
+            description="While no record can be written, calls are refused with 503 "
+            "(`audit_unavailable`); or let pass, and records that find no room are counted as lost."
+        ),
+    ] = "fail_closed"
+    sync_seconds: Annotated[
+        Seconds, Meta(description="Time after which a record is sealed, and on disk for good.")
+    ] = 1.0
+    rotate_bytes: Annotated[
+        Annotated[int, Meta(ge=MIB, le=1024 * 1024 * MIB)],
+        Meta(description="Size from which a file is put aside under a name with the time in it."),
+    ] = 256 * MIB
+    keep_files: Annotated[
+        Count | None, Meta(description="Files put aside that are kept; without it, all of them.")
+    ] = None
+
+
 class Config(Block, frozen=True):
     """The whole file."""
 
@@ -620,6 +647,7 @@ class Config(Block, frozen=True):
         SecretsConfig()
     )
     log: Annotated[LogConfig, Meta(description="Logging.")] = LogConfig()
+    audit: Annotated[AuditConfig | None, Meta(description="A record of every call.")] = None
     drain_timeout_seconds: Annotated[
         Seconds, Meta(description="For open requests to end after SIGTERM.")
     ] = 30.0

@@ -34,6 +34,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── OperationInProgress     409  the namespace's plugin is being reloaded already
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── TooManyStreams          429  the limit on open streams is reached
+        ├── AuditUnavailable        503  calls cannot be recorded now; it never ran
         ├── MemoryFull              503  what requests may take of memory is taken; never ran
         ├── AnswerDropped           503  ... or what answers may take; it ran
         ├── CallCancelled           499  the caller went away
@@ -334,6 +335,19 @@ class TooManyStreams(CallError):
 
     def __init__(self, whose: str, limit: int) -> None:
         super().__init__(f"{whose} already has {limit} streams open, the limit")
+
+
+class AuditUnavailable(CallError):
+    """The call could not be recorded in the audit log now, and is not to run without. It never
+    ran."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "audit_unavailable"
+    retryable = True
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"calls are not allowed while they cannot be recorded: {why}")
 
 
 class MemoryFull(CallError):

@@ -40,6 +40,7 @@ from prism.contract.errors import (
     PayloadTooLarge,
 )
 from prism.observability.access_log import AccessLog
+from prism.observability.audit import AuditLog
 from prism.observability.metrics import Metrics
 from prism.server.exchange import Cancelled, Exchange, Headers, Phase
 from prism.server.problems import problem
@@ -49,17 +50,22 @@ logger = logging.getLogger("prism.frontends")
 
 
 class Observer:
-    """Who is told of calls that are over: the metrics, and the access log."""
+    """Who is told of calls that are over: the metrics, the access log, and the audit log."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog) -> None:
+    def __init__(
+        self, metrics: Metrics, access_log: AccessLog, audit: AuditLog | None = None
+    ) -> None:
         self.metrics = metrics
         self.access_log = access_log
+        self.audit = audit
 
     def observe(self, call: Call) -> None:
         """Count and log ``call``."""
         seconds = turn_time() - call.started
         self.metrics.observe(call, seconds)
         self.access_log.add(call, seconds)
+        if self.audit is not None and call.is_call:
+            self.audit.add(call, seconds)
 
     def log(self, call: Call) -> None:
         """Log a request that was no call."""

@@ -11,6 +11,7 @@ from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
+from prism.observability.audit import AuditLog
 from prism.server.statistics import ServerStatistics
 from prism.streams.tls import ServerTLS
 from prism.supervision.lifecycle import State
@@ -194,4 +195,18 @@ def config_metrics(config: LiveConfig) -> Iterator[Metric]:
         "prism_config_last_reload_success_timestamp_seconds",
         "When the configuration in use was taken into use",
         config.changed_at,
+    )
+
+
+def audit_metrics(audit: AuditLog) -> Iterator[Metric]:
+    """How the audit log fares."""
+    yield CounterMetricFamily(
+        "prism_audit_records", "Calls recorded in the audit log", audit.written
+    )
+    yield CounterMetricFamily(
+        "prism_audit_lost", "Calls that ran and found no room in the audit log", audit.lost
+    )
+    yield GaugeMetricFamily("prism_audit_waiting", "Records that wait to be written", audit.waiting)
+    yield GaugeMetricFamily(
+        "prism_audit_failing", "1 while the audit log cannot be written", float(audit.is_failing)
     )

@@ -9,6 +9,7 @@ logged and counted too. Innermost is the call to the plugin (``calls.invoke``).
 
 from typing import TYPE_CHECKING
 
+from prism.calls.policies.audited import Audited
 from prism.calls.policies.authorize import Authorize
 from prism.calls.policies.await_plugin import AwaitPlugin
 from prism.calls.policies.deadline import Deadline
@@ -33,6 +34,8 @@ POLICIES: tuple[type[Policy], ...] = (
     InFlightLimit,
     StreamLimit,
     CheckParams,
+    # After all that refuses by itself, whose refusals are recorded once that can be done again.
+    Audited,
     # Last, so that from here to the lease nothing else takes time.
     AwaitPlugin,
 )
@@ -40,5 +43,9 @@ POLICIES: tuple[type[Policy], ...] = (
 
 def build_policies(namespace: "Namespace") -> tuple[Policy, ...]:
     """All policies for ``namespace``, made once and for all of its calls."""
-    is_open = namespace.access is None
-    return tuple(policy(namespace) for policy in POLICIES if not (is_open and policy is Authorize))
+    absent: set[type[Policy]] = set()
+    if namespace.access is None:
+        absent.add(Authorize)
+    if namespace.audit_refusal is None:
+        absent.add(Audited)
+    return tuple(policy(namespace) for policy in POLICIES if policy not in absent)

@@ -1,0 +1,542 @@
+"""One record for every call, on disk, in lines that vouch for one another.
+
+Theory of operation. The event loop hands its records to a thread, and never waits for it: a disk
+that is full or stuck holds up nobody here. What becomes of calls then is ``fail_closed``'s: refused
+before they reach the plugin, or let pass, with the records counted that found no room. A record
+whose call was let pass while the log was well is never dropped.
+
+The file is made of *chains*, one for each process that writes to it (in a rolling restart two do so
+side by side). A chain's lines are numbered from 1. From time to time the thread adds a *seal*: the
+SHA-256 of the seal before it and of all lines since then. So a line that was changed, removed or
+put elsewhere does not fit its seal any more; and the first line of a chain names the last line that
+it found in the file. ``observability.audit_reading`` checks all this.
+
+The thread costs the loop little: lines are encoded in one go and hashed in another, of which the
+interpreter's lock is held for the first alone.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from prism import __version__
+from prism.access.permissions import needed
+from prism.calls.call import Call
+from prism.config.types import AuditConfig
+from prism.contract.errors import AnswerDropped, Forbidden, PluginError, PrismError, Unauthenticated
+from prism.contract.status import StatusCode
+from prism.observability.audit_reading import is_torn, last_line, rotated_files, rotated_name
+from prism.observability.logs import time_text
+from prism.server.log import client_name
+from prism.streams.outlet import at_turn_end
+
+MAX_WAITING = 50_000
+"""Records that may wait to be written: some seconds of a busy proxy."""
+BATCH = 500
+"""Records that are encoded at a time: the loop can have to wait for as long as that takes."""
+COLLECT = 0.005
+"""Seconds in which records are collected before they are written."""
+STUCK = 5.0
+"""Seconds in which nothing could be written, after which the log has failed."""
+RETRY = 0.5
+"""Seconds until a write that failed is tried again."""
+LAST_WRITE = 5.0
+"""Seconds that the end of the proxy waits for the last records."""
+
+MAX_WRITE = 64 * 1024
+"""Bytes handed to the kernel at a time."""
+
+log = logging.getLogger("prism.audit")
+
+_DENIED = frozenset({Unauthenticated.reason, Forbidden.reason})
+_ANSWERED = frozenset({PluginError.reason, AnswerDropped.reason})
+
+_OK = StatusCode.OK
+_STATUS_NAMES = [status.name for status in StatusCode]
+_encode_lines = msgspec.json.Encoder().encode_lines
+_encode = msgspec.json.Encoder().encode
+
+
+class Record(msgspec.Struct, omit_defaults=True, gc=False):
+    """A call. ``decision`` is ``allow``, ``deny`` or, where it ended before there was one,
+    ``none``; ``rule`` what gave it: a row of ``access``, ``open`` (clients are not authenticated)
+    or ``dry_run``. ``ran`` is whether the plugin has run it: ``yes``, ``no``, or ``unknown`` where
+    it was asked and no answer came."""
+
+    seq: int
+    chain: str
+    time: str
+    namespace: str
+    operation: str
+    principal: str
+    decision: str
+    rule: str
+    status: str
+    ran: str
+    duration_ms: float
+    request_id: str
+    http_status: int = 0
+    reason: str = ""
+    instance: str = ""
+    client: str = ""
+    key: str = ""
+    streamed: bool = False
+
+
+class Event(msgspec.Struct, omit_defaults=True, gc=False):
+    """What the log says of itself: ``opened``, ``lost``, ``closed``.
+
+    ``previous`` is the last line that a chain's opening found, and its chain's last seal:
+    ``CHAIN:SEQ:SEAL``."""
+
+    seq: int
+    chain: str
+    time: str
+    event: str
+    pid: int = 0
+    version: str = ""
+    previous: str = ""
+    records: int = 0
+
+
+class Seal(msgspec.Struct):
+    """``hash`` vouches for the lines of ``chain`` up to ``sealed``, and for the seal before."""
+
+    chain: str
+    sealed: int
+    hash: str
+
+
+class AuditFileError(PrismError):
+    """The file cannot be opened when the proxy starts."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"audit.file {path}: {why}; name a file that this user can write, or remove audit"
+        )
+
+
+class AuditLog:
+    """Writes records to ``path``, from ``start`` until ``close``; both may block.
+
+    ``sync_seconds`` after a record was written at the latest it is sealed, and on disk for good.
+    From ``rotate_bytes`` on a file gets another name, with the time in it; of those ``keep_files``
+    are kept, or all. A file that somebody else moves or deletes is opened anew. A device or a pipe
+    (``/dev/stdout``) is written to as it is.
+
+    ``written`` and ``lost`` count records; ``trouble`` says why none can be written, empty while
+    they can.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fail_closed: bool = True,
+        sync_seconds: float = 1.0,
+        rotate_bytes: int = 256 * 1024 * 1024,
+        keep_files: int | None = None,
+        capacity: int = MAX_WAITING,
+    ) -> None:
+        self.path = path
+        self.written = 0
+        self.lost = 0
+        self.trouble = ""
+        self._fail_closed = fail_closed
+        self._capacity = capacity
+        self._turn: list[Record] = []  # of this turn of the loop
+        self._waiting: list[Record] = []
+        self._unwritten = 0  # waiting, or in the thread's hands
+        self._busy_since: float | None = None  # when the oldest of these came, or the last write
+        self._unreported = 0  # lost, and nothing in the log says so yet
+        self._moment = 0
+        self._text = ""
+        self._closing: float | None = None  # when the thread must have ended
+        self._changed = threading.Condition()
+        self._file = _File(path, rotate_bytes, keep_files)
+        self._chain = _Chain(sync_seconds)
+        self._thread = threading.Thread(target=self._run, name="prism-audit", daemon=True)
+
+    @classmethod
+    def from_config(cls, config: AuditConfig) -> "AuditLog":
+        """The log that ``config`` describes."""
+        return cls(
+            Path(config.file),
+            fail_closed=config.when_it_fails == "fail_closed",
+            sync_seconds=config.sync_seconds,
+            rotate_bytes=config.rotate_bytes,
+            keep_files=config.keep_files,
+        )
+
+    def start(self) -> None:
+        """Open the file, and write from now on.
+
+        Raises:
+            AuditFileError: it cannot be opened.
+        """
+        try:
+            previous = last_line(self.path)
+            self._file.open()
+            self._file.add(self._chain.opened(previous))
+            self._file.write()
+        except OSError as error:
+            self._file.close()
+            raise AuditFileError(self.path, _why(error)) from error
+        self._thread.start()
+
+    # -- the event loop's side --------------------------------------------------
+
+    def refusal(self) -> str:
+        """Why no call may begin now; empty if it may."""
+        if not self._fail_closed:
+            return ""
+        return self.trouble or self._stall()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether records cannot be written now."""
+        return bool(self.trouble or self._stall())
+
+    def _stall(self) -> str:
+        if self._unwritten >= self._capacity:
+            return f"{self._unwritten} records wait to be written"
+        since = self._busy_since
+        if since is not None and time.monotonic() - since > STUCK:
+            return f"nothing could be written for {STUCK:g} s"
+        return ""
+
+    def add(self, call: Call, seconds: float) -> None:
+        """Record ``call``, which ended after ``seconds``."""
+        decision, rule = _decision(call)
+        exchange = getattr(call, "exchange", None)
+        client = None if exchange is None else exchange.peer.client
+        self._turn.append(
+            Record(
+                0,
+                self._chain.name,
+                self._now(),
+                call.namespace,
+                call.operation,
+                call.principal,
+                decision,
+                rule,
+                _STATUS_NAMES[call.status],
+                _ran(call),
+                int(seconds * 1e6) / 1000,
+                call.request_id,
+                call.http_status,
+                call.reason,
+                call.instance_id,
+                "" if client is None else client_name(client),
+                call.identity.key,
+                call.stream is not None,
+            )
+        )
+        if len(self._turn) == 1:
+            at_turn_end(self)
+
+    def _now(self) -> str:
+        milliseconds = int(time.time() * 1000)
+        if milliseconds != self._moment:
+            self._moment = milliseconds
+            self._text = time_text(milliseconds)
+        return self._text
+
+    def flush(self) -> None:
+        """Hand over the records of this turn; those that find no room are lost, if calls are let
+        pass without."""
+        records, self._turn = self._turn, []
+        with self._changed:
+            if not self._fail_closed:
+                room = max(self._capacity - self._unwritten, 0)
+                missed = len(records) - len(records[:room])
+                self.lost += missed
+                self._unreported += missed
+                records = records[:room]
+            if not records:
+                return
+            if self._busy_since is None:
+                self._busy_since = time.monotonic()
+            self._unwritten += len(records)
+            self._waiting += records
+            self._changed.notify()
+
+    @property
+    def chain(self) -> str:
+        """The name of the chain that is written."""
+        return self._chain.name
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not written yet."""
+        return self._unwritten
+
+    def close(self) -> None:
+        """Write what waits, and end; waits for ``LAST_WRITE`` seconds at most."""
+        if self._turn:
+            self.flush()
+        with self._changed:
+            self._closing = time.monotonic() + LAST_WRITE
+            self._changed.notify()
+        self._thread.join(LAST_WRITE + 1)
+        if self._unwritten:
+            log.error("%s: %d records could not be written", self.path, self._unwritten)
+
+    # -- the thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            records, lost = self._take()
+            if lost:
+                self._file.add(self._chain.lost(lost))
+            if records:
+                self._file.add(self._chain.lines(records))
+                self._attempt(self._file.write)
+            if self._chain.seal_in() == 0:
+                self._seal()
+            with self._changed:
+                self._unwritten -= len(records)
+                self._unreported -= lost
+                self._busy_since = time.monotonic() if self._unwritten else None
+                self.written += len(records)
+                if self._closing is not None and not self._waiting:
+                    break
+        self._file.add(self._chain.closed())
+        self._seal()
+        self._file.close()
+
+    def _seal(self) -> None:
+        self._file.add(self._chain.seal())
+        self._attempt(self._file.write)
+        self._attempt(self._file.sync)
+        if self._file.rotate():
+            log.info("%s begins anew; before is %s", self.path, self._chain)
+
+    def _take(self) -> tuple[list[Record], int]:
+        """The next records, and how many were lost before them; empty when it is time for a seal,
+        or the end."""
+        with self._changed:
+            while not self._waiting and self._closing is None:
+                pause = self._chain.seal_in()
+                if not self._changed.wait(pause):
+                    break
+            if 0 < len(self._waiting) < BATCH and self._closing is None:
+                self._changed.wait_for(lambda: self._closing is not None, COLLECT)
+            taken = self._waiting[:BATCH]
+            del self._waiting[:BATCH]
+            return taken, self._unreported
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Do ``step``, again and again until the disk lets it; it goes on where it was."""
+        while True:
+            try:
+                step()
+            except OSError as error:
+                if not self.trouble:
+                    then = "calls are refused" if self._fail_closed else "calls go on without"
+                    log.error("%s: %s; until it can be written, %s", self.path, _why(error), then)
+                self.trouble = f"{self.path.name} cannot be written: {_why(error)}"
+            else:
+                if self.trouble:
+                    log.warning("%s can be written again", self.path)
+                self.trouble = ""
+                return
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing is not None, RETRY)
+            if self._closing is not None:
+                if time.monotonic() >= self._closing:
+                    return
+                time.sleep(RETRY / 10)
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _decision(call: Call) -> tuple[str, str]:
+    """What was decided about ``call``, and by which rule."""
+    if call.reason in _DENIED:
+        return "deny", ""
+    target = call.target
+    if target is None:
+        return "none", ""
+    if target.access is None:
+        return "allow", "open"
+    declared = target.slot.operations.get(call.operation)
+    if declared is None:
+        return "none", ""
+    row = target.access.deciding(call.identity, needed(declared))
+    if row is not None:
+        return "allow", row.place
+    return ("allow", "dry_run") if target.access.is_dry_run else ("none", "")
+
+
+def _ran(call: Call) -> str:
+    """Whether the plugin has run ``call``."""
+    if call.plugin_seconds is None:
+        return "no"
+    return "yes" if call.status is _OK or call.reason in _ANSWERED else "unknown"
+
+
+class _Chain:
+    """The lines of one process: numbered, and sealed from time to time."""
+
+    def __init__(self, sync_seconds: float) -> None:
+        self.name = secrets.token_hex(6)
+        self._sync_seconds = sync_seconds
+        self._seq = 0
+        self._hash = hashlib.sha256()
+        self._last_seal = ""
+        self._seal_due: float | None = None
+
+    def __str__(self) -> str:
+        return f"chain {self.name} up to {self._seq}, sealed by {self._last_seal}"
+
+    def opened(self, previous: str) -> bytes:
+        """The first line; ``previous`` is the one before it in the file."""
+        return self._event("opened", pid=os.getpid(), version=__version__, previous=previous)
+
+    def lost(self, records: int) -> bytes:
+        """A line that says how many records are not there."""
+        return self._event("lost", records=records)
+
+    def closed(self) -> bytes:
+        """The last line but for its seal."""
+        return self._event("closed")
+
+    def lines(self, records: list[Record]) -> bytes:
+        """The next lines."""
+        for record in records:
+            self._seq += 1
+            record.seq = self._seq
+        return self._hashed(_encode_lines(records))
+
+    def seal_in(self) -> float | None:
+        """Seconds until a seal is due; None if there is nothing to seal."""
+        if self._seal_due is None:
+            return None
+        return max(self._seal_due - time.monotonic(), 0)
+
+    def seal(self) -> bytes:
+        """A line that vouches for those since the last seal, and for that."""
+        self._last_seal = self._hash.hexdigest()
+        self._hash = hashlib.sha256(self._last_seal.encode())
+        self._seal_due = None
+        return _encode(Seal(self.name, self._seq, self._last_seal)) + b"\n"
+
+    def _event(
+        self, event: str, pid: int = 0, version: str = "", previous: str = "", records: int = 0
+    ) -> bytes:
+        self._seq += 1
+        moment = time_text(int(time.time() * 1000))
+        line = Event(self._seq, self.name, moment, event, pid, version, previous, records)
+        return self._hashed(_encode(line) + b"\n")
+
+    def _hashed(self, lines: bytes) -> bytes:
+        self._hash.update(lines)
+        if self._seal_due is None:
+            self._seal_due = time.monotonic() + self._sync_seconds
+        return lines
+
+
+class _File:
+    """The file, and its successors; what is added waits until it is written. For one thread."""
+
+    def __init__(self, path: Path, rotate_bytes: int, keep_files: int | None) -> None:
+        self.path = path
+        self._rotate_bytes = rotate_bytes
+        self._keep_files = keep_files
+        self._descriptor = -1
+        self._is_regular = False
+        self._unwritten = b""
+
+    def open(self) -> None:
+        """Open what ``path`` names now. Raises OSError: it cannot be."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY
+        # Without waiting: nobody may read the pipe, or the path may name one by mistake.
+        descriptor = os.open(self.path, flags | os.O_NONBLOCK, 0o600)
+        self.close()
+        self._descriptor = descriptor
+        self._is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if self._is_regular:
+            os.set_blocking(descriptor, True)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # tells readers that a process writes
+            if is_torn(self.path):  # by a process that was killed
+                self._unwritten = b"\n" + self._unwritten
+
+    def add(self, lines: bytes) -> None:
+        """Have whole lines written with the next ``write``."""
+        self._unwritten += lines
+
+    def write(self) -> None:
+        """Write what waits. Raises OSError: not all of it could be; the rest waits on."""
+        if self._descriptor < 0 or (self._is_regular and self._was_moved()):
+            self.open()
+        data = self._unwritten
+        position = 0
+        try:
+            while position < len(data):
+                try:
+                    position += os.write(self._descriptor, data[position : position + MAX_WRITE])
+                except BlockingIOError:  # a pipe, whose reader is slow
+                    poll = select.poll()
+                    poll.register(self._descriptor, select.POLLOUT)
+                    poll.poll()
+        finally:
+            self._unwritten = rest_after(data, position)
+
+    def _was_moved(self) -> bool:
+        """Does the path name another file by now, or none?"""
+        ours = os.fstat(self._descriptor)
+        try:
+            theirs = self.path.stat()
+        except FileNotFoundError:
+            return True
+        return (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino)
+
+    def sync(self) -> None:
+        """Have the disk keep what was written."""
+        if self._is_regular:
+            os.fdatasync(self._descriptor)
+
+    def rotate(self) -> bool:
+        """Give the file another name if it is large enough; True if that was done."""
+        if not self._is_regular or self._unwritten:
+            return False
+        try:
+            if os.fstat(self._descriptor).st_size < self._rotate_bytes or self._was_moved():
+                return False
+            self.path.rename(rotated_name(self.path, time.time()))
+            old = rotated_files(self.path)
+            for each in old[: len(old) - self._keep_files] if self._keep_files is not None else ():
+                each.unlink(missing_ok=True)
+        except OSError as error:  # the file grows on, which loses nothing
+            log.warning("%s cannot be rotated: %s", self.path, _why(error))
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def rest_after(data: bytes, position: int) -> bytes:
+    """What is to be written after ``position`` bytes of ``data`` were: a line that was torn is
+    written once more, from the beginning of a new one."""
+    if position in (0, len(data)) or data[position - 1 : position] == b"\n":
+        return data[position:]
+    if data[position : position + 1] == b"\n":
+        return data[position:]
+    return b"\n" + data[data.rfind(b"\n", 0, position) + 1 :]
