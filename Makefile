@@ -8,7 +8,7 @@ PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 # On a terminal pip shows how far it is.
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo --quiet)
 
-.PHONY: help serve test test-fast soak check services-up services-down bench format generate wheel clean
+.PHONY: help serve test test-fast soak check services-up services-down bench format generate generate-matrix wheel clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
@@ -59,6 +59,9 @@ bench: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generate-matrix: $(VENV)/.installed-dev
+	$(BIN)/python scripts/generate_compliance_matrix.py
 
 generate: $(VENV)/.installed-dev
 	$(BIN)/python scripts/generate_config_docs.py

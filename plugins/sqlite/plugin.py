@@ -1,9 +1,10 @@
 """The SQLite plugin: its operations, by kind."""
 
 from prism.sdk.keyvalue import VersionedKeyValueOperations, WatchOperations
+from prism.sdk.queue import QueueOperations
 
 from .keyvalue_store import SQLiteKeyValueStore
-from .queue_operations import QueueOperations
+from .queue_store import SQLiteQueueStore
 from .sql_operations import SQLOperations
 
 
@@ -11,3 +12,4 @@ class SQLitePlugin(VersionedKeyValueOperations, WatchOperations, QueueOperations
     """Key-value with versions and watches, queues, and SQL on one SQLite file."""
 
     store: SQLiteKeyValueStore
+    queues: SQLiteQueueStore

@@ -13,6 +13,7 @@ from .connection import Connection
 from .database import Database
 from .keyvalue import KeyValue
 from .keyvalue_store import SQLiteKeyValueStore
+from .queue_store import SQLiteQueueStore
 from .steady_clock import SteadyClock, elapsed
 from .work_queue import WorkQueue
 
@@ -25,6 +26,7 @@ class Store(Plugin):
     Config = SQLiteConfig
     config: SQLiteConfig
     store: SQLiteKeyValueStore
+    queues: SQLiteQueueStore
 
     clock: Callable[[], float] = staticmethod(time.time)
     elapsed: Callable[[], float] = staticmethod(elapsed)
@@ -35,13 +37,17 @@ class Store(Plugin):
         """Open the database; refuses with the path and what to do."""
         self.time = SteadyClock(self.clock, self.elapsed)
         self.keys = KeyValue(self.namespace, self.time)
-        self.queues = WorkQueue(self.namespace, self.time, self.clock)
         self.database = await self.run_blocking(Database, self.config, self.sweep)
         self.store = SQLiteKeyValueStore(
             self.database,
             self.keys,
             max_value_bytes=self.config.max_value_bytes,
             default_ttl=self.config.default_ttl_seconds,
+        )
+        self.queues = SQLiteQueueStore(
+            self.database,
+            WorkQueue(self.namespace, self.time, self.clock),
+            max_value_bytes=self.config.max_value_bytes,
         )
         try:
             await self.database.read(self.time.recall)

@@ -13,16 +13,13 @@ order of their times, before one is handed out.
 import math
 import secrets
 from collections.abc import Callable
-from typing import NamedTuple
 
 from prism.sdk import Value
+from prism.sdk.queue import DEAD_LETTERS, Delivery
 
 from .connection import ITEM_BYTES, Connection
 from .keyvalue import PAGE_BYTES
 from .schema import LARGEST_ID
-
-DEAD_LETTERS = ".dead"
-"""Behind a queue's name, that of its dead letters."""
 
 MADE_READY_AT_ONCE = 1_000
 """Messages whose time has come; bounds what one call has to write."""
@@ -48,16 +45,6 @@ _ACKNOWLEDGE = f"DELETE FROM _prism_queue WHERE {_HELD}"  # noqa: S608
 _REJECT = f"UPDATE _prism_queue SET visible_at = :visible_at, receipt = NULL WHERE {_HELD}"  # noqa: S608
 _COUNT = """SELECT count(*) FILTER (WHERE visible_at <= :now), count(*) FROM _prism_queue
     WHERE namespace = :namespace AND queue = :queue"""
-
-
-class Delivery(NamedTuple):
-    """A message handed out; ``receipt`` acknowledges or rejects this delivery of it."""
-
-    id: int
-    receipt: str
-    value: Value
-    deliveries: int
-    enqueued_at: float
 
 
 class WorkQueue:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TypeVar
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET
 
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
@@ -37,7 +37,7 @@ from prism.sdk.keyvalue_store import (
 )
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
-from prism.sdk.value import Encoding, Value, same_value
+from prism.sdk.value import Value, read_value, same_value
 
 __all__ = [
     "Change",
@@ -285,20 +285,6 @@ def encode_key(key: str) -> bytes:
     if len(encoded) > m.MAX_KEY_BYTES:
         raise _invalid(f"the key has {len(encoded)} bytes; the limit is {m.MAX_KEY_BYTES}")
     return encoded
-
-
-def read_value(value: Raw, encoding: Encoding | UnsetType, call: Call, limit: int) -> Value:
-    """A value as a client sent it.
-
-    Raises:
-        PluginError: INVALID_ARGUMENT, more than ``limit`` bytes, or no value.
-    """
-    read = Value.read(value, encoding, call)
-    if len(read.data) > limit:
-        raise _invalid(
-            f"the value has {len(read.data)} bytes; the limit is {limit} (max_value_bytes)"
-        )
-    return read
 
 
 def _when(params: m.Set) -> When:

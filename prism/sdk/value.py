@@ -63,6 +63,20 @@ class Value(NamedTuple):
             return Raw(msgspec.msgpack.encode(self.data)), "json"
 
 
+def read_value(value: Raw, encoding: Encoding | UnsetType, call: Call, limit: int) -> Value:
+    """A value as a client sent it.
+
+    Raises:
+        PluginError: INVALID_ARGUMENT, more than ``limit`` bytes, or no value.
+    """
+    read = Value.read(value, encoding, call)
+    if len(read.data) > limit:
+        raise _invalid(
+            f"the value has {len(read.data)} bytes; the limit is {limit} (max_value_bytes)"
+        )
+    return read
+
+
 def same_value(one: Value | None, other: Value | None) -> bool:
     """Whether two values are the same; JSON is compared by what it says, None is no value."""
     if one is None or other is None or one.binary or other.binary:

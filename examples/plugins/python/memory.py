@@ -23,7 +23,7 @@ NEVER = float("inf")
 
 
 class MemoryStore(KeyValueStore):
-    max_value_bytes = 65536
+    max_value_bytes = 512 * 1024
 
     def __init__(self) -> None:
         self._kept: dict[bytes, tuple[Value, float]] = {}  # and when it expires

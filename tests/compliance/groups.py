@@ -1,0 +1,12 @@
+"""The groups there are, and the operations of each."""
+
+from prism.sdk.keyvalue import KeyValueOperations, WatchOperations
+from prism.sdk.queue import QueueOperations
+
+GROUPS: dict[str, frozenset[str]] = {
+    "key_value": frozenset(KeyValueOperations.operations),
+    "kv_versions": frozenset(),  # fields of operations of key_value
+    "watch": frozenset(WatchOperations.operations),
+    "queue": frozenset(QueueOperations.operations),
+    "sql": frozenset({"query", "execute"}),
+}
