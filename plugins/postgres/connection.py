@@ -15,7 +15,7 @@ import itertools
 import select
 import struct
 import termios
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,8 +68,6 @@ class Connection:
         self._resetting = False
         self.opened_at = self.used_at = anyio.current_time()
         self.times_used = 0
-        self.notifications: deque[tuple[str, str]] = deque()
-        pgconn.notify_handler = self._notified
         pgconn.notice_handler = None
 
     @property
@@ -438,24 +436,27 @@ class Connection:
 
     # -- notifications ----------------------------------------------------------
 
-    def _notified(self, notify: Any) -> None:
-        self.notifications.append((notify.relname.decode(), notify.extra.decode()))
+    def take_notifications(self) -> list[tuple[str, str]]:
+        """Channel and payload of those that have come."""
+        found = []
+        while (notify := self._pgconn.notifies()) is not None:
+            found.append((notify.relname.decode(), notify.extra.decode()))
+        return found
 
-    async def wait_notified(self) -> None:
-        """Wait until ``notifications`` has some.
+    async def wait_unasked(self) -> None:
+        """Wait until the server sends something, though nothing is owed. Cancelling loses nothing.
 
         Raises:
             ConnectionLost
         """
         try:
-            while not self.notifications:
-                await anyio.wait_readable(self._pgconn.socket)
-                self._pgconn.consume_input()
-                self._pgconn.is_busy()  # takes apart what came, notifications too
-                while self._pgconn.notifies() is not None:
-                    pass
+            await anyio.wait_readable(self._pgconn.socket)
+            self._pgconn.consume_input()
+            self._pgconn.is_busy()  # takes apart what came
         except (Error, OSError, anyio.ClosedResourceError) as error:
             raise self._lost(error) from error
+        if self.closed:
+            raise self._lost(Error("the server closed it"))
 
 
 def _available(descriptor: int) -> int:

@@ -6,13 +6,12 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from prism.sdk import Encoding
+from prism.sdk.keyvalue_messages import AnyValue
 
 MAX_STATEMENT = 1024 * 1024
 MAX_STATEMENTS = 1_000
 MAX_SETS = 10_000
 MAX_CHANNELS = 100
-MAX_PAYLOAD = 7_999
-"""Bytes of a notification; PostgreSQL's own limit."""
 
 SQLText = Annotated[str, Meta(min_length=1, max_length=MAX_STATEMENT)]
 Params = list[Raw] | dict[str, Raw]
@@ -66,7 +65,7 @@ class Notify(msgspec.Struct, forbid_unknown_fields=True):
     """Params of notify."""
 
     channel: Channel
-    value: Raw
+    value: AnyValue
     encoding: Encoding | UnsetType = UNSET
 
 
@@ -117,11 +116,17 @@ class Results(msgspec.Struct):
     results: list[Executed]
 
 
-class Heard(msgspec.Struct):
-    """One of listen's messages. ``ready``: what is sent from now on arrives. ``gap``: the
-    connection was lost, or this stream too slow, and notifications may be missing."""
+class Notified(msgspec.Struct):
+    """A message of listen."""
 
-    event: Literal["ready", "message", "gap"]
-    channel: str | UnsetType = UNSET
-    value: Raw | UnsetType = UNSET
+    channel: str
+    value: AnyValue
     encoding: Encoding | UnsetType = UNSET
+
+
+class Listening(msgspec.Struct):
+    """What listen tells of itself. ``ready``: what is said from now on is heard. ``gap``: the
+    connection was lost, or the client too slow, and something may have been missed; what follows
+    is heard again."""
+
+    event: Literal["ready", "gap"]

@@ -1,7 +1,8 @@
 """The plugin: all operations together."""
 
+from .notification_operations import NotificationOperations
 from .sql_operations import SQLOperations
 
 
-class PostgresPlugin(SQLOperations):
+class PostgresPlugin(SQLOperations, NotificationOperations):
     """One database; see docs/postgres.md."""

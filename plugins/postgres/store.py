@@ -16,6 +16,7 @@ from .config import ConnectionSettings, PostgresConfig
 from .connecting import connect, open_libpq
 from .connection import Connection
 from .keyvalue import READING, WRITING, PostgresKeyValueStore, Share, named_statements
+from .notifications import Listener
 from .pipeline import Pipeline, Reply, Request, open_pipeline
 from .pool import Pool
 from .schema import prepare_schema
@@ -50,6 +51,7 @@ class Store(VersionedKeyValueOperations):
         self.readers: list[Share] = []
         self.writers: list[Share] = []
         self.sweeper: BackgroundTask | None = None
+        self.listener = Listener(self.connect)
         self.pool = Pool(
             self.connect,
             size=config.pool_size,
@@ -85,6 +87,7 @@ class Store(VersionedKeyValueOperations):
         """Close the connections."""
         if self.sweeper is not None:
             await self.sweeper.aclose()
+        await self.listener.aclose()
         for share in (*self.readers, *self.writers):
             await share.aclose()
         await self.pool.aclose()
@@ -122,6 +125,9 @@ class Store(VersionedKeyValueOperations):
             "server_version": str(self.server_version),
             "pool": f"{pool.idle} idle of {pool.count}; at most {self.config.pool_size}",
         }
+        metrics.custom["listeners"] = self.listener.listeners
+        if self.listener.problem:
+            return Health.degraded(f"nothing is heard: {self.listener.problem}", **details)
         if pool.waiting:
             return Health.degraded(
                 f"all {self.config.pool_size} connections are in use, and {pool.waiting} calls "
