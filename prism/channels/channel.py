@@ -174,7 +174,7 @@ class PluginChannel(ABC):
         scope.deadline = call.deadline
         call.wait_for(scope)
 
-    def cancel(self, call: UnaryCall, status: StatusCode) -> None:  # noqa: B027
+    def cancel(self, call: UnaryCall, status: StatusCode) -> None:
         """Nobody waits for the answer to ``call``, which was given to ``start``, any more.
 
         ``status`` is CANCELLED or DEADLINE_EXCEEDED. Here the task's own scope is cancelled.

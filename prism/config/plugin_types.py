@@ -312,7 +312,7 @@ class PluginConfig(Launch, frozen=True):
         bool,
         Meta(
             description="For development: end the connection, and say why, where a plugin makes a "
-            "mistake in the frame protocol that is else forgiven, logged and counted."
+            "mistake that is else forgiven, logged and counted; and look at every result whole."
         ),
     ] = False
     health: Annotated[HealthConfig, Meta(description="Health checks.")] = HealthConfig()

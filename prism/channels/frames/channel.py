@@ -127,11 +127,10 @@ def _answer(close: Close, kind: type[M]) -> M:
     success = getattr(message, "success", None)
     if success is None or (success and close.status is _OK):
         return message
-    fields = message.__struct_fields__
     changes: dict[str, Any] = {"success": False}
-    if "error_code" in fields:
-        stated = StatusCode.from_wire(message.error_code)  # type: ignore[attr-defined]
-        changes["error_code"] = close.status or stated or StatusCode.UNKNOWN
+    stated = getattr(message, "error_code", None)
+    if stated is not None:
+        changes["error_code"] = close.status or StatusCode.from_wire(stated) or StatusCode.UNKNOWN
     return replace(message, **changes)
 
 
@@ -297,7 +296,8 @@ class FramedChannel(PluginChannel):
         if task is not None:
             trio.lowlevel.reschedule(task, outcome.Value(event))
         elif (stream := self._streams.pop(event.stream, None)) is not None:
-            stream.close(event)
+            if self._check_message(stream, event.stream, event.message):
+                stream.close(event)
         else:
             self._abandoned.pop(event.stream, None)
 
@@ -317,13 +317,23 @@ class FramedChannel(PluginChannel):
             if unsaid:
                 self._forgive(Fault("no_success", f"call {close.stream}: {NO_SUCCESS}"))
             return
-        if self._connection.codec is _JSON or self.settings.strict:
-            wrong = wrong_json(response.result_json, all_of_it=self.settings.strict)
-            if wrong:
-                call.failed(PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}"))
-                self._forgive(Fault("not_json", f"call {close.stream}: result_json is {wrong}"))
-                return
+        if wrong := wrong_json(response.result_json, all_of_it=self.settings.strict):
+            call.failed(self._not_json(wrong))
+            self._forgive(Fault("not_json", f"call {close.stream}: result_json is {wrong}"))
+            return
         call.answered(response)
+
+    def _not_json(self, wrong: str) -> PluginMisbehaved:
+        return PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}")
+
+    def _check_message(self, call: FramedStreamCall, number: int, message: object) -> bool:
+        """Whether a stream's message is one; else the call fails, and only that."""
+        text = getattr(message, "result_json", "")
+        wrong = wrong_json(text, all_of_it=self.settings.strict)
+        if wrong:
+            call.fail(self._not_json(wrong))
+            self._forgive(Fault("not_json", f"call {number}: result_json is {wrong}"))
+        return not wrong
 
     def _forgive(self, fault: Fault) -> None:
         """The plugin has made a mistake that does no harm, or only to its call.
@@ -341,7 +351,7 @@ class FramedChannel(PluginChannel):
 
     def _on_data(self, event: Data) -> None:
         call = self._streams.get(event.stream)
-        if call is not None:
+        if call is not None and self._check_message(call, event.stream, event.message):
             call.deliver(event)
 
     def _on_credit(self, event: Credit) -> None:

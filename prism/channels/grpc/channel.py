@@ -150,10 +150,18 @@ class GrpcChannel(PluginChannel):
         answer = await self._unary(Method.EXECUTE, request, ExecuteResponse)
         if not answer.success:
             return self.redaction.fields(answer, "error")
-        if wrong := wrong_json(answer.result_json):
-            self._on_fault(Fault("not_json", f"result_json is {wrong}"))
-            raise PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}")
+        self._check_json(answer.result_json)
         return answer
+
+    def _check_json(self, text: str) -> None:
+        """Raises PluginMisbehaved where a result is none; a strict connection ends."""
+        wrong = wrong_json(text, all_of_it=self.settings.strict)
+        if not wrong:
+            return
+        self._on_fault(Fault("not_json", f"result_json is {wrong}"))
+        if self.settings.strict:
+            self._link.finish(RemoteProtocolError(f"strict: result_json is {wrong}"))
+        raise PluginMisbehaved(f"{self.name} answered with what is no JSON: {wrong}")
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask for the plugin's health."""
@@ -171,7 +179,7 @@ class GrpcChannel(PluginChannel):
         await trio.lowlevel.checkpoint_if_cancelled()
         exchange = self._begin(Method.EXECUTE_STREAM, first, end=False)
         try:
-            yield GrpcStreamCall(exchange, self.name, self.redaction)
+            yield GrpcStreamCall(exchange, self.name, self.redaction, self._check_json)
         finally:
             exchange.cancel()
 

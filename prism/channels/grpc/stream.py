@@ -1,5 +1,7 @@
 """One ExecuteStream call to a gRPC plugin, and how a gRPC call says that it has ended."""
 
+from collections.abc import Callable
+
 import trio
 
 from prism.channels.channel import StreamCall
@@ -34,9 +36,19 @@ def ending_of(exchange: GrpcExchange) -> None:
 
 
 class GrpcStreamCall(StreamCall):
-    """Messages of one call; HTTP/2's windows hold each side back."""
+    """Messages of one call; HTTP/2's windows hold each side back.
 
-    def __init__(self, exchange: GrpcExchange, name: str, redaction: Redaction) -> None:
+    ``check`` raises a CallError where a message's text is no JSON.
+    """
+
+    def __init__(
+        self,
+        exchange: GrpcExchange,
+        name: str,
+        redaction: Redaction,
+        check: Callable[[str], None],
+    ) -> None:
+        self._check = check
         self._exchange = exchange
         self._name = name
         self._redaction = redaction
@@ -90,6 +102,7 @@ class GrpcStreamCall(StreamCall):
         if response.error_code or response.error:
             status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
             raise PluginError(status, response.error)
+        self._check(response.result_json)
         if response.is_final:
             # Whatever else the server may send, the stream has its end.
             self._over = trio.EndOfChannel()

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from prism.channels.channel import UnaryCall
+from prism.channels.channel import MAX_CHECKED, UnaryCall
 from prism.channels.frames import channel as framed_module
 from prism.channels.frames.channel import ROOM_TIMEOUT, ChannelSettings, FramedChannel
 from prism.channels.frames.stream import BATCH
@@ -225,6 +225,51 @@ async def test_a_mistake_is_counted_and_named_and_ends_only_a_strict_connection(
         assert len(outcomes) == 1
         if not (strict and rule != "after_close"):
             assert answer in outcomes[0]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("codec", [Codec.JSON, Codec.MSGPACK])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_results_are_looked_at_in_either_codec_and_in_streams(
+    streams, codec, streaming, strict
+):
+    _ours, plugin = streams
+    plugin.connection.local_hello = Hello(name="it", codecs=(codec.name.lower(),))
+    faults = []
+    settings = ChannelSettings(strict=strict)
+    async with channel_over(streams, settings, on_fault=faults.append) as (channel, plugin):
+
+        async def ask():
+            if not streaming:
+                return await channel.execute(REQUEST)
+            async with channel.execute_stream(StreamRequest(operation="s")) as call:
+                return await call.receive()
+
+        async def say(text):
+            stream = (await plugin.expect(Open)).stream
+            if streaming:
+                await plugin.send(Data(stream, StreamResponse(result_json=text)))
+            else:
+                await plugin.send(
+                    Close(stream, message=ExecuteResponse(success=True, result_json=text))
+                )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, "[1]")
+            assert (await ask()).result_json == "[1]"
+        long = "[" + " " * MAX_CHECKED
+        for text, looked_at in ("[1", True), (long, strict):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(say, text)
+                if not looked_at:
+                    assert (await ask()).result_json == text
+                    continue
+                with pytest.raises(PluginMisbehaved, match="no JSON"):
+                    await ask()
+            assert (channel.ended is not None) is strict
+            if strict:
+                break
+        assert [fault.rule for fault in faults] == ["not_json"]
 
 
 BROKEN_RULES = {

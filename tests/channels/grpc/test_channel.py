@@ -17,6 +17,7 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from prism.channels.channel import MAX_CHECKED
 from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc import GrpcChannel
 from prism.channels.grpc.link import WINDOW
@@ -250,20 +251,36 @@ async def test_what_is_no_grpc_fails_its_call_only(data, headers, trailers, why)
         assert (await executed(channel, good)).success
 
 
-async def test_a_result_that_is_no_json_fails_its_call_and_is_told():
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_result_that_is_no_json_fails_its_call_and_is_told(streaming, strict):
     faults = []
-    async with opened(on_fault=faults.append) as (channel, server):
+    settings = ChannelSettings(max_frame=LIMIT, strict=strict)
+    async with opened(settings, on_fault=faults.append) as (channel, server):
 
-        async def script():
-            _headers, stream_id = await server.call()
-            broken = ExecuteResponse(success=True, result_json="{'a': 1}")
-            await server.answer(stream_id, pack(encode(broken)))
+        async def ask(text):
+            async def script():
+                _headers, stream_id = await server.call()
+                kind = {} if streaming else {"success": True}
+                answer = StreamResponse if streaming else ExecuteResponse
+                await server.answer(stream_id, pack(encode(answer(result_json=text, **kind))))
 
-        error = await executed(channel, script)
+            if not streaming:
+                return await executed(channel, script)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(script)
+                async with channel.execute_stream(StreamRequest(operation="s")) as call:
+                    return await outcome(call.receive())
+
+        long = "[" + " " * MAX_CHECKED
+        if not strict:
+            assert (await ask(long)).result_json == long
+        error = await ask(long if strict else "{'a': 1}")
         assert isinstance(error, PluginMisbehaved)
-        assert "no JSON: malformed" in str(error)
+        assert "no JSON: " in str(error)
         assert [fault.rule for fault in faults] == ["not_json"]
-        assert channel.ended is None
+        assert (channel.ended is not None) is strict
+        assert not strict or str(channel.ended).startswith("strict: ")
 
 
 async def test_a_health_check_that_fails_is_no_health():
