@@ -43,9 +43,9 @@ _INSERT = f"""INSERT INTO {{schema}}.keyvalue AS k (namespace, key, value, "bina
     VALUES ($1, $2, $3, $4, {_EXPIRES})
     ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value,
         "binary" = excluded."binary", version = excluded.version,
-        expires_at = excluded.expires_at"""  # noqa: S608
+        expires_at = excluded.expires_at"""
 _UPDATE = f"""UPDATE {{schema}}.keyvalue AS k SET value = $3, "binary" = $4,
-    version = nextval('{{schema}}.version'), expires_at = {_EXPIRES} WHERE {_ROW}"""  # noqa: S608
+    version = nextval('{{schema}}.version'), expires_at = {_EXPIRES} WHERE {_ROW}"""
 _NUMBER = """CASE WHEN NOT k."binary" AND octet_length(k.value) <= 20
     AND convert_from(k.value, 'UTF8') ~ '^-?(0|[1-9][0-9]{{0,18}})$'
     THEN convert_from(k.value, 'UTF8')::numeric + $3::numeric END"""
@@ -54,22 +54,22 @@ _ADDED = f"convert_to(({_NUMBER})::text, 'UTF8')"
 _EXPIRED = "k.expires_at <= clock_timestamp()"
 
 READING = {
-    "get": f"""SELECT value, "binary", version FROM {{schema}}.keyvalue k WHERE {_ROW}""",  # noqa: S608
-    "exists": f"SELECT 1 FROM {{schema}}.keyvalue k WHERE {_ROW}",  # noqa: S608
+    "get": f"""SELECT value, "binary", version FROM {{schema}}.keyvalue k WHERE {_ROW}""",
+    "exists": f"SELECT 1 FROM {{schema}}.keyvalue k WHERE {_ROW}",
     "remaining": f"""SELECT (extract(epoch FROM k.expires_at - clock_timestamp()) * 1000)::bigint
-        FROM {{schema}}.keyvalue k WHERE {_ROW}""",  # noqa: S608
+        FROM {{schema}}.keyvalue k WHERE {_ROW}""",
 }
 WRITING = {
     "set": _INSERT,
     "set_missing": f"{_INSERT} WHERE {_EXPIRED}",
     "set_present": _UPDATE,
     "set_version": f"{_UPDATE} AND k.version = $6",
-    "delete": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW}",  # noqa: S608
-    "delete_version": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW} AND k.version = $3",  # noqa: S608
+    "delete": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW}",
+    "delete_version": f"DELETE FROM {{schema}}.keyvalue k WHERE {_ROW} AND k.version = $3",
     "expire": f"""UPDATE {{schema}}.keyvalue k
-        SET expires_at = clock_timestamp() + $3::float8 * interval '1 second' WHERE {_ROW}""",  # noqa: S608
+        SET expires_at = clock_timestamp() + $3::float8 * interval '1 second' WHERE {_ROW}""",
     "persist": f"""UPDATE {{schema}}.keyvalue k SET expires_at = NULL
-        WHERE {_ROW} AND k.expires_at IS NOT NULL""",  # noqa: S608
+        WHERE {_ROW} AND k.expires_at IS NOT NULL""",
     "increment": f"""INSERT INTO {{schema}}.keyvalue AS k
             (namespace, key, value, "binary", expires_at)
         VALUES ($1, $2, $4, false, {_EXPIRES})
@@ -77,36 +77,36 @@ WRITING = {
             value = CASE WHEN {_EXPIRED} THEN excluded.value ELSE {_ADDED} END,
             "binary" = false, version = excluded.version,
             expires_at = CASE WHEN {_EXPIRED} THEN excluded.expires_at ELSE k.expires_at END
-        WHERE {_EXPIRED} OR {_IN_RANGE} RETURNING value""",  # noqa: S608
+        WHERE {_EXPIRED} OR {_IN_RANGE} RETURNING value""",
     "increment_present": f"""UPDATE {{schema}}.keyvalue AS k
         SET value = {_ADDED}, version = nextval('{{schema}}.version')
-        WHERE {_ROW} AND {_IN_RANGE} RETURNING value""",  # noqa: S608
+        WHERE {_ROW} AND {_IN_RANGE} RETURNING value""",
 }
 _SIZED = """SELECT key, value, "binary", version FROM (SELECT *,
         sum(octet_length(value)) OVER (ORDER BY key) AS total FROM ({inner}) AS page) AS sized
     WHERE total - octet_length(value) < {limit} ORDER BY key"""
 _SCAN = _SIZED.format(
     inner=f"""SELECT key, value, "binary", version FROM {{schema}}.keyvalue k
-        WHERE {_RANGE} ORDER BY key LIMIT $4""",  # noqa: S608
+        WHERE {_RANGE} ORDER BY key LIMIT $4""",
     limit=PAGE_BYTES,
 )
 _SCAN_KEYS = f"""SELECT key, ''::bytea, true, 0::bigint FROM {{schema}}.keyvalue k
-    WHERE {_RANGE} ORDER BY key LIMIT $4"""  # noqa: S608
+    WHERE {_RANGE} ORDER BY key LIMIT $4"""
 _GET_MANY = _SIZED.format(
     inner=f"""SELECT key, value, "binary", version FROM {{schema}}.keyvalue k
-        WHERE k.namespace = $1 AND k.key = ANY ($2::bytea[]) AND {_LIVE}""",  # noqa: S608
+        WHERE k.namespace = $1 AND k.key = ANY ($2::bytea[]) AND {_LIVE}""",
     limit=GET_MANY_BYTES + 1,
 )
 _SET_MANY = f"""INSERT INTO {{schema}}.keyvalue AS k (namespace, key, value, "binary", expires_at)
     SELECT $1, key, value, "binary", clock_timestamp() + ttl * interval '1 second'
     FROM unnest($2::bytea[], $3::bytea[], $4::boolean[], $5::float8[])
         AS item (key, value, "binary", ttl) ORDER BY key
-    ON CONFLICT {_INSERT.partition("ON CONFLICT")[2]}"""  # noqa: S608
+    ON CONFLICT {_INSERT.partition("ON CONFLICT")[2]}"""
 _DELETE_MANY = f"""WITH doomed AS (SELECT key FROM {{schema}}.keyvalue k
         WHERE k.namespace = $1 AND k.key = ANY ($2::bytea[]) AND {_LIVE} ORDER BY key FOR UPDATE)
     DELETE FROM {{schema}}.keyvalue k USING doomed
-    WHERE k.namespace = $1 AND k.key = doomed.key"""  # noqa: S608
-_COUNT = f"SELECT count(*) FROM {{schema}}.keyvalue k WHERE {_RANGE}"  # noqa: S608
+    WHERE k.namespace = $1 AND k.key = doomed.key"""
+_COUNT = f"SELECT count(*) FROM {{schema}}.keyvalue k WHERE {_RANGE}"
 _SWEEP = """DELETE FROM {schema}.keyvalue WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {schema}.keyvalue WHERE namespace = $1 AND expires_at <= clock_timestamp()
     LIMIT $2 FOR UPDATE SKIP LOCKED))"""

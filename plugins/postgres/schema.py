@@ -112,9 +112,7 @@ async def _migrate(connection: Connection, schema: str) -> None:
     for number in range(version, SCHEMA_VERSION):
         for statement in _MIGRATIONS[number]:
             connection.send(statement.format(schema=schema).encode())
-        connection.send(
-            f"INSERT INTO {schema}.schema_version VALUES ({number + 1})".encode()  # noqa: S608
-        )
+        connection.send(f"INSERT INTO {schema}.schema_version VALUES ({number + 1})".encode())
     connection.send(b"COMMIT")
     connection.send_sync()
     await connection.finish_group()

@@ -9,6 +9,7 @@ no bound.
 
 import _sqlite3
 import ctypes
+from collections.abc import Callable
 from threading import Lock
 
 BASE_BYTES = 512 * 1024 * 1024
@@ -20,12 +21,19 @@ CONNECTION_BYTES = 4 * 1024 * 1024
 _lock = Lock()
 _open: set[int] = set()
 
-try:
-    _set_limit = ctypes.CDLL(_sqlite3.__file__).sqlite3_hard_heap_limit64
-    _set_limit.argtypes = (ctypes.c_int64,)
-    _set_limit.restype = ctypes.c_int64
-except (OSError, AttributeError):
-    _set_limit = None  # type: ignore[assignment]
+
+def _find_setter() -> Callable[[int], int] | None:
+    try:
+        setter = ctypes.CDLL(_sqlite3.__file__).sqlite3_hard_heap_limit64
+    except (OSError, AttributeError):
+        return None
+    setter.argtypes = (ctypes.c_int64,)
+    setter.restype = ctypes.c_int64
+    found: Callable[[int], int] = setter
+    return found
+
+
+_set_limit = _find_setter()
 
 
 def make_room(connection: object) -> None:

@@ -30,18 +30,18 @@ _INSERT = """INSERT INTO _prism_keyvalue (namespace, key, value, binary, expires
         value = excluded.value, binary = excluded.binary, expires_at = excluded.expires_at"""
 _INSERT_IF_MISSING = f"{_INSERT} WHERE _prism_keyvalue.expires_at <= :now"
 _UPDATE_IF_PRESENT = f"""UPDATE _prism_keyvalue
-    SET value = :value, binary = :binary, expires_at = :expires_at WHERE {_ROW}"""  # noqa: S608
+    SET value = :value, binary = :binary, expires_at = :expires_at WHERE {_ROW}"""
 _UPDATE_IF_VERSION = f"{_UPDATE_IF_PRESENT} AND version = :version"
-_GET = f"SELECT value, binary, version, expires_at FROM _prism_keyvalue WHERE {_ROW}"  # noqa: S608
-_DELETE = f"DELETE FROM _prism_keyvalue WHERE {_ROW}"  # noqa: S608
+_GET = f"SELECT value, binary, version, expires_at FROM _prism_keyvalue WHERE {_ROW}"
+_DELETE = f"DELETE FROM _prism_keyvalue WHERE {_ROW}"
 _DELETE_IF_VERSION = f"{_DELETE} AND version = :version"
-_EXPIRE = f"UPDATE _prism_keyvalue SET expires_at = :expires_at WHERE {_ROW}"  # noqa: S608
+_EXPIRE = f"UPDATE _prism_keyvalue SET expires_at = :expires_at WHERE {_ROW}"
 _PERSIST = f"{_EXPIRE} AND expires_at IS NOT NULL"
 _SCAN = f"""SELECT key, value, binary, version FROM _prism_keyvalue
-    WHERE {_RANGE} ORDER BY key LIMIT :limit"""  # noqa: S608
+    WHERE {_RANGE} ORDER BY key LIMIT :limit"""
 _SCAN_KEYS = f"""SELECT key, x'', 0, 0 FROM _prism_keyvalue
-    WHERE {_RANGE} ORDER BY key LIMIT :limit"""  # noqa: S608
-_COUNT = f"SELECT count(*) FROM _prism_keyvalue WHERE {_RANGE}"  # noqa: S608
+    WHERE {_RANGE} ORDER BY key LIMIT :limit"""
+_COUNT = f"SELECT count(*) FROM _prism_keyvalue WHERE {_RANGE}"
 _SWEEP = """DELETE FROM _prism_keyvalue WHERE namespace = :namespace AND key IN (
     SELECT key FROM _prism_keyvalue
     WHERE namespace = :namespace AND expires_at <= :now LIMIT :limit)"""

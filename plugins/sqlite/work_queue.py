@@ -26,7 +26,7 @@ MADE_READY_AT_ONCE = 1_000
 
 _NEXT_ID = f"""UPDATE _prism_state SET value = 1 + max(value,
     coalesce((SELECT max(id) FROM _prism_queue WHERE id < {LARGEST_ID}), 0))
-    WHERE name = 'queue'"""  # noqa: S608
+    WHERE name = 'queue'"""
 _ENQUEUE = """INSERT INTO _prism_queue
     (id, namespace, queue, value, binary, enqueued_at, visible_at, deliveries)
     SELECT value, :namespace, :queue, :value, :binary, :enqueued_at, :visible_at, 0
@@ -41,8 +41,8 @@ _HAND_OUT = """UPDATE _prism_queue
     SET deliveries = deliveries + 1, visible_at = :visible_at, receipt = :receipt WHERE id = :id"""
 _BURY = "UPDATE _prism_queue SET queue = :dead, receipt = NULL, deliveries = 0 WHERE id = :id"
 _HELD = "namespace = :namespace AND receipt = :receipt AND visible_at > :now"
-_ACKNOWLEDGE = f"DELETE FROM _prism_queue WHERE {_HELD}"  # noqa: S608
-_REJECT = f"UPDATE _prism_queue SET visible_at = :visible_at, receipt = NULL WHERE {_HELD}"  # noqa: S608
+_ACKNOWLEDGE = f"DELETE FROM _prism_queue WHERE {_HELD}"
+_REJECT = f"UPDATE _prism_queue SET visible_at = :visible_at, receipt = NULL WHERE {_HELD}"
 _COUNT = """SELECT count(*) FILTER (WHERE visible_at <= :now), count(*) FROM _prism_queue
     WHERE namespace = :namespace AND queue = :queue"""
 

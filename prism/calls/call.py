@@ -182,7 +182,7 @@ class Call(ABC):
     def send_result(self, result: bytes, content_type: bytes) -> None:
         """Send the plugin's result to the client. Never waits."""
 
-    def keep_answer(self, size: int) -> None:  # noqa: B027
+    def keep_answer(self, size: int) -> None:
         """An answer of ``size`` bytes follows, which the client may not take at once.
 
         Raises:
@@ -419,7 +419,7 @@ class Call(ABC):
             log.exception("request %s failed", self.request_id)
             self.break_off()
 
-    def break_off(self) -> None:  # noqa: B027
+    def break_off(self) -> None:
         """The client cannot be told how its call ended: let it see that there is no answer."""
 
     def note(self, error: CallError) -> None:

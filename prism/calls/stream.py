@@ -52,7 +52,7 @@ class ClientStream(ABC):
         """
         return None
 
-    async def beat(self) -> None:  # noqa: B027
+    async def beat(self) -> None:
         """Show the client that the stream is alive."""
 
     @abstractmethod

@@ -126,6 +126,7 @@ _COLLECTION_TAGS = frozenset((None, "!", _TAG + "map", _TAG + "seq"))
 _TOML_LINE = re.compile(r"""\[{1,2}[\w."-]+\]{1,2}|[\w.-]+ *= *["\d\[{tf'].*""")
 _TOML_REFUSED = "this looks like TOML; the configuration is YAML: `key: value`, blocks indented"
 _OCTAL = re.compile(r"[-+]?0[0-7_]+\Z")
+_BEGINNING = (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)
 _TAG_REFUSED = "YAML tags are not supported; a value that begins with ! must be in quotes"
 _KEY_REFUSED = 'a key must be text; if this is a "{{ secret:name }}" placeholder, put it in quotes'
 
@@ -211,6 +212,7 @@ class _Scalars(SafeConstructor, Resolver):
         """The scalar's value."""
         tag, text, plain = event.tag, event.value, not event.style
         if tag is None or tag == "!":
+            # The stubs of PyYAML leave its types out.
             tag = self.resolve(yaml.ScalarNode, text, event.implicit)  # type: ignore[no-untyped-call]
         kind = tag.removeprefix(_TAG)
         if plain and kind in ("value", "merge"):
@@ -264,7 +266,7 @@ class _Reader:
         """The value that begins with ``event``, to its end."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, path)
-        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)  # noqa: S101
+        assert isinstance(event, _BEGINNING)  # noqa: S101 - no other begins a value
         before = self._count
         self._grow(1, event)
         mark = _mark(event.start_mark)

@@ -84,7 +84,7 @@ def _first(problems: list[ConfigProblem], file: str) -> list[ConfigProblem]:
     rest = len(problems) - MAX_PROBLEMS
     if rest <= 0:
         return problems
-    more = ConfigProblem(file, 0, 0, "", f"and {rest} more problems")
+    more = ConfigProblem(file, 0, 0, "", f"and {rest} more problem{'s' if rest > 1 else ''}")
     return [*problems[:MAX_PROBLEMS], more]
 
 

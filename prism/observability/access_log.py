@@ -181,7 +181,7 @@ class AccessLog:
                 return
             if call.status in _FAULTS or call.http_status >= 500:
                 level, name = logging.WARNING, "warning"
-        elif self._of_good < 1.0 and random.random() >= self._of_good:  # noqa: S311
+        elif self._of_good < 1.0 and random.random() >= self._of_good:  # noqa: S311 - a sample
             return
         if not _logger.isEnabledFor(level):
             return

@@ -107,11 +107,11 @@ INDISCREET = ("hpack", "h2", "httpcore", "httpx", "trio-websocket", "wsproto")
 fields, values in messages. Nobody hears less than a warning from them."""
 
 
-def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002
+def setup_logging(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send log lines, of libraries too but for ``INDISCREET``, to ``stream`` (standard error).
 
     No reader of a real file or pipe can hold up who logs; see ``LogWriter``.
-    ``level`` and ``format`` are the values of ``LogConfig``: ``auto`` is
+    ``level`` and ``form`` are the values of ``LogConfig``: ``auto`` is
     ``console`` on a terminal and ``json`` elsewhere. Uncaught exceptions and
     warnings are logged as well. Calling it again replaces the earlier set-up.
     """
@@ -119,7 +119,7 @@ def setup_logging(level: str, format: str, stream: TextIO | None = None) -> None
     terminal = stream is not None and stream.isatty()
     handler = _handler(stream)
     handler.addFilter(attribute)
-    if format == "json" or (format == "auto" and not terminal):
+    if form == "json" or (form == "auto" and not terminal):
         handler.setFormatter(JSONFormatter())
     else:
         handler.setFormatter(ConsoleFormatter(colour=terminal and _wants_colour(os.environ)))

@@ -225,7 +225,7 @@ class Exchange(ABC):
     def take(self) -> bytes:
         """Those bytes: the client may send as many again."""
 
-    def want_body(self) -> None:  # noqa: B027
+    def want_body(self) -> None:
         """The body is waited for: a client that asked (``Expect: 100-continue``) is told."""
 
     async def read(self) -> bytes:

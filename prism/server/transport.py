@@ -33,7 +33,7 @@ async def send_last_words(
 
     trio closes the stream without it. Never raises; bounded by twice ``seconds``.
     """
-    words = answer or stream._outgoing.read()  # noqa: SLF001
+    words = answer or stream._outgoing.read()  # noqa: SLF001 - trio shows it nowhere
     if not words:
         return
     with trio.move_on_after(seconds):

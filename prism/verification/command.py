@@ -110,7 +110,8 @@ def find_program(name: str, directory: str | None, search_path: str) -> str | No
 
 def _absolute(word: str, directory: str | None) -> str:
     path = os.path.join(directory or "", word)  # noqa: PTH118 - keeps ".."
-    return path if path.startswith("/") else os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
+    here = os.getcwd()  # noqa: PTH109 - as above
+    return os.path.join(here, path)  # noqa: PTH118 - an absolute path stays as it is
 
 
 def missing_script(command: Command) -> str | None:

@@ -139,6 +139,7 @@ class AdjustedH2Connection(h2.connection.H2Connection):
     ) -> H2Stream:
         """h2 ends the connection over one body that is not as long as declared."""
         stream = super()._begin_new_stream(stream_id, allowed_ids)
+        # h2 has no switch for it.
         stream._initialize_content_length = _ignore  # type: ignore[method-assign]  # noqa: SLF001
         return stream
 
