@@ -56,8 +56,19 @@ def test_whom_x_forwarded_for_names(values, client):
         ("by=10.0.0.1;For=192.0.2.1, for=10.2.3.4", ("192.0.2.1", 0)),
         ("for=6.6.6.6, for=192.0.2.1;host=a", ("192.0.2.1", 0)),
         ('for=", for=192.0.2.1', ("192.0.2.1", 0)),
-        ('for=", for="[2001:db8::1]"', PROXY),
+        ('for=", for="[2001:db8::1]"', ("2001:db8::1", 0)),
         ("for=_hidden", PROXY),
+        # A proxy quotes what the client has named.
+        ('for=192.0.2.1;host="a, for=6.6.6.6"', ("192.0.2.1", 0)),
+        ('for=192.0.2.1;host="a;for=6.6.6.6"', ("192.0.2.1", 0)),
+        (r'for=192.0.2.1;host="\", for=6.6.6.6"', ("192.0.2.1", 0)),
+        (r'host="a\\", for=192.0.2.1;by="b,c"', ("192.0.2.1", 0)),
+        ('by="10.0.0.1, x";for=192.0.2.1 , for="10.2.3.4:80"', ("192.0.2.1", 0)),
+        ("for=192.0.2.1, by=10.0.0.1", PROXY),  # the last says nothing
+        ("for=6.6.6.6;for=192.0.2.1", PROXY),
+        ("for=192.0.2.1;", ("192.0.2.1", 0)),
+        ('for=192.0.2.1;host="', PROXY),
+        ('host="' + "\\" * 5000 + '", for=192.0.2.1', ("192.0.2.1", 0)),
     ],
 )
 def test_whom_forwarded_names(value, client):
