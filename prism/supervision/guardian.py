@@ -58,11 +58,6 @@ class Guardian:
             else:
                 await self._end()
 
-    @property
-    def groups(self) -> frozenset[int]:
-        """The process groups that it would end; each has the number of its leader."""
-        return frozenset(self._groups)
-
     async def _tell(self, line: str) -> None:
         """Send a line to the guardian; to a new one, with all it must know, if it has ended."""
         if self._process is not None and self._process.poll() is None:

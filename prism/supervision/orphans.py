@@ -14,12 +14,13 @@ from pathlib import Path
 
 import trio
 
-from prism.supervision.guardian import guardian
+from prism.supervision.process import awaited
 
 log = logging.getLogger("prism.supervision")
 
 PAUSE = 1.0
-"""Seconds between two looks. An own child that has ended is awaited by its owner within that."""
+"""Seconds between two looks. A child that is no plugin and has ended is awaited by its owner
+within that."""
 _PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -42,7 +43,7 @@ async def reap_orphans() -> None:
             if not seen:
                 await anext(signals)
             await trio.sleep(PAUSE)
-            ended = _ended_children() - guardian().groups
+            ended = _ended_children() - awaited
             for pid in ended & seen:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 - it does not block

@@ -32,6 +32,9 @@ EXIT_TIMEOUT = 1.0
 OUTPUT_TIMEOUT = 1.0
 """Seconds to read what a process wrote before it ended."""
 
+awaited: set[int] = set()
+"""The processes that were started here and are not reaped, which is their owners' to do."""
+
 OnLine = Callable[[OutputStream, str], None]
 """Called with the stream that a plugin wrote to, and the line."""
 
@@ -107,6 +110,7 @@ class PluginProcess:
             await guardian().release(self._process.pid)
             await self._process.wait()
             self._reaped = True
+            awaited.discard(self._process.pid)
         # A grandchild that left the group may hold the output open for ever.
         self._listening.deadline = trio.current_time() + OUTPUT_TIMEOUT
         return self.ending
@@ -194,6 +198,7 @@ async def start(
             if isinstance(error, ValueError):
                 raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
             raise
+    awaited.add(process.pid)
     with trio.CancelScope(shield=True):  # or nobody would know of the process
         await guardian().watch(process.pid)
     return PluginProcess(name, process, on_line), stream
