@@ -152,6 +152,11 @@ def test_a_life(start):
     assert host.handshake().name == "echo"
     ready = host.initialize()
     assert sorted(ready.supported_operations) == ["echo", "get", "set"]
+    assert {o.name: o.access.name for o in ready.operations} == {
+        "echo": "READ",
+        "get": "READ",
+        "set": "WRITE",
+    }
     assert {o.name: o.idempotent for o in ready.operations} == {
         "echo": True,
         "get": True,

@@ -26,6 +26,11 @@ def test_the_example_is_served_and_comes_back(start_prism, start_process, tmp_pa
     eventually(proxy.ready)
     assert proxy.call("echo", "set", {"key": "a", "value": [1]}).json() == {"stored": True}
     assert proxy.call("echo", "get", {"key": "a"}).json() == {"found": True, "value": [1]}
+    described = proxy.client.get(f"{proxy.url}/v1/echo").json()["operations"]
+    assert {name: one["access"] for name, one in described.items()} == {
+        "get": "read",
+        "set": "write",
+    }
     unknown = proxy.call("echo", "scan", {})
     assert (unknown.status_code, unknown.json()["code"]) == (404, "UNIMPLEMENTED")
     server.kill()

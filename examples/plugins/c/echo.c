@@ -328,8 +328,10 @@ static void open_call(uint32_t stream, int method, const char *request) {
     } else if (method == INITIALIZE) {
         initialized = 1;
         close_call(stream, OK,
-            "{\"success\":true,\"plugin_version\":\"1.0.0\",\"operations\":[{\"name\":\"echo\","
-            "\"idempotent\":true},{\"name\":\"get\",\"idempotent\":true},{\"name\":\"set\"}],"
+            "{\"success\":true,\"plugin_version\":\"1.0.0\",\"operations\":["
+            "{\"name\":\"echo\",\"idempotent\":true,\"access\":1},"
+            "{\"name\":\"get\",\"idempotent\":true,\"access\":1},"
+            "{\"name\":\"set\",\"access\":2}],"
             "\"supported_operations\":[\"echo\",\"get\",\"set\"]}");
     } else {
         Text name = {0}, params = {0};

@@ -29,8 +29,12 @@ class Echo(services.BackendPluginServicer):
         self.store: dict[str, Any] = {}
 
     async def Initialize(self, request, context):  # noqa: N802 - the .proto's name
+        declared = [
+            messages.OperationDeclaration(name="get", idempotent=True, access="READ"),
+            messages.OperationDeclaration(name="set", access="WRITE"),
+        ]
         return messages.InitializeResponse(
-            success=True, plugin_version="1.0.0", supported_operations=["get", "set"]
+            success=True, plugin_version="1.0.0", operations=declared
         )
 
     async def Execute(self, request, context):  # noqa: N802

@@ -5,6 +5,7 @@ const net = require('node:net');
 const [HELLO, OPEN, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE] = [1, 2, 4, 5, 6, 7, 8, 9];
 const [INITIALIZE, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN] = [1, 2, 3, 4, 5];
 const STATUS = { OK: 0, INVALID_ARGUMENT: 3, EXHAUSTED: 8, PRECONDITION: 9, UNIMPLEMENTED: 12 };
+const [READ, WRITE] = [1, 2]; // what an operation takes of its caller
 const HEADER = 16, JSON_CODEC = 1, ACK = 4, TOO_LARGE = 8, MAX_FRAME = 4194304;
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
@@ -74,7 +75,8 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     if (method === EXECUTE) return execute(request);
     initialized = true;
     const names = Object.keys(operations);
-    const declared = names.map((name) => ({ name, idempotent: name !== 'set' }));
+    const declared = names.map((name) => name === 'set' ? { name, access: WRITE }
+      : { name, idempotent: true, access: READ });
     return { success: true, supported_operations: names, operations: declared };
   }
 
