@@ -6,6 +6,8 @@ has an instance and the proxy is not draining. Who may only make calls is told n
 whether; operators read which namespaces wait, and why.
 """
 
+from collections.abc import Mapping
+
 from prism.calls.router import Router
 from prism.contract.errors import MethodNotAllowed
 from prism.frontends.responses import Response, json_response
@@ -23,16 +25,13 @@ def check_get(method: str, path: str) -> None:
 
 
 def answer_probe(
-    path: bytes, router: Router, *, draining: bool, for_operators: bool = False
+    path: bytes, router: Router, *, draining: bool, namespaces: Mapping[str, str] | None = None
 ) -> Response:
-    """The answer to a GET of one of ``PROBES``."""
+    """The answer to a GET of one of ``PROBES``; ``namespaces`` is what operators read of each."""
     if path == HEALTHZ:
         return json_response(200, {"status": "alive"})
     status = "draining" if draining else "ready" if router.is_ready else "not ready"
     answer: dict[str, object] = {"status": status}
-    if for_operators:
-        answer["namespaces"] = {
-            namespace.name: "ready" if namespace.slot.current else namespace.slot.absence
-            for namespace in router.namespaces()
-        }
+    if namespaces is not None:
+        answer["namespaces"] = namespaces
     return json_response(200 if status == "ready" else 503, answer)

@@ -79,7 +79,8 @@ class HealthMonitor:
             self._on_answer(answer)
             failures = failures + 1 if answer.status is HealthStatus.UNHEALTHY else 0
             if failures >= config.failure_threshold:
-                return f"{failures} health checks in a row failed: {answer.message}"
+                many = f"{failures} health checks in a row" if failures > 1 else "a health check"
+                return f"{many} failed: {answer.message}"
 
     async def _check(self) -> HealthCheckResponse | None:
         limit = self._config.timeout_seconds

@@ -204,7 +204,8 @@ class Keeper:
         crashed = failure.crashed and self.spec.plugin.form in STARTED_BY_US
         delay = self._backoff.after(served, crashed=crashed)
         if delay is None:
-            crashes = f"it crashed {self._backoff.crashes} times in a row: {failure}"
+            count = self._backoff.crashes
+            crashes = f"it crashed{f' {count} times in a row' if count > 1 else ''}: {failure}"
             way_out = f"`prism plugin reset {self.spec.namespace}` starts it again"
             self._say_absent(f"{crashes}; {way_out}", retry_at=math.inf)
             log.error(

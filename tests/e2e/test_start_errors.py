@@ -128,6 +128,10 @@ FAULTY = {
         },
         "pth",
     ),
+    "last-words": (
+        {"plugin": {"type": "sidecar", "command": ["sh", "-c", "echo no driver >&2; exit 3"]}},
+        "; the last that it wrote: no driver",
+    ),
     "no-secret": ({"credentials": {"password": "{{ secret:none }}"}}, '"none"'),
     "no-module": (
         {"plugin": {"type": "in_process", "module": "nowhere:Plugin"}},

@@ -106,9 +106,19 @@ async def healthz(call: AdminCall) -> Response:
 async def readyz(call: AdminCall) -> Response:
     """Does every namespace have its plugin? Says why not to those who may read."""
     proxy = call.proxy
-    return answer_probe(
-        READYZ, proxy.router, draining=proxy.draining, for_operators=call.may_read()
-    )
+    told = None
+    if call.may_read():
+        told = {one.name: _readiness(call, one) for one in proxy.router.namespaces()}
+    return answer_probe(READYZ, proxy.router, draining=proxy.draining, namespaces=told)
+
+
+def _readiness(call: AdminCall, namespace: Namespace) -> str:
+    slot = namespace.slot
+    if slot.current is not None:
+        return "ready"
+    output = call.proxy.supervisor.status_of(namespace.name).last_output
+    written = [line.strip() for line in output if line.strip()]
+    return f"{slot.absence}; the last that it wrote: {written[-1]}" if written else slot.absence
 
 
 # -- what changes something ---------------------------------------------------
