@@ -335,6 +335,10 @@ class Admin:
             trust_env=False,
         )
 
+    def prepare(self) -> None:
+        """Have the client made now, which takes a moment."""
+        _ = self.client
+
     def get(self, path: str) -> Any:
         """The JSON at ``path``."""
         return self._ask(lambda: self.client.get(path))

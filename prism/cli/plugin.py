@@ -261,6 +261,7 @@ def _plain(text: str) -> str:
 def _change(admin: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:
     """What the admin port answers; while that takes, how far it is goes to standard error."""
     answer: Future[dict[str, Any]] = Future()
+    admin.prepare()
 
     def ask() -> None:
         try:

@@ -170,8 +170,8 @@ class UnsupportedContentType(InvalidRequest):
 
     def __init__(self, content_type: str) -> None:
         super().__init__(
-            f"a body of {content_type!r} is not taken; send JSON (application/json), or for a "
-            "stream lines of it (application/x-ndjson)"
+            f"a body of {content_type[:100]!r} is not taken; send JSON (application/json), or for "
+            "a stream lines of it (application/x-ndjson)"
         )
 
 

@@ -7,9 +7,15 @@ import pytest
 import trustme
 
 from prism.calls.json_text import check_params
-from prism.contract.errors import InvalidRequest, PluginError, Unauthenticated
+from prism.contract.errors import (
+    ForeignOrigin,
+    InvalidRequest,
+    PluginError,
+    Unauthenticated,
+    UnsupportedContentType,
+)
 from prism.contract.status import StatusCode
-from prism.observability.access_log import AccessLog
+from prism.observability.access_log import MAX_LINE_DETAIL, AccessLog
 from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter
 from prism.server.exchange import Peer
@@ -167,6 +173,16 @@ def test_nothing_that_a_client_makes_up_can_forge_a_line_or_a_terminal(logged):
     assert len(line["user_agent"]) < 300
     [line] = logged(AccessLog(), detail="no \x1b such", status=StatusCode.NOT_FOUND)
     assert line["detail"] == "no \\x1b such"
+
+
+@pytest.mark.parametrize(
+    "error", [ForeignOrigin("http://\x1b[2J" + "x" * 9000), UnsupportedContentType("\n" * 9000)]
+)
+def test_what_a_refusal_quotes_of_the_client_is_short_and_drives_no_terminal(logged, error):
+    assert len(str(error)) < 500
+    [line] = logged(AccessLog(), detail=str(error) + "\n" * 9000, status=StatusCode.NOT_FOUND)
+    assert line["detail"].isprintable()
+    assert len(line["detail"]) < 5 * MAX_LINE_DETAIL
 
 
 def test_the_certificate_has_a_name(logged):
