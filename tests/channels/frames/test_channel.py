@@ -242,17 +242,20 @@ async def test_results_are_looked_at_in_either_codec_and_in_streams(
         async def ask():
             if not streaming:
                 return await channel.execute(REQUEST)
-            async with channel.execute_stream(StreamRequest(operation="s")) as call:
-                return await call.receive()
+            try:
+                async with channel.execute_stream(StreamRequest(operation="s")) as call:
+                    return await call.receive()
+            finally:
+                if channel.ended is None:
+                    await plugin.expect(Cancel)
 
         async def say(text):
             stream = (await plugin.expect(Open)).stream
             if streaming:
                 await plugin.send(Data(stream, StreamResponse(result_json=text)))
             else:
-                await plugin.send(
-                    Close(stream, message=ExecuteResponse(success=True, result_json=text))
-                )
+                answer = ExecuteResponse(success=True, result_json=text)
+                await plugin.send(Close(stream, StatusCode.OK, answer))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(say, "[1]")

@@ -263,7 +263,9 @@ async def test_a_result_that_is_no_json_fails_its_call_and_is_told(streaming, st
                 _headers, stream_id = await server.call()
                 kind = {} if streaming else {"success": True}
                 answer = StreamResponse if streaming else ExecuteResponse
-                await server.answer(stream_id, pack(encode(answer(result_json=text, **kind))))
+                data = pack(encode(answer(result_json=text, **kind)))
+                parts = [data[at : at + 8192] for at in range(0, len(data), 8192)]  # in frames
+                await server.answer(stream_id, *parts)
 
             if not streaming:
                 return await executed(channel, script)
@@ -629,7 +631,7 @@ async def test_a_status_that_is_none_fails_its_call_only(status):
 
 
 async def test_a_stream_that_nobody_reads_is_not_sent_more_than_its_window():
-    item = pack(encode(StreamResponse(result_json="x" * 1000)))
+    item = pack(encode(StreamResponse(result_json="[%s]" % ("1" * 998))))
     async with opened() as (channel, server):
         async with channel.execute_stream(StreamRequest(operation="flood")) as call:
             _headers, stream_id = await server.call()
