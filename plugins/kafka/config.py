@@ -1,6 +1,7 @@
 """The ``config:`` and ``credentials:`` of a namespace, and librdkafka's settings for them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -8,7 +9,7 @@ from msgspec import Meta
 
 from prism.sdk import PluginError, StatusCode
 
-Path = Annotated[str, Meta(min_length=1, extra={"path": True})]
+File = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 CREDENTIALS = {
@@ -29,9 +30,9 @@ class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``ca_cert``: whose certificates brokers show; the system's without. ``cert`` and ``key``:
     this client's own, where the brokers want one."""
 
-    ca_cert: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    ca_cert: File | None = None
+    cert: File | None = None
+    key: File | None = None
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,7 +114,9 @@ def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict
             "ssl.key.location": tls.key,
             "ssl.key.password": given.get("tls_key_password"),
         }
-        settings |= {name: value for name, value in files.items() if value is not None}
+        for name, value in files.items():
+            if value is not None:
+                settings[name] = value if name == "ssl.key.password" else _readable(value)
     return settings
 
 
@@ -143,6 +146,15 @@ def consumer_settings(config: KafkaConfig, common: Mapping[str, Any]) -> dict[st
         "enable.auto.offset.store": False,
         "enable.auto.commit": False,
     }
+
+
+def _readable(path: str) -> str:
+    """librdkafka says which setting is at fault, but neither the file nor why."""
+    try:
+        with Path(path).open("rb"):
+            return path
+    except OSError as error:
+        raise _invalid(f"config: tls: {path}: {error.strerror}") from error
 
 
 def _credentials(credentials: Mapping[str, str]) -> dict[str, str]:
