@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -81,14 +82,22 @@ class RedisTransport:
         """The replies to some commands, where no other task uses the connection.
 
         Raises:
-            PluginError: one of them is an error.
+            PluginError: one of them is an error; the connection is of no more use.
         """
         for command in commands:
             self.write(packed(command))
         await self.flush()
         replies: list[Any] = []
         while len(replies) < len(commands):
-            replies += await self.read()
+            replies += self._without_errors(await self.read())
+        return replies
+
+    async def last_words(self) -> None:
+        """Raise what a server said before it closed the connection, if it said something."""
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            self._without_errors(await self.read())
+
+    def _without_errors(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise translate(reply)
@@ -201,8 +210,9 @@ async def _handshake(transport: RedisTransport, *commands: Sequence[Argument]) -
                 f"{transport.server} does not speak RESP3; Redis 6 or later, or Valkey, does",
             ) from error
         raise
-    except anyio.EndOfStream:
-        raise TransportBroken(f"{transport.server} closed the connection at once") from None
+    except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        await transport.last_words()
+        raise TransportBroken(f"{transport.server} closed the connection at once") from error
 
 
 async def _dial(server: Server) -> socket.socket:

