@@ -12,14 +12,22 @@ from prism.sdk.keyvalue import (
     Change,
     Entry,
     Item,
-    KeyValueStore,
     Page,
+    VersionedKeyValueStore,
     WatchableStore,
     When,
     same_value,
 )
 
-from .scripts import COMPARE_AND_DELETE, COMPARE_AND_SET, GET_WITHIN, INCREMENT
+from .scripts import (
+    COMPARE_AND_DELETE,
+    COMPARE_AND_SET,
+    DELETE_IF_VERSION,
+    GET_WITHIN,
+    INCREMENT,
+    SET_IF_VERSION,
+    version_of,
+)
 from .store import Connection, glob_escape, milliseconds
 from .transport import Argument
 from .values import pack, unpack
@@ -37,8 +45,12 @@ MAX_TRIES = 10
 """How often a compared value may change meanwhile, into another spelling of the same JSON."""
 
 
-class RedisKeyValueStore(KeyValueStore, WatchableStore):
-    """Keys are strings, in Redis' sense, with ``prefix`` before their names."""
+class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
+    """Keys are strings, in Redis' sense, with ``prefix`` before their names.
+
+    A version is a hash of the value: Redis has no place for another. It protects from writing
+    over a value that was not read, and is the same again where a value is.
+    """
 
     ordered = False
 
@@ -57,7 +69,7 @@ class RedisKeyValueStore(KeyValueStore, WatchableStore):
 
     async def get(self, key: bytes) -> Entry | None:
         data = await self._connection.command("GET", self._prefix + key, repeatable=True)
-        return None if data is None else Entry(unpack(data))
+        return None if data is None else Entry(unpack(data), version_of(data))
 
     async def exists(self, key: bytes) -> bool:
         name = self._prefix + key
@@ -73,7 +85,7 @@ class RedisKeyValueStore(KeyValueStore, WatchableStore):
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"the values have more than {MAX_MGET_BYTES} bytes together; ask for fewer keys",
             )
-        return [None if data is None else Entry(unpack(data)) for data in found]
+        return [None if data is None else Entry(unpack(data), version_of(data)) for data in found]
 
     async def set(self, item: Item, when: When) -> bool:
         command = self._set(item)
@@ -82,6 +94,16 @@ class RedisKeyValueStore(KeyValueStore, WatchableStore):
         elif when is When.PRESENT:
             command.append("XX")
         return await self._connection.command(*command) is not None
+
+    async def set_if_version(self, item: Item, version: str) -> bool:
+        milli = "" if item.ttl is None else milliseconds(item.ttl)
+        arguments = (version, pack(item.value), milli)
+        name = self._prefix + item.key
+        return bool(await self._connection.run(SET_IF_VERSION, [name], *arguments))
+
+    async def delete_if_version(self, key: bytes, version: str) -> bool:
+        name = self._prefix + key
+        return bool(await self._connection.run(DELETE_IF_VERSION, [name], version))
 
     async def set_many(self, items: Sequence[Item]) -> None:
         if all(item.ttl is None for item in items):

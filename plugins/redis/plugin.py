@@ -1,6 +1,6 @@
 """The Redis plugin: its operations, by kind."""
 
-from prism.sdk.keyvalue import KeyValueOperations, WatchOperations
+from prism.sdk.keyvalue import VersionedKeyValueOperations, WatchOperations
 
 from .command_operations import CommandOperations
 from .keyvalue_store import RedisKeyValueStore
@@ -14,7 +14,7 @@ class RedisPlugin(
     MessageOperations,
     StreamOperations,
     CommandOperations,
-    KeyValueOperations,
+    VersionedKeyValueOperations,
     WatchOperations,
 ):
     """Key-value with watches, structures, messages, streams and commands on Redis or Valkey."""

@@ -32,6 +32,36 @@ return 1
 )
 """Deletes where the key has the value; else what it has, or nil."""
 
+VERSION_DIGITS = 24
+"""Of a hash's 40: what 96 bits have in common is the same value."""
+
+SET_IF_VERSION = Script(
+    """
+local value = redis.call('GET', KEYS[1])
+if not value or string.sub(redis.sha1hex(value), 1, 24) ~= ARGV[1] then return 0 end
+if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
+else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1
+"""
+)
+"""Sets (new value, milliseconds or '') where the value has the version."""
+
+DELETE_IF_VERSION = Script(
+    """
+local value = redis.call('GET', KEYS[1])
+if not value or string.sub(redis.sha1hex(value), 1, 24) ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[1])
+return 1
+"""
+)
+"""Deletes where the value has the version."""
+
+
+def version_of(value: bytes) -> str:
+    """What the scripts above compare."""
+    return hashlib.sha1(value, usedforsecurity=False).hexdigest()[:VERSION_DIGITS]
+
+
 INCREMENT = Script(
     """
 if redis.call('EXISTS', KEYS[1]) == 1 then

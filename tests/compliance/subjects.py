@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.services.redis import Redis
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +38,8 @@ class Subject(NamedTuple):
     """Its page in ``docs/``."""
 
     deviations: Mapping[str, str] = {}
+    own: frozenset[str] = frozenset()
+    """Operations of its own whose names are those of a group that it does not declare."""
 
     @property
     def command(self) -> list[str]:
@@ -49,6 +53,11 @@ def _sqlite(request: pytest.FixtureRequest) -> Setup:
     return Setup({"path": str(directory / "compliance.db")})
 
 
+def _redis(request: pytest.FixtureRequest) -> Setup:
+    shared_server = request.getfixturevalue("shared_server")
+    return Setup({"url": shared_server(Redis).url()})
+
+
 SUBJECTS = (
     Subject(
         name="sqlite",
@@ -56,6 +65,21 @@ SUBJECTS = (
         groups=frozenset({"key_value", "kv_versions", "watch", "queue", "sql"}),
         setup=_sqlite,
         page="sqlite.md",
+    ),
+    Subject(
+        name="redis",
+        module="prism_plugins.redis:RedisPlugin",
+        groups=frozenset({"key_value", "kv_versions", "watch"}),
+        setup=_redis,
+        page="redis.md",
+        own=frozenset({"acknowledge", "reject"}),  # of topics, with ids and no receipts
+        deviations={
+            "test_scan_gives_keys_in_the_order_of_their_bytes": "its scans have no order",
+            "test_a_stream_of_scan_resumes_after_each_key": "it goes on after a page",
+            "test_every_write_of_a_value_makes_another_version": "a version is of the value",
+            "test_a_version_does_not_come_back_after_a_delete": "it comes back with the value",
+            "test_a_watch_resumes_after_a_position": "Redis keeps no log of changes",
+        },
     ),
     Subject(
         name="memory",

@@ -29,12 +29,21 @@ async def test_what_other_programs_wrote_is_read(redis: Running, redis_server: R
     prefix = prefix_of(redis)
     redis_server.ask("SET", prefix + "json", ' {"a" : 1} ')
     redis_server.ask("SET", prefix + "text", "plain words")
-    assert await redis.call("get", key="json") == {"found": True, "value": {"a": 1}}
-    assert await redis.call("get", key="text") == {
-        "found": True,
-        "value": b64encode(b"plain words").decode(),
-        "encoding": "base64",
-    }
+    assert (await redis.call("get", key="json"))["value"] == {"a": 1}
+    text = await redis.call("get", key="text")
+    assert (text["value"], text["encoding"]) == (b64encode(b"plain words").decode(), "base64")
+
+
+async def test_a_version_tells_of_what_another_program_wrote(
+    redis: Running, redis_server: Redis
+) -> None:
+    await redis.call("set", key="k", value=1)
+    version = (await redis.call("get", key="k"))["version"]
+    redis_server.ask("SET", prefix_of(redis) + "k", "2")
+    assert await redis.call("set", key="k", value=3, if_version=version) == {"stored": False}
+    assert await redis.call("delete", key="k", if_version=version) == {"deleted": False}
+    redis_server.ask("SET", prefix_of(redis) + "k", "1")
+    assert await redis.call("set", key="k", value=3, if_version=version) == {"stored": True}
 
 
 async def test_all_bytes_come_back(redis: Running) -> None:
