@@ -19,6 +19,10 @@ BUILT_IN = {
     "redis": CataloguePlugin(
         name="redis", type="in_process", module="prism_plugins.redis:RedisPlugin"
     ),
+    # Threads of its own, which would take turns with the proxy's.
+    "kafka": CataloguePlugin(
+        name="kafka", type="sidecar", command=["python", "-m", "prism_plugins.kafka"]
+    ),
 }
 """Plugins that come with Prism; a catalogue entry of the same name goes first."""
 PACKAGE = "prism_plugins."
