@@ -57,7 +57,7 @@ enum { /* header fields */
     NG_NV_NO_COPY_VALUE = 4,
 };
 
-enum { NG_DATA_EOF = 1 };
+enum { NG_DATA_EOF = 1, NG_DATA_NO_COPY = 4 };
 
 enum { /* results */
     NG_ERR_TEMPORAL_CALLBACK_FAILURE = -521,
@@ -160,6 +160,8 @@ typedef struct {
     ng_data_read read_callback;
 } ng_data_provider;
 
+typedef int (*ng_send_data)(ng_session *session, ng_frame *frame, const uint8_t *header,
+                            size_t length, ng_data_source *source, void *user_data);
 typedef int (*ng_on_frame)(ng_session *session, const ng_frame *frame, void *user_data);
 typedef int (*ng_on_header2)(ng_session *session, const ng_frame *frame, ng_rcbuf *name,
                              ng_rcbuf *value, uint8_t flags, void *user_data);
@@ -181,6 +183,7 @@ typedef int (*ng_on_stream_close)(ng_session *session, int32_t stream_id, uint32
     X(void, session_callbacks_set_on_header_callback2, (ng_callbacks *, ng_on_header2))            \
     X(void, session_callbacks_set_on_data_chunk_recv_callback, (ng_callbacks *, ng_on_data_chunk)) \
     X(void, session_callbacks_set_on_stream_close_callback, (ng_callbacks *, ng_on_stream_close))  \
+    X(void, session_callbacks_set_send_data_callback, (ng_callbacks *, ng_send_data))              \
     X(int, option_new, (ng_option **option))                                                       \
     X(void, option_del, (ng_option *option))                                                       \
     X(void, option_set_no_auto_window_update, (ng_option *, int value))                            \

@@ -11,6 +11,26 @@ PyObject *session_window(Session *self, PyObject *stream_id)
     return PyLong_FromSsize_t(self->dead ? 0 : session_window_of(self, number));
 }
 
+PyObject *session_widen(Session *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    long stream_id, size;
+    int go;
+
+    if (session_check_count(nargs, 2) < 0 || session_number(args[0], &stream_id) < 0 ||
+        session_number(args[1], &size) < 0 || (go = session_ready_on(self, stream_id)) < 0) {
+        return NULL;
+    }
+    if (size <= 0 || size > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a window has 1 to 2^31 - 1 bytes");
+        return NULL;
+    }
+    if (!go) {
+        Py_RETURN_NONE;
+    }
+    return session_sent(self, ng.session_set_local_window_size(
+                                  self->session, NG_FLAG_NONE, (int32_t)stream_id, (int32_t)size));
+}
+
 PyObject *session_consumed(Session *self, PyObject *const *args, Py_ssize_t nargs)
 {
     long stream_id, size;

@@ -75,11 +75,12 @@ static PyObject *moved(State *state, PyObject **place)
 static PyObject *request_event(Session *self, Stream *stream)
 {
     State *state = self->state;
-    PyObject *number = PyLong_FromLong(stream->id);
-    PyObject *made = number == NULL ? NULL : new_event(state->request, 7);
+    PyObject *number = PyLong_FromLong(stream->id), *body = session_take_body(self, stream);
+    PyObject *made = number == NULL || body == NULL ? NULL : new_event(state->request, 7);
 
     if (made == NULL) {
         Py_XDECREF(number);
+        Py_XDECREF(body);
         return NULL;
     }
     PyTuple_SET_ITEM(made, 0, number);
@@ -88,7 +89,7 @@ static PyObject *request_event(Session *self, Stream *stream)
     PyTuple_SET_ITEM(made, 3, moved(state, &stream->head.protocol));
     PyTuple_SET_ITEM(made, 4, stream->head.headers);
     stream->head.headers = NULL;
-    PyTuple_SET_ITEM(made, 5, moved(state, &stream->body));
+    PyTuple_SET_ITEM(made, 5, body);
     PyTuple_SET_ITEM(made, 6, Py_NewRef(stream->ended ? Py_True : Py_False));
     stream->pending = 0;
     head_clear(&stream->head);
@@ -105,7 +106,8 @@ static PyObject *make_event(Session *self, Event *event)
     case EVENT_REQUEST:
         return request_event(self, event->stream);
     case EVENT_DATA:
-        return pair_event(state->data_received, event->stream_id, data);
+        return pair_event(state->data_received, event->stream_id,
+                          session_take_body(self, event->stream));
     case EVENT_ENDED:
         return stream_event(state->request_ended, event->stream_id);
     case EVENT_MALFORMED:

@@ -91,6 +91,7 @@ ssize_t session_feed(Session *self, const uint8_t *data, size_t size)
         if (self->failed) {
             return 0;
         }
+        self->left = size - position - step;
         if (before > 1) {
             result = ng.session_mem_recv(self->session, start, before - 1);
         }

@@ -1,7 +1,7 @@
 /* HTTP/2 on nghttp2: the module, and what it takes from its Python neighbours. */
 #include "native.h"
 
-#define API 2 /* as in implementation.py */
+#define API 3 /* as in implementation.py */
 
 State *state_of(PyTypeObject *type)
 {

@@ -4,28 +4,34 @@
 #include <string.h>
 
 #define FIRST_ROOM 4096
-#define FRAME_HEADER 9
 
-int session_append(Session *self, const uint8_t *data, size_t len)
+/* Have room for `len` bytes more. */
+int session_reserve(Session *self, size_t len)
 {
     Py_ssize_t room = self->out == NULL ? 0 : PyBytes_GET_SIZE(self->out);
     Py_ssize_t wanted = self->out_len + (Py_ssize_t)len;
 
-    if (wanted > room) {
-        room = room == 0 ? FIRST_ROOM : 2 * room;
-        room = room < wanted ? wanted : room;
-        if (self->out == NULL) {
-            self->out = PyBytes_FromStringAndSize(NULL, room);
-        } else if (_PyBytes_Resize(&self->out, room) < 0) {
-            self->out_len = 0; /* the bytes are gone, so is the connection */
-            self->dead = 1;
-        }
-        if (self->out == NULL) {
-            return -1;
-        }
+    if (wanted <= room) {
+        return 0;
+    }
+    room = room == 0 ? FIRST_ROOM : 2 * room;
+    room = room < wanted ? wanted : room;
+    if (self->out == NULL) {
+        self->out = PyBytes_FromStringAndSize(NULL, room);
+    } else if (_PyBytes_Resize(&self->out, room) < 0) {
+        self->out_len = 0; /* the bytes are gone, so is the connection */
+        self->dead = 1;
+    }
+    return self->out == NULL ? -1 : 0;
+}
+
+int session_append(Session *self, const uint8_t *data, size_t len)
+{
+    if (session_reserve(self, len) < 0) {
+        return -1;
     }
     memcpy(PyBytes_AS_STRING(self->out) + self->out_len, data, len);
-    self->out_len = wanted;
+    self->out_len += (Py_ssize_t)len;
     return 0;
 }
 

@@ -184,6 +184,7 @@ void session_set_callbacks(ng_callbacks *callbacks)
     ng.session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     ng.session_callbacks_set_before_frame_send_callback(callbacks, before_frame_send);
     ng.session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    ng.session_callbacks_set_send_data_callback(callbacks, session_send_chunk);
 }
 
 PyObject *session_receive(Session *self, PyObject *const *args, Py_ssize_t nargs)

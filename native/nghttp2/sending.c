@@ -49,23 +49,38 @@ done:
     return result;
 }
 
-static ssize_t read_chunk(ng_session *Py_UNUSED(session), int32_t Py_UNUSED(stream_id),
-                          uint8_t *buffer, size_t length, uint32_t *data_flags,
-                          ng_data_source *Py_UNUSED(source), void *user_data)
+/* How much of the chunk goes into the next frame. Its bytes are not given to nghttp2, which would
+ * only copy them: it gives the frame's header to session_send_chunk, and goes on. */
+static ssize_t measure_chunk(ng_session *Py_UNUSED(session), int32_t Py_UNUSED(stream_id),
+                             uint8_t *Py_UNUSED(buffer), size_t length, uint32_t *data_flags,
+                             ng_data_source *Py_UNUSED(source), void *user_data)
 {
     Session *self = user_data;
-    size_t size = self->chunk_len < length ? self->chunk_len : length;
 
     if (self->chunk == NULL) {
         return NG_ERR_TEMPORAL_CALLBACK_FAILURE; /* it was not sent at once: never seen */
     }
-    memcpy(buffer, self->chunk, size);
-    self->chunk += size;
-    self->chunk_len -= size;
-    if (self->chunk_len == 0) {
-        *data_flags |= NG_DATA_EOF;
+    *data_flags |= NG_DATA_NO_COPY;
+    if (self->chunk_len > length) {
+        return (ssize_t)length;
     }
-    return (ssize_t)size;
+    *data_flags |= NG_DATA_EOF;
+    return (ssize_t)self->chunk_len;
+}
+
+int session_send_chunk(ng_session *Py_UNUSED(session), ng_frame *Py_UNUSED(frame),
+                       const uint8_t *header, size_t length,
+                       ng_data_source *Py_UNUSED(source), void *user_data)
+{
+    Session *self = user_data;
+
+    if (session_append(self, header, FRAME_HEADER) < 0 ||
+        session_append(self, self->chunk, length) < 0) {
+        return NG_ERR_CALLBACK_FAILURE;
+    }
+    self->chunk += length;
+    self->chunk_len -= length;
+    return 0;
 }
 
 Py_ssize_t session_window_of(Session *self, long stream_id)
@@ -96,10 +111,14 @@ static int end_with_shut_window(Session *self, long stream_id)
 
 static int submit_data(Session *self, long stream_id, const Py_buffer *data, int end)
 {
-    ng_data_provider provider = {.read_callback = read_chunk};
+    ng_data_provider provider = {.read_callback = measure_chunk};
+    size_t frames = (size_t)data->len / MAX_FRAME_SIZE + 1;
 
     if (data->len == 0 && end && session_window_of(self, stream_id) == 0) {
         return end_with_shut_window(self, stream_id);
+    }
+    if (session_reserve(self, (size_t)data->len + frames * FRAME_HEADER) < 0) {
+        return NG_ERR_CALLBACK_FAILURE;
     }
     self->chunk = data->len > 0 ? data->buf : (const uint8_t *)"";
     self->chunk_len = (size_t)data->len;
@@ -139,9 +158,9 @@ PyObject *session_send_data(Session *self, PyObject *const *args, Py_ssize_t nar
     if (PyObject_GetBuffer(args[1], &data, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    if (data.len > MAX_FRAME_SIZE ||
+    if (data.len > MAX_BURST ||
         (data.len > 0 && data.len > session_window_of(self, stream_id))) {
-        PyErr_SetString(PyExc_ValueError, "the data does not fit into a frame and the window");
+        PyErr_SetString(PyExc_ValueError, "the data does not fit into a burst and the window");
     } else {
         result = session_sent(self, submit_data(self, stream_id, &data, end));
     }
@@ -166,7 +185,7 @@ PyObject *session_send_response(Session *self, PyObject *const *args, Py_ssize_t
     if (PyObject_GetBuffer(args[2], &data, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    whole = data.len <= MAX_FRAME_SIZE && data.len <= session_window_of(self, stream_id);
+    whole = data.len <= MAX_BURST && data.len <= session_window_of(self, stream_id);
     submitted = submit_headers(self, stream_id, args[1], end && data.len == 0);
     if (submitted == 0 && whole && data.len > 0) {
         submitted = submit_data(self, stream_id, &data, end);

@@ -192,6 +192,7 @@ static PyMethodDef session_methods[] = {
     {"charge", (PyCFunction)session_charge, METH_O, "charge($self, cost, /)\n--\n\n"},
     {"credit", (PyCFunction)session_credit, METH_O, "credit($self, amount, /)\n--\n\n"},
     {"take", (PyCFunction)session_take, METH_NOARGS, "take($self, /)\n--\n\n"},
+    {"widen", FAST(session_widen), "widen($self, stream_id, size, /)\n--\n\n"},
     {"consumed", FAST(session_consumed), "consumed($self, stream_id, size, /)\n--\n\n"},
     {"window", (PyCFunction)session_window, METH_O, "window($self, stream_id, /)\n--\n\n"},
     {"send_headers", FAST(session_send_headers),

@@ -19,6 +19,8 @@
 #include "head.h"
 
 #define MAX_FRAME_SIZE 16384
+#define MAX_BURST 65536 /* as in codec.py */
+#define FRAME_HEADER 9
 #define NO_ERROR 0u
 #define PROTOCOL_ERROR 1u
 #define STREAM_CLOSED 5u
@@ -35,7 +37,8 @@ typedef struct Stream {
     size_t head_fields;
     size_t head_crumbs; /* of these, what continues a cookie */
     int64_t received;  /* bytes of body */
-    PyObject *body;    /* what came of it together with the head */
+    PyObject *body;    /* what came of it in the present call; its first body_len bytes */
+    Py_ssize_t body_len;
     char announced;    /* its Request event was made */
     char pending;      /* ... in the present call, so DATA can still be added to it */
     char ended;
@@ -58,8 +61,8 @@ typedef enum {
 typedef struct {
     EventKind kind;
     int32_t stream_id;
-    Stream *stream;     /* of EVENT_REQUEST */
-    PyObject *data;     /* of EVENT_DATA and EVENT_PING */
+    Stream *stream;     /* of EVENT_REQUEST and EVENT_DATA */
+    PyObject *data;     /* of EVENT_PING */
     const char *reason; /* of EVENT_MALFORMED */
 } Event;
 
@@ -109,8 +112,9 @@ typedef struct {
     size_t event_count, event_room;
     Stream *streams;
     Stream *closed;
-    const uint8_t *chunk; /* what read_chunk gives to nghttp2 */
+    const uint8_t *chunk; /* what nghttp2 is to make frames of */
     size_t chunk_len;
+    size_t left; /* bytes of the present call behind the frame at hand */
     Follower follower;
     Guard guard;
     int32_t hidden_reset; /* a stream whose RST_STREAM must not be sent; 0: none */
@@ -134,6 +138,7 @@ void session_free_streams(Session *self);
 void session_free_closed(Session *self);
 int session_headers_complete(Session *self, Stream *stream, int ended);
 int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t len);
+PyObject *session_take_body(Session *self, Stream *stream);
 int session_end_request(Session *self, Stream *stream);
 int session_refuse_request(Session *self, Stream *stream, const char *reason);
 
@@ -154,6 +159,7 @@ void session_fail_with(Session *self, uint32_t code, const uint8_t *reason, size
 PyObject *session_receive(Session *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* output.c */
+int session_reserve(Session *self, size_t len);
 int session_append(Session *self, const uint8_t *data, size_t len);
 int session_append_frame(Session *self, uint8_t type, uint8_t flags, int32_t stream_id,
                          const uint8_t *payload, uint8_t len);
@@ -173,9 +179,12 @@ Py_ssize_t session_window_of(Session *self, long stream_id);
 PyObject *session_send_headers(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_send_data(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_send_response(Session *self, PyObject *const *args, Py_ssize_t nargs);
+int session_send_chunk(ng_session *session, ng_frame *frame, const uint8_t *header, size_t length,
+                       ng_data_source *source, void *user_data);
 
 /* control.c */
 PyObject *session_window(Session *self, PyObject *stream_id);
+PyObject *session_widen(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_consumed(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_reset(Session *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *session_ping(Session *self, PyObject *payload);

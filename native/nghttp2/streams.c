@@ -161,44 +161,57 @@ static int finish_trailers(Session *self, Stream *stream, int ended)
     return session_end_request(self, stream);
 }
 
-/* In a new object, since one of a single byte is not ours to resize: Python shares those. */
-static int append(PyObject **body, const uint8_t *data, size_t len)
+/* Make room for `more` bytes of body. The object is ours alone: made without contents, even one of
+ * a single byte is not the one that Python shares. */
+static int make_room(Session *self, Stream *stream, Py_ssize_t more)
 {
-    Py_ssize_t old = PyBytes_GET_SIZE(*body);
-    PyObject *longer = PyBytes_FromStringAndSize(NULL, old + (Py_ssize_t)len);
+    Py_ssize_t room = stream->body == NULL ? 0 : PyBytes_GET_SIZE(stream->body);
+    Py_ssize_t wanted = stream->body_len + more;
 
-    if (longer == NULL) {
+    if (wanted <= room) {
+        return 0;
+    }
+    if (stream->body == NULL) {
+        stream->body = PyBytes_FromStringAndSize(NULL, wanted);
+        return stream->body == NULL ? -1 : 0;
+    }
+    /* There are several frames: with all that is left of the call, so as to copy the first one only. */
+    return _PyBytes_Resize(&stream->body, wanted + (Py_ssize_t)self->left);
+}
+
+/* What comes of a body in one call is told at once, in the place of its first frame. */
+int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t len)
+{
+    if (stream->body == NULL && !stream->pending) {
+        Event *event = session_add_event(self, EVENT_DATA, stream->id);
+        if (event == NULL) {
+            return -1;
+        }
+        event->stream = stream;
+    }
+    if (make_room(self, stream, (Py_ssize_t)len) < 0) {
+        stream->body_len = 0;
         return -1;
     }
-    memcpy(PyBytes_AS_STRING(longer), PyBytes_AS_STRING(*body), (size_t)old);
-    memcpy(PyBytes_AS_STRING(longer) + old, data, len);
-    Py_SETREF(*body, longer);
+    memcpy(PyBytes_AS_STRING(stream->body) + stream->body_len, data, len);
+    stream->body_len += (Py_ssize_t)len;
     return 0;
 }
 
-int session_add_body(Session *self, Stream *stream, const uint8_t *data, size_t len)
+/* Those bytes, no longer the stream's; NULL with an exception. */
+PyObject *session_take_body(Session *self, Stream *stream)
 {
-    PyObject *chunk;
-    Event *event;
+    PyObject *body = stream->body;
 
-    if (stream->pending && stream->body != NULL) {
-        return append(&stream->body, data, len);
+    if (body == NULL) {
+        return Py_NewRef(self->state->empty);
     }
-    chunk = PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)len);
-    if (chunk == NULL) {
-        return -1;
+    stream->body = NULL;
+    if (PyBytes_GET_SIZE(body) != stream->body_len) {
+        _PyBytes_Resize(&body, stream->body_len);
     }
-    if (stream->pending) {
-        stream->body = chunk;
-        return 0;
-    }
-    event = session_add_event(self, EVENT_DATA, stream->id);
-    if (event == NULL) {
-        Py_DECREF(chunk);
-        return -1;
-    }
-    event->data = chunk;
-    return 0;
+    stream->body_len = 0;
+    return body;
 }
 
 int session_headers_complete(Session *self, Stream *stream, int ended)

@@ -45,6 +45,7 @@ from prism.observability.metrics import Metrics
 from prism.server.exchange import Cancelled, Exchange, Headers, Phase
 from prism.server.problems import problem
 from prism.streams.outlet import turn_time
+from prism.wire.parts import Parts
 
 logger = logging.getLogger("prism.frontends")
 
@@ -96,7 +97,7 @@ class ExchangeCall(Call):
         self.observer = observer
         self.declared: int | None = None
         self.extra_headers: Headers = []
-        self._body: bytes | bytearray = b""
+        self._body: Parts | None = None  # what has come of it, while more is to come
         self._limit = 0
         self._beside = 0  # bytes of the request beside its body
         self._has_waited = False
@@ -170,7 +171,7 @@ class ExchangeCall(Call):
             self.use_body(body)
             return False
         self.precheck()
-        exchange.want_body()
+        exchange.want_body(self.declared)
         self._beside = OVERHEAD + sum(len(name) + len(value) for name, value in exchange.headers)
         self._read_some()
         self.reading_until = self._body_due()
@@ -184,13 +185,9 @@ class ExchangeCall(Call):
         if self.bytes_in > self._limit:
             raise PayloadTooLarge(self._limit)
         self.hold(self._beside + self.bytes_in)
-        if not self._body:
-            self._body = part
-            return
-        # Not a list of parts: an object for every two bytes takes twenty times their memory.
-        if not isinstance(self._body, bytearray):
-            self._body = bytearray(self._body)
-        self._body += part
+        if self._body is None:
+            self._body = Parts()
+        self._body.add(part)
 
     def _body_due(self) -> float:
         """When more of the body must have come."""
@@ -199,7 +196,7 @@ class ExchangeCall(Call):
 
     def drop_params(self) -> None:
         super().drop_params()
-        self._body = b""
+        self._body = None
 
     def new_hold(self) -> Hold:
         hold = super().new_hold()
@@ -227,8 +224,8 @@ class ExchangeCall(Call):
                 self.reading_until = self._body_due()
                 return
             self.reading_until = None
-            body, self._body = self._body, b""
-            self.use_body(body)
+            body, self._body = self._body, None
+            self.use_body(b"" if body is None else body.take())
         except CallError as error:
             self.end(error)
         except Exception:

@@ -5,6 +5,8 @@ installed without it needs ``prism-plugin-sdk[websocket]``.
 """
 
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from wsproto.events import Event
 
 RECEIVE_SIZE = 64 * 1024
+"""Bytes asked of a connection at a time ..."""
+LARGE_RECEIVE = 256 * 1024
+"""... and at most, where a large frame has begun: some more than a socket holds."""
 SUBPROTOCOL = "prism.frames.v1"
 WEBSOCKET_TIMEOUT = 10.0
 """Seconds for a client's WebSocket handshake."""
@@ -63,10 +68,12 @@ class SocketStream:
                 raise anyio.EndOfStream
             return data
 
-    def send_nowait(self, item: bytes | memoryview) -> int:
-        """How many bytes of ``item`` the kernel has taken at once."""
+    def send_nowait(self, item: bytes | Sequence[bytes | bytearray | memoryview]) -> int:
+        """How many bytes of ``item``, whole or in pieces, the kernel has taken at once."""
         try:
-            return self._socket.send(item)
+            if isinstance(item, bytes):
+                return self._socket.send(item)
+            return self._socket.sendmsg(item)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -75,9 +82,11 @@ class SocketStream:
     async def send(self, item: bytes) -> None:
         """Send all of ``item``; other tasks get no turn where the kernel takes it at once.
         Cancelling may leave a part of it unsent."""
-        view = memoryview(item)
-        while (taken := self.send_nowait(view)) < len(view):
-            view = view[taken:]
+        await self.send_pieces((item,))
+
+    async def send_pieces(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+        """As ``send``, of one piece after the other."""
+        while pieces := rest_of(pieces, self.send_nowait(pieces)):
             await anyio.wait_writable(self._socket)
 
     async def aclose(self) -> None:
@@ -85,6 +94,18 @@ class SocketStream:
         if self._socket.fileno() >= 0:
             anyio.notify_closing(self._socket)
             self._socket.close()
+
+
+def rest_of(
+    pieces: Sequence[bytes | bytearray | memoryview], taken: int
+) -> Sequence[bytes | bytearray | memoryview]:
+    """What is left of ``pieces`` behind their first ``taken`` bytes; it is not copied."""
+    rest = []
+    for piece in pieces:
+        if taken < len(piece):
+            rest.append(memoryview(piece)[taken:] if taken else piece)
+        taken = max(0, taken - len(piece))
+    return rest
 
 
 class WebSocketStream:
@@ -187,7 +208,7 @@ class Writer:
     def __init__(self, stream: ByteStream, connection: Connection) -> None:
         self._stream = stream
         self._connection = connection
-        self._rest = b""
+        self._rest: Sequence[bytes | bytearray | memoryview] = ()
         self._wake = anyio.Event()
         self._waits = False
         self._all_written = anyio.Event()
@@ -209,11 +230,11 @@ class Writer:
             return
         if isinstance(self._stream, SocketStream):
             self._waits = False  # a log record, made while this runs, would be written as well
-            data = self._connection.data_to_send()
-            try:
-                self._rest = data[self._stream.send_nowait(data) :]
-            except anyio.BrokenResourceError:
-                self._rest = data
+            data = self._connection.pieces_to_send()
+            taken = 0
+            with suppress(anyio.BrokenResourceError):  # the task meets it, too
+                taken = self._stream.send_nowait(data)
+            self._rest = rest_of((data,) if isinstance(data, bytes) else data, taken)
             self._waits = True
         if self._is_behind:
             self.wake()
@@ -222,13 +243,15 @@ class Writer:
         """Write until ``scope`` is cancelled or the connection breaks."""
         with scope:
             while True:
-                self._rest = self._rest or self._connection.data_to_send()
+                if not self._rest:
+                    data = self._connection.pieces_to_send()
+                    self._rest = rest_of((data,) if isinstance(data, bytes) else data, 0)
                 if self._rest:
                     try:
-                        await self._stream.send(self._rest)
+                        await self._send_rest()
                     except CONNECTION_ERRORS:
                         break  # the reader sees the end as well, and acts on it
-                    self._rest = b""
+                    self._rest = ()
                 else:
                     self._all_written.set()
                     self._wake = anyio.Event()
@@ -236,6 +259,12 @@ class Writer:
                     await self._wake.wait()
         self._can_write = False
         self._all_written.set()
+
+    async def _send_rest(self) -> None:
+        if isinstance(self._stream, SocketStream):
+            await self._stream.send_pieces(self._rest)
+        else:
+            await self._stream.send(b"".join(self._rest))
 
     async def flush(self) -> None:
         """Wait until everything queued has been written, or nothing can be any more."""

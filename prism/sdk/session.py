@@ -24,7 +24,13 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ShutdownRequest
 from prism.contract.service import BackendPlugin
-from prism.sdk.byte_streams import CONNECTION_ERRORS, RECEIVE_SIZE, ByteStream, Writer
+from prism.sdk.byte_streams import (
+    CONNECTION_ERRORS,
+    LARGE_RECEIVE,
+    RECEIVE_SIZE,
+    ByteStream,
+    Writer,
+)
 from prism.sdk.calls import Calls
 from prism.sdk.workers import TURN, Worker
 from prism.wire import ConnectionState, Role
@@ -190,9 +196,9 @@ class Session:
 
     # -- reading --------------------------------------------------------------
 
-    async def _receive(self) -> bytes:
+    async def _receive(self, missing: int = 0) -> bytes:
         try:
-            return await self._stream.receive(RECEIVE_SIZE)
+            return await self._stream.receive(min(max(RECEIVE_SIZE, missing), LARGE_RECEIVE))
         except anyio.EndOfStream:
             return b""
         except CONNECTION_ERRORS as error:
@@ -216,7 +222,7 @@ class Session:
                 self._events.extend(events)
                 return True
             else:
-                connection.receive_data(await self._receive())
+                connection.receive_data(await self._receive(connection.bytes_missing))
                 self._read_at = self._calls.now()
 
     async def _take_turn(self, worker: Worker) -> None:

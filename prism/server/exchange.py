@@ -225,8 +225,12 @@ class Exchange(ABC):
     def take(self) -> bytes:
         """Those bytes: the client may send as many again."""
 
-    def want_body(self) -> None:
-        """The body is waited for: a client that asked (``Expect: 100-continue``) is told."""
+    def want_body(self, declared: int | None = 0) -> None:
+        """The body is waited for: a client that asked (``Expect: 100-continue``) is told.
+
+        ``declared`` is the size of one that is taken as it comes, however fast that is, None where
+        the client does not say it: so that it may send ahead.
+        """
 
     async def read(self) -> bytes:
         """What comes next of the body; empty after its end. Cancelling loses nothing.

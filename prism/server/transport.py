@@ -8,6 +8,10 @@ READ_SIZE = 32 * 1024
 """Bytes per receive. What one read brings is handled without a pause, so this is how
 long one connection may keep the others waiting."""
 
+LARGE_READ = 4 * READ_SIZE
+"""... and after a read that has brought as many. They are mostly a body's, which costs little
+for each byte; what costs more, HTTP/2 handles in portions."""
+
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 """What a stream raises once its peer is gone. (``trio.TooSlowError`` means a stall.)"""
 

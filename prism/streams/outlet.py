@@ -17,21 +17,21 @@ sent. What the kernel does not take at once is kept and sent by the task, which 
 that takes nothing for ``stall`` seconds.
 """
 
-import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
 
-from prism.streams.sockets import WRITE_SIZE
+from prism.streams.sockets import WRITE_SIZE, write_now
+from prism.wire.parts import Pieces
 
 
 class Source(Protocol):
     """Where an outlet's bytes come from."""
 
-    def take(self) -> bytes | bytearray:
-        """What is to be sent next; empty if there is nothing now."""
+    def take(self) -> bytes | bytearray | Pieces:
+        """What is to be sent next; empty if there is nothing now. Of pieces some dozens at most."""
 
 
 class Flushable(Protocol):
@@ -138,7 +138,7 @@ class Outlet:
         stall: float,
         alone: Callable[[], bool] = _never,
     ) -> None:
-        self.unsent: bytes | bytearray | memoryview = b""
+        self.unsent: Sequence[memoryview] = ()
         self.closed = trio.Event()
         self._stream = stream
         self._turn = _this_thread.turn
@@ -150,6 +150,11 @@ class Outlet:
         self._in_turn = False
         self._sleeper = trio.lowlevel.ParkingLot()
         self._flushed = trio.lowlevel.ParkingLot()
+
+    @property
+    def left(self) -> int:
+        """How many bytes are unsent."""
+        return sum(map(len, self.unsent))
 
     def wake(self) -> None:
         """The source may have something. Plain code; call it as often as you like."""
@@ -180,13 +185,14 @@ class Outlet:
         taken = 0
         if isinstance(self._stream, trio.SocketStream):
             try:
-                taken = _write_now(self._stream, data)
+                taken = write_now(self._stream, data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 taken = 0  # the task meets the same error, and raises it
-            if taken == len(data):
+            if not isinstance(data, tuple) and taken == len(data):
                 return
-        self.unsent = memoryview(data)[taken:]
-        self.rise()
+        self.unsent = _rest(data, taken)
+        if self.unsent:
+            self.rise()
 
     def rise(self) -> None:
         """Have the task send what there is."""
@@ -240,48 +246,49 @@ class Outlet:
             # the next search for cycles.
             self._source, self._alone = _Nothing(), _never
 
-    async def _send(self, data: bytes | bytearray | memoryview) -> None:
-        stream = self._stream
-        if isinstance(stream, trio.SocketStream):
-            taken = _write_now(stream, data)
-            if taken == len(data):
-                # A peer that takes all must not have every turn.
-                await trio.lowlevel.checkpoint()
-                return
-            data = memoryview(data)[taken:]
-        self.unsent = data
-        await self._send_unsent()
+    async def _send(self, data: bytes | bytearray | Pieces) -> None:
+        taken = 0
+        if isinstance(self._stream, trio.SocketStream):
+            taken = write_now(self._stream, data)
+        self.unsent = _rest(data, taken)
+        if self.unsent:
+            await self._send_unsent()
+        else:
+            # A peer that takes all must not have every turn.
+            await trio.lowlevel.checkpoint()
 
     async def _send_unsent(self) -> None:
-        self.unsent = memoryview(self.unsent)
         while self.unsent:
             with trio.fail_after(self._stall):
-                await self._send_first(min(len(self.unsent), WRITE_SIZE))
-        self.unsent = b""  # a view of nothing would still keep the whole
+                await self._send_some()
 
-    async def _send_first(self, size: int) -> None:
+    async def _send_some(self) -> None:
+        """Send one ``WRITE_SIZE`` at least, or all."""
         stream = self._stream
         if not isinstance(stream, trio.SocketStream):
+            first = self.unsent[0][:WRITE_SIZE]
             # If this is cancelled midway, a TLS stream of trio's takes no more.
-            await stream.send_all(bytes(self.unsent[:size]))
-            self.unsent = self.unsent[size:]
+            await stream.send_all(bytes(first))
+            self.unsent = _rest(self.unsent, len(first))
             return
-        while size:
-            taken = _write_now(stream, self.unsent[:size])
-            self.unsent = self.unsent[taken:]
-            size -= taken
-            if size:
-                await trio.lowlevel.wait_writable(stream.socket)
+        sent = 0
+        while self.unsent and sent < WRITE_SIZE:
+            await trio.lowlevel.wait_writable(stream.socket)  # it was full before
+            taken = write_now(stream, self.unsent)
+            self.unsent = _rest(self.unsent, taken)
+            sent += taken
 
 
-def _write_now(stream: trio.SocketStream, data: bytes | bytearray | memoryview) -> int:
-    """How many bytes of ``data`` the kernel has taken at once."""
-    descriptor = stream.socket.fileno()
-    if descriptor < 0:
-        raise trio.ClosedResourceError
-    try:
-        return os.write(descriptor, data)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        raise trio.BrokenResourceError(str(error)) from error
+def _rest(
+    data: bytes | bytearray | Pieces | Sequence[memoryview], taken: int
+) -> Sequence[memoryview]:
+    """What is left of ``data`` behind its first ``taken`` bytes. Nothing is kept of what is not:
+    a view of nothing would still keep the whole."""
+    if isinstance(data, bytes | bytearray):
+        return (memoryview(data)[taken:],) if taken < len(data) else ()
+    rest = []
+    for piece in data:
+        if taken < len(piece):
+            rest.append(memoryview(piece)[taken:])
+        taken = max(0, taken - len(piece))
+    return rest

@@ -6,6 +6,7 @@ scheduler, though sockets nearly always have room.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
@@ -59,7 +60,7 @@ class Sender:
         """
         taken = 0
         if not self.unsent and isinstance(self._stream, trio.SocketStream):
-            taken = _write_now(self._stream, data)
+            taken = write_now(self._stream, data)
             if taken == len(data):
                 return
         self.unsent += memoryview(data)[taken:]
@@ -74,7 +75,7 @@ class Sender:
         taken = 0
         if not self.unsent and isinstance(self._stream, trio.SocketStream):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                taken = _write_now(self._stream, data)
+                taken = write_now(self._stream, data)
             if taken == len(data):
                 return True
         self.unsent += memoryview(data)[taken:]
@@ -88,20 +89,28 @@ class Sender:
             del self.unsent[:size]
             return
         while size:
-            taken = _write_now(stream, self.unsent[:size])
+            taken = write_now(stream, self.unsent[:size])
             del self.unsent[:taken]
             size -= taken
             if size:
                 await trio.lowlevel.wait_writable(stream.socket)
 
 
-def _write_now(stream: trio.SocketStream, data: bytes | bytearray) -> int:
-    """How many bytes of ``data`` the kernel has taken at once."""
+def write_now(
+    stream: trio.SocketStream, data: bytes | bytearray | Sequence[bytes | bytearray | memoryview]
+) -> int:
+    """How many bytes of ``data``, whole or in pieces, the kernel has taken at once.
+
+    Raises:
+        trio.BrokenResourceError, trio.ClosedResourceError: the peer is gone.
+    """
     descriptor = stream.socket.fileno()
     if descriptor < 0:
         raise trio.ClosedResourceError
     try:
-        return os.write(descriptor, data)
+        if isinstance(data, bytes | bytearray):
+            return os.write(descriptor, data)
+        return os.writev(descriptor, data)
     except BlockingIOError:
         return 0
     except OSError as error:

@@ -25,6 +25,10 @@ from prism.contract.errors import ChannelError
 from prism.streams.addresses import check_socket_path
 from prism.streams.errors import LaunchError, ListenError
 
+SEND_BUFFER = 1024 * 1024
+"""Bytes of a plugin's socket, if the system lets us have them: a large message then takes one
+round of both processes instead of six."""
+
 log = logging.getLogger("prism.channel")
 
 FD_VARIABLE = "PRISM_PLUGIN_FD"
@@ -359,4 +363,6 @@ def socket_pair() -> tuple[trio.SocketStream, socket.socket]:
     process dies, the other reads end-of-file.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), theirs

@@ -62,9 +62,10 @@ from prism.wire.frames import (
     Frame,
     FrameReader,
     FrameType,
-    pack,
+    pack_pieces,
 )
-from prism.wire.outbox import Outbox
+from prism.wire.outbox import Outbox, Packed, size_of
+from prism.wire.parts import Pieces
 from prism.wire.serialization import MAX_HELLO
 from prism.wire.stream import Stream, stream_of
 
@@ -264,8 +265,19 @@ class Connection:
 
         Returns some 256 KiB at a time, more only where one frame is larger.
         """
+        taken = self.pieces_to_send()
+        return taken if isinstance(taken, bytes) else b"".join(taken)
+
+    def pieces_to_send(self) -> bytes | Pieces:
+        """As ``data_to_send``, for who can send pieces one after another: what is large is not
+        copied."""
         self._unanswered = 0
         return self._outbox.take()
+
+    @property
+    def bytes_missing(self) -> int:
+        """How many bytes are known to be missing of a large frame that the peer has begun."""
+        return self._reader.missing
 
     # -- the state machine of the connection ----------------------------------
 
@@ -321,15 +333,15 @@ class Connection:
         self._opened(event.stream, entry, frame)
         self._mine_control += control
 
-    def _opened(self, stream: int, entry: Stream, frame: bytes) -> None:
+    def _opened(self, stream: int, entry: Stream, frame: Packed) -> None:
         entry.ticket = self._outbox.put(frame)
         self._streams[stream] = entry
         self._mine_open += 1
         self._next_stream = stream + 2
 
-    def open_execute(self, payload: bytes, deadline_ms: int) -> int:
+    def open_execute(self, payload: Pieces, deadline_ms: int) -> int:
         """As ``send`` of an ``Open`` of EXECUTE whose request is encoded already in this
-        connection's codec; returns the call's id.
+        connection's codec, and comes in pieces; returns the call's id.
 
         Raises:
             LocalProtocolError: a call may not be opened now, or not with this deadline.
@@ -337,11 +349,11 @@ class Connection:
         """
         if not self.can_open:
             raise LocalProtocolError("a call may not be opened now")
-        if len(payload) > self._peer_max_frame:
+        if sum(map(len, payload)) > self._peer_max_frame:
             whose = ", which the plugin's HELLO names as max_frame"
             raise PayloadTooLarge(self._peer_max_frame, "the call with its metadata", whose)
         stream = self._next_stream
-        frame = pack(
+        frame = pack_pieces(
             _OPEN,
             stream,
             payload,
@@ -361,7 +373,7 @@ class Connection:
             raise LocalProtocolError(f"stream {event.stream} has no credit")
         frame = serialization.pack_data(event, entry.sends, self.codec, self._peer_max_frame)
         self._outbox.put(frame)
-        entry.send_credit -= len(frame)
+        entry.send_credit -= size_of(frame)
         entry.state = after
 
     def _send_close(self, event: Close) -> None:

@@ -16,6 +16,7 @@ from enum import IntEnum
 import msgspec
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
+from prism.wire.parts import LARGE, Parts, Pieces
 
 HEADER_SIZE = 16
 MAX_STREAM_ID = 2**32 - 1
@@ -94,11 +95,37 @@ def pack(
     Raises:
         LocalProtocolError: a number does not fit its field.
     """
+    header = _pack_header(len(payload), stream, kind, flags, codec, method, aux)
+    return header + payload if payload else header
+
+
+def pack_pieces(
+    kind: FrameType,
+    stream: int,
+    payload: Pieces,
+    *,
+    flags: int = 0,
+    codec: int = Codec.NONE,
+    method: int = 0,
+    aux: int = 0,
+) -> bytes | Pieces:
+    """One whole frame, whose payload is in pieces; in pieces itself if it is large.
+
+    Raises:
+        LocalProtocolError: a number does not fit its field.
+    """
+    size = sum(map(len, payload))
+    header = _pack_header(size, stream, kind, flags, codec, method, aux)
+    return b"".join((header, *payload)) if size < LARGE else (header, *payload)
+
+
+def _pack_header(
+    size: int, stream: int, kind: FrameType, flags: int, codec: int, method: int, aux: int
+) -> bytes:
     try:
-        header = _HEADER.pack(len(payload), stream, kind, flags, codec, method, aux)
+        return _HEADER.pack(size, stream, kind, flags, codec, method, aux)
     except struct.error as error:
         raise LocalProtocolError(f"{kind.name} frame cannot be packed: {error}") from None
-    return header + payload if payload else header
 
 
 class FrameReader:
@@ -106,17 +133,28 @@ class FrameReader:
 
     A length is judged as soon as its header is there, so an oversized frame
     fails before its first payload byte is kept.
+
+    The payload of a large frame is collected by itself, in the parts in which it comes, and
+    joined once all of it is there: in a buffer that grows it would be copied several times.
     """
 
     def __init__(self) -> None:
         self._buffer: bytes | bytearray = b""
         self._offset = 0
         self._ended = False
+        self._large: Frame | None = None  # which has all but its payload
+        self._parts = Parts()
+        self._missing = 0  # bytes of that
 
     @property
     def mid_frame(self) -> bool:
         """Has a frame begun that is not complete?"""
-        return len(self._buffer) > self._offset
+        return self._missing > 0 or len(self._buffer) > self._offset
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are known to be missing of a large frame."""
+        return self._missing
 
     @property
     def ended(self) -> bool:
@@ -129,6 +167,14 @@ class FrameReader:
             return
         if not data:
             self._ended = True
+        elif self._missing:
+            self._missing -= len(data)
+            if self._missing >= 0:
+                self._parts.add(bytes(data))
+                return
+            self._parts.add(bytes(data[: self._missing]))
+            self._buffer = bytes(data[self._missing :])
+            self._offset = self._missing = 0
         elif self._offset == len(self._buffer):
             # Most often nothing is left over: what came is read where it is.
             self._buffer = bytes(data)
@@ -147,6 +193,8 @@ class FrameReader:
             RemoteProtocolError: the header breaks a rule, or the stream ended
                 in the middle of a frame.
         """
+        if self._large is not None:
+            return self._finish_large()
         buffer = self._buffer
         body = self._offset + HEADER_SIZE
         if len(buffer) < body:
@@ -158,19 +206,34 @@ class FrameReader:
             _check(length, stream, kind, max_frame)
         end = body + length
         if len(buffer) < end:
+            if length >= LARGE:
+                self._large = Frame(kind, stream, flags, codec, method, aux, b"")
+                self._missing = end - len(buffer)
+                self._parts.add(bytes(memoryview(buffer)[body:]))
+                self._buffer, self._offset = b"", 0
             self._await_more()
             return None
         self._offset = end
         return Frame(kind, stream, flags, codec, method, aux, buffer[body:end])
 
+    def _finish_large(self) -> Frame | None:
+        if self._missing:
+            self._await_more()
+            return None
+        assert self._large is not None  # noqa: S101 - else this is not called
+        frame, self._large = self._large, None
+        return msgspec.structs.replace(frame, payload=self._parts.take())
+
     def discard(self) -> None:
         """Drop what has not been handed out, and whatever comes."""
         self._buffer = b""
-        self._offset = 0
+        self._offset = self._missing = 0
+        self._large = None
+        self._parts = Parts()
         self._ended = True
 
     def _await_more(self) -> None:
-        if self._offset == len(self._buffer):
+        if self._offset == len(self._buffer) and not self._missing:
             self._buffer = b""
             self._offset = 0
         elif self._ended:

@@ -2,25 +2,35 @@
 
 from collections import deque
 
+from prism.wire.parts import LARGE, Pieces
+
 MAX_WRITE = 256 * 1024
 """``take`` stops adding frames here, so that urgent ones soon get their turn."""
+
+Packed = bytes | Pieces
+"""A frame: whole, or a large one in pieces."""
 
 
 class Outbox:
     """Frames waiting to be written: urgent ones first, each lane in order."""
 
-    __slots__ = ("_ordered", "_tickets", "_urgent", "size")
+    __slots__ = ("_in_pieces", "_ordered", "_tickets", "_urgent", "size")
 
     def __init__(self) -> None:
         self.size = 0
-        self._urgent: deque[bytes] = deque()
-        self._ordered: deque[bytes] = deque()
+        self._urgent: deque[Packed] = deque()
+        self._ordered: deque[Packed] = deque()
+        self._in_pieces = 0
         self._tickets = 0
 
-    def put(self, frame: bytes) -> int:
+    def put(self, frame: Packed) -> int:
         """Queue a frame behind all others; returns its ticket for ``put_after``."""
         self._ordered.append(frame)
-        self.size += len(frame)
+        if isinstance(frame, bytes):
+            self.size += len(frame)
+        else:
+            self.size += size_of(frame)
+            self._in_pieces += 1
         self._tickets += 1
         return self._tickets
 
@@ -36,25 +46,55 @@ class Outbox:
         else:
             self.put_urgent(frame)
 
-    def take(self) -> bytes:
-        """Remove and join frames, up to ``MAX_WRITE`` bytes.
+    def take(self) -> bytes | Pieces:
+        """Remove frames, up to ``MAX_WRITE`` bytes, and join them; where there is a large one, what
+        is joined are the small pieces between its large ones.
 
         At least one frame of each lane goes, however large: a steady supply of
         urgent frames must not hold up the others for good.
         """
-        if self.size <= MAX_WRITE:
-            taken = b"".join((*self._urgent, *self._ordered))
+        if self.size <= MAX_WRITE and not self._in_pieces:
+            taken = b"".join((*self._urgent, *self._ordered))  # type: ignore[arg-type]  # no pieces
             self._urgent.clear()
             self._ordered.clear()
             self.size = 0
             return taken
-        parts: list[bytes] = []
-        size = 0
+        pieces: list[bytes | bytearray] = []
+        size, in_pieces = 0, self._in_pieces
         for lane in (self._urgent, self._ordered):
             first = True
-            while lane and (first or size + len(lane[0]) <= MAX_WRITE):
-                parts.append(lane.popleft())
-                size += len(parts[-1])
+            while lane and (first or size + size_of(lane[0]) <= MAX_WRITE):
+                frame = lane.popleft()
+                size += size_of(frame)
+                if isinstance(frame, bytes):
+                    pieces.append(frame)
+                else:
+                    pieces += frame
+                    self._in_pieces -= 1
                 first = False
         self.size -= size
-        return b"".join(parts)
+        return b"".join(pieces) if in_pieces == self._in_pieces else _join_small(pieces)
+
+
+def size_of(frame: Packed) -> int:
+    """How many bytes a frame has."""
+    return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))
+
+
+def _join_small(pieces: list[bytes | bytearray]) -> bytes | Pieces:
+    """``pieces``, with what lies between large ones joined: a system call takes only so many."""
+    joined: list[bytes | bytearray] = []
+    small: list[bytes | bytearray] = []
+    for piece in pieces:
+        if len(piece) < LARGE:
+            small.append(piece)
+            continue
+        if small:
+            joined.append(b"".join(small))
+            small.clear()
+        joined.append(piece)
+    if not joined:
+        return b"".join(small)
+    if small:
+        joined.append(b"".join(small))
+    return tuple(joined)

@@ -1,9 +1,11 @@
 """Execute requests whose unchanging parts are encoded once.
 
 Two calls of one operation differ in their params, request id and trace, and in nothing else. So
-the MessagePack around those is made once, and a call's payload is joined from parts: its params
-travel from the client's request to the plugin's frame without having been text in between.
+the MessagePack around those is made once, and a call's payload are pieces: its params travel from
+the client's request to the plugin's socket without having been text, or copied, in between.
 """
+
+from prism.wire.parts import Pieces
 
 _TRACEPARENT_SIZE = 55  # W3C Trace Context, version 00
 
@@ -30,20 +32,18 @@ class PreparedExecute:
         )
         self._after_id = _text(b"traceparent") + _head(_TRACEPARENT_SIZE)
 
-    def payload(self, params: bytes | bytearray, request_id: str, traceparent: str) -> bytes:
+    def payload(self, params: bytes | bytearray, request_id: str, traceparent: str) -> Pieces:
         """The request in MessagePack. ``params`` is UTF-8; ``traceparent`` has 55 characters."""
         identity = request_id.encode()
-        return b"".join(
-            (
-                self._before_params,
-                _head(len(params)),
-                params,
-                self._after_params,
-                _head(len(identity)),
-                identity,
-                self._after_id,
-                traceparent.encode(),
-            )
+        return (
+            self._before_params,
+            _head(len(params)),
+            params,
+            self._after_params,
+            _head(len(identity)),
+            identity,
+            self._after_id,
+            traceparent.encode(),
         )
 
 

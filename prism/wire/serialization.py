@@ -39,7 +39,9 @@ from prism.wire.frames import (
     Frame,
     FrameType,
     pack,
+    pack_pieces,
 )
+from prism.wire.parts import Pieces
 
 MAX_HELLO = 64 * 1024
 """Largest HELLO: nobody is trusted with more before the handshake."""
@@ -80,12 +82,12 @@ def pack_hello(event: Hello) -> bytes:
     return pack(FrameType.HELLO, 0, payload, codec=Codec.JSON, aux=version)
 
 
-def pack_open(event: Open, codec: Codec, limit: int) -> bytes:
+def pack_open(event: Open, codec: Codec, limit: int) -> bytes | Pieces:
     """OPEN with the method's request."""
-    return pack(
+    return pack_pieces(
         FrameType.OPEN,
         event.stream,
-        _payload(event.message, REQUEST_TYPE[event.method], codec, limit),
+        (_payload(event.message, REQUEST_TYPE[event.method], codec, limit),),
         flags=END if event.end else 0,
         codec=codec,
         method=event.method,
@@ -93,24 +95,24 @@ def pack_open(event: Open, codec: Codec, limit: int) -> bytes:
     )
 
 
-def pack_data(event: Data, kind: type[Message], codec: Codec, limit: int) -> bytes:
+def pack_data(event: Data, kind: type[Message], codec: Codec, limit: int) -> bytes | Pieces:
     """DATA with one message of a streaming call."""
-    return pack(
+    return pack_pieces(
         FrameType.DATA,
         event.stream,
-        _payload(event.message, kind, codec, limit),
+        (_payload(event.message, kind, codec, limit),),
         flags=END if event.end else 0,
         codec=codec,
     )
 
 
-def pack_close(event: Close, kind: type[Message], codec: Codec, limit: int) -> bytes:
+def pack_close(event: Close, kind: type[Message], codec: Codec, limit: int) -> bytes | Pieces:
     """CLOSE, with the method's response if there is one."""
     payload = b"" if event.message is None else _payload(event.message, kind, codec, limit)
-    return pack(
+    return pack_pieces(
         FrameType.CLOSE,
         event.stream,
-        payload,
+        (payload,),
         flags=NOT_STARTED * event.not_started | TOO_LARGE * event.too_large,
         codec=codec if payload else Codec.NONE,
         aux=event.status,

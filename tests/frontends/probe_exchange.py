@@ -40,6 +40,7 @@ class ProbeExchange(Exchange):
         self.trailers: Headers | None = None
         self.aborted = False
         self.wanted = 0
+        self.told: int | None = 0
         self.over = trio.Event()
 
     def feed(self, data: bytes, *, ended: bool = False) -> None:
@@ -56,8 +57,9 @@ class ProbeExchange(Exchange):
         body, self.body = self.body, b""
         return body
 
-    def want_body(self) -> None:
+    def want_body(self, declared: int | None = 0) -> None:
         self.wanted += 1
+        self.told = declared
 
     def cancel(self, why: Cancelled) -> None:
         super().cancel(why)

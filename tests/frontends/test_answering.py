@@ -80,6 +80,7 @@ async def test_a_body_in_parts(make, parts):
     call = make()
     call.proceed()
     assert call.exchange.wanted == 1  # a client that asks is told to send it
+    assert call.exchange.told is None  # how long it is, nobody knows
     for part in parts:
         call.exchange.feed(part)
     assert call.target.in_flight == 0  # it may never come whole, and holds no place meanwhile

@@ -22,7 +22,7 @@ class Queue:
     def queued_bytes(self):
         return sum(map(len, self.queued))
 
-    def data_to_send(self):
+    def pieces_to_send(self):
         data, self.queued = b"".join(self.queued), []
         return data
 

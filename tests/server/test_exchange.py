@@ -30,7 +30,7 @@ class Recorder(Exchange):
         self.received_all = ended
         self._tell_received()
 
-    def want_body(self):
+    def want_body(self, declared=0):
         self.wanted += 1
 
     def respond(self, status, headers, body, trailers=None):

@@ -118,6 +118,40 @@ async def test_more_than_the_kernel_takes_keeps_its_order(make_outlet, nursery, 
     outlet.close()
 
 
+class PieceSource(Source):
+    """Large bytes put there leave as a piece of their own."""
+
+    def take(self):
+        data = super().take()
+        if len(data) < 1000:
+            return data
+        return (bytes(data[:10]), data[10:-5], bytes(data[-5:]))
+
+
+@pytest.mark.parametrize("is_socket", [True, False])
+async def test_pieces_leave_in_their_order(nursery, pair, is_socket):
+    stream = pair[0] if is_socket else trio.StapledStream(pair[0], pair[0])
+    source = PieceSource()
+    outlet = Outlet(stream, source, 5.0, lambda: True)
+    nursery.start_soon(outlet.run)
+    await wait_all_tasks_blocked()
+    expected = bytearray()
+    for number, size in enumerate((10, 2_000_000, 1, 600_000, 1_000, 300_000)):
+        part = bytes([number]) * size
+        expected += part
+        source.put(part)
+        outlet.wake()
+        assert outlet.left <= len(expected)
+    assert outlet.left + sum(map(len, (source.waiting,))) > 2_500_000
+    received = bytearray()
+    while len(received) < len(expected):
+        received += await pair[1].receive_some(65536)
+    assert received == expected
+    await outlet.wait_flushed()
+    assert outlet.left == 0
+    outlet.close()
+
+
 async def test_who_waits_before_it_runs_waits_for_the_bytes(make_outlet, nursery, pair):
     outlet, source = make_outlet()
     source.put(b"early")

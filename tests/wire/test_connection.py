@@ -36,6 +36,7 @@ from prism.wire.events import (
     Ping,
 )
 from prism.wire.frames import END, HEADER_SIZE, NOT_STARTED, Codec, FrameType, pack
+from prism.wire.prepared import PreparedExecute
 
 EXECUTE = ExecuteRequest(operation="get", params_json='{"key":"a"}')
 
@@ -621,3 +622,48 @@ def test_what_follows_a_close_is_noticed_by_the_host_alone(connected, carried):
     host.receive_data(pack(FrameType.CLOSE, 3) * 2000)
     host.next_events()
     assert len(host.faults) == MAX_FAULTS
+
+
+# -- large messages -----------------------------------------------------------
+
+
+def test_the_params_of_a_large_call_are_not_copied(connected):
+    host, plugin = connected("msgpack")
+    params = b'{"key":"%s"}' % (b"k" * 100_000)
+    prepared = PreparedExecute("get", "demo", "anonymous")
+    stream = host.open_execute(prepared.payload(params, "id", "t" * 55), 1000)
+    size = host.queued_bytes
+    pieces = host.pieces_to_send()
+    assert [piece is params for piece in pieces] == [False, True, False]
+    assert sum(map(len, pieces)) == size
+    for piece in pieces:
+        plugin.receive_data(piece)
+    opened = plugin.next_event()
+    assert opened.stream == stream
+    assert opened.message.params_json == params.decode()
+    assert opened.message.metadata["prism-request-id"] == "id"
+
+
+def test_a_small_call_is_one_piece(connected):
+    host, _ = connected("msgpack")
+    prepared = PreparedExecute("get", "demo", "anonymous")
+    host.open_execute(prepared.payload(b"{}", "id", "t" * 55), 1000)
+    assert isinstance(host.pieces_to_send(), bytes)
+
+
+def test_a_large_answer_is_encoded_once_and_not_copied(connected):
+    host, plugin = connected("msgpack")
+    stream = host.next_stream()
+    host.send(Open(stream, Method.EXECUTE, EXECUTE))
+    plugin.receive_data(host.data_to_send())
+    assert plugin.next_event() is not None
+    plugin.send(
+        Close(stream, StatusCode.OK, ExecuteResponse(success=True, result_json="x" * 100_000))
+    )
+    header, payload = plugin.pieces_to_send()
+    assert len(header) == HEADER_SIZE
+    host.receive_data(header + payload[:50_000])
+    assert host.next_event() is None
+    assert host.bytes_missing == len(payload) - 50_000
+    host.receive_data(payload[50_000:])
+    assert host.next_event().message.result_json == "x" * 100_000

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
 from prism.wire.frames import END, HEADER_SIZE, Codec, Frame, FrameReader, FrameType, pack
+from prism.wire.parts import LARGE
 
 FRAMES = [
     pack(FrameType.OPEN, 1, b"abc", codec=1, method=3),
@@ -14,12 +15,12 @@ FRAMES = [
 ]
 
 
-def read_all(chunks):
+def read_all(chunks, max_frame=1000):
     reader = FrameReader()
     found = []
     for chunk in chunks:
         reader.feed(chunk)
-        while (frame := reader.next_frame(1000)) is not None:
+        while (frame := reader.next_frame(max_frame)) is not None:
             found.append((frame.kind, bytes(frame.payload)))
     assert not reader.mid_frame
     return found
@@ -101,6 +102,76 @@ def test_whole_and_bytewise():
     assert read_all([stream[i : i + 1] for i in range(len(stream))]) == expected
     assert read_all(FRAMES) == expected
     assert read_all([bytearray(stream[i : i + 7]) for i in range(0, len(stream), 7)]) == expected
+
+
+LARGE_FRAMES = [
+    pack(FrameType.OPEN, 1, b"a" * LARGE),
+    pack(FrameType.DATA, 1, b"b"),
+    pack(FrameType.DATA, 1, bytes(range(256)) * 1000),
+    pack(FrameType.CLOSE, 1, b"c" * (LARGE + 1)),
+    pack(FrameType.CLOSE, 3, b"d" * (LARGE - 1)),
+]
+
+
+@pytest.mark.parametrize("size", [7, 1000, LARGE, LARGE + HEADER_SIZE, 100_000, 10**6])
+def test_large_frames_however_they_are_cut(size):
+    stream = b"".join(LARGE_FRAMES)
+    chunks = [stream[i : i + size] for i in range(0, len(stream), size)]
+    expected = [(frame[8], frame[HEADER_SIZE:]) for frame in LARGE_FRAMES]
+    assert read_all(chunks, 10**6) == expected
+    assert read_all([bytearray(chunk) for chunk in chunks], 10**6) == expected
+
+
+def test_what_is_missing_of_a_large_frame_is_known():
+    reader, frame = FrameReader(), LARGE_FRAMES[0]
+    reader.feed(frame[:15])
+    assert reader.next_frame(10**6) is None
+    assert reader.missing == 0
+    reader.feed(frame[15:1000])
+    assert reader.next_frame(10**6) is None
+    assert reader.missing == len(frame) - 1000
+    assert reader.mid_frame
+    reader.feed(frame[1000:] + FRAMES[0][:3])
+    assert reader.missing == 0
+    assert reader.next_frame(10**6) is not None
+    assert reader.next_frame(10**6) is None
+    assert reader.mid_frame
+    reader.feed(FRAMES[0][3:])
+    assert reader.next_frame(10**6) is not None
+    assert not reader.mid_frame
+
+
+@pytest.mark.parametrize("discards", [False, True])
+def test_the_end_in_the_middle_of_a_large_frame(discards):
+    reader = FrameReader()
+    reader.feed(LARGE_FRAMES[0][:-1])
+    assert reader.next_frame(10**6) is None
+    if discards:
+        reader.discard()
+        assert reader.next_frame(10**6) is None
+        assert not reader.mid_frame
+        return
+    reader.feed(b"")
+    with pytest.raises(RemoteProtocolError, match="middle of a frame"):
+        reader.next_frame(10**6)
+
+
+def test_a_large_payload_is_joined_once():
+    """It takes its own size in parts, and once more as a whole; in a buffer that grows, and is
+    cut then, it took more."""
+    size = 2**20
+    reader, frame = FrameReader(), pack(FrameType.OPEN, 1, bytes(size))
+    tracemalloc.start()
+    try:
+        for start in range(0, len(frame), 2**16):
+            reader.feed(frame[start : start + 2**16])
+            found = reader.next_frame(2 * size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert len(found.payload) == size
+    assert peak < 2.05 * size
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 18])

@@ -1,4 +1,5 @@
-from prism.wire.outbox import MAX_WRITE, Outbox
+from prism.wire.outbox import MAX_WRITE, Outbox, size_of
+from prism.wire.parts import LARGE
 
 
 def test_empty():
@@ -48,3 +49,35 @@ def test_urgent_frames_do_not_hold_up_a_large_one_for_good():
     outbox.put_urgent(b"1")
     assert outbox.take() == b"1" + b"m" * (MAX_WRITE + 1)
     assert outbox.size == 0
+
+
+def test_large_pieces_are_handed_on_as_they_are():
+    outbox, first, second = Outbox(), bytearray(b"l" * LARGE), b"L" * LARGE
+    outbox.put(b"a")
+    outbox.put((b"header", b"before", first, b"after"))
+    outbox.put(b"b")
+    outbox.put((b"header", second))
+    outbox.put_urgent(b"1")
+    assert outbox.size == 2 * LARGE + 26
+    taken = outbox.take()
+    assert taken == (b"1aheaderbefore", first, b"afterbheader", second)
+    assert taken[1] is first
+    assert taken[3] is second
+    assert outbox.size == 0
+    outbox.put(b"c")
+    assert outbox.take() == b"c"
+
+
+def test_pieces_count_like_whole_frames():
+    outbox, large = Outbox(), b"x" * MAX_WRITE
+    outbox.put((b"header", large))
+    ticket = outbox.put(b"OPEN")
+    assert size_of(outbox.take()) == len(large) + 6
+    outbox.put_after(ticket, b"CANCEL")
+    assert outbox.take() == b"OPENCANCEL"
+
+
+def test_of_small_pieces_no_tuple_is_left():
+    outbox = Outbox()
+    outbox.put((b"small", b"pieces"))
+    assert outbox.take() == b"smallpieces"

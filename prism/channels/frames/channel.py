@@ -76,6 +76,7 @@ from prism.wire.events import (
     Overrun,
 )
 from prism.wire.frames import Codec
+from prism.wire.parts import Pieces
 from prism.wire.prepared import PreparedExecute
 
 log = logging.getLogger("prism.channel")
@@ -472,9 +473,9 @@ class FramedChannel(PluginChannel):
         self._link.wake()
         self._watch_ids(stream)
 
-    def _payload(self, call: UnaryCall) -> bytes:
+    def _payload(self, call: UnaryCall) -> Pieces:
         if self._connection.codec is not _MSGPACK or call.raw or call.metadata or call.tracestate:
-            return codecs.encode(self._connection.codec, execute_request(call))
+            return (codecs.encode(self._connection.codec, execute_request(call)),)
         key = (call.operation, call.namespace, call.principal)
         prepared = self._prepared.get(key)
         if prepared is None:

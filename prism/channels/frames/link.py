@@ -28,13 +28,16 @@ from prism.streams.sockets import receive
 from prism.wire import ConnectionState, handshake
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Fault, GoAway, Hello, Ping
+from prism.wire.parts import Pieces
 
 log = logging.getLogger("prism.channel")
 
 _CLOSED = ConnectionState.CLOSED  # for each read: on Python 3.11 an enum's attribute costs a call
 
 RECEIVE_SIZE = 64 * 1024
-"""Bytes asked of the stream at a time."""
+"""Bytes asked of the stream at a time ..."""
+LARGE_RECEIVE = 256 * 1024
+"""... and at most, where a large frame has begun: some more than a socket holds."""
 LAST_FRAMES_TIMEOUT = 1.0
 """Seconds for the last frames: a GOAWAY that says why, or what is still queued."""
 LOOKS_PER_INTERVAL = 2
@@ -217,9 +220,9 @@ class FrameLink:
         self._connection.send(event)
         self._outlet.wake()
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | Pieces:
         """For the outlet: what is to be sent next."""
-        data = self._connection.data_to_send()
+        data = self._connection.pieces_to_send()
         if data:
             self._on_taken()
         return data
@@ -247,7 +250,8 @@ class FrameLink:
         connection = self._connection
         is_watched = False  # trio's scope takes some time to be told of a deadline
         while connection.state is not _CLOSED:
-            connection.receive_data(await receive(self._stream, RECEIVE_SIZE))
+            size = min(max(RECEIVE_SIZE, connection.bytes_missing), LARGE_RECEIVE)
+            connection.receive_data(await receive(self._stream, size))
             self._last_heard = trio.current_time()
             self._heard = True
             has_ended = self._take_events()

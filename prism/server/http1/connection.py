@@ -404,7 +404,7 @@ class HTTP1Connection:
         looked, unsent = self._seen
         if looked > since:
             return
-        left = len(self._outlet.unsent)
+        left = self._outlet.left
         self._seen = (trio.current_time(), left)
         if 0 < unsent < left + WRITE_SIZE:
             logger.info(

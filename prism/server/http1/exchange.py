@@ -77,7 +77,7 @@ class HTTP1Exchange(Exchange):
             self._connection.body_taken()
         return body if isinstance(body, bytes) else bytes(body)
 
-    def want_body(self) -> None:
+    def want_body(self, declared: int | None = 0) -> None:
         if self._expects_continue and self.phase is Phase.WAITING and not self.received_all:
             self._expects_continue = False
             self._connection.send(CONTINUE)  # RFC 9110, 10.1.1

@@ -11,7 +11,10 @@ from typing import Protocol
 from prism.server.http2.events import Event
 
 MAX_FRAME_SIZE = 16 * 1024
-"""Of DATA both ways, HTTP/2's default: streams take turns by frames of this size."""
+"""Of DATA both ways, HTTP/2's default."""
+
+MAX_BURST = 4 * MAX_FRAME_SIZE
+"""Bytes of a body that are put into frames at once."""
 
 
 class Codec(Protocol):
@@ -57,6 +60,10 @@ class Codec(Protocol):
     def credit(self, amount: int, /) -> None:
         """Work was done for the client: so many frames that carry nothing are forgiven."""
 
+    def widen(self, stream_id: int, size: int, /) -> None:
+        """From now on the client may send ``size`` bytes ahead of ``consumed`` on an open stream:
+        more than it could so far."""
+
     def consumed(self, stream_id: int, size: int, /) -> None:
         """``size`` bytes of ``Request.body`` or ``DataReceived.data`` were used or dropped.
 
@@ -72,7 +79,7 @@ class Codec(Protocol):
         """A head (``:status`` first) or trailers; names in lower case, checked before."""
 
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool, /) -> None:
-        """One DATA frame: at most ``MAX_FRAME_SIZE`` bytes, and within the window.
+        """DATA frames: at most ``MAX_BURST`` bytes, and within the window.
 
         An empty one, which must have ``end``, fits into any window.
         """
@@ -80,7 +87,7 @@ class Codec(Protocol):
     def send_response(
         self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], data: bytes, end: bool, /
     ) -> bool:
-        """A head, and one frame of ``data`` if all of it fits into that and the window.
+        """A head, and ``data`` if all of it fits into a burst and the window.
 
         Returns whether it fitted; otherwise only the head is sent.
         """

@@ -16,6 +16,7 @@ from prism.calls.memory import MIB, OVERHEAD, Hold, Memory
 from prism.contract.errors import MemoryFull
 from prism.server import transport
 from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
+from prism.server.http2.codec import MAX_FRAME_SIZE
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -44,6 +45,7 @@ from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
+from prism.server.transport import LARGE_READ, READ_SIZE
 from prism.streams.outlet import begin_turn, end_turn, turn_time
 from prism.streams.sockets import receive
 from prism.streams.tasks import TaskPool
@@ -152,12 +154,14 @@ class HTTP2Connection:
         """
         while self._shutdown.due(streams=bool(self._streams)) > -inf:
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
+                size = READ_SIZE
                 while True:
                     await self.writer.wait_for_room()
-                    data = await receive(self._transport, transport.READ_SIZE)
+                    data = await receive(self._transport, size)
                     if not data:
                         self._client_gone()
                         return
+                    size = LARGE_READ if len(data) >= READ_SIZE else READ_SIZE
                     await self._receive(data)
                     self._look_up()
             self._on_deadline()
@@ -365,9 +369,9 @@ class HTTP2Connection:
 
     # From the streams.
 
-    def frame_sent(self) -> None:
-        """A DATA frame went out."""
-        self.codec.credit(FRAME_CREDIT)
+    def frames_sent(self, size: int) -> None:
+        """DATA frames with ``size`` bytes went out."""
+        self.codec.credit(FRAME_CREDIT * (1 + size // MAX_FRAME_SIZE))
 
     def response_sent(self, stream: HTTP2Exchange) -> None:
         """A response went out whole. If its request is still open, it gets a while to end.

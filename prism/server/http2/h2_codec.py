@@ -10,7 +10,7 @@ from h2.errors import ErrorCodes
 from hpack import NeverIndexedHeaderTuple
 from hyperframe.frame import GoAwayFrame, RstStreamFrame
 
-from prism.server.http2.codec import MAX_FRAME_SIZE
+from prism.server.http2.codec import MAX_BURST, MAX_FRAME_SIZE
 from prism.server.http2.events import (
     ClientLeaving,
     DataReceived,
@@ -62,6 +62,13 @@ class _Begun(NamedTuple):
     incoming: _Incoming
 
 
+class _Part(NamedTuple):
+    """What came of a body in the bytes just received; ``place`` is where in the events."""
+
+    place: int
+    data: bytearray
+
+
 class H2Codec:
     """``codec.Codec`` on h2."""
 
@@ -72,6 +79,8 @@ class H2Codec:
         self._incoming: dict[int, _Incoming] = {}
         self._heads: dict[tuple[object, ...], Head] = {}
         self._refused: set[int] = set()  # malformed, among the bytes just received
+        self._bodies: dict[int, _Part] = {}  # what came of each, among these
+        self._stream_window = settings.stream_window
         self._max_head = settings.max_header_size, settings.max_header_fields
         self._h2 = open_connection(settings)
         self._collect()
@@ -136,6 +145,9 @@ class H2Codec:
                 case h2.events.ConnectionTerminated():
                     events.append(ClientLeaving())
         self._tell_begun(events, begun)
+        for stream_id, part in self._bodies.items():
+            events[part.place] = DataReceived(stream_id, bytes(part.data))
+        self._bodies.clear()
         self._collect()
         return events, size
 
@@ -194,8 +206,11 @@ class H2Codec:
             self._refuse(stream_id, TOO_LONG, events)
         elif incoming.head is not None:
             incoming.body += data
+        elif (part := self._bodies.get(stream_id)) is not None:
+            part.data.extend(data)
         else:
-            events.append(DataReceived(stream_id, data))
+            self._bodies[stream_id] = _Part(len(events), bytearray(data))
+            events.append(RequestEnded(stream_id))  # keeps its place until all of it is known
 
     def _trailers(self, event: h2.events.TrailersReceived, events: list[Event]) -> None:
         if event.stream_id not in self._incoming:
@@ -240,6 +255,14 @@ class H2Codec:
 
     # Sending.
 
+    def widen(self, stream_id: int, size: int) -> None:
+        if self._failure is not None:
+            return
+        with suppress(*CLOSED):
+            self._h2.remote_flow_control_window(stream_id)  # raises where it is closed
+            self._h2.increment_flow_control_window(size - self._stream_window, stream_id)
+        self._collect()
+
     def consumed(self, stream_id: int, size: int) -> None:
         if self._failure is None:
             self._h2.acknowledge_received_data(size, stream_id)
@@ -262,8 +285,14 @@ class H2Codec:
     def send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
         if self._failure is None:
             with suppress(*CLOSED):
-                self._h2.send_data(stream_id, data, end_stream=end)
+                self._send_data(stream_id, data, end)
             self._collect()
+
+    def _send_data(self, stream_id: int, data: bytes | memoryview, end: bool) -> None:
+        while len(data) > MAX_FRAME_SIZE:
+            self._h2.send_data(stream_id, data[:MAX_FRAME_SIZE])
+            data = data[MAX_FRAME_SIZE:]
+        self._h2.send_data(stream_id, data, end_stream=end)
 
     def send_response(
         self, stream_id: int, headers: Sequence[tuple[bytes, bytes]], data: bytes, end: bool
@@ -276,11 +305,11 @@ class H2Codec:
         ]
         try:
             self._h2.send_headers(stream_id, block, end_stream=end and not data)
-            fits = len(data) <= MAX_FRAME_SIZE and (
+            fits = len(data) <= MAX_BURST and (
                 not data or len(data) <= self._h2.local_flow_control_window(stream_id)
             )
             if fits and data:
-                self._h2.send_data(stream_id, data, end_stream=end)
+                self._send_data(stream_id, memoryview(data), end)
         except CLOSED:
             return True
         self._collect()

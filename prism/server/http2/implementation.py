@@ -13,7 +13,7 @@ from prism.contract.errors import PrismError
 from prism.server.http2.codec import Codec
 from prism.server.settings import CODEC_VARIABLE, ServerSettings
 
-_API = 2
+_API = 3
 """Of the extension, counted up with each change. In a working copy it may be older than this
 file, and then does not serve."""
 

@@ -1,6 +1,6 @@
 """One request on an HTTP/2 connection, and its response's way into frames.
 
-A response that fits into the client's window and one frame is in the codec's output as soon as
+A response that fits into the client's window and one burst is in the codec's output as soon as
 ``respond`` returns. What does not fit is kept as one chunk, and the connection's writer puts it
 into frames as windows open, by turns with other streams. ``write`` returns once its chunk has
 gone, so that a client that opens no window holds exactly one chunk, and the task that writes.
@@ -20,7 +20,7 @@ from prism.server.exchange import (
     content_length,
     date_header,
 )
-from prism.server.http2.codec import MAX_FRAME_SIZE
+from prism.server.http2.codec import MAX_BURST
 from prism.server.http2.events import Request
 from prism.server.http2.limits import STUB
 from prism.server.websocket import FrameWebSocket
@@ -35,6 +35,10 @@ _WAITING = Phase.WAITING
 _DONE = Phase.DONE
 
 _CONTINUE = [(b":status", b"100")]
+BODY_WINDOW = 512 * 1024
+"""Bytes that a client may send ahead of a body that is taken, and counted, as it comes. Without
+that it would wait for a WINDOW_UPDATE every 64 KiB."""
+
 _STATUS = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
 
@@ -122,10 +126,13 @@ class HTTP2Exchange(Exchange):
             self._writer.wake()
         return body if isinstance(body, bytes) else bytes(body)
 
-    def want_body(self) -> None:
+    def want_body(self, declared: int | None = 0) -> None:
         if self._continued or self.received_all:
             return
         self._continued = True
+        window = self._connection.settings.stream_window
+        if (declared is None or declared > window) and window < BODY_WINDOW:
+            self._codec.widen(self.stream_id, BODY_WINDOW)
         if (b"expect", b"100-continue") in self.headers and self.phase is Phase.WAITING:
             self._codec.send_headers(self.stream_id, _CONTINUE, False)  # RFC 9110, 10.1.1
             self._writer.wake()
@@ -194,7 +201,7 @@ class HTTP2Exchange(Exchange):
             return
         if self._chunk is None and self._writer.may_write_now and self._fits(len(data)):
             self._codec.send_data(self.stream_id, data, False)
-            self._connection.frame_sent()
+            self._connection.frames_sent(len(data))
             self._writer.wake()
             return
         await self._wait_written()
@@ -238,7 +245,7 @@ class HTTP2Exchange(Exchange):
             await self._written.wait()
 
     def _fits(self, size: int) -> bool:
-        return size <= MAX_FRAME_SIZE and size <= self._codec.window(self.stream_id)
+        return size <= MAX_BURST and size <= self._codec.window(self.stream_id)
 
     def _completed(self) -> None:
         self.complete = True
@@ -249,8 +256,8 @@ class HTTP2Exchange(Exchange):
 
     # -- for the writer -------------------------------------------------------
 
-    def write_frame(self) -> bool:
-        """Put one frame of the waiting chunk into the output.
+    def write_some(self, most: int) -> bool:
+        """Put frames with ``most`` bytes of the waiting chunk into the output, a burst at most.
 
         Returns whether more waits. If the window is shut, the writer parks the stream until it
         opens.
@@ -258,16 +265,16 @@ class HTTP2Exchange(Exchange):
         if self._chunk is None:
             return False
         window = self._codec.window(self.stream_id)
-        size = min(len(self._chunk), window, MAX_FRAME_SIZE)
+        size = min(len(self._chunk), window, most)
         if size <= 0 and self._chunk:
             self._writer.park(self)
             return False
-        frame, self._chunk = self._chunk[:size], self._chunk[size:]
+        frames, self._chunk = self._chunk[:size], self._chunk[size:]
         last = not self._chunk
         end = self._chunk_ends and last
-        self._codec.send_data(self.stream_id, frame, end)
+        self._codec.send_data(self.stream_id, frames, end)
         if size >= STUB or last:
-            self._connection.frame_sent()
+            self._connection.frames_sent(size)
         self._taken += size
         if not last:
             if self._taken >= WRITE_SIZE:

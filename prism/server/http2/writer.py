@@ -1,8 +1,8 @@
 """The writing half of a connection: streams by turns, and one outlet for what they write.
 
-Streams that have a chunk of body to write stand in a queue; each writes one frame
-when its turn comes and goes to the back. A stream whose window is shut is parked
-until the client opens it.
+Streams that have a chunk of body to write stand in a queue; each writes one frame, or a few where
+it is nearly alone, when its turn comes and goes to the back. A stream whose window is shut is
+parked until the client opens it.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from collections.abc import Sized
 
 import trio
 
-from prism.server.http2.codec import Codec
+from prism.server.http2.codec import MAX_BURST, MAX_FRAME_SIZE, Codec
 from prism.server.http2.stream import HTTP2Exchange
 from prism.streams.outlet import Outlet
 from prism.streams.sockets import WRITE_SIZE
@@ -18,6 +18,14 @@ from prism.streams.sockets import WRITE_SIZE
 _MAX_BACKLOG = 4 * WRITE_SIZE
 """Unsent bytes beyond which the connection reads no more: answers to what a client
 sends (PING, short responses) must not pile up if it does not take them."""
+
+
+_ENOUGH = 2 * WRITE_SIZE
+"""Bytes of chunks that are put into frames for one send; with the last burst it is more."""
+
+_SHARES = (MAX_BURST, MAX_BURST // 2, MAX_FRAME_SIZE)
+"""How much a stream writes in its turn, by how many others wait for theirs."""
+_LAST_SHARE = len(_SHARES) - 1
 
 
 class ResponseWriter:
@@ -38,11 +46,12 @@ class ResponseWriter:
 
     def take(self) -> bytes | bytearray:
         """For the outlet: what is to be sent next."""
-        while self._ready and self._codec.backlog < WRITE_SIZE:
-            stream = self._ready.popleft()
-            if stream.write_frame():
-                self._ready.append(stream)
-        data = self._codec.take() if self._codec.backlog else b""
+        codec, ready = self._codec, self._ready
+        while ready and codec.backlog < _ENOUGH:
+            stream = ready.popleft()
+            if stream.write_some(_SHARES[min(len(ready), _LAST_SHARE)]):
+                ready.append(stream)
+        data = codec.take() if codec.backlog else b""
         if self._room is not None:
             self._room.set()
             self._room = None

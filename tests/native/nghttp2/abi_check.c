@@ -91,6 +91,7 @@ SAME_NUMBER(NG_NV_NO_INDEX, NGHTTP2_NV_FLAG_NO_INDEX);
 SAME_NUMBER(NG_NV_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_NAME);
 SAME_NUMBER(NG_NV_NO_COPY_VALUE, NGHTTP2_NV_FLAG_NO_COPY_VALUE);
 SAME_NUMBER(NG_DATA_EOF, NGHTTP2_DATA_FLAG_EOF);
+SAME_NUMBER(NG_DATA_NO_COPY, NGHTTP2_DATA_FLAG_NO_COPY);
 SAME_NUMBER(NG_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE);
 SAME_NUMBER(NG_ERR_CANCEL, NGHTTP2_ERR_CANCEL);
 SAME_NUMBER(NG_ERR_NOMEM, NGHTTP2_ERR_NOMEM);
@@ -114,6 +115,7 @@ SAME_NUMBER(NG_ERR_FLOODED, NGHTTP2_ERR_FLOODED);
 #define ng_on_frame nghttp2_on_frame_recv_callback
 #define ng_on_header2 nghttp2_on_header_callback2
 #define ng_on_data_chunk nghttp2_on_data_chunk_recv_callback
+#define ng_send_data nghttp2_send_data_callback
 #define ng_on_stream_close nghttp2_on_stream_close_callback
 #define X(result, name, arguments) result(*check_##name) arguments = nghttp2_##name;
 NG_FUNCTIONS(X)

@@ -91,11 +91,13 @@ def call(draw: random.Random, codec, known: list[int]) -> None:
         case 2:
             codec.send_headers(stream_id, RESPONSE * draw.choice([1, 1, 30]), end)
         case 3:
-            size = min(codec.window(stream_id), draw.choice([0, 100, 16_384]))
+            size = min(codec.window(stream_id), draw.choice([0, 100, 16_384, 65_536]))
             if size or end:
                 codec.send_data(stream_id, memoryview(bytes(size)), end)
         case 4:
             codec.reset(stream_id, draw.randrange(14))
+        case 5 if end:
+            codec.widen(stream_id, draw.choice([2**17, 2**19]))
         case 5:
             codec.consumed(stream_id, draw.choice([0, 1, 1000, 2**20]))
         case 6:

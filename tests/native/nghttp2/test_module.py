@@ -92,8 +92,8 @@ def test_more_data_than_fits_is_an_exception(session):
     open_stream(session)
     session.send_headers(1, STATUS, False)
     with pytest.raises(ValueError, match="does not fit"):
-        session.send_data(1, bytes(16385), False)
-    for size in (16384, 16384, 16384, 16383):
+        session.send_data(1, bytes(65536), False)
+    for size in (16384, 49151):
         session.send_data(1, bytes(size), False)
     with pytest.raises(ValueError, match="does not fit"):
         session.send_data(1, b"x", False)

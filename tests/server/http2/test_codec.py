@@ -128,6 +128,64 @@ def test_a_request_received_byte_by_byte_is_told_as_it_comes(client, codec):
     ]
 
 
+def test_what_comes_of_a_body_at_once_is_one_event(client, codec):
+    begin(client, codec)
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, HEAD)
+    receive(codec, client.data_to_send())
+    for part in (b"a", b"b" * 16384, b"c"):
+        client.send_data(1, part)
+        client.send_data(3, part[:1])
+    client.send_data(3, b"d", end_stream=True)
+    events, _ = codec.receive(client.data_to_send(), 0.0)
+    assert events == [
+        DataReceived(1, b"a" + b"b" * 16384 + b"c"),
+        DataReceived(3, b"abcd"),
+        RequestEnded(3),
+    ]
+    client.send_data(1, b"e")
+    assert receive(codec, client.data_to_send()) == [DataReceived(1, b"e")]
+
+
+def test_a_window_can_be_widened(client, codec):
+    begin(client, codec)
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, HEAD)
+    client.send_data(1, bytes(1000))
+    receive(codec, client.data_to_send())
+    codec.widen(1, 2**18)
+    responses(client, codec)
+    assert client.local_flow_control_window(1) == 2**18 - 1000
+    assert client.local_flow_control_window(3) == 2**16 - 1
+    for _ in range(15):
+        client.send_data(1, bytes(16384))
+        receive(codec, client.data_to_send())
+        codec.consumed(1, 16384)
+        responses(client, codec)
+    assert client.local_flow_control_window(1) > 2**17
+    client.reset_stream(1)
+    receive(codec, client.data_to_send())
+    codec.widen(1, 2**19)  # it is no more
+    assert codec.backlog == 0
+
+
+def test_a_burst_leaves_in_frames_that_every_client_takes(client, codec):
+    begin(client, codec)
+    body = bytes(range(256)) * 200
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, HEAD, end_stream=True)
+    receive(codec, client.data_to_send())
+    codec.send_headers(1, STATUS, False)
+    codec.send_data(1, memoryview(body), True)
+    events = responses(client, codec)
+    parts = [event.data for event in events if isinstance(event, h2.events.DataReceived)]
+    assert [len(part) for part in parts] == [16384, 16384, 16384, 2048]
+    assert b"".join(parts) == body
+    assert isinstance(events[-1], h2.events.StreamEnded)
+    assert codec.window(3) == 65535 - len(body)
+    assert not codec.send_response(3, STATUS, body, True)
+
+
 def test_extended_connect_is_told_with_its_protocol(client, codec):
     begin(client, codec)
     head = [(":method", "CONNECT"), (":protocol", "websocket"), *HEAD[1:]]

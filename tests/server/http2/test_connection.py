@@ -24,6 +24,7 @@ from hyperframe.frame import (
 
 from prism.server.exchange import Peer
 from prism.server.http2.connection import HTTP2Connection
+from prism.server.http2.stream import HTTP2Exchange
 from prism.server.settings import ServerSettings
 from prism.streams.tasks import TaskPool
 
@@ -118,6 +119,28 @@ async def test_a_body_nobody_reads_does_not_hold_up_other_streams(open_client, h
     other = await client.request("POST", end=False)
     await client.data(other, b"hello", end=True)
     assert await client.response(other) == (200, b"hello")
+
+
+@pytest.mark.parametrize(
+    ("declared", "window"), [(0, 2**16), (2**16, 2**19), (None, 2**19), (2**15, 2**16)]
+)
+async def test_a_client_may_send_ahead_of_a_body_that_is_taken_as_it_comes(
+    open_client, monkeypatch, declared, window
+):
+    want_body = HTTP2Exchange.want_body
+    monkeypatch.setattr(HTTP2Exchange, "want_body", lambda self, _=0: want_body(self, declared))
+    _, client = await open_client()
+    stream_id = await client.request("POST", end=False)
+    client.h2.ping(b"12345678")
+    await client.flush()
+    await client.wait_for(h2.events.PingAckReceived)
+    assert window - 1 <= client.h2.local_flow_control_window(stream_id) <= window
+    for _ in range(40):
+        await client.data(stream_id, bytes(16000))
+        while client.h2.local_flow_control_window(stream_id) < 16000:
+            await client.read()
+    await client.data(stream_id, b"", end=True)
+    assert await client.response(stream_id) == (200, bytes(640_000))
 
 
 async def test_the_window_opens_only_as_the_application_reads(open_client):
@@ -244,7 +267,7 @@ async def test_a_reset_stream_leaves_the_others_alone(open_client, helpers):
 async def test_streams_take_turns(open_client):
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(200_000)})
+        await send({"type": "http.response.body", "body": bytes(600_000)})
 
     _, client = await open_client(app)
     client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**20})
@@ -253,7 +276,7 @@ async def test_streams_take_turns(open_client):
     second = await client.request()
     await client.response(first)
     sent_meanwhile = sum(len(event.data) for event in client.got(h2.events.DataReceived, second))
-    assert sent_meanwhile > 90_000
+    assert sent_meanwhile > 300_000  # the first one had some sends ahead
     assert (await client.response(second))[0] == 200
 
 

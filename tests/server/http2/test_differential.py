@@ -24,7 +24,7 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prism.server.http2.codec import MAX_FRAME_SIZE
+from prism.server.http2.codec import MAX_BURST, MAX_FRAME_SIZE
 from prism.server.http2.events import DataReceived, Request, RequestMalformed
 from prism.server.http2.implementation import choose
 from prism.server.http2.limits import ClientError
@@ -136,6 +136,7 @@ class Pair:
         self.bodies: dict[int, int] = {}  # streams told as requests, and bytes to give back
         self.sending: set[int] = set()  # streams the client has not ended
         self.headed: set[int] = set()
+        self.wide: set[int] = set()
         self.receive(PREFACE)
 
     def receive(self, data: bytes, step: int = 2**20) -> bool:
@@ -231,12 +232,13 @@ client_steps = st.one_of(
 )
 server_steps = st.one_of(
     st.tuples(st.just("respond"), numbers, st.integers(0, 600), st.booleans()),
-    st.tuples(st.just("respond"), numbers, st.just(16_385), st.booleans()),
+    st.tuples(st.just("respond"), numbers, st.sampled_from([16_385, 65_536]), st.booleans()),
     st.tuples(st.just("head"), numbers, st.sampled_from([b"100", b"200"])),
-    st.tuples(st.just("send"), numbers, st.integers(0, 20_000), st.booleans()),
+    st.tuples(st.just("send"), numbers, st.integers(0, 66_000), st.booleans()),
     st.tuples(st.just("end"), numbers),
     st.tuples(st.just("reset"), numbers),
     st.tuples(st.just("consume"), numbers),
+    st.tuples(st.just("widen"), numbers),
     st.tuples(st.just("say ping")),
     st.tuples(st.just("say goaway")),
 )
@@ -292,11 +294,14 @@ def serve(pair: Pair, step: tuple) -> None:
     headed = stream_id in pair.headed
     if kind == "reset":
         pair.reset(stream_id, ErrorCodes.CANCEL)
+    elif kind == "widen" and stream_id not in pair.wide:
+        pair.wide.add(stream_id)
+        pair.call("widen", stream_id, 2**18)
     elif kind == "consume":
         pair.call("consumed", stream_id, pair.bodies[stream_id])
         pair.bodies[stream_id] = 0
     elif kind == "respond" and not headed:
-        fits = step[2] <= min(16_384, pair.sides[0].codec.window(stream_id))
+        fits = step[2] <= min(MAX_BURST, pair.sides[0].codec.window(stream_id))
         begun(pair, stream_id, ended=fits and step[3])
         assert pair.call("send_response", stream_id, HEAD, bytes(step[2]), step[3]) == fits
     elif kind == "head" and not headed:
@@ -304,7 +309,7 @@ def serve(pair: Pair, step: tuple) -> None:
             begun(pair, stream_id, ended=False)
         pair.call("send_headers", stream_id, [(b":status", step[2])], False)
     elif kind == "send" and headed:
-        size = min(step[2], 16_384, pair.sides[0].codec.window(stream_id))
+        size = min(step[2], MAX_BURST, pair.sides[0].codec.window(stream_id))
         if size > 0 or step[3]:
             begun(pair, stream_id, ended=step[3])
             pair.call("send_data", stream_id, bytes(size), step[3])
