@@ -91,7 +91,9 @@ class Proxy:
         self._authentication: Authentication | None = None
         is_good = None
         if self.config.authentication is not None:
-            self._authentication = Authentication.from_config(self.config.authentication)
+            self._authentication = Authentication.from_config(
+                self.config.authentication, self.config.secrets.directory
+            )
             self._authentication.changed = self._review_streams
             is_good = self._authentication.is_good
         self._audit = None

@@ -17,12 +17,14 @@ import trio
 from prism.access.api_keys import APIKeys, is_api_key
 from prism.access.identity import Identity
 from prism.config.errors import ConfigError
+from prism.config.secrets import Credentials
 from prism.config.sources import INTERVAL
 from prism.config.types import AuthenticationConfig, JWTIssuerConfig
 from prism.contract.errors import InvalidRequest, Unauthenticated
 
 if TYPE_CHECKING:
     from prism.access.certificates import NameKind
+    from prism.access.introspection import Introspection
     from prism.access.tokens import Issuer
 
 MAX_KNOWN = 10_000
@@ -50,15 +52,17 @@ class Authentication:
         api_keys: APIKeys | None = None,
         jwt: Sequence[JWTIssuerConfig] = (),
         certificate_name: "NameKind | None" = None,
+        introspection: "Introspection | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._api_keys = api_keys
         self._issuers = _issuers(jwt, self.forget) if jwt else {}
+        self._introspection = introspection
         self._clock = clock
         self._reloading = trio.Lock()
         self._certificate_name = certificate_name
-        self.takes_tokens = api_keys is not None or bool(jwt)
+        self.takes_tokens = api_keys is not None or bool(jwt) or introspection is not None
         self.takes_certificates = certificate_name is not None
         ways = {
             "authorization: Bearer, and a token": self.takes_tokens,
@@ -70,12 +74,14 @@ class Authentication:
         self._known_certificates: dict[bytes, tuple[Identity, float]] = {}
 
     @classmethod
-    def from_config(cls, config: AuthenticationConfig) -> "Authentication":
+    def from_config(
+        cls, config: AuthenticationConfig, secrets_directory: str = ""
+    ) -> "Authentication":
         """As configured; blocks. Raises ConfigError if a file cannot be used."""
         keys = APIKeys(Path(config.api_keys.file)) if config.api_keys is not None else None
         certificates = config.client_certificates
         name = certificates.principal if certificates is not None else None
-        return cls(keys, config.jwt, name)
+        return cls(keys, config.jwt, name, _introspection(config, secrets_directory))
 
     def identify(self, headers: Headers, certificate: bytes | None = None) -> Identity:
         """Who sends a request with these headers, on a connection with this client certificate
@@ -121,7 +127,7 @@ class Authentication:
     def _judge(self, authorization: bytes, now: float) -> Identity:
         scheme, _, credential = authorization.partition(b" ")
         is_bearer = scheme.lower() == b"bearer"
-        if self._api_keys is None and not self._issuers:
+        if not self.takes_tokens:
             why = f"no token is taken here; say who you are: {self._ways}"
             raise Unauthenticated(why, shown=is_bearer)
         credential = credential.strip(b" ")
@@ -136,8 +142,10 @@ class Authentication:
                     "this API key is not good: it is unknown, revoked, or has expired", shown=True
                 )
             return identity
-        if self._issuers:
+        if self._issuers and (self._introspection is None or _is_from(credential, self._issuers)):
             return _judge_token(credential, self._issuers, now)
+        if self._introspection is not None:
+            return self._introspection.find(credential)
         raise Unauthenticated("this is no API key", shown=True)
 
     def is_good(self, identity: Identity) -> bool:
@@ -145,6 +153,8 @@ class Authentication:
         now = self._clock()
         if identity.key and self._api_keys is not None:
             return self._api_keys.has(identity.key, now)
+        if identity.token and self._introspection is not None:
+            return self._introspection.is_good(identity)
         return now < identity.expires
 
     def forget(self) -> None:
@@ -161,6 +171,8 @@ class Authentication:
                 nursery.start_soon(self._watch_keys, self._api_keys)
             for issuer in self._issuers.values():
                 nursery.start_soon(issuer.keys.run)
+            if self._introspection is not None:
+                nursery.start_soon(self._introspection.run)
             while True:
                 await trio.sleep(REVIEW_SECONDS)
                 self.changed()  # a credential may have ended
@@ -205,6 +217,22 @@ def _issuers(
     from prism.access.tokens import Issuer
 
     return {config.issuer: Issuer(config, IssuerKeys(config, changed)) for config in configs}
+
+
+def _introspection(config: AuthenticationConfig, secrets_directory: str) -> "Introspection | None":
+    if config.introspection is None:
+        return None
+    from prism.access.introspection import Introspection
+
+    texts = {"client_secret": config.introspection.client_secret}
+    secret = Credentials(texts, Path(secrets_directory))
+    return Introspection(config.introspection, lambda: secret()["client_secret"])
+
+
+def _is_from(token: bytes, issuers: "Mapping[str, Issuer]") -> bool:
+    from prism.access.tokens import is_from
+
+    return is_from(token, issuers)
 
 
 def _judge_token(token: bytes, issuers: "Mapping[str, Issuer]", now: float) -> Identity:

@@ -12,11 +12,12 @@ class Identity:
     """A caller whose credential was found good.
 
     ``name`` is the principal, as plugins, logs and rules know it. ``key`` is the id of the API
-    key that was shown, if one was. ``expires`` is the Unix time from which the credential must
+    key that was shown, if one was, and ``token`` the token, if its issuer must be asked about it.
+    ``expires`` is the Unix time from which the credential must
     be looked at again. ``decisions`` is where access tables remember what they found.
     """
 
-    __slots__ = ("decisions", "expires", "groups", "key", "name", "scopes")
+    __slots__ = ("decisions", "expires", "groups", "key", "name", "scopes", "token")
 
     def __init__(
         self,
@@ -26,12 +27,14 @@ class Identity:
         *,
         key: str = "",
         expires: float = inf,
+        token: bytes = b"",
     ) -> None:
         self.name = name
         self.groups = groups
         self.scopes = scopes
         self.key = key
         self.expires = expires
+        self.token = token
         self.decisions: dict[str, Decision] = {}
 
     def __repr__(self) -> str:

@@ -36,6 +36,7 @@ FETCH_TIMEOUT = 5.0
 MAX_ANSWER = 256 * 1024
 """Bytes of a key set: a hundred keys with their certificates are less."""
 MAX_KEYS = 100
+DISCOVERY = "/.well-known/openid-configuration"
 SHORTEST_RSA = 2048
 """Bits; shorter keys are not safe any more (NIST SP 800-131A)."""
 MAX_WAITING = 1024
@@ -44,8 +45,8 @@ MAX_WAITING = 1024
 log = logging.getLogger("prism.authentication")
 
 
-class BadKeySet(PrismError):
-    """What an issuer gives out as its keys is none of any use."""
+class BadAnswer(PrismError):
+    """What an issuer answers is of no use."""
 
 
 class IssuerKeys:
@@ -139,7 +140,7 @@ class IssuerKeys:
             why = str(error) or type(error).__name__
             log.warning("the keys of %s cannot be fetched: %s", self._config.issuer, why)
             return False
-        except (BadKeySet, TLSFilesError) as error:
+        except (BadAnswer, TLSFilesError) as error:
             log.warning("the keys of %s cannot be used: %s", self._config.issuer, error)
             return False
         except Exception:  # what somebody else's server says must not end the proxy
@@ -157,59 +158,96 @@ class IssuerKeys:
             fetched.set()
 
     async def _download(self) -> "dict[str, Key]":
-        config = self._config
-        return await trio.to_thread.run_sync(
-            _download, config.jwks_url, config.ca_cert, abandon_on_cancel=True
-        )
+        return await trio.to_thread.run_sync(_download, self._config, abandon_on_cancel=True)
 
 
-def _download(url: str, ca_cert: str | None) -> "dict[str, Key]":
-    """The key set at ``url``; blocks for ``FETCH_TIMEOUT`` seconds, or a little longer.
+def _download(config: JWTIssuerConfig) -> "dict[str, Key]":
+    """The issuer's key set; blocks for ``FETCH_TIMEOUT`` seconds, or a little longer.
 
     To load the library that reads keys takes tenths of a second, which is done here, too.
     """
+    url = config.jwks_url or f"{config.issuer.rstrip('/')}{DISCOVERY}"
     context: ssl.SSLContext | bool = False
     if url.startswith("https:"):
-        context = load_client_context(TLSFiles(ca_cert))
+        context = load_client_context(TLSFiles(config.ca_cert))
     end = time.monotonic() + FETCH_TIMEOUT
     # No redirects, and no proxy of the environment: keys come from the address that is
     # configured, and from no other.
-    with (
-        httpx.Client(verify=context, trust_env=False, timeout=FETCH_TIMEOUT) as client,
-        client.stream("GET", url, headers={"accept": "application/json"}) as answer,
-    ):
-        if answer.status_code != 200:
-            raise BadKeySet(f"{url} answers {answer.status_code}")
-        content = b""
-        for part in answer.iter_bytes():
-            content += part
-            if len(content) > MAX_ANSWER:
-                raise BadKeySet(f"{url} answers with more than {MAX_ANSWER} bytes")
-            if time.monotonic() > end:
-                raise BadKeySet(f"{url} takes longer than {FETCH_TIMEOUT:g} s to answer")
+    with httpx.Client(verify=context, trust_env=False, timeout=FETCH_TIMEOUT) as client:
+        content = _get(client, url, end)
+        if config.jwks_url is None:
+            content = _get(client, discovered(content, config.issuer), end)
     return read_key_set(content)
+
+
+def _get(client: httpx.Client, url: str, end: float) -> bytes:
+    with client.stream("GET", url, headers={"accept": "application/json"}) as answer:
+        return content_of(answer, end)
+
+
+def content_of(answer: httpx.Response, end: float) -> bytes:
+    """The content of a server's ``answer``, which must have come by ``end`` (monotonic).
+
+    Raises:
+        BadAnswer: it is an error, too long, or too slow.
+    """
+    url = answer.request.url
+    if answer.status_code != 200:
+        raise BadAnswer(f"{url} answers {answer.status_code}")
+    content = b""
+    for part in answer.iter_bytes():
+        content += part
+        if len(content) > MAX_ANSWER:
+            raise BadAnswer(f"{url} answers with more than {MAX_ANSWER} bytes")
+        if time.monotonic() > end:
+            raise BadAnswer(f"{url} takes longer than {FETCH_TIMEOUT:g} s to answer")
+    return content
+
+
+def discovered(text: bytes, issuer: str) -> str:
+    """Where an issuer's keys are, by its metadata (OpenID Connect Discovery 1.0, RFC 8414).
+
+    Raises:
+        BadAnswer: it is another's, or does not say; or they would come in plain text where the
+            metadata did not.
+    """
+    try:
+        found = msgspec.json.decode(text, type=_Metadata)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        raise BadAnswer("its metadata does not say issuer and jwks_uri") from None
+    if found.issuer != issuer:
+        raise BadAnswer("its metadata are another issuer's")
+    secure = found.jwks_uri.startswith("https://")
+    if not secure and (issuer.startswith("https:") or not found.jwks_uri.startswith("http://")):
+        raise BadAnswer("its metadata have a jwks_uri that is no https URL")
+    return found.jwks_uri
+
+
+class _Metadata(msgspec.Struct):
+    issuer: str
+    jwks_uri: str
 
 
 def read_key_set(text: bytes) -> "dict[str, Key]":
     """The keys of a JWK Set (RFC 7517) that verify signatures of known kinds, by their ids.
 
     Raises:
-        BadKeySet: it is none, or has no such key.
+        BadAnswer: it is none, or has no such key.
     """
     try:
         plain = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        raise BadKeySet("it is not JSON") from None
+        raise BadAnswer("it is not JSON") from None
     listed = plain.get("keys") if isinstance(plain, dict) else None
     if not isinstance(listed, list):
-        raise BadKeySet('it is no JWK Set: it has no list "keys"')
+        raise BadAnswer('it is no JWK Set: it has no list "keys"')
     keys: dict[str, Key] = {}
     for entry in listed[:MAX_KEYS]:
         key = _read_key(entry)
         if key is not None:
             keys.setdefault(str(entry.get("kid", f"#{len(keys)}")), key)
     if not keys:
-        raise BadKeySet("it has no key that could verify a signature")
+        raise BadAnswer("it has no key that could verify a signature")
     return keys
 
 

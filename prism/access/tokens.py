@@ -59,11 +59,11 @@ class Issuer:
         if why := unfit_name(name):
             raise _refused(f"its {self._config.principal_claim} cannot name a principal: {why}")
         prefix = self._config.prefix
-        groups = _texts(_found(claims, self._config.groups_claim))
+        groups = texts_of(find_claim(claims, self._config.groups_claim))
         return Identity(
             f"{prefix}{name}",
             frozenset(f"{prefix}{group}" for group in groups),
-            frozenset(_texts(claims.get("scope", claims.get("scp")))),
+            frozenset(texts_of(claims.get("scope", claims.get("scp")))),
             expires=expires,
         )
 
@@ -111,6 +111,17 @@ class Issuer:
             if name in claims and _time(claims, name) > now + leeway:
                 raise _refused("it is not good yet")
         return expires + leeway
+
+
+def is_from(token: bytes, issuers: Mapping[str, Issuer]) -> bool:
+    """Does ``token`` say that it is a JWT of one of ``issuers``? No more is known of it yet."""
+    if _is_token(token) is None:
+        return False
+    try:
+        claimed = _json(_decoded(token.split(b".")[1])).get("iss")
+    except Unauthenticated:
+        return False
+    return isinstance(claimed, str) and claimed in issuers
 
 
 def judge_token(token: bytes, issuers: Mapping[str, Issuer], now: float) -> Identity:
@@ -177,7 +188,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float:
     return float(value)
 
 
-def _found(claims: Mapping[str, Any], name: str) -> object:
+def find_claim(claims: Mapping[str, Any], name: str) -> object:
     """The claim of that name, or, where there is none, the one at that path of names."""
     if name in claims:
         return claims[name]
@@ -187,7 +198,7 @@ def _found(claims: Mapping[str, Any], name: str) -> object:
     return found
 
 
-def _texts(value: object) -> list[str]:
+def texts_of(value: object) -> list[str]:
     """A list of texts, or a text of words; anything else counts as none."""
     items = value.split(" ") if isinstance(value, str) else value
     if not isinstance(items, list):

@@ -28,6 +28,7 @@ COMMANDS = {
     "restart": "restart",
     "serve": "serve",
     "tail": "tail",
+    "token": "token",
 }
 """Each command, and the module of ``prism.cli`` that has it under its name."""
 

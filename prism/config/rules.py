@@ -156,21 +156,41 @@ def _check_authentication(config: Config, at: Place) -> None:
         return
     if config.authentication == AuthenticationConfig():
         here.error(
-            "it names no way for clients to say who they are; set api_keys, jwt "
+            "it names no way for clients to say who they are; set api_keys, jwt, introspection "
             "or client_certificates"
         )
     _check_unique(here["jwt"], "issuer")
     issuers = config.authentication.jwt if config.authentication is not None else []
     for place, issuer in zip(here["jwt"].items(), issuers, strict=True):
-        try:
-            url = urlsplit(issuer.jwks_url)
-            is_good = bool(url.hostname) and (url.port is None or url.port > 0)
-        except ValueError:
-            is_good = False
-        if not is_good or url.scheme not in ("http", "https"):
-            place["jwks_url"].error("expected a URL such as https://idp.example.com/keys")
-        elif url.scheme == "http" and not is_loopback(url.hostname or ""):
-            place["jwks_url"].error("keys that come in plain text are anybody's; use https")
+        if issuer.jwks_url is not None:
+            _check_trusted_url(issuer.jwks_url, place["jwks_url"], "keys")
+        elif why := _untrusted(issuer.issuer):
+            place["issuer"].error(f"without jwks_url its keys are looked for there; {why}")
+    if config.authentication is not None and config.authentication.introspection is not None:
+        _check_trusted_url(
+            config.authentication.introspection.url, here["introspection"]["url"], "introspect"
+        )
+
+
+def _check_trusted_url(url: str, at: Place, example: str) -> None:
+    if why := _untrusted(url, example):
+        at.error(why)
+
+
+def _untrusted(text: str, example: str = "") -> str:
+    """Why nothing that clients are judged by may come from there; empty if it may."""
+    try:
+        url = urlsplit(text)
+        is_good = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        is_good = False
+    if not is_good or url.scheme not in ("http", "https"):
+        return f"expected a URL such as https://idp.example.com{example and '/'}{example}"
+    if url.username is not None:
+        return "expected a URL without a user and a password"
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
+        return "what comes in plain text can be anybody's; use https"
+    return ""
 
 
 def _check_access(access: NamespaceAccess | None, at: Place, authentication: Place) -> None:

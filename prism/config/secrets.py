@@ -24,6 +24,9 @@ SHORTEST_TOKEN = 16
 
 HIDDEN = "***"
 
+_SECRETS = frozenset({("authentication", "introspection", "client_secret")})
+"""Places of secrets outside of namespaces."""
+
 _PLACEHOLDER = re.compile(r"\{\{\s*secret:([A-Za-z0-9][A-Za-z0-9._-]{0,254})\s*\}\}")
 _SECRET_BRACES = re.compile(r"\{\{\s*secret\s*:")
 _SECRET_KEY = re.compile(
@@ -174,10 +177,13 @@ def check_secrets(at: Place) -> None:
     for place, is_key in _texts(at):
         text, path = str(place.node.value), place.path
         block = path[2] if len(path) > 3 and path[0] == "namespaces" else ""
-        if block == "credentials" and not is_key:
+        if (block == "credentials" or path in _SECRETS) and not is_key:
             _check_credential(place, text)
         elif _SECRET_BRACES.search(text):
-            place.error("{{ secret:… }} is replaced in the values of `credentials` only")
+            place.error(
+                "{{ secret:… }} is replaced in the values of `credentials` only, and in "
+                "`authentication.introspection.client_secret`"
+            )
         elif not is_key and is_secret(path[-1] if path else "", text):
             place.warning(
                 "this looks like a password in the configuration file; move it to `credentials` "

@@ -53,6 +53,7 @@ __all__ = [
     "ClientTLS",
     "Config",
     "HealthConfig",
+    "IntrospectionConfig",
     "JWTIssuerConfig",
     "Launch",
     "ListenConfig",
@@ -291,14 +292,15 @@ class JWTIssuerConfig(Block, frozen=True, kw_only=True):
     ]
     audience: Annotated[str, Meta(description="What their `aud` must have.", min_length=1)]
     jwks_url: Annotated[
-        str,
+        str | None,
         Meta(
-            description="Where its keys are: `https`, or `http` on loopback.",
+            description="Where its keys are: `https`, or `http` on loopback. Without it, where "
+            "`/.well-known/openid-configuration` below `issuer` says.",
             examples=["https://idp.example.com/keys"],
         ),
-    ]
+    ] = None
     ca_cert: Annotated[
-        PathText | None, Meta(description="Authorities for `jwks_url`; without it the system's.")
+        PathText | None, Meta(description="Authorities for these; without it the system's.")
     ] = None
     algorithms: Annotated[
         list[
@@ -358,6 +360,48 @@ class JWTIssuerConfig(Block, frozen=True, kw_only=True):
     ] = 86_400.0
 
 
+class IntrospectionConfig(Block, frozen=True, kw_only=True):
+    """Opaque bearer tokens: the server that issues them is asked about each (RFC 7662)."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="Where it is asked: `https`, or `http` on loopback.",
+            examples=["https://idp.example.com/introspect"],
+        ),
+    ]
+    client_id: Annotated[str, Meta(description="Who asks.", min_length=1, examples=["prism"])]
+    client_secret: Annotated[
+        str,
+        Meta(
+            description='Its secret; better `"{{ secret:name }}"`.',
+            min_length=1,
+            examples=["{{ secret:introspection }}"],
+        ),
+    ]
+    ca_cert: Annotated[
+        PathText | None, Meta(description="Authorities for `url`; without it the system's.")
+    ] = None
+    audience: Annotated[
+        str | None, Meta(description="What `aud` must have; without it, it is not looked at.")
+    ] = None
+    principal_claim: Annotated[
+        str, Meta(description="What names the principal.", min_length=1, examples=["username"])
+    ] = "sub"
+    groups_claim: Annotated[
+        str, Meta(description="What has its groups, or a path to it.", min_length=1)
+    ] = "groups"
+    prefix: Annotated[
+        str, Meta(description="Put before the names of its principals and groups.")
+    ] = ""
+    cache_seconds: Annotated[
+        float,
+        Meta(
+            gt=0, le=3600, description="For which an answer holds: so long is a revoked one good."
+        ),
+    ] = 30.0
+
+
 class CertificatePrincipal(Block, frozen=True):
     """Client certificates as credentials."""
 
@@ -381,6 +425,9 @@ class AuthenticationConfig(Block, frozen=True):
     jwt: Annotated[
         list[JWTIssuerConfig], Meta(description="Bearer tokens, of one or more issuers.")
     ] = []
+    introspection: Annotated[
+        IntrospectionConfig | None, Meta(description="Bearer tokens of other forms.")
+    ] = None
     api_keys: Annotated[APIKeysConfig | None, Meta(description="API keys.")] = None
 
 

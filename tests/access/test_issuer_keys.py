@@ -10,13 +10,49 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from prism.access import issuer_keys as module
 from prism.access.identity import KeysAwaited
-from prism.access.issuer_keys import MIN_INTERVAL, BadKeySet, IssuerKeys, read_key_set
+from prism.access.issuer_keys import (
+    MIN_INTERVAL,
+    BadAnswer,
+    IssuerKeys,
+    discovered,
+    read_key_set,
+)
 from prism.config.types import JWTIssuerConfig
 from prism.contract.errors import AuthenticationUnavailable, Unauthenticated
 
 
 def config(url="http://127.0.0.1:1/keys", **changes):
     return JWTIssuerConfig(issuer="i", audience="a", jwks_url=url, algorithms=["RS256"], **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, ""),
+        ({"issuer": "https://other.example"}, "another issuer's"),
+        ({"issuer": None}, "does not say issuer and jwks_uri"),
+        ({"jwks_uri": None}, "does not say issuer and jwks_uri"),
+        ({"jwks_uri": "http://idp.example/keys"}, "no https URL"),
+        ({"jwks_uri": "file:///etc/passwd"}, "no https URL"),
+    ],
+)
+def test_where_keys_are_by_the_issuers_metadata(changes, why):
+    found = {"issuer": "https://idp.example", "jwks_uri": "https://idp.example/keys", "x": 1}
+    text = json.dumps(found | changes).encode()
+    if not why:
+        assert discovered(text, "https://idp.example") == "https://idp.example/keys"
+        return
+    with pytest.raises(BadAnswer, match=why):
+        discovered(text, "https://idp.example")
+
+
+async def test_an_issuer_says_where_its_keys_are(issuer, nursery):
+    """A real server, below whose own address the metadata are."""
+    made = JWTIssuerConfig(issuer=issuer.base, audience="a", algorithms=["RS256"])
+    keys = IssuerKeys(made, lambda: None)
+    nursery.start_soon(keys.run)
+    await keys.wait_fetched()
+    assert keys.find("rsa-1", "RS256").kid == "rsa-1"
 
 
 def key_set(*keys, **more):
@@ -121,7 +157,7 @@ async def test_keys_are_fetched_again_by_themselves_and_a_change_is_told(
         keys.find(None, "RS256")  # there are two
 
 
-@pytest.mark.parametrize("failure", [OSError("down"), {"keys": []}, "garbage", BadKeySet("500")])
+@pytest.mark.parametrize("failure", [OSError("down"), {"keys": []}, "garbage", BadAnswer("500")])
 async def test_cached_keys_serve_up_to_their_age_and_nothing_does_after_it(
     autojump_clock, started, rsa, failure
 ):
@@ -208,7 +244,7 @@ def test_what_is_used_of_a_key_set(rsa):
     [b"", b"{", b"[]", b'{"keys":{}}', b'{"keys":[]}', b"[" * 5000, b"\xff", b'{"keys":[5]}'],
 )
 def test_what_is_no_key_set(text):
-    with pytest.raises(BadKeySet):
+    with pytest.raises(BadAnswer):
         read_key_set(text)
 
 

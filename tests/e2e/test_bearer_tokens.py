@@ -1,6 +1,8 @@
 """JWTs at every door, with a real issuer beside: what is good, what is forged, what fails."""
 
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -180,3 +182,100 @@ def test_problems_in_the_configuration(tmp_path):
         file.write_text(json.dumps({"authentication": {"jwt": [good | changes]}}))
         with pytest.raises(ConfigError, match=problem):
             load_config(file)
+
+
+@pytest.fixture
+def start_opaque(start_prism, issuer, tmp_path):
+    def start(**changes):
+        (tmp_path / "client").write_text("s3cret")
+        (tmp_path / "client").chmod(0o600)
+        asked = {
+            "url": issuer.introspection_url,
+            "client_id": "prism",
+            "client_secret": "{{ secret:client }}",
+            **changes,
+        }
+        own = {
+            "issuer": ISSUER, "audience": "prism", "jwks_url": issuer.url, "algorithms": ["RS256"],
+        }  # fmt: skip
+        access = {"allow": [{"who": ["group:billing"], "permissions": ["read", "write"]}]}
+        demo = {"name": "demo", "backend": "sqlite", "config": {"path": ":memory:"}}
+        return start_prism(
+            {
+                "secrets": {"directory": str(tmp_path)},
+                "authentication": {"introspection": asked, "jwt": [own]},
+                "namespaces": [demo | {"access": access}],
+            }
+        )
+
+    return start
+
+
+def test_opaque_tokens(start_opaque, issuer):
+    proxy = start_opaque(cache_seconds=300)
+    issuer.opaque["abc"] = {"active": True, "sub": "ada", "groups": ["billing"]}
+    issuer.opaque["other"] = {"active": True, "sub": "eve"}
+    for _ in range(3):
+        assert get(proxy, "abc").status_code == 200
+        assert get(proxy, "other").status_code == 403
+    assert issuer.asked == {"abc": 1, "other": 1}
+    refused = get(proxy, "made-up")
+    assert refused.status_code == 401
+    assert "invalid_token" in refused.headers["www-authenticate"]
+    assert (
+        get(proxy, issuer.token()).status_code == 200
+    )  # a JWT of a known issuer is not asked about
+    assert set(issuer.asked) == {"abc", "other", "made-up"}
+    # A JWT of another issuer is, as any other token.
+    foreign = issuer.token(iss="https://other.example.com")
+    issuer.opaque[foreign] = {"active": True, "sub": "bob", "groups": ["billing"]}
+    assert get(proxy, foreign).status_code == 200
+    messages, services = grpc_stubs()
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+        stub = services.BackendPluginStub(channel)
+        request = messages.ExecuteRequest(operation="get", params_json='{"key":"a"}')
+        metadata = [("prism-namespace", "demo"), *bearer("abc").items()]
+        assert stub.Execute(request, metadata=metadata, timeout=60).success
+    assert "s3cret" not in proxy.log
+    assert "abc" not in proxy.log
+
+
+def test_while_nobody_knows_of_an_opaque_token_it_opens_nothing(start_opaque, issuer):
+    proxy = start_opaque(cache_seconds=0.001)
+    issuer.opaque["abc"] = {"active": True, "sub": "ada", "groups": ["billing"]}
+    issuer.introspect = lambda *_: (500, {}, b"")
+    answer = get(proxy, "abc")
+    assert (answer.status_code, answer.json()["reason"]) == (503, "authentication_unavailable")
+
+
+def test_a_stream_ends_when_its_opaque_token_is_revoked(start_opaque, issuer):
+    proxy = start_opaque(cache_seconds=0.5)
+    issuer.opaque["abc"] = {"active": True, "sub": "ada", "groups": ["billing"]}
+    headers = {**bearer("abc"), "accept": "application/x-ndjson"}
+    url, ask = f"{proxy.url}/v1/demo/watch", {"prefix": ""}
+    with proxy.client.stream("POST", url, json=ask, headers=headers) as stream:
+        assert stream.status_code == 200
+        eventually(lambda: issuer.asked["abc"] > 1)  # still good
+        del issuer.opaque["abc"]
+        assert "not good any more" in "".join(stream.iter_text())
+
+
+def test_a_token_is_inspected_as_the_proxy_would(issuer, tmp_path):
+    config = tmp_path / "prism.yaml"
+    entry = {"issuer": issuer.base, "audience": "prism", "algorithms": ["RS256"]}
+    config.write_text(json.dumps({"authentication": {"jwt": [entry]}}))
+
+    def inspect(token):
+        command = [sys.executable, "-m", "prism", "token", "inspect", "-", "-c", str(config)]
+        done = subprocess.run(
+            [*command, "-o", "json"], input=token, capture_output=True, text=True, check=False
+        )
+        assert token.rpartition(".")[2] not in done.stdout
+        return done.returncode, json.loads(done.stdout)
+
+    status, told = inspect(issuer.token(iss=issuer.base))
+    assert status == 0
+    assert (told["verdict"], told["principal"], told["groups"]) == ("good", "ada", ["billing"])
+    status, told = inspect(issuer.token(iss=issuer.base, aud="other"))
+    assert status == 1
+    assert "its aud is 'other', where 'prism' is expected" in told["verdict"]

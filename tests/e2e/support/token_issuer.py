@@ -1,11 +1,14 @@
-"""A token issuer: keys, tokens, and a server of its own that gives the keys out."""
+"""A token issuer: keys, tokens, and a server of its own that gives the keys out, says where they
+are, and what is to be thought of opaque tokens."""
 
 import base64
 import hmac
 import json
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, quote_plus
 
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
@@ -17,7 +20,9 @@ class TokenIssuer:
     """Signs tokens, and serves its keys at ``url`` as long as ``answer`` says so.
 
     ``fetches`` counts the requests. ``answer`` makes (status, headers, body) of a request, and
-    may take as long as it likes.
+    may take as long as it likes. ``metadata`` are those below ``base``. At ``introspection_url`` it
+    says of the tokens in ``opaque`` what is there, in ``asked`` how often it was asked about each,
+    to whom ``credential`` is known; ``introspect`` answers in ``answer``'s way.
     """
 
     def __init__(self):
@@ -27,12 +32,26 @@ class TokenIssuer:
         self.fetches = 0
         self.released = threading.Event()
         self.answer = self.give_keys
+        self.opaque = {}
+        self.asked = Counter()
+        self.credential = ("prism", "s3cret")
+        self.introspect = self.tell
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                if self.path.startswith("/.well-known/"):
+                    self.send(200, {}, json.dumps(issuer.metadata).encode())
+                    return
                 issuer.fetches += 1
-                status, headers, body = issuer.answer()
+                self.send(*issuer.answer())
+
+            def do_POST(self):
+                text = self.rfile.read(int(self.headers["content-length"])).decode()
+                form = {name: value for name, [value] in parse_qs(text).items()}
+                self.send(*issuer.introspect(form, self.headers["authorization"]))
+
+            def send(self, status, headers, body):
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -46,7 +65,10 @@ class TokenIssuer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.server.handle_error = lambda *_: None  # a client that has left
-        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
+        self.base = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"{self.base}/keys"
+        self.introspection_url = f"{self.base}/introspect"
+        self.metadata = {"issuer": self.base, "jwks_uri": self.url, "response_types_supported": []}
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
         self.thread.start()
 
@@ -56,7 +78,15 @@ class TokenIssuer:
     def give_keys(self):
         return 200, {"content-type": "application/json"}, json.dumps(self.key_set()).encode()
 
-    def hang(self):
+    def tell(self, form, authorization):
+        pair = ":".join(map(quote_plus, self.credential))
+        if authorization != f"Basic {base64.b64encode(pair.encode()).decode()}":
+            return 401, {"www-authenticate": "Basic"}, b""
+        self.asked[form["token"]] += 1
+        told = self.opaque.get(form["token"], {"active": False})
+        return 200, {"content-type": "application/json"}, json.dumps(told).encode()
+
+    def hang(self, *_):
         self.released.wait(60)
         return 500, {}, b""
 
