@@ -46,7 +46,8 @@ def token() -> None:
 def inspect(file: Any, config_file: str | None, output: str) -> None:
     """Print what is in a token.
 
-    With --config also who it is to a proxy, or why it is refused. Exit status: 0; with --config 1 where the token is not taken.
+    With --config also who it is to a proxy, or why it is refused. Exit status: 0; with --config 1
+    where the token is not taken.
     """
     text = file.read(16 * 1024).strip()
     if text.lower().startswith(b"bearer "):

@@ -40,7 +40,7 @@ finally:
 @pytest.mark.parametrize(
     ("arguments", "used", "unused"),
     [
-        (["--version"], {"prism.calls.json_text"}, {"trio", "h2.connection", "httpx"}),
+        (["--version"], {"prism.calls.json_text"}, {"httpx", "prism.app", "yaml"}),
         (["--help"], {"prism.cli.serve"}, {"trio", "httpx", "msgspec", "yaml", "prism.calls"}),
         (["call", "-h"], {"prism.cli.call"}, {"trio", "httpx", "prism.cli.plugin", "prism.app"}),
         (["completion", "zsh"], {"prism.cli.completion"}, {"trio", "httpx", "msgspec"}),
