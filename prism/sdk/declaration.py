@@ -16,6 +16,7 @@ from prism.contract.messages import OperationDeclaration
 from prism.sdk.call import Positioned
 from prism.sdk.operation import Operation
 
+_UNIONS = (Union, types.UnionType)
 _REFERENCE = "#/$defs/"
 
 
@@ -49,9 +50,9 @@ def schema_of(kind: Any) -> str:
     if kind is type(None):
         return '{"type":"object"}'  # None is sent as {}
     try:
-        schema = msgspec.json.schema(kind)
-    except (TypeError, ValueError, RecursionError):
-        return ""
+        schema = msgspec.json.schema(kind, schema_hook=_of_object)
+    except (TypeError, ValueError, NotImplementedError, RecursionError):
+        return _any_of(kind)
     definitions = schema.pop("$defs", {})
     for definition in definitions.values():
         if "description" in definition:  # a docstring, with its line breaks
@@ -63,11 +64,28 @@ def schema_of(kind: Any) -> str:
     return msgspec.json.encode(schema).decode()
 
 
+def _of_object(kind: type) -> dict[str, Any]:
+    """Anything, for results that say no more than ``object``."""
+    if kind is object:
+        return {"description": "anything"}
+    raise NotImplementedError
+
+
+def _any_of(kind: Any) -> str:
+    """The schema of a union that could not be decoded: results need not be told apart."""
+    if get_origin(kind) not in _UNIONS:
+        return ""
+    schemas = [schema_of(member) for member in get_args(kind)]
+    if not all(schemas) or any('"$defs"' in schema for schema in schemas):
+        return ""
+    return f'{{"anyOf":[{",".join(schemas)}]}}'
+
+
 def _message(kind: Any) -> Any:
     """What a stream yields, without the position; any other type is as it was."""
     if get_origin(kind) in (AsyncIterator, AsyncGenerator):
         kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, types.UnionType):
+    if get_origin(kind) in _UNIONS:
         return Union[tuple(_message(member) for member in get_args(kind))]  # noqa: UP007 - dynamic
     return get_args(kind)[0] if get_origin(kind) is Positioned else kind
 

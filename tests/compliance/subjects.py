@@ -7,12 +7,14 @@ fixture: ``request.getfixturevalue("redis")``.
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.services.redis import Redis
+from tests.services.postgres import PASSWORD, USER, PostgreSQL
+from tests.services.redis import Redis, Valkey
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,9 +55,17 @@ def _sqlite(request: pytest.FixtureRequest) -> Setup:
     return Setup({"path": str(directory / "compliance.db")})
 
 
-def _redis(request: pytest.FixtureRequest) -> Setup:
+def _postgres(request: pytest.FixtureRequest) -> Setup:
+    """Prism's tables in a schema of their own: others use the server as well."""
+    server: PostgreSQL = request.getfixturevalue("postgres18")
+    where = f"postgresql://127.0.0.1:{server.port}/postgres?sslmode=disable"
+    config = {"connection_string": where, "schema": "_prism_compliance"}
+    return Setup(config, {"username": USER, "password": PASSWORD})
+
+
+def _redis(request: pytest.FixtureRequest, kind: type[Redis]) -> Setup:
     shared_server = request.getfixturevalue("shared_server")
-    return Setup({"url": shared_server(Redis).url()})
+    return Setup({"url": shared_server(kind).url()})
 
 
 SUBJECTS = (
@@ -67,19 +77,29 @@ SUBJECTS = (
         page="sqlite.md",
     ),
     Subject(
-        name="redis",
-        module="prism_plugins.redis:RedisPlugin",
-        groups=frozenset({"key_value", "kv_versions", "watch"}),
-        setup=_redis,
-        page="redis.md",
-        own=frozenset({"acknowledge", "reject"}),  # of topics, with ids and no receipts
-        deviations={
-            "test_scan_gives_keys_in_the_order_of_their_bytes": "its scans have no order",
-            "test_a_stream_of_scan_resumes_after_each_key": "it goes on after a page",
-            "test_every_write_of_a_value_makes_another_version": "a version is of the value",
-            "test_a_version_does_not_come_back_after_a_delete": "it comes back with the value",
-            "test_a_watch_resumes_after_a_position": "Redis keeps no log of changes",
-        },
+        name="postgres",
+        module="prism_plugins.postgres:PostgresPlugin",
+        groups=frozenset({"key_value", "kv_versions", "sql"}),
+        setup=_postgres,
+        page="postgres.md",
+    ),
+    *(
+        Subject(
+            name=kind.name,
+            module="prism_plugins.redis:RedisPlugin",
+            groups=frozenset({"key_value", "kv_versions", "watch"}),
+            setup=partial(_redis, kind=kind),
+            page="redis.md",
+            own=frozenset({"acknowledge", "reject"}),  # of topics, with ids and no receipts
+            deviations={
+                "test_scan_gives_keys_in_the_order_of_their_bytes": "its scans have no order",
+                "test_a_stream_of_scan_resumes_after_each_key": "it goes on after a page",
+                "test_every_write_of_a_value_makes_another_version": "a version is of the value",
+                "test_a_version_does_not_come_back_after_a_delete": "it comes back with the value",
+                "test_a_watch_resumes_after_a_position": f"{kind.name} keeps no log of changes",
+            },
+        )
+        for kind in (Redis, Valkey)
     ),
     Subject(
         name="memory",

@@ -105,8 +105,19 @@ def test_a_type_that_contains_itself_keeps_its_references() -> None:
     assert items == {"$ref": "#/$defs/Tree"}
 
 
+def test_a_result_may_be_one_of_several() -> None:
+    part, tree = json.loads(schema_of(Part)), json.loads(schema_of(Whole))
+    assert json.loads(schema_of(Part | Whole)) == {"anyOf": [part, tree]}
+    assert schema_of(Part | Unknown) == ""
+    assert schema_of(Part | Tree) == ""
+
+
 def test_a_type_without_a_schema_is_not_told() -> None:
     assert schema_of(Unknown) == ""
+    assert json.loads(schema_of(dict[str, object])) == {
+        "type": "object",
+        "additionalProperties": {"description": "anything"},
+    }
 
 
 async def test_initialize_tells_all_of_it() -> None:
