@@ -27,6 +27,7 @@ def _form(pattern: str, words: str) -> Meta:
 
 
 Name = Annotated[str, _form(names.NAMESPACE, names.NAMESPACE_FORM)]
+OperationName = Annotated[str, _form(names.OPERATION, names.OPERATION_FORM)]
 Version = Annotated[str, _form(names.VERSION, 'a version such as "v1.2"')]
 Origin = Annotated[
     str,

@@ -18,6 +18,7 @@ from prism.config.fields import (
     Day,
     Name,
     Network,
+    OperationName,
     Origin,
     PathText,
     Port,
@@ -47,6 +48,7 @@ __all__ = [
     "AdminTokenConfig",
     "AuditConfig",
     "AuthenticationConfig",
+    "CacheConfig",
     "CataloguePlugin",
     "CatalogueVersion",
     "CertificatePrincipal",
@@ -506,6 +508,37 @@ class NamespaceLimits(Block, frozen=True):
     ] = 300.0
 
 
+class CacheConfig(Block, frozen=True):
+    """What a plugin may keep of its results."""
+
+    operations: Annotated[
+        list[OperationName],
+        Meta(
+            min_length=1,
+            description="Operations whose results are kept. A plugin that cannot refuses to start; "
+            "those on the SDK's keys and values can `get`, `mget` and `exists`.",
+            examples=[["get"]],
+        ),
+    ]
+    ttl_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="For how long a result is kept. What other proxies and programs write, and "
+            "that a key expires, shows so much later at most.",
+        ),
+    ] = 30.0
+    max_bytes: Annotated[
+        Bytes, Meta(description="Of results in memory; those not used for longest go first.")
+    ] = 64 * MIB
+    write_through: Annotated[
+        bool,
+        Meta(
+            description="Whether a write puts what it wrote into the cache (by reading it back), "
+            "instead of only removing what was there."
+        ),
+    ] = False
+
+
 class NamespaceConfig(Block, frozen=True):
     """One namespace: a name for clients, and the plugin behind it."""
 
@@ -538,6 +571,9 @@ class NamespaceConfig(Block, frozen=True):
             extra={"private": True},
         ),
     ] = {}
+    cache: Annotated[
+        CacheConfig | None, Meta(description="A cache in the plugin; without it there is none.")
+    ] = None
     access: Annotated[
         NamespaceAccess | None,
         Meta(description="Who may use it, where there is `authentication`; without it nobody."),

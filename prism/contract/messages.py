@@ -31,6 +31,19 @@ class ProxyCapabilities(Message, frozen=True):
     proxy_version: str = ""
 
 
+class CacheSettings(Message, frozen=True):
+    """What results of a namespace's plugin may be kept, how long, and in how much memory.
+
+    ``write_through``: a write puts what it wrote into the cache, instead of only removing what
+    was there.
+    """
+
+    operations: list[str] = []
+    ttl_seconds: float = 0.0
+    max_bytes: Int64 = 0
+    write_through: bool = False
+
+
 class InitializeRequest(Message, frozen=True):
     """A plugin's configuration: the first call on every connection, made once."""
 
@@ -39,6 +52,7 @@ class InitializeRequest(Message, frozen=True):
     config_json: str = ""
     credentials: dict[str, str] = {}
     capabilities: ProxyCapabilities | None = None
+    cache: CacheSettings | None = None
 
     def __repr__(self) -> str:
         """Names the credentials without their values: reprs end up in logs."""
@@ -203,7 +217,9 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "config_json": 3,
         "credentials": 4,
         "capabilities": 5,
+        "cache": 6,
     },
+    CacheSettings: {"operations": 1, "ttl_seconds": 2, "max_bytes": 3, "write_through": 4},
     InitializeResponse: {
         "success": 1,
         "error": 2,

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from prism.config import Credentials, LoadedConfig, UnresolvedPlugin, resolve_plugin
 from prism.config.secrets import as_written, redact
-from prism.config.types import Config, NamespaceConfig, PluginConfig
+from prism.config.types import CacheConfig, Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
+from prism.contract.messages import CacheSettings
 from prism.supervision.apply import Action, Change
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.status import Receipt
@@ -116,6 +117,18 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
         credentials=Credentials(namespace.credentials, Path(config.secrets.directory)),
         verification=config.verification,
         at_version=partial(_plugin_at_version, config, namespace),
+        cache=_cache_settings(namespace.cache),
+    )
+
+
+def _cache_settings(cache: CacheConfig | None) -> CacheSettings | None:
+    if cache is None:
+        return None
+    return CacheSettings(
+        operations=list(cache.operations),
+        ttl_seconds=cache.ttl_seconds,
+        max_bytes=cache.max_bytes,
+        write_through=cache.write_through,
     )
 
 

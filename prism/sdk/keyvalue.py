@@ -21,8 +21,10 @@ from typing import TypeVar
 from msgspec import UNSET
 
 from prism.contract.errors import PluginError
+from prism.contract.messages import CacheSettings
 from prism.contract.status import StatusCode
 from prism.sdk import keyvalue_messages as m
+from prism.sdk.cache import CACHEABLE, cached
 from prism.sdk.call import Call, Positioned
 from prism.sdk.keyvalue_store import (
     Change,
@@ -66,7 +68,12 @@ Shown = TypeVar("Shown", m.Found, m.FoundKey, m.ScanItem, m.Changed)
 class _KeyValueOperations(Plugin, group="key_value"):
     """The operations that are the same with and without versions."""
 
+    cacheable = CACHEABLE
     store: KeyValueStore
+
+    def use_cache(self, settings: CacheSettings) -> None:
+        """Keep what the store says."""
+        self.store = cached(self.store, settings, self.metrics)
 
     @operation(idempotent=True, access="read")
     async def exists(self, params: m.Key) -> m.Exists:

@@ -27,6 +27,7 @@ import msgspec
 
 from prism.contract.errors import CallError, PluginError
 from prism.contract.messages import (
+    CacheSettings,
     ExecuteRequest,
     ExecuteResponse,
     HealthCheckRequest,
@@ -134,6 +135,9 @@ class Plugin:
     blocking_threads: ClassVar[int] = 8
     """How many ``run_blocking`` calls may run at the same time; others wait."""
 
+    cacheable: ClassVar[frozenset[str]] = frozenset()
+    """Operations whose results it can keep, where the namespace has a ``cache:`` block."""
+
     operations: ClassVar[Mapping[str, Operation]] = {}
     """Compiled from the methods marked with ``@operation``."""
 
@@ -184,6 +188,10 @@ class Plugin:
         """The health of the plugin and its backend. Raising means unhealthy."""
         return Health.healthy()
 
+    def use_cache(self, settings: CacheSettings) -> None:
+        """Keep results from now on, of operations that are ``cacheable``. Called after
+        ``start``, and only where a cache is wanted."""
+
     async def run_blocking(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run a function that blocks in a worker thread; at most ``blocking_threads`` at once.
 
@@ -210,7 +218,11 @@ class Plugin:
         self.__limiter = anyio.CapacityLimiter(self.blocking_threads)
         try:
             self.config = _decode_config(self.Config, request.config_json)
+            if request.cache is not None:
+                self.__check_cache(request.cache)
             await self.start()
+            if request.cache is not None:
+                self.use_cache(request.cache)
             self.__state = State.SERVING
             self.__offered = self.operations
         except Exception as error:
@@ -226,6 +238,17 @@ class Plugin:
             operations=self.__declarations(),
             groups=list(self.groups),
         )
+
+    def __check_cache(self, settings: CacheSettings) -> None:
+        """Raises PluginError: INVALID_ARGUMENT, for what it cannot keep."""
+        wrong = [name for name in settings.operations if name not in self.cacheable]
+        if wrong:
+            possible = ", ".join(sorted(self.cacheable)) or "none"
+            raise PluginError(
+                StatusCode.INVALID_ARGUMENT,
+                f"cache.operations: plugin {self.name!r} cannot keep results of {wrong[0]!r}; "
+                f"it can of: {possible}",
+            )
 
     @classmethod
     def __declarations(cls) -> list[OperationDeclaration]:

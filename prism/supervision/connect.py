@@ -338,6 +338,7 @@ async def initialize(
             supports_hot_reload=True,
             proxy_version=__version__,
         ),
+        cache=spec.cache,
     )
     with trio.move_on_after(limit) as in_time:
         answer = await channel.initialize(request)

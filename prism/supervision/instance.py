@@ -16,7 +16,12 @@ from prism.contract.errors import (
     PluginMisbehaved,
     UnknownVersion,
 )
-from prism.contract.messages import HealthCheckResponse, OperationDeclaration, PluginMetrics
+from prism.contract.messages import (
+    CacheSettings,
+    HealthCheckResponse,
+    OperationDeclaration,
+    PluginMetrics,
+)
 from prism.supervision.canary import Sample
 
 
@@ -46,6 +51,7 @@ class InstanceSpec:
     credentials: Callable[[], dict[str, str]]
     verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
     at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
+    cache: CacheSettings | None = None
 
     @property
     def label(self) -> str:

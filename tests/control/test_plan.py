@@ -4,8 +4,10 @@ import pytest
 
 from prism.config import LoadedConfig, parse_config
 from prism.config.errors import ConfigProblem
+from prism.config.fields import MIB
 from prism.config.types import Config, NamespaceConfig, PluginConfig, SecretsConfig
 from prism.contract.errors import UnknownVersion
+from prism.contract.messages import CacheSettings
 from prism.control.plan import (
     AT_ONCE,
     Difference,
@@ -47,10 +49,22 @@ def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
     assert instance_specs(config) == [spec]
     assert (spec.namespace, spec.backend, spec.plugin_name) == ("kv", "memory", "memory")
     assert spec.config_json == '{"a":[1]}'
+    assert spec.cache is None
     assert "hidden" not in repr(spec)
     assert spec.credentials() == {"password": "hidden"}
     (tmp_path / "secret").write_text("rotated\n")
     assert spec.credentials() == {"password": "rotated"}
+
+
+def test_a_cache_is_of_the_instance():
+    """So a change of it replaces the instance, and anything else that changes leaves it."""
+    text = "namespaces: [{name: a, backend: sqlite, cache: {operations: [get], ttl_seconds: 5}}]"
+    (spec,) = instance_specs(parsed(text))
+    assert spec.cache == CacheSettings(operations=["get"], ttl_seconds=5, max_bytes=64 * MIB)
+    (other,) = instance_specs(parsed(text.replace("5", "6")))
+    assert spec != other
+    (same,) = instance_specs(parsed(text.replace("name: a,", "name: a, description: d,")))
+    assert spec == same
 
 
 def test_another_version_from_the_catalogue():

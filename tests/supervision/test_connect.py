@@ -1,5 +1,6 @@
 """How plugins are reached, and what is said of one that cannot be."""
 
+import dataclasses
 import grp
 import os
 import sys
@@ -20,6 +21,7 @@ from supervised_plugin import Model, eventually
 from prism.channels.frames.channel import FramedChannel
 from prism.contract.errors import ChannelError
 from prism.contract.messages import (
+    CacheSettings,
     ExecuteRequest,
     InitializeResponse,
     OperationDeclaration,
@@ -309,11 +311,14 @@ class Answers:
 
 async def test_initialize_says_what_the_plugin_must_know(make_spec):
     channel = Answers(InitializeResponse(success=True))
-    assert await initialize(channel, make_spec({"a": 1}), {"user": "ada"}) is channel.answer
+    cache = CacheSettings(operations=["get"])
+    spec = dataclasses.replace(make_spec({"a": 1}), cache=cache)
+    assert await initialize(channel, spec, {"user": "ada"}) is channel.answer
     (request,) = channel.requests
     assert (request.namespace, request.backend_type) == ("ns", "memory")
     assert (request.config_json, request.credentials) == ('{"a":1}', {"user": "ada"})
     assert request.capabilities.proxy_version == connect.__version__
+    assert request.cache is cache
 
 
 @pytest.mark.parametrize(
