@@ -65,7 +65,9 @@ def check_machine(loaded: LoadedConfig) -> tuple[list[ConfigProblem], list[Confi
     if config.admin.enabled:
         _check_admin(config.admin, root["admin"])
     if config.authentication is not None:
-        _check_authentication(config.authentication, root["authentication"])
+        _check_authentication(config, config.authentication, root["authentication"])
+    if config.audit is not None:
+        _check_audit(Path(config.audit.file), root["audit"]["file"])
     for index, namespace in enumerate(config.namespaces):
         _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
     return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
@@ -113,19 +115,40 @@ def _check_admin(admin: AdminConfig, at: Place) -> None:
         _check_directory(Path(socket).parent, at["address"], to_write=True)
 
 
-def _check_authentication(authentication: AuthenticationConfig, at: Place) -> None:
+def _check_audit(file: Path, at: Place) -> None:
+    if not file.exists():
+        _check_directory(file.parent, at, to_write=True)
+    elif file.is_dir() or not os.access(file, os.W_OK):
+        at.error(f"{file} is a directory" if file.is_dir() else f"this user may not write {file}")
+
+
+def _check_authentication(config: Config, authentication: AuthenticationConfig, at: Place) -> None:
     if authentication.api_keys is not None:
         try:
             read_keys(Path(authentication.api_keys.file))
         except ConfigError as error:
             for problem in error.problems:
                 at["api_keys"]["file"].error(str(problem))
-    for index, issuer in enumerate(authentication.jwt):
-        if issuer.ca_cert is not None:
+    asked = authentication.introspection
+    authorities = [(issuer.ca_cert, at["jwt"][i]) for i, issuer in enumerate(authentication.jwt)]
+    if asked is not None:
+        authorities.append((asked.ca_cert, at["introspection"]))
+        secret = at["introspection"]["client_secret"]
+        _check_secret(secret, asked.client_secret, Path(config.secrets.directory))
+    for ca_cert, place in authorities:
+        if ca_cert is not None:
             try:
-                load_client_context(TLSFiles(ca_cert=issuer.ca_cert))
+                load_client_context(TLSFiles(ca_cert=ca_cert))
             except TLSFilesError as error:
-                at["jwt"][index]["ca_cert"].error(f"{error.files}: {error.why}")
+                place["ca_cert"].error(f"{error.files}: {error.why}")
+
+
+def _check_secret(at: Place, text: str, directory: Path) -> None:
+    try:
+        resolve_credentials({str(at.path[-1]): text}, directory, partial(_warn_exposed, at))
+    except ConfigError as error:
+        for problem in error.problems:
+            at.error(f"{problem.file}: {problem.message}")
 
 
 def _warn_exposed(at: Place, file: Path) -> None:
@@ -148,12 +171,7 @@ class _Namespace:
     def check(self) -> None:
         """Report all of it."""
         for key, text in self._namespace.credentials.items():
-            place = self._at["credentials"][key]
-            try:
-                resolve_credentials({key: text}, self._secrets, partial(_warn_exposed, place))
-            except ConfigError as error:
-                for problem in error.problems:
-                    place.error(f"{problem.file}: {problem.message}")
+            _check_secret(self._at["credentials"][key], text, self._secrets)
         try:
             plugin = resolve_plugin(self._config, self._namespace)
         except UnresolvedPlugin:

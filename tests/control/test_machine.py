@@ -21,8 +21,11 @@ admin:
   address: unix:{here}/sockets/admin.sock
   tokens: [{name: ann, file: ann.token}]
 secrets: {directory: secrets}
+audit: {file: audit/log}
 authentication:
   api_keys: {file: keys.yaml}
+  introspection:
+    {url: "https://i/x", client_id: p, client_secret: "{{ secret:pw }}", ca_cert: asked.pem}
   jwt: [{issuer: i, audience: a, jwks_url: "https://i/k", ca_cert: issuer.pem, algorithms: [RS256]}]
 plugins:
   - name: orders
@@ -51,10 +54,10 @@ def here(tmp_path: Path) -> Path:
     issued = authority.issue_cert("localhost")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for name in ("ca.pem", "issuer.pem"):
+    for name in ("ca.pem", "issuer.pem", "asked.pem"):
         authority.cert_pem.write_to_path(tmp_path / name)
     create_key(tmp_path / "keys.yaml", "reports", [])
-    for name in ("sockets", "secrets", "far", "data", "work"):
+    for name in ("sockets", "secrets", "far", "data", "work", "audit"):
         (tmp_path / name).mkdir()
     for name in ("v1.py", "v2.py", "mine.py", "far/far.py"):
         (tmp_path / name).touch(0o644)
@@ -102,7 +105,8 @@ def test_every_path_of_the_configuration_is_thought_of() -> None:
         "ListenerTLS.cert", "ListenerTLS.key", "ListenerTLS.client_ca",
         "ListenerTLS.client_crl",
         "AdminConfig.token_file", "AdminTokenConfig.file",
-        "APIKeysConfig.file", "JWTIssuerConfig.ca_cert",
+        "APIKeysConfig.file", "JWTIssuerConfig.ca_cert", "IntrospectionConfig.ca_cert",
+        "AuditConfig.file",
         "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
         "SecretsConfig.directory", "PluginConfig.socket",
         *(f"{block}.{name}" for name in of_launch
@@ -115,19 +119,21 @@ MISSING = [
     ("cert.pem", "2:22: listen.tls.cert: cert.pem: " + GONE),
     ("key.pem", "2:37: listen.tls.key: key.pem: " + GONE),
     ("ca.pem", "2:57: listen.tls.client_ca: ca.pem: " + GONE),
-    ("keys.yaml", "8:20: authentication.api_keys.file: keys.yaml: the file is not there"),
-    ("issuer.pem", "9:68: authentication.jwt[0].ca_cert: issuer.pem: " + GONE),
+    ("keys.yaml", "9:20: authentication.api_keys.file: keys.yaml: the file is not there"),
+    ("issuer.pem", "12:68: authentication.jwt[0].ca_cert: issuer.pem: " + GONE),
+    ("asked.pem", "11:83: authentication.introspection.ca_cert: asked.pem: " + GONE),
+    ("audit", "7:15: audit.file: there is no directory audit"),
     ("ann.token", "5:30: admin.tokens[0].file: ann.token: " + GONE),
     (
         "secrets/pw",
-        '16:73: namespaces[0].credentials.pw: secrets/pw: the secret "pw" cannot be read: ' + GONE,
+        '19:73: namespaces[0].credentials.pw: secrets/pw: the secret "pw" cannot be read: ' + GONE,
     ),
-    ("v1.py", "13:14: plugins[0].command: there is no file v1.py"),
-    ("mine.py", "18:62: namespaces[2].plugin.module: there is no Python package 'mine'"),
-    ("far/far.py", "19:62: namespaces[3].plugin.module: "),
-    ("data", "23:47: namespaces[5].config.path: there is no directory data"),
-    ("work", "26:68: namespaces[6].plugin.working_directory: there is no directory work"),
-    ("program", "26:38: namespaces[6].plugin.command: there is no program program"),
+    ("v1.py", "16:14: plugins[0].command: there is no file v1.py"),
+    ("mine.py", "21:62: namespaces[2].plugin.module: there is no Python package 'mine'"),
+    ("far/far.py", "22:62: namespaces[3].plugin.module: "),
+    ("data", "26:47: namespaces[5].config.path: there is no directory data"),
+    ("work", "29:68: namespaces[6].plugin.working_directory: there is no directory work"),
+    ("program", "29:38: namespaces[6].plugin.command: there is no program program"),
     ("sockets", "4:12: admin.address: there is no directory sockets"),
 ]
 
@@ -137,7 +143,8 @@ def test_each_thing_that_is_missing_is_found_at_its_place(
     here: Path, name: str, problem: str
 ) -> None:
     (here / name).rename(here / "elsewhere")
-    assert any(found.startswith(problem) for found in problems(here))
+    found = problems(here)
+    assert any(each.startswith(problem) for each in found), found
 
 
 def test_a_key_that_is_another_certificates(here: Path) -> None:
@@ -163,29 +170,29 @@ def test_a_token_that_all_may_read(here: Path) -> None:
 def test_a_program_that_others_may_write_or_nobody_may_run(here: Path) -> None:
     (here / "program").chmod(0o757)
     (problem,) = problems(here)
-    assert problem.startswith("26:38: namespaces[6].plugin.command: ")
+    assert problem.startswith("29:38: namespaces[6].plugin.command: ")
     assert "world_writable" in problem
     (here / "program").chmod(0o644)
-    assert problems(here) == ["26:38: namespaces[6].plugin.command: program is not executable"]
+    assert problems(here) == ["29:38: namespaces[6].plugin.command: program is not executable"]
 
 
 def test_a_version_has_its_own_command(here: Path) -> None:
     text = FITS.replace("v2: {}", "v2: {command: /no/such}").replace("version: v1", "version: v2")
     assert problems(here, text) == [
-        "14:38: plugins[0].versions.v2.command: there is no program /no/such"
+        "17:38: plugins[0].versions.v2.command: there is no program /no/such"
     ]
 
 
 def test_a_group_that_is_not_there(here: Path) -> None:
     assert problems(here, FITS.replace("group: root", "group: nosuch")) == [
-        "17:82: namespaces[1].plugin.group: there is no group nosuch"
+        "20:82: namespaces[1].plugin.group: there is no group nosuch"
     ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_this_user_may_not_write(here: Path) -> None:
     (here / "data").chmod(0o555)
-    assert problems(here) == ["23:47: namespaces[5].config.path: this user may not write in data"]
+    assert problems(here) == ["26:47: namespaces[5].config.path: this user may not write in data"]
 
 
 def test_no_plugin_is_run(here: Path) -> None:
