@@ -297,8 +297,12 @@ class PluginConfig(Launch, frozen=True):
         Meta(description="From start to a successful Initialize, and from there to health."),
     ] = 10.0
     drain_timeout_seconds: Annotated[
-        Seconds, Meta(description="For open calls to end at a reload or stop.")
-    ] = 30.0
+        Seconds,
+        Meta(
+            description="For open calls to end at a reload or stop. Longer than a call may take "
+            "by default."
+        ),
+    ] = 35.0
     kill_timeout_seconds: Annotated[
         Seconds, Meta(description="Between asking a process to end and killing it.")
     ] = 5.0

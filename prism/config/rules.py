@@ -76,7 +76,9 @@ def check_rules(config: Config, at: Place) -> None:
     for place, namespace in zip(namespaces, config.namespaces, strict=True):
         _check_plugin(namespace.plugin, place["plugin"])
         _check_access(namespace.access, place["access"], at["authentication"])
-        _check_limits(namespace.limits, namespace.plugin, place["limits"])
+        _check_limits(
+            namespace.limits, namespace.plugin, config.drain_timeout_seconds, place["limits"]
+        )
         _check_memory(namespace.limits, config.listen.limits.request_memory_bytes, place["limits"])
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
@@ -419,7 +421,13 @@ def _check_launch(launch: Launch, plugin_type: PluginType, at: Place, entry: Pla
 # -- namespaces ---------------------------------------------------------------
 
 
-def _check_limits(limits: NamespaceLimits, plugin: PluginConfig, at: Place) -> None:
+ENVELOPE_BYTES = 64 * 1024
+"""For what is in a frame beside the params: names, ids, who calls, and the trace."""
+
+
+def _check_limits(
+    limits: NamespaceLimits, plugin: PluginConfig, stop_seconds: float, at: Place
+) -> None:
     if limits.timeout_seconds > limits.max_timeout_seconds:
         at["timeout_seconds"].error(
             f"{limits.timeout_seconds:g} seconds is more than max_timeout_seconds, "
@@ -430,6 +438,21 @@ def _check_limits(limits: NamespaceLimits, plugin: PluginConfig, at: Place) -> N
             f"{limits.max_payload_bytes} bytes do not fit into a frame; "
             f"the plugin's max_frame_bytes is {plugin.max_frame_bytes}"
         )
+    elif limits.max_payload_bytes + ENVELOPE_BYTES > plugin.max_frame_bytes:
+        at["max_payload_bytes"].warning(
+            f"a body of {limits.max_payload_bytes} bytes has no room for its metadata in a frame; "
+            "give the plugin a max_frame_bytes of at least "
+            f"{limits.max_payload_bytes + ENVELOPE_BYTES}"
+        )
+    for what, drain in (
+        ("a reload of its plugin", plugin.drain_timeout_seconds),
+        ("a stop of the proxy", stop_seconds),
+    ):
+        if limits.timeout_seconds >= drain:
+            at["timeout_seconds"].warning(
+                f"calls may take {limits.timeout_seconds:g} s, and {what} cuts them off after "
+                f"{drain:g} s (drain_timeout_seconds)"
+            )
 
 
 def _check_memory(limits: NamespaceLimits, of_proxy: int, at: Place) -> None:

@@ -732,8 +732,12 @@ class Config(Block, frozen=True):
     log: Annotated[LogConfig, Meta(description="Logging.")] = LogConfig()
     audit: Annotated[AuditConfig | None, Meta(description="A record of every call.")] = None
     drain_timeout_seconds: Annotated[
-        Seconds, Meta(description="For open requests to end after SIGTERM.")
-    ] = 30.0
+        Seconds,
+        Meta(
+            description="For open requests to end after SIGTERM. Longer than a call may take by "
+            "default, or it would cut off those that had just begun."
+        ),
+    ] = 35.0
     handover_timeout_seconds: Annotated[
         Seconds, Meta(description="For a successor to get ready after SIGUSR2.")
     ] = 60.0

@@ -207,7 +207,12 @@ class PayloadTooLarge(InvalidRequest):
     reason = "payload_too_large"
     retryable = False
 
-    def __init__(self, limit: int, what: str = "the request body", whose: str = "") -> None:
+    def __init__(
+        self,
+        limit: int,
+        what: str = "the request body",
+        whose: str = ", the namespace's max_payload_bytes",
+    ) -> None:
         super().__init__(f"{what} is larger than the limit of {limit} bytes{whose}")
         self.limit = limit
 

@@ -33,6 +33,9 @@ def pack(message: bytes, encoding: Encoding = Encoding.IDENTITY) -> bytes:
     return b"%c%b%b" % (encoding is Encoding.GZIP, len(message).to_bytes(4, "big"), message)
 
 
+_OURS = ", the receiver's"
+
+
 class MessageReader:
     """Cuts the bytes of one side of a call into messages.
 
@@ -86,7 +89,7 @@ class MessageReader:
         if flag and self._encoding is Encoding.IDENTITY:
             raise RemoteProtocolError("a compressed gRPC message, but no grpc-encoding was named")
         if size > self._limit:
-            raise PayloadTooLarge(self._limit, f"a gRPC message of {size} bytes")
+            raise PayloadTooLarge(self._limit, f"a gRPC message of {size} bytes", _OURS)
         del self._buffer[:PREFIX_SIZE]
         self._compressed = bool(flag)
         self._expected = size
@@ -98,7 +101,7 @@ class MessageReader:
         except zlib.error as error:
             raise RemoteProtocolError(f"a gRPC message is not gzip: {error}") from error
         if len(inflated) > self._limit:
-            raise PayloadTooLarge(self._limit, "a gRPC message, decompressed,")
+            raise PayloadTooLarge(self._limit, "a gRPC message, decompressed,", _OURS)
         if not inflater.eof or inflater.unused_data:
             raise RemoteProtocolError("a gRPC message is not exactly one gzip stream")
         return inflated

@@ -69,8 +69,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     is waited for the first bytes of a connection just opened, and for one last request
     on an idle HTTP/1.1 connection."""
 
-    graceful_timeout: float = 30.0
-    """After the shutdown event, how long requests in flight may still run."""
+    graceful_timeout: float = 35.0
+    """After the shutdown event, how long requests in flight may still run: longer than a call
+    may take by default."""
 
     max_connections: int = 1000
     """Per process; an idle one costs 40 KB, with mutual TLS 75 KB. At the limit the

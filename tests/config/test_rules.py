@@ -8,6 +8,10 @@ import pytest
 from prism.config import parse_config
 from prism.config.catalogue import BUILT_IN
 from prism.config.errors import ConfigError
+from prism.config.plugin_types import PluginConfig
+from prism.config.rules import ENVELOPE_BYTES
+from prism.config.types import Config, NamespaceLimits
+from prism.server.settings import ServerSettings
 
 Problems = Callable[[str], list[str]]
 
@@ -200,6 +204,42 @@ def test_what_a_client_may_send_fits_into_a_frame(problems: Problems) -> None:
         "2:5: namespaces[0].limits.max_payload_bytes: 1048576 bytes do not fit into a frame; "
         "the plugin's max_frame_bytes is 1024"
     ]
+
+
+def test_a_frame_has_room_for_a_body_and_its_metadata() -> None:
+    text = namespace("type: sidecar, command: a, max_frame_bytes: %d")
+    (warning,) = parse_config(text % (1048576 + ENVELOPE_BYTES - 1), "f").warnings
+    assert "no room for its metadata in a frame" in str(warning)
+    assert f"max_frame_bytes of at least {1048576 + ENVELOPE_BYTES}" in str(warning)
+    assert parse_config(text % (1048576 + ENVELOPE_BYTES), "f").warnings == ()
+
+
+def test_by_default_a_drain_is_longer_than_a_call() -> None:
+    longest = NamespaceLimits().timeout_seconds
+    assert Config().drain_timeout_seconds > longest
+    assert PluginConfig().drain_timeout_seconds > longest
+    assert ServerSettings().graceful_timeout > longest
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("drain_timeout_seconds: 30", ["a stop of the proxy cuts them off after 30 s"]),
+        (
+            "plugin: {drain_timeout_seconds: 30, type: sidecar, command: a}",
+            ["a reload of its plugin cuts them off after 30 s"],
+        ),
+        ("plugin: {drain_timeout_seconds: 31, type: sidecar, command: a}", []),
+    ],
+)
+def test_a_drain_that_cuts_calls_off_is_told(text: str, told: list[str]) -> None:
+    of_proxy = text if text.startswith("drain") else ""
+    of_namespace = "" if of_proxy else f", {text}"
+    whole = f"{of_proxy}\nnamespaces: [{{name: a, backend: sqlite{of_namespace}}}]"
+    warnings = [str(warning) for warning in parse_config(whole, "f").warnings]
+    assert len(warnings) == len(told)
+    for warning, part in zip(warnings, told, strict=True):
+        assert f"calls may take 30 s, and {part} (drain_timeout_seconds)" in warning
 
 
 def test_the_usual_deadline_is_within_the_longest(problems: Problems) -> None:

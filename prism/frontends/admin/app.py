@@ -175,5 +175,5 @@ async def _whole_body(request: AdminRequest) -> bytes:
     while part := await request.exchange.read():
         content += part
         if len(content) > MAX_BODY_BYTES:
-            raise PayloadTooLarge(MAX_BODY_BYTES)
+            raise PayloadTooLarge(MAX_BODY_BYTES, whose=", the admin port's")
     return bytes(content)
