@@ -23,6 +23,7 @@ need h2load nghttp2-client
 need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 need redis-server redis-server
+[ -e /usr/sbin/nginx ] || missing="$missing nginx"
 [ -e /usr/lib/postgresql/15/bin/initdb ] || missing="$missing postgresql-15"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
