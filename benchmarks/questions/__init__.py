@@ -6,6 +6,7 @@ from benchmarks.questions import (
     constant,
     growth,
     hop,
+    kafka,
     latency,
     memory,
     proxied,
@@ -18,6 +19,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "constant": constant,  # What can the HTTP server do, with an application that does nothing?
     "proxied": proxied,  # What does a call to a plugin cost, and what at other proxies?
     "storage": storage,  # And with real work behind it: get and set on SQLite?
+    "kafka": kafka,  # And Kafka: batches published, and a stream, beside its client alone?
     "latency": latency,  # What delay does the proxy add, at a load that it can bear?
     "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?
     "streams": streams,  # What do streams cost, and gRPC calls in front?

@@ -6,6 +6,13 @@ their own around librdkafka's producer and consumer), ``cluster`` (what is asked
 ``records`` (between a client's messages and Kafka's), ``progress`` (which offset may be committed).
 """
 
+try:
+    import confluent_kafka  # noqa: F401 - to say what to install where it is not there
+except ImportError as error:
+    raise ImportError(
+        f"the Kafka plugin needs confluent-kafka: pip install 'prism-data-proxy[kafka]' ({error})"
+    ) from error
+
 from .plugin import KafkaPlugin
 
 __all__ = ["KafkaPlugin"]

@@ -1,6 +1,7 @@
 """What all operations of the plugin share: the connections to the brokers, and their life."""
 
 from collections.abc import Iterable
+from time import monotonic
 
 import anyio
 from confluent_kafka.admin import OffsetSpec
@@ -102,7 +103,7 @@ class Connection(Plugin):
 
     async def _stalled(self, subscriptions: Iterable[Subscription]) -> list[str]:
         limit = self.config.stall_seconds
-        now = anyio.current_time()
+        now = monotonic()
         suspects = [each for each in subscriptions if now - each.moved_at > limit and each.parts]
         asked = sorted({where for each in suspects for where in each.parts})
         ends = await self.cluster.list_offsets(asked, OffsetSpec.latest(), PING_SECONDS)

@@ -70,7 +70,7 @@ class PublishOperations(Connection):
                     batch = Batch(topic, full, 1)
                     outstanding.append(batch)
                     changed.set()
-                    await self.publisher.put(batch, 0, record)
+                    await self.publisher.put(batch, [record])
             except PluginError as error:
                 failure = error
             ended = True

@@ -104,18 +104,19 @@ class Publisher:
         """
         batch = Batch(topic, full, len(records))
         deadline = anyio.current_time() + time_left
-        for index, record in enumerate(records):
-            await self.put(batch, index, record, deadline)
+        await self.put(batch, records, deadline)
         return await self.outcomes(batch, deadline)
 
     async def put(
-        self, batch: Batch, index: int, record: Record, deadline: float = math.inf
+        self, batch: Batch, records: Sequence[Record], deadline: float = math.inf
     ) -> None:
-        """Queue one message of a batch; waits while there is no room."""
-        while not self._enqueue(batch, index, record):
+        """Queue the messages of a batch; waits while there is no room."""
+        queued = 0
+        while (queued := self._enqueue(batch, records, queued)) < len(records):
             left = deadline - anyio.current_time()
             if left <= 0:
-                batch.settle(index, _no_room(batch.topic))
+                for index in range(queued, len(records)):
+                    batch.settle(index, _no_room(batch.topic))
                 return
             with anyio.move_on_after(min(LOOK_AGAIN_SECONDS, left)):
                 await self._room.wait()
@@ -127,25 +128,25 @@ class Publisher:
                 await batch.done.wait()
         return [_unknown(batch.topic) if outcome is None else outcome for outcome in batch.outcomes]
 
-    def _enqueue(self, batch: Batch, index: int, record: Record) -> bool:
-        """Put one message into the queue, or settle it; False if there is no room now."""
-        try:
-            self._producer.produce(
-                batch.full,
-                record.value,
-                record.key,
-                record.partition,
-                partial(self._report, batch, index),
-                timestamp=record.timestamp,
-                headers=record.headers,
-            )
-        except BufferError:
-            if self._room.is_set():
-                self._room = anyio.Event()
-            return False
-        except KafkaException as error:
-            batch.settle(index, self._explain(error.args[0], batch.topic, record))
-        return True
+    def _enqueue(self, batch: Batch, records: Sequence[Record], start: int) -> int:
+        """Put messages into the queue, from ``start`` on, or settle them; returns where there was
+        no more room."""
+        produce, report, full = self._producer.produce, self._report, batch.full
+        for index in range(start, len(records)):
+            value, key, headers, partition, timestamp = record = records[index]
+            told = partial(report, batch, index)
+            try:
+                if headers or timestamp:
+                    produce(full, value, key, partition, told, timestamp=timestamp, headers=headers)
+                else:
+                    produce(full, value, key, partition, told)
+            except BufferError:
+                if self._room.is_set():
+                    self._room = anyio.Event()
+                return index
+            except KafkaException as error:
+                batch.settle(index, self._explain(error.args[0], batch.topic, record))
+        return len(records)
 
     def _explain(self, error: KafkaError, topic: str, record: Record) -> PluginError:
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:

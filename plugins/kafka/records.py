@@ -40,21 +40,24 @@ def read_record(message: p.Publishing, call: Call) -> Record:
     return Record(
         _read_value(message, call),
         None if message.key is None else _read_text(message.key, message.key_encoding, "key"),
-        [(header.name, _read_header(header)) for header in message.headers],
+        [(header.name, _read_header(header)) for header in message.headers]
+        if message.headers
+        else [],
         -1 if message.partition is None else message.partition,
         message.timestamp or 0,
     )
 
 
 def _read_value(message: p.Publishing, call: Call) -> bytes | None:
-    value = message.value
+    value, encoding = message.value, message.encoding
+    if encoding is UNSET and value is not UNSET and not (message.tombstone or call.binary):
+        return bytes(value)  # as most are
     if isinstance(value, UnsetType):
         if message.tombstone:
             return None
         raise _invalid("value is missing; for a message without one, tombstone: true")
     if message.tombstone:
         raise _invalid("a tombstone has no value")
-    encoding = message.encoding
     if encoding == "text":
         try:
             decode = msgspec.msgpack.decode if call.binary else msgspec.json.decode
