@@ -1,13 +1,10 @@
 """The key-value store that the SDK's operations ask: each method is one statement, or few.
 
-Short ones share connections with other callers (`pipeline`); those that may take long, or give
-much, have one for themselves, as do all behind a pooler. An expired row is a missing one
-everywhere, whether it was removed already or not; the server's clock says what has expired.
+An expired row is a missing one everywhere, whether it was removed already or not; the server's
+clock says what has expired.
 """
 
-import struct
 from collections.abc import Sequence
-from zlib import crc32
 
 from prism.sdk import PluginError, StatusCode, Value
 from prism.sdk.keyvalue import (
@@ -19,12 +16,8 @@ from prism.sdk.keyvalue import (
     added,
     same_value,
 )
-from prism.sdk.multiplexed import Multiplexed
 
-from .connection import Connection
-from .errors import DatabaseError
-from .pipeline import Answer, Reply, Request, answer_of
-from .pool import Pool
+from .own_tables import OwnTables, integer, number
 
 PAGE_BYTES = 512 * 1024
 """A page of scan ends when its values reach this; it has one item at least."""
@@ -120,45 +113,26 @@ FORMATS = {
 }  # fmt: skip
 """Of the parameters: 1 for keys and values, which are binary."""
 
-Share = Multiplexed[Request, Reply]
-Params = tuple[bytes | None, ...]
-
 
 class PostgresKeyValueStore(VersionedKeyValueStore):
-    """The keys of ``namespace``; ``readers`` and ``writers`` are empty behind a pooler.
-
-    ``enabled``: whether there are tables."""
+    """The keys in ``tables``."""
 
     def __init__(
-        self,
-        pool: Pool,
-        readers: Sequence[Share],
-        writers: Sequence[Share],
-        *,
-        namespace: str,
-        schema: str,
-        max_value_bytes: int,
-        default_ttl: float | None,
-        enabled: bool,
+        self, tables: OwnTables, *, max_value_bytes: int, default_ttl: float | None
     ) -> None:
-        self._pool = pool
-        self._readers = readers
-        self._writers = writers
-        self._namespace = namespace.encode()
-        self._schema = schema
-        self._enabled = enabled
+        self._tables = tables
         self.max_value_bytes = max_value_bytes
         self.default_ttl = default_ttl
 
     async def get(self, key: bytes) -> Entry | None:
-        answer = await self._read("get", key)
+        answer = await self._tables.read("get", key)
         return _entry(answer.rows[0]) if answer.rows else None
 
     async def exists(self, key: bytes) -> bool:
-        return bool((await self._read("exists", key)).rows)
+        return bool((await self._tables.read("exists", key)).rows)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        answer = await self._alone(_GET_MANY, (self._namespace, _byteas(keys)), repeatable=True)
+        answer = await self._tables.alone(_GET_MANY, _byteas(keys), repeatable=True)
         found = {row[0]: _entry(row[1:]) for row in answer.rows}
         size = sum(len(entry.value.data) for entry in found.values())
         if size > GET_MANY_BYTES:
@@ -170,42 +144,42 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
 
     async def set(self, item: Item, when: When) -> bool:
         name = {When.ALWAYS: "set", When.MISSING: "set_missing", When.PRESENT: "set_present"}[when]
-        return bool((await self._write(name, item.key, *_values(item))).affected)
+        return bool((await self._tables.write(name, item.key, *_values(item))).affected)
 
     async def set_if_version(self, item: Item, version: str) -> bool:
-        number = _version(version)
-        if number is None:
+        known = _version(version)
+        if known is None:
             return False
-        return bool((await self._write("set_version", item.key, *_values(item), number)).affected)
+        return bool(
+            (await self._tables.write("set_version", item.key, *_values(item), known)).affected
+        )
 
     async def set_many(self, items: Sequence[Item]) -> None:
         last = {item.key: item for item in items}.values()  # ON CONFLICT takes no key twice
         params = (
-            self._namespace,
             _byteas([item.key for item in last]),
             _byteas([item.value.data for item in last]),
             b"{%b}" % b",".join(b"t" if item.value.binary else b"f" for item in last),
-            b"{%b}"
-            % b",".join(b"NULL" if item.ttl is None else _number(item.ttl) for item in last),
+            b"{%b}" % b",".join(b"NULL" if item.ttl is None else number(item.ttl) for item in last),
         )
-        await self._alone(_SET_MANY, params)
+        await self._tables.alone(_SET_MANY, *params)
 
     async def delete(self, key: bytes) -> bool:
-        return bool((await self._write("delete", key)).affected)
+        return bool((await self._tables.write("delete", key)).affected)
 
     async def delete_if_version(self, key: bytes, version: str) -> bool:
-        number = _version(version)
-        return number is not None and bool(
-            (await self._write("delete_version", key, number)).affected
+        known = _version(version)
+        return known is not None and bool(
+            (await self._tables.write("delete_version", key, known)).affected
         )
 
     async def delete_many(self, keys: Sequence[bytes]) -> int:
-        return (await self._alone(_DELETE_MANY, (self._namespace, _byteas(keys)))).affected
+        return (await self._tables.alone(_DELETE_MANY, _byteas(keys))).affected
 
     async def scan(self, prefix: bytes, cursor: str, limit: int, *, keys_only: bool) -> Page:
-        params = (self._namespace, *_range(prefix, cursor), b"%d" % (limit + 1))
+        params = (*_range(prefix, cursor), b"%d" % (limit + 1))
         sql = _SCAN_KEYS if keys_only else _SCAN
-        answer = await self._alone(sql, params, (0, 1, 1, 0), repeatable=True)
+        answer = await self._tables.alone(sql, *params, formats=(0, 1, 1, 0), repeatable=True)
         items = [((row[0] or b"").decode(), _entry(row[1:])) for row in answer.rows[:limit]]
         if len(answer.rows) > limit:
             return Page(items, items[-1][0])
@@ -213,31 +187,32 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
         return Page(items, items[-1][0] if size >= PAGE_BYTES else "")
 
     async def count(self, prefix: bytes) -> int:
-        params = (self._namespace, *_range(prefix, ""))
-        answer = await self._alone(_COUNT, params, (0, 1, 1), repeatable=True)
-        return _integer(answer.rows[0][0])
+        answer = await self._tables.alone(
+            _COUNT, *_range(prefix, ""), formats=(0, 1, 1), repeatable=True
+        )
+        return integer(answer.rows[0][0])
 
     async def remaining(self, key: bytes) -> int | float:
-        answer = await self._read("remaining", key)
+        answer = await self._tables.read("remaining", key)
         if not answer.rows:
             return -2
         milliseconds = answer.rows[0][0]
-        return -1 if milliseconds is None else max(0, _integer(milliseconds)) / 1000
+        return -1 if milliseconds is None else max(0, integer(milliseconds)) / 1000
 
     async def expire(self, key: bytes, ttl: float) -> bool:
-        return bool((await self._write("expire", key, _number(ttl))).affected)
+        return bool((await self._tables.write("expire", key, number(ttl))).affected)
 
     async def persist(self, key: bytes) -> bool:
-        return bool((await self._write("persist", key)).affected)
+        return bool((await self._tables.write("persist", key)).affected)
 
     async def increment(self, key: bytes, delta: int, initial: int, ttl: float | None) -> int:
         for _ in range(TRIES):
             total = initial + delta
             if -(2**63) <= total < 2**63:
-                params = (b"%d" % delta, b"%d" % total, None if ttl is None else _number(ttl))
-                answer = await self._write("increment", key, *params)
+                params = (b"%d" % delta, b"%d" % total, None if ttl is None else number(ttl))
+                answer = await self._tables.write("increment", key, *params)
             else:
-                answer = await self._write("increment_present", key, b"%d" % delta)
+                answer = await self._tables.write("increment_present", key, b"%d" % delta)
             if answer.rows:
                 return int(answer.rows[0][0] or b"")
             entry = await self.get(key)
@@ -267,115 +242,18 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
 
     async def sweep(self) -> bool:
         """Remove some of what has expired; True when more may remain."""
-        answer = await self._alone(_SWEEP, (self._namespace, b"%d" % SWEEP_ROWS))
+        answer = await self._tables.alone(_SWEEP, b"%d" % SWEEP_ROWS)
         return answer.affected == SWEEP_ROWS
-
-    async def check(self) -> None:
-        """Have each shared connection answer.
-
-        Raises:
-            PluginError
-        """
-        for share in (*self._readers, *self._writers):
-            name = "exists" if share in self._readers else "persist"
-            request = Request(name, b"", (self._namespace, b""), FORMATS[name])
-            _checked(await share.call(request, repeatable=True))
-
-    # -- whose connection -----------------------------------------------------------
-
-    async def _read(self, name: str, key: bytes) -> Answer:
-        if not self._readers:
-            params = (self._namespace, key)
-            return await self._alone(READING[name], params, FORMATS[name], repeatable=True)
-        share = self._readers[crc32(key) % len(self._readers)]
-        request = Request(name, key, (self._namespace, key), FORMATS[name])
-        return _checked(await share.call(request, len(key), repeatable=True))
-
-    async def _write(self, name: str, key: bytes, *params: bytes | None) -> Answer:
-        if not self._writers:
-            return await self._alone(WRITING[name], (self._namespace, key, *params), FORMATS[name])
-        share = self._writers[crc32(key) % len(self._writers)]
-        request = Request(name, key, (self._namespace, key, *params), FORMATS[name])
-        size = sum(len(each) for each in request.params if each is not None)
-        return _checked(await share.call(request, size))
-
-    async def _alone(
-        self,
-        sql: str,
-        params: Params,
-        formats: tuple[int, ...] | None = None,
-        *,
-        repeatable: bool = False,
-    ) -> Answer:
-        if not self._enabled:
-            raise PluginError(
-                StatusCode.FAILED_PRECONDITION,
-                "this namespace has no keys and queues (config.key_value: false)",
-            )
-        text = sql.format(schema=self._schema).encode()
-
-        async def work(connection: Connection) -> Answer:
-            prepared = await connection.prepare(text)
-            connection.send_prepared(prepared, params, formats, binary=True)
-            connection.send_sync()
-            result = (await connection.results(connection.owed))[-1]
-            await connection.finish_group()
-            return answer_of(result)
-
-        for last in (False, False, True):
-            try:
-                return await self._pool.run(work, repeatable=repeatable)
-            except DatabaseError as error:
-                # Nothing has happened: another transaction was in the way.
-                if last or error.status is not StatusCode.ABORTED:
-                    raise _of_own_tables(error) from error
-        raise AssertionError
-
-
-def named_statements(statements: dict[str, str], schema: str) -> dict[str, str]:
-    """The statements with the schema's name."""
-    return {name: sql.format(schema=schema) for name, sql in statements.items()}
-
-
-def _checked(reply: Reply) -> Answer:
-    if isinstance(reply, DatabaseError):
-        raise _of_own_tables(reply)
-    if isinstance(reply, PluginError):
-        raise reply
-    return reply
-
-
-def _of_own_tables(error: DatabaseError) -> PluginError:
-    """It is not the caller whom the database refuses, nor the caller's statement that is wrong."""
-    if error.status in (
-        StatusCode.PERMISSION_DENIED,
-        StatusCode.NOT_FOUND,
-        StatusCode.INVALID_ARGUMENT,
-    ):
-        return PluginError(
-            StatusCode.FAILED_PRECONDITION, f"Prism's own tables cannot be used: {error.detail}"
-        )
-    return error
 
 
 def _entry(row: Sequence[bytes | None]) -> Entry:
     value, binary, version = row
-    return Entry(Value(value or b"", binary=binary == b"\1"), str(_integer(version)))
-
-
-def _integer(data: bytes | None) -> int:
-    """An int8 in binary form."""
-    number: int = struct.unpack(">q", data or bytes(8))[0]
-    return number
+    return Entry(Value(value or b"", binary=binary == b"\1"), str(integer(version)))
 
 
 def _values(item: Item) -> tuple[bytes, bytes, bytes | None]:
-    ttl = None if item.ttl is None else _number(item.ttl)
+    ttl = None if item.ttl is None else number(item.ttl)
     return item.value.data, b"t" if item.value.binary else b"f", ttl
-
-
-def _number(value: float) -> bytes:
-    return repr(value).encode()
 
 
 def _version(text: str) -> bytes | None:

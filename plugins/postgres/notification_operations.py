@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import msgspec
+from msgspec import UNSET
 
 from prism.sdk import Call, PluginError, StatusCode, Value, operation
 from prism.sdk.keyvalue import read_value
@@ -42,7 +43,7 @@ class NotificationOperations(Store):
         await self.pool.run(send)
 
     @operation(access="read")
-    async def listen(self, params: p.Listen, call: Call) -> AsyncIterator[p.Notified | p.Listening]:
+    async def listen(self, params: p.Listen, call: Call) -> AsyncIterator[p.Heard]:
         """What is said on channels from now on; first ``ready``, and ``gap`` where some of it may
         have been missed."""
         if self.config.behind_pooler:
@@ -55,10 +56,10 @@ class NotificationOperations(Store):
         async with aclosing(self.listener.listen(names)) as events:
             async for event in events:
                 if isinstance(event, Heard):
-                    raw, encoding = _value(event.payload).write(call)
-                    yield p.Notified(names[event.channel], raw, encoding)
+                    value = _value(event.payload).write(call)
+                    yield p.Heard(UNSET, names[event.channel], *value)
                 else:
-                    yield p.Listening(event)
+                    yield p.Heard(event)
 
     def _channel(self, channel: str) -> str:
         prefix = self.config.channel_prefix

@@ -61,6 +61,17 @@ class Describe(msgspec.Struct, forbid_unknown_fields=True):
     table: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
 
 
+class Described(msgspec.Struct):
+    """Result of describe: the tables there are, or one with its columns, keys and indexes."""
+
+    tables: list[dict[str, str]] | UnsetType = UNSET
+    schema: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    columns: list[dict[str, str | bool | None]] | UnsetType = UNSET
+    keys: list[dict[str, str]] | UnsetType = UNSET
+    indexes: list[str] | UnsetType = UNSET
+
+
 class Notify(msgspec.Struct, forbid_unknown_fields=True):
     """Params of notify."""
 
@@ -83,16 +94,11 @@ class Rows(msgspec.Struct):
     truncated: bool
 
 
-class Columns(msgspec.Struct):
-    """The first message of a streamed query."""
+class Part(msgspec.Struct):
+    """A message of a streamed query: first one with the columns, then the rows."""
 
-    columns: list[str]
-
-
-class SomeRows(msgspec.Struct):
-    """The other messages of a streamed query."""
-
-    rows: Any
+    columns: list[str] | UnsetType = UNSET
+    rows: Any = UNSET
 
 
 class Executed(msgspec.Struct):
@@ -116,17 +122,12 @@ class Results(msgspec.Struct):
     results: list[Executed]
 
 
-class Notified(msgspec.Struct):
-    """A message of listen."""
+class Heard(msgspec.Struct):
+    """A message of listen: a value on a channel, or an ``event``. ``ready``: what is said from now
+    on is heard. ``gap``: the connection was lost, or the client too slow, and something may have
+    been missed; what follows is heard again."""
 
-    channel: str
-    value: AnyValue
+    event: Literal["ready", "gap"] | UnsetType = UNSET
+    channel: str | UnsetType = UNSET
+    value: AnyValue | UnsetType = UNSET
     encoding: Encoding | UnsetType = UNSET
-
-
-class Listening(msgspec.Struct):
-    """What listen tells of itself. ``ready``: what is said from now on is heard. ``gap``: the
-    connection was lost, or the client too slow, and something may have been missed; what follows
-    is heard again."""
-
-    event: Literal["ready", "gap"]

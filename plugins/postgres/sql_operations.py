@@ -63,9 +63,7 @@ class SQLOperations(Store, group="sql"):
         return p.Rows(rows.columns, rows.rows, rows.truncated)
 
     @operation(name="query", idempotent=True, access="read")
-    async def query_stream(
-        self, params: p.QueryAll, call: Call
-    ) -> AsyncIterator[p.Columns | p.SomeRows]:
+    async def query_stream(self, params: p.QueryAll, call: Call) -> AsyncIterator[p.Part]:
         """All rows of a statement that only reads, by a cursor: first the columns."""
         self._allow("read")
         self.metrics.queries_executed += 1
@@ -74,9 +72,9 @@ class SQLOperations(Store, group="sql"):
             parts = self.runner.stream(connection, statement, binary=call.binary)
             async with aclosing(parts):
                 first = await anext(parts)
-                yield p.Columns(first.columns)
+                yield p.Part(first.columns)
                 async for rows in parts:
-                    yield p.SomeRows(rows.rows)
+                    yield p.Part(rows=rows.rows)
 
     @operation(name="execute", access="write")
     async def run_sql(self, params: p.Query, call: Call) -> p.Executed:
@@ -117,7 +115,7 @@ class SQLOperations(Store, group="sql"):
         return p.Results([_executed(rows) for rows in results])
 
     @operation(idempotent=True, access="read")
-    async def describe(self, params: p.Describe, call: Call) -> dict[str, object]:
+    async def describe(self, params: p.Describe, call: Call) -> p.Described:
         """The tables there are, or the columns, keys and indexes of one."""
         self._allow("read")
         table = params.table
@@ -130,7 +128,7 @@ class SQLOperations(Store, group="sql"):
         if not rows.rows:
             raise PluginError(StatusCode.NOT_FOUND, f"there is no table {table!r}")
         found = rows.rows[0][0]
-        return {"tables": found} if table is None else found
+        return p.Described(tables=found) if table is None else msgspec.convert(found, p.Described)
 
     async def _run(
         self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False

@@ -10,15 +10,19 @@ from prism.sdk import Health, PluginError, StatusCode
 from prism.sdk.background import BackgroundTask
 from prism.sdk.keyvalue import VersionedKeyValueOperations
 from prism.sdk.multiplexed import Limits, Multiplexed, State, TransportBroken
+from prism.sdk.queue import QueueOperations
 
+from . import keyvalue, queues
 from .cells import Codecs
 from .config import ConnectionSettings, PostgresConfig
 from .connecting import connect, open_libpq
 from .connection import Connection
-from .keyvalue import READING, WRITING, PostgresKeyValueStore, Share, named_statements
+from .keyvalue import PostgresKeyValueStore
 from .notifications import Listener
+from .own_tables import OwnTables, Share
 from .pipeline import Pipeline, Reply, Request, open_pipeline
 from .pool import Pool
+from .queues import PostgresQueueStore
 from .schema import prepare_schema
 from .statements import Runner
 
@@ -32,7 +36,7 @@ SHARED_SECONDS = 5
 """Longest statement on a shared connection: others wait behind it."""
 
 
-class Store(VersionedKeyValueOperations):
+class Store(VersionedKeyValueOperations, QueueOperations):
     """One PostgreSQL database, which several namespaces may share."""
 
     name = "postgres"
@@ -40,6 +44,7 @@ class Store(VersionedKeyValueOperations):
     Config = PostgresConfig
     config: PostgresConfig
     store: PostgresKeyValueStore
+    queues: PostgresQueueStore
 
     async def start(self) -> None:
         """Connect, and make Prism's own tables; refuses with what is wrong and what to do."""
@@ -70,16 +75,23 @@ class Store(VersionedKeyValueOperations):
             with anyio.CancelScope(shield=True):
                 await self.stop()
             raise
-        self.store = PostgresKeyValueStore(
+        self.tables = OwnTables(
             self.pool,
             self.readers,
             self.writers,
+            reading=keyvalue.READING,
+            writing=keyvalue.WRITING | queues.WRITING,
+            formats=keyvalue.FORMATS | queues.FORMATS,
             namespace=self.namespace,
             schema=config.schema,
-            max_value_bytes=config.max_value_bytes,
-            default_ttl=config.default_ttl_seconds,
             enabled=config.key_value,
         )
+        self.store = PostgresKeyValueStore(
+            self.tables,
+            max_value_bytes=config.max_value_bytes,
+            default_ttl=config.default_ttl_seconds,
+        )
+        self.queues = PostgresQueueStore(self.tables, max_value_bytes=config.max_value_bytes)
         if config.key_value:
             self.sweeper = BackgroundTask(self._sweep, "removal of expired keys")
 
@@ -112,7 +124,7 @@ class Store(VersionedKeyValueOperations):
         try:
             with anyio.fail_after(HEALTH_SECONDS):
                 if self.config.key_value:
-                    await self.store.check()
+                    await self.tables.check()
                 if pool.count - pool.idle < self.config.pool_size:
                     await pool.run(_answers, repeatable=True)
         except TimeoutError:
@@ -138,8 +150,10 @@ class Store(VersionedKeyValueOperations):
 
     async def _share_connections(self) -> None:
         limits = Limits(connect=self.config.connect_timeout)
-        for shares, statements in ((self.readers, READING), (self.writers, WRITING)):
-            prepared = named_statements(statements, self.config.schema)
+        writing = keyvalue.WRITING | queues.WRITING
+        for shares, statements in ((self.readers, keyvalue.READING), (self.writers, writing)):
+            schema = self.config.schema
+            prepared = {name: sql.format(schema=schema) for name, sql in statements.items()}
 
             async def open_one(prepared: dict[str, str] = prepared) -> Pipeline:
                 return await open_pipeline(self._open_shared, prepared)

@@ -79,7 +79,7 @@ SUBJECTS = (
     Subject(
         name="postgres",
         module="prism_plugins.postgres:PostgresPlugin",
-        groups=frozenset({"key_value", "kv_versions", "sql"}),
+        groups=frozenset({"key_value", "kv_versions", "queue", "sql"}),
         setup=_postgres,
         page="postgres.md",
     ),
