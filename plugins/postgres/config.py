@@ -93,7 +93,6 @@ class ConnectionSettings:
                 f"credentials.{min(unknown)} is not known; there are username and password",
             )
         self._credentials = credentials
-        self.verifies_by_default = "sslmode" not in given
         self.parameters = {
             **_DEFAULTS,
             "sslmode": "verify-full",

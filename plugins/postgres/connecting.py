@@ -77,12 +77,18 @@ def _check_connected(pgconn: pq.abc.PGconn, settings: ConnectionSettings) -> Non
     if pgconn.status == pq.ConnStatus.OK:
         return
     said = pgconn.get_error_message().strip()
-    if "does not support SSL" in said and settings.verifies_by_default:
+    if "does not support SSL" in said:
         raise PluginError(
             StatusCode.FAILED_PRECONDITION,
-            f"PostgreSQL at {settings.place} does not speak TLS, and connections are verified "
-            "(sslmode=verify-full) unless config.connection_string says otherwise: set up TLS on "
-            "the server, or add sslmode=disable where nobody else is on the way",
+            f"PostgreSQL at {settings.place} does not speak TLS, and sslmode is "
+            f"{settings.parameters['sslmode']} (verify-full unless config.connection_string says "
+            "otherwise): set up TLS on the server, or add sslmode=disable where nobody else is on "
+            "the way",
+        )
+    if "unsupported startup parameter" in said:
+        raise PluginError(
+            StatusCode.FAILED_PRECONDITION,
+            f"a pooler answers at {settings.place}: {said}; set statement_cache_size: 0",
         )
     if "certificate" in said or "root.crt" in said or "SSL error" in said:
         raise PluginError(
