@@ -18,6 +18,7 @@ from benchmarks.sides import hypercorn, prism
 WITH_TARGETS = {
     "constant",
     "proxied",
+    "redis",
     "latency",
     "hop",
     "memory",
