@@ -27,18 +27,20 @@ def config() -> None:
 
 @config.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--strict", is_flag=True, help="What is missing on this machine is an error, too.")
+@click.option("--strict", is_flag=True, help="What is missing here, or weak, is an error, too.")
 def check(files: tuple[str, ...], strict: bool) -> None:
     """Check configuration files without starting anything.
 
     Every problem is listed with its place. Exit status: 0 when all files can be
     used, 1 otherwise. Warnings do not count: so a file can be checked on another machine than
     the one that it is for. With --strict it must fit this one: certificates and keys, secrets and
-    tokens, programs and scripts, the directories of sockets.
+    tokens, programs and scripts, the directories of sockets. And it is compared with the hardening
+    checklist (docs/security.md), which a proxy must pass that other machines can reach.
     """
     from prism.config import load_config
     from prism.config.errors import ConfigError
-    from prism.control.machine import check_machine
+    from prism.config.hardening import is_exposed
+    from prism.control.machine import check_machine, weaknesses
 
     failed = False
     for file in files:
@@ -57,7 +59,11 @@ def check(files: tuple[str, ...], strict: bool) -> None:
         for problem in missing:
             if strict or problem.message not in said:
                 click.echo(str(problem) if strict else f"warning: {problem}", err=True)
-        if missing and strict:
+        weak = weaknesses(loaded) if strict else []
+        must = strict and is_exposed(loaded.config)
+        for problem in weak:
+            click.echo(str(problem) if must else f"warning: {problem}", err=True)
+        if (missing and strict) or (weak and must):
             failed = True
             continue
         names = ", ".join(namespace.name for namespace in loaded.config.namespaces)

@@ -236,7 +236,8 @@ def redacted(config: Config) -> dict[str, Any]:
     return shown
 
 
-def _is_reference(text: Any) -> bool:
+def is_reference(text: Any) -> bool:
+    """Whether ``text`` is a placeholder, and nothing else."""
     return isinstance(text, str) and _PLACEHOLDER.fullmatch(text) is not None
 
 
@@ -261,7 +262,7 @@ def as_written(value: Any) -> Any:
 def redact(value: Any, key: str | int = "") -> Any:
     """Plain data of a configuration, at and below ``key``, with its secrets as ``***``."""
     if key == "credentials" and isinstance(value, dict):
-        return {name: text if _is_reference(text) else HIDDEN for name, text in value.items()}
+        return {name: text if is_reference(text) else HIDDEN for name, text in value.items()}
     if isinstance(value, dict):
         return {name: redact(item, name) for name, item in value.items()}
     if isinstance(value, list):

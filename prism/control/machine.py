@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import os
 import ssl
+import stat
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from prism.config import (
 from prism.config.catalogue import config_type
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
+from prism.config.hardening import find_weaknesses
 from prism.config.secrets import exposed
 from prism.config.typecheck import fields_of, meta_of
 from prism.config.types import (
@@ -71,6 +73,24 @@ def check_machine(loaded: LoadedConfig) -> tuple[list[ConfigProblem], list[Confi
     for index, namespace in enumerate(config.namespaces):
         _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
     return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
+
+
+def weaknesses(loaded: LoadedConfig) -> list[ConfigProblem]:
+    """What ``loaded`` breaks of the hardening checklist, and who runs this, in the file's order."""
+    assert loaded.root is not None  # noqa: S101 - it was loaded from a text
+    root = loaded.root
+    before = len(root.report.warnings)
+    for name, place, advice in find_weaknesses(loaded.config, root):
+        place.warning(f"{advice} (hardening: {name})")
+    if os.geteuid() == 0:
+        root.warning("the proxy should run as a user of its own, not as root (hardening: user)")
+    mode = Path(loaded.file).stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        root.warning(
+            f"others may change this file (mode {stat.S_IMODE(mode):04o}); chmod it to 0640 "
+            "(hardening: file)"
+        )
+    return _in_order(root.report.warnings[before:])
 
 
 def located(loaded: LoadedConfig, error: PrismError) -> PrismError:

@@ -1,0 +1,87 @@
+"""The hardening checklist: one weakness at a time, on a file that has none."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from prism.config import load_config
+from prism.config.hardening import CHECKLIST, find_weaknesses, is_exposed
+
+HARD = """\
+listen:
+  address: 0.0.0.0
+  tls: {cert: c, key: k, client_ca: a, client_crl: r}
+admin: {tokens: [{name: ann, file: t}]}
+audit: {file: log}
+verification:
+  policy: require
+  trusted_keys: [{name: k, key: "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="}]
+authentication:
+  jwt:
+    - {issuer: "https://a", audience: p, algorithms: [RS256], prefix: "a:"}
+    - {issuer: "https://b", audience: p, algorithms: [RS256], prefix: "b:"}
+  introspection: {url: "https://c/i", client_id: p, client_secret: "{{ secret:c }}"}
+namespaces:
+  - name: a
+    backend: sqlite
+    config: {path: a.db}
+    credentials: {password: "{{ secret:a }}"}
+    access:
+      owners: [ann]
+      allow: [{who: ["*"], permissions: [read]}]
+  - name: b
+    backend: mine
+    plugin: {type: sidecar, command: [./mine]}
+    access: {owners: [ann]}
+"""
+
+
+def found(tmp_path, text):
+    file = tmp_path / "prism.yaml"
+    file.write_text(text)
+    loaded = load_config(file)
+    assert is_exposed(loaded.config) is ("0.0.0.0" in text)
+    return [(name, place.line) for name, place, _ in find_weaknesses(loaded.config, loaded.root)]
+
+
+def test_a_hard_file(tmp_path):
+    assert found(tmp_path, HARD) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "was", "becomes"),
+    [
+        ("tls", 2, "0.0.0.0\n  tls: {cert: c, key: k, client_ca: a, client_crl: r}",
+         "127.0.0.1\n  server: prism"),
+        ("insecure", 26, "access: {owners: [ann]}\n", "access: {owners: [ann]}\ninsecure: true\n"),
+        ("dry_run", 25, "access: {owners: [ann]}", "access: {owners: [ann], mode: dry_run}"),
+        ("everybody", 21, "permissions: [read]", "permissions: [read, write]"),
+        ("everybody", 20, "owners: [ann]\n", 'owners: ["*"]\n'),
+        ("prefixes", 12, 'prefix: "b:"', 'prefix: "a:"'),
+        ("revocation", 3, ", client_crl: r", ""),
+        ("audit", 1, "audit: {file: log}\n", ""),
+        ("admin", 4, "admin: {tokens: [{name: ann, file: t}]}", "admin: {port: 1}"),
+        ("admin", 4, "file: t}]", "file: t}], without_token: read"),
+        ("signatures", 7, "policy: require", "policy: allow_missing"),
+        ("isolation", 24, "type: sidecar, command: [./mine]", "type: in_process, module: 'a:A'"),
+        ("secrets", 18, "{{ secret:a }}", "hunter2"),
+    ],
+)  # fmt: skip
+def test_one_weakness(tmp_path, name, line, was, becomes):
+    assert was in HARD
+    assert (name, line) in found(tmp_path, HARD.replace(was, becomes, 1))
+
+
+def test_nobody_is_authenticated(tmp_path):
+    text = "namespaces: [{name: a, backend: sqlite, config: {path: a.db}}]\n"
+    names = [name for name, _ in found(tmp_path, text)]
+    assert names == ["authentication", "tls", "audit", "admin"]
+
+
+def test_the_page_has_the_same_list():
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    listed = re.findall(
+        r"^\| `(\w+)` \|", page.partition("## The hardening checklist")[2], re.MULTILINE
+    )
+    assert listed == [*CHECKLIST, "user", "file"]
