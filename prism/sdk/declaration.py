@@ -52,7 +52,7 @@ def schema_of(kind: Any) -> str:
     try:
         schema = msgspec.json.schema(kind, schema_hook=_of_object)
     except (TypeError, ValueError, NotImplementedError, RecursionError):
-        return _any_of(kind)
+        return _composed(kind)
     definitions = schema.pop("$defs", {})
     for definition in definitions.values():
         if "description" in definition:  # a docstring, with its line breaks
@@ -71,14 +71,37 @@ def _of_object(kind: type) -> dict[str, Any]:
     raise NotImplementedError
 
 
-def _any_of(kind: Any) -> str:
-    """The schema of a union that could not be decoded: results need not be told apart."""
-    if get_origin(kind) not in _UNIONS:
+def _composed(kind: Any) -> str:
+    """The schema of what msgspec cannot tell apart when it decodes, as results need not be: a
+    union of Structs, also in a list, or in a Struct's fields."""
+    origin = get_origin(kind)
+    if origin in _UNIONS:
+        members = [schema_of(member) for member in get_args(kind)]
+        return _of_parts('{"anyOf":[%s]}', members)
+    if origin is list:
+        return _of_parts('{"type":"array","items":%s}', [schema_of(get_args(kind)[0])])
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         return ""
-    schemas = [schema_of(member) for member in get_args(kind)]
-    if not all(schemas) or any('"$defs"' in schema for schema in schemas):
+    fields = msgspec.structs.fields(kind)
+    properties = [schema_of(field.type) for field in fields]
+    schema = {
+        "title": kind.__name__,
+        "description": " ".join((kind.__doc__ or "").split()),
+        "type": "object",
+        "properties": {
+            field.encode_name: msgspec.Raw(text.encode())
+            for field, text in zip(fields, properties, strict=True)
+        },
+        "required": [field.encode_name for field in fields if field.required],
+    }
+    return msgspec.json.encode(schema).decode() if _of_parts("%s", properties) else ""
+
+
+def _of_parts(form: str, parts: list[str]) -> str:
+    """``form`` with its parts in it; "" if one is unknown, or refers to what would be elsewhere."""
+    if not all(parts) or any('"$defs"' in part for part in parts):
         return ""
-    return f'{{"anyOf":[{",".join(schemas)}]}}'
+    return form % ",".join(parts)
 
 
 def _message(kind: Any) -> Any:

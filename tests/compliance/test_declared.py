@@ -3,7 +3,7 @@
 import pytest
 
 from prism.sdk import PluginError, StatusCode
-from tests.compliance.caller import Caller, plugin_class, refused
+from tests.compliance.caller import Caller, check_schema, plugin_class, refused
 from tests.compliance.groups import GROUPS
 from tests.compliance.subjects import SUBJECTS, Subject
 
@@ -52,6 +52,8 @@ async def test_every_operation_says_what_it_takes_and_gives(plugin: Caller) -> N
         assert declared.params_schema, name
         assert declared.result_schema, name
         assert bool(declared.stream_result_schema) is declared.also_streaming, name
+        for field in ("params", "result", "stream_params", "stream_result"):
+            check_schema(getattr(declared, f"{field}_schema"))
 
 
 async def test_a_call_of_the_wrong_kind_is_refused(plugin: Caller) -> None:

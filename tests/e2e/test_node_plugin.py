@@ -28,6 +28,11 @@ def test_spawned(start_prism, node: str) -> None:
     assert proxy.call("e", "get", {"key": "b"}).json() == {"found": False}
     assert proxy.call("e", "echo", value).json() == value
     assert proxy.call("e", "nope").status_code == 404
+    told = proxy.client.get(f"{proxy.url}/v1/e").json()["operations"]
+    assert told["get"]["description"] == "Read a key."
+    assert told["set"]["params"] == {"type": "object", "required": ["key", "value"]}
+    described = proxy.client.get(f"{proxy.url}/v1/e/openapi.json").json()
+    assert described["paths"]["/v1/e/get"]["post"]["requestBody"]["required"] is True
     assert proxy.call("e", "get", {"key": 7}).json()["code"] == "INVALID_ARGUMENT"
     assert proxy.stop() == 0
     assert proxy.logged("exited with status 0")

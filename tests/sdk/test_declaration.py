@@ -112,6 +112,27 @@ def test_a_result_may_be_one_of_several() -> None:
     assert schema_of(Part | Tree) == ""
 
 
+class Either(msgspec.Struct):
+    """What was done."""
+
+    results: list[Part | Whole]
+    more: bool = False
+
+
+def test_also_within_a_list_of_a_result() -> None:
+    both = json.loads(schema_of(Part | Whole))
+    assert json.loads(schema_of(Either)) == {
+        "title": "Either",
+        "description": "What was done.",
+        "type": "object",
+        "properties": {
+            "results": {"type": "array", "items": both},
+            "more": {"type": "boolean"},
+        },
+        "required": ["results"],
+    }
+
+
 def test_a_type_without_a_schema_is_not_told() -> None:
     assert schema_of(Unknown) == ""
     assert json.loads(schema_of(dict[str, object])) == {

@@ -27,6 +27,10 @@ const operations = {
   },
 };
 
+// What clients are told of them: words, and which parameters there must be.
+const told = { echo: ['Say it again.'], get: ['Read a key.', 'key'], set: ['Set a key.', 'key', 'value'] };
+const schemaOf = (required) => JSON.stringify({ type: 'object', required });
+
 function execute({ operation, params_json, params_raw }) {
   const text = params_json || '{}';
   if (!Object.hasOwn(operations, operation)) throw callError(STATUS.UNIMPLEMENTED, 'no such operation');
@@ -75,8 +79,11 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     if (method === EXECUTE) return execute(request);
     initialized = true;
     const names = Object.keys(operations);
-    const declared = names.map((name) => name === 'set' ? { name, access: WRITE }
-      : { name, idempotent: true, access: READ });
+    const declared = names.map((name) => {
+      const [description, ...required] = told[name];
+      const promised = name === 'set' ? { access: WRITE } : { idempotent: true, access: READ };
+      return { name, description, params_schema: schemaOf(required), ...promised };
+    });
     return { success: true, supported_operations: names, operations: declared };
   }
 
