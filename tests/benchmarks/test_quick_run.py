@@ -14,6 +14,8 @@ from benchmarks.load.target import Target, generate
 from benchmarks.questions import QUESTIONS
 from benchmarks.samples import Load, SideFailed
 from benchmarks.sides import hypercorn, prism
+from tests.services.fixtures import check_installed
+from tests.services.kafka import Kafka
 
 WITH_TARGETS = {
     "constant",
@@ -25,6 +27,7 @@ WITH_TARGETS = {
     "streams",
     "supervision",
     "growth",
+    "kafka",
 }
 
 
@@ -72,6 +75,8 @@ def test_a_plugin_is_called_directly():
 @pytest.mark.parametrize("part", QUESTIONS)
 @pytest.mark.usefixtures("h2load")
 def test_a_quick_run_writes_its_part_of_the_page(tmp_path: Path, part: str):
+    if part == "kafka":
+        check_installed(Kafka)
     page = tmp_path / "performance.md"
     page.write_text(f"<!-- measured: {part} -->\n<!-- end: {part} -->\n")
     subprocess.run(

@@ -23,8 +23,14 @@ StartServer = Callable[..., Any]
 
 def start_or_skip(kind: type[S], directory: Path, **options: Any) -> S:
     """A server of this kind; where it is not installed, the test is skipped, in CI it fails."""
+    check_installed(kind)
+    return kind.start(directory, **options)
+
+
+def check_installed(kind: type[Server]) -> None:
+    """Skip the test where the server is not installed; in CI fail."""
     try:
-        return kind.start(directory, **options)
+        kind.check_installed()
     except Missing as error:
         if os.environ.get("CI"):
             pytest.fail(str(error))
