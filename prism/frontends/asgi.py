@@ -95,7 +95,16 @@ async def _serve(
 class ASGIExchange(Exchange):
     """One HTTP request."""
 
-    __slots__ = ("_answer", "_body", "_over", "_room", "_send", "takes_trailers", "version")
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_over",
+        "_room",
+        "_send",
+        "_sending",
+        "takes_trailers",
+        "version",
+    )
 
     def __init__(self, scope: Scope, send: Send, tasks: TaskPool) -> None:
         client, server = scope.get("client"), scope.get("server")
@@ -120,6 +129,7 @@ class ASGIExchange(Exchange):
         self._room = trio.Event()
         self._answer: list[Message] = []
         self._over = trio.Event()
+        self._sending = trio.CancelScope()
 
     # -- the request ----------------------------------------------------------
 
@@ -159,6 +169,7 @@ class ASGIExchange(Exchange):
         super().cancel(why)
         if why is Cancelled.CLIENT_LEFT:
             self._over.set()
+            self._sending.cancel()  # some servers wait for ever for who has left
 
     # -- the response ---------------------------------------------------------
 
@@ -166,6 +177,7 @@ class ASGIExchange(Exchange):
         self, status: int, headers: Headers, body: bytes, trailers: Headers | None = None
     ) -> None:
         if self.is_gone or self.phase is not Phase.WAITING:
+            self.release()
             return
         self.phase = Phase.DONE
         if trailers is None and status not in BODILESS:
@@ -176,10 +188,15 @@ class ASGIExchange(Exchange):
         self._over.set()
 
     async def wait_over(self) -> None:
-        """Wait for the end of the exchange, and send what ``respond`` was given."""
-        await self._over.wait()
-        for message in self._answer:
-            await self._say(message)
+        """Wait for the end of the exchange, and send what ``respond`` was given. What that takes
+        is counted until the server says that the client has it."""
+        try:
+            await self._over.wait()
+            with self._sending:
+                for message in self._answer:
+                    await self._say(message)
+        finally:
+            self.release()
 
     def _whole(
         self, status: int, headers: Headers, body: bytes, trailers: Headers | None
