@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from prism.calls.namespace import Namespace
-from prism.channels.channel import PluginChannel, StreamCall
+from prism.channels.channel import AnswerMemory, PluginChannel, StreamCall
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import CallError, ChannelClosed, PluginCrashed
 from prism.contract.messages import (
@@ -42,7 +42,9 @@ class FunctionChannel(PluginChannel):
     async def initialize(self, request: InitializeRequest) -> InitializeResponse:
         return InitializeResponse(success=True)
 
-    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+    async def execute(
+        self, request: ExecuteRequest, memory: AnswerMemory | None = None
+    ) -> ExecuteResponse:
         if self._closed.is_set():
             raise PluginCrashed("the channel is closed")
         self.requests.append(request)
@@ -52,7 +54,9 @@ class FunctionChannel(PluginChannel):
         finally:
             self._open -= 1
 
-    def execute_stream(self, first: StreamRequest) -> AbstractAsyncContextManager[StreamCall]:
+    def execute_stream(
+        self, first: StreamRequest, memory: AnswerMemory | None = None
+    ) -> AbstractAsyncContextManager[StreamCall]:
         raise NotImplementedError
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:

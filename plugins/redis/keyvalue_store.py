@@ -13,6 +13,7 @@ from prism.sdk.keyvalue import (
     Entry,
     Item,
     Page,
+    Room,
     VersionedKeyValueStore,
     WatchableStore,
     When,
@@ -221,7 +222,7 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         raise _changes_too_often()
 
     async def watch(
-        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool
+        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool, room: Room
     ) -> AsyncGenerator[Change, None]:
         if after:
             raise PluginError(
@@ -232,7 +233,9 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
             watcher = await Watcher.start(transport, self._prefix + prefix)
             try:
                 if existing:
-                    async with aclosing(self.scan_all(prefix, keys_only=keys_only)) as items:
+                    async with aclosing(
+                        self.scan_all(prefix, keys_only=keys_only, room=room)
+                    ) as items:
                         async for key, entry, _ in items:
                             yield Change("set", key, entry.value)
                     yield Change("ready")

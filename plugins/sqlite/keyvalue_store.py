@@ -11,6 +11,7 @@ from prism.sdk.keyvalue import (
     Entry,
     Item,
     Page,
+    Room,
     VersionedKeyValueStore,
     WatchableStore,
     When,
@@ -138,14 +139,14 @@ class SQLiteKeyValueStore(VersionedKeyValueStore, WatchableStore):
         return await self._database.write(work)
 
     async def watch(
-        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool
+        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool, room: Room
     ) -> AsyncGenerator[Change, None]:
         if after:
             position = _read_position(after)
         else:
             position = await self._database.read(newest)
             if existing:
-                async with aclosing(self.scan_all(prefix, keys_only=keys_only)) as items:
+                async with aclosing(self.scan_all(prefix, keys_only=keys_only, room=room)) as items:
                     async for key, entry, _ in items:
                         yield Change("set", key, entry.value)
                 yield Change("ready", position=str(position))
@@ -160,18 +161,21 @@ class SQLiteKeyValueStore(VersionedKeyValueStore, WatchableStore):
                 found = read_changes(connection, self._keys, prefix, since, READ_AT_ONCE)
                 return reached, *found
 
-            reached, changes, more = await self._database.read(read)
-            for change in changes:
-                yield Change(
-                    "delete" if change.value is None else "set",
-                    change.key,
-                    change.value,
-                    str(change.sequence),
-                )
+            async with room(self.most_at_a_time) as tell_sizes:
+                reached, changes, more = await self._database.read(read)
+                tell_sizes([change.value.shown_size for change in changes if change.value])
+                position = changes[-1].sequence if more else reached
+                changes.reverse()
+                while changes:
+                    change = changes.pop()
+                    yield Change(
+                        "delete" if change.value is None else "set",
+                        change.key,
+                        change.value,
+                        str(change.sequence),
+                    )
             if more:
-                position = changes[-1].sequence
                 continue
-            position = reached
             with anyio.move_on_after(LOOK_AGAIN_SECONDS) as waiting:
                 await committed.wait()
             if waiting.cancelled_caught and await self._database.read(self._keys.has_expired):

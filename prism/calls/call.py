@@ -22,7 +22,7 @@ from typing import Protocol
 
 from prism.access.identity import ANONYMOUS
 from prism.calls.invoke import invoke, retry
-from prism.calls.memory import UNCOUNTED, Hold
+from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
@@ -271,6 +271,16 @@ class Call(ABC):
         """Where the request's bytes are counted."""
         assert self.target is not None  # noqa: S101 - its params are read
         return Hold(self.target.requests, self.target.requests.parent)
+
+    def new_answer_memory(self) -> AnswerHold:
+        """Where an answer's bytes are counted."""
+        assert self.target is not None  # noqa: S101 - it was invoked
+        return AnswerHold(self.target.answers, self.target.answers.parent)
+
+    def new_stream_memory(self) -> AnswerHold:
+        """Where the messages of a stream are counted that the plugin makes, or has sent. The call
+        counts what of it is being sent, so that the exchange need not."""
+        return self.new_answer_memory()
 
     def wait_for(self, waiting: Waiting) -> None:
         """The call waits for something that calls ``proceed``, and is told if it ends before."""

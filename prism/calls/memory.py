@@ -11,14 +11,20 @@ that is alone always fits, so that no limit shuts out what another one allows. B
 is refused, those that have held the room for ``GRACE`` seconds without getting on give way
 (``reclaim``): a client that is slow on purpose can take the room, but not keep it.
 
+Only a stream waits for room (``Hold.wait_room``), between two of its messages: it holds none then,
+and those that do wait for nothing but their clients, so that they get on or give way.
+
 What costs next to nothing is not counted: a request that came whole and has at most
 ``UNCOUNTED`` bytes, of which ``max_in_flight`` bounds the number, and an answer that the client's
 window takes at once.
 """
 
+from collections import deque
 from collections.abc import Callable
 
-from prism.contract.errors import MemoryFull
+import trio
+
+from prism.contract.errors import AnswerDropped, MemoryFull
 
 MIB = 1024 * 1024
 
@@ -36,9 +42,10 @@ class Account:
     """Bytes that one holder has, and may have. ``of`` names it in messages.
 
     ``reclaim``, of those without a parent, is called when there is no room, and frees what it can.
+    ``waiting`` are to be called, the first of them, once bytes have become free.
     """
 
-    __slots__ = ("limit", "of", "parent", "reclaim", "refused", "used")
+    __slots__ = ("limit", "of", "parent", "reclaim", "refused", "used", "waiting")
 
     def __init__(self, of: str, limit: int, parent: "Account | None" = None) -> None:
         self.of = of
@@ -47,12 +54,34 @@ class Account:
         self.used = 0
         self.refused = 0
         self.reclaim: Callable[[], None] | None = None
+        self.waiting: deque[Callable[[], None]] = deque()
 
     def make_room(self) -> None:
         """Have what does not get on give way."""
         reclaim = (self.parent or self).reclaim
         if reclaim is not None:
             reclaim()
+
+    def tell_next(self) -> None:
+        """There may be room for the one that waits for longest."""
+        if self.waiting:
+            self.waiting.popleft()()
+
+    async def wait_freed(self, *, again: bool) -> None:
+        """Wait until bytes have become free, or others may have to give way. Who waits ``again``,
+        since they were too few, keeps its place."""
+        freed = trio.Event()
+        tell = freed.set
+        if again:
+            self.waiting.appendleft(tell)
+        else:
+            self.waiting.append(tell)
+        try:
+            with trio.move_on_after(GRACE):
+                await freed.wait()
+        finally:
+            if not freed.is_set():
+                self.waiting.remove(tell)
 
 
 class Hold:
@@ -85,25 +114,64 @@ class Hold:
         more = size - self.size
         for account in self.accounts:
             account.used += more
+            if more < 0 and account.waiting:
+                account.tell_next()
         self.size = size
+
+    async def wait_room(self, size: int) -> None:
+        """Have ``size`` bytes once there is room for them, and nothing until then: those who wait
+        hold up nobody. Cancelling leaves nothing, unless there was room in that moment."""
+        self.release()
+        last: Account | None = None
+        while (full := self._without_room(size)) is not None:
+            full.make_room()
+            if self._without_room(size) is not None:
+                await full.wait_freed(again=full is last)
+                last = full
+        self.force(size)
+        for account in self.accounts:
+            account.tell_next()  # there may be more room than this
 
     def release(self) -> None:
         """Have nothing."""
         self.force(0)
 
+    def _without_room(self, size: int) -> Account | None:
+        more = size - self.size
+        return next((each for each in self.accounts if self._is_too_much(each, more)), None)
+
     def _is_too_much(self, account: Account, more: int) -> bool:
         return account.used + more > account.limit and account.used > self.size
 
 
+class AnswerHold(Hold):
+    """What an answer, or the messages of a stream, has: where they do not fit, they are dropped."""
+
+    __slots__ = ()
+
+    def resize(self, size: int) -> None:
+        """Have ``size`` bytes, instead of those so far.
+
+        Raises:
+            AnswerDropped: they do not fit; nothing has changed.
+        """
+        try:
+            super().resize(size)
+        except MemoryFull as full:
+            raise AnswerDropped(size, full.of, full.limit) from None
+
+
 class ConnectionMemory:
-    """The accounts of one connection; their parents are the proxy's. ``watches`` counts the
+    """The accounts of one connection; their parents are the proxy's. ``answers`` wait for the
+    client; ``streams`` is for what plugins are about to say there. ``watches`` counts the
     streams on it that only wait for changes."""
 
-    __slots__ = ("answers", "requests", "watches")
+    __slots__ = ("answers", "requests", "streams", "watches")
 
-    def __init__(self, requests: Account, answers: Account) -> None:
+    def __init__(self, requests: Account, answers: Account, streams: Account) -> None:
         self.requests = requests
         self.answers = answers
+        self.streams = streams
         self.watches = 0
 
 
@@ -130,5 +198,8 @@ class Memory:
                 "this connection's answers that wait for its client",
                 self._connection_answers,
                 self.answers,
+            ),
+            Account(
+                "the messages of this connection's streams", self._connection_answers, self.answers
             ),
         )

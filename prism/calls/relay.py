@@ -1,7 +1,9 @@
 """Carries the messages of one stream between a client and a plugin.
 
 Nothing is stored between them: messages are taken from one side when the other has
-taken those before, so a slow client slows its plugin's stream, and that one only.
+taken those before, so a slow client slows its plugin's stream, and that one only. What is being
+sent is counted: few bytes wait for room, while a message that is larger is dropped without it, and
+ends its stream, or as many such as there are streams would be held until there is.
 """
 
 import logging
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from prism.calls.stream import ClientStream
-from prism.channels.channel import StreamCall
+from prism.channels.channel import COPIES, UNCOUNTED, AnswerMemory, StreamCall, message_size
 from prism.contract.errors import CallError, DeadlineExceeded, InternalError
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.supervision.instance import Instance
@@ -24,6 +26,9 @@ FIRST_MESSAGE_WAIT = 0.25
 """Seconds to wait for a first message before the client is told that the stream is open.
 An error that comes within them still has a status of its own, which is easier to handle
 than one inside a stream."""
+
+MAX_WAITING = 128 * 1024
+"""Bytes of messages that may wait for room; twice what is taken from a plugin at a time."""
 
 _IDLE_FRACTION = 8
 """The idle deadline is put off after this fraction of it, not at every message."""
@@ -50,6 +55,7 @@ class OpenStream:
     def __init__(self, instance_id: str, call: "Call | None" = None) -> None:
         self.instance_id = instance_id
         self.call = call
+        self._sending = call.new_answer_memory() if call is not None else None
         self.ending: CallError | None = None
         self._waiting: trio.CancelScope | None = None
 
@@ -76,6 +82,40 @@ class OpenStream:
         if self.ending is not None:
             raise self.ending
         return []
+
+    async def send(
+        self, call: StreamCall, client: ClientStream, responses: list[StreamResponse]
+    ) -> None:
+        """Send messages of the plugin on, all of which come out of ``responses``.
+
+        Raises:
+            AnswerDropped: there is no room to keep them until the client takes them.
+            CallError: as ``ClientStream.send``; or the stream was ended.
+        """
+        size = sum(map(message_size, responses))
+        memory = self._sending
+        if memory is None or call.counts_sent or size <= UNCOUNTED:
+            await client.send_some(responses)
+            return
+        if size > MAX_WAITING:
+            memory.resize(COPIES * size)
+        else:
+            await self._wait_room(memory, COPIES * size)
+        try:
+            await client.send_some(responses)
+        finally:
+            memory.release()
+
+    async def _wait_room(self, memory: AnswerMemory, size: int) -> None:
+        if self.ending is None:
+            try:
+                with trio.CancelScope() as self._waiting:
+                    await memory.wait_room(size)
+            finally:
+                self._waiting = None
+        if self.ending is not None:
+            memory.release()
+            raise self.ending
 
 
 def relay_stream(call: "Call", instance: Instance, client: ClientStream) -> None:
@@ -119,7 +159,8 @@ async def _carry(call: "Call", instance: Instance, client: ClientStream) -> None
         # It may have waited for its first message, or its plugin, while they were reviewed.
         if (why := call.target.refusal(call)) is not None:
             raise why
-        async with instance.channel.execute_stream(first) as plugin:
+        memory = call.new_stream_memory()
+        async with instance.channel.execute_stream(first, memory) as plugin:
             await relay(plugin, client, stream, call.target.limits.stream_idle_timeout_seconds)
     finally:
         streams.remove(stream)
@@ -185,14 +226,14 @@ async def _to_client(
     try:
         responses = await stream.next_responses(call, FIRST_MESSAGE_WAIT)
         if responses:
-            await client.send_some(responses)
+            await stream.send(call, client, responses)
         else:
             await client.begin()
         while True:
             responses = await stream.next_responses(call, client.heartbeat)
             if responses:
                 idle.moved()
-                await client.send_some(responses)
+                await stream.send(call, client, responses)
             else:
                 await client.beat()
     except trio.EndOfChannel:

@@ -5,10 +5,18 @@ said once messages have gone out; what happens between client and plugin is the 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from math import inf
 
 from prism.contract.errors import CallError
 from prism.contract.messages import StreamRequest, StreamResponse
+
+
+def taken_from(responses: list[StreamResponse]) -> Iterator[StreamResponse]:
+    """The messages in their order, each of which the list then has no more."""
+    responses.reverse()
+    while responses:
+        yield responses.pop()
 
 
 class ClientStream(ABC):
@@ -39,9 +47,11 @@ class ClientStream(ABC):
         """
 
     async def send_some(self, responses: list[StreamResponse]) -> None:
-        """As ``send``, for messages that have come together."""
-        for response in responses:
-            await self.send(response)
+        """As ``send``, for messages that have come together. They come out of ``responses``, and
+        are kept no longer than they are of use: the client may take its time."""
+        responses.reverse()
+        while responses:
+            await self.send(responses.pop())
 
     async def receive(self) -> StreamRequest | None:
         """The client's next message, ``None`` when it has said that there are no more.

@@ -39,8 +39,44 @@ MAX_CHECKED = 16 * 1024
 _read_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+UNCOUNTED = 4096
+"""Bytes of a stream's messages that are not counted: the stream itself takes more."""
+COPIES = 2
+"""Of a message on its way to a client: itself, and what it is in the door's frame."""
+
+
+class AnswerMemory(Protocol):
+    """Where bytes of an answer are counted that its client does not have yet; ``size`` are."""
+
+    size: int
+
+    def resize(self, size: int) -> None:
+        """There are ``size`` bytes now.
+
+        Raises:
+            AnswerDropped: there is no room for them; nothing has changed.
+        """
+
+    async def wait_room(self, size: int) -> None:
+        """Have ``size`` bytes once there is room for them, and nothing until then."""
+
+    def release(self) -> None:
+        """There are none any more."""
+
+
+def message_size(message: StreamResponse) -> int:
+    """Bytes of a message, at least."""
+    return len(message.result_json) + len(message.result_raw)
+
+
 class StreamCall(ABC):
-    """One open ExecuteStream call; got from :meth:`PluginChannel.execute_stream`."""
+    """One open ExecuteStream call; got from :meth:`PluginChannel.execute_stream`.
+
+    ``counts_sent``: the channel has counted what it gives out for as long as that is on its way
+    to the client, to when the next message is asked for.
+    """
+
+    counts_sent = False
 
     @abstractmethod
     async def send(self, request: StreamRequest) -> None:
@@ -96,6 +132,9 @@ class UnaryCall(Protocol):
     def plugin_metadata(self) -> dict[str, str]:
         """What the plugin is told beside the params."""
 
+    def new_answer_memory(self) -> AnswerMemory | None:
+        """Where an answer that is still arriving is counted."""
+
     def answered(self, response: ExecuteResponse) -> None:
         """The plugin has answered."""
 
@@ -148,8 +187,11 @@ class PluginChannel(ABC):
         """Configure the plugin; the first call, made exactly once."""
 
     @abstractmethod
-    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
-        """Run one operation."""
+    async def execute(
+        self, request: ExecuteRequest, memory: AnswerMemory | None = None
+    ) -> ExecuteResponse:
+        """Run one operation. What arrives of its answer over some time is counted in ``memory``,
+        until it is returned."""
 
     def start(self, call: UnaryCall) -> None:
         """Run ``call``: one of ``call.answered`` and ``call.failed`` comes later, unless it is
@@ -161,7 +203,7 @@ class PluginChannel(ABC):
 
         async def run() -> None:
             try:
-                response = await self.execute(execute_request(call))
+                response = await self.execute(execute_request(call), call.new_answer_memory())
             except CallError as error:
                 call.failed(error)
             except Exception:
@@ -181,8 +223,14 @@ class PluginChannel(ABC):
         """
 
     @abstractmethod
-    def execute_stream(self, first: StreamRequest) -> AbstractAsyncContextManager[StreamCall]:
-        """Open a stream with its first message; leaving the block early cancels it."""
+    def execute_stream(
+        self, first: StreamRequest, memory: AnswerMemory | None = None
+    ) -> AbstractAsyncContextManager[StreamCall]:
+        """Open a stream with its first message; leaving the block early cancels it.
+
+        What the plugin has said, and nobody has taken yet, is counted in ``memory``, beyond what
+        any stream may have waiting; the end of the block releases that.
+        """
 
     @abstractmethod
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:

@@ -7,11 +7,16 @@ Ordinary calls (``start``) stand in a queue, and a *worker*, a pooled task, runs
 other. Before it runs one while more wait, it has a second worker come, so that none of them
 depends on a handler that waits for something; a handler that never waits costs no more than
 its own work. A worker's cancel scope serves call after call, until one is cancelled in it.
+
+A stream's handler runs only as far as its next message, and on when that is asked for: there is
+one message of it on the way, and the handler's own memory is the only place where more may wait.
+What both take is counted. Where there is no room for a message, it is dropped and its stream ends;
+a handler that says beforehand how much it is about to read (``Call.room``) waits instead.
 """
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -20,8 +25,18 @@ from typing import Any, TypeVar
 
 import trio
 
-from prism.channels.channel import PluginChannel, StreamCall, UnaryCall, execute_request
+from prism.channels.channel import (
+    COPIES,
+    UNCOUNTED,
+    AnswerMemory,
+    PluginChannel,
+    StreamCall,
+    UnaryCall,
+    execute_request,
+    message_size,
+)
 from prism.contract.errors import (
+    AnswerDropped,
     CallError,
     ChannelClosed,
     LocalProtocolError,
@@ -42,7 +57,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
-from prism.contract.service import BackendPlugin
+from prism.contract.service import BackendPlugin, StreamRequests
 from prism.contract.status import StatusCode
 from prism.streams.tasks import TaskPool
 
@@ -54,6 +69,9 @@ speaker: ContextVar[object] = ContextVar("speaker", default=None)
 """Whose code runs: the ``speaker`` of a plugin's channel, within what it calls; else None."""
 _FAULT = "the plugin failed; the proxy's log has the cause"
 _RAISED = "raised where the contract wants an answer"
+
+KEPT = COPIES + 1
+"""Of a message whose handler waits: the handler has it, too."""
 
 
 class InProcessChannel(PluginChannel):
@@ -186,8 +204,10 @@ class InProcessChannel(PluginChannel):
         answer = await self._call(self._plugin.initialize, request, failed)
         return self.redaction.fields(answer, "error", "plugin_version")
 
-    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
-        """Run one operation."""
+    async def execute(
+        self, request: ExecuteRequest, memory: AnswerMemory | None = None
+    ) -> ExecuteResponse:
+        """Run one operation. Its answer is there at once, so that nothing is counted."""
         answer = await self._call(self._plugin.execute, request, _EXECUTE_FAILED)
         return answer if answer.success else self.redaction.fields(answer, "error")
 
@@ -203,11 +223,13 @@ class InProcessChannel(PluginChannel):
         return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
-    async def execute_stream(self, first: StreamRequest) -> AsyncGenerator[StreamCall, None]:
+    async def execute_stream(
+        self, first: StreamRequest, memory: AnswerMemory | None = None
+    ) -> AsyncGenerator[StreamCall, None]:
         """Open a stream with its first message; leaving the block early cancels it."""
         if self._closed.is_set():
             raise PluginUnavailable(f"{self.name} was stopped")
-        call = _InProcessStream(self.name, self.redaction, lambda: self._cut)
+        call = _InProcessStream(self.name, self.redaction, lambda: self._cut, memory)
         failure: Exception | None = None
         self._open.add(call.scope)
         try:
@@ -221,6 +243,8 @@ class InProcessChannel(PluginChannel):
                 nursery.cancel_scope.cancel()
         finally:
             self._open.remove(call.scope)
+            if memory is not None:
+                memory.release()
         if failure is not None:
             raise failure
 
@@ -259,21 +283,35 @@ class _InProcessStream(StreamCall):
     ``scope`` holds the plugin's side: cancelling it ends the stream as crashed.
     """
 
+    counts_sent = True
+
     def __init__(
-        self, name: str, redaction: Redaction, why_cut: Callable[[], CallError | None]
+        self,
+        name: str,
+        redaction: Redaction,
+        why_cut: Callable[[], CallError | None],
+        memory: AnswerMemory | None,
     ) -> None:
         self.scope = trio.CancelScope()
+        self.memory = memory
+        self.room = 0  # bytes that the handler has for messages to come
+        self.largest = 0  # of these
         self._name = name
         self._redaction = redaction
         self._why_cut = why_cut
-        self._send_requests, self._requests = trio.open_memory_channel[StreamRequest](0)
-        self._send_responses, self._responses = trio.open_memory_channel[StreamResponse](0)
+        self._send_requests, self.requests = trio.open_memory_channel[StreamRequest](0)
+        self._message: StreamResponse | None = None
+        self._given = 0  # bytes of the message that ``receive`` returned last
+        self._is_wanted = True
+        self._over = False
         self._error: CallError | None = None
+        self._receiver = trio.lowlevel.ParkingLot()
+        self._handler = trio.lowlevel.ParkingLot()
 
     async def run(self, plugin: BackendPlugin, first: StreamRequest, speaks_as: object) -> None:
         """Feed the plugin and pass on what it yields; raises only Cancelled."""
         speaker.set(speaks_as)
-        with self._send_responses, self._requests:
+        with self.requests:
             try:
                 with self.scope:
                     await self._pass_on(plugin, first)
@@ -281,34 +319,68 @@ class _InProcessStream(StreamCall):
                     self._error = self._why_cut() or PluginCrashed(
                         f"{self._name} was stopped during the call"
                     )
+            except AnswerDropped as error:
+                self._error = error
             except BaseException as error:
                 _raise_what_passes(
                     error, "a stream raised where the contract wants an answer", self._redaction
                 )
                 self._error = PluginError(StatusCode.INTERNAL, _FAULT)
+            finally:
+                self._over = True
+                self._receiver.unpark_all()
 
     async def _pass_on(self, plugin: BackendPlugin, first: StreamRequest) -> None:
-        async with (
-            aclosing(self._all_requests(first)) as requests,
-            aclosing(_closable(plugin.execute_stream(requests))) as responses,
-        ):
-            async for item in responses:
+        requests = _Requests(self, first)
+        async with aclosing(_closable(plugin.execute_stream(requests))) as responses:
+            while True:
+                while self._message is not None or not self._is_wanted:
+                    await self._handler.park()
+                self._count(self._given)
+                try:
+                    item = await anext(responses)
+                except StopAsyncIteration:
+                    return
                 if item.error_code:
                     detail = self._redaction.text(item.error)
                     self._error = PluginError(StatusCode.from_wire(item.error_code), detail)
                     return
-                if not item.is_final or item.result_json or item.result_raw:
-                    await self._send_responses.send(item)
-                if item.is_final:
+                is_final = item.is_final
+                if not is_final or item.result_json or item.result_raw:
+                    self._give(item)
+                if is_final:
                     return
+                del item  # not to be held here while the handler waits
 
-    async def _all_requests(self, first: StreamRequest) -> AsyncGenerator[StreamRequest, None]:
-        yield first
-        async for request in self._requests:
-            yield request
+    def _give(self, message: StreamResponse) -> None:
+        """Have ``receive`` return it."""
+        self._count(self._given + message_size(message))
+        self._message = message
+        self._is_wanted = False
+        self._receiver.unpark()
+
+    def _count(self, size: int) -> None:
+        """Messages of ``size`` bytes are on their way.
+
+        Raises:
+            AnswerDropped: there is no room for it.
+        """
+        if self.memory is not None:
+            most = self.room + COPIES * self.largest
+            if size > self.largest + UNCOUNTED:  # a few bytes more are no news
+                most = max(most, KEPT * size)
+            if self.memory.size != most:
+                self.memory.resize(most)
+
+    def resize_room(self, sizes: Sequence[int]) -> None:
+        """The handler holds messages to come of these sizes."""
+        self.largest = min(max(sizes, default=0), self.largest)
+        self.room = min(sum(sizes), self.room)
+        self._count(self._given)
 
     async def send(self, request: StreamRequest) -> None:
         """Send one message; waits until the plugin takes it."""
+        self._ask()  # the handler may have to be woken to take it
         try:
             await self._send_requests.send(request)
         except trio.ClosedResourceError:
@@ -323,12 +395,46 @@ class _InProcessStream(StreamCall):
 
     async def receive(self) -> StreamResponse:
         """The plugin's next message. Cancelling loses nothing."""
-        try:
-            return await self._responses.receive()
-        except trio.EndOfChannel:
-            if self._error is not None:
-                raise self._error from None
-            raise
+        await trio.lowlevel.checkpoint()
+        self._given = 0
+        while self._message is None:
+            if self._over:
+                raise self._error or trio.EndOfChannel
+            self._ask()
+            await self._receiver.park()
+        message, self._message = self._message, None
+        self._given = message_size(message)
+        if self._is_wanted:
+            self._handler.unpark_all()
+        return message
+
+    def _ask(self) -> None:
+        """Have the handler make a message, once the one before has been received."""
+        self._is_wanted = True
+        self._handler.unpark_all()
+
+
+class _Requests(StreamRequests):
+    """The client's messages, ``first`` before the others, as the handler sees them."""
+
+    def __init__(self, stream: _InProcessStream, first: StreamRequest) -> None:
+        self._stream = stream
+        self._first: StreamRequest | None = first
+
+    async def __anext__(self) -> StreamRequest:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._stream.requests)
+
+    async def wait_room(self, size: int) -> None:
+        memory = self._stream.memory
+        if memory is not None and size > UNCOUNTED:
+            await memory.wait_room(KEPT * size)
+            self._stream.room = self._stream.largest = size
+
+    def resize_room(self, sizes: Sequence[int]) -> None:
+        self._stream.resize_room(sizes)
 
 
 def _closable(items: AsyncIterator[StreamResponse]) -> Any:

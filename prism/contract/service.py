@@ -4,7 +4,7 @@
 and the SDK's server call it. Neither needs to know the other.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -48,6 +48,17 @@ RESPONSE_TYPE: dict[Method, type[Message]] = {
     Method.EXECUTE_STREAM: StreamResponse,
     Method.SHUTDOWN: ShutdownResponse,
 }
+
+
+class StreamRequests(AsyncIterator[StreamRequest]):
+    """A client's messages that know how far the client is with what it gets."""
+
+    async def wait_room(self, size: int) -> None:
+        """Wait until there is room for ``size`` bytes that the plugin is about to send."""
+
+    def resize_room(self, sizes: Sequence[int]) -> None:
+        """Of these, the plugin needs room for messages of ``sizes``, which are to come. Plain
+        code."""
 
 
 class BackendPlugin(Protocol):

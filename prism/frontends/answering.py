@@ -28,15 +28,13 @@ from prism.access.authentication import Authentication
 from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE, BODY_RATE, Call
 from prism.calls.ids import random_hex
-from prism.calls.memory import OVERHEAD, UNCOUNTED, Hold
+from prism.calls.memory import OVERHEAD, UNCOUNTED, AnswerHold, Hold
 from prism.contract.errors import (
-    AnswerDropped,
     AuthenticationUnavailable,
     CallCancelled,
     CallError,
     Draining,
     InternalError,
-    MemoryFull,
     PayloadTooLarge,
 )
 from prism.observability.access_log import AccessLog
@@ -204,15 +202,20 @@ class ExchangeCall(Call):
         return hold if memory is None else Hold(*hold.accounts, memory.requests)
 
     def keep_answer(self, size: int) -> None:
-        memory, target = self.exchange.peer.memory, self.target
-        if memory is None or target is None:
-            return  # another server's connection
-        hold = Hold(memory.answers, target.answers, memory.answers.parent)
-        try:
-            hold.resize(size)
-        except MemoryFull as error:
-            raise AnswerDropped(size, error.of, error.limit) from None
+        if self.target is None:
+            return
+        hold = self.new_answer_memory()
+        hold.resize(size)
         self.exchange.held = hold
+
+    def new_answer_memory(self) -> AnswerHold:
+        hold, memory = super().new_answer_memory(), self.exchange.peer.memory
+        return hold if memory is None else AnswerHold(memory.answers, *hold.accounts)
+
+    def new_stream_memory(self) -> AnswerHold:
+        self.exchange.is_counted = True
+        hold, memory = super().new_answer_memory(), self.exchange.peer.memory
+        return hold if memory is None else AnswerHold(memory.streams, *hold.accounts)
 
     def received(self) -> None:
         """From the exchange: more of the body has come, or its end."""

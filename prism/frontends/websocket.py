@@ -273,6 +273,7 @@ class _Messages(ClientStream):
                 size = len(message.encode())
             except UnicodeEncodeError:
                 raise PluginMisbehaved("the plugin's message is not valid Unicode") from None
+        del response  # its text is in the message: the client may take its time
         self._call.bytes_out += size
         await self._websocket.send(message)
 

@@ -1,11 +1,13 @@
 """What a handler may know of the call it answers, beside its params, and what a stream yields."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 import anyio
 
 from prism.contract.messages import StreamRequest
+from prism.contract.service import StreamRequests
 from prism.sdk.operation import ParamsDecoder
 
 T = TypeVar("T")
@@ -68,6 +70,24 @@ class Call:
         it is cancelled when the time is up.
         """
         return max(0.0, anyio.current_effective_deadline() - anyio.current_time())
+
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[Callable[[Sequence[int]], None]]:
+        """Room for ``size`` bytes, which the handler of a stream is about to read, and yields.
+
+        Waits until the client takes more of this stream, and, in the proxy's own process, until
+        there is memory, which is counted to the end of the block. What comes with ``as`` is to
+        be told the sizes of what was read. Outside of streams it does nothing; rooms do not nest.
+        """
+        requests = self._requests
+        if not isinstance(requests, StreamRequests):
+            yield lambda _: None
+            return
+        await requests.wait_room(size)
+        try:
+            yield requests.resize_room
+        finally:
+            requests.resize_room(())
 
     def messages(self, message_type: type[T]) -> AsyncIterator[T]:
         """The client's further messages on a stream, typed; ends when the client is done.

@@ -26,7 +26,7 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
-from prism.contract.service import BackendPlugin, Method
+from prism.contract.service import BackendPlugin, Method, StreamRequests
 from prism.contract.status import StatusCode
 from prism.sdk.byte_streams import Writer
 from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
@@ -255,7 +255,7 @@ class Calls:
             self._connection.send(Close(opened.stream, status, too_large=too_large))
 
 
-class MessageStream(AsyncIterator[StreamRequest]):
+class MessageStream(StreamRequests):
     """The messages of one ExecuteStream, held back by credit in both directions.
 
     Iterating gives the host's messages, the opening one first, until it says END.
@@ -320,9 +320,13 @@ class MessageStream(AsyncIterator[StreamRequest]):
         if self._now() >= self._pause_at:
             await anyio.lowlevel.checkpoint()
             self._pause_at = self._now() + TURN
+        await self.wait_room(0)
+        self._send(Data(self._number, response))
+
+    async def wait_room(self, size: int) -> None:
+        """Wait until the host gives credit: what a message has beyond it is lent."""
         while self._connection.send_credit(self._number) <= 0:
             await self._wait_for_change()
-        self._send(Data(self._number, response))
 
     def _send(self, event: Event) -> None:
         if self._connection.state is not _CLOSED:

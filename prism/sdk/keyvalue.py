@@ -32,6 +32,7 @@ from prism.sdk.keyvalue_store import (
     Item,
     KeyValueStore,
     Page,
+    Room,
     VersionedKeyValueStore,
     WatchableStore,
     When,
@@ -48,6 +49,7 @@ __all__ = [
     "KeyValueOperations",
     "KeyValueStore",
     "Page",
+    "Room",
     "VersionedKeyValueOperations",
     "VersionedKeyValueStore",
     "WatchOperations",
@@ -113,7 +115,9 @@ class _KeyValueOperations(Plugin, group="key_value"):
     ) -> AsyncIterator[Positioned[m.ScanItem]]:
         """All keys that begin with a prefix; each page of them is one moment's."""
         keys_only, cursor = params.keys_only, call.resume_after or params.cursor
-        items = self.store.scan_all(params.prefix.encode(), cursor, keys_only=keys_only)
+        items = self.store.scan_all(
+            params.prefix.encode(), cursor, keys_only=keys_only, room=call.room
+        )
         async with aclosing(items):
             async for key, entry, position in items:
                 shown = m.ScanItem(key)
@@ -273,6 +277,7 @@ class WatchOperations(Plugin, group="watch"):
             existing=params.existing,
             after=call.resume_after or params.after,
             keys_only=params.keys_only,
+            room=call.room,
         )
         async with aclosing(changes):
             async for change in changes:

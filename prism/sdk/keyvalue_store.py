@@ -9,7 +9,8 @@ otherwise.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -17,8 +18,13 @@ from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.value import Value
 
-PAGE = 500
-"""Keys read at a time by what reads all of them."""
+PAGE = 128
+"""Keys that a stream reads at a time, and has for as long as its client takes."""
+PAGE_BYTES = 512 * 1024
+"""Bytes of these, or of changes, beside those of one value, for which it needs room."""
+
+Room = Callable[[int], AbstractAsyncContextManager[Callable[[Sequence[int]], None]]]
+"""``Call.room``."""
 
 _is_integer = re.compile(rb"-?(0|[1-9][0-9]{0,18})").fullmatch
 
@@ -148,17 +154,26 @@ class KeyValueStore(ABC):
         """Delete where the key has ``old``, as ``same_value`` says."""
 
     async def scan_all(
-        self, prefix: bytes, cursor: str = "", *, keys_only: bool = False
+        self, prefix: bytes, cursor: str = "", *, keys_only: bool = False, room: Room
     ) -> AsyncGenerator[tuple[str, Entry, str], None]:
         """Every key with ``prefix`` after ``cursor``, what it has, and the cursor behind it,
-        which is empty where no scan can begin. Each page of them is one moment's."""
+        which is empty where no scan can begin. Each page of them is one moment's, and read when
+        there is ``room``."""
         more = True
         while more:
-            items, cursor = await self.scan(prefix, cursor, PAGE, keys_only=keys_only)
-            more = bool(cursor)
-            last = len(items) - 1
-            for index, (key, entry) in enumerate(items):
-                yield key, entry, key if self.ordered else cursor if index == last else ""
+            async with room(self.most_at_a_time) as tell_sizes:
+                items, cursor = await self.scan(prefix, cursor, PAGE, keys_only=keys_only)
+                more = bool(cursor)
+                tell_sizes([len(key) + entry.value.shown_size for key, entry in items])
+                items.reverse()
+                while items:
+                    key, entry = items.pop()
+                    yield key, entry, key if self.ordered else "" if items else cursor
+
+    @property
+    def most_at_a_time(self) -> int:
+        """Bytes that streams ask for room for, before they read."""
+        return PAGE_BYTES + self.max_value_bytes
 
 
 class VersionedKeyValueStore(KeyValueStore):
@@ -180,9 +195,10 @@ class WatchableStore(ABC):
 
     @abstractmethod
     def watch(
-        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool
+        self, prefix: bytes, *, existing: bool, after: str, keys_only: bool, room: Room
     ) -> AsyncGenerator[Change, None]:
-        """The keys with ``prefix`` that are set or deleted, in order, without an end.
+        """The keys with ``prefix`` that are set or deleted, in order, without an end. What is large
+        is best read when there is ``room``.
 
         With ``existing``, first those there are, and then ``ready``. With ``after``, what
         followed that position instead.

@@ -46,6 +46,11 @@ class Value(NamedTuple):
                 raise _invalid("with encoding 'base64', value must be base64 text") from error
         raise _invalid("in JSON, encoding must be 'base64' or absent")
 
+    @property
+    def shown_size(self) -> int:
+        """Bytes of it in a result: what is no JSON becomes base64."""
+        return len(self.data) * 4 // 3 if self.binary else len(self.data)
+
     def write(self, call: Call) -> tuple[Raw, Encoding | UnsetType]:
         """The value for a result: what to put into its ``Raw`` field, and the encoding."""
         if call.binary:

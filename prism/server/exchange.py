@@ -153,6 +153,7 @@ class Exchange(ABC):
         "cancelled",
         "headers",
         "held",
+        "is_counted",
         "method",
         "peer",
         "phase",
@@ -187,6 +188,7 @@ class Exchange(ABC):
         self.phase = _WAITING
         self.cancelled: Cancelled | None = None
         self.held: Hold | None = None  # what its answer takes until the client has it
+        self.is_counted = False  # or who writes counts that
         self._handler: Handler | None = None
         self._waiting: trio.Event | None = None
 

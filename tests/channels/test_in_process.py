@@ -2,9 +2,11 @@ import asyncio
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from prism.calls.memory import Account, AnswerHold, Hold
 from prism.channels.in_process import InProcessChannel
-from prism.contract.errors import PluginCrashed, PluginError
+from prism.contract.errors import AnswerDropped, PluginCrashed, PluginError
 from prism.contract.messages import (
     ExecuteRequest,
     ExecuteResponse,
@@ -177,6 +179,75 @@ async def test_a_plugin_may_answer_with_any_iterator():
 
     async with InProcessChannel(Plain()).execute_stream(StreamRequest()) as call:
         assert [(await call.receive()).result_json for _ in range(2)] == ["1", "0"]
+
+
+class Large:
+    """Yields messages of ``size`` bytes; with ``has_room``, it asks for room for each."""
+
+    def __init__(self, size, *, has_room=False):
+        self.size, self.has_room, self.made = size, has_room, 0
+
+    async def execute_stream(self, requests):
+        await anext(requests)
+        while True:
+            if self.has_room:
+                await requests.wait_room(2 * self.size)
+                requests.resize_room([self.size])
+            self.made += 1
+            yield StreamResponse(result_json="x" * self.size)
+            if self.has_room:
+                requests.resize_room([])
+
+
+async def test_a_handler_runs_no_further_than_it_is_asked():
+    plugin = Large(10)
+    async with InProcessChannel(plugin).execute_stream(StreamRequest()) as call:
+        for asked in range(1, 5):
+            await call.receive()
+            await wait_all_tasks_blocked()
+            assert plugin.made == asked
+
+
+@pytest.mark.parametrize("has_room", [False, True])
+async def test_what_a_handler_has_made_is_counted_until_more_is_asked_for(has_room):
+    account = Account("all", 1_000_000)
+    plugin = Large(100_000, has_room=has_room)
+    channel = InProcessChannel(plugin)
+    async with channel.execute_stream(StreamRequest(), AnswerHold(account)) as call:
+        for _ in range(3):
+            await call.receive()
+            await wait_all_tasks_blocked()
+            assert account.used == 300_000  # the handler's, the relay's and the door's
+    assert account.used == 0
+
+
+async def test_a_message_without_room_ends_its_stream():
+    account = Account("all", 500_000)
+    channel = InProcessChannel(Large(100_000))
+    async with channel.execute_stream(StreamRequest(), AnswerHold(account)) as first:
+        await first.receive()
+        async with channel.execute_stream(StreamRequest(), AnswerHold(account)) as second:
+            with pytest.raises(AnswerDropped):
+                await second.receive()
+        assert account.used == 300_000
+    assert account.used == 0
+
+
+async def test_a_handler_that_asks_for_room_waits_for_it(autojump_clock):
+    account = Account("all", 700_000)
+    plugin = Large(100_000, has_room=True)
+    other = Hold(account)
+    other.resize(300_000)
+    async with InProcessChannel(plugin).execute_stream(
+        StreamRequest(), AnswerHold(account)
+    ) as call:
+        with trio.move_on_after(1):
+            await call.receive()
+        assert (plugin.made, account.used) == (0, 300_000)
+        other.release()
+        assert len((await call.receive()).result_json) == 100_000
+        assert account.used == 300_000
+    assert account.used == 0
 
 
 async def test_an_answer_is_passed_on_as_it_is():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prism.sdk import Plugin, PluginError, StatusCode, Value
+from prism.sdk import Call, Plugin, PluginError, StatusCode, Value
 from prism.sdk.keyvalue import (
     Item,
     KeyValueOperations,
@@ -115,7 +115,8 @@ async def test_a_stream_of_an_unordered_store_resumes_between_its_pages(memory) 
     store.scan = two_at_a_time
     for key in ("a", "b", "c"):
         await store.set(Item(key.encode(), Value(b"1", binary=False), None), When.ALWAYS)
-    positions = [cursor async for _, _, cursor in store.scan_all(b"")]
+    room = Call("scan", "test", {}, binary=False).room
+    positions = [cursor async for _, _, cursor in store.scan_all(b"", room=room)]
     assert positions == ["", "b", ""]
 
 

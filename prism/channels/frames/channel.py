@@ -26,6 +26,7 @@ import trio
 from msgspec.structs import replace
 
 from prism.channels.channel import (
+    AnswerMemory,
     PluginChannel,
     StreamCall,
     UnaryCall,
@@ -533,8 +534,10 @@ class FramedChannel(PluginChannel):
         answer = _answer(await self._call(Method.INITIALIZE, request), InitializeResponse)
         return self.redaction.fields(answer, "error", "plugin_version")
 
-    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
-        """Run one operation."""
+    async def execute(
+        self, request: ExecuteRequest, memory: AnswerMemory | None = None
+    ) -> ExecuteResponse:
+        """Run one operation. Its answer comes as one frame, one at a time, and is not counted."""
         waiting = _Awaited(trio.lowlevel.current_task())
         answer: ExecuteResponse
         answer = await self._wait_in(self._calls, waiting, Method.EXECUTE, request)
@@ -551,19 +554,23 @@ class FramedChannel(PluginChannel):
         return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
-    async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
+    async def execute_stream(
+        self, first: StreamRequest, memory: AnswerMemory | None = None
+    ) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
         deadline = trio.current_effective_deadline()
         left = deadline - trio.current_time()
         if left <= 0 or not self.has_room:
             left = await self._wait_to_begin(deadline)
         stream = self.begin(Method.EXECUTE_STREAM, first, left, end=False)
-        call = FramedStreamCall(self, stream, self._connection)
+        call = FramedStreamCall(self, stream, self._connection, memory)
         self._streams[stream] = call
         try:
             yield call
         finally:
             self.abandon(stream, _why_cancelled(deadline))
+            if memory is not None:
+                memory.release()
 
 
 def _milliseconds(left: float) -> int:

@@ -5,8 +5,9 @@ from typing import Protocol
 
 import trio
 
-from prism.channels.channel import StreamCall
+from prism.channels.channel import AnswerMemory, StreamCall
 from prism.contract.errors import (
+    AnswerDropped,
     AnswerTooLarge,
     CallError,
     LocalProtocolError,
@@ -40,17 +41,27 @@ class FramedStreamCall(StreamCall):
     """Messages of one call, held back by credit in both directions.
 
     What the plugin sent and nobody has received yet waits in ``_inbox``; it is
-    bounded by the window, since credit goes back only as messages are received.
+    bounded by the window, since credit goes back only as messages are received. What a large
+    message has beyond the window is counted, and ends the stream where there is no room for it.
     The channel calls ``deliver``, ``wake``, ``close`` and ``fail``; none blocks.
     """
 
-    def __init__(self, channel: StreamCallChannel, stream: int, connection: Connection) -> None:
+    def __init__(
+        self,
+        channel: StreamCallChannel,
+        stream: int,
+        connection: Connection,
+        memory: AnswerMemory | None = None,
+    ) -> None:
         self._channel = channel
         self._stream = stream
         self._connection = connection
         self._give_back_at = connection.local_hello.window // 2
         self._received = 0
         self._inbox: deque[Data] = deque()
+        self._waiting = 0  # bytes in it
+        self._window = connection.local_hello.window
+        self._memory = memory
         self._sent_end = False
         self._over: CallError | trio.EndOfChannel | None = None
         self._receiver = trio.lowlevel.ParkingLot()
@@ -118,6 +129,7 @@ class FramedStreamCall(StreamCall):
     def _take(self) -> StreamResponse:
         data = self._inbox.popleft()
         self._received += data.size
+        self._count(-data.size)
         if self._received >= self._give_back_at and self._over is None:
             self._channel.send(Credit(self._stream, self._received))
             self._received = 0
@@ -127,9 +139,26 @@ class FramedStreamCall(StreamCall):
 
     def deliver(self, event: Data) -> None:
         """Take in a message from the plugin."""
+        if self._over is not None:
+            return
+        try:
+            self._count(event.size)
+        except AnswerDropped as error:
+            self._finish(error)
+            return
         self._inbox.append(event)
         if self._receiver:  # an empty lot is not free to unpark, and messages come in numbers
             self._receiver.unpark_all()
+
+    def _count(self, more: int) -> None:
+        """There are ``more`` bytes in the inbox now, or fewer.
+
+        Raises:
+            AnswerDropped: there is no room for them.
+        """
+        self._waiting += more
+        if self._memory is not None and (self._waiting > self._window or self._memory.size):
+            self._memory.resize(max(0, self._waiting - self._window))
 
     def wake(self) -> None:
         """The plugin or the channel has room again."""

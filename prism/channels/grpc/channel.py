@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import trio
 from hpack import NeverIndexedHeaderTuple
 
-from prism.channels.channel import PluginChannel, StreamCall, wrong_json
+from prism.channels.channel import AnswerMemory, PluginChannel, StreamCall, wrong_json
 from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc.exchange import GrpcExchange
-from prism.channels.grpc.link import Header, HTTP2Link
+from prism.channels.grpc.link import WINDOW, Header, HTTP2Link
 from prism.channels.grpc.stream import GrpcStreamCall, ending_of
 from prism.contract.errors import (
     CallError,
@@ -50,6 +50,8 @@ PATHS = {
     method: f"/{SERVICE}/{''.join(part.capitalize() for part in method.name.split('_'))}"
     for method in Method
 }
+SMALL = 64 * 1024
+"""Bytes of an answer that is not counted while it arrives, nor later while it is sent."""
 MAX_TIMEOUT = 10 * 365 * 86_400.0
 """Seconds; a deadline further away is sent as none."""
 
@@ -145,9 +147,11 @@ class GrpcChannel(PluginChannel):
         answer = await self._unary(Method.INITIALIZE, request, InitializeResponse)
         return self.redaction.fields(answer, "error", "plugin_version")
 
-    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+    async def execute(
+        self, request: ExecuteRequest, memory: AnswerMemory | None = None
+    ) -> ExecuteResponse:
         """Run one operation."""
-        answer = await self._unary(Method.EXECUTE, request, ExecuteResponse)
+        answer = await self._unary(Method.EXECUTE, request, ExecuteResponse, memory)
         if not answer.success:
             return self.redaction.fields(answer, "error")
         self._check_json(answer.result_json)
@@ -174,14 +178,18 @@ class GrpcChannel(PluginChannel):
         return self.redaction.fields(answer, "error")
 
     @asynccontextmanager
-    async def execute_stream(self, first: StreamRequest) -> AsyncIterator[StreamCall]:
+    async def execute_stream(
+        self, first: StreamRequest, memory: AnswerMemory | None = None
+    ) -> AsyncIterator[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
         await trio.lowlevel.checkpoint_if_cancelled()
         exchange = self._begin(Method.EXECUTE_STREAM, first, end=False)
+        exchange.memory, exchange.uncounted = memory, WINDOW
         try:
             yield GrpcStreamCall(exchange, self.name, self.redaction, self._check_json)
         finally:
             exchange.cancel()
+            _release(memory)
 
     def _begin(self, method: Method, message: Message, *, end: bool) -> GrpcExchange:
         """
@@ -207,9 +215,12 @@ class GrpcChannel(PluginChannel):
         exchange.queue(payload, end=end)
         return exchange
 
-    async def _unary(self, method: Method, request: Message, kind: type[M]) -> M:
+    async def _unary(
+        self, method: Method, request: Message, kind: type[M], memory: AnswerMemory | None = None
+    ) -> M:
         await trio.lowlevel.checkpoint_if_cancelled()
         exchange = self._begin(method, request, end=True)
+        exchange.memory, exchange.uncounted = memory, SMALL
         try:
             payload = await exchange.next_message()
             if payload is not None and await exchange.next_message() is not None:
@@ -225,6 +236,12 @@ class GrpcChannel(PluginChannel):
             return _failed(kind, error.status, error.detail)
         finally:
             exchange.cancel()
+            _release(memory)
+
+
+def _release(memory: AnswerMemory | None) -> None:
+    if memory is not None:
+        memory.release()
 
 
 def _failed(kind: type[M], status: StatusCode, detail: str) -> M:

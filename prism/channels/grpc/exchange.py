@@ -3,7 +3,9 @@
 The link's reader calls ``on_headers``, ``on_data``, ``on_end`` and ``fail``, which never
 block; the caller awaits ``next_message``. What has arrived and was not taken yet is
 bounded, and stays compressed if it came so: the stream's window is given back for messages
-that were taken, and for the part of one that the caller is waiting for.
+that were taken, and for the part of one that the caller is waiting for. What is more than
+``uncounted`` bytes, messages that the caller still holds among them (``taken``), is counted, and
+ends the call where there is no room for it.
 """
 
 import re
@@ -11,7 +13,9 @@ from typing import Protocol
 
 import trio
 
+from prism.channels.channel import AnswerMemory
 from prism.contract.errors import (
+    AnswerDropped,
     AnswerTooLarge,
     CallError,
     PayloadTooLarge,
@@ -43,6 +47,9 @@ class GrpcExchange:
 
     def __init__(self, link: Link, stream_id: int, window: int, limit: int) -> None:
         self.stream_id = stream_id
+        self.memory: AnswerMemory | None = None
+        self.uncounted = 0
+        self.taken = 0
         self.headers: Headers = {}
         self.trailers: Headers = {}
         self.ended = False
@@ -82,6 +89,10 @@ class GrpcExchange:
         if self._reader is not None and not self.ended:
             self._owed += size
             self._reader.feed(data)
+            try:
+                self.count()
+            except AnswerDropped as error:
+                self._break(error)
             self._receiver.unpark_all()
 
     def on_trailers(self, trailers: Headers) -> None:
@@ -106,6 +117,17 @@ class GrpcExchange:
             self._senders.unpark_all()
 
     # From the caller.
+
+    def count(self) -> None:
+        """``taken`` has changed, or more has come.
+
+        Raises:
+            AnswerDropped: there is no room for it.
+        """
+        if self.memory is not None:
+            size = self.taken + (0 if self._reader is None else self._reader.buffered)
+            if size > self.uncounted or self.memory.size:
+                self.memory.resize(size if size > self.uncounted else 0)
 
     async def wait_writable(self) -> None:
         """Wait until ``queue`` may be called; returns at once when the call is over."""
@@ -135,6 +157,7 @@ class GrpcExchange:
                 self._break(AnswerTooLarge(error.limit))
             else:
                 if message is not None:
+                    self.taken += len(message)
                     self._give_back()
                     return message
             if self.failure is not None:

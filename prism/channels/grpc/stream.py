@@ -95,6 +95,8 @@ class GrpcStreamCall(StreamCall):
 
     async def _receive(self) -> StreamResponse:
         payload = await self._exchange.next_message()
+        self._exchange.taken = 0  # it is passed on, and counted there
+        self._exchange.count()
         if payload is None:
             ending_of(self._exchange)
             raise trio.EndOfChannel

@@ -13,7 +13,7 @@ import trio
 from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
 from prism.calls.router import Router
-from prism.calls.stream import ClientStream
+from prism.calls.stream import ClientStream, taken_from
 from prism.contract.errors import (
     CallError,
     InvalidRequest,
@@ -104,7 +104,7 @@ class _MessageStream(ClientStream):
 
     async def send_some(self, responses: list[StreamResponse]) -> None:
         self.begun = True
-        await self._call.send_messages(map(encode, responses))
+        await self._call.send_messages(map(encode, taken_from(responses)))
 
     async def receive(self) -> StreamRequest | None:
         payload = await self._call.next_message()

@@ -137,6 +137,7 @@ class HTTP2Connection:
                 self._client_gone()
             finally:
                 self._disconnect_streams()
+                self.memory.answers.waiting.clear()  # a cycle would keep all this
             if self._shutdown.state is not State.CLOSED:
                 self._shutdown.state = State.CLOSED
                 self.writer.outlet.close()
@@ -330,7 +331,11 @@ class HTTP2Connection:
 
         None while the client does not take the answers of those before.
         """
-        if self.memory.answers.used > MAX_UNTAKEN and not self._stop_requests:
+        answers = self.memory.answers
+        if answers.used > MAX_UNTAKEN and not self._stop_requests:
+            if self._starting and not self._resuming:
+                self._resuming = True
+                answers.waiting.append(self._answer_taken)
             return
         starting, self._starting = self._starting, {}
         for stream in starting:
@@ -418,11 +423,10 @@ class HTTP2Connection:
             return False
         return True
 
-    def answer_taken(self) -> None:
+    def _answer_taken(self) -> None:
         """The client has taken an answer, or part of a stream, that had to wait for it."""
-        if self._starting and not self._resuming:
-            self._resuming = True
-            self.tasks.start(self._resume)
+        self.tasks.start(self._resume)
+        self.memory.answers.tell_next()
 
     async def _resume(self) -> None:
         """Begin the requests that have waited for answers to be taken."""

@@ -143,11 +143,6 @@ class HTTP2Exchange(Exchange):
         super().cancel(why)
         self._connection.settle(self)
 
-    def release(self) -> None:
-        if self.held is not None:
-            super().release()
-            self._connection.answer_taken()
-
     def drop(self) -> None:
         """Nobody reads what was received, and nobody waits for what is to be sent."""
         if self._body:  # let the client send as much on other streams
@@ -230,7 +225,8 @@ class HTTP2Exchange(Exchange):
 
     def _queue(self, data: bytes, *, end: bool) -> None:
         """Have ``data`` written frame by frame."""
-        if self.held is None and not self._connection.keep(self, len(data)):
+        is_counted = self.is_counted or self.held is not None
+        if not is_counted and not self._connection.keep(self, len(data)):
             return
         self._chunk, self._chunk_ends = memoryview(data), end
         self._taken = 0

@@ -9,11 +9,13 @@ import pytest
 import trio
 import trio.testing
 
+from prism.calls.memory import Account, AnswerHold, Hold
 from prism.channels.channel import MAX_CHECKED, UnaryCall
 from prism.channels.frames import channel as framed_module
 from prism.channels.frames.channel import ROOM_TIMEOUT, ChannelSettings, FramedChannel
 from prism.channels.frames.stream import BATCH
 from prism.contract.errors import (
+    AnswerDropped,
     CallError,
     ChannelBroken,
     ChannelClosed,
@@ -630,6 +632,32 @@ async def test_what_arrived_before_the_channel_broke_can_be_received(streams):
             await call.receive()
         with pytest.raises(CallError):
             await call.send(StreamRequest())
+
+
+async def test_a_message_larger_than_the_window_needs_room(streams):
+    """What the window lets through is there without; what is beyond it ends its stream."""
+    account = Account("all answers", 200_000)
+    other = Hold(account)
+    large = StreamResponse(result_json="1" * 400_000)
+    async with channel_over(streams) as (channel, plugin):
+        for expected in (large, None):
+            stream = channel.execute_stream(StreamRequest(operation="s"), AnswerHold(account))
+            async with stream as call:
+                opened = await plugin.expect(Open)
+                await plugin.send(Data(opened.stream, large))
+                if expected is not None:
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert 100_000 < account.used < 200_000
+                    assert await call.receive() == large
+                    assert account.used == 0
+                    other.resize(150_000)
+                else:
+                    with pytest.raises(AnswerDropped):
+                        await call.receive()
+            while not isinstance(event := await plugin.next(), Cancel):
+                assert isinstance(event, Credit)
+            await plugin.send(Close(opened.stream, StatusCode.CANCELLED))
+        assert account.used == 150_000
 
 
 async def test_what_has_come_is_received_in_portions(streams):

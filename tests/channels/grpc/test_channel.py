@@ -17,11 +17,14 @@ import trio.testing
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from prism.calls.memory import Account, AnswerHold, Hold
 from prism.channels.channel import MAX_CHECKED
 from prism.channels.frames.channel import ChannelSettings
 from prism.channels.grpc import GrpcChannel
+from prism.channels.grpc.channel import SMALL
 from prism.channels.grpc.link import WINDOW
 from prism.contract.errors import (
+    AnswerDropped,
     AnswerTooLarge,
     ChannelBroken,
     HandshakeFailed,
@@ -687,3 +690,85 @@ async def test_a_stock_server_learns_the_namespace_and_refuses_what_is_too_large
     answer = await compressed_grpc.execute(big)
     assert answer.error_code == StatusCode.RESOURCE_EXHAUSTED
     assert "400" in answer.error
+
+
+async def test_an_answer_without_room_for_what_has_come_is_dropped():
+    """Few bytes have room in any case; the rest of a large answer is not awaited."""
+    part = pack(encode(ExecuteResponse(success=True, result_json="x" * (LIMIT - 100))))[:-1]
+    account = Account("all answers", LIMIT)
+    other = Hold(account)
+    other.resize(LIMIT // 2)
+    async with opened(settings=ChannelSettings(max_frame=LIMIT)) as (channel, server):
+        results = []
+
+        async def call():
+            results.append(await outcome(channel.execute(CALL, AnswerHold(account))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            _headers, stream_id = await server.call()
+            server.h2.send_headers(stream_id, HEADERS.items())
+            for begin in range(0, SMALL, 16_000):
+                server.h2.send_data(stream_id, part[begin : min(begin + 16_000, SMALL)])
+            await server.flush()
+            await trio.testing.wait_all_tasks_blocked()
+            assert (results, account.used) == ([], LIMIT // 2)
+            for begin in range(SMALL, len(part), 16_000):
+                server.h2.send_data(stream_id, part[begin : begin + 16_000])
+            await server.flush()
+        assert isinstance(results[0], AnswerDropped)
+        assert (await server.expect(h2.events.StreamReset)).stream_id == stream_id
+        assert account.used == LIMIT // 2
+
+
+async def test_an_answer_that_arrives_is_counted_until_it_is_there():
+    answer = pack(encode(ExecuteResponse(success=True, result_json='"%s"' % ("x" * 90_000))))
+    account = Account("all answers", LIMIT)
+    async with opened() as (channel, server):
+        results = []
+
+        async def call():
+            results.append(await outcome(channel.execute(CALL, AnswerHold(account))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            _headers, stream_id = await server.call()
+            server.h2.send_headers(stream_id, HEADERS.items())
+            for begin in range(0, len(answer), 16_000):
+                server.h2.send_data(stream_id, answer[begin : begin + 16_000])
+            await server.flush()  # whole, but its status is still to come
+            await trio.testing.wait_all_tasks_blocked()
+            assert account.used == len(answer)
+            server.h2.send_headers(stream_id, DONE.items(), end_stream=True)
+            await server.flush()
+        assert results[0].success
+        assert account.used == 0
+
+
+async def test_a_large_message_of_a_stream_without_room_ends_it():
+    account = Account("all answers", 10_000)
+    Hold(account).resize(9_000)
+    message = pack(encode(StreamResponse(result_json="x" * (WINDOW + 50_000))))
+    async with opened(settings=ChannelSettings(max_frame=2 * WINDOW)) as (channel, server):
+        first = StreamRequest(operation="flood")
+        async with channel.execute_stream(first, AnswerHold(account)) as call:
+            received = []
+
+            async def receive():
+                received.append(await outcome(call.receive()))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                _headers, stream_id = await server.call()
+                server.h2.send_headers(stream_id, HEADERS.items())
+                while message and not received:
+                    room = server.h2.local_flow_control_window(stream_id)
+                    size = min(room, 16_000, len(message))
+                    server.h2.send_data(stream_id, message[:size])
+                    message = message[size:]
+                    await server.flush()
+                    await trio.testing.wait_all_tasks_blocked()
+                    if message and room < 16_000 and not received:
+                        await server.expect(h2.events.WindowUpdated)
+            assert isinstance(received[0], AnswerDropped)
+        assert account.used == 9_000

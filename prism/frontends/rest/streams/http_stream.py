@@ -1,6 +1,6 @@
 """A streaming call whose messages are the body of one HTTP response."""
 
-from prism.calls.stream import ClientStream
+from prism.calls.stream import ClientStream, taken_from
 from prism.contract.errors import CallError, PluginMisbehaved
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.frontends.answering import ExchangeCall
@@ -39,12 +39,12 @@ class HTTPStream(ClientStream):
     async def send_some(self, responses: list[StreamResponse]) -> None:
         texts: list[bytes] = []
         failure: PluginMisbehaved | None = None
-        for response in responses:
-            try:
+        try:
+            for response in taken_from(responses):
                 texts.append(self._form.message(response))
-            except PluginMisbehaved as error:
-                failure = error
-                break
+                del response
+        except PluginMisbehaved as error:
+            failure = error
         if texts:
             await self.begin()
             await self._write(b"".join(texts))
