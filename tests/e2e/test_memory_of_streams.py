@@ -1,10 +1,13 @@
-"""The worst that clients of streams can do to the memory of a real process: they read nothing.
+"""The worst that clients of streams, and of the gRPC door, can do to the memory of a real process:
+they read nothing, or never end what they send.
 
 Compared are the bytes that the process has grown by at most, and the sum of its limits.
 """
 
+import json
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,8 @@ BESIDE = 24 * MIB
 """For what is not counted: the connections, each with what its kernel buffers do not take, pages
 that SQLite reads while room for them is counted, and what the allocator keeps."""
 VALUE = 400_000
+KEYS = [f"k{number}" for number in range(8)]
+SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
 CONNECTIONS, STREAMS = 2, 60
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a")]
 
@@ -43,8 +48,8 @@ def start_store(start_prism):
         ]
         proxy = start_prism({"listen": {"limits": limits}, "namespaces": namespaces})
         for name in names:
-            for number in range(8):
-                value = {"key": f"k{number}", "value": "x" * VALUE}
+            for key in KEYS:
+                value = {"key": key, "value": "x" * VALUE}
                 assert proxy.call(name, "set", value).status_code == 200
         return proxy
 
@@ -74,23 +79,34 @@ def scan_http2(proxy, number):
     return [client]
 
 
-def scan_grpc(proxy, number):
-    """As many, of the gRPC door."""
-    messages, _ = grpc_stubs()
-    request = messages.StreamRequest(operation="scan", params_json="{}").SerializeToString()
-    client = Http2Client(proxy.port)
-    client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+def grpc_request(kind, **fields):
+    """A message of the contract, as it travels."""
+    message = getattr(grpc_stubs()[0], kind)(**fields).SerializeToString()
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def open_grpc(client, method, namespace="demo"):
+    """Begin a call; returns its stream."""
+    stream = client.h2.get_next_available_stream_id()
     head = [
         *HEAD,
-        (":path", "/prism.plugin.BackendPlugin/ExecuteStream"),
+        (":path", f"/prism.plugin.BackendPlugin/{method}"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("prism-namespace", "demo"),
+        ("prism-namespace", namespace),
+        ("grpc-timeout", "300S"),
     ]
+    client.h2.send_headers(stream, head)
+    return stream
+
+
+def scan_grpc(proxy, number):
+    """As many, of the gRPC door."""
+    client = Http2Client(proxy.port)
+    client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+    request = grpc_request("StreamRequest", operation="scan", params_json="{}")
     for _ in range(STREAMS):
-        stream = client.h2.get_next_available_stream_id()
-        client.h2.send_headers(stream, head)
-        client.h2.send_data(stream, b"\0" + len(request).to_bytes(4, "big") + request)
+        client.h2.send_data(open_grpc(client, "ExecuteStream"), request)
     client.flush()
     return [client]
 
@@ -136,6 +152,72 @@ def test_streams_of_a_plugin_in_this_process_that_nobody_reads(start_store, scan
     assert used(proxy) <= LIMIT
     assert peak(proxy) - before < LIMIT + BESIDE
     assert proxy.call("demo", "get", {"key": "none"}).json() == {"found": False}
+    for client in clients:
+        client.close()
+    eventually(lambda: not used(proxy))
+
+
+def test_answers_over_grpc_that_nobody_takes(start_store):
+    proxy = start_store(SQLITE)
+    before = proxy.resident()
+    params = json.dumps({"keys": KEYS})
+    request = grpc_request("ExecuteRequest", operation="mget", params_json=params)
+    clients = [Http2Client(proxy.port) for _ in range(CONNECTIONS)]
+    for client in clients:
+        client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+        for _ in range(STREAMS):
+            client.h2.send_data(open_grpc(client, "Execute"), request, end_stream=True)
+        client.flush()
+    eventually(lambda: used(proxy) > LIMIT / 4)
+    eventually(lambda: not proxy.metric("prism_requests_in_flight", namespace="demo"))
+    assert used(proxy) <= LIMIT
+    assert peak(proxy) - before < LIMIT + BESIDE
+    for client in clients:
+        client.close()
+    eventually(lambda: not used(proxy))
+
+
+@pytest.mark.parametrize("method", ["Execute", "ExecuteStream"])
+def test_messages_over_grpc_that_do_not_end(start_store, method):
+    proxy = start_store()
+    before = proxy.resident()
+    message = b"\0" + (1_000_000).to_bytes(4, "big") + bytes(900_000)
+    clients = []
+    for _ in range(20):
+        client = Http2Client(proxy.port)
+        clients.append(client)
+        for _ in range(4):  # where there is no room, it is answered
+            client.data(open_grpc(client, method), message)
+    eventually(lambda: used(proxy, "request") > LIMIT / 2)
+    assert used(proxy, "request") <= LIMIT
+    assert peak(proxy) - before < LIMIT + BESIDE
+    assert proxy.call("demo", "get", {"key": "none"}).json() == {"found": False}
+    for client in clients:
+        client.close()
+    eventually(lambda: not used(proxy, "request"))
+
+
+def test_many_namespaces_have_no_more_than_the_proxy(start_store):
+    """Each may have half of it, and what its plugin has beside is its own process's."""
+    names = [f"n{number}" for number in range(4)]
+    half = {kind: limit // 2 for kind, limit in NAMESPACE.items()}
+    proxy = start_store(SQLITE, names, namespace=half)
+    before = proxy.resident()
+    params = json.dumps({"keys": KEYS})
+    request = grpc_request("ExecuteRequest", operation="mget", params_json=params)
+    clients = []
+    for name in names:
+        client = Http2Client(proxy.port)
+        clients.append(client)
+        client.h2.update_settings({4: 0})  # INITIAL_WINDOW_SIZE
+        for _ in range(20):
+            client.h2.send_data(open_grpc(client, "Execute", name), request, end_stream=True)
+        client.flush()
+    for name in names:
+        eventually(lambda name=name: proxy.metric("prism_requests_total", namespace=name))
+        eventually(lambda name=name: not proxy.metric("prism_requests_in_flight", namespace=name))
+    assert LIMIT / 2 < used(proxy) <= LIMIT
+    assert peak(proxy) - before < LIMIT + BESIDE
     for client in clients:
         client.close()
     eventually(lambda: not used(proxy))
