@@ -9,6 +9,7 @@ Each permission knows the first row that gives it, for whoever asks why.
 import itertools
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from prism.access.identity import ANONYMOUS, Identity
@@ -49,8 +50,12 @@ class Row(NamedTuple):
     @property
     def place(self) -> str:
         """Its path as text: ``allow[0].who[1]``."""
-        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path]
-        return "".join(parts)[1:]
+        return _as_text(self.path)
+
+
+@lru_cache(4096)
+def _as_text(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
 
 
 Grants = dict[int, Row]

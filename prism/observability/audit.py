@@ -25,6 +25,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -162,7 +163,9 @@ class AuditLog:
         self._moment = 0
         self._text = ""
         self._closing: float | None = None  # when the thread must have ended
+        self._idle = False
         self._changed = threading.Condition()
+        self._hurry = threading.Event()
         self._file = _File(path, rotate_bytes, keep_files)
         self._chain = _Chain(sync_seconds)
         self._thread = threading.Thread(target=self._run, name="prism-audit", daemon=True)
@@ -237,7 +240,7 @@ class AuditLog:
                 call.http_status,
                 call.reason,
                 call.instance_id,
-                "" if client is None else client_name(client),
+                "" if client is None else _client(client),
                 call.identity.key,
                 call.stream is not None,
             )
@@ -269,7 +272,8 @@ class AuditLog:
                 self._busy_since = time.monotonic()
             self._unwritten += len(records)
             self._waiting += records
-            self._changed.notify()
+            if self._idle:
+                self._changed.notify()
 
     @property
     def chain(self) -> str:
@@ -288,6 +292,7 @@ class AuditLog:
         with self._changed:
             self._closing = time.monotonic() + LAST_WRITE
             self._changed.notify()
+        self._hurry.set()
         self._thread.join(LAST_WRITE + 1)
         if self._unwritten:
             log.error("%s: %d records could not be written", self.path, self._unwritten)
@@ -326,12 +331,15 @@ class AuditLog:
         """The next records, and how many were lost before them; empty when it is time for a seal,
         or the end."""
         with self._changed:
+            self._idle = True
             while not self._waiting and self._closing is None:
-                pause = self._chain.seal_in()
-                if not self._changed.wait(pause):
+                if not self._changed.wait(self._chain.seal_in()):
                     break
-            if 0 < len(self._waiting) < BATCH and self._closing is None:
-                self._changed.wait_for(lambda: self._closing is not None, COLLECT)
+            self._idle = False
+            few = 0 < len(self._waiting) < BATCH
+        if few:
+            self._hurry.wait(COLLECT)
+        with self._changed:
             taken = self._waiting[:BATCH]
             del self._waiting[:BATCH]
             return taken, self._unreported
@@ -351,12 +359,14 @@ class AuditLog:
                     log.warning("%s can be written again", self.path)
                 self.trouble = ""
                 return
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing is not None, RETRY)
+            self._hurry.wait(RETRY)
             if self._closing is not None:
                 if time.monotonic() >= self._closing:
                     return
                 time.sleep(RETRY / 10)
+
+
+_client = lru_cache(1024)(client_name)
 
 
 def _why(error: OSError) -> str:
