@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from confluent_kafka import Producer
+
 from benchmarks.effort import Effort
 from benchmarks.lineup import Lineup, Unavailable
 from benchmarks.load import h2load
@@ -32,9 +34,11 @@ BATCH = 500
 FEW = Load(4)
 """Batches in flight."""
 STREAM = Load(1)
-MESSAGE = b'{"value":"%s"}' % (b"x" * 1022)
-MESSAGES, FEW_MESSAGES = 1_000_000, 50_000
+VALUE = b'"%s"' % (b"x" * 1022)
+MESSAGE = b'{"value":%s}' % VALUE
+MESSAGES, FEW_MESSAGES = 500_000, 50_000
 """In the topic that is subscribed to."""
+FILL_SECONDS = 60
 LIMITS = {"max_payload_bytes": 4 * 1024 * 1024}
 
 
@@ -81,6 +85,19 @@ def _body(topic: str) -> bytes:
     return b'{"topic":"%s","messages":[%s]}' % (topic.encode(), b",".join([MESSAGE] * BATCH))
 
 
+def _fill(broker: Kafka, topic: str, messages: int) -> None:
+    producer = Producer({"bootstrap.servers": f"127.0.0.1:{broker.port}", "linger.ms": 5})
+    for _ in range(messages):
+        while True:
+            try:
+                producer.produce(topic, VALUE)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(FILL_SECONDS):
+        raise Unavailable(f"the topic could not be filled within {FILL_SECONDS} s")
+
+
 def _publishing(
     effort: Effort, broker: Kafka, pid: int, url: str
 ) -> tuple[list[str], dict[str, str]]:
@@ -107,8 +124,7 @@ def _subscribing(
 ) -> tuple[list[str], dict[str, str]]:
     _call(url, "create_topic", '{"topic":"subscribed","partitions":4}')
     messages = FEW_MESSAGES if effort.quick else MESSAGES
-    for _ in range(messages // BATCH):
-        _call(url, "publish_batch", _body("subscribed"))
+    _fill(broker, "subscribed", messages)
     peers = children(pid, "prism_plugins.kafka")
     with Lineup() as lineup:
         lineup.add(ALONE, _alone("subscribe", broker, "subscribed", messages))

@@ -48,6 +48,8 @@ log = logging.getLogger("prism.plugin.kafka")
 
 POLL_SECONDS = 0.1
 """How long the thread waits for messages before it looks for what else there is to do."""
+BATCH_SECONDS = 0.01
+"""How long it waits for room for a batch, rather than take messages one by one."""
 PAUSE_AFTER_SECONDS = 0.2
 """How long the thread waits for a client to settle something before it pauses."""
 MOST_AT_ONCE = 500
@@ -133,6 +135,7 @@ class Subscription:
         self._released = self._released_bytes = self._dropped = self._out_of_order = 0
         self._to_store: deque[tuple[Part, int]] = deque()
         self._has_room = threading.Event()
+        self._wanted = 0  # the room that the thread waits for
         self._stopping = False
         # The thread's own.
         self._handed = self._handed_bytes = 0
@@ -289,7 +292,8 @@ class Subscription:
         self._released += 1
         self._released_bytes += size
         self.moved_at = monotonic()
-        if not self._has_room.is_set():
+        if self._wanted and self._room() >= self._wanted:
+            self._wanted = 0
             self._has_room.set()
 
     # -- in the event loop, called by the thread ------------------------------
@@ -371,8 +375,9 @@ class Subscription:
             self._wait_for_room(self._resume_at, POLL_SECONDS)
             if self._room() > 0:
                 self._paused, self._changed = False, True
-        elif self._room() <= 0 and not self._wait_for_room(1, PAUSE_AFTER_SECONDS):
-            self._paused = self._changed = True
+        elif not self._wait_for_room(self._resume_at, BATCH_SECONDS) and self._room() <= 0:
+            if not self._wait_for_room(1, PAUSE_AFTER_SECONDS):
+                self._paused = self._changed = True
         if self._changed:
             (consumer.pause if self._paused else consumer.resume)(consumer.assignment())
             self._changed = False
@@ -400,12 +405,14 @@ class Subscription:
     def _resume_at(self) -> int:
         """With how much room to go on at once: to go on for each single message costs a fetch
         each. A client that settles less than that does not have to wait for long."""
-        return max(1, min(self._params.max_in_flight, MOST_AT_ONCE) // 2)
+        return max(1, min(self._params.max_in_flight, MOST_AT_ONCE) // 4)
 
     def _wait_for_room(self, wanted: int, seconds: float) -> bool:
         self._has_room.clear()
+        self._wanted = wanted
         if self._room() < wanted and not self._stopping:
             self._has_room.wait(seconds)
+        self._wanted = 0
         return self._room() >= wanted
 
     def _hand_over(self, messages: list[KafkaMessage]) -> None:
