@@ -375,9 +375,12 @@ class Subscription:
             self._wait_for_room(self._resume_at, POLL_SECONDS)
             if self._room() > 0:
                 self._paused, self._changed = False, True
-        elif not self._wait_for_room(self._resume_at, BATCH_SECONDS) and self._room() <= 0:
-            if not self._wait_for_room(1, PAUSE_AFTER_SECONDS):
-                self._paused = self._changed = True
+        elif not (
+            self._wait_for_room(self._resume_at, BATCH_SECONDS)
+            or self._room() > 0
+            or self._wait_for_room(1, PAUSE_AFTER_SECONDS)
+        ):
+            self._paused = self._changed = True
         if self._changed:
             (consumer.pause if self._paused else consumer.resume)(consumer.assignment())
             self._changed = False
