@@ -423,7 +423,9 @@ class Subscription:
         for message in messages:
             error = message.error()
             if error is None:
-                good.append(message)
+                # What came in one call with its partition's revocation is another member's.
+                if (message.topic(), message.partition()) in self._assigned:
+                    good.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
                 where = (message.topic(), message.partition())
                 self._call_soon(self._reached_end, where, message.offset())
