@@ -123,6 +123,7 @@ class Outlet:
         "_flushed",
         "_in_turn",
         "_sleeper",
+        "_socket",
         "_source",
         "_stall",
         "_stream",
@@ -141,6 +142,7 @@ class Outlet:
         self.unsent: Sequence[memoryview] = ()
         self.closed = trio.Event()
         self._stream = stream
+        self._socket = stream if isinstance(stream, trio.SocketStream) else None
         self._turn = _this_thread.turn
         self._source = source
         self._stall = stall
@@ -183,12 +185,12 @@ class Outlet:
         if not data:
             return
         taken = 0
-        if isinstance(self._stream, trio.SocketStream):
+        if self._socket is not None:
             try:
-                taken = write_now(self._stream, data)
+                taken = write_now(self._socket, data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 taken = 0  # the task meets the same error, and raises it
-            if not isinstance(data, tuple) and taken == len(data):
+            if type(data) is not tuple and taken == len(data):
                 return
         self.unsent = _rest(data, taken)
         if self.unsent:
@@ -248,8 +250,8 @@ class Outlet:
 
     async def _send(self, data: bytes | bytearray | Pieces) -> None:
         taken = 0
-        if isinstance(self._stream, trio.SocketStream):
-            taken = write_now(self._stream, data)
+        if self._socket is not None:
+            taken = write_now(self._socket, data)
         self.unsent = _rest(data, taken)
         if self.unsent:
             await self._send_unsent()
@@ -264,17 +266,16 @@ class Outlet:
 
     async def _send_some(self) -> None:
         """Send one ``WRITE_SIZE`` at least, or all."""
-        stream = self._stream
-        if not isinstance(stream, trio.SocketStream):
+        if self._socket is None:
             first = self.unsent[0][:WRITE_SIZE]
             # If this is cancelled midway, a TLS stream of trio's takes no more.
-            await stream.send_all(bytes(first))
+            await self._stream.send_all(bytes(first))
             self.unsent = _rest(self.unsent, len(first))
             return
         sent = 0
         while self.unsent and sent < WRITE_SIZE:
-            await trio.lowlevel.wait_writable(stream.socket)  # it was full before
-            taken = write_now(stream, self.unsent)
+            await trio.lowlevel.wait_writable(self._socket.socket)  # it was full before
+            taken = write_now(self._socket, self.unsent)
             self.unsent = _rest(self.unsent, taken)
             sent += taken
 

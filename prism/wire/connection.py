@@ -64,8 +64,8 @@ from prism.wire.frames import (
     FrameType,
     pack_pieces,
 )
-from prism.wire.outbox import Outbox, Packed, size_of
-from prism.wire.parts import Pieces
+from prism.wire.outbox import Outbox, Packed
+from prism.wire.parts import Pieces, size_of
 from prism.wire.serialization import MAX_HELLO
 from prism.wire.stream import Stream, stream_of
 
@@ -349,7 +349,7 @@ class Connection:
         """
         if not self.can_open:
             raise LocalProtocolError("a call may not be opened now")
-        if sum(map(len, payload)) > self._peer_max_frame:
+        if size_of(payload) > self._peer_max_frame:
             whose = ", which the plugin's HELLO names as max_frame"
             raise PayloadTooLarge(self._peer_max_frame, "the call with its metadata", whose)
         stream = self._next_stream

@@ -16,7 +16,7 @@ from enum import IntEnum
 import msgspec
 
 from prism.contract.errors import LocalProtocolError, RemoteProtocolError
-from prism.wire.parts import LARGE, Parts, Pieces
+from prism.wire.parts import LARGE, Parts, Pieces, size_of
 
 HEADER_SIZE = 16
 MAX_STREAM_ID = 2**32 - 1
@@ -114,7 +114,7 @@ def pack_pieces(
     Raises:
         LocalProtocolError: a number does not fit its field.
     """
-    size = sum(map(len, payload))
+    size = size_of(payload)
     header = _pack_header(size, stream, kind, flags, codec, method, aux)
     return b"".join((header, *payload)) if size < LARGE else (header, *payload)
 

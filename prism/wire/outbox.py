@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from prism.wire.parts import LARGE, Pieces
+from prism.wire.parts import LARGE, Pieces, size_of
 
 MAX_WRITE = 256 * 1024
 """``take`` stops adding frames here, so that urgent ones soon get their turn."""
@@ -26,7 +26,7 @@ class Outbox:
     def put(self, frame: Packed) -> int:
         """Queue a frame behind all others; returns its ticket for ``put_after``."""
         self._ordered.append(frame)
-        if isinstance(frame, bytes):
+        if type(frame) is bytes:
             self.size += len(frame)
         else:
             self.size += size_of(frame)
@@ -74,11 +74,6 @@ class Outbox:
                 first = False
         self.size -= size
         return b"".join(pieces) if in_pieces == self._in_pieces else _join_small(pieces)
-
-
-def size_of(frame: Packed) -> int:
-    """How many bytes a frame has."""
-    return len(frame) if isinstance(frame, bytes) else sum(map(len, frame))
 
 
 def _join_small(pieces: list[bytes | bytearray]) -> bytes | Pieces:

@@ -13,6 +13,13 @@ FULL = 64 * 1024
 """Bytes of small parts that are put together; to let them grow further would copy them."""
 
 
+def size_of(pieces: bytes | Pieces) -> int:
+    """How many bytes there are, whole or in pieces."""
+    if isinstance(pieces, bytes):
+        return len(pieces)
+    return len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+
+
 class Parts:
     """Parts of one whole, in order; ``size`` is how many bytes they have."""
 

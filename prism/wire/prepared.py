@@ -5,7 +5,7 @@ the MessagePack around those is made once, and a call's payload are pieces: its 
 the client's request to the plugin's socket without having been text, or copied, in between.
 """
 
-from prism.wire.parts import Pieces
+from prism.wire.parts import LARGE, Pieces
 
 _TRACEPARENT_SIZE = 55  # W3C Trace Context, version 00
 
@@ -35,7 +35,7 @@ class PreparedExecute:
     def payload(self, params: bytes | bytearray, request_id: str, traceparent: str) -> Pieces:
         """The request in MessagePack. ``params`` is UTF-8; ``traceparent`` has 55 characters."""
         identity = request_id.encode()
-        return (
+        pieces = (
             self._before_params,
             _head(len(params)),
             params,
@@ -45,6 +45,7 @@ class PreparedExecute:
             self._after_id,
             traceparent.encode(),
         )
+        return pieces if len(params) >= LARGE else (b"".join(pieces),)
 
 
 def _head(size: int) -> bytes:

@@ -1,5 +1,5 @@
-from prism.wire.outbox import MAX_WRITE, Outbox, size_of
-from prism.wire.parts import LARGE
+from prism.wire.outbox import MAX_WRITE, Outbox
+from prism.wire.parts import LARGE, size_of
 
 
 def test_empty():

@@ -25,6 +25,7 @@ from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
 from prism.server.rules import check_request
 from prism.server.settings import ServerSettings
+from prism.server.transport import LARGE_READ, READ_SIZE
 from prism.streams.outlet import Outlet, begin_turn, end_turn, turn_time
 from prism.streams.sockets import WRITE_SIZE, receive
 from prism.streams.tasks import TaskPool
@@ -34,7 +35,6 @@ REQUESTS_AT_ONCE = 64
 
 # Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
 _WHOLE = State.WHOLE
-_CLIENT_LEFT = Cancelled.CLIENT_LEFT
 
 
 class HTTP1Connection:
@@ -135,13 +135,16 @@ class HTTP1Connection:
                 await trio.lowlevel.checkpoint()
                 self._paused = False
                 self._handle(b"")
+            size = READ_SIZE
             with trio.CancelScope(deadline=self._next_deadline()) as self._reading:
                 while not self._closing and not self._paused:
                     if self._gone_at < inf:
                         await trio.sleep_forever()
-                    await self._wait_for_room()
-                    data = await receive(self._stream, transport.READ_SIZE)
+                    if self._is_full():
+                        await self._wait_for_room()
+                    data = await receive(self._stream, size)
                     if data:
+                        size = LARGE_READ if len(data) >= READ_SIZE else READ_SIZE
                         self._handle(data)
                     else:
                         self._client_ended()
@@ -163,20 +166,27 @@ class HTTP1Connection:
                 await self._room.wait()
 
     def _is_full(self) -> bool:
-        waiting = 0 if self._exchange is None else self._exchange.received
-        return max(waiting, len(self._parser.unparsed)) >= self.settings.stream_window
+        window = self.settings.stream_window
+        if len(self._parser.unparsed) >= window:
+            return True
+        return self._exchange is not None and self._exchange.received >= window
 
     def _next_deadline(self) -> float:
         """When the reader must look up even if nothing comes."""
-        deadline = min(self._head_due, self._skip_due, self._gone_at)
-        if self._exchange is not None:
-            return min(deadline, self._request_deadline)
-        if self.idle_since is not None:
-            allowed = self.settings.keep_alive_timeout
-            if self._draining:
-                allowed = self.settings.goaway_grace
-            deadline = min(deadline, self.idle_since + allowed)
-        return deadline
+        # Mostly compared by hand: it is asked twice for each request, and ``min`` costs a call.
+        deadline = self._head_due
+        if self._skip_due < deadline:
+            deadline = self._skip_due
+        if self._gone_at < deadline:
+            deadline = self._gone_at
+        due = self._request_deadline
+        if self._exchange is None:
+            if self.idle_since is None:
+                return deadline
+            settings = self.settings
+            allowed = settings.goaway_grace if self._draining else settings.keep_alive_timeout
+            due = self.idle_since + allowed
+        return min(due, deadline)
 
     def _look_up(self) -> None:
         """See that the reader looks up in time. Too early does no harm, and is cheaper than
@@ -208,7 +218,8 @@ class HTTP1Connection:
                 self._exchange.feed(data, ended=False)
             elif data:
                 self._on_event(self._parser.receive(data))
-            self._go_on()
+            if self._exchange is not None and self._exchange.over:
+                self._go_on()
         except BadRequest as error:
             self._on_bad_request(error)
         finally:
@@ -217,11 +228,11 @@ class HTTP1Connection:
 
     def _on_event(self, event: Request | Body | None) -> None:
         exchange = self._exchange
-        if isinstance(event, Request):
+        if type(event) is Request:
             self._head_due = inf
             self.idle_since = None
             self._begin(event)
-        elif isinstance(event, Body):
+        elif type(event) is Body:
             if exchange is not None and not exchange.complete:
                 exchange.feed(event.data, ended=event.ended)
             else:
@@ -263,7 +274,7 @@ class HTTP1Connection:
         self._going_on = True
         begun = 0
         try:
-            while self._exchange is not None and self._is_over(self._exchange):
+            while self._exchange is not None and self._exchange.over:
                 if (
                     begun >= REQUESTS_AT_ONCE
                     or len(self._out) >= WRITE_SIZE
@@ -279,7 +290,9 @@ class HTTP1Connection:
                     self._close()
                 elif self._parser.state is _WHOLE:
                     self.idle_since = turn_time()
-                    self._on_event(self._parser.next_request())
+                    request = self._parser.next_request()
+                    if request is not None or self._parser.unparsed:
+                        self._on_event(request)
                     if self._exchange is None and self._gone_at < inf:
                         self._close()  # that was all that the client has asked for
                 elif self._may_skip_body:
@@ -288,10 +301,6 @@ class HTTP1Connection:
                     self._close()
         finally:
             self._going_on = False
-
-    @staticmethod
-    def _is_over(exchange: HTTP1Exchange) -> bool:
-        return exchange.complete or exchange.cancelled is _CLIENT_LEFT
 
     def _skip(self, size: int, *, ended: bool) -> None:
         """More of a body that nobody wants."""

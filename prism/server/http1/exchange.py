@@ -54,6 +54,11 @@ class HTTP1Exchange(Exchange):
         self._expects_continue = head.expects_continue
         self._connection = connection
 
+    @property
+    def over(self) -> bool:
+        """Is nothing more to be done for it?"""
+        return self.complete or self.cancelled is _CLIENT_LEFT
+
     # -- the request ----------------------------------------------------------
 
     def feed(self, data: bytes, *, ended: bool) -> None:
