@@ -8,10 +8,11 @@ other. Before it runs one while more wait, it has a second worker come, so that 
 depends on a handler that waits for something; a handler that never waits costs no more than
 its own work. A worker's cancel scope serves call after call, until one is cancelled in it.
 
-A stream's handler runs only as far as its next message, and on when that is asked for: there is
-one message of it on the way, and the handler's own memory is the only place where more may wait.
-What both take is counted. Where there is no room for a message, it is dropped and its stream ends;
-a handler that says beforehand how much it is about to read (``Call.room``) waits instead.
+A stream's handler runs only as far as its next message, and on when that is asked for, or a few
+short ones ahead: there is one message of it on the way, and the handler's own memory is the only
+place where more may wait. What both take is counted. Where there is no room for a message, it is
+dropped and its stream ends; a handler that says beforehand how much it is about to read
+(``Call.room``) waits instead.
 """
 
 import logging
@@ -70,6 +71,8 @@ speaker: ContextVar[object] = ContextVar("speaker", default=None)
 _FAULT = "the plugin failed; the proxy's log has the cause"
 _RAISED = "raised where the contract wants an answer"
 
+MESSAGE_COST = 256
+"""Bytes that a message takes beside its own, by which the number of short ones is bounded."""
 KEPT = COPIES + 1
 """Of a message whose handler waits: the handler has it, too."""
 
@@ -300,8 +303,9 @@ class _InProcessStream(StreamCall):
         self._redaction = redaction
         self._why_cut = why_cut
         self._send_requests, self.requests = trio.open_memory_channel[StreamRequest](0)
-        self._message: StreamResponse | None = None
-        self._given = 0  # bytes of the message that ``receive`` returned last
+        self._made: deque[StreamResponse] = deque()  # and not received
+        self._made_size = 0
+        self._given = 0  # bytes of the messages that were received last
         self._is_wanted = True
         self._over = False
         self._error: CallError | None = None
@@ -334,9 +338,9 @@ class _InProcessStream(StreamCall):
         requests = _Requests(self, first)
         async with aclosing(_closable(plugin.execute_stream(requests))) as responses:
             while True:
-                while self._message is not None or not self._is_wanted:
+                while not self._is_wanted:
                     await self._handler.park()
-                self._count(self._given)
+                self._count(self._given + self._made_size)
                 try:
                     item = await anext(responses)
                 except StopAsyncIteration:
@@ -354,10 +358,14 @@ class _InProcessStream(StreamCall):
 
     def _give(self, message: StreamResponse) -> None:
         """Have ``receive`` return it."""
-        self._count(self._given + message_size(message))
-        self._message = message
-        self._is_wanted = False
-        self._receiver.unpark()
+        size = self._made_size + message_size(message)
+        self._count(self._given + size)
+        self._made.append(message)
+        self._made_size = size
+        if size + MESSAGE_COST * len(self._made) > UNCOUNTED:
+            self._is_wanted = False
+        if self._receiver:
+            self._receiver.unpark()
 
     def _count(self, size: int) -> None:
         """Messages of ``size`` bytes are on their way.
@@ -376,7 +384,7 @@ class _InProcessStream(StreamCall):
         """The handler holds messages to come of these sizes."""
         self.largest = min(max(sizes, default=0), self.largest)
         self.room = min(sum(sizes), self.room)
-        self._count(self._given)
+        self._count(self._given + self._made_size)
 
     async def send(self, request: StreamRequest) -> None:
         """Send one message; waits until the plugin takes it."""
@@ -395,23 +403,35 @@ class _InProcessStream(StreamCall):
 
     async def receive(self) -> StreamResponse:
         """The plugin's next message. Cancelling loses nothing."""
-        await trio.lowlevel.checkpoint()
+        await self._wait_made()
+        message = self._made.popleft()
+        self._given = message_size(message)
+        self._made_size -= self._given
+        return message
+
+    async def receive_some(self) -> list[StreamResponse]:
+        """The plugin's next message, and short ones right behind it."""
+        await self._wait_made()
+        messages = list(self._made)
+        self._made.clear()
+        self._given, self._made_size = self._made_size, 0
+        return messages
+
+    async def _wait_made(self) -> None:
         self._given = 0
-        while self._message is None:
+        if self._made or self._over:
+            await trio.lowlevel.checkpoint()
+        while not self._made:
             if self._over:
                 raise self._error or trio.EndOfChannel
             self._ask()
             await self._receiver.park()
-        message, self._message = self._message, None
-        self._given = message_size(message)
-        if self._is_wanted:
-            self._handler.unpark_all()
-        return message
 
     def _ask(self) -> None:
-        """Have the handler make a message, once the one before has been received."""
-        self._is_wanted = True
-        self._handler.unpark_all()
+        """Have the handler make a message, unless there is enough to be received."""
+        if self._made_size + MESSAGE_COST * len(self._made) <= UNCOUNTED:
+            self._is_wanted = True
+            self._handler.unpark_all()
 
 
 class _Requests(StreamRequests):

@@ -200,12 +200,24 @@ class Large:
 
 
 async def test_a_handler_runs_no_further_than_it_is_asked():
-    plugin = Large(10)
+    plugin = Large(5000)
     async with InProcessChannel(plugin).execute_stream(StreamRequest()) as call:
         for asked in range(1, 5):
             await call.receive()
             await wait_all_tasks_blocked()
             assert plugin.made == asked
+
+
+async def test_a_handler_makes_a_few_short_messages_ahead():
+    plugin = Large(100)
+    async with InProcessChannel(plugin).execute_stream(StreamRequest()) as call:
+        for _ in range(5):
+            received = await call.receive_some()
+            made = plugin.made
+            await wait_all_tasks_blocked()
+            assert len(received) <= 12
+            assert plugin.made - made <= 12
+        assert plugin.made > 20
 
 
 @pytest.mark.parametrize("has_room", [False, True])
