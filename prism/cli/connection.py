@@ -163,11 +163,23 @@ def check_json(text: bytes) -> None:
 
 def say_unreachable(url: str, error: Exception) -> None:
     """Tell that the proxy cannot be reached, and what to do."""
-    click.echo(f"prism: cannot call {url}: {str(error) or type(error).__name__}", err=True)
+    click.echo(f"prism: cannot call {url}: {_reason(error)}", err=True)
     if "refused" in str(error):
         click.echo("Is the proxy running? Start one with: prism serve", err=True)
     elif hint := _hint(url, error):
         click.echo(hint, err=True)
+
+
+def _reason(error: Exception) -> str:
+    """The error's text; of a GOAWAY the words in it, which the library shows in base 16."""
+    text = str(error) or type(error).__name__
+    if (goaway := _GOAWAY(text)) is None:
+        return text
+    words = bytes.fromhex(goaway[1]).decode(errors="replace")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+
+
+_GOAWAY = re.compile(r"<ConnectionTerminated .*additional_data:((?:[0-9a-f]{2})+)>").fullmatch
 
 
 # What a TLS server says of its client's certificate (RFC 8446, 6.2).
@@ -186,7 +198,14 @@ _NO_TLS = (
     "unexpected eof",
     "eof occurred in violation",
 )
-_NO_PLAIN_HTTP = ("disconnected", "reset by peer", "broken pipe", "remote protocol", "http/2")
+_NO_PLAIN_HTTP = (
+    "disconnected",
+    "reset by peer",
+    "broken pipe",
+    "remote protocol",
+    "http/2",
+    "speaks tls",
+)
 
 
 def say_refused(status: int, text: str) -> None:
@@ -219,7 +238,7 @@ def _advice(said: str) -> str:
 
 def _hint(url: str, error: Exception) -> str:
     """What is probably wrong with the URL, or its certificate."""
-    said = _said(error)
+    said = f"{_said(error)} {_reason(error).lower()}"
     if advice := _advice(said):
         return advice
     if _NOT_VERIFIED in said:
@@ -396,8 +415,9 @@ class Admin:
         sys.exit(1)
 
     def _unreachable(self, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        click.echo(f"prism: cannot reach the admin port at {self._address}: {reason}", err=True)
+        click.echo(
+            f"prism: cannot reach the admin port at {self._address}: {_reason(error)}", err=True
+        )
         hint = _hint(self._address, error)
         click.echo(hint or "Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
         sys.exit(1)

@@ -32,6 +32,16 @@ PLAIN_HTTP = (
 )
 """For a client that spoke plain HTTP to a port with TLS."""
 
+_USE_HTTPS = b"this port speaks TLS: use https:"
+PLAIN_HTTP2 = (
+    b"\0\0\0\x04\0\0\0\0\0"  # SETTINGS, empty
+    + (8 + len(_USE_HTTPS)).to_bytes(3, "big")
+    + b"\x07\0\0\0\0\0"  # GOAWAY, of no stream, INADEQUATE_SECURITY (RFC 9113, 6.8 and 7)
+    + b"\0\0\0\0\0\0\0\x0c"
+    + _USE_HTTPS
+)
+"""The same, for a client that spoke HTTP/2: its debug data is where clients look."""
+
 NO_TLS = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
     b"content-length: 36\r\n\r\nthis port speaks no TLS: use http:\r\n"
@@ -233,10 +243,9 @@ class ClientConnection:
                 plain = _is_plain_http(first) is not None
                 why = "the client spoke plain HTTP to the TLS port" if plain else error.__cause__
                 logger.info("a TLS handshake failed: %s", why, extra=from_client(self.client))
+                answer = PLAIN_HTTP2 if PREFACE.startswith(first) else PLAIN_HTTP
                 await transport.send_last_words(
-                    self._stream,
-                    PLAIN_HTTP if plain and not PREFACE.startswith(first) else b"",
-                    self._server.settings.linger_timeout,
+                    self._stream, answer if plain else b"", self._server.settings.linger_timeout
                 )
                 raise
         certificate = self._stream.getpeercert(binary_form=True)

@@ -106,6 +106,15 @@ def test_how_to_say_who_one_is(detail, hint, capsys):
     assert advice == hint
 
 
+def test_the_words_of_a_goaway_are_read(capsys):
+    said = b"this port speaks TLS\x1b".hex()
+    shown = f"<ConnectionTerminated error_code:12, last_stream_id:0, additional_data:{said}>"
+    say_unreachable("http://h", OSError(shown))
+    told, advice = capsys.readouterr().err.splitlines()
+    assert told == "prism: cannot call http://h: this port speaks TLS\ufffd"
+    assert advice == "If TLS is spoken there, it is https://"
+
+
 def test_an_error_that_says_it_all(capsys):
     say_unreachable("http://h", OSError("no route to host"))
     assert len(capsys.readouterr().err.splitlines()) == 1

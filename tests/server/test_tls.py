@@ -1,9 +1,12 @@
 import ssl
 
+import h2.connection
+import h2.events
 import pytest
 import trio
 import trustme
 from cryptography import x509
+from h2.errors import ErrorCodes
 
 from prism.server import handshakes
 from prism.server.connection import PREFACE
@@ -86,9 +89,9 @@ async def test_a_client_of_an_old_version_is_told_why(start_server, files):
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"use https"),
-        (b"DELETE / HTTP/1.1\r\nhost: a\r\n\r\n", b"use https"),
-        (PREFACE + bytes(9), b""),  # an HTTP/2 client would not understand an answer in HTTP/1.1
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"DELETE / HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 400 "),
+        (PREFACE + bytes(9), b"\0\0\0\x04"),
     ],
 )
 async def test_plain_http_on_the_tls_port_is_told_so(
@@ -99,12 +102,24 @@ async def test_plain_http_on_the_tls_port_is_told_so(
     stream = await server.connect()
     await stream.send_all(sent)
     answer = await helpers.read_all(stream)
-    assert answer.startswith(b"HTTP/1.1 400 ") == bool(told)
-    assert told in answer
+    assert answer.startswith(told)
+    assert b"use https" in answer
     (record,) = [each for each in caplog.records if "handshake failed" in each.message]
     assert "spoke plain HTTP to the TLS port" in record.message
     host, port = stream.socket.getsockname()
     assert record.fields == {"client": f"{host}:{port}"}
+
+
+async def test_an_http2_client_without_tls_reads_why_it_is_told_to_go(start_server, files, helpers):
+    server = await start_server(tls=ServerTLS(*files.server()))
+    stream = await server.connect()
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    await stream.send_all(client.data_to_send())
+    events = client.receive_data(await helpers.read_all(stream))
+    (end,) = [event for event in events if isinstance(event, h2.events.ConnectionTerminated)]
+    assert (end.error_code, end.last_stream_id) == (ErrorCodes.INADEQUATE_SECURITY, 0)
+    assert end.additional_data == b"this port speaks TLS: use https:"
 
 
 async def test_tls_on_the_plain_port_is_told_so(start_server, files, caplog):
