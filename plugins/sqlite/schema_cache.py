@@ -1,16 +1,28 @@
 """What a connection has found out about its schema and clients' statements, until that changes."""
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
+from prism.sdk import PluginError, StatusCode
+
 from .authorizer import shadow_tables
+from .expansion import COPIED_BYTES, Expansion
 from .statement_limits import UNKNOWN, StatementLimits, limits_of
 
 MOST_STATEMENTS = 256
 """Whose limits are kept: as many as Python keeps compiled."""
 
 _VERSION = "PRAGMA schema_version"
+_DEFINED = """SELECT name, CASE type WHEN 'trigger' THEN tbl_name ELSE '' END, sql
+    FROM sqlite_schema WHERE type IN ('view', 'trigger') AND name NOT GLOB '_prism_*'"""
 _VIRTUAL_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0"
+
+
+_TOO_LARGE = (
+    "with its views and WITH put in their places the statement has more than "
+    f"{COPIED_BYTES} bytes: name each fewer times"
+)
 
 
 class SchemaCache:
@@ -20,12 +32,14 @@ class SchemaCache:
         self.shadows: frozenset[str] = frozenset()
         self._version = -1
         self._limits: dict[str, StatementLimits] = {}
+        self._expansion = Expansion(())
 
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Forget what is no longer true; call before each statement of a client."""
         [version] = connection.execute(_VERSION).fetchone()
         if version != self._version:
             self.shadows = shadow_tables(name for (name,) in connection.execute(_VIRTUAL_TABLES))
+            self._expansion = Expansion(connection.execute(_DEFINED))
             self._limits.clear()
             self._version = version
 
@@ -34,17 +48,27 @@ class SchemaCache:
         self._version = -1
 
     def limits(
-        self, connection: sqlite3.Connection, access: str, sql: str, params: Any
+        self,
+        connection: sqlite3.Connection,
+        access: str,
+        sql: str,
+        params: Any,
+        must_end: Callable[[], bool] = lambda: False,
     ) -> StatementLimits:
         """The limits of a client's statement; ``access`` is what its client may do.
 
         Raises:
             sqlite3.OperationalError: it was interrupted.
+            PluginError: it becomes too large to be compiled.
+            Ended: ``must_end`` has said so.
         """
         # One explained before is not compiled again, as it does not run: it has to look new.
         explaining = f"/*{access} {self._version}*/ EXPLAIN {sql}"
         limits = self._limits.get(explaining)
         if limits is None:
+            drops = sql.lstrip()[:4].lower() == "drop"  # which compiles nothing
+            if not drops and self._expansion.copied(sql, must_end) > COPIED_BYTES:
+                raise PluginError(StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
             try:
                 limits = limits_of(connection.execute(explaining, params))
             except sqlite3.Error as error:

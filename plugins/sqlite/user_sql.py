@@ -52,7 +52,7 @@ def run_statement(
     cache.refresh(connection)
     authorizer.begin(access, sql, cache.shadows)
     try:
-        limits = cache.limits(connection, access.value, sql, params)
+        limits = cache.limits(connection, access.value, sql, params, authorizer.must_end)
         set_limits(connection, limits)
         connection.grows = limits.grows
         changes = connection.total_changes
