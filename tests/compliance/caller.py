@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,12 @@ class Messages(AsyncIterator[tuple[Any, str]]):
 
 def _validate(value: Any, schema: str) -> None:
     if jsonschema is not None:
-        jsonschema.validate(value, msgspec.json.decode(schema))
+        _validator(schema).validate(value)
+
+
+@cache
+def _validator(schema: str) -> Any:
+    return jsonschema.Draft202012Validator(msgspec.json.decode(schema))
 
 
 def check_schema(text: str) -> None:

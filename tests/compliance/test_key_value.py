@@ -1,6 +1,7 @@
 """Keys and values, as every plugin has them."""
 
 import base64
+import random
 
 import msgspec
 import pytest
@@ -13,6 +14,13 @@ GROUP = "key_value"
 
 AWKWARD = ["%", "_", "*", "?", "[", "]", "\\", "^", "{", "}", "'", '"', "$", ":", "é", "\U0001f40d"]
 """What is special in some backend's patterns, and what is more than one byte."""
+
+TEXTS = [
+    "null", "false", '""', "[]", "{}", "0", "1.50", "-0.0", "1E400",
+    "12345678901234567890123456789", '{"b": 1,\n "a":[2, {"a":null}]}',
+    '"\\u00e9\\ud83d\\ude00"',
+]  # fmt: skip
+"""JSON, as clients may write it."""
 
 
 async def all_keys(plugin: Caller, **params: object) -> list[str]:
@@ -37,32 +45,25 @@ async def expired(plugin: Caller, key: str, value: object = 1) -> None:
     await eventually(gone)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "null", "false", '""', "[]", "{}", "0", "1.50", "-0.0", "1E400",
-        "12345678901234567890123456789", '{"b": 1,\n "a":[2, {"a":null}]}',
-        '"\\u00e9\\ud83d\\ude00"',
-    ],
-)  # fmt: skip
-async def test_json_comes_back_as_it_was_set_byte_for_byte(plugin: Caller, text: str) -> None:
-    await plugin.execute("set", f'{{"key":"a","value":{text}}}')
-    found, _ = await plugin.execute("get", '{"key":"a"}')
-    assert found.startswith(f'{{"found":true,"value":{text}')
-    found, _ = await plugin.execute("mget", '{"keys":["a"]}')
-    assert f'"value":{text}' in found
+async def test_json_comes_back_as_it_was_set_byte_for_byte(plugin: Caller) -> None:
+    for text in TEXTS:
+        await plugin.execute("set", f'{{"key":"a","value":{text}}}')
+        found, _ = await plugin.execute("get", '{"key":"a"}')
+        assert found.startswith(f'{{"found":true,"value":{text}')
+        found, _ = await plugin.execute("mget", '{"keys":["a"]}')
+        assert f'"value":{text}' in found
 
 
-@pytest.mark.parametrize("data", [bytes(range(256)), b"", b"\r\n\0"])
-async def test_binary_values_hold_any_bytes(plugin: Caller, data: bytes) -> None:
-    text = base64.b64encode(data).decode()
-    await plugin.call("set", key="a", value=text, encoding="base64")
-    found = await plugin.call("get", key="a")
-    assert (found["value"], found["encoding"]) == (text, "base64")
-    assert (await plugin.call_binary("get", key="a"))["value"] == data
-    await plugin.call_binary("set", key="b", value=data)
-    found = await plugin.call("mget", keys=["b"])
-    assert found["results"][0]["value"] == text
+async def test_binary_values_hold_any_bytes(plugin: Caller) -> None:
+    for data in (bytes(range(256)), b"", b"\r\n\0"):
+        text = base64.b64encode(data).decode()
+        await plugin.call("set", key="a", value=text, encoding="base64")
+        found = await plugin.call("get", key="a")
+        assert (found["value"], found["encoding"]) == (text, "base64")
+        assert (await plugin.call_binary("get", key="a"))["value"] == data
+        await plugin.call_binary("set", key="b", value=data)
+        found = await plugin.call("mget", keys=["b"])
+        assert found["results"][0]["value"] == text
 
 
 async def test_a_value_of_256_kib(plugin: Caller) -> None:
@@ -116,20 +117,20 @@ async def test_of_many_that_create_a_key_one_does(plugin: Caller) -> None:
     assert [(await plugin.call("get", key="a"))["value"]] == winners
 
 
-@pytest.mark.parametrize("key", ["x" * 1024, "é" * 512, "a\0b", " ", "\n", *AWKWARD])
-async def test_keys_are_any_text_of_1_to_1024_bytes(plugin: Caller, key: str) -> None:
-    await plugin.call("set", key=key, value=key)
-    assert (await plugin.call("get", key=key))["value"] == key
-    assert await all_keys(plugin) == [key]
-    assert await plugin.call("delete", key=key) == {"deleted": True}
+async def test_keys_are_any_text_of_1_to_1024_bytes(plugin: Caller) -> None:
+    for key in ("x" * 1024, "é" * 512, "a\0b", " ", "\n", *AWKWARD):
+        await plugin.call("set", key=key, value=key)
+        assert (await plugin.call("get", key=key))["value"] == key
+        assert await all_keys(plugin) == [key]
+        assert await plugin.call("delete", key=key) == {"deleted": True}
 
 
-@pytest.mark.parametrize("key", ["", "x" * 1025, "é" * 513])
-async def test_other_keys_are_refused(plugin: Caller, key: str) -> None:
-    with refused(StatusCode.INVALID_ARGUMENT):
-        await plugin.call("get", key=key)
-    with refused(StatusCode.INVALID_ARGUMENT):
-        await plugin.call("mset", items=[{"key": "a", "value": 1}, {"key": key, "value": 1}])
+async def test_other_keys_are_refused(plugin: Caller) -> None:
+    for key in ("", "x" * 1025, "é" * 513):
+        with refused(StatusCode.INVALID_ARGUMENT):
+            await plugin.call("get", key=key)
+        with refused(StatusCode.INVALID_ARGUMENT):
+            await plugin.call("mset", items=[{"key": "a", "value": 1}, {"key": key, "value": 1}])
     assert await plugin.call("exists", key="a") == {"exists": False}
 
 
@@ -268,17 +269,17 @@ async def test_a_stream_of_scan_resumes_after_each_key(plugin: Caller) -> None:
     assert [item["key"] for item in rest] == ["c", "d"]
 
 
-@pytest.mark.parametrize("special", AWKWARD)
-async def test_prefixes_are_literal(plugin: Caller, special: str) -> None:
-    wanted = [f"p{special}", f"p{special}x", f"p{special}{special}"]
-    others = ["p", "px", "pxx", "q", f"x{special}", f"P{special}"]
-    await plugin.call("mset", items=[{"key": key, "value": 1} for key in wanted + others])
-    prefix = f"p{special}"
-    assert sorted(await all_keys(plugin, prefix=prefix)) == sorted(wanted)
-    assert await plugin.call("count", prefix=prefix) == {"count": 3}
-    assert sorted(item["key"] for item in await plugin.list("scan", prefix=prefix)) == sorted(
-        wanted
-    )
+async def test_prefixes_are_literal(plugin: Caller) -> None:
+    for special in AWKWARD:
+        wanted = [f"p{special}", f"p{special}x", f"p{special}{special}"]
+        others = ["p", "px", "pxx", "q", f"x{special}", f"P{special}"]
+        await plugin.call("mset", items=[{"key": key, "value": 1} for key in wanted + others])
+        prefix = f"p{special}"
+        assert sorted(await all_keys(plugin, prefix=prefix)) == sorted(wanted)
+        assert await plugin.call("count", prefix=prefix) == {"count": 3}
+        streamed = await plugin.list("scan", prefix=prefix)
+        assert sorted(item["key"] for item in streamed) == sorted(wanted)
+        await plugin.call("mdelete", keys=wanted + others)
 
 
 async def test_keys_that_are_deleted_meanwhile_do_not_stop_a_scan(plugin: Caller) -> None:
@@ -319,12 +320,12 @@ async def test_increment_counts_in_64_bits(plugin: Caller) -> None:
     assert (await plugin.call("get", key="n"))["value"] == 2**63 - 1
 
 
-@pytest.mark.parametrize("value", ["1", 1.5, None, True, [1], 10**30])
-async def test_increment_of_what_is_no_integer_is_refused(plugin: Caller, value: object) -> None:
-    await plugin.call("set", key="n", value=value)
-    with refused(StatusCode.FAILED_PRECONDITION):
-        await plugin.call("increment", key="n")
-    assert (await plugin.call("get", key="n"))["value"] == value
+async def test_increment_of_what_is_no_integer_is_refused(plugin: Caller) -> None:
+    for value in ("1", 1.5, None, True, [1], 10**30):
+        await plugin.call("set", key="n", value=value)
+        with refused(StatusCode.FAILED_PRECONDITION):
+            await plugin.call("increment", key="n")
+        assert (await plugin.call("get", key="n"))["value"] == value
 
 
 async def test_increments_at_the_same_time_all_count(plugin: Caller) -> None:
@@ -446,3 +447,111 @@ async def test_cancelled_calls_leave_the_plugin_usable(plugin: Caller) -> None:
         await plugin.call("set", key=f"k{number}", value=f"after {number}")
     found = await plugin.call("mget", keys=[f"k{number}" for number in range(5)])
     assert [one["value"] for one in found["results"]] == [f"after {n}" for n in range(5)]
+
+
+async def test_times_to_live_that_are_none_are_refused(plugin: Caller) -> None:
+    await plugin.call("set", key="a", value=1)
+    for ttl in (-1, "5", True, [1]):
+        for operation, params in (
+            ("set", {"key": "a", "value": 2}),
+            ("expire", {"key": "a"}),
+            ("compare_and_swap", {"key": "a", "old_value": 1, "new_value": 2}),
+            ("mset", {"items": [{"key": "a", "value": 2, "ttl_seconds": ttl}]}),
+        ):
+            own = {} if operation == "mset" else {"ttl_seconds": ttl}
+            with refused(StatusCode.INVALID_ARGUMENT):
+                await plugin.call(operation, **params, **own)
+    assert (await plugin.call("get", key="a"))["value"] == 1
+    assert (await plugin.call("ttl", key="a"))["ttl_seconds"] == -1
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_any_sequence_of_calls_does_what_it_does_to_a_dictionary(
+    plugin: Caller, seed: int
+) -> None:
+    model = Model(random.Random(seed))
+    for _ in range(60):
+        operation, params, expected = model.step()
+        answer = await plugin.call(operation, **params)
+        assert answer | expected == answer, (operation, params)
+    found = await plugin.call("mget", keys=Model.KEYS)
+    values = {one["key"]: one["value"] for one in found["results"] if one["found"]}
+    assert values == model.values
+
+
+class Model:
+    """Keys that do not expire, and what calls have to answer."""
+
+    KEYS = ("a", "a%", "aa", "b", "é")
+    VALUES = (0, 7, "", "x", None, [], {"n": 1})
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.values: dict[str, object] = {}
+
+    def step(self) -> tuple[str, dict, dict]:
+        """A call, its params, and what its answer has at least."""
+        key, value = self.chance.choice(self.KEYS), self.chance.choice(self.VALUES)
+        name = self.chance.choice([name for name in vars(Model) if name.startswith("on_")])
+        if name == "on_increment" and not isinstance(self.values.get(key, 0), int):
+            name = "on_get"
+        params, expected = getattr(self, name)(key, value)
+        return name.removeprefix("on_"), params, expected
+
+    def on_get(self, key: str, value: object) -> tuple[dict, dict]:
+        if key not in self.values:
+            return {"key": key}, {"found": False}
+        return {"key": key}, {"found": True, "value": self.values[key]}
+
+    def on_exists(self, key: str, value: object) -> tuple[dict, dict]:
+        return {"key": key}, {"exists": key in self.values}
+
+    def on_set(self, key: str, value: object) -> tuple[dict, dict]:
+        when = self.chance.choice(["", "only_if_exists", "only_if_not_exists"])
+        wanted = {"": True, "only_if_exists": key in self.values}
+        stored = wanted.get(when, key not in self.values)
+        if stored:
+            self.values[key] = value
+        return {"key": key, "value": value} | ({when: True} if when else {}), {"stored": stored}
+
+    def on_delete(self, key: str, value: object) -> tuple[dict, dict]:
+        deleted = key in self.values
+        self.values.pop(key, None)
+        return {"key": key}, {"deleted": deleted}
+
+    def on_mset(self, key: str, value: object) -> tuple[dict, dict]:
+        self.values |= {key: value, "b": 7}
+        return {"items": [{"key": key, "value": value}, {"key": "b", "value": 7}]}, {"stored": 2}
+
+    def on_mdelete(self, key: str, value: object) -> tuple[dict, dict]:
+        gone = {key, "b"} & self.values.keys()
+        for one in gone:
+            del self.values[one]
+        return {"keys": [key, "b"]}, {"deleted": len(gone)}
+
+    def on_compare_and_swap(self, key: str, value: object) -> tuple[dict, dict]:
+        old = self.chance.choice([*self.VALUES, "missing", self.values.get(key, "missing")])
+        if old == "missing":
+            swapped, params = key not in self.values, {}
+        else:
+            swapped = key in self.values and self.values[key] == old
+            params = {"old_value": old}
+        if swapped:
+            self.values[key] = value
+        return {"key": key, "new_value": value} | params, {"swapped": swapped}
+
+    def on_compare_and_delete(self, key: str, value: object) -> tuple[dict, dict]:
+        deleted = key in self.values and self.values[key] == value
+        if deleted:
+            del self.values[key]
+        return {"key": key, "old_value": value}, {"deleted": deleted}
+
+    def on_count(self, key: str, value: object) -> tuple[dict, dict]:
+        return {"prefix": key}, {"count": sum(one.startswith(key) for one in self.values)}
+
+    def on_increment(self, key: str, value: object) -> tuple[dict, dict]:
+        known = self.values.get(key, 10)
+        assert isinstance(known, int)
+        total = known + 3
+        self.values[key] = total
+        return {"key": key, "delta": 3, "initial": 10}, {"value": total}

@@ -1,6 +1,5 @@
 """Queues, as every plugin has them that declares the group."""
 
-import pytest
 import trio
 
 from prism.sdk import StatusCode
@@ -106,17 +105,17 @@ async def test_of_many_consumers_each_message_has_one(plugin: Caller) -> None:
     assert sorted(taken) == list(range(40))
 
 
-@pytest.mark.parametrize("queue", ["a", "q" * 195, "%_*", "a.b", "é"])
-async def test_queues_are_apart(plugin: Caller, queue: str) -> None:
-    await plugin.call("enqueue", queue=queue, value=1)
-    assert await take(plugin, "other") == []
-    assert len(await take(plugin, queue)) == 1
-
-
-@pytest.mark.parametrize("queue", ["", "q" * 196])
-async def test_other_names_are_refused(plugin: Caller, queue: str) -> None:
-    with refused(StatusCode.INVALID_ARGUMENT):
+async def test_queues_are_apart(plugin: Caller) -> None:
+    for queue in ("a", "q" * 195, "%_*", "a.b", "é"):
         await plugin.call("enqueue", queue=queue, value=1)
+        assert await take(plugin, "other") == []
+        assert len(await take(plugin, queue)) == 1
+
+
+async def test_other_names_are_refused(plugin: Caller) -> None:
+    for queue in ("", "q" * 196):
+        with refused(StatusCode.INVALID_ARGUMENT):
+            await plugin.call("enqueue", queue=queue, value=1)
 
 
 async def test_namespaces_are_apart(open_plugin) -> None:

@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from tests.compliance.caller import Caller, Messages
 
 GROUP = "watch"
@@ -47,12 +45,12 @@ async def test_what_there_is_comes_first_and_then_ready(plugin: Caller) -> None:
     ]
 
 
-@pytest.mark.parametrize("special", ["%", "_", "*", "?", "[", "\\"])
-async def test_prefixes_are_literal(plugin: Caller, special: str) -> None:
-    async with watching(plugin, prefix=f"p{special}") as messages:
-        for key in ("px", "p", f"q{special}", f"p{special}1"):
-            await plugin.call("set", key=key, value=1)
-        assert (await anext(messages))[0]["key"] == f"p{special}1"
+async def test_prefixes_are_literal(plugin: Caller) -> None:
+    for special in ("%", "_", "*", "?", "[", "\\"):
+        async with watching(plugin, prefix=f"p{special}") as messages:
+            for key in ("px", "p", f"q{special}", f"p{special}1"):
+                await plugin.call("set", key=key, value=1)
+            assert (await anext(messages))[0]["key"] == f"p{special}1"
 
 
 async def test_keys_only_has_no_values(plugin: Caller) -> None:
