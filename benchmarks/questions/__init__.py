@@ -9,6 +9,7 @@ from benchmarks.questions import (
     kafka,
     latency,
     memory,
+    postgres,
     proxied,
     redis,
     storage,
@@ -21,6 +22,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "proxied": proxied,  # What does a call to a plugin cost, and what at other proxies?
     "storage": storage,  # And with real work behind it: get and set on SQLite?
     "kafka": kafka,  # And Kafka: batches published, and a stream, beside its client alone?
+    "postgres": postgres,  # And on PostgreSQL, beside a service that one would write?
     "redis": redis,  # And on Redis, beside other ways to reach it over HTTP?
     "latency": latency,  # What delay does the proxy add, at a load that it can bear?
     "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?

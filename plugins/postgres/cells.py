@@ -6,7 +6,7 @@ no number passes through a float. What is no number, boolean, array, json or byt
 
 import binascii
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -122,9 +122,9 @@ class Codecs:
         """The codec; as text, where the type is not known."""
         return self._codecs.get(oid, TEXT)
 
-    def element(self, oid: int) -> tuple[int, str] | None:
-        """Of an array's type: its elements' type and what stands between them."""
-        return self._elements.get(oid)
+    def knows(self, oids: Iterable[int]) -> bool:
+        """Whether there is nothing to ``learn`` about them."""
+        return self._codecs.keys() >= set(oids)
 
     async def learn(
         self,

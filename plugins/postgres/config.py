@@ -9,6 +9,10 @@ from psycopg import Error, pq
 
 from prism.sdk import PluginError, StatusCode
 
+_UNREADABLE = (
+    "cannot be read: it is postgresql://host:port/database?name=value or "
+    "host=... port=... dbname=..., without user name and password"
+)
 _SECRET = ("password", "passfile", "sslpassword", "oauth_client_secret")
 _FROM_CREDENTIALS = {"user": "username", "password": "password"}
 _VERIFYING = ("verify-ca", "verify-full")
@@ -137,13 +141,16 @@ def _parse(text: str) -> dict[str, str]:
         options = pq.Conninfo.parse(text.encode())
     except Error as error:
         # libpq's sentence may have a part of a password in it, where a URL is torn by one.
-        raise _wrong(
-            "cannot be read: it is postgresql://host:port/database?name=value or "
-            "host=... port=... dbname=..., without user name and password"
-        ) from error
-    return {
+        raise _wrong(_UNREADABLE) from error
+    given = {
         option.keyword.decode(): option.val.decode() for option in options if option.val is not None
     }
+    # libpq takes torn ones for hosts, ports and names of databases.
+    ports = given.get("port", "").replace(",", "")
+    places = given.get("host", "") + given.get("dbname", "")
+    if (ports and not ports.isdecimal()) or ("@" in places and "://" in text):
+        raise _wrong(_UNREADABLE)
+    return given
 
 
 def _quoted(value: str) -> str:

@@ -39,6 +39,7 @@ larger one than this is not used again."""
 
 _BYTES_RECEIVED = 128  # where Linux has it in its struct tcp_info
 _S = pq.ExecStatus
+_COPYING = {_S.COPY_IN, _S.COPY_OUT, _S.COPY_BOTH}
 _FAILED = {_S.FATAL_ERROR, _S.PIPELINE_ABORTED, _S.BAD_RESPONSE}
 Values = Sequence[bytes | None]
 
@@ -312,6 +313,9 @@ class Connection:
             if isinstance(error, StaleStatement):
                 self.forget_statements()
             raise error
+        if result is not None and result.status in _COPYING:
+            self.close()  # it would say so for ever
+            raise PluginError(StatusCode.UNIMPLEMENTED, "COPY is not offered")
         return result
 
     async def _skip_group(self) -> None:

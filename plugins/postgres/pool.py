@@ -114,15 +114,17 @@ class Pool:
         ``repeatable`` one lost a connection that had been used before.
         """
         for is_last in (False, True):
-            async with self.lease() as connection:
+            connection = await self._acquire()
+            try:
                 try:
-                    try:
-                        return await work(connection)
-                    except StaleStatement:
-                        return await work(connection)
-                except ConnectionLost:
-                    if is_last or not repeatable or connection.times_used == 1:
-                        raise
+                    return await work(connection)
+                except StaleStatement:
+                    return await work(connection)
+            except ConnectionLost:
+                if is_last or not repeatable or connection.times_used == 1:
+                    raise
+            finally:
+                self._release(connection)
         raise AssertionError
 
     # -- one after the other ------------------------------------------------------

@@ -5,6 +5,7 @@ change a session, the session is reset. Statements that are only about the sessi
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -83,6 +84,10 @@ def read_statement(sql: str, params: Params, *, binary: bool) -> Statement:
             f"{parsed.first.upper()} is about a session, which calls do not have: use "
             "'transaction' for several statements, a streamed 'query' for a cursor, 'listen'",
         )
+    if parsed.first == "copy":
+        raise PluginError(
+            StatusCode.UNIMPLEMENTED, "COPY is not offered: use execute_many, or a streamed 'query'"
+        )
     if isinstance(params, dict):
         if parsed.numbered:
             raise invalid("the statement has $1, so params must be a list")
@@ -131,6 +136,8 @@ class Runner:
             await connection.finish_group()
         except DatabaseError as error:
             raise _of_query(error) from error
+        if "advisory" in statement.sql.lower():  # locks that outlive a transaction
+            self._reset(connection, statement.sql)
         return rows
 
     async def execute(
@@ -272,14 +279,15 @@ class Runner:
         self._reset(connection, sql)
 
     def _reset(self, connection: Connection, sql: str) -> None:
-        if not self._behind_pooler and not connection.closed:
-            connection.begin_reset(sql)
+        if not self._behind_pooler:
+            with suppress(ConnectionLost):  # what was asked is done
+                connection.begin_reset(sql)
 
     async def _prepare(self, connection: Connection, statement: Statement) -> Prepared:
         prepared = await connection.prepare(statement.sql.encode())
-        await self.codecs.learn(
-            (*prepared.types, *prepared.parameters), lambda oids: _ask_types(connection, oids)
-        )
+        oids = prepared.types + prepared.parameters
+        if not self.codecs.knows(oids):
+            await self.codecs.learn(oids, lambda unknown: _ask_types(connection, unknown))
         if len(prepared.parameters) != len(statement.params):
             await connection.roll_back()
             raise invalid(

@@ -28,6 +28,8 @@ from .statements import Runner
 
 log = logging.getLogger("prism.plugin.postgres")
 
+LIBPQ = 170_000
+"""The oldest libpq that cancels without blocking, and gives rows in chunks."""
 HEALTH_SECONDS = 3.0
 """For all that a health check waits for."""
 SWEEP_SECONDS = 10.0
@@ -49,6 +51,13 @@ class Store(VersionedKeyValueOperations, QueueOperations):
     async def start(self) -> None:
         """Connect, and make Prism's own tables; refuses with what is wrong and what to do."""
         config = self.config
+        if pq.version() < LIBPQ:
+            raise PluginError(
+                StatusCode.FAILED_PRECONDITION,
+                f"psycopg uses libpq {pq.version() // 10_000} ({pq.__impl__}); the plugin needs "
+                f"{LIBPQ // 10_000}: pip install 'psycopg[binary]', and PSYCOPG_IMPL=binary where "
+                "another one is installed, too",
+            )
         self.settings = ConnectionSettings(config, self.credentials, self.namespace)
         self.runner = Runner(
             Codecs(strings=config.json_numbers == "strings"), behind_pooler=config.behind_pooler

@@ -20,6 +20,7 @@ from tests.services.kafka import Kafka
 WITH_TARGETS = {
     "constant",
     "proxied",
+    "postgres",
     "redis",
     "latency",
     "hop",

@@ -19,7 +19,8 @@ DATABASE = "postgres"
 class PostgreSQL(Server):
     """One PostgreSQL; its superuser is ``USER``. Nothing is lost at a kill, as the kernel lives on.
 
-    ``settings`` are more of the server's own, such as ``{"fsync": "on"}``.
+    ``settings`` are more of the server's own, such as ``{"fsync": "on"}``. ``certificate``, a
+    trustme.LeafCert, has it speak TLS.
     """
 
     stop_signal = signal.SIGINT  # does not wait for clients
@@ -39,6 +40,15 @@ class PostgreSQL(Server):
         program = str(self.programs() / "initdb")
         data = str(self.directory / "data")
         self.tool(program, "-D", data, "-U", USER, f"--pwfile={words}", *arguments)
+        if "certificate" in self.options:
+            certificate = self.options["certificate"]
+            key = self.directory / "server.key"
+            key.touch(mode=0o600)
+            key.write_bytes(certificate.private_key_pem.bytes())
+            if self.user is not None:
+                shutil.chown(key, self.user)
+            chain = b"".join(part.bytes() for part in certificate.cert_chain_pems)
+            (self.directory / "server.pem").write_bytes(chain)
 
     def command(self) -> list[str]:
         """postgres."""
@@ -48,6 +58,7 @@ class PostgreSQL(Server):
             "shared_buffers": "32MB",
             "fsync": "off",
             "jit": "off",
+            **self._tls(),
             **self.options.get("settings", {}),
         }
         data = str(self.directory / "data")
@@ -55,6 +66,12 @@ class PostgreSQL(Server):
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         return command
+
+    def _tls(self) -> dict[str, str]:
+        if "certificate" not in self.options:
+            return {}
+        files = {"ssl_cert_file": "server.pem", "ssl_key_file": "server.key"}
+        return {"ssl": "on", **{name: str(self.directory / file) for name, file in files.items()}}
 
     def is_ready(self) -> bool:
         """It says so; before that it refuses connections."""

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from prism.contract.status import StatusCode
+from prism_plugins.postgres.placeholders import Parsed
 
 from .conftest import Database, Running, eventually, refused, status_of
 
@@ -102,6 +103,25 @@ async def test_statements_about_sessions_are_refused(pg: Running, sql: str) -> N
     assert await status_of(pg.call("execute", sql=sql)) is StatusCode.PERMISSION_DENIED
 
 
+async def test_copy_is_refused_and_holds_nobody_up(
+    table: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sql in ("COPY t FROM STDIN", "/* a */ copy t TO STDOUT"):
+        for operation in ("query", "execute"):
+            status = await status_of(table.call(operation, sql=sql))
+            assert status is StatusCode.UNIMPLEMENTED
+    # And where a statement were not known for what it is:
+    monkeypatch.setattr("prism_plugins.postgres.placeholders.parse", parsed_as_select)
+    with trio.fail_after(60):
+        assert await status_of(table.call("execute", sql=sql)) is StatusCode.UNIMPLEMENTED
+        monkeypatch.undo()
+        assert (await table.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
+def parsed_as_select(sql: str) -> Parsed:
+    return Parsed(sql, (), False, "select")
+
+
 async def test_nothing_of_a_session_is_left_to_the_next_call(database: Database) -> None:
     async with database.plugin(pool_size=1) as pg:
         for operation in ("query", "execute"):
@@ -115,7 +135,9 @@ async def test_nothing_of_a_session_is_left_to_the_next_call(database: Database)
                 "current_user::text",
             )
             assert shown["rows"] == [['"$user", public', "UTC", "prism"]]
-        await pg.call("execute", sql="SELECT 1")
+            await pg.call("query", sql="SELECT 1")
+            locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            assert database.ask(locks) == [(0,)], operation
         assert database.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
         await pg.call("execute", sql="CREATE TEMP TABLE mine (a int)")
         assert await status_of(pg.call("query", sql="SELECT * FROM mine")) is StatusCode.NOT_FOUND
