@@ -123,12 +123,16 @@ class ListenLimits(Block, frozen=True):
     answer_memory_bytes: Annotated[
         Bytes,
         Meta(
-            description="What answers may take that their clients have not taken yet; one that "
-            "does not fit is replaced by 503 (`answer_dropped`)."
+            description="What answers, and messages of streams, may take that their clients have "
+            "not taken yet; one that does not fit is replaced by 503 (`answer_dropped`)."
         ),
     ] = 128 * MIB
     answer_memory_bytes_per_connection: Annotated[
-        Bytes, Meta(description="Of these, the answers of one connection.")
+        Bytes,
+        Meta(
+            description="Of these, the answers of one connection, and as much again the messages "
+            "that plugins have for its streams."
+        ),
     ] = 32 * MIB
     max_connection_age_seconds: Annotated[
         Seconds | None,

@@ -6,10 +6,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from prism.calls.memory import Account, AnswerHold, Hold
 from prism.calls.relay import FIRST_MESSAGE_WAIT, OpenStream, relay
 from prism.calls.stream import ClientStream
-from prism.channels.channel import StreamCall
+from prism.channels.channel import COPIES, StreamCall
 from prism.contract.errors import (
+    AnswerDropped,
     CallCancelled,
     DeadlineExceeded,
     Draining,
@@ -230,3 +232,63 @@ async def test_no_stream_begins_whose_credential_went_while_it_waited(make_names
     with pytest.raises(Unauthenticated, match="not good any more"):
         await call.outcome()
     assert not namespace.open_streams
+
+
+class Counted:
+    """What the relay needs of a call whose answer is counted in ``account``."""
+
+    def __init__(self, account):
+        self.account = account
+
+    def new_answer_memory(self):
+        return AnswerHold(self.account)
+
+
+async def test_what_is_being_sent_is_counted_until_the_client_has_it(autojump_clock):
+    account = Account("all", 100_000)
+    stream, client = OpenStream("i", Counted(account)), Client(slow=10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, Call("x" * 20_000, 5, "y"), client, stream)
+        await trio.sleep(5)
+        assert account.used == COPIES * 20_000
+    assert account.used == 0
+    assert len(client.seen) == 3
+
+
+async def test_a_large_message_without_room_ends_its_stream(autojump_clock):
+    account = Account("all", 1_000_000)
+    Hold(account).resize(900_000)
+    client = Client()
+    with pytest.raises(AnswerDropped):
+        await run(Call("1", "x" * 200_000), client, OpenStream("i", Counted(account)))
+    assert client.seen == ["BEGIN", "1"]
+    assert account.used == 900_000
+
+
+async def test_a_short_message_waits_for_room(autojump_clock):
+    account = Account("all", 100_000)
+    other = Hold(account)
+    other.resize(90_000)
+    client = Client()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, Call("x" * 20_000), client, OpenStream("i", Counted(account)))
+        await trio.sleep(50)
+        assert client.seen == []
+        other.release()
+    assert client.seen == ["BEGIN", "x" * 20_000]
+
+
+async def test_a_stream_that_waits_for_room_is_ended_at_once(autojump_clock):
+    account = Account("all", 100_000)
+    Hold(account).resize(90_000)
+    stream = OpenStream("i", Counted(account))
+
+    async def end():
+        await trio.sleep(50)
+        stream.end(Draining("the proxy is stopping"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end)
+        with pytest.raises(Draining):
+            await run(Call("x" * 20_000), Client(), stream)
+    assert account.used == 90_000

@@ -27,6 +27,8 @@ VALUE = 400_000
 KEYS = [f"k{number}" for number in range(8)]
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
 CONNECTIONS, STREAMS = 2, 60
+WINDOW = 256 * 1024
+"""What a stream of a plugin in a process of its own may have sent that nobody has taken."""
 HEAD = [(":method", "POST"), (":scheme", "http"), (":authority", "a")]
 
 
@@ -152,6 +154,22 @@ def test_streams_of_a_plugin_in_this_process_that_nobody_reads(start_store, scan
     assert used(proxy) <= LIMIT
     assert peak(proxy) - before < LIMIT + BESIDE
     assert proxy.call("demo", "get", {"key": "none"}).json() == {"found": False}
+    for client in clients:
+        client.close()
+    eventually(lambda: not used(proxy))
+
+
+@pytest.mark.parametrize("scan", [scan_http2, scan_http1])
+def test_streams_of_a_plugin_beside_that_nobody_reads(start_store, scan):
+    """What their windows hold is beside the limits; a large message, which is more, is not."""
+    proxy = start_store(SQLITE)
+    before = proxy.resident()
+    clients = [client for number in range(CONNECTIONS) for client in scan(proxy, number)]
+    eventually(lambda: used(proxy) > LIMIT / 2)
+    settled(lambda: (used(proxy), proxy.metric("prism_streams_open", namespace="demo")))
+    assert used(proxy) <= LIMIT
+    windows = CONNECTIONS * STREAMS * WINDOW
+    assert peak(proxy) - before < LIMIT + BESIDE + windows
     for client in clients:
         client.close()
     eventually(lambda: not used(proxy))
