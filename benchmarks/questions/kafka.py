@@ -30,6 +30,7 @@ from tests.services.kafka import Kafka
 from tests.services.server import Missing
 
 ALONE, PRISM = "confluent-kafka alone", "Prism, spawned"
+BATCHED = f"{PRISM}, batch_size 100"
 BATCH = 500
 FEW = Load(4)
 """Batches in flight."""
@@ -129,13 +130,14 @@ def _subscribing(
     with Lineup() as lineup:
         lineup.add(ALONE, _alone("subscribe", broker, "subscribed", messages))
         lineup.sides[PRISM] = _Subscriber(url, pid, peers, messages)
+        lineup.sides[BATCHED] = _Subscriber(url, pid, peers, messages, batch_size=100)
         results = take_turns(lineup.sides, [STREAM], rounds=effort.rounds, seconds=effort.seconds)
     rows = _rows(results, list(lineup.sides), STREAM, 1)
     head = ("subscribe, one stream", "messages/s", f"x {ALONE}", *CPU)
     rate = None
-    if results.has(PRISM, STREAM):
-        rate = results.median(PRISM, STREAM, lambda sample: sample.rate)
-    what = f"Messages of 1 KB a second to a subscriber, {PRISM}"
+    if results.has(BATCHED, STREAM):
+        rate = results.median(BATCHED, STREAM, lambda sample: sample.rate)
+    what = f"Messages of 1 KB a second to a subscriber, {BATCHED}"
     text = [table(head, rows), "", *absent(lineup.missing | results.failed)]
     return [*text, verdict(what, rate, 50_000, at_least=True)], results.failed
 
@@ -171,8 +173,11 @@ def _alone(what: str, broker: Kafka, topic: str, number: int) -> Caller:
 class _Subscriber:
     """Reads a topic from its beginning through the proxy, with h2load, as lines of JSON."""
 
-    def __init__(self, url: str, pid: int, peers: list[int], most: int) -> None:
+    def __init__(
+        self, url: str, pid: int, peers: list[int], most: int, batch_size: int = 1
+    ) -> None:
         self._url, self._pid, self._peers, self._most = url, pid, peers, most
+        self._batch_size = batch_size
         self._rate = 20_000.0  # a guess; each sample tells the next one how much to ask for
 
     def __call__(self, _load: Load, seconds: float) -> Sample:
@@ -196,6 +201,7 @@ class _Subscriber:
             "group": secrets.token_hex(4),
             "auto_acknowledge": True,
             "limit": messages,
+            "batch_size": self._batch_size,
         }
         with tempfile.NamedTemporaryFile("w") as body:
             json.dump(params, body)

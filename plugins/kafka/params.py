@@ -110,6 +110,8 @@ class Subscribe(msgspec.Struct, forbid_unknown_fields=True):
     ``max_deliveries``: a message rejected so often goes to ``dead_letter_topic``.
     ``auto_acknowledge``: a message is acknowledged when it leaves the plugin.
     ``limit``: the stream ends when so many messages are settled.
+    ``batch_size``: how many messages may come together; with more than one they come as
+    ``messages``, also a single one.
     """
 
     topics: Annotated[list[Topic], Meta(max_length=100)] = []
@@ -121,6 +123,7 @@ class Subscribe(msgspec.Struct, forbid_unknown_fields=True):
     dead_letter_topic: Topic | None = None
     auto_acknowledge: bool = False
     limit: Annotated[int, Meta(ge=1)] | None = None
+    batch_size: Annotated[int, Meta(ge=1, le=1_000)] = 1
     values: Values = "auto"
 
 
@@ -148,6 +151,13 @@ class Message(msgspec.Struct, omit_defaults=True):
     encoding: Encoding | UnsetType = UNSET
     tombstone: bool = False
     headers: list[Header] | UnsetType = UNSET
+
+
+class Messages(msgspec.Struct):
+    """An event of subscribe with a ``batch_size``: what has come meanwhile, in order."""
+
+    messages: list[Message]
+    event: Literal["messages"] = "messages"
 
 
 class TopicPart(msgspec.Struct):

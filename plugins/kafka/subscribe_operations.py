@@ -21,6 +21,8 @@ log = logging.getLogger("prism.plugin.kafka")
 CLOSE_SECONDS = 10.0
 """At a good end: for the last commit, and to leave the group."""
 DEAD_LETTER_RETRY_SECONDS = 1.0
+BATCH_BYTES = 256 * 1024
+"""A batch ends with the message that reaches this."""
 
 FROM_HEADER = "prism-dead-letter-from"
 DELIVERIES_HEADER = "prism-dead-letter-deliveries"
@@ -34,7 +36,7 @@ class SubscribeOperations(Connection):
     @operation(access="write")
     async def subscribe(
         self, params: p.Subscribe, call: Call
-    ) -> AsyncIterator[p.Message | p.Assignment | p.DeadLettered]:
+    ) -> AsyncIterator[p.Message | p.Messages | p.Assignment | p.DeadLettered]:
         """Be a member of a group, and get the messages of the partitions that fall to it.
 
         Each message is delivered at least once: until the client has acknowledged it, by its id,
@@ -58,18 +60,19 @@ class SubscribeOperations(Connection):
                         break
                     await subscription.wait()
                     continue
-                item = inbox.popleft()
+                item = inbox[0]
                 if not isinstance(item, Delivery):
+                    inbox.popleft()
                     yield item
-                elif item.is_open:
-                    item.deliveries += 1
-                    item.with_client = True
-                    shown = show(item.message, item.part.topic, values, call)
-                    shown.event, shown.id = "message", item.id
-                    shown.deliveries = item.deliveries
-                    yield shown
-                    if auto:
-                        subscription.settle(item)
+                    continue
+                taken = subscription.take_deliveries(params.batch_size, BATCH_BYTES)
+                if not taken:
+                    continue
+                shown = [_show(delivery, values, call) for delivery in taken]
+                yield shown[0] if params.batch_size == 1 else p.Messages(shown)
+                if auto:
+                    for delivery in taken:
+                        subscription.settle(delivery)
         finally:
             self._close(subscription)
             for scope in scopes:
@@ -166,6 +169,12 @@ class SubscribeOperations(Connection):
             raise translate(error, f"topic {params.topic!r}") from error
         messages = [show(each, params.topic, params.values, call) for each in place.messages]
         return p.Page(messages, place.next_offset, place.end_offset)
+
+
+def _show(delivery: Delivery, values: p.Values, call: Call) -> p.Message:
+    shown = show(delivery.message, delivery.part.topic, values, call)
+    shown.event, shown.id, shown.deliveries = "message", delivery.id, delivery.deliveries
+    return shown
 
 
 def _invalid(detail: str) -> PluginError:

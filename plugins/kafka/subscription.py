@@ -191,6 +191,21 @@ class Subscription:
             return True
         return self.client_ended and not self._params.auto_acknowledge
 
+    def take_deliveries(self, most: int, size: int) -> list[Delivery]:
+        """Of the messages at the head of ``inbox`` so many, or so many bytes, for the client;
+        without those that are settled, or of a partition that is gone."""
+        taken: list[Delivery] = []
+        inbox = self.inbox
+        while inbox and len(taken) < most and size > 0 and isinstance(inbox[0], Delivery):
+            delivery = inbox[0]
+            inbox.popleft()
+            if delivery.is_open:
+                delivery.deliveries += 1
+                delivery.with_client = True
+                size -= len(delivery.message)
+                taken.append(delivery)
+        return taken
+
     async def wait(self) -> None:
         """Wait until there may be something in ``inbox``, or something else has changed."""
         left = self._delayed[0][0] - anyio.current_time() if self._delayed else math.inf

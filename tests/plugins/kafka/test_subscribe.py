@@ -266,6 +266,36 @@ async def test_without_acknowledging(plugin) -> None:
         assert caught.value.status is StatusCode.FAILED_PRECONDITION
 
 
+async def test_messages_by_the_batch(plugin) -> None:
+    await publish(plugin, "single", 100)
+    params = {"topics": ["single"], "batch_size": 30}
+    async with open_stream(plugin, "subscribe", **params) as stream:
+        seen: list[int] = []
+        while len(seen) < 100:
+            batch = (await stream.next_of("messages"))["messages"]
+            assert 1 <= len(batch) <= 30
+            seen += [message["value"] for message in batch]
+            acknowledge(stream, *batch)
+        assert seen == list(range(100))
+        (message,) = [each for each in batch if each["value"] == 99]
+        assert (message["event"], message["deliveries"]) == ("message", 1)
+        stream.end()
+        assert await stream.next() is None
+    assert await committed(plugin) == 100
+    await plugin.call("seek", topic="single", to="earliest")
+    large = [{"value": "x" * 100_000} for _ in range(10)]
+    await plugin.call("publish_batch", topic="single", messages=large)
+    params |= {"auto_acknowledge": True, "limit": 110, "batch_size": 1000}
+    async with open_stream(plugin, "subscribe", **params) as stream:
+        number = 0
+        while (event := await stream.next()) is not None:
+            values = [message["value"] for message in event.get("messages", ())]
+            assert sum(isinstance(value, str) for value in values) <= 3  # 256 KiB are full
+            number += len(values)
+        assert number == 110
+    assert await committed(plugin) == 110
+
+
 async def test_where_a_new_group_begins(plugin) -> None:
     for number in range(3):
         await plugin.call("publish", topic="single", value=number, timestamp=1000 + number)
