@@ -2,6 +2,7 @@ import base64
 
 import anyio
 import pytest
+from confluent_kafka import KafkaError
 
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
@@ -465,3 +466,49 @@ async def test_a_client_that_settles_nothing_is_reported_and_kept(open_plugin: O
             assert health.metrics is not None
             assert '"received":3' in health.metrics.custom_metrics_json
             assert '"acknowledged":2' in health.metrics.custom_metrics_json
+
+
+async def test_what_is_acknowledged_too_late_moves_nothing(plugin) -> None:
+    """The partition is another member's, who gets the message again."""
+    await publish(plugin, "orders", 60)
+    async with open_stream(plugin, "subscribe", topics=["orders"]) as first:
+        messages = await first.messages(60)
+        async with open_stream(plugin, "subscribe", topics=["orders"]) as second:
+            (lost,) = (await second.next_of("assigned"))["partitions"]
+            await first.next_of("revoked")
+            late = [each for each in messages if each["partition"] == lost["partition"]]
+            acknowledge(first, *late)
+            kept = [each for each in messages if each["partition"] != lost["partition"]]
+            acknowledge(first, *kept)
+            again = await second.messages(len(late))
+            assert [each["id"] for each in again] == [each["id"] for each in late]
+
+            async def kept_are_committed() -> bool:
+                return await committed(plugin) == len(kept)
+
+            await eventually(kept_are_committed)
+            second.send({"acknowledge": [again[0]["id"]]})
+
+            async def one_more() -> bool:
+                return await committed(plugin) == len(kept) + 1
+
+            await eventually(one_more)
+
+
+async def test_commits_that_fail_are_reported_and_stop_nothing(plugin) -> None:
+    await publish(plugin, "single", 2)
+    async with open_stream(plugin, "subscribe", topics=["single"]) as stream:
+        messages = await stream.messages(2)
+        (subscription,) = plugin.plugin.subscriptions
+        subscription._committed(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED), [])
+        health = await plugin.health()
+        assert health.status is HealthStatus.DEGRADED
+        assert "cannot commit" in health.message
+        acknowledge(stream, *messages)
+
+        async def is_healthy() -> bool:
+            return (await plugin.health()).status is HealthStatus.HEALTHY
+
+        await eventually(is_healthy)
+        await publish(plugin, "single", 1, 2)
+        assert (await stream.next_of("message"))["value"] == 2
