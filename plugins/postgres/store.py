@@ -66,6 +66,7 @@ class Store(VersionedKeyValueOperations, QueueOperations):
         self.writers: list[Share] = []
         self.sweeper: BackgroundTask | None = None
         self.listener = Listener(self.connect)
+        self.counted = 0  # calls on shared connections that the metrics have
         self.pool = Pool(
             self.connect,
             size=config.pool_size,
@@ -127,6 +128,9 @@ class Store(VersionedKeyValueOperations, QueueOperations):
         connected = sum(share.state is State.CONNECTED for share in shares)
         metrics.connections_idle = pool.idle
         metrics.connections_active = pool.count - pool.idle + connected
+        calls = sum(share.calls for share in shares)
+        metrics.queries_executed += calls - self.counted
+        self.counted = calls
         metrics.custom["pool_waiting"] = pool.waiting
         metrics.custom["pool_recovered"] = pool.recovered
         metrics.custom["shared_in_flight"] = sum(share.in_flight for share in shares)
@@ -139,8 +143,8 @@ class Store(VersionedKeyValueOperations, QueueOperations):
         except TimeoutError:
             return Health.unhealthy(f"PostgreSQL did not answer within {HEALTH_SECONDS:g} seconds")
         except PluginError as error:
-            if error.status is StatusCode.RESOURCE_EXHAUSTED:
-                return Health.degraded(error.detail)
+            if error.status in (StatusCode.RESOURCE_EXHAUSTED, StatusCode.FAILED_PRECONDITION):
+                return Health.degraded(error.detail)  # it answers; a start anew would not help
             return Health.unhealthy(error.detail)
         details = {
             "server_version": str(self.server_version),

@@ -20,6 +20,7 @@ from tests.services.postgres import PASSWORD, USER, PgBouncer, PostgreSQL15, Pos
 from .conftest import CREDENTIALS, Database, Running, eventually, new_name, refused, status_of
 from .proxy import FaultProxy
 
+pytestmark = pytest.mark.slow
 in_thread = trio.to_thread.run_sync
 
 
@@ -427,6 +428,43 @@ async def test_a_server_that_is_read_only(database: Database) -> None:
         with psycopg.connect(database.server.url(database.name)) as connection:
             connection.execute("SET TRANSACTION READ WRITE")
             connection.execute(sql)
+
+
+async def test_a_server_that_becomes_read_only(start_server: StartServer) -> None:
+    """As a standby that takes the place of its primary: what reads goes on."""
+    server = start_server(PostgreSQL15)
+    database = Database(server, "postgres")
+    async with database.plugin() as pg:
+        await pg.call("set", key="k", value=1)
+        for value, status in (("on", HealthStatus.DEGRADED), ("off", HealthStatus.HEALTHY)):
+            with psycopg.connect(server.url(), autocommit=True) as connection:
+                connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+                connection.execute("SELECT pg_reload_conf()")
+            with trio.fail_after(60):
+                while (health := await pg.health()).status is not status:  # noqa: ASYNC110 - as above
+                    await trio.sleep(0.02)
+            assert (await pg.call("get", key="k"))["value"] == 1
+            assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
+            if value == "on":
+                assert "read-only" in health.message
+                error = await refused(pg.call("set", key="k", value=2))
+                assert error.status is StatusCode.FAILED_PRECONDITION
+        assert await pg.call("set", key="k", value=2) == {"stored": True}
+
+
+async def test_metrics_tell_of_connections_and_statements(database: Database) -> None:
+    async with database.plugin(pool_size=3, key_value_connections=2) as pg:
+        await pg.health()
+        before = pg.plugin.metrics.queries_executed
+        for number in range(10):
+            await pg.call("set", key=f"k{number}", value=1)
+            await pg.call("query", sql="SELECT 1")
+        health = await pg.health()
+        assert health.metrics is not None
+        assert health.metrics.queries_executed >= before + 20
+        assert health.metrics.connections_idle == 1
+        assert health.metrics.connections_active == 4  # the shared ones
+        assert health.details["pool"] == "1 idle of 1; at most 3"
 
 
 async def test_a_password_that_changes_is_read_with_the_next_connection(

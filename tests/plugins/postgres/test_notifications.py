@@ -94,6 +94,7 @@ async def test_a_lost_connection_is_a_gap(database: Database) -> None:
         assert (await next_of(messages))["value"] == 1
 
 
+@pytest.mark.slow
 async def test_a_server_that_was_away(start_server: StartServer) -> None:
     server = start_server(PostgreSQL15)
     async with Database(server, "postgres").plugin() as pg, heard(pg, "a") as messages:
