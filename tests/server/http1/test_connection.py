@@ -157,7 +157,7 @@ async def test_a_client_that_pipelines_and_does_not_read_gets_no_more_answers(
 async def test_pipelined_requests_of_a_client_that_ends_its_half_are_all_answered(
     start_server, helpers
 ):
-    server = await start_server()
+    server = await start_server(half_close_grace=60.0)
     stream = await server.connect()
     await stream.send_all(GET * 200)
     await stream.send_eof()
