@@ -22,7 +22,7 @@ _READY = "namespace = $1 AND queue = $2 AND visible_at <= clock_timestamp()"
 
 WRITING = {
     "enqueue": f"""INSERT INTO {{schema}}.queue (namespace, queue, value, "binary", visible_at)
-        VALUES ($1, $2, $3, $4, {_IN.format("$5::float8")}) RETURNING id""",  # noqa: S608
+        VALUES ($1, $2, $3, $4, {_IN.format("$5::float8")}) RETURNING id""",  # noqa: S608 - constants
     "dequeue": f"""WITH buried AS (UPDATE {{schema}}.queue
             SET queue = $2 || '{DEAD_LETTERS}', receipt = NULL, deliveries = 0
             WHERE id IN (SELECT id FROM {{schema}}.queue
@@ -36,10 +36,10 @@ WRITING = {
             visible_at = {_IN.format("$4::float8")}, receipt = gen_random_uuid()::text
         FROM sized WHERE q.id = sized.id AND sized.total - sized.size < {ANSWER_BYTES}
         RETURNING q.id, q.receipt, q.value, q."binary", q.deliveries::int8,
-            (extract(epoch FROM q.enqueued_at) * 1000)::int8""",  # noqa: S608
-    "acknowledge": f"DELETE FROM {{schema}}.queue WHERE {_HELD}",  # noqa: S608
+            (extract(epoch FROM q.enqueued_at) * 1000)::int8""",  # noqa: S608 - constants
+    "acknowledge": f"DELETE FROM {{schema}}.queue WHERE {_HELD}",  # noqa: S608 - constants
     "reject": f"""UPDATE {{schema}}.queue
-        SET visible_at = {_IN.format("$3::float8")}, receipt = NULL WHERE {_HELD}""",  # noqa: S608
+        SET visible_at = {_IN.format("$3::float8")}, receipt = NULL WHERE {_HELD}""",  # noqa: S608 - constants
 }
 FORMATS = {
     "enqueue": (0, 0, 1, 0, 0), "dequeue": (0,) * 5, "acknowledge": (0, 0), "reject": (0, 0, 0),
