@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.compliance import matrix  # noqa: E402 - found by the line above
-from tests.compliance.conftest import RESULTS  # noqa: E402
+from tests.compliance.conftest import RESULTS  # noqa: E402 - as above
 
 _TESTS = ("tests/compliance", "--ignore=tests/compliance/test_matrix.py")
 
