@@ -67,7 +67,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     linger_ms: Annotated[float, Meta(ge=0, le=1_000)] = 1.0
     delivery_timeout_seconds: Seconds = 30.0
-    max_message_bytes: Annotated[int, Meta(ge=1_000, le=64 * 1024 * 1024)] = 1_000_000
+    max_message_bytes: Annotated[int, Meta(ge=1_000, le=10 * 1024 * 1024)] = 1_000_000
     max_buffered_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
     max_in_flight_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 16 * 1024 * 1024
     max_subscriptions: Annotated[int, Meta(ge=1, le=10_000)] = 100

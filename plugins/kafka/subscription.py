@@ -455,7 +455,9 @@ class Subscription:
 
     def _heard(self, error: KafkaError) -> None:
         """Of most errors librdkafka recovers by itself."""
-        if error.fatal() or status_of(error) in _ENDS_IT:
+        status = status_of(error)
+        expected = status is StatusCode.NOT_FOUND and self._params.topic_prefix is not None
+        if error.fatal() or (status in _ENDS_IT and not expected):
             self._call_soon(self.fail, translate(error, f"group {self.group!r}"))
         else:
             log.warning("group %r: %s", self.group, error.str())

@@ -374,6 +374,18 @@ async def test_a_topic_that_is_deleted_ends_its_streams(plugin) -> None:
     assert caught.value.status is StatusCode.NOT_FOUND
 
 
+async def test_of_a_prefix_topics_come_and_go(plugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prism_plugins.kafka.subscription.PATTERN_INTERVAL_MS", 200)
+    async with open_stream(plugin, "subscribe", topic_prefix="", max_in_flight=5) as stream:
+        await stream.next_of("assigned")
+        await plugin.call("delete_topic", topic="orders")
+        await plugin.call("create_topic", topic="new")
+        for topic in ("single", "new"):
+            await plugin.call("publish", topic=topic, value=topic)
+        seen = {message["value"] for message in await stream.messages(2)}
+        assert seen == {"single", "new"}
+
+
 async def test_as_many_as_there_may_be(open_plugin: OpenPlugin) -> None:
     async with open_plugin(max_subscriptions=1) as plugin:
         await plugin.call("create_topic", topic="single")
