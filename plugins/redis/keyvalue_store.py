@@ -1,8 +1,9 @@
 """The key-value store that the SDK's operations ask, on plain Redis strings."""
 
 import binascii
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import anyio
 import msgspec
@@ -19,6 +20,7 @@ from prism.sdk.keyvalue import (
     When,
     same_value,
 )
+from prism.sdk.later import Later
 
 from .scripts import (
     COMPARE_AND_DELETE,
@@ -33,6 +35,8 @@ from .store import Connection, glob_escape, milliseconds
 from .transport import Argument
 from .values import pack, unpack
 from .watch import Watcher
+
+T = TypeVar("T")
 
 SCAN_COUNT = 1_000
 """Keys of the whole database that one step of a scan looks at."""
@@ -69,8 +73,12 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         self._prefix = prefix
 
     async def get(self, key: bytes) -> Entry | None:
-        data = await self._connection.command("GET", self._prefix + key, repeatable=True)
-        return None if data is None else Entry(unpack(data), version_of(data))
+        return await self.get_later(key, _itself)
+
+    def get_later(self, key: bytes, make: Callable[[Entry | None], T]) -> Later[T]:
+        """What ``make`` makes of what the key has."""
+        name = self._prefix + key
+        return self._connection.later(lambda data: make(_entry(data)), "GET", name, repeatable=True)
 
     async def exists(self, key: bytes) -> bool:
         name = self._prefix + key
@@ -86,15 +94,19 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"the values have more than {MAX_MGET_BYTES} bytes together; ask for fewer keys",
             )
-        return [None if data is None else Entry(unpack(data), version_of(data)) for data in found]
+        return [_entry(data) for data in found]
 
     async def set(self, item: Item, when: When) -> bool:
+        return await self.set_later(item, when, bool)
+
+    def set_later(self, item: Item, when: When, make: Callable[[bool], T]) -> Later[T]:
+        """What ``make`` makes of whether the key was set."""
         command = self._set(item)
         if when is When.MISSING:
             command.append("NX")
         elif when is When.PRESENT:
             command.append("XX")
-        return await self._connection.command(*command) is not None
+        return self._connection.later(lambda reply: make(reply is not None), *command)
 
     async def set_if_version(self, item: Item, version: str) -> bool:
         milli = "" if item.ttl is None else milliseconds(item.ttl)
@@ -268,6 +280,14 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         if item.ttl is not None:
             command += ["PX", milliseconds(item.ttl)]
         return command
+
+
+def _itself(entry: Entry | None) -> Entry | None:
+    return entry
+
+
+def _entry(data: bytes | None) -> Entry | None:
+    return None if data is None else Entry(unpack(data), version_of(data))
 
 
 def _is_text(name: bytes) -> bool:

@@ -1,14 +1,15 @@
 """What all operations of the plugin share: the connection, the namespace's prefix, health."""
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from hiredis import ReplyError
 
 from prism.sdk import Health, Plugin, PluginError, StatusCode
+from prism.sdk.later import Later
 from prism.sdk.multiplexed import Limits, Multiplexed, State, TransportBroken
 
 from .commands import DATA_COMMANDS
@@ -16,6 +17,8 @@ from .config import RedisConfig, read_url
 from .errors import CODES_OF_A_WRONG_SERVER, code_of, translate
 from .scripts import Script
 from .transport import Argument, Connector, RedisTransport, packed
+
+T = TypeVar("T")
 
 HEALTH_SECONDS = 3.0
 """A server that takes longer to say PONG is not well."""
@@ -56,6 +59,23 @@ class Connection:
         if type(reply) is ReplyError:
             raise self.translate(reply)
         return reply
+
+    def later(
+        self, make: Callable[[Any], T], *command: Argument, repeatable: bool = False
+    ) -> Later[T]:
+        """Like ``command``, for an operation to return: ``make`` turns the reply into its result.
+
+        Raises:
+            PluginError: the server cannot be reached.
+        """
+
+        def made(reply: Any) -> T:
+            if type(reply) is ReplyError:
+                raise self.translate(reply)
+            return make(reply)
+
+        data = packed(command)
+        return self.shared.later(data, made, len(data), repeatable=repeatable)
 
     async def run(
         self, script: Script, keys: Sequence[bytes], *arguments: Argument, repeatable: bool = False

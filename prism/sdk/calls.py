@@ -29,6 +29,7 @@ from prism.contract.messages import (
 from prism.contract.service import BackendPlugin, Method, StreamRequests
 from prism.contract.status import StatusCode
 from prism.sdk.byte_streams import Writer
+from prism.sdk.plugin import PendingResponse, Plugin
 from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
 from prism.wire import ConnectionState
 from prism.wire.connection import Connection
@@ -61,13 +62,15 @@ class Calls:
         self._writer = writer
         self._tasks: TaskGroup
         self._new_scope, self.now = event_loop()
-        self._running: dict[int, Scope] = {}
+        self._running: dict[int, Scope | _LeftCall] = {}
+        self._next_deadline = math.inf
+        self._deadline_sooner = anyio.Event()
         self._streams: dict[int, MessageStream] = {}
         self._one_ended = anyio.Event()
-        self._unary: dict[Method, Callable[[Any], Coroutine[Any, Any, Message]]] = {
+        self._unary: dict[Method, Callable[[Any], Coroutine[Any, Any, Any]]] = {
             Method.INITIALIZE: plugin.initialize,
             Method.HEALTH_CHECK: plugin.health_check,
-            Method.EXECUTE: plugin.execute,
+            Method.EXECUTE: _begin_execution(plugin),
             Method.SHUTDOWN: plugin.shutdown,
         }
 
@@ -76,6 +79,7 @@ class Calls:
         self._tasks = tasks
         self.workers = Workers(tasks, take_turn, self._new_scope)
         self.workers.start()
+        tasks.start_soon(self._keep_deadlines)
 
     async def wait_none_left(self) -> None:
         """Wait until every call that runs has ended."""
@@ -123,7 +127,10 @@ class Calls:
             coroutine = self._unary[opened.method](opened.message)
             wait = coroutine.send(None)
         except StopIteration as done:
-            self._answer(opened, done.value)
+            if type(done.value) is PendingResponse:
+                self._leave(opened, done.value, deadline)
+            else:
+                self._answer(opened, done.value)
             return None
         except BaseException as error:
             self._fail(opened, error, deadline, worker)
@@ -134,11 +141,13 @@ class Calls:
         return self._finish(opened, deadline, await_rest(coroutine, wait), worker)
 
     async def _finish(
-        self, opened: Open, deadline: float, rest: Awaitable[Message], worker: Worker
+        self, opened: Open, deadline: float, rest: Awaitable[Any], worker: Worker
     ) -> None:
         """Await the rest of a call that had to wait, and answer it; cancelling it, too."""
         try:
             response = await rest
+            if type(response) is PendingResponse:
+                response = await response
         except BaseException as error:
             self._has_waited(opened, worker)
             self._fail(opened, error, deadline, worker)
@@ -152,6 +161,55 @@ class Calls:
                 self._writer.wake()
             else:
                 self._writer.write_now()
+
+    def _leave(self, opened: Open, pending: PendingResponse, deadline: float) -> None:
+        """Answer a call when its answer is there; no worker waits for it."""
+        left = _LeftCall(self, opened, pending, deadline)
+        self._running[opened.stream] = left
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+            self._deadline_sooner.set()
+        pending.later.when_settled(left.settled)
+
+    def finish_left(self, left: "_LeftCall") -> None:
+        """What a call that was left has waited for is there."""
+        del self._running[left.opened.stream]
+        self._answer(left.opened, left.pending.finish())
+        if self._connection.open_streams:
+            self._writer.wake()
+        else:
+            self._writer.write_now()
+
+    def cancel_left(self, left: "_LeftCall") -> None:
+        """End a call that was left: it is cancelled, or its time is up."""
+        del self._running[left.opened.stream]
+        left.pending.abandon()
+        late = self.now() >= left.deadline
+        self._close(left.opened, StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED)
+        self._writer.wake()
+
+    def _left(self) -> "list[_LeftCall]":
+        return [call for call in self._running.values() if type(call) is _LeftCall]
+
+    def abandon_left(self) -> None:
+        """The session has ended: nobody wants the answers of calls that were left."""
+        for left in self._left():
+            self.cancel_left(left)
+
+    async def _keep_deadlines(self) -> None:
+        """End calls that were left when their time is up."""
+        while True:
+            self._deadline_sooner = anyio.Event()
+            with anyio.CancelScope(deadline=self._next_deadline):
+                await self._deadline_sooner.wait()
+            now = self.now()
+            if now >= self._next_deadline:
+                for left in self._left():
+                    if now >= left.deadline:
+                        self.cancel_left(left)
+                self._next_deadline = min(
+                    (left.deadline for left in self._left()), default=math.inf
+                )
 
     def _has_waited(self, opened: Open, worker: Worker) -> None:
         del self._running[opened.stream]
@@ -255,6 +313,28 @@ class Calls:
             self._connection.send(Close(opened.stream, status, too_large=too_large))
 
 
+class _LeftCall:
+    """A call whose operation has left its answer for later."""
+
+    __slots__ = ("_calls", "deadline", "opened", "pending")
+
+    def __init__(
+        self, calls: Calls, opened: Open, pending: PendingResponse, deadline: float
+    ) -> None:
+        self._calls = calls
+        self.opened = opened
+        self.pending = pending
+        self.deadline = deadline
+
+    def settled(self) -> None:
+        """The answer is there."""
+        self._calls.finish_left(self)
+
+    def cancel(self) -> None:
+        """End it."""
+        self._calls.cancel_left(self)
+
+
 class MessageStream(StreamRequests):
     """The messages of one ExecuteStream, held back by credit in both directions.
 
@@ -344,6 +424,13 @@ def _closable(items: AsyncIterator[StreamResponse]) -> Any:
             yield item
 
     return wrap()
+
+
+def _begin_execution(plugin: BackendPlugin) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+    """What runs an operation, and may leave its answer for later."""
+    if isinstance(plugin, Plugin) and type(plugin).execute is Plugin.execute:
+        return plugin.begin_execution
+    return plugin.execute
 
 
 def _status_of(response: Message) -> StatusCode:

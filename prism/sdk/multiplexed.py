@@ -18,10 +18,8 @@ and is repeated only where its caller says that this does no harm.
     UNREACHABLE ───────┴──────► CLOSED                 an attempt failed: calls fail at once
 """
 
-import asyncio
 import logging
 import random
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -34,12 +32,15 @@ import anyio.lowlevel
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.background import BackgroundTask
+from prism.sdk.later import Later
+from prism.sdk.waiter import Waiter
 
 log = logging.getLogger("prism.sdk")
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 Request_contra = TypeVar("Request_contra", contravariant=True)
+T = TypeVar("T")
 Reply_co = TypeVar("Reply_co", covariant=True)
 
 GATHER_ROUNDS = 16
@@ -122,68 +123,37 @@ class QueueFull(PluginError):
         super().__init__(StatusCode.RESOURCE_EXHAUSTED, detail)
 
 
-class Waiter:
-    """One task that waits, at the price of what its event loop has for it: an ``anyio.Event``
-    for each call costs twice as much."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: Any = None
-
-    async def wait(self) -> Any:
-        """Wait for what ``wake`` brings. Once, by one task."""
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_run():
-            self._task = trio.lowlevel.current_task()
-            return await trio.lowlevel.wait_task_rescheduled(self._abort)
-        self._task = asyncio.get_running_loop().create_future()
-        return await self._task
-
-    def _abort(self, raise_cancel: object) -> Any:
-        self._task = None
-        return sys.modules["trio"].lowlevel.Abort.SUCCEEDED
-
-    def wake(self, value: Any = None) -> None:
-        """Let the task go on, with ``value``. Does nothing where none waits."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        if isinstance(task, asyncio.Future):
-            if not task.done():
-                task.set_result(value)
-            return
-        outcome = sys.modules["outcome"]
-        sys.modules["trio"].lowlevel.reschedule(task, outcome.Value(value))
-
-
-class _Call(Generic[Request, Reply]):
+class _Call(Later[list[Reply]], Generic[Request, Reply]):
     """A request and its place: until ``wanted`` answers have come."""
 
-    __slots__ = (
-        "abandoned",
-        "error",
-        "repeatable",
-        "replies",
-        "request",
-        "size",
-        "waiter",
-        "wanted",
-    )
+    __slots__ = ("repeatable", "replies", "request", "size", "wanted")
 
-    def __init__(self, request: Request, size: int, wanted: int, *, repeatable: bool) -> None:
+    def __init__(
+        self,
+        request: Request,
+        size: int,
+        wanted: int,
+        make: Callable[[list[Reply]], Any],
+        *,
+        repeatable: bool,
+    ) -> None:
+        super().__init__(make)
         self.request = request
         self.size = size
         self.wanted = wanted
         self.repeatable = repeatable
-        self.abandoned = False
         self.replies: list[Reply] = []
-        self.error: PluginError | None = None
-        self.waiter = Waiter()
 
     def fail(self, error: PluginError) -> None:
-        self.error = error
-        self.waiter.wake()
+        self.settle(None, error)
+
+
+def _first(replies: list[Reply]) -> Reply:
+    return replies[0]
+
+
+def _all(replies: list[Reply]) -> list[Reply]:
+    return replies
 
 
 class Multiplexed(Generic[Request, Reply]):
@@ -254,15 +224,33 @@ class Multiplexed(Generic[Request, Reply]):
         Raises:
             NotSent, AnswerLost, QueueFull
         """
-        call: _Call[Request, Reply] = _Call(request, size, 1, repeatable=repeatable)
-        return (await self._ask(call))[0]
+        one: Reply = await self._ask(request, size, 1, _first, repeatable=repeatable)
+        return one
 
     async def call_many(
         self, request: Request, wanted: int, size: int = 0, *, repeatable: bool = False
     ) -> list[Reply]:
         """The ``wanted`` answers that one request has, such as several commands sent together."""
-        call: _Call[Request, Reply] = _Call(request, size, wanted, repeatable=repeatable)
-        return await self._ask(call)
+        found: list[Reply] = await self._ask(request, size, wanted, _all, repeatable=repeatable)
+        return found
+
+    def later(
+        self,
+        request: Request,
+        make: Callable[[Reply], T],
+        size: int = 0,
+        *,
+        repeatable: bool = False,
+    ) -> Later[T]:
+        """Like ``call``, for an operation to return: ``make`` turns the answer into its result.
+
+        Raises:
+            NotSent, QueueFull
+        """
+        call: Any = self._ask(
+            request, size, 1, lambda replies: make(replies[0]), repeatable=repeatable
+        )
+        return call  # type: ignore[no-any-return]  # a Later of what ``make`` returns
 
     def give_up(self, why: str) -> None:
         """Drop this connection and make another: the backend said that it is of no use."""
@@ -272,29 +260,32 @@ class Multiplexed(Generic[Request, Reply]):
 
     # -- calls ----------------------------------------------------------------
 
-    async def _ask(self, call: _Call[Request, Reply]) -> list[Reply]:
+    def _ask(
+        self,
+        request: Request,
+        size: int,
+        wanted: int,
+        make: Callable[[list[Reply]], Any],
+        *,
+        repeatable: bool,
+    ) -> Any:
+        """Queue a call."""
         if self.problem:
             raise NotSent(self.problem)
         limits = self.limits
         if len(self._queued) + len(self._written) >= limits.calls:
             raise QueueFull(f"{limits.calls} calls to {self.name} are waiting; the limit is that")
-        if self._queued_bytes + call.size > limits.queued_bytes:
+        if self._queued_bytes + size > limits.queued_bytes:
             raise QueueFull(
                 f"{self._queued_bytes} bytes of calls to {self.name} are waiting; "
                 f"the limit is {limits.queued_bytes}"
             )
         self.calls += 1
+        call: _Call[Request, Reply] = _Call(request, size, wanted, make, repeatable=repeatable)
         self._queued.append(call)
-        self._queued_bytes += call.size
+        self._queued_bytes += size
         self._writer.wake()
-        try:
-            await call.waiter.wait()
-        except BaseException:
-            call.abandoned = True
-            raise
-        if call.error is not None:
-            raise call.error
-        return call.replies
+        return call
 
     def _fail_all(self) -> None:
         """Nobody waits for nothing: what is queued was not sent."""
@@ -435,7 +426,7 @@ class Multiplexed(Generic[Request, Reply]):
                 call.replies.append(reply)
                 if len(call.replies) == call.wanted:
                     written.popleft()
-                    call.waiter.wake()
+                    call.settle(call.replies)
             self._reads += 1
             self._backoff = self.limits.first_backoff
 

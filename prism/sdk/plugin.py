@@ -15,7 +15,7 @@ which ``finally`` lowers.
 import logging
 import math
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing
 from enum import Enum
 from time import perf_counter
@@ -48,6 +48,7 @@ from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
 from prism.sdk.declaration import declare
 from prism.sdk.health import Health, Metrics
+from prism.sdk.later import Later
 from prism.sdk.operation import Operation, compile_operations, encode_json, encode_msgpack
 
 T = TypeVar("T")
@@ -117,6 +118,37 @@ def _said_on_purpose(error: BaseException) -> CallError | None:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, CallError) else None
+
+
+class PendingResponse:
+    """The answer of a call that its operation has left for later; it can be awaited.
+
+    Who has it calls ``finish`` once the operation's ``later`` is settled, or ``abandon``.
+    """
+
+    __slots__ = ("_finish", "later")
+
+    def __init__(self, later: Later[Any], finish: Callable[[], Any]) -> None:
+        self.later = later
+        self._finish = finish
+
+    def finish(self) -> ExecuteResponse:
+        """The answer; never raises."""
+        response: ExecuteResponse = self._finish()
+        return response
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        self.later.abandoned = True
+        self._finish()
+
+    def __await__(self) -> Generator[Any, Any, ExecuteResponse]:
+        try:
+            yield from self.later.wait().__await__()
+        except BaseException:
+            self.abandon()
+            raise
+        return self.finish()
 
 
 class Plugin:
@@ -259,9 +291,15 @@ class Plugin:
 
     async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
         """Run one operation that is not streaming."""
+        response = await self.begin_execution(request)
+        return await response if isinstance(response, PendingResponse) else response
+
+    async def begin_execution(self, request: ExecuteRequest) -> ExecuteResponse | PendingResponse:
+        """Like ``execute``; what the operation leaves for later comes as it is."""
         started = perf_counter()
         self.__running += 1
         self.metrics.requests_total += 1
+        pending = False
         try:
             operation = self.__offered.get(request.operation)
             if operation is None or operation.streaming:
@@ -273,19 +311,39 @@ class Plugin:
                 result = await operation.handler(self, params, call)
             else:
                 result = await operation.handler(self, params)
-            metrics = self.__metrics_now(started) if started >= self.__metrics_due else None
-            if binary:
-                raw = encode_msgpack(result)
-                return ExecuteResponse(success=True, result_raw=raw, metrics=metrics)
-            text = encode_json(result)
-            return ExecuteResponse(success=True, result_json=text, metrics=metrics)
+            if isinstance(result, Later):
+                pending = True
+                return PendingResponse(result, lambda: self.__finish(request, result, started))
+            return self.__answer(result, started, binary=binary)
         except Exception as error:
-            self.metrics.requests_failed += 1
-            request_id = request.metadata.get("prism-request-id", "")
-            code, detail = self.__failures.of_call(error, request.operation, request_id)
-            return ExecuteResponse(error=detail, error_code=code)
+            return self.__failed(request, error)
+        finally:
+            if not pending:
+                self.__call_ends(started)
+
+    def __finish(self, request: ExecuteRequest, later: Later[Any], started: float) -> Any:
+        """The answer of a call that was left for later; None where nobody wants it."""
+        try:
+            if later.abandoned:
+                return None
+            return self.__answer(later.result(), started, binary=bool(request.params_raw))
+        except Exception as error:
+            return self.__failed(request, error)
         finally:
             self.__call_ends(started)
+
+    def __answer(self, result: object, started: float, *, binary: bool) -> ExecuteResponse:
+        metrics = self.__metrics_now(started) if started >= self.__metrics_due else None
+        if binary:
+            raw = encode_msgpack(result)
+            return ExecuteResponse(success=True, result_raw=raw, metrics=metrics)
+        return ExecuteResponse(success=True, result_json=encode_json(result), metrics=metrics)
+
+    def __failed(self, request: ExecuteRequest, error: Exception) -> ExecuteResponse:
+        self.metrics.requests_failed += 1
+        request_id = request.metadata.get("prism-request-id", "")
+        code, detail = self.__failures.of_call(error, request.operation, request_id)
+        return ExecuteResponse(error=detail, error_code=code)
 
     async def execute_stream(
         self, requests: AsyncIterator[StreamRequest]

@@ -145,6 +145,7 @@ class Session:
                     async with anyio.create_task_group() as calls:
                         self._calls.start(calls, self._take_turn)
                 finally:
+                    self._calls.abandon_left()
                     with anyio.move_on_after(CLOSING_TIMEOUT, shield=True):
                         await self._writer.flush()
                     writer_scope.cancel()

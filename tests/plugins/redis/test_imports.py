@@ -17,6 +17,7 @@ def test_the_plugin_uses_the_sdk_and_nothing_else_of_prism() -> None:
         "prism.sdk",
         "prism.sdk.background",
         "prism.sdk.keyvalue",
+        "prism.sdk.later",
         "prism.sdk.byte_streams",
         "prism.sdk.multiplexed",
     }
