@@ -62,7 +62,9 @@ def door(request, start_shared_prism, tmp_path_factory):
     directory = tmp_path_factory.mktemp("door")
     # "null" is the origin of the browser's page, which is a file.
     proxy = open_door(start_shared_prism, directory, *request.param, web_origins=["null"])
-    proxy.call("demo", "set", {"key": "user:123", "value": "Ada"})
+    # Once: the proxies share a file, in which each write makes another version.
+    entry = {"key": "user:123", "value": "Ada", "only_if_not_exists": True}
+    proxy.call("demo", "set", entry)
     kind, codec = request.param
     return Door(proxy, directory / "ca.pem" if kind == "tls" else None, codec)
 
