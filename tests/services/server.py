@@ -19,8 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-LIMIT = 60.0
-"""Seconds after which a start or a stop counts as hung."""
+LIMIT = 180.0
+"""Seconds after which a start or a stop counts as hung. A database that was killed reads its log
+again first, which took more than a minute where everything else kept the disk busy, too."""
 
 
 class Missing(Exception):
