@@ -38,7 +38,7 @@ def test_an_empty_configuration_has_the_documented_defaults() -> None:
     assert (config.listen.address, config.listen.port) == ("127.0.0.1", 50051)
     assert config.listen.server == "prism"
     assert (config.admin.address, config.admin.port) == ("127.0.0.1", 50052)
-    assert config.drain_timeout_seconds == 30
+    assert config.drain_timeout_seconds == 35
     assert not config.insecure
     namespace = NamespaceConfig(name="a", backend="sqlite")
     assert namespace.limits.max_payload_bytes == 1024 * 1024
