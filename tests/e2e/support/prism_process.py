@@ -151,8 +151,10 @@ class Proxy:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The log's complete lines, each of which must be JSON."""
-        return [json.loads(line) for line in self.log.splitlines(True) if line.endswith("\n")]
+        """The log's complete lines, each of which must be JSON; the warnings of a configuration,
+        which come before there is a log, are none."""
+        lines = [line for line in self.log.splitlines(True) if line.endswith("\n")]
+        return [json.loads(line) for line in lines if not line.startswith("warning: ")]
 
     def logged(self, text: str) -> list[dict[str, Any]]:
         """The log records whose message contains ``text``."""
