@@ -204,7 +204,7 @@ def test_no_secret_is_shown(start_prism, tmp_path):
     proxy = start_prism({"namespaces": [private], "secrets": {"directory": str(secrets)}, **OPEN})
     shown = prism(proxy, "config", "show")
     assert "{{ secret:password }}" in shown.stdout
-    assert "drain_timeout_seconds: 30" in shown.stdout
+    assert "drain_timeout_seconds: 35" in shown.stdout
     of_file = prism(proxy, "config", "show", "--config", str(proxy.directory / "prism.yaml"))
     assert of_file.returncode == 0
     changed = {**credentials, "token": f"{SECRET}-new"}
