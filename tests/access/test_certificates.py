@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from authority import HOUR, NOW, Authority, dns, email, uri
 from cryptography import x509
@@ -35,7 +33,7 @@ def issue(tmp_path_factory):
     ],
 )
 def test_whose_it_is(issue, kind, names, principal):
-    found = identify_certificate(issue(*names, common_name="Ada Lovelace"), kind, time.time())
+    found = identify_certificate(issue(*names, common_name="Ada Lovelace"), kind, NOW.timestamp())
     assert found.name == principal
     assert found.expires == int((NOW + HOUR).timestamp())
 
@@ -60,13 +58,13 @@ def test_whose_it_is(issue, kind, names, principal):
 )
 def test_whose_it_is_not(issue, kind, names, problem):
     with pytest.raises(Unauthenticated, match=problem):
-        identify_certificate(issue(*names), kind, time.time())
+        identify_certificate(issue(*names), kind, NOW.timestamp())
 
 
 @pytest.mark.parametrize("name", ["anonymous", " ada", "a*"])
 def test_names_that_name_nobody(issue, name):
     with pytest.raises(Unauthenticated, match=r"cannot be a principal|stands for many"):
-        identify_certificate(issue(common_name=name), "common_name", time.time())
+        identify_certificate(issue(common_name=name), "common_name", NOW.timestamp())
 
 
 def test_a_certificate_is_good_in_its_time_only(issue):
@@ -100,7 +98,7 @@ def test_certificates_that_only_openssl_reads(issue):
 
 
 def test_it_is_judged_once_and_again_at_its_end(issue):
-    now = [time.time()]
+    now = [NOW.timestamp()]
     authentication = Authentication(certificate_name="common_name", clock=lambda: now[0])
     certificate = issue(common_name="ada", end=NOW + HOUR / 60)
     first = authentication.identify([], certificate)
