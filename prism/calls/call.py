@@ -20,6 +20,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from prism.access.identity import ANONYMOUS
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
@@ -68,6 +70,7 @@ class Waiting(Protocol):
         """The call has ended: it waits no more."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Call(ABC):
     """One request of a client, from its head to its answer, and the record of it.
 

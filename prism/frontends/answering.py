@@ -23,6 +23,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import trio
+from mypy_extensions import mypyc_attr
 
 from prism.access.authentication import Authentication
 from prism.access.identity import KeysAwaited
@@ -71,6 +72,7 @@ class Observer:
         self.access_log.add(call, trio.current_time() - call.started)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ExchangeCall(Call):
     """A call that came as an HTTP request, and is answered as its response.
 

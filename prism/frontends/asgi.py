@@ -95,16 +95,7 @@ async def _serve(
 class ASGIExchange(Exchange):
     """One HTTP request."""
 
-    __slots__ = (
-        "_answer",
-        "_body",
-        "_over",
-        "_room",
-        "_send",
-        "_sending",
-        "takes_trailers",
-        "version",
-    )
+    __slots__ = ("_answer", "_body", "_over", "_room", "_send", "_sending")
 
     def __init__(self, scope: Scope, send: Send, tasks: TaskPool) -> None:
         client, server = scope.get("client"), scope.get("server")

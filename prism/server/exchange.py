@@ -28,6 +28,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 import trio
+from mypy_extensions import mypyc_attr
 
 from prism.calls.memory import ConnectionMemory, Hold
 from prism.contract.errors import CallCancelled
@@ -103,6 +104,7 @@ class WebSocketClosed(Exception):
         return f"the WebSocket is closed, with code {self.code}"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class WebSocket(ABC):
     """The messages of a WebSocket, whatever carries them.
 
@@ -139,12 +141,15 @@ class WebSocket(ABC):
         """End the WebSocket, unless it has ended. Cancelling may leave it open."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Exchange(ABC):
     """One request and its response.
 
     ``method``, ``target`` (path and query, as on the wire) and ``headers`` are well formed, and
     ``host`` is there. ``tasks`` runs what has to wait. ``received_all``: the body is complete.
-    ``cancelled`` is why the response is not waited for any more, once that is so.
+    ``version`` is ``1.0``, ``1.1`` or ``2``; ``takes_trailers``: the response may end in trailers,
+    which on HTTP/1.1 it may not. ``cancelled`` is why the response is not waited for any more, once
+    that is so.
     """
 
     __slots__ = (
@@ -158,15 +163,12 @@ class Exchange(ABC):
         "peer",
         "phase",
         "received_all",
+        "takes_trailers",
         "target",
         "tasks",
+        "version",
         "websocket",
     )
-
-    version: str
-    """``1.0``, ``1.1`` or ``2``."""
-    takes_trailers = False
-    """Whether the response may end in trailers: not on HTTP/1.1."""
 
     def __init__(
         self,
@@ -177,7 +179,11 @@ class Exchange(ABC):
         headers: Headers,
         *,
         received_all: bool,
+        version: str = "2",
+        takes_trailers: bool = True,
     ) -> None:
+        self.version = version
+        self.takes_trailers = takes_trailers
         self.peer = peer
         self.tasks = tasks
         self.method = method

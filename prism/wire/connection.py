@@ -20,7 +20,7 @@ beyond the credit ends that call only. A few things more are a plugin's mistake 
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, Final
 
 from prism.contract.errors import (
     LocalProtocolError,
@@ -231,7 +231,7 @@ class Connection:
                 if self._reader.ended:
                     self._enter(self._after(Trigger.ENDED))
                 return None
-            event = self._RECEIVE[frame.kind](self, frame)
+            event = _RECEIVE[frame.kind](self, frame)
             if event is not None:
                 return event
         return None
@@ -255,7 +255,7 @@ class Connection:
                 nothing was queued or changed.
         """
         try:
-            act = self._SEND[type(event)]
+            act = _SEND[type(event)]
         except KeyError:
             raise LocalProtocolError(f"{type(event).__name__} cannot be sent") from None
         act(self, event)
@@ -558,26 +558,27 @@ class Connection:
             self._forgive("long_note", f"a NOTE with more than {MAX_LOG_RECORDS} log records")
         return note
 
-    _SEND: ClassVar[dict[type[Event], Callable[["Connection", Any], None]]] = {
-        Hello: _send_hello,
-        Open: _send_open,
-        Data: _send_data,
-        Close: _send_close,
-        Cancel: _send_cancel,
-        Credit: _send_credit,
-        Ping: _send_ping,
-        GoAway: _send_goaway,
-        Note: _send_note,
-    }
 
-    _RECEIVE: ClassVar[dict[int, Callable[["Connection", Frame], Event | None]]] = {
-        FrameType.HELLO: _receive_hello,
-        FrameType.OPEN: _receive_open,
-        FrameType.DATA: _receive_data,
-        FrameType.CLOSE: _receive_close,
-        FrameType.CANCEL: _receive_cancel,
-        FrameType.CREDIT: _receive_credit,
-        FrameType.PING: _receive_ping,
-        FrameType.GOAWAY: _receive_goaway,
-        FrameType.NOTE: _receive_note,
-    }
+_SEND: Final[dict[type[Event], Callable[[Connection, Any], None]]] = {
+    Hello: Connection._send_hello,
+    Open: Connection._send_open,
+    Data: Connection._send_data,
+    Close: Connection._send_close,
+    Cancel: Connection._send_cancel,
+    Credit: Connection._send_credit,
+    Ping: Connection._send_ping,
+    GoAway: Connection._send_goaway,
+    Note: Connection._send_note,
+}
+
+_RECEIVE: Final[dict[int, Callable[[Connection, Frame], Event | None]]] = {
+    FrameType.HELLO: Connection._receive_hello,
+    FrameType.OPEN: Connection._receive_open,
+    FrameType.DATA: Connection._receive_data,
+    FrameType.CLOSE: Connection._receive_close,
+    FrameType.CANCEL: Connection._receive_cancel,
+    FrameType.CREDIT: Connection._receive_credit,
+    FrameType.PING: Connection._receive_ping,
+    FrameType.GOAWAY: Connection._receive_goaway,
+    FrameType.NOTE: Connection._receive_note,
+}

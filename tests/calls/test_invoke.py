@@ -213,13 +213,11 @@ async def test_a_second_attempt_is_the_last(failing, ask, make_namespace, autoju
         namespace.slot.clear(namespace.slot.current, "gone too")
         raise PluginCrashed("gone again")
 
-    real_fill = namespace.slot.fill
+    def changed():
+        if (instance := namespace.slot.current) is not None:
+            instance.channel = type(instance.channel)(leave)
 
-    def fill(instance):
-        instance.channel = type(instance.channel)(leave)
-        return real_fill(instance)
-
-    namespace.slot.fill = fill
+    namespace.slot.on_change = changed
     with pytest.raises(PluginCrashed, match="gone again"):
         await ask(namespace)
     assert calls == ["get", "again"]

@@ -13,9 +13,6 @@ class ProbeExchange(Exchange):
     is complete or broken off, or the client has left.
     """
 
-    version = "2"
-    takes_trailers = True
-
     def __init__(
         self,
         tasks: TaskPool,

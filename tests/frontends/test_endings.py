@@ -14,6 +14,7 @@ import trio
 from endings import DOORS, NOTHING, Door, House, Request, Socket, Told
 from trio.testing import wait_all_tasks_blocked
 
+from prism.calls.call import SMALL_ANSWER
 from prism.calls.stream import ClientStream
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import Draining
@@ -21,9 +22,8 @@ from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
 from prism.frontends import websocket
 from prism.frontends.grpc import execute
-from prism.frontends.grpc.execute import ExecuteCall
-from prism.frontends.rest.app import RestCall
 from prism.frontends.rest.streams import HTTPStream
+from prism.supervision.instance import Instance
 from prism.wire.events import Close, Data, Open
 
 
@@ -121,11 +121,16 @@ def replace_on_purpose(house: House) -> None:
     house.slot.clear(house.instance)
 
 
-def break_slot(house: House) -> None:
-    def choose() -> None:
+class BrokenChannel:
+    """A plugin's channel that cannot even be asked whether it is there."""
+
+    @property
+    def ended(self) -> None:
         raise RuntimeError("hunter2")
 
-    house.slot.choose = choose
+
+def break_slot(house: House) -> None:
+    house.slot.canary = Instance("kv", 99, "it", "2", BrokenChannel(), {})
 
 
 def waiting(ending: Ending, **changes: object) -> Ending:
@@ -445,14 +450,16 @@ async def test_a_bug_in_the_answer(
     if late:
         await house.plugin.send(Data(call.stream, message))
         await door.first_message()
-    monkeypatch.setattr(RestCall, "send_result", has_bug)
-    monkeypatch.setattr(ExecuteCall, "send_result", has_bug)
     for stream in (HTTPStream, type_of_stream(execute), type_of_stream(websocket)):
         monkeypatch.setattr(stream, "send_some", has_async_bug)
     if door.streams:
         await house.plugin.send(Data(call.stream, message))
     else:
-        await answer(Case(house, door, call))
+        answers = house.namespace.answers
+        answers.used = answers.limit = 1
+        answers.parent.reclaim = has_bug
+        large = ExecuteResponse(success=True, result_json="1" * (SMALL_ANSWER + 1))
+        await house.plugin.send(Close(call.stream, StatusCode.OK, large))
     told = ("INTERNAL", 500, "internal")
     assert await door.told() == (door.late(*told) if late else door.early(*told))
     await settle(house)

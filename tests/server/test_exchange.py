@@ -9,8 +9,6 @@ from prism.server.exchange import Cancelled, Exchange, Peer, Phase, content_leng
 class Recorder(Exchange):
     """An exchange whose client is the test; a handler that keeps what it is told."""
 
-    version = "2"
-
     def __init__(self, *, received_all=False):
         super().__init__(Peer("http"), None, b"POST", b"/", [], received_all=received_all)
         self.body = b""

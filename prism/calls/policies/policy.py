@@ -3,11 +3,14 @@
 from abc import ABC
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 if TYPE_CHECKING:
     from prism.calls.call import Call
     from prism.calls.namespace import Namespace
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Policy(ABC):
     """One rule for the calls of one namespace. Made once; every call enters and leaves it.
 

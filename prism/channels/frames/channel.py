@@ -15,15 +15,16 @@ returns the reason.
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import outcome
 import trio
 from msgspec.structs import replace
+from mypy_extensions import mypyc_attr
 
 from prism.channels.channel import (
     AnswerMemory,
@@ -156,6 +157,7 @@ class _Awaited(NamedTuple):
         trio.lowlevel.reschedule(self.task, outcome.Error(error))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FramedChannel(PluginChannel):
     """Calls over frames. ``handshake`` first, then keep ``run`` running in a nursery.
 
@@ -376,18 +378,11 @@ class FramedChannel(PluginChannel):
         health = event.health and self.redaction.fields(event.health, "message", "details")
         self._on_note(Note(logs=logs, metrics=event.metrics, health=health))
 
-    def _dispatch(self, event: Event) -> None:
-        self._handlers[type(event)](self, event)
+    def _on_leaving(self, event: GoAway) -> None:
+        self._on_goaway(event)
 
-    _handlers: ClassVar[dict[type[Event], Callable[["FramedChannel", Any], None]]] = {
-        Close: _on_close,
-        Data: _on_data,
-        Credit: _on_credit,
-        Overrun: _on_overrun,
-        Open: _on_open,
-        Note: _on_notes,
-        GoAway: lambda self, event: self._on_goaway(event),
-    }
+    def _dispatch(self, event: Event) -> None:
+        _HANDLERS[type(event)](self, event)
 
     # -- calls ----------------------------------------------------------------
 
@@ -553,24 +548,57 @@ class FramedChannel(PluginChannel):
         answer = _answer(await self._call(Method.SHUTDOWN, request), ShutdownResponse)
         return self.redaction.fields(answer, "error")
 
-    @asynccontextmanager
-    async def execute_stream(
+    def execute_stream(
         self, first: StreamRequest, memory: AnswerMemory | None = None
-    ) -> AsyncIterator[StreamCall]:
+    ) -> AbstractAsyncContextManager[StreamCall]:
         """Open a stream with its first message; leaving the block early cancels it."""
-        deadline = trio.current_effective_deadline()
+        return _StreamBlock(self, first, memory)
+
+    async def open_stream(
+        self, first: StreamRequest, deadline: float, memory: AnswerMemory | None
+    ) -> FramedStreamCall:
+        """Open a stream; ``abandon`` must follow."""
         left = deadline - trio.current_time()
         if left <= 0 or not self.has_room:
             left = await self._wait_to_begin(deadline)
         stream = self.begin(Method.EXECUTE_STREAM, first, left, end=False)
-        call = FramedStreamCall(self, stream, self._connection, memory)
-        self._streams[stream] = call
-        try:
-            yield call
-        finally:
-            self.abandon(stream, _why_cancelled(deadline))
-            if memory is not None:
-                memory.release()
+        call = self._streams[stream] = FramedStreamCall(self, stream, self._connection, memory)
+        return call
+
+
+class _StreamBlock:
+    """The block that ``execute_stream`` is for: a class, since mypyc takes no async generator."""
+
+    def __init__(
+        self, channel: FramedChannel, first: StreamRequest, memory: AnswerMemory | None
+    ) -> None:
+        self._channel = channel
+        self._first = first
+        self._memory = memory
+        self._stream = 0
+        self._deadline = math.inf
+
+    async def __aenter__(self) -> FramedStreamCall:
+        self._deadline = trio.current_effective_deadline()
+        call = await self._channel.open_stream(self._first, self._deadline, self._memory)
+        self._stream = call.number
+        return call
+
+    async def __aexit__(self, *_: object) -> None:
+        self._channel.abandon(self._stream, _why_cancelled(self._deadline))
+        if self._memory is not None:
+            self._memory.release()
+
+
+_HANDLERS: Final[dict[type[Event], Callable[[FramedChannel, Any], None]]] = {
+    Close: FramedChannel._on_close,
+    Data: FramedChannel._on_data,
+    Credit: FramedChannel._on_credit,
+    Overrun: FramedChannel._on_overrun,
+    Open: FramedChannel._on_open,
+    Note: FramedChannel._on_notes,
+    GoAway: FramedChannel._on_leaving,
+}
 
 
 def _milliseconds(left: float) -> int:

@@ -7,7 +7,7 @@ client's connection together.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -172,15 +172,19 @@ class FrameLink:
             with self._scope:
                 self._runs = True
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read)
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._ping)
-        except* Exception:
-            log.exception("bug in the link to %s", self.name)
-            self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
+                    for task in (self._read, self._write, self._ping):
+                        nursery.start_soon(self._run_task, task)
         finally:
             self.finish(ChannelClosed(f"the channel to {self.name} was closed"))
             await trio.aclose_forcefully(self._stream)
+
+    async def _run_task(self, task: Callable[[], Awaitable[None]]) -> None:
+        """A bug in one of the tasks ends this link, and nothing else."""
+        try:
+            await task()
+        except Exception:
+            log.exception("bug in the link to %s", self.name)
+            self.finish(ChannelBroken("internal error; the proxy's log has the cause"))
 
     def finish(self, reason: Exception) -> None:
         """End the link; the first reason given is the one that counts."""

@@ -54,7 +54,7 @@ class FramedStreamCall(StreamCall):
         memory: AnswerMemory | None = None,
     ) -> None:
         self._channel = channel
-        self._stream = stream
+        self.number = stream
         self._connection = connection
         self._give_back_at = connection.local_hello.window // 2
         self._received = 0
@@ -77,7 +77,7 @@ class FramedStreamCall(StreamCall):
         while self._over is None and not self._may_send:
             await self._senders.park()
         self._check_sending()
-        self._channel.send(Data(self._stream, request))
+        self._channel.send(Data(self.number, request))
 
     async def end(self) -> None:
         """Say that no more messages will be sent. Calling it again does nothing.
@@ -91,11 +91,11 @@ class FramedStreamCall(StreamCall):
             await self._senders.park()
         self._sent_end = True
         if self._over is None:
-            self._channel.send(Data(self._stream, StreamRequest(), end=True))
+            self._channel.send(Data(self.number, StreamRequest(), end=True))
 
     @property
     def _may_send(self) -> bool:
-        return self._connection.send_credit(self._stream) > 0 and self._channel.has_room
+        return self._connection.send_credit(self.number) > 0 and self._channel.has_room
 
     def _check_sending(self) -> None:
         if self._sent_end:
@@ -131,7 +131,7 @@ class FramedStreamCall(StreamCall):
         self._received += data.size
         self._count(-data.size)
         if self._received >= self._give_back_at and self._over is None:
-            self._channel.send(Credit(self._stream, self._received))
+            self._channel.send(Credit(self.number, self._received))
             self._received = 0
         message = data.message
         assert isinstance(message, StreamResponse)  # noqa: S101 - decoded as this type

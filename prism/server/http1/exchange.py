@@ -37,15 +37,21 @@ _DONE = Phase.DONE
 class HTTP1Exchange(Exchange):
     """One request on an HTTP/1.1 connection. ``complete``: the whole response is in the output."""
 
-    __slots__ = ("_body", "_chunked", "_connection", "_expects_continue", "complete", "version")
+    __slots__ = ("_body", "_chunked", "_connection", "_expects_continue", "complete")
 
     def __init__(
         self, connection: "HTTP1Connection", peer: Peer, head: Head, body: bytes, *, ended: bool
     ) -> None:
         super().__init__(
-            peer, connection.tasks, head.method, head.target, head.headers, received_all=ended
+            peer,
+            connection.tasks,
+            head.method,
+            head.target,
+            head.headers,
+            received_all=ended,
+            version=head.version,
+            takes_trailers=False,
         )
-        self.version = head.version
         if head.is_websocket:
             self.websocket = FrameWebSocket(self, connection.settings.websocket_limits)
         self.complete = False

@@ -70,6 +70,19 @@ class ParserUnavailable(PrismError):
         )
 
 
+class _Fields:
+    """What httptools tells the fields to."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # llhttp leaves blanks at the end of a value.
+        self.headers.append((name.lower(), value.strip(b" \t")))
+
+
 def on_httptools() -> FieldParser:
     """The parser on httptools, which is llhttp.
 
@@ -78,18 +91,8 @@ def on_httptools() -> FieldParser:
     """
     from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-    class Fields:
-        __slots__ = ("headers",)
-
-        def __init__(self) -> None:
-            self.headers: Headers = []
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            # llhttp leaves blanks at the end of a value.
-            self.headers.append((name.lower(), value.strip(b" \t")))
-
     def parse(fields: bytes) -> Headers:
-        found = Fields()
+        found = _Fields()
         try:
             # One for each head: nothing that one request says can colour how the next is read.
             HttpRequestParser(found).feed_data(_REQUEST_LINE + fields)

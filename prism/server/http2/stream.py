@@ -66,9 +66,6 @@ class HTTP2Exchange(Exchange):
         "stream_id",
     )
 
-    version = "2"
-    takes_trailers = True
-
     def __init__(self, connection: "HTTP2Connection", peer: Peer, request: Request) -> None:
         is_websocket = request.protocol == b"websocket"  # RFC 8441
         self.protocol = request.protocol

@@ -556,15 +556,15 @@ async def test_calls_wait_behind_a_large_one(streams, autojump_clock):
         assert channel.open_calls == 0
 
 
-async def test_a_call_that_ends_when_there_is_room_is_not_begun(streams, nursery, monkeypatch):
+async def test_a_call_that_ends_when_there_is_room_is_not_begun(streams, nursery):
     async with channel_over(streams) as (channel, _plugin):
         scopes, texts = [], dict.fromkeys(UnaryCall.__annotations__, "")
         more = {"done": False, "deadline": inf, "params": b"", "tasks": TaskPool(nursery)}
         call = SimpleNamespace(**{**texts, **more}, wait_for=scopes.append, plugin_metadata=dict)
-        monkeypatch.setattr(FramedChannel, "has_room", False)
+        channel.settings = ChannelSettings(max_queued=-1)
         channel.start(call)
         await trio.testing.wait_all_tasks_blocked()
-        monkeypatch.setattr(FramedChannel, "has_room", True)
+        channel.settings = ChannelSettings()
         channel._callers.unpark_all()
         call.done = True
         scopes[0].cancel()
