@@ -16,7 +16,7 @@ need node nodejs
 need gcc gcc
 need openssl openssl
 need go golang-go
-need java openjdk-17-jre-headless
+need java default-jre-headless
 need mvn maven
 need nghttp nghttp2-client
 need h2load nghttp2-client
@@ -24,7 +24,7 @@ need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 need redis-server redis-server
 [ -e /usr/sbin/nginx ] || missing="$missing nginx"
-[ -e /usr/lib/postgresql/15/bin/initdb ] || missing="$missing postgresql-15"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 [ -e /usr/include/nghttp2/nghttp2.h ] || missing="$missing libnghttp2-dev"

@@ -84,5 +84,5 @@ def measure(effort: Effort) -> Section:
 
 
 @contextmanager
-def _pgbench(server: postgres.PostgreSQL15) -> Iterator[Side]:
+def _pgbench(server: postgres.DebianPostgreSQL) -> Iterator[Side]:
     yield postgres.PgBench(server)

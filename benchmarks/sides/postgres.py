@@ -19,7 +19,7 @@ from benchmarks.load.target import Target
 from benchmarks.processes import children, module, quiet_server
 from benchmarks.samples import NO_LATENCIES, Load, Sample, SideFailed
 from benchmarks.sides import prism
-from tests.services.postgres import PASSWORD, USER, PostgreSQL15
+from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL
 from tests.services.server import Missing
 
 KEY, VALUE = "user:123", '{"name":"Ada"}'
@@ -39,11 +39,11 @@ INSERT INTO bench VALUES ('{KEY}', '{VALUE}')"""
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgreSQL15]:
+def postgres_server() -> Iterator[DebianPostgreSQL]:
     """A PostgreSQL that writes to the disk before it says so, with a table."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            server = PostgreSQL15.start(
+            server = DebianPostgreSQL.start(
                 Path(folder), settings={"fsync": "on", "max_connections": "200"}
             )
         except Missing as reason:
@@ -55,7 +55,7 @@ def postgres_server() -> Iterator[PostgreSQL15]:
             server.stop()
 
 
-def settings(server: PostgreSQL15) -> dict[str, object]:
+def settings(server: DebianPostgreSQL) -> dict[str, object]:
     """A namespace's ``config`` and ``credentials``."""
     address = f"postgresql://127.0.0.1:{server.port}/postgres?sslmode=disable"
     return {
@@ -65,7 +65,7 @@ def settings(server: PostgreSQL15) -> dict[str, object]:
 
 
 @contextmanager
-def behind_prism(server: PostgreSQL15) -> Iterator[dict[str, Target]]:
+def behind_prism(server: DebianPostgreSQL) -> Iterator[dict[str, Target]]:
     """One proxy with the plugin in a process of its own and in the proxy's."""
     codec = prism.fastest_codec()
     namespaces = [
@@ -86,7 +86,7 @@ def behind_prism(server: PostgreSQL15) -> Iterator[dict[str, Target]]:
 
 
 @contextmanager
-def fastapi(server: PostgreSQL15) -> Iterator[dict[str, Target]]:
+def fastapi(server: DebianPostgreSQL) -> Iterator[dict[str, Target]]:
     """A service that does the same, as one writes it: FastAPI, asyncpg, one uvicorn worker."""
     for library in ("fastapi", "uvicorn", "asyncpg"):
         if importlib.util.find_spec(library) is None:
@@ -102,10 +102,10 @@ def fastapi(server: PostgreSQL15) -> Iterator[dict[str, Target]]:
 class PgBench:
     """PostgreSQL's own load generator, in C: the query, prepared, over its own protocol."""
 
-    def __init__(self, server: PostgreSQL15) -> None:
+    def __init__(self, server: DebianPostgreSQL) -> None:
         self._url = server.url()
         if shutil.which("pgbench") is None:
-            raise Unavailable("no pgbench: sudo apt-get install postgresql-15")
+            raise Unavailable("no pgbench: sudo apt-get install postgresql")
 
     def __call__(self, load: Load, seconds: float) -> Sample:
         """Measure once."""

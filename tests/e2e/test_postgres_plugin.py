@@ -12,7 +12,7 @@ import yaml
 from prism_process import eventually
 
 from tests.services.fixtures import StartServer
-from tests.services.postgres import PASSWORD, USER, PostgreSQL, PostgreSQL15, new_name
+from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL, PostgreSQL, new_name
 
 ROOT = Path(__file__).parents[2]
 SIDECAR = {"type": "sidecar", "command": [sys.executable, "-m", "prism_plugins.postgres"]}
@@ -76,7 +76,7 @@ def test_a_reload_under_load_and_a_password_that_is_wrong(
     start_prism, tmp_path: Path, start_server: StartServer
 ) -> None:
     """No call fails over reloads; with a wrong password the old instance goes on."""
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     namespace = rfc_namespace(server)
     namespace["credentials"]["username"] = USER
     namespace["name"] = "pg"

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.services.kafka import Kafka
-from tests.services.postgres import PgBouncer, PostgreSQL15, PostgreSQL18
+from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL18
 from tests.services.redis import Redis, Valkey
 from tests.services.server import Missing, Server
 
 FILE = Path(__file__).parents[2] / "build" / "services.json"
 
-KINDS: tuple[type[Server], ...] = (PostgreSQL15, PostgreSQL18, PgBouncer, Kafka, Redis, Valkey)
+KINDS: tuple[type[Server], ...] = (DebianPostgreSQL, PostgreSQL18, PgBouncer, Kafka, Redis, Valkey)
 """In the order of their starts; an option that is another server names its kind here."""
-BEFORE: dict[type[Server], type[Server]] = {PgBouncer: PostgreSQL15}
+BEFORE: dict[type[Server], type[Server]] = {PgBouncer: DebianPostgreSQL}
 """The server that one of this kind stands before."""
 
 

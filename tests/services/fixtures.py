@@ -12,7 +12,7 @@ import pytest
 
 from tests.services.__main__ import running
 from tests.services.kafka import Kafka
-from tests.services.postgres import PgBouncer, PostgreSQL, PostgreSQL15, PostgreSQL18
+from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL, PostgreSQL18
 from tests.services.redis import Redis, Valkey
 from tests.services.server import Missing, Server
 
@@ -72,8 +72,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres15(shared_server: StartServer) -> PostgreSQL:
-    server: PostgreSQL = shared_server(PostgreSQL15)
+def debian_postgres(shared_server: StartServer) -> PostgreSQL:
+    server: PostgreSQL = shared_server(DebianPostgreSQL)
     return server
 
 
@@ -83,7 +83,9 @@ def postgres18(shared_server: StartServer) -> PostgreSQL:
     return server
 
 
-@pytest.fixture(scope="session", params=[PostgreSQL15, PostgreSQL18], ids=lambda kind: kind.name)
+@pytest.fixture(
+    scope="session", params=[DebianPostgreSQL, PostgreSQL18], ids=lambda kind: kind.name
+)
 def postgres(request: pytest.FixtureRequest, shared_server: StartServer) -> PostgreSQL:
     """Each version in turn."""
     server: PostgreSQL = shared_server(request.param)
@@ -91,9 +93,9 @@ def postgres(request: pytest.FixtureRequest, shared_server: StartServer) -> Post
 
 
 @pytest.fixture(scope="session")
-def pgbouncer(shared_server: StartServer, postgres15: PostgreSQL) -> PgBouncer:
-    """In transaction mode, before PostgreSQL 15."""
-    server: PgBouncer = shared_server(PgBouncer, before=postgres15)
+def pgbouncer(shared_server: StartServer, debian_postgres: PostgreSQL) -> PgBouncer:
+    """In transaction mode, before Debian's PostgreSQL."""
+    server: PgBouncer = shared_server(PgBouncer, before=debian_postgres)
     return server
 
 

@@ -43,7 +43,7 @@ class Kafka(Server):
     def check_installed(cls) -> None:
         """Raises Missing."""
         if shutil.which("java") is None:
-            raise Missing("no Java: sudo apt-get install openjdk-17-jre-headless")
+            raise Missing("no Java: sudo apt-get install default-jre-headless")
         if not (JARS / ".complete").exists():
             raise Missing(f"no Kafka in {JARS}: sudo apt-get install maven, and scripts/tools.sh")
 

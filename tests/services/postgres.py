@@ -1,4 +1,4 @@
-"""PostgreSQL 15 (Debian's), 18 (a wheel's), and pgbouncer before one of them."""
+"""PostgreSQL as Debian has it, 18 from a wheel, and pgbouncer before one of them."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote
 
 from tests.services.server import Missing, Server
@@ -88,22 +88,23 @@ class PostgreSQL(Server):
         return {"port": self.port, "url": self.url()}
 
 
-class PostgreSQL15(PostgreSQL):
-    """The one of Debian 12."""
+class DebianPostgreSQL(PostgreSQL):
+    """The one of this Debian: 15 on Debian 12."""
 
-    name = "postgres15"
-    home: ClassVar[Path] = Path("/usr/lib/postgresql/15/bin")
+    name = "debian_postgres"
 
     @classmethod
     def programs(cls) -> Path:
-        """Where Debian puts them."""
-        return cls.home
+        """Where Debian puts those of its latest version."""
+        homes = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+        if not homes:
+            raise Missing("no PostgreSQL in /usr/lib/postgresql: sudo apt-get install postgresql")
+        return max(homes, key=lambda home: float(home.parent.name))
 
     @classmethod
     def check_installed(cls) -> None:
         """Raises Missing."""
-        if not (cls.home / "initdb").exists():
-            raise Missing(f"no PostgreSQL 15 in {cls.home}: sudo apt-get install postgresql-15")
+        cls.programs()
 
 
 class PostgreSQL18(PostgreSQL):

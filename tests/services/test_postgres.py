@@ -2,7 +2,7 @@ import psycopg
 import pytest
 
 from tests.services.fixtures import StartServer
-from tests.services.postgres import PgBouncer, PostgreSQL, PostgreSQL15, PostgreSQL18
+from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL, PostgreSQL18
 from tests.services.server import start_time
 
 
@@ -11,16 +11,20 @@ def ask(server: PostgreSQL | PgBouncer, sql: str) -> object:
         return connection.execute(sql).fetchone()[0]
 
 
+def debian_version() -> str:
+    return DebianPostgreSQL.programs().parent.name
+
+
 def test_both_versions_answer(postgres: PostgreSQL) -> None:
     version = ask(postgres, "SHOW server_version")
-    assert str(version).startswith(postgres.name.removeprefix("postgres"))
+    assert str(version).startswith("18" if postgres.name == "postgres18" else debian_version())
 
 
 def test_pgbouncer_stands_before_one(pgbouncer: PgBouncer) -> None:
-    assert str(ask(pgbouncer, "SHOW server_version")).startswith("15")
+    assert str(ask(pgbouncer, "SHOW server_version")).startswith(debian_version())
 
 
-@pytest.mark.parametrize("kind", [PostgreSQL15, PostgreSQL18])
+@pytest.mark.parametrize("kind", [DebianPostgreSQL, PostgreSQL18])
 def test_what_was_written_survives_a_kill(
     kind: type[PostgreSQL], start_server: StartServer
 ) -> None:
@@ -37,7 +41,7 @@ def test_what_was_written_survives_a_kill(
 
 
 def test_a_frozen_server_answers_when_it_is_thawed(start_server: StartServer) -> None:
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     with psycopg.connect(server.url(), autocommit=True) as connection:
         server.freeze()
         connection.pgconn.send_query(b"SELECT 1")
@@ -51,7 +55,7 @@ def test_a_frozen_server_answers_when_it_is_thawed(start_server: StartServer) ->
 
 
 def test_a_stopped_server_leaves_nothing(start_server: StartServer) -> None:
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     directory = server.directory
     server.stop()
     assert not directory.exists()

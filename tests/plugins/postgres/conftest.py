@@ -62,11 +62,11 @@ def make_database(server: PostgreSQL) -> Database:
 
 
 @pytest.fixture(scope="module")
-def database(postgres15: PostgreSQL) -> Iterator[Database]:
-    """A module's own, on PostgreSQL 15."""
-    made = make_database(postgres15)
+def database(debian_postgres: PostgreSQL) -> Iterator[Database]:
+    """A module's own, on Debian's PostgreSQL."""
+    made = make_database(debian_postgres)
     yield made
-    Database(postgres15, "postgres").ask(f"DROP DATABASE {made.name} WITH (FORCE)")
+    Database(debian_postgres, "postgres").ask(f"DROP DATABASE {made.name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def each_database(postgres: PostgreSQL) -> Iterator[Database]:
 
 @pytest.fixture
 async def pg(database: Database) -> AsyncIterator[Running]:
-    """A plugin on PostgreSQL 15."""
+    """A plugin on Debian's PostgreSQL."""
     async with database.plugin() as running:
         yield running
 

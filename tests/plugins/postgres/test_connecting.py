@@ -12,7 +12,7 @@ from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism_plugins.postgres.config import ConnectionSettings, PostgresConfig
 from tests.services.fixtures import StartServer
-from tests.services.postgres import PASSWORD, USER, PostgreSQL, PostgreSQL15
+from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL, PostgreSQL
 
 from .conftest import Database, new_name, refused
 
@@ -21,7 +21,7 @@ CREDENTIALS = {"username": USER, "password": PASSWORD}
 
 async def test_a_server_is_verified(start_server: StartServer, tmp_path: Path) -> None:
     authority = trustme.CA()
-    server = start_server(PostgreSQL15, certificate=authority.issue_cert("localhost"))
+    server = start_server(DebianPostgreSQL, certificate=authority.issue_cert("localhost"))
     right, wrong = tmp_path / "right ca.pem", tmp_path / "wrong.pem"
     authority.cert_pem.write_to_path(str(right))
     trustme.CA().cert_pem.write_to_path(str(wrong))
@@ -86,16 +86,16 @@ def test_several_hosts_are_libpqs_business() -> None:
     assert settings.parameters["sslmode"] == "verify-full"
 
 
-async def test_a_second_host_where_the_first_is_away(postgres15: PostgreSQL) -> None:
-    address = f"postgresql://127.0.0.1:9,127.0.0.1:{postgres15.port}/postgres?sslmode=disable"
-    database = Database(postgres15, "postgres")
+async def test_a_second_host_where_the_first_is_away(debian_postgres: PostgreSQL) -> None:
+    address = f"postgresql://127.0.0.1:9,127.0.0.1:{debian_postgres.port}/postgres?sslmode=disable"
+    database = Database(debian_postgres, "postgres")
     async with database.plugin(connection_string=address, key_value=False) as pg:
         assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
 
 
 async def test_a_host_without_an_address() -> None:
     address = "postgresql://nowhere.invalid/postgres"
-    database = Database(PostgreSQL15(Path()), "postgres")
+    database = Database(DebianPostgreSQL(Path()), "postgres")
     error = await refused(database.plugin(connection_string=address).__aenter__())
     assert error.status is StatusCode.UNAVAILABLE
     assert "nowhere.invalid" in error.detail
@@ -103,15 +103,15 @@ async def test_a_host_without_an_address() -> None:
 
 async def test_a_libpq_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psycopg.pq.version", lambda: 150_018)
-    database = Database(PostgreSQL15(Path()), "postgres")
+    database = Database(DebianPostgreSQL(Path()), "postgres")
     error = await refused(database.plugin().__aenter__())
     assert error.status is StatusCode.FAILED_PRECONDITION
     assert "libpq 15" in error.detail
 
 
-def test_on_asyncio(postgres15: PostgreSQL) -> None:
+def test_on_asyncio(debian_postgres: PostgreSQL) -> None:
     """All of it but what tests of the SDK show: calls, cancelled ones, streams, notifications."""
-    database = Database(postgres15, "postgres")
+    database = Database(debian_postgres, "postgres")
 
     async def main() -> None:
         async with database.plugin(new_name(), pool_size=2) as pg:

@@ -15,7 +15,7 @@ from prism.contract.errors import PluginError
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
 from tests.services.fixtures import StartServer
-from tests.services.postgres import PASSWORD, USER, PgBouncer, PostgreSQL15, PostgreSQL18
+from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL, PgBouncer, PostgreSQL18
 
 from .conftest import CREDENTIALS, Database, Running, eventually, new_name, refused, status_of
 from .proxy import FaultProxy
@@ -57,9 +57,9 @@ async def until_it_answers(pg: Running) -> None:
                 await trio.sleep(0.02)
 
 
-@pytest.mark.parametrize("kind", [PostgreSQL15, PostgreSQL18])
+@pytest.mark.parametrize("kind", [DebianPostgreSQL, PostgreSQL18])
 async def test_a_server_that_is_killed_under_load(
-    kind: type[PostgreSQL15], start_server: StartServer
+    kind: type[DebianPostgreSQL], start_server: StartServer
 ) -> None:
     """Nothing that was answered as done is lost; all is well again without a restart of ours."""
     server = start_server(kind)
@@ -113,7 +113,7 @@ async def test_a_server_that_is_killed_under_load(
 
 
 async def test_the_first_query_after_a_restart_is_answered(start_server: StartServer) -> None:
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     async with Database(server, "postgres").plugin() as pg:
         for _ in range(3):
             assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
@@ -136,7 +136,7 @@ async def test_a_query_whose_connection_ends_under_it_is_asked_again(pg: Running
 
 async def test_a_frozen_server(start_server: StartServer) -> None:
     """Callers are answered by their deadlines; health says it; the end of the plugin is bounded."""
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     database = Database(server, "postgres")
     with trio.fail_after(120):
         async with database.plugin(sql_timeout_seconds=1, pool_size=2) as pg:
@@ -352,7 +352,7 @@ async def test_starts_that_are_refused(
 
 
 async def test_a_server_that_is_not_there(start_server: StartServer) -> None:
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     database = Database(server, "postgres")
     await in_thread(server.kill)
     assert await status_of(database.plugin().__aenter__()) is StatusCode.UNAVAILABLE
@@ -363,7 +363,7 @@ async def test_a_server_that_is_not_there(start_server: StartServer) -> None:
 
 async def test_no_connection_left_on_the_server(start_server: StartServer) -> None:
     settings = {"max_connections": "6", "superuser_reserved_connections": "0"}
-    server = start_server(PostgreSQL15, settings=settings)
+    server = start_server(DebianPostgreSQL, settings=settings)
     async with Database(server, "postgres").plugin(pool_size=20, key_value=False) as pg:
         held = [psycopg.connect(server.url()) for _ in range(5)]
         try:
@@ -432,7 +432,7 @@ async def test_a_server_that_is_read_only(database: Database) -> None:
 
 async def test_a_server_that_becomes_read_only(start_server: StartServer) -> None:
     """As a standby that takes the place of its primary: what reads goes on."""
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     database = Database(server, "postgres")
     async with database.plugin() as pg:
         await pg.call("set", key="k", value=1)

@@ -9,7 +9,7 @@ import trio
 
 from prism.contract.status import StatusCode
 from tests.services.fixtures import StartServer
-from tests.services.postgres import PostgreSQL15
+from tests.services.postgres import DebianPostgreSQL
 
 from .conftest import Database, Running, eventually, new_name, refused, status_of
 
@@ -96,7 +96,7 @@ async def test_a_lost_connection_is_a_gap(database: Database) -> None:
 
 @pytest.mark.slow
 async def test_a_server_that_was_away(start_server: StartServer) -> None:
-    server = start_server(PostgreSQL15)
+    server = start_server(DebianPostgreSQL)
     async with Database(server, "postgres").plugin() as pg, heard(pg, "a") as messages:
         await trio.to_thread.run_sync(server.kill)
         await eventually(lambda: pg.plugin.listener.problem)

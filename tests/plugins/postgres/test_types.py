@@ -181,13 +181,13 @@ async def test_a_parameter_keeps_its_digits(pg: Running) -> None:
     assert msgspec.json.decode(response.result_json)["rows"] == [["1.10000000000000000000000001"]]
 
 
-async def test_text_that_is_no_utf8_is_refused(postgres15: PostgreSQL) -> None:
+async def test_text_that_is_no_utf8_is_refused(debian_postgres: PostgreSQL) -> None:
     """A database of encoding SQL_ASCII keeps any bytes."""
     name = new_name()
-    everything = Database(postgres15, "postgres")
+    everything = Database(debian_postgres, "postgres")
     everything.ask(f"CREATE DATABASE {name} ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
     try:
-        async with Database(postgres15, name).plugin(key_value=False) as pg:
+        async with Database(debian_postgres, name).plugin(key_value=False) as pg:
             sql = "CREATE TABLE t AS SELECT convert_from('\\xff', 'SQL_ASCII') AS a"
             await pg.call("execute", sql=sql)
             error = await refused(pg.call("query", sql="SELECT a FROM t"))
