@@ -5,7 +5,6 @@ import os
 import re
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, example, given
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from prism.access.identity import Identity
 from prism.access.permissions import AccessTable
+from prism.calls.namespace import Namespace
 from prism.config.types import AccessRule, NamespaceAccess
 from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
@@ -25,6 +25,7 @@ from prism.observability.audit_reading import (
     rotated_files,
     rotated_name,
 )
+from prism.supervision.slot import Slot
 
 LIMIT = 60.0
 
@@ -90,11 +91,12 @@ def ids(numbers):
 def a_namespace(*, mode="enforce", declared=True):
     access = NamespaceAccess(allow=[AccessRule(who=["x", "ada"], permissions=["read"])], mode=mode)
     operation = OperationDeclaration(name="get", access=OperationAccess.READ)
-    slot = SimpleNamespace(operations={"get": operation} if declared else {})
-    return SimpleNamespace(access=AccessTable("kv", access), slot=slot)
+    slot = Slot("kv")
+    slot.operations = {"get": operation} if declared else {}
+    return Namespace("kv", slot, access=AccessTable("kv", access))
 
 
-OPEN = SimpleNamespace(access=None)
+OPEN = Namespace("kv", Slot("kv"))
 
 
 @pytest.mark.parametrize(

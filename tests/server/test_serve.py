@@ -289,7 +289,7 @@ async def test_what_goes_wrong_in_a_connection_stays_there(
 
     server = await start_server()
     with monkeypatch.context() as patch:
-        patch.setattr(HTTP1Connection, "_handle", lambda *args: {}["a secret"])
+        patch.setattr(HTTP1Connection, "run", lambda *args: {}["a secret"])
         stream = await server.connect()
         await stream.send_all(GET)
         assert await helpers.read_all(stream) == b""

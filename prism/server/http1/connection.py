@@ -293,14 +293,19 @@ class HTTP1Connection:
                     request = self._parser.next_request()
                     if request is not None or self._parser.unparsed:
                         self._on_event(request)
-                    if self._exchange is None and self._gone_at < inf:
-                        self._close()  # that was all that the client has asked for
+                    if self._gone_at < inf:
+                        self._close_unless_asked()
                 elif self._may_skip_body:
                     self._skip_due = trio.current_time() + self.settings.linger_timeout
                 else:
                     self._close()
         finally:
             self._going_on = False
+
+    def _close_unless_asked(self) -> None:
+        """The client has left: close, if that was all that it has asked for."""
+        if self._exchange is None:
+            self._close()
 
     def _skip(self, size: int, *, ended: bool) -> None:
         """More of a body that nobody wants."""

@@ -115,10 +115,10 @@ class H2Codec:
         except ClientError as error:
             self._failure = error
             raise
-        except h2.exceptions.ProtocolError as error:
+        except h2.exceptions.ProtocolError as broken:
             self._h2.clear_outbound_data_buffer()  # h2's own GOAWAY
-            self._failure = ClientError(error.error_code, type(error).__name__)
-            raise self._failure from error
+            self._failure = ClientError(broken.error_code, type(broken).__name__)
+            raise self._failure from broken
         events: list[Event] = []
         self._refused.clear()
         begun: dict[int, _Begun] = {}

@@ -24,7 +24,6 @@ from hyperframe.frame import (
 
 from prism.server.exchange import Peer
 from prism.server.http2.connection import HTTP2Connection
-from prism.server.http2.stream import HTTP2Exchange
 from prism.server.settings import ServerSettings
 from prism.streams.tasks import TaskPool
 
@@ -127,8 +126,13 @@ async def test_a_body_nobody_reads_does_not_hold_up_other_streams(open_client, h
 async def test_a_client_may_send_ahead_of_a_body_that_is_taken_as_it_comes(
     open_client, monkeypatch, declared, window
 ):
-    want_body = HTTP2Exchange.want_body
-    monkeypatch.setattr(HTTP2Exchange, "want_body", lambda self, _=0: want_body(self, declared))
+    run = ASGIApp.begin
+
+    def begin(self, exchange):
+        exchange.want_body(declared)
+        run(self, exchange)
+
+    monkeypatch.setattr(ASGIApp, "begin", begin)
     _, client = await open_client()
     stream_id = await client.request("POST", end=False)
     client.h2.ping(b"12345678")
