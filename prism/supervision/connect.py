@@ -11,16 +11,15 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 from msgspec.structs import replace
 
 from prism import __version__
-from prism.channels import websocket
 from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
-from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel, is_fault, speaker
 from prism.config.types import PluginConfig, PluginForm
 from prism.contract.errors import CallError, ChannelError
@@ -41,6 +40,9 @@ from prism.supervision.loading import load_plugin
 from prism.verification import Verdict, VerifiedCommand, Verifier, log_verdict
 from prism.verification.command import missing_script, take_apart
 from prism.wire.events import GoAway, Note
+
+if TYPE_CHECKING:
+    from prism.channels.grpc import GrpcChannel
 
 log = logging.getLogger("prism.supervision")
 
@@ -105,8 +107,8 @@ class Connector:
         async with connection as channel:
             yield channel
 
-    def _channel_over(self, stream: trio.abc.Stream) -> FramedChannel | GrpcChannel:
-        spec, plugin = self._spec, self._spec.plugin
+    def _channel_over(self, stream: trio.abc.Stream) -> "FramedChannel | GrpcChannel":
+        plugin = self._spec.plugin
         settings = ChannelSettings(
             handshake_timeout=plugin.start_timeout_seconds,
             cancel_grace=plugin.cancel_grace_seconds,
@@ -114,31 +116,36 @@ class Connector:
             ping_interval=plugin.health.interval_seconds,
             strict=plugin.strict,
         )
-        channel: FramedChannel | GrpcChannel
-        if plugin.type == "grpc":
-            channel = GrpcChannel(
-                stream,
-                settings,
-                authority=plugin.endpoint or "",
-                namespace=spec.namespace,
-                name=spec.label,
-                version=__version__,
-                on_goaway=self._on_goaway,
-                on_fault=self._plugin_log.fault,
-            )
-        else:
-            channel = FramedChannel(
-                stream,
-                settings,
-                name=spec.label,
-                version=__version__,
-                on_note=self._on_note,
-                on_goaway=self._on_goaway,
-                on_fault=self._plugin_log.fault,
-            )
+        channel = (self._grpc if plugin.type == "grpc" else self._framed)(stream, settings)
         # One that dialled in may have served before, and know them when it says HELLO.
         channel.redaction = self._plugin_log.redaction
         return channel
+
+    def _framed(self, stream: trio.abc.Stream, settings: ChannelSettings) -> FramedChannel:
+        return FramedChannel(
+            stream,
+            settings,
+            name=self._spec.label,
+            version=__version__,
+            on_note=self._on_note,
+            on_goaway=self._on_goaway,
+            on_fault=self._plugin_log.fault,
+        )
+
+    def _grpc(self, stream: trio.abc.Stream, settings: ChannelSettings) -> "GrpcChannel":
+        # Imported here: its libraries take time and memory, which is for such plugins alone.
+        from prism.channels.grpc import GrpcChannel
+
+        return GrpcChannel(
+            stream,
+            settings,
+            authority=self._spec.plugin.endpoint or "",
+            namespace=self._spec.namespace,
+            name=self._spec.label,
+            version=__version__,
+            on_goaway=self._on_goaway,
+            on_fault=self._plugin_log.fault,
+        )
 
     # -- plugins that others start ------------------------------------------------------
 
@@ -157,6 +164,8 @@ class Connector:
                 case PluginForm.ENDPOINT, "grpc":
                     return await tcp.dial(*plugin.address, _tls_files(plugin), protocols=["h2"])
                 case PluginForm.ENDPOINT, "websocket":
+                    from prism.channels import websocket  # here, as with gRPC
+
                     return await websocket.dial(plugin.websocket_url, _tls_files(plugin), nursery)
                 case PluginForm.ENDPOINT, kind:
                     raise LaunchError(f"{spec.label}: type {kind!r} is not supported yet")
@@ -288,7 +297,7 @@ class Connector:
 
 @asynccontextmanager
 async def _running(
-    channel: FramedChannel | GrpcChannel, nursery: trio.Nursery
+    channel: "FramedChannel | GrpcChannel", nursery: trio.Nursery
 ) -> AsyncGenerator[PluginChannel, None]:
     """A channel over a stream, from its handshake to its end."""
     async with _closing(channel):

@@ -150,12 +150,16 @@ async def test_a_class_in_this_process(in_process, model):
 @pytest.mark.parametrize(
     ("plugin", "dialled", "place"),
     [
-        ({"socket": "/run/small.sock", "dial": True}, "unix.dial", "/run/small.sock"),
-        ({"type": "remote", "endpoint": "db:7000", "insecure": True}, "tcp.dial", "db:7000"),
-        ({"type": "grpc", "endpoint": "db:7000", "insecure": True}, "tcp.dial", "db:7000"),
+        ({"socket": "/run/small.sock", "dial": True}, "streams.unix.dial", "/run/small.sock"),
+        (
+            {"type": "remote", "endpoint": "db:7000", "insecure": True},
+            "streams.tcp.dial",
+            "db:7000",
+        ),
+        ({"type": "grpc", "endpoint": "db:7000", "insecure": True}, "streams.tcp.dial", "db:7000"),
         (
             {"type": "websocket", "endpoint": "ws://db:7000/p", "insecure": True},
-            "websocket.dial",
+            "channels.websocket.dial",
             "ws://db:7000/p",
         ),
     ],
@@ -166,7 +170,7 @@ async def test_a_plugin_that_does_not_accept_in_time(
     async def dial(*_arguments, **_keywords):
         await trio.sleep_forever()
 
-    monkeypatch.setattr(f"prism.supervision.connect.{dialled}", dial)
+    monkeypatch.setattr(f"prism.{dialled}", dial)
     spec = make_spec(start_timeout_seconds=3, **plugin)
     with pytest.raises(LaunchError, match=f"plugin 'small': {place} did not accept in time"):
         await reach(Connector(spec))
