@@ -45,7 +45,10 @@ from prism.wire.events import GoAway, Note
 log = logging.getLogger("prism.supervision")
 
 SHUTDOWN_GRACE = 2.0
-"""Seconds beyond its own limit that a plugin's Shutdown may take, and cancelled calls to end."""
+"""Seconds beyond its own limit that a plugin's Shutdown may take."""
+CANCEL_GRACE = 10.0
+"""Seconds for cancelled calls to end: some have to tell their clients, whom the machine may keep
+waiting. Until then they count as held."""
 REPLACED = "replaced"
 """The reason of a Shutdown after which a plugin that dialled in need not dial again."""
 
@@ -339,7 +342,7 @@ class Generation:
             log.warning("%s: %d calls did not end within %g s", self.id, instance.leases, limit)
             detail = f"the plugin is being replaced, and the call did not end within {limit:g} s"
             instance.channel.cancel_calls(Draining(f"{detail}; it may have run"))
-            with trio.move_on_after(SHUTDOWN_GRACE):
+            with trio.move_on_after(CANCEL_GRACE):
                 await instance.wait_no_leases()
         await self._reach(Trigger.DRAINED)
 

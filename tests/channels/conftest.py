@@ -122,7 +122,7 @@ class Probe(Plugin):
 
 
 OpenChannel = Callable[[], AbstractAsyncContextManager[PluginChannel]]
-SETTINGS = ChannelSettings(max_frame=MAX_FRAME, cancel_grace=5)
+SETTINGS = ChannelSettings(max_frame=MAX_FRAME, cancel_grace=5, handshake_timeout=60)
 
 
 class _TrioBytes:

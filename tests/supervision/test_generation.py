@@ -17,7 +17,7 @@ from prism.contract.errors import ChannelAged, ChannelBroken, Draining, PluginCr
 from prism.contract.messages import HealthCheckResponse, HealthStatus, PluginMetrics
 from prism.streams.errors import LaunchError
 from prism.supervision.events import EventFeed, Journal
-from prism.supervision.generation import Generation
+from prism.supervision.generation import CANCEL_GRACE, Generation
 from prism.supervision.lifecycle import FIRST, OVER, SERVING, TRANSITIONS, State
 from prism.wire.events import GoAway, LogRecord, Note
 
@@ -299,8 +299,8 @@ async def test_calls_that_do_not_end_are_told_and_one_that_still_does_not_is_lef
         await generation.wait_settled()
         generation.instance.acquire()
         generation.retire("enough")
-    assert trio.current_time() == 5 + 2
-    assert generation.seconds({State.DRAINING}, {State.STOPPING}) == 7
+    assert trio.current_time() == 5 + CANCEL_GRACE
+    assert generation.seconds({State.DRAINING}, {State.STOPPING}) == 5 + CANCEL_GRACE
     assert generation.in_flight == 1
     (error,) = connector.channel.given_up
     assert isinstance(error, Draining)
