@@ -25,6 +25,14 @@ import msgspec
 from prism.contract.errors import InvalidRequest, RefusedParams
 
 BODY = "the body"
+UNSTREAMED = "the body of lines"
+"""The place of a body whose type is lines, in a call that asks for no stream."""
+FIRST_LINE = "line 1 of the body"
+_WAYS_OUT = {
+    UNSTREAMED: "; for a stream, send accept: application/x-ndjson",
+    FIRST_LINE: "; does each message have a line? curl keeps lines with --data-binary, not with -d",
+}
+"""What to do where there is more than one JSON object, by place."""
 MAX_DEPTH = 128
 """Levels of nesting. Deeper data is an attack on recursive parsers, or a mistake."""
 
@@ -69,6 +77,8 @@ def refuse_params(body: bytes | bytearray, place: str = BODY) -> NoReturn:
         what = error.detail
         said = what.removeprefix(BODY)
         error.detail = place + said if said != what else f"{place}: {what}"
+        if "trailing characters" in said:
+            error.detail += _WAYS_OUT.get(place, "")
         raise
     raise AssertionError("the check in C refuses a body that the one in Python accepts")
 

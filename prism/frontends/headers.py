@@ -11,7 +11,7 @@ from itertools import chain
 from prism.calls.timeout import parse_timeout
 from prism.calls.trace import Trace, parse_trace
 from prism.contract.errors import InvalidRequest, UnsupportedContentType
-from prism.frontends.stream_text import END_ID, position_of
+from prism.frontends.stream_text import END_ID, LINES, position_of
 from prism.server.exchange import Headers
 
 _READ = frozenset(
@@ -57,7 +57,7 @@ class RequestHeaders:
     which no value but those of lists survives.
 
     ``content_length`` is the declared size of the body, if there is one that can be read;
-    ``is_grpc`` whether the body is gRPC's.
+    ``is_grpc`` whether the body is gRPC's, ``sends_lines`` whether it is newline-delimited JSON.
     """
 
     __slots__ = (
@@ -68,6 +68,7 @@ class RequestHeaders:
         "content_length",
         "is_grpc",
         "is_particular",
+        "sends_lines",
     )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -79,7 +80,9 @@ class RequestHeaders:
         self.is_particular = not _PARTICULAR.isdisjoint(values)
         length = values.get(b"content-length", b"")
         self.content_length = int(length) if length.isdigit() and len(length) < 20 else None
-        self.is_grpc = self._media_type() in _GRPC
+        kind = self._media_type()
+        self.is_grpc = kind in _GRPC
+        self.sends_lines = kind == LINES
         # Judged once: requests of one client have the same headers, and share this object.
         self._foreign_origin: str | None = None
         self._is_plain = False
@@ -118,10 +121,6 @@ class RequestHeaders:
     def accept(self) -> bytes:
         """What the client takes; empty when it does not say."""
         return self._values.get(b"accept", b"")
-
-    def sends_lines(self) -> bool:
-        """Whether the body is newline-delimited JSON."""
-        return self._media_type() == b"application/x-ndjson"
 
     def _media_type(self) -> bytes:
         return self._values.get(b"content-type", b"").partition(b";")[0].strip().lower()

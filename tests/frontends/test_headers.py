@@ -66,7 +66,7 @@ def test_content_lengths_that_are_none(value):
     ],
 )
 def test_bodies_of_lines(value, lines):
-    assert headers(content_type=value).sends_lines() is lines
+    assert headers(content_type=value).sends_lines is lines
 
 
 def test_where_to_resume():

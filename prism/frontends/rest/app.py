@@ -17,6 +17,7 @@ import trio
 from prism.access.authentication import Authentication
 from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE
+from prism.calls.json_text import UNSTREAMED
 from prism.calls.router import Router
 from prism.contract.errors import (
     CallError,
@@ -222,9 +223,11 @@ class RestApp:
         namespace = self._router.find_for(call.namespace, call.identity)
         declared = namespace.slot.operations.get(call.operation)
         kind = choose_format(headers.accept(), declared is not None and declared.streaming)
+        may_stream = declared is not None and (declared.streaming or declared.also_streaming)
         method = exchange.method
         if method != b"POST" and not (method == b"GET" and kind is EventStream):
-            hint = ", or GET with accept: text/event-stream" if method == b"GET" else ""
+            may_get = method == b"GET" and may_stream
+            hint = ", or GET with accept: text/event-stream" if may_get else ""
             raise MethodNotAllowed(method.decode(), call.path.decode(), ("POST",), hint)
         call.target = namespace
         call.declared = headers.content_length
@@ -238,6 +241,8 @@ class RestApp:
         else:
             headers.check_call()
             call.deadline = namespace.deadline(call.started, headers.timeout())
+            if may_stream and headers.sends_lines:
+                call.place = UNSTREAMED
         call.proceed()
 
     def _stream(
@@ -255,7 +260,7 @@ class RestApp:
             call.query = query
         elif query:
             raise InvalidRequest("a POST takes no query string; put parameters into the body")
-        elif headers.sends_lines():
+        elif headers.sends_lines:
             call.lines = RequestLines(call)
         call.stream = HTTPStream(call, form, call.lines)
         if resume_after := headers.last_event_id():

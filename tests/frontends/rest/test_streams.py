@@ -153,6 +153,8 @@ async def test_a_browser_reads_events_and_resumes(client):
     refused = await client.get("/count", params=params)
     assert refused.status_code == 405
     assert "or GET with accept: text/event-stream" in refused.json()["detail"]
+    refused = await client.get("/get")
+    assert refused.json()["detail"] == "GET is not supported on /v1/kv/get; use POST"
     broken = await client.get("/count", params={"params": "{n"}, headers=SSE)
     assert broken.json()["detail"].startswith("params= of the query is not JSON: ")
 
@@ -229,6 +231,30 @@ async def test_a_broken_line_ends_its_stream_with_an_error(client, request):
     assert error["code"] == "INVALID_ARGUMENT"
     assert error["detail"].startswith("line 2 of the body is not JSON: ")
     assert (await client.post("/count", headers=NDJSON)).text == "0\n1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "detail"),
+    [
+        (
+            {"accept": "*/*", "content-type": "application/x-ndjson"},
+            b'{"text": "a"}\n{"text": "b"}\n',
+            "the body of lines is not JSON: trailing characters (byte 15); for a stream, send "
+            "accept: application/x-ndjson",
+        ),
+        (
+            LINES,
+            b'{"text": "a"}{"text": "b"}',
+            "line 1 of the body is not JSON: trailing characters (byte 14); does each message have "
+            "a line? curl keeps lines with --data-binary, not with -d",
+        ),
+    ],
+)
+async def test_what_else_to_send_for_several_lines(client, kv, headers, content, detail):
+    both = OperationDeclaration(name="chat", also_streaming=True)
+    kv[0].slot.current.operations["chat"] = both
+    answer = await client.post("/chat", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
 
 
 @asynccontextmanager
