@@ -227,7 +227,10 @@ def today() -> str:
 @contextmanager
 def _editing(file: Path, *, must_exist: bool = False) -> Iterator[list[KeyEntry]]:
     """The entries, which go into a new file in the old one's place; one editor at a time."""
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KeyFileError(f"cannot write {file}: {file.parent}: {error.strerror}") from error
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         entries = read_keys(file) if must_exist or file.exists() else []
@@ -236,7 +239,10 @@ def _editing(file: Path, *, must_exist: bool = False) -> Iterator[list[KeyEntry]
             yield changed
         finally:
             if changed != entries:
-                _write(file, changed)
+                try:
+                    _write(file, changed)
+                except OSError as error:
+                    raise KeyFileError(f"cannot write {file}: {error.strerror}") from error
     finally:
         os.close(directory)
 

@@ -1,17 +1,29 @@
 """``prism audit``: read the audit log, and see whether it is as it was written."""
 
-import json
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from prism.cli.output import ReaderGone, cell, end_on_interrupt, output_option, print_line, show_one
+from prism.cli.output import (
+    CommandError,
+    ReaderGone,
+    cell,
+    end_on_interrupt,
+    output_option,
+    print_line,
+    show_one,
+)
+
+if TYPE_CHECKING:
+    from prism.observability.audit_reading import CallLine
 
 EPILOG = """\b
 Examples:
@@ -29,7 +41,7 @@ SHOWN_PROBLEMS = 20
 POLL = 0.2
 """Seconds after which a file that is followed is looked at again."""
 
-file_argument = click.argument("file", metavar="FILE", type=click.Path(exists=True, path_type=Path))
+file_argument = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 
 
 @click.group(epilog=EPILOG)
@@ -44,14 +56,17 @@ def verify(file: Path, output: str) -> None:
     """See whether the log is as it was written.
 
     Exit status: 0 where it is, 1 where lines were changed, removed or put elsewhere, or its end
-    is missing.
+    is missing; 1 also where FILE is no audit log.
     """
     from prism.observability.audit_reading import Verification, is_written, lines_of
 
     found = Verification()
-    written = is_written(file)
-    for text, place in lines_of(file):
-        found.read(text, place)
+    with _reading():
+        written = is_written(file)
+        for text, place in lines_of(file):
+            found.read(text, place)
+    if not found.chains:
+        raise _no_log(file)
     found.finish(is_written=written)
     if output != "table":
         show_one(
@@ -94,45 +109,74 @@ def show_tail(file: Path, lines: int, follow: bool, as_json: bool, **wanted: str
     asked = {name: value for name, value in wanted.items() if value is not None}
     end_on_interrupt()
     try:
-        for text in _texts(file, lines, asked, follow=follow):
-            print_line(text.decode() if as_json else _brief(json.loads(text)))
+        with _reading():
+            for text, call in _calls(file, lines, asked, follow=follow):
+                print_line(text.decode() if as_json else _brief(call))
     except ReaderGone:
         sys.exit(0)
 
 
-def _texts(file: Path, lines: int, asked: dict[str, str], *, follow: bool) -> Iterator[bytes]:
-    """The last ``lines`` records of which ``asked`` holds, and then those that come."""
-    from prism.observability.audit_reading import rotated_files
-
-    last: deque[bytes] = deque(maxlen=lines)
-    for each in rotated_files(file)[-1:]:
-        with each.open("rb") as older:
-            last.extend(text for text in older if _is_wanted(text, asked))
-    source = file.open("rb")
-    last.extend(text for text in source if _is_wanted(text, asked))
-    yield from (text.rstrip(b"\n") for text in last)
-    begun = b""
-    while follow:
-        text = begun + source.readline()
-        if text.endswith(b"\n"):
-            begun = b""
-            if _is_wanted(text, asked):
-                yield text.rstrip(b"\n")
-            continue
-        begun = text  # the rest of the line is still to come
-        if _is_another(source.fileno(), file):
-            source.close()
-            source, begun = file.open("rb"), b""
-            continue
-        time.sleep(POLL)
-
-
-def _is_wanted(text: bytes, asked: dict[str, str]) -> bool:
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say of a file that cannot be opened which it is, and why."""
     try:
-        record = json.loads(text)
-    except ValueError:
-        return False
-    return "decision" in record and all(record.get(name) == it for name, it in asked.items())
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise CommandError(f"{error.filename}: {error.strerror}") from error
+
+
+def _no_log(file: Path) -> CommandError:
+    return CommandError(f"{file}: this is no audit log: none of its lines is one of such a log")
+
+
+def _calls(
+    file: Path, lines: int, asked: dict[str, str], *, follow: bool
+) -> "Iterator[tuple[bytes, CallLine]]":
+    """The last ``lines`` records of which ``asked`` holds, and then those that come."""
+    from prism.observability.audit_reading import parse, parse_call, rotated_files
+
+    last: deque[tuple[bytes, CallLine]] = deque(maxlen=lines)
+    is_log, is_empty = False, True
+    source = file.open("rb")
+    try:
+        for text in chain(_lines(rotated_files(file)[-1:]), source):
+            is_empty = False
+            is_log = is_log or parse(text) is not None
+            call = parse_call(text)
+            if call is not None and _is_wanted(call, asked):
+                last.append((text.rstrip(b"\n"), call))
+        if not (is_log or is_empty):
+            raise _no_log(file)
+        yield from last
+        begun = b""
+        while follow:
+            text = begun + source.readline()
+            if text.endswith(b"\n"):
+                begun = b""
+                call = parse_call(text)
+                if call is not None and _is_wanted(call, asked):
+                    yield text.rstrip(b"\n"), call
+                continue
+            begun = text  # the rest of the line is still to come
+            if _is_another(source.fileno(), file):
+                source.close()
+                source, begun = file.open("rb"), b""
+                continue
+            time.sleep(POLL)
+    finally:
+        source.close()
+
+
+def _lines(files: list[Path]) -> Iterator[bytes]:
+    for each in files:
+        with each.open("rb") as opened:
+            yield from opened
+
+
+def _is_wanted(call: "CallLine", asked: dict[str, str]) -> bool:
+    return all(getattr(call, name) == value for name, value in asked.items())
 
 
 def _is_another(descriptor: int, file: Path) -> bool:
@@ -144,17 +188,16 @@ def _is_another(descriptor: int, file: Path) -> bool:
     return not os.path.samestat(os.fstat(descriptor), now)
 
 
-def _brief(record: dict[str, Any]) -> str:
+def _brief(call: "CallLine") -> str:
     """A record for people."""
-    said = [record["decision"]]
-    if record.get("rule"):
-        said.append(f"by {record['rule']}")
-    if record.get("reason"):
-        said.append(record["reason"])
-    if record["ran"] == "unknown":
+    said = [call.decision]
+    if call.rule:
+        said.append(f"by {call.rule}")
+    if call.reason:
+        said.append(call.reason)
+    if call.ran == "unknown":
         said.append("may have run")
-    call = f"{record['namespace']}/{record['operation']}"
     return cell(
-        f"{record['time']} {record['principal']} {call} {record['status']} "
-        f"{record['duration_ms']:g} ms ({', '.join(said)}) {record['request_id']}"
+        f"{call.time} {call.principal} {call.namespace}/{call.operation} {call.status} "
+        f"{call.duration_ms:g} ms ({', '.join(said)}) {call.request_id}"
     )

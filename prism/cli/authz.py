@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from prism.cli.connection import Admin, admin_options, admin_path
+from prism.cli.output import CommandError
 
 if TYPE_CHECKING:
     from prism.config.types import Config, NamespaceConfig
@@ -107,9 +108,7 @@ def _needs(config: "Config", namespace: "NamespaceConfig", operation: str, admin
         declared = {one["name"]: str(one["access"]) for one in described["operations"]}
     if operation not in declared:
         names = ", ".join(sorted(declared))
-        raise click.ClickException(
-            f"namespace {namespace.name!r} has no {operation!r}; it has: {names}"
-        )
+        raise CommandError(f"namespace {namespace.name!r} has no {operation!r}; it has: {names}")
     return declared[operation]
 
 

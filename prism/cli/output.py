@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 
+from prism.contract.errors import PrismError
+
 GAP = "  "
+
+
+class CommandError(PrismError):
+    """A command cannot do what it was asked, and no other error says why: ``prism: ...``, 1."""
+
 
 output_option = click.option(
     "--output",

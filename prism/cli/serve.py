@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from prism.cli.output import CommandError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -175,7 +177,7 @@ def make_demo_token() -> Path | None:
     except FileExistsError:
         return None
     except OSError as error:
-        raise click.ClickException(
+        raise CommandError(
             f"the demo cannot write {path.absolute()}: {error.strerror}; start it in a directory "
             "of your own, or give it a --config"
         ) from None

@@ -33,6 +33,24 @@ class Line(msgspec.Struct):
     hash: str = ""
 
 
+class CallLine(msgspec.Struct):
+    """What is shown of the line of a call."""
+
+    chain: str
+    time: str
+    namespace: str
+    operation: str
+    principal: str
+    decision: str
+    status: str
+    ran: str
+    duration_ms: float
+    request_id: str
+    rule: str = ""
+    reason: str = ""
+
+
+_decode_call = msgspec.json.Decoder(CallLine).decode
 _decode = msgspec.json.Decoder(Line).decode
 
 
@@ -85,6 +103,14 @@ def parse(text: bytes) -> Line | None:
     """A line of the log; None if it is none, or was torn."""
     try:
         return _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def parse_call(text: bytes) -> CallLine | None:
+    """A call's line of the log; None if it is another, or none at all."""
+    try:
+        return _decode_call(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -67,3 +67,16 @@ def test_a_key_that_has_expired_is_listed_so(tmp_path):
 def test_a_principal_without_a_name(tmp_path):
     with pytest.raises(KeyFileError, match="'' cannot name a principal: it is empty"):
         run("create", "", "-f", tmp_path / "k")
+
+
+@pytest.mark.parametrize("words", [("create", "reports"), ("revoke", "0" * 12)])
+def test_a_file_where_no_directory_is(tmp_path, words):
+    file = tmp_path / "missing" / "keys.yaml"
+    with pytest.raises(KeyFileError) as caught:
+        run(*words, "-f", file)
+    assert str(caught.value) == f"cannot write {file}: {file.parent}: No such file or directory"
+
+
+def test_a_file_that_cannot_be_made():
+    with pytest.raises(KeyFileError, match=r"^cannot write /proc/x\.yaml: "):
+        run("create", "reports", "-f", "/proc/x.yaml")
