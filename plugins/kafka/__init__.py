@@ -10,7 +10,8 @@ try:
     import confluent_kafka  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
     raise ImportError(
-        f"the Kafka plugin needs confluent-kafka: pip install 'prism-data-proxy[kafka]' ({error})"
+        f"the Kafka plugin needs confluent-kafka, which the extra 'kafka' brings; docs/install.md, "
+        f"'Drivers of plugins', says how to install it ({error})"
     ) from error
 
 from .plugin import KafkaPlugin

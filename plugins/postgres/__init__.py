@@ -8,7 +8,8 @@ try:
     import psycopg.pq  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
     raise ImportError(
-        f"the PostgreSQL plugin needs psycopg: pip install 'prism-data-proxy[postgres]' ({error})"
+        f"the PostgreSQL plugin needs psycopg, which the extra 'postgres' brings; docs/install.md, "
+        f"'Drivers of plugins', says how to install it ({error})"
     ) from error
 
 from .plugin import PostgresPlugin

@@ -9,7 +9,8 @@ try:
     import hiredis  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
     raise ImportError(
-        f"the Redis plugin needs hiredis: pip install 'prism-data-proxy[redis]' ({error})"
+        f"the Redis plugin needs hiredis, which the extra 'redis' brings; docs/install.md, "
+        f"'Drivers of plugins', says how to install it ({error})"
     ) from error
 
 from .plugin import RedisPlugin

@@ -311,7 +311,8 @@ def test_a_library_that_is_not_installed(
     text = "namespaces: [{name: a, backend: postgres, config: {connection_string: 'postgresql:'}}]"
     [problem] = problems(text)
     assert problem.startswith(
-        "1:33: namespaces[0].backend: the PostgreSQL plugin needs psycopg: pip"
+        "1:33: namespaces[0].backend: the PostgreSQL plugin needs psycopg, which the extra "
+        "'postgres' brings; docs/install.md, 'Drivers of plugins', says how"
     )
 
 

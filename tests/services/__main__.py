@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tests.services.kafka import Kafka
 from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL18
@@ -43,8 +44,18 @@ def up() -> int:
         servers[kind] = server
         records[kind.name] = server.record()
         FILE.write_text(json.dumps(records, indent=2))
-        print(f"{kind.name:12} {json.dumps(server.addresses())}")
+        print(f"{kind.name:12} {json.dumps(shown(server.addresses()))}")
     return 0
+
+
+def shown(addresses: dict[str, Any]) -> dict[str, Any]:
+    """``addresses`` with a URL that a plugin takes, and what its ``credentials`` take apart."""
+    url = urlsplit(addresses.get("url", ""))
+    if not url.username:
+        return addresses
+    bare = url._replace(netloc=url.netloc.rpartition("@")[2])
+    credentials = {"username": unquote(url.username), "password": unquote(url.password or "")}
+    return addresses | {"url": bare.geturl()} | credentials
 
 
 def down() -> int:
