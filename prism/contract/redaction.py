@@ -4,11 +4,13 @@ Both sides do it. The SDK, before anything leaves the plugin; and the proxy, at 
 because a plugin in another language has no SDK, and the message of a driver that cannot
 connect likes to hold the whole address, password included.
 
-Results of operations are data, and pass as they are.
+Results of operations are data, and pass as they are. So do the names of users: they are no
+secrets, and short ones (``app``, ``prism``) are parts of words that have nothing to do with them.
 """
 
 import html
 import json
+import re
 import traceback
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -22,13 +24,17 @@ MIN_PART = 8
 """Characters by which a part of a secret counts as one: its beginning where a text was cut, one
 of its lines, or its middle within other base64. Shorter ones occur by chance."""
 
+_USER_KEY = re.compile(r"(^|[_.-])(user([_-]?(name|id))?|login|client[_-]?id)$", re.IGNORECASE)
+"""Credentials whose values are the names of users: ``username``, ``sasl_username``, ``client_id``.
+All others are secrets, whatever they are called."""
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Redaction:
     """Hides the values of ``credentials``, also in the spellings that drivers and loggers use:
     percent-encoded in a URL, escaped in a repr, in HTML, or once or twice in JSON, as base64
-    or hexadecimal digits, and as the lines of a value that has several.
+    or hexadecimal digits, and as the lines of a value that has several. The names of users stay.
 
     ``longest`` is the length of the longest spelling: so much of a text's end may be the
     beginning of a secret that was cut off.
@@ -36,8 +42,9 @@ class Redaction:
 
     def __init__(self, credentials: Mapping[str, str] | None = None) -> None:
         spellings: set[str] = set()
-        for value in (credentials or {}).values():
-            spellings.update(_spellings(value))
+        for name, value in (credentials or {}).items():
+            if not _USER_KEY.search(name):
+                spellings.update(_spellings(value))
         # The longest first: one may be a part of another.
         self._secrets = sorted(spellings - {""}, key=len, reverse=True)
         self._beginnings = [

@@ -58,6 +58,22 @@ def test_a_secret_within_other_base64_is_hidden(around, secret):
     assert len(shown) <= len(base64(*around)("")) + len("[redacted]") + 4
 
 
+@pytest.mark.parametrize(
+    "key", ["username", "user", "user_id", "sasl_username", "db.user", "login", "client_id"]
+)
+def test_names_of_users_stay_and_spoil_no_word(key):
+    said = "the application app (client app:5) has no relation app_accounts"
+    redaction = Redaction({key: "app", "password": SECRET})
+    assert redaction.text(said) == said
+    assert redaction.text(f"app:{SECRET}@db") == "app:[redacted]@db"
+    assert Redaction({key: SECRET, "password": SECRET}).text(SECRET) == "[redacted]"
+
+
+@pytest.mark.parametrize("key", ["user_password", "username_token", "superuser", "client_secret"])
+def test_what_is_not_surely_the_name_of_a_user_is_a_secret(key):
+    assert Redaction({key: SECRET}).text(SECRET) == "[redacted]"
+
+
 def test_the_lines_of_a_secret_are_hidden():
     key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nAAAAB3NzaC1yc2EAAAAD\n-----END KEY-----\n"
     redaction = Redaction({"key": key})
