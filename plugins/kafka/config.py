@@ -51,6 +51,9 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``stall_seconds``: a subscription behind which messages wait, and that has not moved for so
     long, is reported, and ended if it is not for its client that it waits.
+
+    ``connect_timeout_seconds`` is well below the proxy's ``start_timeout_seconds`` (10): whoever is
+    out of time at the same moment cannot say why no broker was reached.
     """
 
     brokers: Annotated[
@@ -72,7 +75,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_in_flight_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 16 * 1024 * 1024
     max_subscriptions: Annotated[int, Meta(ge=1, le=10_000)] = 100
     stall_seconds: Seconds = 60.0
-    connect_timeout_seconds: Seconds = 10.0
+    connect_timeout_seconds: Seconds = 5.0
 
 
 def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict[str, Any]:
