@@ -274,8 +274,10 @@ class _Namespace:
                 _check_directory(Path(file).parent, self._at["config"][name], to_write=True)
 
     def _check_socket(self, plugin: PluginConfig) -> None:
-        socket = Path(plugin.socket or "")
-        _check_directory(socket.parent, self._at["plugin"]["socket"], to_write=not plugin.dial)
+        directory = Path(plugin.socket or "").parent
+        if not plugin.dial:  # then the proxy listens, and makes what is missing on the way
+            directory = next(each for each in (directory, *directory.parents) if each.exists())
+        _check_directory(directory, self._at["plugin"]["socket"], to_write=not plugin.dial)
         if plugin.group is not None:
             try:
                 grp.getgrnam(plugin.group)

@@ -147,6 +147,24 @@ def test_each_thing_that_is_missing_is_found_at_its_place(
     assert any(each.startswith(problem) for each in found), found
 
 
+SOCKET = """
+namespaces:
+  - {name: b, backend: x, plugin: {type: sidecar, socket: "{here}/run/prism/b.sock", dial: {dial}}}
+"""
+
+
+def test_the_proxy_makes_the_directory_of_a_socket_that_it_listens_on(here: Path) -> None:
+    place = "3:59: namespaces[0].plugin.socket: "
+    assert not problems(here, SOCKET.replace("{dial}", "false"))
+    dials = problems(here, SOCKET.replace("{dial}", "true"))
+    assert dials == [place + "there is no directory run/prism"]
+    (here / "run").touch()
+    (problem,) = problems(here, SOCKET.replace("{dial}", "false"))
+    assert problem == place + "there is no directory run"
+    (here / "run").unlink()
+    assert not (here / "run").exists()  # nothing is made by looking
+
+
 def test_a_key_that_is_another_certificates(here: Path) -> None:
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(here / "key.pem")
     assert "2:37: listen.tls.key: key.pem: the key is not the certificate's" in problems(here)
