@@ -142,11 +142,16 @@ class Authentication:
                     "this API key is not good: it is unknown, revoked, or has expired", shown=True
                 )
             return identity
+        if self._introspection is None and is_api_key(credential):
+            why = "no API keys are taken here (authentication.api_keys)"
+            raise Unauthenticated(why, shown=True)
         if self._issuers and (self._introspection is None or _is_from(credential, self._issuers)):
             return _judge_token(credential, self._issuers, now)
         if self._introspection is not None:
             return self._introspection.find(credential)
-        raise Unauthenticated("this is no API key", shown=True)
+        looks_like_jwt = credential.count(b".") == 2
+        also = ", and no JWTs are taken here (authentication.jwt)" if looks_like_jwt else ""
+        raise Unauthenticated(f"this is no API key{also}", shown=True)
 
     def is_good(self, identity: Identity) -> bool:
         """Would ``identity``, found before, be found again?"""

@@ -73,8 +73,12 @@ class Issuer:
         from joserfc.jws import deserialize_compact
 
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in self._config.algorithms:
-            raise _refused("its algorithm is none that its issuer may use")
+        allowed = self._config.algorithms
+        if algorithm not in allowed:
+            raise _refused(
+                "its algorithm is none that its issuer may use",
+                f"its alg is {_shown(algorithm)}, where {_shown(allowed)} is expected",
+            )
         if key_id is not None and not isinstance(key_id, str):
             raise _refused("its header cannot be read")
         key = self.keys.find(key_id, algorithm)

@@ -1,5 +1,6 @@
 """``prism authz``: what the rules of a configuration mean."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from prism.cli.connection import Admin, admin_options, admin_path
 from prism.cli.output import CommandError
 
 if TYPE_CHECKING:
-    from prism.config.types import Config, NamespaceConfig
+    from prism.config.types import AuthenticationConfig, Config, NamespaceConfig
 
 EPILOG = """\b
 Examples:
@@ -17,6 +18,7 @@ Examples:
   prism authz explain --config prism.yaml --group billing ada orders set --needs write
 
 \b
+The groups of a principal without --group are those of its keys (authentication.api_keys).
 What an operation takes, its plugin declares: a built-in one is asked here, the plugin of
 another namespace by way of the running proxy; --needs says it where none runs.
 """
@@ -69,6 +71,9 @@ def explain(
         click.echo(f"allowed: {file} has no authentication, so anybody may do anything")
         return
     needs = needs or _needs(config, found[namespace], operation, admin)
+    known = ""
+    if not groups:
+        groups, known = _groups_of(principal, config.authentication)
     identity = Identity(principal, frozenset(groups), frozenset(scopes))
     permission = {name: bit for bit, name in NAMES.items()}[needs]
     access = found[namespace].access
@@ -76,15 +81,37 @@ def explain(
     if row is not None:
         number = [one.name for one in config.namespaces].index(namespace)
         line = _line(file, ("namespaces", number, "access", *row.path))
-        click.echo(f"allowed: {operation} takes {needs}, which {file}:{line} gives to {row.who!r}")
+        click.echo(
+            f"allowed: {operation} takes {needs}, which {file}:{line} gives to {row.who!r}{known}"
+        )
         return
     why = "the namespace has no access" if access is None else "no row of its access gives it"
     told = f"{operation} takes {needs}, and {why} to {principal!r}"
+    told += known or ("" if groups else ", in no groups; --group names one that it is in")
     if access is not None and access.mode == "dry_run":
         click.echo(f"allowed, because of mode: dry_run; else denied: {told}")
         return
     click.echo(f"denied: {told}")
     raise SystemExit(1)
+
+
+def _groups_of(
+    principal: str, authentication: "AuthenticationConfig"
+) -> tuple[tuple[str, ...], str]:
+    """The groups that the principal's good keys are in, and a sentence that says so."""
+    from prism.access.api_keys import read_keys
+
+    if authentication.api_keys is None or not Path(authentication.api_keys.file).exists():
+        return (), ""
+    file = authentication.api_keys.file
+    groups = {
+        group
+        for entry in read_keys(Path(file))
+        if entry.principal == principal and entry.revoked is None and entry.ends > time.time()
+        for group in entry.groups
+    }
+    said = f", in groups by its keys in {file}: {', '.join(sorted(groups))}" if groups else ""
+    return tuple(sorted(groups)), said
 
 
 def _needs(config: "Config", namespace: "NamespaceConfig", operation: str, admin: Admin) -> str:

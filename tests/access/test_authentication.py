@@ -8,6 +8,7 @@ from prism.access import authentication as module
 from prism.access.api_keys import APIKeys, create_key, revoke_key
 from prism.access.authentication import MAX_CREDENTIAL, Authentication
 from prism.access.identity import Identity
+from prism.config.types import JWTIssuerConfig
 from prism.contract.errors import InvalidRequest, Unauthenticated
 
 
@@ -65,7 +66,8 @@ def test_a_key_that_has_expired_is_not_remembered_for_longer(file):
         (bearer("", b"Bearer"), "must be: Bearer", False),
         (bearer("", b"Bearer "), "must be: Bearer", False),
         (bearer("prism_0"), "this API key is not good", True),
-        (bearer("a.b.c"), "this is no API key", True),
+        (bearer("abc"), "this is no API key$", True),
+        (bearer("a.b.c"), r"no API key, and no JWTs are taken here \(authentication.jwt\)$", True),
         (bearer("prism_" + "x" * MAX_CREDENTIAL), "at most 8192 bytes", True),
     ],
 )
@@ -74,6 +76,15 @@ def test_who_does_not_say_who_it_is(file, headers, problem, shown):
     with pytest.raises(Unauthenticated, match=problem) as caught:
         Authentication(APIKeys(file)).identify(headers)
     assert caught.value.shown is shown
+
+
+def test_an_api_key_where_only_jwts_are_taken():
+    issuer = JWTIssuerConfig(
+        issuer="https://issuer.example", audience="prism", algorithms=["RS256"]
+    )
+    with pytest.raises(Unauthenticated, match="no API keys are taken here") as caught:
+        Authentication(jwt=[issuer]).identify(bearer("prism_0"))
+    assert "(authentication.api_keys)" in str(caught.value)
 
 
 def test_two_credentials_are_one_too_many(file):

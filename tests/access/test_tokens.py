@@ -110,6 +110,10 @@ async def test_a_token_for_longer_than_tokens_may_be(issuer, judge):
         ({"aud": None}, "another audience: its aud is missing, where"),
         ({"iss": "https://x"}, f"not known here: its iss is 'https://x', where '{ISSUER}' is"),
         ({"exp": 4e9}, r"than tokens may be here: for \d+ seconds; max_lifetime_seconds is 86400"),
+        (
+            {"algorithm": "RS512"},
+            "may use: its alg is 'RS512', where 'RS256', 'ES256' is expected",
+        ),
         ({"exp": 1e300}, r"than tokens may be here: for 1e\+300 seconds; max"),
     ],
 )

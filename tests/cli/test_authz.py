@@ -3,6 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
+from prism.access.api_keys import create_key, read_keys, revoke_key
 from prism.cli.main import prism
 from prism.cli.output import CommandError
 
@@ -94,3 +95,21 @@ def test_of_another_plugin_it_says_how_to_do_without_a_proxy(explain):
     status, output = explain("ada", "closed", "get", "--url", "http://127.0.0.1:1", text=text)
     assert status == 1
     assert output.endswith("With --needs read, write or admin, no proxy need run.")
+
+
+def test_the_groups_of_a_principals_keys(explain, tmp_path):
+    words = ("clerk", "orders", "get", "--needs", "read")
+    status, output = explain(*words)
+    assert (status, output) == (
+        1,
+        "denied: get takes read, and no row of its access gives it to 'clerk', in no groups; "
+        "--group names one that it is in",
+    )
+    create_key(tmp_path / "keys.yaml", "clerk", ["billing"])
+    status, output = explain(*words)
+    assert status == 0
+    assert output.endswith("to 'group:billing', in groups by its keys in keys.yaml: billing")
+    assert explain(*words, "--group", "others")[0] == 1  # what is given is what counts
+    (entry,) = read_keys(tmp_path / "keys.yaml")
+    revoke_key(tmp_path / "keys.yaml", entry.id)
+    assert "in no groups" in explain(*words)[1]
