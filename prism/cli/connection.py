@@ -42,6 +42,7 @@ def connection_options(command: Command) -> Command:
             "--key-file",
             metavar="FILE",
             envvar="PRISM_KEY_FILE",
+            show_envvar=True,
             help="File with an API key, or another bearer token, to show.",
         ),
         cert_option,

@@ -54,6 +54,7 @@ also what a plugin raises (through ``prism.sdk``) to answer a call with an error
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from prism.contract.status import StatusCode
 
@@ -253,13 +254,13 @@ class NotFound(CallError):
 class UnknownNamespace(NotFound):
     """There is no such namespace, or none that the caller may know of.
 
-    ``known`` is for operators: what there is.
+    ``known`` is for operators: what there is; ``hint`` for clients: who lists what they may see.
     """
 
     reason = "unknown_namespace"
 
-    def __init__(self, namespace: str, known: Sequence[str] = ()) -> None:
-        there_is = f"; there is {', '.join(known)}" if known else ""
+    def __init__(self, namespace: str, known: Sequence[str] = (), hint: str = "") -> None:
+        there_is = f"; there is {', '.join(known)}" if known else hint
         super().__init__(f"there is no namespace {namespace[:200]!r}{there_is}")
         self.namespace = namespace
 
@@ -271,9 +272,11 @@ class UnknownOperation(NotFound):
     reason = "unknown_operation"
 
     def __init__(self, namespace: str, operation: str, supported: Sequence[str]) -> None:
+        close = get_close_matches(operation[:64], supported, 1, 0.7)
+        meant = f"; did you mean {close[0]!r}?" if close else ";"
         offered = ", ".join(sorted(supported)) or "none"
         super().__init__(
-            f"namespace {namespace!r} has no operation {operation!r}; it offers: {offered}"
+            f"namespace {namespace!r} has no operation {operation!r}{meant} it offers: {offered}"
         )
 
 

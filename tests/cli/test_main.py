@@ -77,6 +77,7 @@ def test_no_sentence_is_cut_off_in_a_list_of_commands(group):
 def test_what_is_taken_from_the_environment_is_in_the_help():
     for command, variable in (
         ("call", "PRISM_URL"),
+        ("call", "PRISM_KEY_FILE"),
         ("plugin list", "PRISM_ADMIN"),
         ("plugin list", "PRISM_TOKEN_FILE"),
         ("serve", "PRISM_CONFIG"),

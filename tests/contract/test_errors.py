@@ -88,5 +88,8 @@ def test_a_config_error_lists_every_problem_with_its_place() -> None:
 
 
 def test_an_unknown_operation_says_what_there_is() -> None:
-    assert "offers: get, set" in str(UnknownOperation("demo", "gett", ["set", "get"]))
+    assert str(UnknownOperation("demo", "gett", ["set", "get"])) == (
+        "namespace 'demo' has no operation 'gett'; did you mean 'get'? it offers: get, set"
+    )
+    assert "'nope'; it offers: get, set" in str(UnknownOperation("demo", "nope", ["set", "get"]))
     assert "offers: none" in str(UnknownOperation("demo", "gett", []))

@@ -48,6 +48,7 @@ from prism.server.exchange import Exchange
 logger = logging.getLogger("prism.frontends")
 
 _HINT = "POST /v1/{namespace}/{operation} makes a call, GET /v1 lists the namespaces"
+_ADMIN_HINT = "metrics and administration are on a port of their own (admin.port)"
 _REMEMBERED = 4096
 """How many request targets are remembered ..."""
 _MEMORABLE = 128
@@ -215,7 +216,8 @@ class RestApp:
         if target.path in PROBES:
             check_get(method, path)
             return answer_probe(target.path, self._router, draining=self.draining)
-        raise NotFound(f"nothing is at this path; {_HINT}")
+        is_admins = path == "/metrics" or path.startswith("/admin/")
+        raise NotFound(f"nothing is at this path; {_ADMIN_HINT if is_admins else _HINT}")
 
     def _call(
         self, call: RestCall, exchange: Exchange, headers: RequestHeaders, query: bytes

@@ -182,6 +182,22 @@ async def test_refused(
         assert (line["status"], line["http_status"], line["reason"]) == (code, status, reason)
 
 
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("/v1/nope/get", "there is no namespace 'nope'; GET /v1 lists the namespaces"),
+        ("/v1/kv/gett", "has no operation 'gett'; did you mean 'get'? it offers: "),
+        ("/metrics", "are on a port of their own (admin.port)"),
+        ("/admin/plugins", "are on a port of their own (admin.port)"),
+        ("/nope", "GET /v1 lists the namespaces"),
+    ],
+)
+async def test_where_else_to_go(make_namespace, make_client, target, hint):
+    answer = await make_client(make_namespace()).request("POST", target)
+    assert answer.status == 404
+    assert hint in answer.json["detail"]
+
+
 def fails_with(error):
     async def answer(request):
         raise error
