@@ -106,7 +106,7 @@ namespaces:
     backend: clickhouse
     plugin:
       type: remote
-      endpoint: "plugin.example.com:50100"
+      endpoint: "plugin.example.com:20100"
       tls:
         ca_cert: tls/ca.pem
         cert: tls/proxy.pem

@@ -103,7 +103,7 @@ class Launch(Block, frozen=True):
         Meta(
             description="Where the plugin listens, `host:port`; for `websocket` a URL, "
             "`wss://host/path`.",
-            examples=["plugin.example.com:50100"],
+            examples=["plugin.example.com:20100"],
             extra={"types": REMOTE},
         ),
     ] = None

@@ -29,7 +29,7 @@ def parse_options(
     parser = argparse.ArgumentParser(
         description=f"Prism plugin {plugin.name} {plugin.version}. Started by Prism "
         f"({FD_VARIABLE}), it needs no arguments; otherwise say where its proxy is.",
-        epilog="Addresses: unix:/run/prism/plugin.sock, tcp:127.0.0.1:50100, ws:127.0.0.1:50100.",
+        epilog="Addresses: unix:/run/prism/plugin.sock, tcp:127.0.0.1:20100, ws:127.0.0.1:20100.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

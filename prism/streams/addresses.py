@@ -78,7 +78,7 @@ def parse_endpoint(text: str) -> tuple[str, int]:
         raise ValueError("write host:port")
     in_brackets = host.startswith("[") and host.endswith("]")
     if ":" in host and not in_brackets:
-        raise ValueError("put an IPv6 address in brackets: [::1]:50100")
+        raise ValueError("put an IPv6 address in brackets: [::1]:20100")
     if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
         raise ValueError(_NO_PORT)
     return (host[1:-1] if in_brackets else host), int(port)

@@ -48,7 +48,7 @@ def test_the_rfc_s_namespaces() -> None:
 
 def test_the_rfc_s_remote_plugin() -> None:
     (namespace,) = load_config(EXAMPLES / "remote.yaml").config.namespaces
-    assert namespace.plugin.address == ("custom-plugin.example.com", 50100)
+    assert namespace.plugin.address == ("custom-plugin.example.com", 20100)
     assert namespace.plugin.tls is not None
     assert namespace.plugin.tls.ca_cert == "/path/to/ca.pem"
 

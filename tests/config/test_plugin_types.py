@@ -33,7 +33,7 @@ def test_the_socket_is_private_unless_a_group_is_named() -> None:
 
 
 def test_an_endpoint_is_split() -> None:
-    assert Launch(endpoint="[::1]:50100").address == ("::1", 50100)
+    assert Launch(endpoint="[::1]:20100").address == ("::1", 20100)
 
 
 @pytest.mark.parametrize(

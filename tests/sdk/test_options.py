@@ -20,8 +20,8 @@ def test_where_the_host_is():
     assert parse(**{SOCKET_VARIABLE: "/run/s"}).connect == Address(path="/run/s")
     assert parse("--connect", "unix:/run/s").connect == Address(path="/run/s")
     assert parse("--listen", "unix:/run/s").listen == Address(path="/run/s")
-    listen = parse("--listen", "tcp:[::1]:50100", "--insecure").listen
-    assert (listen.host, listen.port) == ("::1", 50100)
+    listen = parse("--listen", "tcp:[::1]:20100", "--insecure").listen
+    assert (listen.host, listen.port) == ("::1", 20100)
     assert parse("--listen", "tcp:0.0.0.0:1", *TLS).tls_cert == "c.pem"
 
 

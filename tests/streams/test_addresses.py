@@ -17,7 +17,7 @@ from prism.streams.addresses import (
     [
         ("a.example.com:1", ("a.example.com", 1)),
         ("127.0.0.1:65535", ("127.0.0.1", 65535)),
-        ("[::1]:50100", ("::1", 50100)),
+        ("[::1]:20100", ("::1", 20100)),
     ],
 )
 def test_an_endpoint(text: str, address: tuple[str, int]) -> None:
@@ -38,7 +38,7 @@ def test_an_endpoint(text: str, address: tuple[str, int]) -> None:
         ("a:²", "the port"),
         ("https://a:1", "without a scheme"),
         ("a:1/b", "without a scheme"),
-        ("::1:50100", "brackets"),
+        ("::1:20100", "brackets"),
     ],
 )
 def test_not_an_endpoint(text: str, reason: str) -> None:

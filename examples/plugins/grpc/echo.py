@@ -1,13 +1,13 @@
 """A key-value plugin that is a stock gRPC server: it knows nothing of Prism but the .proto.
 
     pip install grpcio grpcio-tools
-    python examples/plugins/grpc/echo.py schemas 50100
+    python examples/plugins/grpc/echo.py schemas 20100
 
 and in the proxy's configuration (examples/config/grpc.yaml):
 
     plugin:
       type: grpc
-      endpoint: 127.0.0.1:50100
+      endpoint: 127.0.0.1:20100
       insecure: true
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 if len(sys.argv) != 3:
-    sys.exit("usage: python echo.py SCHEMAS PORT, as in: python echo.py schemas 50100")
+    sys.exit("usage: python echo.py SCHEMAS PORT, as in: python echo.py schemas 20100")
 sys.path.insert(0, sys.argv[1])
 messages, services = grpc.protos_and_services("prism/plugin.proto")  # type: ignore[attr-defined]
 
