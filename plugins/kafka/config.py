@@ -57,7 +57,15 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     brokers: Annotated[
-        list[Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/,@\[\]]+)(:[0-9]{1,5})?$")]],
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/,@\[\]]+)(:[0-9]{1,5})?$",
+                    extra={"form": "host:port", "private": True},  # a URL may have a password
+                ),
+            ]
+        ],
         Meta(min_length=1),
     ]
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]*$", max_length=200)]
@@ -77,6 +85,18 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stall_seconds: Seconds = 60.0
     connect_timeout_seconds: Seconds = 5.0
 
+    def check(self, credentials: Mapping[str, str]) -> None:
+        """Raise PluginError for what does not fit together, before anything starts."""
+        given = _credentials(credentials)
+        plain = self.sasl_mechanism == "PLAIN" and not (self.tls or self.sasl_plain_without_tls)
+        if plain and "username" in given:
+            raise _invalid(
+                "config: sasl_mechanism PLAIN would show the password to whoever reads the "
+                "connection: set tls, or a SCRAM mechanism, or sasl_plain_without_tls: true"
+            )
+        if isinstance(self.tls, TLS) and (self.tls.cert is None) is not (self.tls.key is None):
+            raise _invalid("config: tls needs cert and key, or neither")
+
 
 def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict[str, Any]:
     """librdkafka's settings that producer, consumers and administration have in common.
@@ -92,14 +112,10 @@ def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict
         "reconnect.backoff.max.ms": RECONNECT_AT_MOST_MS,
         "log_level": 0,  # of what it has to say, the plugin logs each thing once
     }
+    config.check(credentials)
     given = _credentials(credentials)
     protocol = ""
     if "username" in given:
-        if config.sasl_mechanism == "PLAIN" and not (config.tls or config.sasl_plain_without_tls):
-            raise _invalid(
-                "config: sasl_mechanism PLAIN would show the password to whoever reads the "
-                "connection: set tls, or a SCRAM mechanism, or sasl_plain_without_tls: true"
-            )
         protocol = "SASL_"
         settings |= {
             "sasl.mechanism": config.sasl_mechanism,
@@ -109,8 +125,6 @@ def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict
     settings["security.protocol"] = protocol + ("SSL" if config.tls else "PLAINTEXT")
     if isinstance(config.tls, TLS):
         tls = config.tls
-        if (tls.cert is None) is not (tls.key is None):
-            raise _invalid("config: tls needs cert and key, or neither")
         files = {
             "ssl.ca.location": tls.ca_cert,
             "ssl.certificate.location": tls.cert,

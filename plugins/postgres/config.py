@@ -70,6 +70,10 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether nothing may be kept in a session."""
         return self.statement_cache_size == 0
 
+    def check(self, credentials: Mapping[str, str]) -> None:
+        """Raise PluginError for what cannot be used, before anything starts."""
+        ConnectionSettings(self, credentials, "")
+
 
 class ConnectionSettings:
     """libpq's parameters; the password is read anew for each connection.

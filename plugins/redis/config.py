@@ -1,5 +1,6 @@
 """The ``config:`` block of a namespace on Redis or Valkey."""
 
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
@@ -66,6 +67,20 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_dedicated_connections: Annotated[int, Meta(ge=0, le=10_000)] = 128
     stream_max_length: Annotated[int, Meta(ge=0)] = 100_000
     allowed_commands: tuple[str, ...] = DATA_COMMANDS
+
+    def check(self, credentials: Mapping[str, str]) -> None:
+        """Raise PluginError for what cannot be used, before anything starts."""
+        del credentials  # the server judges them
+        read_url(self.url)
+        for address in self.sentinel.addresses if self.sentinel else ():
+            read_address(address, "sentinel.addresses")
+        unknown = sorted({name.upper() for name in self.allowed_commands} - {*DATA_COMMANDS})
+        if unknown:
+            raise PluginError(
+                StatusCode.INVALID_ARGUMENT,
+                f"config.allowed_commands: {', '.join(unknown)} cannot be allowed: it is none that "
+                "stays within its keys, or none that is known here",
+            )
 
 
 class Server(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ from prism.sdk import Health, Plugin, PluginError, StatusCode
 from prism.sdk.later import Later
 from prism.sdk.multiplexed import Limits, Multiplexed, State, TransportBroken
 
-from .commands import DATA_COMMANDS
 from .config import RedisConfig, read_url
 from .errors import CODES_OF_A_WRONG_SERVER, code_of, translate
 from .scripts import Script
@@ -167,14 +166,8 @@ class RedisStore(Plugin):
 
     async def start(self) -> None:
         """Connect; refuses with what to do."""
+        self.config.check(self.credentials)
         server = read_url(self.config.url)
-        unknown = sorted({name.upper() for name in self.config.allowed_commands} - {*DATA_COMMANDS})
-        if unknown:
-            raise PluginError(
-                StatusCode.INVALID_ARGUMENT,
-                f"config.allowed_commands: {', '.join(unknown)} cannot be allowed: it is none that "
-                "stays within its keys, or none that is known here",
-            )
         prefix = self.config.key_prefix
         self.prefix = (f"{self.namespace}:" if prefix is None else prefix).encode()
         self.allowed = frozenset(name.upper() for name in self.config.allowed_commands)

@@ -153,34 +153,51 @@ def _no_such_plugin(name: str, config: Config) -> str:
     )
 
 
+def _comes_with_prism(plugin: PluginConfig) -> tuple[str, str] | None:
+    """Module and class of a plugin that comes with Prism, inside it or as a process of its own;
+    the class is empty where the module's only one is meant."""
+    if plugin.path is not None:
+        return None
+    module, _, name = (plugin.module or "").partition(":")
+    if plugin.command is not None and plugin.argv[:2] == ["python", "-m"]:
+        module = "".join(plugin.argv[2:3])
+    return (module, name) if module.startswith(PACKAGE) else None
+
+
 def plugin_class(plugin: PluginConfig) -> type[Any] | None:
-    """The class of a plugin that comes with Prism and runs inside it.
+    """The class of a plugin that comes with Prism.
 
     What others are, only their own code knows, and that is not run to be asked.
     """
-    module, _, name = (plugin.module or "").partition(":")
-    if not module.startswith(PACKAGE) or plugin.path is not None:
+    known = _comes_with_prism(plugin)
+    if known is None:
         return None
     try:
-        kind: type[Any] | None = getattr(importlib.import_module(module), name, None)
+        module = importlib.import_module(known[0])
     except ImportError:  # see `missing_library`
         return None
+    kind: type[Any] | None = getattr(module, known[1] or module.__all__[0], None)
     return kind
 
 
 def missing_library(plugin: PluginConfig) -> str | None:
-    """What a plugin that comes with Prism lacks to run inside it, in its own words."""
-    module = (plugin.module or "").partition(":")[0]
-    if not module.startswith(PACKAGE) or plugin.path is not None:
+    """What a plugin that comes with Prism lacks to run, in its own words."""
+    known = _comes_with_prism(plugin)
+    if known is None:
         return None
     try:
-        importlib.import_module(module)
+        importlib.import_module(known[0])
     except ImportError as error:
         return str(error)
     return None
 
 
 def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:
-    """The type of the ``config:`` of a plugin that ``plugin_class`` knows."""
+    """The type of the ``config:`` of a plugin that ``plugin_class`` knows.
+
+    It may have a method ``check(credentials)``, which raises the PluginError that ``start`` would
+    raise for what types cannot say, without looking at files or servers. ``credentials`` are as
+    written, with placeholders. The error's detail begins with the key: ``config.url: …``.
+    """
     config: type[msgspec.Struct] | None = getattr(plugin_class(plugin), "Config", None)
     return config

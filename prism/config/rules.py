@@ -4,6 +4,7 @@ They see the part of the file whose types are right, and point at its places.
 """
 
 import os.path
+import re
 from datetime import date
 from ipaddress import ip_network
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ from prism.config.types import (
     PluginConfig,
     PluginType,
 )
+from prism.contract.errors import PluginError
 from prism.streams.addresses import (
     WebSocketURL,
     can_be_listened_on,
@@ -498,5 +500,28 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
     if lacks is not None:
         at["backend"].error(lacks)
     kind = config_type(plugin)
-    if kind is not None and namespace.config and at["config"].is_sound:
+    if kind is not None and at["config"].is_sound:
+        _check_settings(kind, namespace, at)
+
+
+_OF_KEY = re.compile(r"(config|credentials)((?:\.\w+)*):? ")
+
+
+def _check_settings(kind: type[msgspec.Struct], namespace: NamespaceConfig, at: Place) -> None:
+    """The ``config:`` of a plugin that comes with Prism, as the plugin itself would judge it."""
+    if at["config"].is_written and at["config"].node.value is not None:
         check_types(at["config"], kind)
+    else:
+        for name, field in fields_of(kind).items():
+            if field.required:
+                at["config"].error(f'the required key "{name}" is missing')
+    check = getattr(kind, "check", None)
+    if check is None or not at["config"].is_sound:
+        return
+    try:
+        check(msgspec.convert(namespace.config, kind), namespace.credentials)
+    except PluginError as error:
+        place, named = at, _OF_KEY.match(error.detail)
+        for key in (named[1] + named[2]).split(".") if named else ("config",):
+            place = place[key]
+        place.error(error.detail[named.end() if named else 0 :])

@@ -98,7 +98,7 @@ def check_types(at: Place, annotation: Annotation, *, hidden: bool = False) -> N
                 check_types(Place(at.report, entry.key, (*at.path, name)), inner[0])
                 check_types(at[name], inner[1], hidden=hidden)
             return
-        if isinstance(value, list) and get_origin(one.kind) is list:
+        if isinstance(value, list) and get_origin(one.kind) in (list, tuple):
             if not value and not _fits([], annotation):
                 at.error("the list is empty")
             for item in at.items():
@@ -170,8 +170,8 @@ def _words(one: Alternative) -> str:
     origin = get_origin(one.kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(one.kind)))
-    if one.block is not None or origin in (list, dict):
-        return "a list" if origin is list else "a mapping"
+    if one.block is not None or origin in (list, tuple, dict):
+        return "a mapping" if one.block is not None or origin is dict else "a list"
     words = _ACCEPTED.get(one.kind, "any value")
     if one.kind is str:
         return words + (" that is not empty" if one.meta("min_length") else "")

@@ -316,6 +316,86 @@ def test_a_library_that_is_not_installed(
     )
 
 
+@pytest.mark.parametrize(
+    ("namespace", "problem"),
+    [
+        ("postgres", 'config: the required key "connection_string" is missing'),
+        ("postgres, config: {}", 'config: the required key "connection_string" is missing'),
+        (
+            "postgres, config: {connection_string: 'mysql://h/d'}",
+            "config.connection_string: cannot",
+        ),
+        (
+            "postgres, config: {connection_string: 'postgresql://Jane@h/d'}",
+            "config.connection_string: has a username: it belongs into credentials.username",
+        ),
+        (
+            "postgres, config: {connection_string: 'host=h'}, credentials: {user: Jane}",
+            "credentials.user: is not known; there are username and password",
+        ),
+        ("redis, config: {url: 'http://h'}", "config.url: it begins with redis://"),
+        ("redis, config: {url: '127.0.0.1:7219'}", "config.url: it begins with redis://"),
+        ("redis, config: {url: 'redis://h/zero'}", "config.url: after the port stands the number"),
+        ("redis, config: {allowed_commands: [EVAL]}", "config.allowed_commands: EVAL cannot"),
+        (
+            "redis, config: {sentinel: {name: m, addresses: [h]}}",
+            "config.sentinel.addresses: each is host:port",
+        ),
+        ("kafka", 'config: the required key "brokers" is missing'),
+        ("kafka, config: {brokers: ['h:1']}", 'config: the required key "topic_prefix" is'),
+        ("kafka, config: {brokers: ['h:1'], topic_prefix: '', stall: 1}", "config.stall: unknown"),
+        (
+            "kafka, config: {brokers: ['Jane:doe@h:1'], topic_prefix: ''}",
+            "config.brokers[0]: expected host:port, found text",
+        ),
+        (
+            "kafka, config: {brokers: ['h:1'], topic_prefix: '', tls: {cert: c}}",
+            "config: tls needs cert and key, or neither",
+        ),
+        (
+            "kafka, config: {brokers: ['h:1'], topic_prefix: ''}, credentials: {user: Jane}",
+            "credentials: 'user' means nothing here",
+        ),
+        (
+            "x, plugin: {type: sidecar, command: python -m prism_plugins.redis}, config: {url: h}",
+            "config.url: it begins with redis://",
+        ),
+    ],
+)
+def test_what_a_plugin_of_prism_would_refuse_at_its_start(
+    problems: Problems, namespace: str, problem: str
+) -> None:
+    found = problems(f"namespaces: [{{name: a, backend: {namespace}}}]")
+    assert f" namespaces[0].{problem}" in str(found)
+    assert "Jane" not in str(found)
+
+
+def test_what_plugins_of_prism_would_take() -> None:
+    loaded = parse_config(
+        """
+namespaces:
+- {name: a, backend: redis, config: {allowed_commands: [get, SET], url: 'rediss://h:1/2'}}
+- {name: b, backend: postgres, config: {connection_string: 'postgresql://h/d?sslmode=require'}}
+- name: c
+  backend: kafka
+  config: {brokers: ['h:1'], topic_prefix: '', tls: {ca_cert: on-another-machine.pem}}
+  credentials: {username: '{{ secret:user }}', password: '{{ secret:password }}'}
+""",
+        "f",
+    )
+    assert [namespace.name for namespace in loaded.config.namespaces] == ["a", "b", "c"]
+
+
+def test_a_library_of_a_plugin_with_a_process_of_its_own(
+    problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("prism_plugins.kafka")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    (problem,) = problems("namespaces: [{name: a, backend: kafka}]")
+    assert problem.startswith("1:33: namespaces[0].backend: the Kafka plugin needs confluent-kafka")
+
+
 KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 NO_KEY = "ed25519:" + "A" * 43 + "="
 
