@@ -88,7 +88,7 @@ def call(
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise click.UsageError(f"--url {url}: {error}") from None
     except httpx.HTTPError as error:
-        say_unreachable(url, error)
+        say_unreachable(url, error, ca_cert)
         sys.exit(1)
     if verbose:
         click.echo(

@@ -159,28 +159,35 @@ def check_json(text: bytes) -> None:
     except UnicodeDecodeError:
         pass  # the proxy says which byte
     except ValueError as error:
-        raise click.UsageError(f"the parameters are not JSON: {error}") from None
+        files = "; - reads them from standard input: < FILE" if text.startswith(b"@") else ""
+        raise click.UsageError(f"the parameters are not JSON: {error}{files}") from None
 
 
-def say_unreachable(url: str, error: Exception) -> None:
-    """Tell that the proxy cannot be reached, and what to do."""
+def say_unreachable(url: str, error: Exception, ca_cert: str | None = None) -> None:
+    """Tell that the proxy cannot be reached, and what to do; ``ca_cert`` was trusted."""
     click.echo(f"prism: cannot call {url}: {_reason(error)}", err=True)
     if "refused" in str(error):
         click.echo("Is the proxy running? Start one with: prism serve", err=True)
-    elif hint := _hint(url, error):
+    elif hint := _hint(url, error, ca_cert):
         click.echo(hint, err=True)
 
 
 def _reason(error: Exception) -> str:
-    """The error's text; of a GOAWAY the words in it, which the library shows in base 16."""
+    """The error's text; of a GOAWAY, which the library shows as an object, what it says."""
     text = str(error) or type(error).__name__
     if (goaway := _GOAWAY(text)) is None:
         return text
-    words = bytes.fromhex(goaway[1]).decode(errors="replace")
+    if goaway[2] == "None":
+        code = goaway[1].removeprefix("ErrorCodes.")
+        why = "" if code in ("0", "NO_ERROR") else f" for an error ({code})"
+        return f"the connection was ended by the other side{why}, as it said"
+    words = bytes.fromhex(goaway[2]).decode(errors="replace")
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
 
 
-_GOAWAY = re.compile(r"<ConnectionTerminated .*additional_data:((?:[0-9a-f]{2})+)>").fullmatch
+_GOAWAY = re.compile(
+    r"<ConnectionTerminated error_code:([\w.]+), .*additional_data:((?:[0-9a-f]{2})+|None)>"
+).fullmatch
 
 
 # What a TLS server says of its client's certificate (RFC 8446, 6.2).
@@ -237,7 +244,7 @@ def _advice(said: str) -> str:
     return next((way for alert, way in _ALERTS.items() if f"alert {alert}" in said), "")
 
 
-def _hint(url: str, error: Exception) -> str:
+def _hint(url: str, error: Exception, ca_cert: str | None) -> str:
     """What is probably wrong with the URL, or its certificate."""
     said = f"{_said(error)} {_reason(error).lower()}"
     if advice := _advice(said):
@@ -247,6 +254,8 @@ def _hint(url: str, error: Exception) -> str:
             return "The certificate is for another name: call the proxy by one that is in it"
         if "has expired" in said:
             return "The proxy's certificate has expired, or the clock here is wrong"
+        if ca_cert is not None:
+            return f"Its certificate was not issued by an authority in {ca_cert} (--ca-cert)"
         return "Who issued its certificate is not known here: name the authority with --ca-cert"
     if url.startswith("https:") and any(word in said for word in _NO_TLS):
         return "No TLS is spoken there: is it http://?"
@@ -419,6 +428,6 @@ class Admin:
         click.echo(
             f"prism: cannot reach the admin port at {self._address}: {_reason(error)}", err=True
         )
-        hint = _hint(self._address, error)
+        hint = _hint(self._address, error, self._ca_cert)
         click.echo(hint or "Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
         sys.exit(1)

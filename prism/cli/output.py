@@ -6,6 +6,7 @@ printed as they come.
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,9 +78,12 @@ def cell(value: Any) -> str:
         case dict():
             return cell(json.dumps(value, ensure_ascii=False))
         case _:
-            return "".join(
-                c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
-            )
+            text = _BREAKS.sub(" ", str(value))
+            return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+_BREAKS = re.compile(r"\s*[\t\n\v\f\r]\s*")
+"""What cannot be on one line, with the spaces around it."""
 
 
 def end_on_interrupt() -> None:

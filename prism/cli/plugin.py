@@ -316,7 +316,9 @@ def _show(record: dict[str, Any], output: str) -> None:
     if output != "table":
         show_one(record, output)
         return
-    found = _readable(record)
+    found = _readable(_with_last_line(record))
+    if found.get("last_error") and str(found["last_error"]) in str(found.get("reason", "")):
+        del found["last_error"]  # the reason says it
     written = found.pop("last_output", [])
     show_one(found, output)
     if written:
@@ -327,9 +329,10 @@ def _show(record: dict[str, Any], output: str) -> None:
 
 def _with_last_line(status: dict[str, Any]) -> dict[str, Any]:
     """A plugin that is not there, and the last line that it wrote, which often says why."""
-    if status["instance"] is not None or not (status["reason"] and status["last_output"]):
+    written = [line.strip() for line in status.get("last_output", ()) if line.strip()]
+    if status.get("instance") is not None or not (status.get("reason") and written):
         return status
-    line = status["last_output"][-1]
+    line = written[-1]
     shown = line if len(line) <= LINE_SHOWN else f"{line[:LINE_SHOWN]}…"
     return status | {"reason": f"{status['reason']}; it wrote: {shown}"}
 

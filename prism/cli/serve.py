@@ -49,7 +49,8 @@ a successor on the same sockets, and ends when it serves: a rolling restart
 """
 
 
-@click.command(epilog=EPILOG)
+# A file's name without --config is taken, to be told what it is for.
+@click.command(epilog=EPILOG, context_settings={"allow_extra_args": True})
 @click.option(
     "--config",
     "-c",
@@ -89,6 +90,10 @@ def serve(
     from prism.process import sockets
     from prism.process.handover import take_over
 
+    if extra := click.get_current_context().args:
+        raise click.UsageError(
+            f"unexpected argument {extra[0]!r}; a configuration is named with --config FILE"
+        )
     if watch and file is None:
         raise click.UsageError("--watch needs a file to watch: --config FILE")
     handover = take_over(os.environ)

@@ -34,11 +34,15 @@ def call_stream(
     terminal, are the client's messages.
     """
     end_on_interrupt()
-    return trio.run(_run, target, params, headers, tls_context(ca_cert, cert))
+    return trio.run(_run, target, params, headers, ca_cert, tls_context(ca_cert, cert))
 
 
 async def _run(
-    target: str, params: str, headers: dict[str, str], context: ssl.SSLContext | None
+    target: str,
+    params: str,
+    headers: dict[str, str],
+    ca_cert: str | None,
+    context: ssl.SSLContext | None,
 ) -> int:
     fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     status = 0
@@ -56,7 +60,7 @@ async def _run(
         server, error = urlsplit(target), _first(group)
         if isinstance(error, trio.TooSlowError):
             error = TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} seconds")
-        say_unreachable(f"{server.scheme}://{server.netloc}", error)
+        say_unreachable(f"{server.scheme}://{server.netloc}", error, ca_cert)
         status = 1
     return status
 

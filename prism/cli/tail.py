@@ -64,7 +64,7 @@ def tail(
     try:
         with http_client(url, ca_cert, cert, SILENCE) as client:
             client.headers.update(credential_headers(key_file))
-            sys.exit(_follow(client, url, target, params))
+            sys.exit(_follow(client, url, ca_cert, target, params))
     except ReaderGone:
         sys.exit(0)
 
@@ -75,7 +75,7 @@ class _Event(NamedTuple):
     data: str
 
 
-def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
+def _follow(client: "httpx.Client", url: str, ca_cert: str | None, target: str, params: str) -> int:
     import httpx
 
     position, pause = "", FIRST_PAUSE
@@ -116,7 +116,7 @@ def _follow(client: "httpx.Client", url: str, target: str, params: str) -> int:
             raise click.UsageError(f"--url {url}: {error}") from None
         except httpx.HTTPError as error:
             if not told:
-                say_unreachable(url, error)
+                say_unreachable(url, error, ca_cert)
             if is_about_certificates(error):
                 return 1
             tell_once()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prism.cli.output import output_option, show_one
+from prism.cli.output import CommandError, output_option, show_one
 
 if TYPE_CHECKING:
     from prism.access.identity import Identity
@@ -34,7 +34,7 @@ def token() -> None:
 
 
 @token.command()
-@click.argument("file", metavar="FILE", type=click.File("rb"))
+@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option(
     "--config",
     "-c",
@@ -43,13 +43,17 @@ def token() -> None:
     help="Judge the token by this configuration, as a proxy would: issuers are asked for it.",
 )
 @output_option
-def inspect(file: Any, config_file: str | None, output: str) -> None:
+def inspect(file: str, config_file: str | None, output: str) -> None:
     """Print what is in a token.
 
     With --config also who it is to a proxy, or why it is refused. Exit status: 0; with --config 1
     where the token is not taken.
     """
-    text = file.read(16 * 1024).strip()
+    try:
+        with click.open_file(file, "rb") as opened:
+            text = opened.read(16 * 1024).strip()
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror}") from error
     if text.lower().startswith(b"bearer "):
         text = text[7:].strip()
     if not text or b"\n" in text:

@@ -115,6 +115,30 @@ def test_the_words_of_a_goaway_are_read(capsys):
     assert advice == "If TLS is spoken there, it is https://"
 
 
+@pytest.mark.parametrize(
+    ("code", "why"), [("0", ""), ("ErrorCodes.NO_ERROR", ""), ("11", " for an error (11)")]
+)
+def test_a_goaway_without_words_is_put_into_words(code, why, capsys):
+    shown = f"<ConnectionTerminated error_code:{code}, last_stream_id:1, additional_data:None>"
+    say_unreachable("http://h", OSError(shown))
+    said = f"the connection was ended by the other side{why}, as it said"
+    assert capsys.readouterr().err == f"prism: cannot call http://h: {said}\n"
+
+
+def test_an_authority_that_was_named_and_did_not_issue_the_certificate(capsys):
+    error = OSError("certificate verify failed: unable to get local issuer certificate")
+    say_unreachable("https://h", error, "ca.pem")
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "Its certificate was not issued by an authority in ca.pem (--ca-cert)"
+    )
+
+
+def test_a_files_name_in_place_of_json_is_told_how_a_file_is_read():
+    result = CliRunner().invoke(prism, ["call", "kv", "get", "@file.json"])
+    assert result.exit_code == 2
+    assert "- reads them from standard input: < FILE" in " ".join(result.stderr.split())
+
+
 def test_an_error_that_says_it_all(capsys):
     say_unreachable("http://h", OSError("no route to host"))
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from prism import __version__
 from prism.cli import main as main_module
 from prism.cli.main import prism
+from prism.cli.output import CommandError
 from prism.streams.errors import LaunchError
 
 
@@ -146,3 +147,28 @@ def test_a_variable_shows_the_traceback_of_a_bug(monkeypatch):
     monkeypatch.setenv(main_module.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError):
         main_module.main()
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("serv", "serve"), ("confg", "config")])
+def test_a_command_that_is_nearly_one(typed, meant):
+    result = CliRunner().invoke(prism, [typed])
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'?" in result.stderr
+    assert "mean" not in CliRunner().invoke(prism, ["xyzzy"]).stderr
+    assert "No such option" in CliRunner().invoke(prism, ["--xyzzy"]).stderr
+
+
+def test_a_configuration_without_its_option():
+    result = CliRunner().invoke(prism, ["serve", "prism.yaml"])
+    assert result.exit_code == 2
+    assert "'prism.yaml'; a configuration is named with --config FILE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("", "Is a directory"), ("missing", "No such file or directory")]
+)
+def test_a_token_that_cannot_be_read(tmp_path, name, why):
+    result = CliRunner().invoke(prism, ["token", "inspect", str(tmp_path / name)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, CommandError)
+    assert str(result.exception) == f"{tmp_path / name}: {why}"

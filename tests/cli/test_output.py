@@ -9,7 +9,7 @@ from prism.cli.output import output_option, refused, show, show_one
 
 RECORDS = [
     {"name": "a", "healthy": True, "tags": ["x", "y"], "extra": 1},
-    {"name": "long\x1b[31m\nname", "healthy": False, "tags": [], "extra": None},
+    {"name": "long\x1b[31m\r\n\t name", "healthy": False, "tags": [], "extra": None},
 ]
 
 
@@ -33,7 +33,7 @@ def test_a_table_is_for_people_and_cannot_drive_the_terminal():
     assert run(many) == (
         "NAME            HEALTHY  TAGS\n"
         "a               yes      x, y\n"
-        "long\ufffd[31m\ufffdname  no       -\n"
+        "long\ufffd[31m name  no       -\n"
     )
 
 

@@ -98,6 +98,20 @@ def test_the_status_of_a_plugin_that_failed(capsys):
 def test_the_list_has_the_last_line_of_a_plugin_that_is_not_there(instance, line, reason):
     status = {"instance": instance, "reason": "it ended", "last_output": ["before", line]}
     assert _with_last_line(status)["reason"] == reason
+    status["last_output"].append(" \n")
+    assert _with_last_line(status)["reason"] == reason
+
+
+def test_the_status_has_the_last_line_of_a_plugin_that_crashed_and_the_error_once(capsys):
+    _show(
+        {"instance": None, "reason": "it crashed: exit 3; reset it", "last_error": "exit 3",
+         "last_output": ["no such table"]},
+        "table",
+    )  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "reason: it crashed: exit 3; reset it; it wrote: no such table",
+        "last output:",
+    ]
 
 
 def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
