@@ -150,7 +150,7 @@ class Connection:
         except TimeoutError:
             problem = f"{self._name} did not answer in time"
         except (TransportBroken, OSError) as error:
-            problem = f"{self._name} cannot be reached: {error}"
+            problem = f"{self._name} cannot be reached: {_reason(error)}"
         raise PluginError(StatusCode.UNAVAILABLE, problem)
 
 
@@ -180,7 +180,7 @@ class RedisStore(Plugin):
             await self.connection.shared.start()
         except (TransportBroken, OSError) as error:
             raise PluginError(
-                StatusCode.UNAVAILABLE, f"config.url: {name} cannot be reached: {error}"
+                StatusCode.UNAVAILABLE, f"config.url: {name} cannot be reached: {_reason(error)}"
             ) from error
         self.opened()
 
@@ -222,6 +222,11 @@ class RedisStore(Plugin):
     def keys(self, names: Sequence[str]) -> list[bytes]:
         """The same for several."""
         return [self.prefix + name.encode() for name in names]
+
+
+def _reason(error: TransportBroken | OSError) -> str:
+    words = error.strerror.lower() if isinstance(error, OSError) and error.strerror else ""
+    return words or str(error)
 
 
 def milliseconds(seconds: float) -> int:

@@ -331,7 +331,10 @@ class Multiplexed(Generic[Request, Reply]):
         while True:
             try:
                 transport = await self._open()
-            except (TransportBroken, PluginError, OSError) as error:
+            except OSError as error:  # knows neither whom it is about, nor what was tried
+                why = (error.strerror or str(error) or type(error).__name__).lower()
+                problem = f"{self.name} cannot be reached: {why}"
+            except (TransportBroken, PluginError) as error:
                 problem = str(error) or type(error).__name__
             except Exception:
                 log.exception("connecting to %s failed", self.name)

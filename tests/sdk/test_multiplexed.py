@@ -273,8 +273,11 @@ def test_calls_fail_at_once_while_nothing_can_be_reached_and_work_again_after(ru
             port, server.port = server.port, 1
             await server.cut()
             await until(lambda: calls.state is State.UNREACHABLE)
-            with pytest.raises(NotSent, match="was not sent"):
+            with pytest.raises(NotSent) as refused:
                 await calls.call(b"early")
+            assert refused.value.detail.startswith(f"{calls.name} cannot be reached: ")
+            assert refused.value.detail.endswith("; the call was not sent")
+            assert "Errno" not in refused.value.detail
             server.port = port
             await until(lambda: calls.state is State.CONNECTED)
             assert await calls.call(b"late") == b"late"
