@@ -62,6 +62,7 @@ def check_rules(config: Config, at: Place) -> None:
     """Report what is wrong with ``config``, the sound part of the file."""
     plugins = [place for place in at["plugins"].items() if place.is_sound]
     namespaces = [place for place in at["namespaces"].items() if place.is_sound]
+    unsound = [place for place in at["namespaces"].items() if not place.is_sound]
     _check_listen(config, at)
     if at["listen"]["trusted_proxies"].is_sound:
         _check_proxies(config, at["listen"]["trusted_proxies"])
@@ -85,6 +86,8 @@ def check_rules(config: Config, at: Place) -> None:
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
+    for place in unsound if at["plugins"].is_sound else ():
+        _check_backend_of_unsound(config, place)
     if not config.namespaces and at.is_sound:
         at.warning("there are no namespaces, so clients can reach nothing")
 
@@ -477,6 +480,16 @@ def _check_socket_is_own(plugin: PluginConfig, at: Place, sockets: dict[str, Pla
     earlier = sockets.setdefault(os.path.normpath(plugin.socket), at)
     if earlier is not at:
         at.error(f"the socket is taken by line {earlier.line}; each namespace needs its own")
+
+
+def _check_backend_of_unsound(config: Config, at: Place) -> None:
+    """A misspelt backend is told together with what is wrong beside it."""
+    place = at["backend"]
+    backend = place.node.value
+    if not place.is_written or not place.is_sound or at["plugin"].is_written:
+        return
+    if isinstance(backend, str) and backend not in (*BUILT_IN, *(e.name for e in config.plugins)):
+        _check_resolves(config, NamespaceConfig(name="unsound", backend=backend), at)
 
 
 def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> None:

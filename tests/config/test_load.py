@@ -153,7 +153,7 @@ def test_a_fault_that_aliases_repeat_is_told_once(problems: Problems) -> None:
 namespaces:
   - {name: a, backend: sqlite, limits: &limits {max_in_flight: 0}}
   - {name: b, backend: sqlite, limits: *limits}
-  - {name: c, backend: sqlit, limits: {<<: *limits}}
+  - {name: c, backend: sqlite, limits: {<<: *limits}}
 """
     found = problems(text)
     assert [problem.partition(": ")[0] for problem in found] == ["2:64"]

@@ -302,6 +302,14 @@ namespaces:
     ]
 
 
+def test_a_backend_is_checked_beside_other_faults_of_its_namespace(problems: Problems) -> None:
+    text = "namespaces: [{name: a, backend: sqlit, limit: 1}, {name: b, backend: sqlite, limit: 1}]"
+    first, second, third = problems(text)
+    assert first.startswith('1:33: namespaces[0].backend: there is no plugin "sqlit"; did you mean')
+    assert second.startswith("1:40: namespaces[0].limit: unknown key")
+    assert "namespaces[1].limit: unknown key" in third
+
+
 def test_a_library_that_is_not_installed(
     problems: Problems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
