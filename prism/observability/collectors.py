@@ -101,7 +101,9 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         "prism_plugin_transitions", "Times a state was entered", labels=["namespace", "state"]
     )
     restarts = CounterMetricFamily(
-        "prism_plugin_restarts", "Replacements that nobody asked for", labels=["namespace"]
+        "prism_plugin_restarts",
+        "Replacements that nobody asked for, and new starts after a crash",
+        labels=["namespace"],
     )
     reloads = CounterMetricFamily(
         "prism_plugin_reloads",

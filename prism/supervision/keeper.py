@@ -216,7 +216,7 @@ class Keeper:
             self.paused = True
             return
         self._delay = delay
-        if served:
+        if served or crashed:
             self.journal.restarts += 1
         self._say_absent(
             f"it is being restarted: {failure}" if served else str(failure),

@@ -116,7 +116,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
 
     ``state``, ``since`` and ``reason`` are of the serving generation, or else of the
     newest. ``version`` is what the instance says of itself, ``configured_version`` the
-    catalogue's name for it. ``restarts`` counts replacements that nobody asked for.
+    catalogue's name for it. ``restarts`` counts replacements that nobody asked for,
+    and new starts after a crash at the start.
     ``retry_in`` is set while the next start is awaited. ``operation`` is what runs on
     the namespace: ``reload``, ``canary``, ``restart`` or ``drain``; ``canary`` is how a trial
     stands.

@@ -96,6 +96,7 @@ async def test_status_of_a_plugin_that_crashed_too_often(make_spec):
         status = supervisor.status_of("ns")
         assert "exited with status 7" in status.last_error
         assert status.last_output == ["a last word"]
+        assert status.restarts == 1  # of two starts, the first is none
         assert status.reason.endswith("; `prism plugin reset ns` starts it again")
         status = supervisor.reset("ns")
         assert (status.state, status.reason) == (
