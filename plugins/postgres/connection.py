@@ -11,7 +11,6 @@ has ``recover`` cancel them and read the rest, so the connection is clean again,
 """
 
 import itertools
-import os
 import select
 import socket
 import struct
@@ -343,7 +342,7 @@ class Connection:
     async def _fill(self) -> None:
         """Send what is queued, and receive until libpq has a result."""
         pgconn = self._pgconn
-        reads = before = 0
+        before = None
         try:
             if self._held_back:
                 pgconn.send_flush_request()
@@ -351,19 +350,17 @@ class Connection:
             if pgconn.flush():
                 await self._flush_slowly()
             while pgconn.is_busy():
+                if before is None:  # before libpq reads: it takes all that comes meanwhile
+                    before = _received(pgconn.socket)
                 await anyio.wait_readable(pgconn.socket)
                 pgconn.consume_input()
-                reads += 1
-                if reads > 1:  # one is enough for most
-                    received = _received(pgconn.socket)
-                    before = before or received
-                    if received - before > MAX_ANSWER_BYTES:
-                        self.close()
-                        raise PluginError(
-                            StatusCode.RESOURCE_EXHAUSTED,
-                            f"{CHUNK_ROWS} rows have more than {MAX_ANSWER_BYTES} bytes: select "
-                            "fewer columns, or parts of them with substr()",
-                        )
+                if _received(pgconn.socket) - before > MAX_ANSWER_BYTES:
+                    self.close()
+                    raise PluginError(
+                        StatusCode.RESOURCE_EXHAUSTED,
+                        f"{CHUNK_ROWS} rows have more than {MAX_ANSWER_BYTES} bytes: select "
+                        "fewer columns, or parts of them with substr()",
+                    )
         except (Error, OSError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
             raise self._lost(error) from error
 
@@ -465,9 +462,13 @@ class Connection:
 
 def _received(descriptor: int) -> int:
     """Bytes that a TCP connection has brought so far; 0 for another kind of socket."""
-    with socket.socket(fileno=os.dup(descriptor)) as one:
-        if one.family == socket.AF_UNIX:
-            return 0
+    # With its family said, nothing is asked of the kernel but what is wanted.
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+    try:
         info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+    except OSError:  # EOPNOTSUPP: a Unix socket
+        return 0
+    finally:
+        one.detach()  # it is libpq's
     number: int = struct.unpack_from("Q", info, _BYTES_RECEIVED)[0]
     return number
