@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from prism.sdk import StatusCode
+from prism.sdk import PluginError, StatusCode
 from tests.compliance.caller import Caller, eventually, refused
 
 GROUP = "key_value"
@@ -438,7 +438,11 @@ async def test_values_outlive_the_plugin(open_plugin) -> None:
 async def test_cancelled_calls_leave_the_plugin_usable(plugin: Caller) -> None:
     async def give_up(number: int) -> None:
         with trio.move_on_after(number * 0.0002):
-            await plugin.call("set", key=f"k{number % 5}", value=number)
+            try:
+                await plugin.call("set", key=f"k{number % 5}", value=number)
+            except PluginError as error:  # the plugin may know before that the time is up
+                if error.status is not StatusCode.DEADLINE_EXCEEDED:
+                    raise
 
     async with trio.open_nursery() as nursery:
         for number in range(50):

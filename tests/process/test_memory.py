@@ -93,4 +93,4 @@ async def main():
 
 trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 """)
-    assert more < 1500  # of the 20,000 that blocks of the kernel's would cost
+    assert more < 8000  # of the 20,000 that blocks of the kernel's would cost
