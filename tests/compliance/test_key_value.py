@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import trio
 
+from prism.contract.errors import Overloaded
 from prism.sdk import PluginError, StatusCode
 from tests.compliance.caller import Caller, eventually, refused
 
@@ -440,6 +441,8 @@ async def test_cancelled_calls_leave_the_plugin_usable(plugin: Caller) -> None:
         with trio.move_on_after(number * 0.0002):
             try:
                 await plugin.call("set", key=f"k{number % 5}", value=number)
+            except Overloaded:  # so many at a time, all from one connection
+                pass
             except PluginError as error:  # the plugin may know before that the time is up
                 if error.status is not StatusCode.DEADLINE_EXCEEDED:
                     raise
