@@ -34,7 +34,7 @@ namespaces:
 PLUGIN_FORMS = (
     (
         "Built in",
-        "Without a `plugin` block, `backend` names the plugin. `sqlite` comes with Prism.",
+        "Without it, `backend` names one that Prism has: `sqlite`, `postgres`, `redis`, `kafka`.",
         """\
 namespaces:
   - name: notes

@@ -190,6 +190,13 @@ def create_key(
     """
     if why := unfit_name(principal):
         raise KeyFileError(f"{principal!r} cannot name a principal: {why}")
+    if principal.startswith(("group:", "scope:")) or principal.endswith("*"):
+        raise KeyFileError(f"{principal!r} cannot name a principal: in rules it means others")
+    for group in groups:
+        if group.startswith("group:"):
+            raise KeyFileError(
+                f"a group is named without its prefix here: {group.removeprefix('group:')!r}"
+            )
     identifier = secrets.token_hex(6)
     key = f"{PREFIX}{identifier}_{secrets.token_hex(32)}"
     entry = KeyEntry(

@@ -72,6 +72,7 @@ def explain(
         return
     needs = needs or _needs(config, found[namespace], operation, admin)
     known = ""
+    groups = tuple(group.removeprefix("group:") for group in groups)  # as rules write them
     if not groups:
         groups, known = _groups_of(principal, config.authentication)
     identity = Identity(principal, frozenset(groups), frozenset(scopes))

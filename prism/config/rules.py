@@ -200,6 +200,13 @@ def _untrusted(text: str, example: str = "") -> str:
     return ""
 
 
+_KINDS = {
+    "group": "group", "groups": "group", "role": "group", "scope": "scope", "scopes": "scope",
+    "user": "", "principal": "",
+}  # fmt: skip
+"""What people write before a name, and what rules have for it."""
+
+
 def _check_access(access: NamespaceAccess | None, at: Place, authentication: Place) -> None:
     if access is None:
         if authentication.is_written and not at.is_written:
@@ -214,6 +221,13 @@ def _check_access(access: NamespaceAccess | None, at: Place, authentication: Pla
         who = str(place.node.value)
         if who.startswith(("group:", "scope:")) and who.endswith((":", "*")):
             place.error("a group, or a scope, is named in full")
+        kind, colon, name = who.partition(":")
+        meant = _KINDS.get(kind.lower())
+        if colon and meant is not None and kind != meant:
+            place.warning(
+                f'this is a principal of that name; did you mean "{meant + ":" if meant else ""}'
+                f'{name}"?'
+            )
 
 
 def _check_proxies(config: Config, at: Place) -> None:

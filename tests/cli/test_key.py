@@ -80,3 +80,19 @@ def test_a_file_where_no_directory_is(tmp_path, words):
 def test_a_file_that_cannot_be_made():
     with pytest.raises(KeyFileError, match=r"^cannot write /proc/x\.yaml: "):
         run("create", "reports", "-f", "/proc/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bob", "--group", "group:billing"], "named without its prefix here: 'billing'"),
+        (["group:bob"], "in rules it means others"),
+        (["bob*"], "in rules it means others"),
+    ],
+)
+def test_names_that_rules_would_read_otherwise(tmp_path, arguments, said):
+    file = tmp_path / "keys.yaml"
+    done = CliRunner().invoke(prism, ["key", "create", *arguments, "-f", str(file)])
+    assert done.exit_code == 1
+    assert said in str(done.exception)
+    assert not file.exists()

@@ -496,6 +496,18 @@ def test_a_namespace_that_nobody_may_use():
     assert "nobody may use this namespace" in str(loaded.warnings[0])
 
 
+@pytest.mark.parametrize(
+    ("who", "meant"),
+    [("groups:x", "group:x"), ("Group:x", "group:x"), ("role:x", "group:x"), ("user:bob", "bob"),
+     ("scopes:r", "scope:r"), ("group:x", None), ("spiffe://a/b", None), ("idp:ada", None)],
+)  # fmt: skip
+def test_what_people_write_for_a_group(who, meant):
+    entry = f"{{name: a, backend: sqlite, access: {{owners: ['{who}']}}}}"
+    loaded = parse_config(f"{KEYS}namespaces: [{entry}]\n", "f")
+    told = [str(warning) for warning in loaded.warnings]
+    assert [f'did you mean "{meant}"?' in each for each in told] == ([True] if meant else [])
+
+
 def test_a_body_has_room_in_the_memory_for_requests(problems: Problems) -> None:
     own = "namespaces: [{name: a, backend: sqlite, limits: {request_memory_bytes: 1048575}}]"
     (problem,) = problems(own)
