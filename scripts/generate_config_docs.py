@@ -34,7 +34,7 @@ namespaces:
 PLUGIN_FORMS = (
     (
         "Built in",
-        "Without it, `backend` names one that Prism has: `sqlite`, `postgres`, `redis`, `kafka`.",
+        "Without `plugin`, `backend` names one of Prism's: `sqlite`, `postgres`, `redis`, `kafka`.",
         """\
 namespaces:
   - name: notes
