@@ -414,7 +414,7 @@ class Admin:
 
     def _refuse(self, response: "httpx.Response") -> None:
         click.echo(refused(response.status_code, response.text), err=True)
-        if response.status_code == 404 and "/v1/" in response.text:
+        if response.status_code == 404 and "admin.port" in response.text:
             click.echo(
                 f"{self._address} is the data port; the admin port is on another (prism serve says "
                 "it)",

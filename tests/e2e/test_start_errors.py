@@ -123,7 +123,11 @@ FAULTY = {
     "not-a-database": ({"config": {"path": "text.db"}}, "not a database"),
     "wrong-config": (
         {
-            "plugin": {"type": "sidecar", "command": ["python", "-m", "prism_plugins.sqlite"]},
+            # By a shell, so that the configuration's own check does not see whose settings it has.
+            "plugin": {
+                "type": "sidecar",
+                "command": ["sh", "-c", "exec python -m prism_plugins.sqlite"],
+            },
             "config": {"pth": "a.db"},
         },
         "pth",
