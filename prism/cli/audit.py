@@ -135,13 +135,13 @@ def _calls(
     file: Path, lines: int, asked: dict[str, str], *, follow: bool
 ) -> "Iterator[tuple[bytes, CallLine]]":
     """The last ``lines`` records of which ``asked`` holds, and then those that come."""
-    from prism.observability.audit_reading import parse, parse_call, rotated_files
+    from prism.observability.audit_reading import newest, parse, parse_call, put_aside
 
     last: deque[tuple[bytes, CallLine]] = deque(maxlen=lines)
     is_log, is_empty = False, True
-    source = file.open("rb")
+    source = newest(file)
     try:
-        for text in chain(_lines(rotated_files(file)[-1:]), source):
+        for text in chain(_lines(put_aside(file, source)[-1:]), source):
             is_empty = False
             is_log = is_log or parse(text) is not None
             call = parse_call(text)

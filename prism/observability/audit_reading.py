@@ -12,8 +12,10 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -258,17 +260,42 @@ class Verification:
                 )
 
 
+def newest(path: Path) -> BinaryIO:
+    """The file at ``path``, opened; just after it was put aside, the last that was."""
+    while True:
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            if not (aside := rotated_files(path)):
+                raise
+            with suppress(FileNotFoundError):  # removed meanwhile, so there is a newer one
+                return aside[-1].open("rb")
+
+
+def put_aside(path: Path, last: BinaryIO) -> list[Path]:
+    """The files before ``last``, the oldest first."""
+    ours = os.fstat(last.fileno())
+    return [each for each in rotated_files(path) if not os.path.samestat(each.stat(), ours)]
+
+
 def lines_of(path: Path) -> Iterator[tuple[bytes, str]]:
     """The lines of the files at ``path``, the oldest first, each with its place."""
-    for each in (*rotated_files(path), path):
-        with each.open("rb") as file:
-            for number, text in enumerate(file, 1):
-                yield text, f"{each}:{number}"
+    # Opened before the others are looked for, so none is left out that is put aside meanwhile.
+    with newest(path) as last:
+        for each in put_aside(path, last):
+            with each.open("rb") as file:
+                yield from _lines(file, each)
+        yield from _lines(last, path)
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, str]]:
+    for number, text in enumerate(file, 1):
+        yield text, f"{path}:{number}"
 
 
 def is_written(path: Path) -> bool:
     """Whether a process writes to the file at ``path`` now."""
-    with path.open("rb") as file:
+    with newest(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -213,19 +213,19 @@ def start_opaque(start_prism, issuer, tmp_path):
 
 def test_opaque_tokens(start_opaque, issuer):
     proxy = start_opaque(cache_seconds=300)
-    issuer.opaque["abc"] = {"active": True, "sub": "ada", "groups": ["billing"]}
+    issuer.opaque["a-key"] = {"active": True, "sub": "ada", "groups": ["billing"]}
     issuer.opaque["other"] = {"active": True, "sub": "eve"}
     for _ in range(3):
-        assert get(proxy, "abc").status_code == 200
+        assert get(proxy, "a-key").status_code == 200
         assert get(proxy, "other").status_code == 403
-    assert issuer.asked == {"abc": 1, "other": 1}
+    assert issuer.asked == {"a-key": 1, "other": 1}
     refused = get(proxy, "made-up")
     assert refused.status_code == 401
     assert "invalid_token" in refused.headers["www-authenticate"]
     assert (
         get(proxy, issuer.token()).status_code == 200
     )  # a JWT of a known issuer is not asked about
-    assert set(issuer.asked) == {"abc", "other", "made-up"}
+    assert set(issuer.asked) == {"a-key", "other", "made-up"}
     # A JWT of another issuer is, as any other token.
     foreign = issuer.token(iss="https://other.example.com")
     issuer.opaque[foreign] = {"active": True, "sub": "bob", "groups": ["billing"]}
@@ -234,10 +234,10 @@ def test_opaque_tokens(start_opaque, issuer):
     with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
         stub = services.BackendPluginStub(channel)
         request = messages.ExecuteRequest(operation="get", params_json='{"key":"a"}')
-        metadata = [("prism-namespace", "demo"), *bearer("abc").items()]
+        metadata = [("prism-namespace", "demo"), *bearer("a-key").items()]
         assert stub.Execute(request, metadata=metadata, timeout=60).success
     assert "s3cret" not in proxy.log
-    assert "abc" not in proxy.log
+    assert "a-key" not in proxy.log
 
 
 def test_while_nobody_knows_of_an_opaque_token_it_opens_nothing(start_opaque, issuer):

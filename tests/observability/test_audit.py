@@ -214,6 +214,18 @@ def test_files_are_put_aside_and_read_in_order(path, start, add, monkeypatch):
     assert (found.records, found.problems, found.notes) == (100, [], [])
 
 
+def test_a_log_is_read_while_there_is_only_what_was_put_aside(path, start, add):
+    log = start(sync_seconds=0.001, rotate_bytes=1)
+    add(log, 1)
+    eventually(lambda: log.written == 1)
+    eventually(lambda: not path.exists())
+    assert is_written(path)
+    log.close()
+    assert not path.exists()
+    assert not is_written(path)
+    assert request_ids(path) == ["id-1"]
+
+
 def test_the_order_of_files_does_not_depend_on_the_clock(path):
     names = []
     for moment in (1_000_000.5, 1_000_000.5, 999_999.0, 1_000_001.25):
