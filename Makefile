@@ -12,6 +12,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
+	@echo "make serve DEMO=postgres  the same on PostgreSQL; or redis, kafka (ARGS='--server URL')"
 	@echo "make test       set up everything, and run every check and test"
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
 	@echo "make soak       all of the matrices that make test runs by pairs, and what runs for long"
@@ -23,8 +24,8 @@ help:
 	@echo "make wheel      wheels of the proxy, with the compiled parts, and of the plugins' SDK; tried"
 	@echo "make clean      remove what the other targets made"
 
-serve: $(VENV)/.installed
-	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
+serve: $(VENV)/.installed$(if $(DEMO),-$(DEMO))
+	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG)) $(if $(DEMO),--demo $(DEMO)) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)
@@ -82,6 +83,11 @@ $(VENV)/.installed: pyproject.toml setup.py requirements/constraints.txt $(NATIV
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV)
 	@echo "installing Prism into $(VENV): about a minute, this once"
 	@$(PIP_INSTALL) --constraint requirements/constraints.txt --editable .
+	@touch $@
+
+# With the driver of one plugin, which is an extra.
+$(VENV)/.installed-%: $(VENV)/.installed
+	@$(PIP_INSTALL) --constraint requirements/constraints.txt --editable '.[$*]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

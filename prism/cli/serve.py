@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from prism.cli.output import CommandError
+from prism.cli.demo import BACKENDS, KINDS, SERVER, TOKEN, Demo, demo, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 DESCRIPTOR = click.IntRange(0)
 FORCED = 3
 """Exit status after a second signal."""
-DEMO_DATABASE = "prism.db"
-"""The demo's file, in the current directory."""
-DEMO_TOKEN = "prism.token"  # noqa: S105 - a file
-"""The file beside it with the token that operates the demo."""
 
 GC_THRESHOLD = 10_000
 """Containers made between two searches for cycles of them. Some hundred calls in flight have
@@ -39,6 +36,8 @@ EPILOG = """\b
 Examples:
   prism serve                          a `demo` namespace on SQLite, in ./prism.db,
                                        and a token to operate it, in ./prism.token
+  prism serve --demo postgres          the same on PostgreSQL on this machine
+  prism serve --demo kafka --server broker-1:9092,broker-2:9092
   prism serve --config prism.yaml
   prism serve --port 8080 --admin-port 0
 
@@ -60,6 +59,19 @@ a successor on the same sockets, and ends when it serves: a rolling restart
     show_envvar=True,
     help="Configuration (docs/configuration.md); without one, a demo.",
 )
+@click.option(
+    "--demo",
+    "backend",
+    type=click.Choice(BACKENDS),
+    help="Serve a demo on this backend; on sqlite without --config.",
+)
+@click.option(
+    "--server",
+    metavar="URL",
+    envvar=SERVER,
+    show_envvar=True,
+    help="The demo's server (for kafka HOST:PORT,...), if not this machine's at the usual port.",
+)
 @click.option("--watch", is_flag=True, help="Apply the configuration whenever its file changes.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Data port; 0 takes a free one.")
 @click.option("--admin-port", type=click.IntRange(0, 65535), help="Admin port; 0 takes a free one.")
@@ -78,6 +90,8 @@ a successor on the same sockets, and ends when it serves: a rolling restart
 )
 def serve(
     file: str | None,
+    backend: str | None,
+    server: str | None,
     watch: bool,
     port: int | None,
     admin_port: int | None,
@@ -96,16 +110,19 @@ def serve(
         )
     if watch and file is None:
         raise click.UsageError("--watch needs a file to watch: --config FILE")
+    shown = _demo(file, backend, server)
     handover = take_over(os.environ)
     if handover is not None:
         predecessor, given = handover
     else:
+        if shown is not None:
+            shown.check()
         predecessor, given = None, sockets.from_service_manager(os.environ)
         given += [sockets.from_descriptor(number, "data") for number in data_fds]
         given += [sockets.from_descriptor(number, "admin") for number in admin_fds]
     try:
         with _pid_file(pid_file) as serving:
-            graceful = _run(file, watch, port, admin_port, given, predecessor, serving)
+            graceful = _run(file, shown, watch, port, admin_port, given, predecessor, serving)
     except PrismError as error:
         if predecessor is None:
             raise
@@ -114,8 +131,23 @@ def serve(
     sys.exit(0 if graceful else FORCED)
 
 
+def _demo(file: str | None, backend: str | None, server: str | None) -> Demo | None:
+    """What is served where no file says what."""
+    sources = click.get_current_context().get_parameter_source
+    if sources("server") == ParameterSource.ENVIRONMENT and backend not in KINDS:
+        server = None  # nobody has asked for it here
+    if file is None:
+        return demo(backend or "sqlite", server, os.environ)
+    if backend is not None or server is not None:
+        named = "PRISM_CONFIG" if sources("file") == ParameterSource.ENVIRONMENT else "--config"
+        option = "--server" if backend is None else "--demo"
+        raise click.UsageError(f"{option} is for a demo, and {named} names {file}")
+    return None
+
+
 def _run(
     file: str | None,
+    shown: Demo | None,
     watch: bool,
     port: int | None,
     admin_port: int | None,
@@ -137,9 +169,10 @@ def _run(
 
     load = loaded = None
     watched = FileWatch(file) if watch and file is not None else None  # before it is read
-    if file is None:
-        config = _with_ports(demo_config(), port, admin_port)
+    if shown is not None:
+        config = _with_ports(shown.config, port, admin_port)
     else:
+        assert file is not None  # noqa: S101 - or there is a demo
         load = partial(_load, file, port, admin_port)
         loaded = load()
         config = loaded.config
@@ -157,9 +190,9 @@ def _run(
         if reused:
             trio.lowlevel.spawn_system_task(give_back_unused)
         serving()
-        _say(start_message(config, ready, demo=file is None))
+        _say(start_message(config, ready, shown))
 
-    token = make_demo_token() if file is None else None
+    token = make_token() if shown is not None else None
     try:
         return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
     except PrismError as error:
@@ -170,25 +203,6 @@ def _run(
         from prism.control.machine import located
 
         raise located(loaded, error) from error
-
-
-def make_demo_token() -> Path | None:
-    """The demo's token file, if it was not there and has been made."""
-    import secrets
-
-    path = Path(DEMO_TOKEN)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return None
-    except OSError as error:
-        raise CommandError(
-            f"the demo cannot write {path.absolute()}: {error.strerror}; start it in a directory "
-            "of your own, or give it a --config"
-        ) from None
-    with os.fdopen(descriptor, "w") as opened:
-        opened.write(f"{secrets.token_hex(32)}\n")
-    return path
 
 
 @contextmanager
@@ -257,17 +271,6 @@ def _say(text: str) -> None:
         os.close(nowhere)
 
 
-def demo_config() -> "Config":
-    """One namespace, ``demo``, on SQLite in the current directory, operated with a token there."""
-    from prism.config.types import AdminConfig, Config, NamespaceConfig
-
-    database = str(Path(DEMO_DATABASE).absolute())
-    demo = NamespaceConfig(name="demo", backend="sqlite", config={"path": database})
-    token = str(Path(DEMO_TOKEN).absolute())
-    admin = AdminConfig(token_file=token, without_token="read")  # noqa: S106 - a right
-    return Config(namespaces=[demo], admin=admin)
-
-
 def this_program() -> str:
     """How it was started, so that a command which is printed can be run as it stands."""
     started = Path(sys.argv[0])
@@ -277,7 +280,7 @@ def this_program() -> str:
     return started.name if is_on_path else shlex.quote(str(started))
 
 
-def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
+def start_message(config: "Config", ready: "Ready", shown: Demo | None) -> str:
     """What a started proxy says on standard output."""
     from prism.config.types import AdminConfig
 
@@ -289,17 +292,15 @@ def start_message(config: "Config", ready: "Ready", *, demo: bool) -> str:
         admin = ready.admin[0]
         where = f"{admin}/metrics, /readyz" if admin.port else f"{admin}: /metrics, /readyz"
         lines.append(f"Metrics and health on {where}")
-    if demo:
+    if shown is not None:
         base = f"{ready.data[0]}/v1/demo"
-        curl = "curl --http2-prior-knowledge -d"
-        lines += [
-            f"Namespace demo keeps its data in {config.namespaces[0].config['path']}. Try:",
-            "",
-            f"""  {curl} '{{"key":"user:123","value":{{"name":"Ada"}}}}' {base}/set""",
-            f"""  {curl} '{{"key":"user:123"}}' {base}/get""",
-        ]
+        if ready.waiting:
+            lines.append("Namespace demo is not there yet; the log says why. It is tried again.")
+        lines += [f"Namespace demo keeps its data in {shown.place}. Try:", ""]
+        for operation, params in shown.calls:
+            lines.append(f"  curl --http2-prior-knowledge -d '{params}' {base}/{operation}")
         if ready.admin:
             url = f" --url {ready.admin[0]}" if ready.admin[0].port != AdminConfig().port else ""
-            lines.append(f"  {this_program()} plugin reload demo --token-file {DEMO_TOKEN}{url}")
+            lines.append(f"  {this_program()} plugin reload demo --token-file {TOKEN}{url}")
         lines.append("")
     return "\n".join(lines)

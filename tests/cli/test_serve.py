@@ -2,41 +2,25 @@ import os
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 
 from prism.app import Ready
-from prism.cli.serve import _say, demo_config, make_demo_token, start_message, this_program
-from prism.config import read_token
+from prism.cli.demo import Demo, demo
+from prism.cli.serve import _say, start_message, this_program
 from prism.config.types import Config, NamespaceConfig
 from prism.streams.addresses import Address
 
 READY = Ready([Address("http", "127.0.0.1", 1234)], [Address("http", "127.0.0.1", 1235)])
 
 
-def test_the_demo_is_one_namespace_in_the_current_directory(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (demo,) = demo_config().namespaces
-    assert (demo.name, demo.backend) == ("demo", "sqlite")
-    assert Path(demo.config["path"]) == tmp_path / "prism.db"
-
-
-def test_the_demo_can_be_operated_with_the_token_that_it_makes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    admin = demo_config().admin
-    assert Path(admin.token_file) == tmp_path / "prism.token"
-    assert admin.without_token == "read"
-    made = make_demo_token()
-    assert made.stat().st_mode & 0o777 == 0o600
-    token = read_token(made)
-    assert make_demo_token() is None, "that of an earlier demo stays"
-    assert read_token(made) == token
+def sqlite() -> Demo:
+    return demo("sqlite", None, {})
 
 
 def test_the_message_of_the_demo_says_what_to_try(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = start_message(demo_config(), READY, demo=True)
+    text = start_message(sqlite().config, READY, sqlite())
     first, second, *_ = text.splitlines()
     assert first == "Prism serves 1 namespace on http://127.0.0.1:1234"
     assert second == "Metrics and health on http://127.0.0.1:1235/metrics, /readyz"
@@ -61,21 +45,27 @@ def test_the_message_of_the_demo_names_the_program_as_it_was_started(
     monkeypatch.setenv("PATH", path.format(bin=tmp_path))
     assert this_program() == shown.format(bin=tmp_path)
     assert f"  {this_program()} plugin reload demo" in start_message(
-        demo_config(), READY, demo=True
+        sqlite().config, READY, sqlite()
     )
 
 
 def test_the_message_without_an_admin_port():
     namespaces = [NamespaceConfig(name=name, backend="sqlite") for name in ("a", "b")]
     config = Config(namespaces=namespaces)
-    text = start_message(config, Ready(READY.data, []), demo=False)
+    text = start_message(config, Ready(READY.data, []), None)
     assert text == "Prism serves 2 namespaces on http://127.0.0.1:1234"
 
 
 def test_the_message_counts_who_has_no_plugin_yet():
     namespaces = [NamespaceConfig(name=name, backend="sqlite") for name in ("a", "b")]
-    text = start_message(Config(namespaces=namespaces), Ready(READY.data, [], ["b"]), demo=False)
+    text = start_message(Config(namespaces=namespaces), Ready(READY.data, [], ["b"]), None)
     assert text == "Prism serves 2 namespaces, 1 ready, on http://127.0.0.1:1234"
+
+
+def test_the_message_of_a_demo_that_is_not_there_sends_to_the_log():
+    text = start_message(sqlite().config, Ready(READY.data, READY.admin, ["demo"]), sqlite())
+    assert "Namespace demo is not there yet; the log says why" in text
+    assert "not there" not in start_message(sqlite().config, READY, sqlite())
 
 
 def test_a_message_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):

@@ -5,10 +5,11 @@ tests then use those instead of starting their own. ``down`` ends them by their 
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tests.services.kafka import Kafka
 from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL18
@@ -45,7 +46,22 @@ def up() -> int:
         records[kind.name] = server.record()
         FILE.write_text(json.dumps(records, indent=2))
         print(f"{kind.name:12} {json.dumps(shown(server.addresses()))}")
+        if kind is not PgBouncer:  # which wants settings that a demo has not
+            print(f"{'':12} {serve_command(kind, server.addresses())}")
     return 0
+
+
+def serve_command(kind: type[Server], addresses: dict[str, Any]) -> str:
+    """What serves a demo on a server of this kind."""
+    if issubclass(kind, Kafka):
+        return f"prism serve --demo kafka --server 127.0.0.1:{addresses['port']}"
+    backend = "redis" if issubclass(kind, Redis) else "postgres"
+    apart = shown(addresses)
+    if "password" not in apart:
+        return f"prism serve --demo {backend} --server {apart['url']}"
+    url = apart["url"].replace("://", f"://{quote(apart['username'], safe='')}@")
+    password = shlex.quote(apart["password"])
+    return f"PGPASSWORD={password} prism serve --demo {backend} --server {url}"
 
 
 def shown(addresses: dict[str, Any]) -> dict[str, Any]:
