@@ -1,6 +1,7 @@
 """Fixtures for the floors above the channels: a namespace whose plugin is a function."""
 
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -128,3 +129,27 @@ def make_namespace() -> MakeNamespace:
         return Namespace(name, slot, limits, backend="memory", description="A test's namespace")
 
     return make
+
+
+DRIVERS = {"postgres": "psycopg", "redis": "hiredis", "kafka": "confluent_kafka"}
+"""Of the plugins that need one."""
+
+
+@pytest.fixture(params=DRIVERS)
+def lacking(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A backend whose driver is not installed."""
+    backend: str = request.param
+    package = f"prism_plugins.{backend}"
+
+    def taken() -> dict[str, object]:
+        names = [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = taken()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, DRIVERS[backend], None)
+        yield backend
+    taken()
+    sys.modules.update(before)  # type: ignore[arg-type]
+    if package in before:
+        setattr(sys.modules["prism_plugins"], backend, before[package])

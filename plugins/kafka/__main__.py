@@ -4,7 +4,7 @@ import sys
 
 from prism.sdk import serve
 
-from .plugin import KafkaPlugin
+from . import KafkaPlugin
 
 SWITCH_INTERVAL = 0.001
 """Seconds that a thread waits for Python's lock before it asks for it. The threads around

@@ -1,15 +1,17 @@
 """The ``config:`` and ``credentials:`` of a namespace, and librdkafka's settings for them."""
 
-from collections.abc import Mapping
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import PluginError, StatusCode
+from prism.sdk import PluginError, SettingsProblem, StatusCode
 
-File = Annotated[str, Meta(min_length=1, extra={"path": True})]
+File = Annotated[str, Meta(min_length=1, extra={"path": True, "read": True})]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 
 CREDENTIALS = {
@@ -56,19 +58,10 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     out of time at the same moment cannot say why no broker was reached.
     """
 
-    brokers: Annotated[
-        list[
-            Annotated[
-                str,
-                Meta(
-                    pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s:/,@\[\]]+)(:[0-9]{1,5})?$",
-                    extra={"form": "host:port", "private": True},  # a URL may have a password
-                ),
-            ]
-        ],
-        Meta(min_length=1),
-    ]
-    topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]*$", max_length=200)]
+    credential_names: ClassVar[tuple[str, ...]] = tuple(CREDENTIALS)
+
+    brokers: Annotated[list[str], Meta(min_length=1)]
+    topic_prefix: str
     consumer_group: Annotated[str, Meta(min_length=1, max_length=150)] | None = None
     sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
     sasl_plain_without_tls: bool = False
@@ -85,24 +78,86 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stall_seconds: Seconds = 60.0
     connect_timeout_seconds: Seconds = 5.0
 
-    def check(self, credentials: Mapping[str, str]) -> None:
-        """Raise PluginError for what does not fit together, before anything starts."""
-        given = _credentials(credentials)
-        plain = self.sasl_mechanism == "PLAIN" and not (self.tls or self.sasl_plain_without_tls)
-        if plain and "username" in given:
-            raise _invalid(
-                "config: sasl_mechanism PLAIN would show the password to whoever reads the "
-                "connection: set tls, or a SCRAM mechanism, or sasl_plain_without_tls: true"
+    def problems(self, credentials: Mapping[str, str]) -> Iterator[SettingsProblem]:
+        """What does not fit; see ``prism.contract.settings``."""
+        for index, broker in enumerate(self.brokers or ()):
+            if wrong := _broker_problem(broker):
+                yield SettingsProblem(("config", "brokers", index), wrong)
+        if wrong := _prefix_problem(self.topic_prefix or ""):
+            yield SettingsProblem(("config", "topic_prefix"), wrong)
+        given = {CREDENTIALS.get(name, name) for name in credentials}
+        for name, other in (("username", "password"), ("password", "username")):
+            if name in given and other not in given:
+                missing = f"{other!r} is missing; SASL needs both"
+                yield SettingsProblem(("credentials",), missing)
+        plain = self.sasl_mechanism == "PLAIN" and self.tls is False
+        if plain and self.sasl_plain_without_tls is False and "username" in given:
+            yield SettingsProblem(
+                ("config", "sasl_mechanism"),
+                "PLAIN would show the password to whoever reads the connection: set tls, or a "
+                "SCRAM mechanism, or sasl_plain_without_tls: true",
             )
         if isinstance(self.tls, TLS) and (self.tls.cert is None) is not (self.tls.key is None):
-            raise _invalid("config: tls needs cert and key, or neither")
+            yield SettingsProblem(("config", "tls"), "cert and key go together")
+
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]*")
+MAX_PREFIX = 200
+"""Kafka takes names of 249 characters; the rest is for the topics'."""
+
+
+def _broker_problem(broker: str) -> str:
+    """What is wrong with an address of ``brokers``; empty if nothing is."""
+    expected = "expected host:port"
+    if "@" in broker:  # what stands before it may be a password, so it is not shown
+        return f"{expected}, without user and password: they belong into credentials"
+    found = f'found "{broker[:80]}"'
+    _, separator, rest = broker.partition("://")
+    if separator:
+        return f'{expected}, without a scheme, {found}; write "{rest}"'
+    if "," in broker:
+        return f"{expected}, {found}; each broker is an item of the list"
+    match = re.fullmatch(r"(?:\[(?P<ip6>[^\[\]]*)\]|(?P<host>[^:\[\]]*))(?::(?P<port>.*))?", broker)
+    if match is None:
+        return f"{expected}, {found}; an IPv6 address is written [::1]:9092"
+    if match["port"] is not None and not _is_port(match["port"]):
+        return f"{expected}, {found}; the port is a number from 1 to 65535"
+    if match["ip6"] is not None and not _is_ip6(match["ip6"]):
+        return f"{expected}, {found}; only an IPv6 address stands in brackets"
+    if match["host"] is not None and _HOST.fullmatch(match["host"]) is None:
+        return f"{expected}, {found}; a host is a name or an IP address"
+    return ""
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536
+
+
+def _is_ip6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _prefix_problem(prefix: str) -> str:
+    if _PREFIX.fullmatch(prefix) is None:
+        return (
+            "Kafka's topics have letters without accents, digits, dots, underscores and hyphens "
+            f'in their names; found "{prefix[:80]}"'
+        )
+    if len(prefix) > MAX_PREFIX:
+        return f"it has {len(prefix)} characters; {MAX_PREFIX} leave room for the topics' names"
+    return ""
 
 
 def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict[str, Any]:
     """librdkafka's settings that producer, consumers and administration have in common.
 
     Raises:
-        PluginError: INVALID_ARGUMENT, what does not fit together.
+        PluginError: INVALID_ARGUMENT, a file cannot be read.
     """
     settings: dict[str, Any] = {
         "bootstrap.servers": ",".join(config.brokers),
@@ -112,8 +167,7 @@ def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict
         "reconnect.backoff.max.ms": RECONNECT_AT_MOST_MS,
         "log_level": 0,  # of what it has to say, the plugin logs each thing once
     }
-    config.check(credentials)
-    given = _credentials(credentials)
+    given = {CREDENTIALS[name]: value for name, value in credentials.items()}
     protocol = ""
     if "username" in given:
         protocol = "SASL_"
@@ -172,20 +226,6 @@ def _readable(path: str) -> str:
             return path
     except OSError as error:
         raise _invalid(f"config: tls: {path}: {error.strerror}") from error
-
-
-def _credentials(credentials: Mapping[str, str]) -> dict[str, str]:
-    unknown = sorted(set(credentials) - set(CREDENTIALS))
-    if unknown:
-        raise _invalid(
-            f"credentials: {unknown[0]!r} means nothing here; there are username, password "
-            "(or sasl_username, sasl_password) and tls_key_password"
-        )
-    given = {CREDENTIALS[name]: value for name, value in credentials.items()}
-    if ("username" in given) is not ("password" in given):
-        missing = "password" if "username" in given else "username"
-        raise _invalid(f"credentials: {missing!r} is missing; SASL needs both")
-    return given
 
 
 def _invalid(detail: str) -> PluginError:

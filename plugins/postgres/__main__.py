@@ -2,6 +2,6 @@
 
 from prism.sdk import serve
 
-from .plugin import PostgresPlugin
+from . import PostgresPlugin
 
 serve(PostgresPlugin)

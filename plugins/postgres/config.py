@@ -1,16 +1,16 @@
 """The ``config:`` block of a namespace on PostgreSQL, and how a connection is made from it."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
-from psycopg import Error, pq
 
-from prism.sdk import PluginError, StatusCode
+from prism.sdk import SettingsProblem, did_you_mean
 
 _UNREADABLE = (
-    "cannot be read: it is postgresql://host:port/database?name=value or "
+    "it cannot be read; its form is postgresql://host:port/database?name=value or "
     "host=... port=... dbname=..., without user name and password"
 )
 _SECRET = ("password", "passfile", "sslpassword", "oauth_client_secret")
@@ -47,6 +47,8 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema that is named as the role would get the tables of clients, too.)
     """
 
+    credential_names: ClassVar[tuple[str, ...]] = ("username", "password")
+
     connection_string: Annotated[str, Meta(min_length=1)]
     pool_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     idle_timeout: Annotated[float, Meta(gt=0)] = 300.0
@@ -70,36 +72,40 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Whether nothing may be kept in a session."""
         return self.statement_cache_size == 0
 
-    def check(self, credentials: Mapping[str, str]) -> None:
-        """Raise PluginError for what cannot be used, before anything starts."""
-        ConnectionSettings(self, credentials, "")
+    def problems(self, credentials: Mapping[str, str]) -> Iterator[SettingsProblem]:
+        """What does not fit; see ``prism.contract.settings``. What only libpq knows is left out
+        where psycopg is not installed."""
+        del credentials  # the server judges them
+        if not self.connection_string:  # wrong, and told
+            return
+        try:
+            given = _parse(self.connection_string)
+        except ImportError:
+            return
+        except ValueError as error:
+            yield _wrong(str(error))
+            return
+        for keyword in given:
+            if keyword in _FROM_CREDENTIALS:
+                name = _FROM_CREDENTIALS[keyword]
+                yield _wrong(f"it has a {name}, which belongs into credentials.{name}")
+            elif keyword in _SECRET:
+                yield _wrong(f"it has {keyword}: secrets belong into credentials")
+            elif keyword in ("service", "client_encoding"):
+                yield _wrong(f"it has {keyword}, which Prism does not take")
 
 
 class ConnectionSettings:
     """libpq's parameters; the password is read anew for each connection.
 
     Raises:
-        PluginError: INVALID_ARGUMENT, naming what is wrong in ``connection_string``.
+        ValueError: ``connection_string`` cannot be read.
     """
 
     def __init__(
         self, config: PostgresConfig, credentials: Mapping[str, str], namespace: str
     ) -> None:
         given = _parse(config.connection_string)
-        for keyword in given:
-            if keyword in _FROM_CREDENTIALS:
-                name = _FROM_CREDENTIALS[keyword]
-                raise _wrong(f"has a {name}: it belongs into credentials.{name}")
-            if keyword in _SECRET:
-                raise _wrong(f"has {keyword}: secrets belong into credentials")
-            if keyword in ("service", "client_encoding"):
-                raise _wrong(f"has {keyword}, which Prism does not take")
-        unknown = set(credentials) - {"username", "password"}
-        if unknown:
-            raise PluginError(
-                StatusCode.INVALID_ARGUMENT,
-                f"credentials.{min(unknown)} is not known; there are username and password",
-            )
         self._credentials = credentials
         self.parameters = {
             **_DEFAULTS,
@@ -141,11 +147,18 @@ class ConnectionSettings:
 
 
 def _parse(text: str) -> dict[str, str]:
+    """The parameters that are given.
+
+    Raises:
+        ValueError: it cannot be read; says why, without a part of what may be a password.
+        ImportError: psycopg is not installed.
+    """
+    from psycopg import Error, pq
+
     try:
         options = pq.Conninfo.parse(text.encode())
     except Error as error:
-        # libpq's sentence may have a part of a password in it, where a URL is torn by one.
-        raise _wrong(_UNREADABLE) from error
+        raise ValueError(_unreadable(text, str(error))) from error
     given = {
         option.keyword.decode(): option.val.decode() for option in options if option.val is not None
     }
@@ -153,8 +166,24 @@ def _parse(text: str) -> dict[str, str]:
     ports = given.get("port", "").replace(",", "")
     places = given.get("host", "") + given.get("dbname", "")
     if (ports and not ports.isdecimal()) or ("@" in places and "://" in text):
-        raise _wrong(_UNREADABLE)
+        raise ValueError(_UNREADABLE)
     return given
+
+
+_NO_SUCH = re.compile(r'invalid (?:connection option|URI query parameter):? "([a-zA-Z_]{1,40})"')
+
+
+def _unreadable(text: str, said: str) -> str:
+    """libpq's sentence may have a part of a password in it, where one tears a URL or has spaces;
+    so only a parameter's name is taken from it, and where no password is in sight."""
+    named = _NO_SUCH.search(said)
+    if named is None or "@" in text or "pass" in text.lower():
+        return _UNREADABLE
+    from psycopg import pq
+
+    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+    meant = did_you_mean(named[1], known)
+    return f'there is no parameter "{named[1]}"{meant or "; libpq documents those there are"}'
 
 
 def _quoted(value: str) -> str:
@@ -162,5 +191,5 @@ def _quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _wrong(problem: str) -> PluginError:
-    return PluginError(StatusCode.INVALID_ARGUMENT, f"config.connection_string {problem}")
+def _wrong(problem: str) -> SettingsProblem:
+    return SettingsProblem(("config", "connection_string"), problem)

@@ -2,6 +2,6 @@
 
 from prism.sdk import serve
 
-from .plugin import RedisPlugin
+from . import RedisPlugin
 
 serve(RedisPlugin)

@@ -1,17 +1,17 @@
 """The ``config:`` block of a namespace on Redis or Valkey."""
 
-from collections.abc import Mapping
-from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import PluginError, StatusCode
+from prism.sdk import PluginError, SettingsProblem, StatusCode, did_you_mean
 
 from .commands import DATA_COMMANDS
 
-Path = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True})]
+Path = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True, "read": True})]
 
 MAX_DATABASE = 2**31 - 1
 
@@ -52,6 +52,13 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``allowed_commands``: what ``command`` and ``transaction`` may run.
     """
 
+    credential_names: ClassVar[tuple[str, ...]] = (
+        "username",
+        "password",
+        "sentinel_username",
+        "sentinel_password",
+    )
+
     url: Annotated[str, Meta(min_length=1)] = "redis://127.0.0.1:6379/0"
     ca_cert: Path | None = None
     client_cert: Path | None = None
@@ -68,19 +75,38 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream_max_length: Annotated[int, Meta(ge=0)] = 100_000
     allowed_commands: tuple[str, ...] = DATA_COMMANDS
 
-    def check(self, credentials: Mapping[str, str]) -> None:
-        """Raise PluginError for what cannot be used, before anything starts."""
-        del credentials  # the server judges them
-        read_url(self.url)
-        for address in self.sentinel.addresses if self.sentinel else ():
-            read_address(address, "sentinel.addresses")
-        unknown = sorted({name.upper() for name in self.allowed_commands} - {*DATA_COMMANDS})
-        if unknown:
-            raise PluginError(
-                StatusCode.INVALID_ARGUMENT,
-                f"config.allowed_commands: {', '.join(unknown)} cannot be allowed: it is none that "
-                "stays within its keys, or none that is known here",
-            )
+    def problems(self, credentials: Mapping[str, str]) -> Iterator[SettingsProblem]:
+        """What does not fit; see ``prism.contract.settings``."""
+        try:
+            read_url(self.url or "redis://127.0.0.1")
+        except PluginError as error:
+            yield SettingsProblem(("config", "url"), error.detail.removeprefix("config.url: "))
+        for index, address in enumerate(self.sentinel.addresses if self.sentinel else ()):
+            try:
+                read_address(address)
+            except ValueError as error:
+                yield SettingsProblem(("config", "sentinel", "addresses", index), str(error))
+        if self.client_key is not None and self.client_cert is None:
+            yield SettingsProblem(("config", "client_key"), "it means nothing without client_cert")
+        if self.url and self.url.startswith(("redis:", "unix:")):
+            for key in ("ca_cert", "client_cert", "tls_server_name"):
+                if getattr(self, key) is not None:
+                    yield SettingsProblem(
+                        ("config", key),
+                        "it means nothing without TLS, which a url of rediss:// has",
+                    )
+        for index, name in enumerate(self.allowed_commands or ()):
+            if name.upper() not in DATA_COMMANDS:
+                yield SettingsProblem(
+                    ("config", "allowed_commands", index),
+                    f"{name} cannot be allowed{did_you_mean(name.upper(), DATA_COMMANDS)}; it is "
+                    "none that stays within its keys, or none that is known here",
+                )
+        for role in ("", "sentinel_"):
+            if f"{role}username" in credentials and f"{role}password" not in credentials:
+                yield SettingsProblem(
+                    ("credentials", f"{role}username"), f"it means nothing without {role}password"
+                )
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -115,7 +141,7 @@ def read_url(url: str) -> Server:
             "username and password"
         )
     if parts.query or parts.fragment:
-        raise _wrong("it takes no options; they are keys beside url")
+        raise _wrong(f"it takes no options{_named(parts.query)}")
     if parts.scheme == "unix":
         if parts.netloc or not parts.path.startswith("/"):
             raise _wrong("a Unix socket is written unix:///path/of.sock")
@@ -128,16 +154,50 @@ def read_url(url: str) -> Server:
     return Server(host, port, "", parts.scheme == "rediss", int(database))
 
 
-def read_address(text: str, key: str) -> tuple[str, int]:
+_OF_OTHERS = {
+    "db": "the database stands in the path, as in redis://host:port/1",
+    "ssl": "TLS is rediss://",
+    "tls": "TLS is rediss://",
+    "password": "it is credentials.password",
+    "user": "it is credentials.username",
+    "username": "it is credentials.username",
+    "ssl_ca_certs": "it is the key ca_cert beside url",
+    "ssl_certfile": "it is the key client_cert beside url",
+    "ssl_keyfile": "it is the key client_key beside url",
+    "timeout": "it is the key connect_timeout_seconds beside url",
+    "socket_connect_timeout": "it is the key connect_timeout_seconds beside url",
+}
+"""What other clients take as parameters of a URL, and where it is here."""
+
+
+def _named(query: str) -> str:
+    """Which options a URL has, and where they belong; never their values."""
+    said = []
+    for name, _ in parse_qsl(query, keep_blank_values=True)[:5]:
+        if not (name.isidentifier() and len(name) <= 40):
+            return "; they are keys beside url"
+        where = _OF_OTHERS.get(name.lower())
+        meant = did_you_mean(name, RedisConfig.__struct_fields__)
+        said.append(f'"{name}": {where}' if where else f'"{name}": no such key beside url{meant}')
+        if where is None and name in RedisConfig.__struct_fields__:
+            said[-1] = f'"{name}": it is a key beside url'
+    return f"; {', '.join(said)}" if said else "; they are keys beside url"
+
+
+def read_address(text: str) -> tuple[str, int]:
     """``host:port``.
 
     Raises:
-        PluginError: INVALID_ARGUMENT, naming ``key``.
+        ValueError: it is none; says so without showing what may be a password.
     """
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "@" in text:
-        raise PluginError(StatusCode.INVALID_ARGUMENT, f"config.{key}: each is host:port")
-    return host.strip("[]"), int(port)
+    is_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    bare = host.removeprefix("[").removesuffix("]")
+    if "@" in text:
+        raise ValueError("expected host:port, without user and password")
+    if not (bare and is_port) or "/" in host or (":" in bare and bare == host):
+        raise ValueError(f'expected host:port, such as sentinel:26379; found "{text[:80]}"')
+    return bare, int(port)
 
 
 def _wrong(why: str) -> PluginError:

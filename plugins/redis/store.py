@@ -166,7 +166,6 @@ class RedisStore(Plugin):
 
     async def start(self) -> None:
         """Connect; refuses with what to do."""
-        self.config.check(self.credentials)
         server = read_url(self.config.url)
         prefix = self.config.key_prefix
         self.prefix = (f"{self.namespace}:" if prefix is None else prefix).encode()

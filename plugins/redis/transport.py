@@ -118,7 +118,7 @@ class Connector:
         self._sentinels: list[tuple[str, int]] = []
         if config.sentinel is not None:
             for address in config.sentinel.addresses:
-                self._sentinels.append(read_address(address, "sentinel.addresses"))
+                self._sentinels.append(read_address(address))
 
     async def connect(self) -> RedisTransport:
         """A connection to the server, or to the master that a sentinel names, authenticated and

@@ -5,6 +5,7 @@ From the calls down to the file: ``plugin`` (operations) → ``keyvalue`` and
 connection, in which thread) → ``batching`` and ``transaction`` (group commit).
 """
 
+from .config import SQLiteConfig as Config
 from .plugin import SQLitePlugin
 
-__all__ = ["SQLitePlugin"]
+__all__ = ["Config", "SQLitePlugin"]

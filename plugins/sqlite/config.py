@@ -1,6 +1,6 @@
 """The ``config:`` block of a namespace on SQLite."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,8 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_value_bytes``: half of the default frame, so that a value also fits
     when it travels as base64.
     """
+
+    credential_names: ClassVar[tuple[str, ...]] = ()
 
     path: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True})] = (
         "prism.db"

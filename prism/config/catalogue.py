@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from prism.config.typecheck import suggest
 from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
+from prism.contract.settings import did_you_mean
 
 BUILT_IN = {
     "sqlite": CataloguePlugin(
@@ -144,8 +144,7 @@ def _choose_version(entry: CataloguePlugin, version: str | None) -> str | None:
 
 def _no_such_plugin(name: str, config: Config) -> str:
     names = [entry.name for entry in config.plugins]
-    close = suggest(name, [*names, *BUILT_IN])
-    hint = f'; did you mean "{close}"?' if close else ""
+    hint = did_you_mean(name, [*names, *BUILT_IN])
     catalogue = ", ".join(names) or "nothing"
     return (
         f'there is no plugin "{name}"{hint} '
@@ -164,40 +163,52 @@ def _comes_with_prism(plugin: PluginConfig) -> tuple[str, str] | None:
     return (module, name) if module.startswith(PACKAGE) else None
 
 
+def _load(plugin: PluginConfig) -> type[Any] | None:
+    """The class of a plugin that comes with Prism; None for another.
+
+    Raises:
+        ImportError: it is not installed whole.
+    """
+    known = _comes_with_prism(plugin)
+    if known is None:
+        return None
+    module = importlib.import_module(known[0])
+    name = known[1] or next(each for each in module.__all__ if each != "Config")
+    kind: type[Any] | None = getattr(module, name, None)
+    return kind
+
+
 def plugin_class(plugin: PluginConfig) -> type[Any] | None:
     """The class of a plugin that comes with Prism.
 
     What others are, only their own code knows, and that is not run to be asked.
     """
-    known = _comes_with_prism(plugin)
-    if known is None:
-        return None
     try:
-        module = importlib.import_module(known[0])
+        return _load(plugin)
     except ImportError:  # see `missing_library`
         return None
-    kind: type[Any] | None = getattr(module, known[1] or module.__all__[0], None)
-    return kind
 
 
 def missing_library(plugin: PluginConfig) -> str | None:
     """What a plugin that comes with Prism lacks to run, in its own words."""
-    known = _comes_with_prism(plugin)
-    if known is None:
-        return None
     try:
-        importlib.import_module(known[0])
+        _load(plugin)
     except ImportError as error:
         return str(error)
     return None
 
 
 def config_type(plugin: PluginConfig) -> type[msgspec.Struct] | None:
-    """The type of the ``config:`` of a plugin that ``plugin_class`` knows.
+    """The type of the ``config:`` of a plugin that comes with Prism; its driver need not be there.
 
-    It may have a method ``check(credentials)``, which raises the PluginError that ``start`` would
-    raise for what types cannot say, without looking at files or servers. ``credentials`` are as
-    written, with placeholders. The error's detail begins with the key: ``config.url: …``.
+    ``contract.settings`` has what such a type says beside its fields.
     """
-    config: type[msgspec.Struct] | None = getattr(plugin_class(plugin), "Config", None)
+    known = _comes_with_prism(plugin)
+    if known is None:
+        return None
+    try:
+        package = importlib.import_module(".".join(known[0].split(".")[:2]))
+    except ImportError:
+        return None
+    config: type[msgspec.Struct] | None = getattr(package, "Config", None)
     return config

@@ -4,6 +4,7 @@ Beside msgspec's constraints, ``Meta.extra`` carries what msgspec does not know:
 
 - ``private``: values below may be secret and are never shown in a message;
 - ``path``: a file-system path; a relative one starts at the configuration file;
+- ``read``: a file at that path is read, and never written (in the ``config:`` of plugins);
 - ``form``: the words for a ``pattern``;
 - ``types``: the plugin types that the key belongs to;
 - ``needs``: keys of which one must be there for this one to mean anything.

@@ -4,12 +4,13 @@ They see the part of the file whose types are right, and point at its places.
 """
 
 import os.path
-import re
 from datetime import date
 from ipaddress import ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from prism.config.catalogue import (
     BUILT_IN,
@@ -17,7 +18,6 @@ from prism.config.catalogue import (
     UnresolvedPlugin,
     config_type,
     launch_keys,
-    missing_library,
     needs_version,
     resolve_plugin,
 )
@@ -36,7 +36,7 @@ from prism.config.types import (
     PluginConfig,
     PluginType,
 )
-from prism.contract.errors import PluginError
+from prism.contract.settings import settings_problems
 from prism.streams.addresses import (
     WebSocketURL,
     can_be_listened_on,
@@ -87,7 +87,7 @@ def check_rules(config: Config, at: Place) -> None:
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
     for place in unsound if at["plugins"].is_sound else ():
-        _check_backend_of_unsound(config, place)
+        _check_unsound(config, place)
     if not config.namespaces and at.is_sound:
         at.warning("there are no namespaces, so clients can reach nothing")
 
@@ -496,14 +496,19 @@ def _check_socket_is_own(plugin: PluginConfig, at: Place, sockets: dict[str, Pla
         at.error(f"the socket is taken by line {earlier.line}; each namespace needs its own")
 
 
-def _check_backend_of_unsound(config: Config, at: Place) -> None:
-    """A misspelt backend is told together with what is wrong beside it."""
-    place = at["backend"]
-    backend = place.node.value
-    if not place.is_written or not place.is_sound or at["plugin"].is_written:
+def _check_unsound(config: Config, at: Place) -> None:
+    """What can be said of a namespace's plugin is told together with what is wrong beside it."""
+    plain = at.node.plain()
+    if not isinstance(plain, dict) or not (at["plugin"].is_sound and at["backend"].is_written):
         return
-    if isinstance(backend, str) and backend not in (*BUILT_IN, *(e.name for e in config.plugins)):
-        _check_resolves(config, NamespaceConfig(name="unsound", backend=backend), at)
+    keys = {
+        key: plain[key]
+        for key in ("backend", "plugin", "config", "credentials")
+        if key in plain and at[key].is_sound
+    }
+    if "backend" in keys:
+        namespace = msgspec.convert({"name": "unsound", **keys}, NamespaceConfig)
+        _check_resolves(config, namespace, at)
 
 
 def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> None:
@@ -523,32 +528,52 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
         return
     if plugin.unsupported is not None:
         at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
-    lacks = missing_library(plugin)
-    if lacks is not None:
-        at["backend"].error(lacks)
     kind = config_type(plugin)
-    if kind is not None and at["config"].is_sound:
+    if kind is not None:
         _check_settings(kind, namespace, at)
-
-
-_OF_KEY = re.compile(r"(config|credentials)((?:\.\w+)*):? ")
 
 
 def _check_settings(kind: type[msgspec.Struct], namespace: NamespaceConfig, at: Place) -> None:
     """The ``config:`` of a plugin that comes with Prism, as the plugin itself would judge it."""
-    if at["config"].is_written and at["config"].node.value is not None:
-        check_types(at["config"], kind)
+    here = at["config"]
+    if here.is_written and here.node.value is not None:
+        if not isinstance(here.node.value, dict):
+            return
+        check_types(here, kind)
     else:
         for name, field in fields_of(kind).items():
             if field.required:
-                at["config"].error(f'the required key "{name}" is missing')
-    check = getattr(kind, "check", None)
-    if check is None or not at["config"].is_sound:
-        return
-    try:
-        check(msgspec.convert(namespace.config, kind), namespace.credentials)
-    except PluginError as error:
-        place, named = at, _OF_KEY.match(error.detail)
-        for key in (named[1] + named[2]).split(".") if named else ("config",):
-            place = place[key]
-        place.error(error.detail[named.end() if named else 0 :])
+                here.error(f'the required key "{name}" is missing')
+    settings = {
+        field.name: _sound_value(field, name, namespace.config, here)
+        for name, field in fields_of(kind).items()
+    }
+    _check_connect_timeout(settings, namespace.plugin.start_timeout_seconds, here)
+    credentials = namespace.credentials if at["credentials"].is_sound else {}
+    for problem in settings_problems(kind, kind(**settings), credentials):
+        place = at
+        for step in problem.path:
+            place = place[step]
+        place.error(problem.message)
+
+
+def _check_connect_timeout(settings: dict[str, Any], start: float, at: Place) -> None:
+    """Who is out of time at the same moment cannot say what was not reached."""
+    for key in ("connect_timeout", "connect_timeout_seconds"):
+        seconds = settings.get(key)
+        if isinstance(seconds, int | float) and seconds >= start:
+            at[key].warning(
+                f"{seconds:g} s to connect leave no time to say why it failed: the plugin has "
+                f"{start:g} s to start (plugin.start_timeout_seconds)"
+            )
+
+
+def _sound_value(field: FieldInfo, name: str, written: dict[str, Any], at: Place) -> Any:
+    """The key's value as the plugin gets it; None where it is wrong."""
+    if not at[name].is_sound:
+        return None
+    if name in written:
+        return msgspec.convert(written[name], field.type)
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None if field.required else field.default

@@ -6,7 +6,6 @@ list or mapping, and tells every fault in its place.
 """
 
 import re
-from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from types import UnionType
@@ -18,6 +17,7 @@ from msgspec.structs import FieldInfo
 
 from prism.config.document import Entry, Node, Place, Unreadable
 from prism.config.errors import clip
+from prism.contract.settings import suggest
 
 SHORT_LIST = 12
 """Up to so many accepted keys are listed even beside a suggestion."""
@@ -268,12 +268,3 @@ def _unknown_key(name: str, block: type[Struct]) -> str:
         if any(name in fields_of(inner) for inner in blocks):
             return f'unknown key; "{clip(name)}" belongs inside "{outer}"'
     return f"unknown key {accepted}"
-
-
-def suggest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that ``word`` is probably a misspelling of."""
-    written, known = word[:64].lower().replace("-", "_"), list(choices)
-    matches = get_close_matches(written, known, 1, 0.7)
-    # "timeout" for "timeout_seconds" is no misspelling, and yet what is meant.
-    matches += [choice for choice in known if choice.startswith(f"{written}_")]
-    return matches[0] if matches else None

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from prism.access.api_keys import read_keys
 from prism.config import (
     LoadedConfig,
@@ -23,12 +25,12 @@ from prism.config import (
     resolve_credentials,
     resolve_plugin,
 )
-from prism.config.catalogue import config_type
+from prism.config.catalogue import config_type, missing_library
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.hardening import find_weaknesses
 from prism.config.secrets import exposed
-from prism.config.typecheck import fields_of, meta_of
+from prism.config.typecheck import alternatives, fields_of, meta_of
 from prism.config.types import (
     AdminConfig,
     AuthenticationConfig,
@@ -199,12 +201,17 @@ class _Namespace:
         if plugin.unsupported is not None:
             self._place(plugin, "library").error(f"it cannot start: {plugin.unsupported}")
             return
+        lacks = missing_library(plugin)
+        if lacks is not None:
+            self._at["backend"].error(lacks)
+        kind = config_type(plugin)
+        if kind is not None:
+            _check_paths(kind, self._namespace.config, self._at["config"])
         match plugin.form:
             case PluginForm.COMMAND:
                 self._check_command(plugin)
             case PluginForm.MODULE:
                 self._check_module(plugin)
-                self._check_settings(plugin)
             case PluginForm.SOCKET:
                 self._check_socket(plugin)
             case PluginForm.ENDPOINT:
@@ -264,15 +271,6 @@ class _Namespace:
                 f"{f' in {plugin.path}' if plugin.path else ''}"
             )
 
-    def _check_settings(self, plugin: PluginConfig) -> None:
-        """The files of a built-in plugin, such as a database's."""
-        kind = config_type(plugin)
-        settings: dict[str, Any] = self._namespace.config
-        for name, field in fields_of(kind).items() if kind is not None else ():
-            file = settings.get(name)
-            if meta_of(field.type, "path") and isinstance(file, str) and file not in NO_FILE:
-                _check_directory(Path(file).parent, self._at["config"][name], to_write=True)
-
     def _check_socket(self, plugin: PluginConfig) -> None:
         directory = Path(plugin.socket or "").parent
         if not plugin.dial:  # then the proxy listens, and makes what is missing on the way
@@ -295,6 +293,32 @@ class _Namespace:
                 load_client_context(files)
             except TLSFilesError as error:
                 place[keys.get(error.files, "key")].error(f"{error.files}: {error.why}")
+
+
+def _check_paths(block: type[msgspec.Struct], settings: dict[str, Any], at: Place) -> None:
+    """The files of a plugin that comes with Prism: a database that it writes, or a certificate
+    that it reads (``read`` in the field's ``extra``)."""
+    for name, field in fields_of(block).items():
+        value = settings.get(name)
+        if isinstance(value, dict):
+            inner = next((one.block for one in alternatives(field.type) if one.block), None)
+            if inner is not None:
+                _check_paths(inner, value, at[name])
+        elif meta_of(field.type, "path") and isinstance(value, str) and value not in NO_FILE:
+            if meta_of(field.type, "read"):
+                _check_readable(Path(value), at[name])
+            elif Path(value).is_dir():
+                at[name].error(f"{value} is a directory")
+            else:
+                _check_directory(Path(value).parent, at[name], to_write=True)
+
+
+def _check_readable(file: Path, at: Place) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        at.error(f"{file}: {_reason(error)}")
 
 
 def _search_path(plugin: PluginConfig) -> str:

@@ -7,6 +7,7 @@ frame protocol and is imported when it is asked for.
 from typing import TYPE_CHECKING, Any
 
 from prism.contract.errors import PluginError
+from prism.contract.settings import SettingsProblem, did_you_mean
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
 from prism.sdk.health import Health, Metrics
@@ -25,8 +26,10 @@ __all__ = [
     "Plugin",
     "PluginError",
     "Positioned",
+    "SettingsProblem",
     "StatusCode",
     "Value",
+    "did_you_mean",
     "operation",
     "serve",
 ]

@@ -44,6 +44,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
+from prism.contract.settings import settings_problems
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
 from prism.sdk.declaration import declare
@@ -156,8 +157,9 @@ class Plugin:
 
     ``start`` finds ``self.config``, ``self.credentials`` and ``self.namespace``
     set. ``Config`` is the msgspec Struct to decode the configuration to; without
-    one, ``self.config`` is the plain dictionary. Raise ``PluginError`` to answer
-    a call with a status; any other exception is INTERNAL and only the log has it.
+    one, ``self.config`` is the plain dictionary. What it may say beside its fields, which
+    credentials there are for one, is in ``prism.contract.settings``. Raise ``PluginError`` to
+    answer a call with a status; any other exception is INTERNAL and only the log has it.
     Names with two leading underscores are the SDK's; all others are the author's.
     """
 
@@ -250,6 +252,8 @@ class Plugin:
         self.__limiter = anyio.CapacityLimiter(self.blocking_threads)
         try:
             self.config = _decode_config(self.Config, request.config_json)
+            if self.Config is not None:
+                self.__check_settings(self.Config)
             if request.cache is not None:
                 self.__check_cache(request.cache)
             await self.start()
@@ -270,6 +274,12 @@ class Plugin:
             operations=self.__declarations(),
             groups=list(self.groups),
         )
+
+    def __check_settings(self, kind: type[msgspec.Struct]) -> None:
+        """Raises PluginError: INVALID_ARGUMENT, with all that is wrong."""
+        problems = list(settings_problems(kind, self.config, self.credentials))
+        if problems:
+            raise PluginError(StatusCode.INVALID_ARGUMENT, "; ".join(map(str, problems)))
 
     def __check_cache(self, settings: CacheSettings) -> None:
         """Raises PluginError: INVALID_ARGUMENT, for what it cannot keep."""

@@ -45,7 +45,7 @@ async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], Backen
     label = spec.label
     module_name, _, class_name = (spec.plugin.module or "").partition(":")
     try:
-        module = await trio.to_thread.run_sync(_import, spec, fresh)
+        module, kind = await trio.to_thread.run_sync(_import, spec, fresh, class_name)
     except PluginRefused:
         raise
     except ModuleNotFoundError as error:
@@ -58,7 +58,6 @@ async def load_plugin(spec: InstanceSpec, *, fresh: bool) -> Callable[[], Backen
             f"{label}: importing {module_name} failed: {type(error).__name__}: {error}",
             crashed=True,
         ) from error
-    kind: Callable[[], BackendPlugin] | None = getattr(module, class_name, None)
     if kind is None or (isinstance(kind, type) and not _is_plugin(kind)):
         wrong = f"module {module_name} has no {class_name!r}"
         if kind is not None:
@@ -77,12 +76,15 @@ def _is_plugin(kind: type) -> bool:
     return hasattr(kind, "initialize") and hasattr(kind, "execute")
 
 
-def _import(spec: InstanceSpec, fresh: bool) -> ModuleType:
+def _import(
+    spec: InstanceSpec, fresh: bool, class_name: str
+) -> tuple[ModuleType, Callable[[], BackendPlugin] | None]:
+    """The module and its class, which a module may import only when it is asked for it."""
     verified = Verifier(spec.plugin, spec.label, spec.verification).module()
     log_verdict(spec.label, verified.verdict, spec.verification)
-    if fresh and verified.tree is None:
-        return import_afresh(verified)
-    return verified.import_module()
+    is_afresh = fresh and verified.tree is None
+    module = import_afresh(verified) if is_afresh else verified.import_module()
+    return module, getattr(module, class_name, None)
 
 
 def import_afresh(verified: VerifiedModule) -> ModuleType:

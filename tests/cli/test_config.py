@@ -50,13 +50,13 @@ def test_a_secret_that_any_user_may_read_is_a_warning_with_its_place():
     secret = Path("secrets/pw").absolute()
     secret.write_text("hunter2")
     secret.chmod(0o644)
-    entry = '{name: kv, backend: sqlite, credentials: {p: "{{ secret:pw }}"}}'
+    entry = '{name: kv, backend: redis, credentials: {password: "{{ secret:pw }}"}}'
     text = f"secrets: {{directory: secrets}}\nnamespaces: [{entry}]\n"
     Path("open.yaml").write_text(text)
     for strict in ([], ["--strict"]):
         result = CliRunner().invoke(prism, ["config", "check", *strict, "open.yaml"])
         column = text.splitlines()[1].index('"{{') + 1
-        place = f"open.yaml:2:{column}: namespaces[0].credentials.p"
+        place = f"open.yaml:2:{column}: namespaces[0].credentials.password"
         assert result.stderr.startswith(f"warning: {place}")
         assert f"any user may read the secret file {secret}; chmod it to 0600" in result.stderr
 

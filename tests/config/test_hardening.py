@@ -24,8 +24,8 @@ authentication:
   introspection: {url: "https://c/i", client_id: p, client_secret: "{{ secret:c }}"}
 namespaces:
   - name: a
-    backend: sqlite
-    config: {path: a.db}
+    backend: redis
+    config: {key_prefix: "a:"}
     credentials: {password: "{{ secret:a }}"}
     access:
       owners: [ann]

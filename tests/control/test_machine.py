@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from prism.access.api_keys import create_key
 from prism.config import load_config
+from prism.config.catalogue import BUILT_IN, config_type
 from prism.config.typecheck import alternatives, fields_of, meta_of
-from prism.config.types import Config
+from prism.config.types import Config, PluginConfig
 from prism.control.machine import check_machine
 
 FITS = """
@@ -211,6 +212,71 @@ def test_a_group_that_is_not_there(here: Path) -> None:
 def test_a_directory_that_this_user_may_not_write(here: Path) -> None:
     (here / "data").chmod(0o555)
     assert problems(here) == ["26:47: namespaces[5].config.path: this user may not write in data"]
+
+
+OF_PLUGINS = """
+namespaces:
+  - name: a
+    backend: redis
+    config: {url: "rediss://h", ca_cert: ca.pem, client_cert: cert.pem, client_key: key.pem}
+  - name: b
+    backend: kafka
+    config:
+      brokers: [h]
+      topic_prefix: ""
+      tls: {ca_cert: ca.pem, cert: cert.pem, key: key.pem}
+  - {name: c, backend: sqlite, config: {path: data/c.db}}
+"""
+OF_PLUGINS_MISSING = {
+    "ca.pem": ["5:42: namespaces[0].config.ca_cert", "11:22: namespaces[1].config.tls.ca_cert"],
+    "cert.pem": ["5:63: namespaces[0].config.client_cert", "11:36: namespaces[1].config.tls.cert"],
+    "key.pem": ["5:85: namespaces[0].config.client_key", "11:51: namespaces[1].config.tls.key"],
+}
+
+
+def test_files_that_plugins_read_need_not_be_where_they_could_write(here: Path) -> None:
+    if os.geteuid():
+        here.chmod(0o555)
+    assert problems(here, OF_PLUGINS) == []
+
+
+@pytest.mark.parametrize("name", OF_PLUGINS_MISSING)
+def test_a_file_that_a_plugin_reads_is_found_missing(here: Path, name: str) -> None:
+    (here / name).unlink()
+    places = OF_PLUGINS_MISSING[name]
+    assert problems(here, OF_PLUGINS) == [f"{place}: {name}: {GONE}" for place in places]
+
+
+def test_a_directory_is_no_database(here: Path) -> None:
+    text = OF_PLUGINS.replace("data/c.db", "data")
+    assert problems(here, text) == ["12:47: namespaces[2].config.path: data is a directory"]
+
+
+def test_every_path_of_a_plugin_s_settings_is_thought_of() -> None:
+    found: dict[str, set[str]] = {}
+    for entry in BUILT_IN.values():
+        launch = PluginConfig(type=entry.type, module=entry.module, command=entry.command)
+        kind = config_type(launch)
+        assert kind is not None
+        found[entry.name] = paths(kind, set())
+    assert found == {
+        "sqlite": {"SQLiteConfig.path"},
+        "postgres": set(),
+        "redis": {f"RedisConfig.{key}" for key in ("ca_cert", "client_cert", "client_key")},
+        "kafka": {f"TLS.{key}" for key in ("ca_cert", "cert", "key")},
+    }
+
+
+def test_a_driver_that_is_not_installed(here: Path, lacking: str) -> None:
+    settings = {
+        "postgres": "{connection_string: 'host=h'}",
+        "redis": "{}",
+        "kafka": "{brokers: [h], topic_prefix: ''}",
+    }
+    text = f"namespaces: [{{name: a, backend: {lacking}, config: {settings[lacking]}}}]"
+    (problem,) = problems(here, text)
+    assert problem.startswith("1:33: namespaces[0].backend: the ")
+    assert f"which the extra '{lacking}' brings" in problem
 
 
 def test_no_plugin_is_run(here: Path) -> None:

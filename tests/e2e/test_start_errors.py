@@ -136,7 +136,10 @@ FAULTY = {
         {"plugin": {"type": "sidecar", "command": ["sh", "-c", "echo no driver >&2; exit 3"]}},
         "; the last that it wrote: no driver",
     ),
-    "no-secret": ({"credentials": {"password": "{{ secret:none }}"}}, '"none"'),
+    "no-secret": (
+        {"backend": "redis", "credentials": {"password": "{{ secret:none }}"}},
+        '"none"',
+    ),
     "no-module": (
         {"plugin": {"type": "in_process", "module": "nowhere:Plugin"}},
         f"no module 'nowhere': it is neither installed for {sys.executable} nor in /",

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trustme
 
-from prism.contract.errors import PluginError
+from prism.contract.settings import settings_problems
 from prism.contract.status import StatusCode
 from prism_plugins.postgres.config import ConnectionSettings, PostgresConfig
 from tests.services.fixtures import StartServer
@@ -61,21 +61,27 @@ async def test_a_server_is_verified(start_server: StartServer, tmp_path: Path) -
         ("postgres://us@er:pa@localhost/pass", "cannot be read"),
         ("postgres://user:pa/ss@localhost/prism", "cannot be read"),
         ("mysql://localhost", "cannot be read"),
-        ("host=localhost colour=red", "cannot be read"),
+        ("host=localhost colour=red", 'there is no parameter "colour"'),
+        ("postgresql://h/d?sslmod=require", '"sslmod"; did you mean "sslmode"?'),
+        ("host=h sslmod=require", '"sslmod"; did you mean "sslmode"?'),
+        ("host=h password=two pass=3", "cannot be read"),
         ("service=other", "service"),
     ],
 )
 def test_connection_strings_that_are_refused(connection_string: str, words: str) -> None:
-    with pytest.raises(PluginError) as caught:
-        ConnectionSettings(PostgresConfig(connection_string), CREDENTIALS, "ns")
-    assert words in caught.value.detail
-    assert caught.value.detail.startswith("config.connection_string ")
-    assert "pass" not in caught.value.detail.replace("password", "").replace("passfile", "")
+    config = PostgresConfig(connection_string)
+    said = "; ".join(map(str, settings_problems(PostgresConfig, config, CREDENTIALS)))
+    assert words in said
+    assert said.startswith("config.connection_string: ")
+    assert "pass" not in said.replace("password", "").replace("passfile", "")
 
 
 def test_credentials_that_are_refused() -> None:
-    with pytest.raises(PluginError, match=r"credentials\.user is not known"):
-        ConnectionSettings(PostgresConfig("host=a"), {"user": "x"}, "ns")
+    (said,) = settings_problems(PostgresConfig, PostgresConfig("host=a"), {"user": "x"})
+    assert said == (
+        ("credentials", "user"),
+        'unknown credential; did you mean "username"? (accepted: username, password)',
+    )
 
 
 def test_several_hosts_are_libpqs_business() -> None:

@@ -11,6 +11,7 @@ import trustme
 from prism.contract.errors import PluginError
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
+from prism_plugins.redis import Config
 from prism_plugins.redis.config import read_address, read_url
 from tests.plugins.redis.conftest import OpenPlugin
 from tests.services.fixtures import StartServer
@@ -57,10 +58,50 @@ def test_a_wrong_url_is_refused_and_never_shown(url: str, words: str) -> None:
     assert "hunter2" not in refused.value.detail
 
 
-@pytest.mark.parametrize("address", ["host", "host:", ":1", "host:0", "host:x", "u@host:1"])
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("db=1", '"db": the database stands in the path'),
+        ("ssl=true", '"ssl": TLS is rediss://'),
+        ("password=hunter2", '"password": it is credentials.password'),
+        ("key_prefix=a", '"key_prefix": it is a key beside url'),
+        ("key_prefx=a", '"key_prefx": no such key beside url; did you mean "key_prefix"?'),
+        ("db=1&key_prefix", '"db": .*, "key_prefix": it is a key'),
+        ("hunter2 x=1", "they are keys beside url"),
+    ],
+)
+def test_a_url_s_options_are_named(query: str, words: str) -> None:
+    with pytest.raises(PluginError, match=words) as refused:
+        read_url(f"redis://host/0?{query}")
+    assert "hunter2" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["host", "host:", ":1", "host:0", "host:x", "u@host:1", "http://host:1", "[host", "::1:1"],
+)
 def test_a_wrong_address_is_refused(address: str) -> None:
-    with pytest.raises(PluginError, match=r"config\.sentinel\.addresses: each is host:port"):
-        read_address(address, "sentinel.addresses")
+    with pytest.raises(ValueError, match="expected host:port") as refused:
+        read_address(address)
+    assert "u@" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "credentials", "said"),
+    [
+        ({"client_key": "k"}, {}, ["config.client_key: it means nothing without client_cert"]),
+        (
+            {"ca_cert": "c", "url": "redis://h"},
+            {},
+            ["config.ca_cert: it means nothing without TLS, which a url of rediss:// has"],
+        ),
+        ({"ca_cert": "c", "url": "rediss://h"}, {}, []),
+        ({}, {"username": "u"}, ["credentials.username: it means nothing without password"]),
+        ({}, {"username": "u", "password": "p"}, []),
+    ],
+)
+def test_what_does_not_fit_together(settings: dict, credentials: dict, said: list) -> None:
+    assert [str(each) for each in Config(**settings).problems(credentials)] == said
 
 
 async def test_a_password_with_signs_of_a_url(
