@@ -1,9 +1,12 @@
 """The OpenAPI 3.1 description of a namespace, made from what its plugin declares.
 
-What a plugin tells nothing of may be any JSON object, or any JSON as a result. Schemas become
-components, named after the operation, and what they refer to within themselves moves along.
+What a plugin tells nothing of may be any JSON object, or any JSON as a result. Generators of
+clients make a class of each component, named by its title, and take references to components
+alone. So schemas that have a title become components of that name, also those within others;
+one that is there already is not told again.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -20,6 +23,13 @@ OPENAPI = "openapi.json"
 """What follows the namespace in the path: no operation can have this name."""
 
 _COMPONENTS = "#/components/schemas/"
+_DEFINITIONS = "#/$defs/"
+_DEFINED = re.compile(r"#/\$defs/[^/]+")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_VALUES = frozenset({"default", "const", "enum", "examples", "example"})
+"""Keywords of a schema that stand before data."""
+_NAMED = frozenset({"properties", "patternProperties", "dependentSchemas"})
+"""Keywords before schemas that have names."""
 _WORDS = ("type", "title", "code", "reason", "detail", "request_id", "namespace", "operation")
 _PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -50,7 +60,7 @@ def openapi(
     """The whole description, of the operations that ``identity`` may call."""
     instance = namespace.slot.current
     operations = sorted(usable(namespace, identity).items())
-    schemas: dict[str, Any] = {"Problem": _PROBLEM}
+    components = Components()
     schemes = _schemes(authentication)
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -61,10 +71,10 @@ def openapi(
         },
         "servers": [{"url": "/"}],
         "paths": {
-            f"/v1/{namespace.name}/{name}": {"post": _operation(declared, schemas)}
+            f"/v1/{namespace.name}/{name}": {"post": _operation(declared, components)}
             for name, declared in operations
         },
-        "components": {"schemas": schemas},
+        "components": {"schemas": components.schemas},
     }
     if schemes:
         described["components"]["securitySchemes"] = schemes
@@ -81,18 +91,18 @@ def _schemes(authentication: Authentication | None) -> dict[str, Any]:
     return schemes
 
 
-def _operation(declared: OperationDeclaration, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(declared: OperationDeclaration, components: "Components") -> dict[str, Any]:
     name = declared.name
-    params = _component(f"{name}.params", declared.params_schema, _ANY_OBJECT, schemas)
-    result = _component(f"{name}.result", declared.result_schema, _ANYTHING, schemas)
+    params = components.place(name, "params", declared.params_schema, _ANY_OBJECT)
+    result = components.place(name, "result", declared.result_schema, _ANYTHING)
     content = {} if declared.streaming else {"application/json": {"schema": result}}
     message = result
     if declared.also_streaming:
         of_stream = declared.stream_params_schema
-        first = _component(f"{name}.stream_params", of_stream, _ANY_OBJECT, schemas)
-        params = {"anyOf": [params, first]}
+        first = components.place(name, "stream_params", of_stream, _ANY_OBJECT)
+        params = params if first == params else {"anyOf": [params, first]}
         of_stream = declared.stream_result_schema
-        message = _component(f"{name}.message", of_stream, _ANYTHING, schemas)
+        message = components.place(name, "message", of_stream, _ANYTHING)
     if declared.streaming or declared.also_streaming:
         content |= {kind.decode(): {"schema": message} for kind in (EVENTS, LINES)}
     return {
@@ -116,18 +126,103 @@ def _operation(declared: OperationDeclaration, schemas: dict[str, Any]) -> dict[
     }
 
 
-def _has_required(schema: str) -> bool:
-    return bool(schema) and bool(msgspec.json.decode(schema).get("required"))
+def _has_required(text: str) -> bool:
+    schema = msgspec.json.decode(text) if text else None
+    return isinstance(schema, dict) and bool(schema.get("required"))
 
 
-def _component(
-    name: str, text: str, otherwise: dict[str, Any], schemas: dict[str, Any]
-) -> dict[str, Any]:
-    """A reference to the schema of ``text``, which goes into ``schemas``."""
-    if not text:
-        return otherwise
-    schemas[name] = _moved(msgspec.json.decode(text), name)
-    return _reference(name)
+class Components:
+    """The schemas of one description, each under a name of its own."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Any] = {"Problem": _PROBLEM}
+        self._names: dict[bytes, str] = {}
+        """By what a schema was before its references were changed."""
+
+    def place(self, operation: str, role: str, text: str, otherwise: dict[str, Any]) -> Any:
+        """A reference to the schema of ``text``, or ``otherwise`` where there is none."""
+        if not text:
+            return otherwise
+        schema = msgspec.json.decode(text)
+        if not isinstance(schema, dict):
+            return schema  # true or false
+        own = _pascal(f"{operation}_{role}")
+        if not all(_DEFINED.fullmatch(reference) for reference in _references(schema)):
+            # It refers into itself, so that it has to stay whole.
+            name = self._take(own, own)
+            self.schemas[name] = _moved(schema, name) | {"title": name}
+            return _reference(name)
+        definitions = schema.pop("$defs", {})
+        if "$ref" in schema:
+            return self._changed(schema, definitions, operation)
+        return self._add(_title(schema) or own, schema, definitions, operation)
+
+    def _add(
+        self, wanted: str, schema: dict[str, Any], definitions: dict[str, Any], operation: str
+    ) -> dict[str, Any]:
+        key = msgspec.json.encode((schema, definitions))
+        name = self._names.get(key)
+        if name is None:
+            self._names[key] = name = self._take(wanted, _pascal(f"{operation}_{wanted}"))
+            self.schemas[name] = {}  # it may contain itself
+            self.schemas[name] = self._changed(schema, definitions, operation) | {"title": name}
+        return _reference(name)
+
+    def _take(self, wanted: str, otherwise: str) -> str:
+        """``wanted``, or where another schema has this name, ``otherwise``."""
+        names = [wanted, otherwise]
+        while (name := names.pop(0)) in self.schemas:
+            names = names or [f"{name}_"]
+        return name
+
+    def _changed(self, part: Any, definitions: dict[str, Any], operation: str) -> Any:
+        """``part`` of a schema, with references to components in it."""
+        if isinstance(part, list):
+            return [self._part(item, definitions, operation) for item in part]
+        if not isinstance(part, dict):
+            return part
+        changed: dict[str, Any] = {}
+        for key, item in part.items():
+            if key == "$ref":
+                name = item.removeprefix(_DEFINITIONS)
+                wanted = _title(definitions[name]) or _pascal(name)
+                changed |= self._add(wanted, definitions[name], definitions, operation)
+            elif key in _VALUES:
+                changed[key] = item
+            elif key in _NAMED and isinstance(item, dict):
+                changed[key] = {
+                    name: self._part(each, definitions, operation) for name, each in item.items()
+                }
+            else:
+                changed[key] = self._part(item, definitions, operation)
+        if part.get("type") == "array" and not {"items", "prefixItems"} & part.keys():
+            changed["items"] = {}  # says the same, and generators want to hear it
+        return changed
+
+    def _part(self, part: Any, definitions: dict[str, Any], operation: str) -> Any:
+        if isinstance(part, dict) and "properties" in part and (title := _title(part)):
+            return self._add(title, part, definitions, operation)
+        return self._changed(part, definitions, operation)
+
+
+def _title(schema: Any) -> str:
+    """What a schema is called, where that can be a component's name; else ""."""
+    title = schema.get("title") if isinstance(schema, dict) else None
+    return title if isinstance(title, str) and _NAME.fullmatch(title) else ""
+
+
+def _pascal(words: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", words))
+
+
+def _references(part: Any) -> list[str]:
+    """All references in ``part`` of a schema."""
+    if isinstance(part, list):
+        return [found for item in part for found in _references(item)]
+    if not isinstance(part, dict):
+        return []
+    found = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
+    return found + [each for item in part.values() for each in _references(item)]
 
 
 def _reference(name: str) -> dict[str, Any]:

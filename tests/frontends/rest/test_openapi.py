@@ -91,16 +91,16 @@ def test_calls_and_streams(namespace):
     assert set(contents["watch"]) == streams
     assert set(contents["scan"]) == {"application/json", *streams}
     message = contents["scan"]["application/x-ndjson"]["schema"]
-    assert message == {"$ref": "#/components/schemas/scan.message"}
-    assert schemas["scan.message"] == {"type": "object"}
+    assert message == {"$ref": "#/components/schemas/ScanMessage"}
+    assert schemas["ScanMessage"] == {"type": "object", "title": "ScanMessage"}
     bodies = {
         name: each["requestBody"]["content"]["application/json"]["schema"]
         for name, each in operations.items()
     }
     assert bodies["scan"] == {
         "anyOf": [
-            {"$ref": "#/components/schemas/scan.params"},
-            {"$ref": "#/components/schemas/scan.stream_params"},
+            {"$ref": "#/components/schemas/page"},
+            {"$ref": "#/components/schemas/all"},
         ]
     }
     assert bodies["set"] == {"type": "object"}
@@ -111,10 +111,92 @@ def test_calls_and_streams(namespace):
     assert operations["get"]["x-prism-access"] == "read"
 
 
-def test_references_within_a_schema_move_with_it(namespace):
-    found = openapi(namespace)["components"]["schemas"]["get.result"]
-    assert found["$ref"] == "#/components/schemas/get.result/$defs/Tree"
-    assert found["$defs"]["Tree"]["items"] == {"$ref": found["$ref"]}
+def described_schemas(namespace, **schemas):
+    """The components of ``get`` and ``put``, of which these are the schemas."""
+    operations = namespace.slot.current.operations
+    operations.clear()
+    for name in ("get", "put"):
+        found = {
+            role: json.dumps(schemas[f"{name}_{role}"])
+            for role in ("params_schema", "result_schema")
+            if f"{name}_{role}" in schemas
+        }
+        operations[name] = OperationDeclaration(name=name, access=OperationAccess.READ, **found)
+    described = openapi(namespace)
+    validate(described)
+    paths = {path.rpartition("/")[2]: item["post"] for path, item in described["paths"].items()}
+    bodies = {
+        name: each["requestBody"]["content"]["application/json"]["schema"]
+        for name, each in paths.items()
+    }
+    return described["components"]["schemas"], bodies
+
+
+def component(name):
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def titled(name, /, **properties):
+    return {"title": name, "type": "object", "properties": properties}
+
+
+def test_types_that_contain_themselves_refer_to_their_component(namespace):
+    schemas, bodies = described_schemas(namespace, get_params_schema=TREE)
+    assert bodies["get"] == component("Tree")
+    assert schemas["Tree"] == {"title": "Tree", "type": "array", "items": component("Tree")}
+
+
+def test_what_refers_to_other_parts_of_itself_stays_whole(namespace):
+    properties = {"left": {"type": "string"}, "right": {"$ref": "#/properties/left"}}
+    schemas, bodies = described_schemas(
+        namespace, get_params_schema={"properties": properties, "title": "Pair"}
+    )
+    assert bodies["get"] == component("GetParams")
+    right = schemas["GetParams"]["properties"]["right"]
+    assert right == component("GetParams/properties/left")
+
+
+def test_the_same_schema_is_one_component_and_another_of_its_title_has_a_name_of_its_own(
+    namespace,
+):
+    key, other = titled("Key", key={"type": "string"}), titled("Key", id={"type": "integer"})
+    schemas, bodies = described_schemas(
+        namespace, get_params_schema=key, get_result_schema=key, put_params_schema=other
+    )
+    assert set(schemas) == {"Problem", "Key", "PutKey"}
+    assert bodies == {"get": component("Key"), "put": component("PutKey")}
+    assert schemas["PutKey"]["title"] == "PutKey", "generators name classes by it"
+
+
+def test_a_title_that_is_prisms_own_or_no_name_is_not_used(namespace):
+    schemas, _ = described_schemas(
+        namespace, get_params_schema=titled("Problem"), put_params_schema=titled("a / b")
+    )
+    assert set(schemas) == {"Problem", "GetProblem", "PutParams"}
+    assert schemas["Problem"]["required"]
+
+
+def test_objects_with_a_title_within_others_are_components_and_data_is_left_alone(namespace):
+    data = {"title": "Item", "properties": {}, "type": "array"}
+    item = titled("Item", title={"default": data})
+    schemas, _ = described_schemas(
+        namespace,
+        get_params_schema=titled("Items", title={"type": "array", "items": item}),
+    )
+    assert schemas["Items"]["properties"]["title"]["items"] == component("Item")
+    assert schemas["Item"]["properties"]["title"]["default"] == data
+
+
+def test_an_array_of_anything_says_so(namespace):
+    rows = titled("Rows", rows={"type": "array"}, pair={"type": "array", "prefixItems": []})
+    schemas, _ = described_schemas(namespace, get_params_schema=rows)
+    assert schemas["Rows"]["properties"]["rows"] == {"type": "array", "items": {}}
+    assert "items" not in schemas["Rows"]["properties"]["pair"]
+
+
+def test_a_schema_may_be_true(namespace):
+    _, bodies = described_schemas(namespace, get_params_schema=True)
+    assert bodies["get"] is True
 
 
 def test_only_what_the_caller_may_use_is_told(namespace):
