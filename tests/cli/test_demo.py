@@ -8,9 +8,10 @@ from click.testing import CliRunner
 
 from prism.cli import demo as module
 from prism.cli.demo import KINDS, demo, make_token
+from prism.cli.main import prism
 from prism.cli.output import CommandError
-from prism.cli.serve import serve
 from prism.config import read_token
+from prism.contract.settings import settings_problems
 
 CONFIGS = {"postgres": "PostgresConfig", "redis": "RedisConfig", "kafka": "KafkaConfig"}
 
@@ -83,7 +84,7 @@ def test_tls_elsewhere_is_as_the_url_says():
 def test_its_plugin_takes_its_configuration(backend):
     config, credentials = block(backend)
     kind = getattr(import_module(f"prism_plugins.{backend}.config"), CONFIGS[backend])
-    msgspec.convert(config, kind).check(credentials)
+    assert list(settings_problems(kind, msgspec.convert(config, kind), credentials)) == []
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,6 @@ def test_a_driver_that_is_missing_is_named_before_anything(monkeypatch):
     ],
 )
 def test_options_that_do_not_go_together(arguments, said):
-    result = CliRunner().invoke(serve, arguments)
+    result = CliRunner().invoke(prism, ["serve", *arguments])
     assert result.exit_code != 0
     assert said in result.output + str(result.exception)
