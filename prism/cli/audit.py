@@ -36,7 +36,7 @@ FILE is what audit.file says; files that were put aside beside it are read, too.
 """
 
 SHOWN_PROBLEMS = 20
-"""Problems that a table has; the other forms have all of them."""
+"""Problems, and notes, that a table has; the other forms have all of them."""
 
 POLL = 0.2
 """Seconds after which a file that is followed is looked at again."""
@@ -86,8 +86,10 @@ def verify(file: Path, output: str) -> None:
             click.echo(problem)
         if len(found.problems) > SHOWN_PROBLEMS:
             click.echo(f"... and {len(found.problems) - SHOWN_PROBLEMS} more; -o json has them all")
-        for note in found.notes:
+        for note in found.notes[:SHOWN_PROBLEMS]:
             click.echo(f"note: {note}", err=True)
+        if len(found.notes) > SHOWN_PROBLEMS:
+            click.echo(f"... and {len(found.notes) - SHOWN_PROBLEMS} more notes", err=True)
         state = "not as it was written" if found.problems else "whole"
         lost = f", {found.lost} lost" if found.lost else ""
         chains = f"{len(found.chains)} chain{'' if len(found.chains) == 1 else 's'}"
@@ -150,6 +152,10 @@ def _calls(
         if not (is_log or is_empty):
             raise _no_log(file)
         yield from last
+        if not last:
+            by = " ".join(f"--{name} {value}" for name, value in asked.items())
+            said = f"no record of {file} is one with {by}" if by else f"{file} has no records yet"
+            click.echo(said, err=True)
         begun = b""
         while follow:
             text = begun + source.readline()

@@ -22,6 +22,11 @@ import msgspec
 TAIL = 256 * 1024
 """Bytes at the end of a file among which its last line is looked for."""
 
+MAX_TORN = 1000
+"""Lines that are no whole ones of which each is told; a file that is no log has millions."""
+MAX_LINE = 1024 * 1024
+"""Bytes that are read at once; no line of a log is as long, but a file that is none can be one."""
+
 
 class Line(msgspec.Struct):
     """What all lines have, and what tells them apart: a seal has ``sealed`` and ``hash``."""
@@ -148,6 +153,7 @@ class Verification:
     # Chains that were under way where the oldest file begins come first, or are named.
     _has_begun: bool = False
     _awaited: set[str] = field(default_factory=set)
+    _torn: int = 0
 
     def read(self, text: bytes, place: str) -> None:
         """Take the next line, which is at ``place``."""
@@ -156,9 +162,11 @@ class Verification:
         line = parse(text)
         if line is None:
             self._has_begun = True
-            self.notes.append(
-                f"{place}: not a whole line: the disk was full, or the process killed"
-            )
+            self._torn += 1
+            if self._torn <= MAX_TORN:
+                self.notes.append(
+                    f"{place}: not a whole line: the disk was full, or the process killed"
+                )
             return
         chain = self.chains.get(line.chain)
         if chain is None:
@@ -245,6 +253,8 @@ class Verification:
 
     def finish(self, *, is_written: bool) -> None:
         """All was read; ``is_written``: a process writes to it now."""
+        if self._torn > MAX_TORN:
+            self.notes.append(f"{self._torn - MAX_TORN} more are not whole lines")
         for name, chain in self.chains.items():
             if chain.sealed < chain.last:
                 after = f"the lines of chain {name} after {chain.sealed} are not sealed"
@@ -255,8 +265,9 @@ class Verification:
                 self.notes.append(f"chain {name} has no end yet")
             else:
                 self.problems.append(
-                    f"{chain.place}: chain {name} has no end: the end of the file was cut off, or "
-                    "its process was killed and nothing has been written since"
+                    f"{chain.place}: chain {name} has no end: the end of the file was cut off, its "
+                    "process was killed and nothing has been written since, or this is a copy of a "
+                    "log in use"
                 )
 
 
@@ -289,8 +300,10 @@ def lines_of(path: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, str]]:
-    for number, text in enumerate(file, 1):
+    number = 1
+    while text := file.readline(MAX_LINE):
         yield text, f"{path}:{number}"
+        number += text.endswith(b"\n")
 
 
 def is_written(path: Path) -> bool:
