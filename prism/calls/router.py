@@ -92,7 +92,9 @@ class Router:
         """
         namespace = self._namespaces.get(name)
         if namespace is None and identity is ANONYMOUS:
-            raise UnknownNamespace(name, hint="; GET /v1 lists the namespaces")
+            raise UnknownNamespace(
+                name, hint="GET /v1 lists the namespaces", near=list(self._namespaces)
+            )
         if namespace is None or (namespace.access is not None and not namespace.admits(identity)):
             raise closed_namespace(identity, name)
         return namespace

@@ -251,17 +251,35 @@ class NotFound(CallError):
     reason = "not_found"
 
 
+MOST_NAMES_COMPARED = 100
+"""Namespaces among which one that is probably meant is looked for."""
+
+
 class UnknownNamespace(NotFound):
     """There is no such namespace, or none that the caller may know of.
 
     ``known`` is for operators: what there is; ``hint`` for clients: who lists what they may see.
+    ``near``: the names that may be told where one of them is probably meant.
     """
 
     reason = "unknown_namespace"
 
-    def __init__(self, namespace: str, known: Sequence[str] = (), hint: str = "") -> None:
-        there_is = f"; there is {', '.join(known)}" if known else hint
-        super().__init__(f"there is no namespace {namespace[:200]!r}{there_is}")
+    def __init__(
+        self,
+        namespace: str,
+        known: Sequence[str] = (),
+        hint: str = "",
+        near: Sequence[str] = (),
+    ) -> None:
+        rest = f"there is {', '.join(known)}" if known else hint
+        choices = known or near
+        # Who may be anybody must not have many names compared with each of many requests.
+        is_few = len(choices) <= MOST_NAMES_COMPARED
+        close = get_close_matches(namespace[:64], choices, 1, 0.7) if is_few else []
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        separator = " " if meant else "; "
+        told = f"there is no namespace {namespace[:200]!r}{meant}"
+        super().__init__(f"{told}{separator}{rest}" if rest else told)
         self.namespace = namespace
 
 

@@ -186,6 +186,7 @@ async def test_refused(
     ("target", "hint"),
     [
         ("/v1/nope/get", "there is no namespace 'nope'; GET /v1 lists the namespaces"),
+        ("/v1/kvv/get", "no namespace 'kvv'; did you mean 'kv'? GET /v1 lists the namespaces"),
         ("/v1/kv/gett", "has no operation 'gett'; did you mean 'get'? it offers: "),
         ("/metrics", "are on a port of their own (admin.port)"),
         ("/admin/plugins", "are on a port of their own (admin.port)"),
