@@ -223,6 +223,11 @@ def revoke_key(file: Path, key: str) -> KeyEntry:
             if entry.id == key:
                 entries[index] = revoked = replace(entry, revoked=entry.revoked or today())
                 return revoked
+        found = [entry for entry in entries if entry.principal == key]
+        ids = ", ".join(entry.id for entry in found if entry.revoked is None)
+        if found:
+            whose = f"whose keys are {ids}" if ids else "whose keys are all revoked"
+            raise KeyFileError(f"a key goes by its id; {key!r} is a principal, {whose}")
         raise KeyFileError(f"{file} has no key {key!r}; `prism key list` shows those it has")
 
 

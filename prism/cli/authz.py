@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from prism.cli.connection import Admin, admin_options, admin_path
+from prism.cli.connection import DEFAULT_ADMIN_URL, Admin, admin_options, admin_path
 from prism.cli.output import CommandError
 
 if TYPE_CHECKING:
-    from prism.config.types import AuthenticationConfig, Config, NamespaceConfig
+    from prism.config.types import AdminConfig, AuthenticationConfig, Config, NamespaceConfig
 
 EPILOG = """\b
 Examples:
@@ -20,7 +21,8 @@ Examples:
 \b
 The groups of a principal without --group are those of its keys (authentication.api_keys).
 What an operation takes, its plugin declares: a built-in one is asked here, the plugin of
-another namespace by way of the running proxy; --needs says it where none runs.
+another namespace by way of the running proxy, at the file's admin.port unless --url says
+otherwise; --needs says it where none runs.
 """
 
 
@@ -70,6 +72,9 @@ def explain(
     if config.authentication is None:
         click.echo(f"allowed: {file} has no authentication, so anybody may do anything")
         return
+    source = click.get_current_context().get_parameter_source("url")
+    if source is ParameterSource.DEFAULT and config.admin.enabled:
+        admin = admin.at(_address(config.admin))
     needs = needs or _needs(config, found[namespace], operation, admin)
     known = ""
     groups = tuple(group.removeprefix("group:") for group in groups)  # as rules write them
@@ -94,6 +99,19 @@ def explain(
         return
     click.echo(f"denied: {told}")
     raise SystemExit(1)
+
+
+def _address(admin: "AdminConfig") -> str:
+    """Where a proxy with this configuration has its admin port, seen from this machine."""
+    from prism.streams.addresses import unix_path
+
+    if unix_path(admin.address) is not None:
+        return admin.address
+    if not admin.port:  # a free one, which is not known here
+        return DEFAULT_ADMIN_URL
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.address, admin.address)  # noqa: S104
+    scheme = "http" if admin.tls is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{admin.port}"
 
 
 def _groups_of(

@@ -414,15 +414,29 @@ class Admin:
 
     def _refuse(self, response: "httpx.Response") -> None:
         click.echo(refused(response.status_code, response.text), err=True)
-        if response.status_code == 404 and "admin.port" in response.text:
-            click.echo(
-                f"{self._address} is the data port; the admin port is on another (prism serve says "
-                "it)",
-                err=True,
-            )
-        if response.status_code == 401:
-            click.echo("Name the file with the token: --token-file, or PRISM_TOKEN_FILE", err=True)
+        if hint := self._hint_of_refusal(response.status_code, response.text):
+            click.echo(hint, err=True)
         sys.exit(1)
+
+    def _hint_of_refusal(self, status: int, text: str) -> str:
+        # Both ports name these keys for exactly that: the data port does not ask for its tokens.
+        asks_for_token = status == 401 and "admin.token" in text
+        if (status == 404 and "admin.port" in text) or (
+            status == 401 and not asks_for_token and '"reason":"unauthenticated"' in text
+        ):
+            return (
+                f"{self._address} is the data port; the admin port is on another (prism serve says "
+                "it)"
+            )
+        if asks_for_token and self._token_file is not None:
+            return f"The token in {self._token_file} is not one of those"
+        if status == 401:
+            return "Name the file with the token: --token-file, or PRISM_TOKEN_FILE"
+        return ""
+
+    def at(self, address: str) -> "Admin":
+        """The admin API at another address, with the same token and certificates."""
+        return Admin(address, self._token_file, self._ca_cert, self._cert)
 
     def _unreachable(self, error: Exception) -> None:
         click.echo(

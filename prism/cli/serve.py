@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -48,8 +48,36 @@ a successor on the same sockets, and ends when it serves: a rolling restart
 """
 
 
+class _Serve(click.Command):
+    """The command; where ``make serve`` runs it, it says how make passes options on."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """As any command's."""
+        with _under_make():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As any command's."""
+        with _under_make():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _under_make() -> "Iterator[None]":
+    try:
+        yield
+    except click.UsageError as error:
+        if "MAKELEVEL" not in os.environ:
+            raise
+        raise click.UsageError(
+            f"{error.format_message()}\nmake passes options on in ARGS, in quotes: "
+            "make serve ARGS='--port 8080'; a configuration is CONFIG=FILE",
+            error.ctx,
+        ) from error
+
+
 # A file's name without --config is taken, to be told what it is for.
-@click.command(epilog=EPILOG, context_settings={"allow_extra_args": True})
+@click.command(cls=_Serve, epilog=EPILOG, context_settings={"allow_extra_args": True})
 @click.option(
     "--config",
     "-c",

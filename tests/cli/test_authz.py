@@ -4,8 +4,10 @@ import pytest
 from click.testing import CliRunner
 
 from prism.access.api_keys import create_key, read_keys, revoke_key
+from prism.cli.authz import _address
 from prism.cli.main import prism
 from prism.cli.output import CommandError
+from prism.config.types import AdminConfig, ListenerTLS
 
 TEXT = """\
 authentication:
@@ -22,6 +24,9 @@ namespaces:
   - {name: closed, backend: sqlite}
   - {name: trial, backend: sqlite, access: {mode: dry_run}}
 """
+
+
+SIDECAR = "backend: x\n    plugin: {type: sidecar, command: [never-run]}"
 
 
 @pytest.fixture
@@ -95,6 +100,36 @@ def test_of_another_plugin_it_says_how_to_do_without_a_proxy(explain):
     status, output = explain("ada", "closed", "get", "--url", "http://127.0.0.1:1", text=text)
     assert status == 1
     assert output.endswith("With --needs read, write or admin, no proxy need run.")
+
+
+@pytest.mark.parametrize(
+    ("admin", "address"),
+    [
+        ("{port: 1}", "http://127.0.0.1:1"),
+        ("{port: 1, address: '::1'}", "http://[::1]:1"),
+    ],
+)
+def test_the_proxy_is_asked_where_the_file_says(explain, monkeypatch, admin, address):
+    monkeypatch.delenv("PRISM_ADMIN", raising=False)
+    text = f"admin: {admin}\n" + TEXT.replace("backend: sqlite", SIDECAR, 1)
+    assert f"the admin port at {address}:" in explain("ada", "orders", "get", text=text)[1]
+    said = explain("ada", "orders", "get", "--url", "http://127.0.0.1:2", text=text)[1]
+    assert "the admin port at http://127.0.0.1:2:" in said
+
+
+@pytest.mark.parametrize(
+    ("admin", "address"),
+    [
+        (AdminConfig(address="unix:/run/admin.sock"), "unix:/run/admin.sock"),
+        (AdminConfig(port=0), "http://127.0.0.1:50052"),
+        (
+            AdminConfig(address="0.0.0.0", tls=ListenerTLS(cert="c", key="k")),
+            "https://127.0.0.1:50052",
+        ),
+    ],
+)
+def test_where_a_file_has_the_admin_port(admin, address):
+    assert _address(admin) == address
 
 
 def test_the_groups_of_a_principals_keys(explain, tmp_path):

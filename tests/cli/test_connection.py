@@ -1,6 +1,8 @@
 import json
 import re
+from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 from click.testing import CliRunner
@@ -8,6 +10,7 @@ from click.testing import CliRunner
 from prism.cli.connection import (
     ANSWER_GRACE,
     LONGEST_CALL,
+    Admin,
     longest_wait,
     say_refused,
     say_unreachable,
@@ -193,3 +196,36 @@ def test_the_admin_port_goes_by_its_old_name_too(option):
     shown = CliRunner().invoke(prism, ["plugin", "list", "--help"]).stdout
     assert "--url TEXT" in shown
     assert "--admin" not in shown
+
+
+NO_TOKEN = "show a token of admin.token_file or admin.tokens: authorization: Bearer, and the token"
+WRONG_TOKEN = "this is no token of the admin port (admin.token_file, admin.tokens)"
+
+
+@pytest.mark.parametrize(
+    ("detail", "token_file", "hint"),
+    [
+        (NO_TOKEN, None, "Name the file with the token: --token-file, or PRISM_TOKEN_FILE"),
+        (WRONG_TOKEN, "ann.token", "The token in ann.token is not one of those"),
+        (
+            "say who you are: authorization: Bearer, and a token",
+            None,
+            "http://h:1 is the data port",
+        ),
+        ("this is no API key", "ann.token", "http://h:1 is the data port"),
+    ],
+)
+def test_what_a_401_of_either_port_means(detail, token_file, hint, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("ann.token").write_text("0123456789abcdef")
+    problem = {"code": "UNAUTHENTICATED", "reason": "unauthenticated", "detail": detail}
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(401, text=json.dumps(problem, separators=(",", ":")))
+    )
+    admin = Admin("http://h:1", token_file, None, None)
+    admin.client = httpx.Client(base_url="http://h:1", transport=transport)
+    with pytest.raises(SystemExit):
+        admin.post("/admin/restart", {})
+    said, advice = capsys.readouterr().err.splitlines()
+    assert detail in said
+    assert advice.startswith(hint)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from prism.access.api_keys import APIKeys, KeyFileError, create_key, today
 from prism.cli.main import prism
+from prism.contract.errors import PrismError
 
 
 def run(*words):
@@ -30,6 +31,23 @@ def test_create_list_and_revoke(tmp_path):
     )
     assert APIKeys(file).identify(key.encode(), time.time()) is None
     assert re.search(r"reports .*2035-01-01 +\d{4}-", run("list", "-f", file).stdout)
+
+
+def test_who_names_the_principal_is_told_the_ids_of_its_keys(tmp_path):
+    file = tmp_path / "keys.yaml"
+    ids = [
+        json.loads(run("create", "reports", "-f", file, "-o", "json").stdout)["id"]
+        for _ in range(2)
+    ]
+    while ids:
+        left = ", ".join(ids)
+        with pytest.raises(PrismError, match=f"its id; 'reports' is a principal, .* are {left}$"):
+            run("revoke", "reports", "-f", file)
+        run("revoke", ids.pop(0), "-f", file)
+    with pytest.raises(PrismError, match="'reports' is a principal, whose keys are all revoked"):
+        run("revoke", "reports", "-f", file)
+    with pytest.raises(PrismError, match="has no key 'nobody'"):
+        run("revoke", "nobody", "-f", file)
 
 
 def test_as_json(tmp_path):

@@ -4,9 +4,11 @@ import shlex
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from prism.app import Ready
 from prism.cli.demo import Demo, demo
+from prism.cli.main import prism
 from prism.cli.serve import _say, start_message, this_program
 from prism.config.types import Config, NamespaceConfig
 from prism.streams.addresses import Address
@@ -80,3 +82,16 @@ def test_a_message_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):
 def test_a_process_without_standard_output_prints_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     _say("hello")
+
+
+@pytest.mark.parametrize("words", [["8080"], ["--prot", "1"], ["--port"], ["--port", "x"]])
+def test_under_make_it_says_how_options_are_passed(monkeypatch, words):
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    plain = CliRunner().invoke(prism, ["serve", *words])
+    assert plain.exit_code == 2
+    assert "ARGS" not in plain.output
+    monkeypatch.setenv("MAKELEVEL", "1")
+    done = CliRunner().invoke(prism, ["serve", *words])
+    assert done.exit_code == 2
+    assert done.output.startswith(plain.output)
+    assert "make serve ARGS='--port 8080'; a configuration is CONFIG=FILE" in done.output

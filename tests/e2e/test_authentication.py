@@ -130,6 +130,21 @@ def raw(proxy, head):
         return int(connection.makefile("rb").readline().split()[1])
 
 
+@pytest.mark.parametrize("shown", [False, True])
+def test_an_operators_command_knows_the_data_port(proxy, tmp_path, shown):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    option = ["--token-file", str(token)] if shown else []
+    done = subprocess.run(
+        [sys.executable, "-m", "prism", "restart", "--url", proxy.url, *option],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"{proxy.url} is the data port; the admin port is on another" in done.stderr
+    assert "--token-file" not in done.stderr
+
+
 def test_tricks_with_headers_and_names(proxy, keys):
     good = f"authorization: Bearer {keys.writer}\n"
     head = "POST /v1/{}/echo HTTP/1.1\nhost: a\ncontent-length: 0\n{}"
