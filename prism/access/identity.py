@@ -14,10 +14,11 @@ class Identity:
     ``name`` is the principal, as plugins, logs and rules know it. ``key`` is the id of the API
     key that was shown, if one was, and ``token`` the token, if its issuer must be asked about it.
     ``expires`` is the Unix time from which the credential must
-    be looked at again. ``decisions`` is where access tables remember what they found.
+    be looked at again. ``decisions`` is where access tables remember what they found, and
+    ``audited`` where the audit log keeps what it says of whoever this is.
     """
 
-    __slots__ = ("decisions", "expires", "groups", "key", "name", "scopes", "token")
+    __slots__ = ("audited", "decisions", "expires", "groups", "key", "name", "scopes", "token")
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Identity:
         self.expires = expires
         self.token = token
         self.decisions: dict[str, Decision] = {}
+        self.audited = ""
 
     def __repr__(self) -> str:
         return f"<Identity {self.name!r}>"

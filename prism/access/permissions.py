@@ -9,7 +9,6 @@ Each permission knows the first row that gives it, for whoever asks why.
 import itertools
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from prism.access.identity import ANONYMOUS, Identity
@@ -40,20 +39,15 @@ def needed(declared: OperationDeclaration) -> int:
 
 class Row(NamedTuple):
     """A row of the configuration: its path below ``access``, and what it gives to whom.
-    ``number`` is its place among all rows."""
+    ``number`` is its place among all rows; ``place`` its path as text: ``allow[0].who[1]``."""
 
     path: tuple[str | int, ...]
     who: str
     permissions: int
-    number: int = 0
-
-    @property
-    def place(self) -> str:
-        """Its path as text: ``allow[0].who[1]``."""
-        return _as_text(self.path)
+    number: int
+    place: str
 
 
-@lru_cache(4096)
 def _as_text(path: tuple[str | int, ...]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
 
@@ -66,21 +60,35 @@ def rows(access: NamespaceAccess) -> Iterator[Row]:
     """One for each ``who`` of ``access``."""
     number = itertools.count()
     for index, who in enumerate(access.owners):
-        yield Row(("owners", index), who, EVERYTHING, next(number))
+        yield _row(("owners", index), who, EVERYTHING, next(number))
     for place, rule in enumerate(access.allow):
         given = 0
         for name in rule.permissions:
             given |= _BY_NAME[name]
         for index, who in enumerate(rule.who):
-            yield Row(("allow", place, "who", index), who, given, next(number))
+            yield _row(("allow", place, "who", index), who, given, next(number))
 
 
-class Decision(NamedTuple):
-    """What ``table`` found: ``permissions`` as bits, and the rows that give them."""
+def _row(path: tuple[str | int, ...], who: str, permissions: int, number: int) -> Row:
+    return Row(path, who, permissions, number, _as_text(path))
 
-    table: "AccessTable"
-    permissions: int
-    grants: Grants
+
+class Decision:
+    """What ``table`` found about an identity: ``permissions`` as bits, the rows that give them,
+    and whether it may be here at all: who has shown nothing may not, in a dry run either."""
+
+    __slots__ = ("admits", "grants", "permissions", "table")
+
+    def __init__(self, table: "AccessTable", identity: Identity, grants: Grants) -> None:
+        self.table = table
+        self.permissions = sum(grants)
+        self.grants = grants
+        self.admits = bool(grants) or (table.is_dry_run and identity is not ANONYMOUS)
+
+    def rule(self, needed: int) -> str:
+        """What gives the permission ``needed``: the place of a row, or ``dry_run``."""
+        row = self.grants.get(needed)
+        return "dry_run" if row is None else row.place
 
 
 class AccessTable:
@@ -114,28 +122,26 @@ class AccessTable:
             if row.permissions & permission:
                 grants.setdefault(permission, row)
 
-    def permissions(self, identity: Identity) -> int:
-        """What ``identity`` may do here, as bits."""
+    def decide(self, identity: Identity) -> Decision:
+        """What ``identity`` may do here; looked up once, and remembered by it."""
         known = identity.decisions.get(self.namespace)
         if known is not None and known.table is self:
-            return known.permissions
-        return self._remember(identity).permissions
+            return known
+        decision = Decision(self, identity, self._grants(identity))
+        if len(identity.decisions) >= MAX_REMEMBERED:
+            identity.decisions.clear()
+        identity.decisions[self.namespace] = decision
+        return decision
+
+    def permissions(self, identity: Identity) -> int:
+        """What ``identity`` may do here, as bits."""
+        return self.decide(identity).permissions
 
     def deciding(self, identity: Identity, needed: int) -> Row | None:
         """The first row that gives ``identity`` the permission; None if none does."""
-        known = identity.decisions.get(self.namespace)
-        if known is None or known.table is not self:
-            known = self._remember(identity)
-        return known.grants.get(needed)
+        return self.decide(identity).grants.get(needed)
 
-    def _remember(self, identity: Identity) -> Decision:
-        grants = self._decide(identity)
-        if len(identity.decisions) >= MAX_REMEMBERED:
-            identity.decisions.clear()
-        decision = identity.decisions[self.namespace] = Decision(self, sum(grants), grants)
-        return decision
-
-    def _decide(self, identity: Identity) -> Grants:
+    def _grants(self, identity: Identity) -> Grants:
         grants: Grants = {}
         if identity is ANONYMOUS:
             return grants
@@ -152,28 +158,29 @@ class AccessTable:
                     grants[permission] = row
         return grants
 
-    def check(self, identity: Identity, operation: str, needed: int) -> None:
-        """See that ``identity`` may call ``operation``, which takes the permission ``needed``.
+    def check(self, identity: Identity, operation: str, needed: int) -> Decision:
+        """See that ``identity`` may call ``operation``, which takes the permission ``needed``;
+        returns what gives it.
 
         Raises:
             Forbidden: it may not.
         """
-        found = self.permissions(identity)
-        if found & needed:
-            return
+        decision = self.decide(identity)
+        if decision.permissions & needed:
+            return decision
         if self.is_dry_run:
             self._note(identity, operation, needed)
-        elif not found:
+            return decision
+        if not decision.permissions:
             raise closed_namespace(identity, self.namespace)
-        else:
-            raise Forbidden(
-                f"{identity.name!r} may not call {operation!r} in namespace {self.namespace!r}: "
-                f"it takes the permission {NAMES[needed]}"
-            )
+        raise Forbidden(
+            f"{identity.name!r} may not call {operation!r} in namespace {self.namespace!r}: "
+            f"it takes the permission {NAMES[needed]}"
+        )
 
     def admits(self, identity: Identity) -> bool:
-        """May ``identity`` do anything here? Who has shown nothing may not, in a dry run either."""
-        return self.permissions(identity) != 0 or (self.is_dry_run and identity is not ANONYMOUS)
+        """May ``identity`` do anything here?"""
+        return self.decide(identity).admits
 
     def allows(self, identity: Identity, needed: int) -> bool:
         """May ``identity`` do what takes the permission ``needed``?"""

@@ -23,6 +23,7 @@ from typing import Protocol
 from mypy_extensions import mypyc_attr
 
 from prism.access.identity import ANONYMOUS
+from prism.access.permissions import Decision
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
@@ -85,6 +86,9 @@ class Call(ABC):
     ``stream`` is there when the caller wants a stream; the params are its first message then.
     ``client`` is the address by which streams are counted. ``tasks`` runs what has to wait.
 
+    ``decision`` is what let the call pass, where clients are authenticated, by the permission
+    ``needs``: the table may be another by the time it ends.
+
     Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
     ``retries`` counts further attempts, on another instance; ``status``, ``http_status``
     and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
@@ -98,6 +102,7 @@ class Call(ABC):
         "bytes_out",
         "client",
         "deadline",
+        "decision",
         "detail",
         "done",
         "has_params",
@@ -109,6 +114,7 @@ class Call(ABC):
         "is_call",
         "metadata",
         "namespace",
+        "needs",
         "operation",
         "params",
         "place",
@@ -139,6 +145,8 @@ class Call(ABC):
         self.tracestate = ""
         self.identity = ANONYMOUS
         self.principal = ANONYMOUS.name
+        self.decision: Decision | None = None
+        self.needs = 0
         self.client = ""
         self.target: Namespace | None = None
         self.namespace = ""

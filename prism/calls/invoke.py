@@ -61,7 +61,11 @@ def _check_offered(call: "Call", instance: Instance) -> None:
         raise UnknownOperation(call.namespace, call.operation, list(instance.operations))
     access = call.target.access if call.target is not None else None
     if access is not None:
-        access.check(call.identity, call.operation, needed(declared))
+        needs = needed(declared)
+        # Unless that was decided a moment ago, by the table that is there now.
+        if call.decision is None or call.decision.table is not access or call.needs != needs:
+            call.needs = needs
+            call.decision = access.check(call.identity, call.operation, needs)
     if call.stream is None:
         if declared.streaming:
             raise InvalidRequest(

@@ -95,7 +95,10 @@ class Router:
             raise UnknownNamespace(
                 name, hint="GET /v1 lists the namespaces", near=list(self._namespaces)
             )
-        if namespace is None or (namespace.access is not None and not namespace.admits(identity)):
+        if namespace is None:
+            raise closed_namespace(identity, name)
+        access = namespace.access
+        if access is not None and not access.decide(identity).admits:
             raise closed_namespace(identity, name)
         return namespace
 

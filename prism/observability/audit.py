@@ -11,8 +11,10 @@ SHA-256 of the seal before it and of all lines since then. So a line that was ch
 put elsewhere does not fit its seal any more; and the first line of a chain names the last line that
 it found in the file. ``observability.audit_reading`` checks all this.
 
-The thread costs the loop little: lines are encoded in one go and hashed in another, of which the
-interpreter's lock is held for the first alone.
+What a record costs is mostly what is the same in the next one, so that is encoded once: of whom a
+line speaks, which its identity keeps, and of what, by operation, rule and outcome. The rest, five
+short values, the thread puts in front of it. Lines of a batch are hashed in one go, without the
+interpreter's lock.
 """
 
 import fcntl
@@ -31,6 +33,7 @@ from pathlib import Path
 import msgspec
 
 from prism import __version__
+from prism.access.identity import Identity
 from prism.access.permissions import needed
 from prism.calls.call import Call
 from prism.config.types import AuditConfig
@@ -64,34 +67,41 @@ _ANSWERED = frozenset({PluginError.reason, AnswerDropped.reason})
 
 _OK = StatusCode.OK
 _STATUS_NAMES = [status.name for status in StatusCode]
-_encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.Encoder().encode
 
+MAX_KEPT = 4096
+"""Outcomes, and clients, whose text is kept: all go when there are more."""
 
-class Record(msgspec.Struct, omit_defaults=True, gc=False):
-    """A call. ``decision`` is ``allow``, ``deny`` or, where it ended before there was one,
-    ``none``; ``rule`` what gave it: a row of ``access``, ``open`` (clients are not authenticated)
-    or ``dry_run``. ``ran`` is whether the plugin has run it: ``yes``, ``no``, or ``unknown`` where
+Record = tuple[str, str, int, str, str, str]
+"""A call, as the loop hands it over: the time and the call's id, which need no escapes in JSON,
+and microseconds; then the ``_Who``, the ``_What`` and the client of its line, as JSON."""
+
+
+class _Who(msgspec.Struct, omit_defaults=True):
+    principal: str
+    key: str = ""
+
+
+class _What(msgspec.Struct, omit_defaults=True):
+    """``decision`` is ``allow``, ``deny`` or, where the call ended before there was one, ``none``;
+    ``rule`` what gave it: a row of ``access``, ``open`` (clients are not authenticated) or
+    ``dry_run``. ``ran`` is whether the plugin has run it: ``yes``, ``no``, or ``unknown`` where
     it was asked and no answer came."""
 
-    seq: int
-    chain: str
-    time: str
     namespace: str
     operation: str
-    principal: str
     decision: str
     rule: str
     status: str
     ran: str
-    duration_ms: float
-    request_id: str
     http_status: int = 0
     reason: str = ""
     instance: str = ""
-    client: str = ""
-    key: str = ""
     streamed: bool = False
+
+
+class _Client(msgspec.Struct, omit_defaults=True):
+    client: str = ""
 
 
 class Event(msgspec.Struct, omit_defaults=True, gc=False):
@@ -162,6 +172,7 @@ class AuditLog:
         self._unreported = 0  # lost, and nothing in the log says so yet
         self._moment = 0
         self._text = ""
+        self._outcomes: dict[tuple[str, str, str, int, str, bool], str] = {}
         self._closing: float | None = None  # when the thread must have ended
         self._idle = False
         self._changed = threading.Condition()
@@ -220,40 +231,47 @@ class AuditLog:
 
     def add(self, call: Call, seconds: float) -> None:
         """Record ``call``, which ended after ``seconds``."""
-        decision, rule = _decision(call)
+        turn = self._turn
+        if not turn:  # one time for all of a turn
+            milliseconds = int(time.time() * 1000)
+            if milliseconds != self._moment:
+                self._moment = milliseconds
+                self._text = time_text(milliseconds)
         exchange = getattr(call, "exchange", None)
-        client = None if exchange is None else exchange.peer.client
-        self._turn.append(
-            Record(
-                0,
-                self._chain.name,
-                self._now(),
-                call.namespace,
-                call.operation,
-                call.principal,
-                decision,
-                rule,
-                _STATUS_NAMES[call.status],
-                _ran(call),
-                int(seconds * 1e6) / 1000,
+        turn.append(
+            (
+                self._text,
                 call.request_id,
-                call.http_status,
-                call.reason,
-                call.instance_id,
-                "" if client is None else _client(client),
-                call.identity.key,
-                call.stream is not None,
+                int(seconds * 1e6),
+                call.identity.audited or _who(call.identity),
+                self._outcome(call),
+                "" if exchange is None else _client(exchange.peer.client),
             )
         )
-        if len(self._turn) == 1:
+        if len(turn) == 1:
             at_turn_end(self)
 
-    def _now(self) -> str:
-        milliseconds = int(time.time() * 1000)
-        if milliseconds != self._moment:
-            self._moment = milliseconds
-            self._text = time_text(milliseconds)
-        return self._text
+    def _outcome(self, call: Call) -> str:
+        """What was decided and done about ``call``: the same for most calls of an operation."""
+        decision, target = call.decision, call.target
+        if call.reason or call.plugin_seconds is None or target is None:
+            return _what(call, *_decision(call))
+        if decision is not None:
+            rule = decision.rule(call.needs)
+        elif target.access is None:
+            rule = "open"
+        else:
+            return _what(call, *_decision(call))
+        key = (
+            *(call.namespace, call.operation, rule, call.http_status, call.instance_id),
+            call.stream is not None,
+        )
+        found = self._outcomes.get(key)
+        if found is None:
+            if len(self._outcomes) >= MAX_KEPT:
+                self._outcomes.clear()
+            found = self._outcomes[key] = _what(call, "allow", rule)
+        return found
 
     def flush(self) -> None:
         """Hand over the records of this turn; those that find no room are lost, if calls are let
@@ -366,7 +384,37 @@ class AuditLog:
                 time.sleep(RETRY / 10)
 
 
-_client = lru_cache(1024)(client_name)
+@lru_cache(MAX_KEPT)
+def _client(address: tuple[str, int] | None) -> str:
+    return _fields(_Client("" if address is None else client_name(address)))
+
+
+def _who(identity: Identity) -> str:
+    text = identity.audited = _fields(_Who(identity.name, identity.key))
+    return text
+
+
+def _what(call: Call, decision: str, rule: str) -> str:
+    return _fields(
+        _What(
+            call.namespace,
+            call.operation,
+            decision,
+            rule,
+            _STATUS_NAMES[call.status],
+            _ran(call),
+            call.http_status,
+            call.reason,
+            call.instance_id,
+            call.stream is not None,
+        )
+    )
+
+
+def _fields(part: msgspec.Struct) -> str:
+    """The fields of a part of a line, to be put behind others."""
+    text = _encode(part)[1:-1].decode()
+    return f",{text}" if text else ""
 
 
 def _why(error: OSError) -> str:
@@ -375,8 +423,10 @@ def _why(error: OSError) -> str:
 
 def _decision(call: Call) -> tuple[str, str]:
     """What was decided about ``call``, and by which rule."""
-    if call.reason in _DENIED:
+    if call.reason in _DENIED and call.plugin_seconds is None:
         return "deny", ""
+    if call.decision is not None:  # a stream that is ended by its permission's end had one
+        return "allow", call.decision.rule(call.needs)
     target = call.target
     if target is None:
         return "none", ""
@@ -426,10 +476,16 @@ class _Chain:
 
     def lines(self, records: list[Record]) -> bytes:
         """The next lines."""
-        for record in records:
-            self._seq += 1
-            record.seq = self._seq
-        return self._hashed(_encode_lines(records))
+        chain, before = self.name, self._seq
+        self._seq += len(records)
+        lines = [
+            f'{{"seq":{seq},"chain":"{chain}","time":"{moment}","request_id":"{request_id}",'
+            f'"duration_ms":{micros // 1000}.{micros % 1000:03}{who}{what}{client}}}\n'
+            for seq, (moment, request_id, micros, who, what, client) in enumerate(
+                records, before + 1
+            )
+        ]
+        return self._hashed("".join(lines).encode())
 
     def seal_in(self) -> float | None:
         """Seconds until a seal is due; None if there is nothing to seal."""

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from prism.access.identity import Identity
-from prism.access.permissions import AccessTable
+from prism.access.permissions import READ, AccessTable
 from prism.calls.namespace import Namespace
 from prism.config.types import AccessRule, NamespaceAccess
 from prism.contract.messages import OperationAccess, OperationDeclaration
@@ -141,6 +141,53 @@ def test_whether_it_ran(path, start, make_record, facts, ran):
     log.close()
     [record] = [json.loads(text) for text, _ in lines_of(path) if b"decision" in text]
     assert record["ran"] == ran
+
+
+def test_the_rule_is_the_one_that_let_the_call_pass(path, start, make_record):
+    """Though the rules are others by the time it ends."""
+    target = a_namespace()
+    ada = Identity("ada")
+    passed = target.access.check(ada, "get", READ)
+    target.access = AccessTable("kv", NamespaceAccess())
+    log = start()
+    facts = {"target": target, "identity": ada, "operation": "get", "needs": READ}
+    log.add(make_record(decision=passed, plugin_seconds=0.1, **facts), 0.001)
+    late = {"status": StatusCode.DEADLINE_EXCEEDED, "reason": "deadline_exceeded"}
+    log.add(make_record(decision=passed, plugin_seconds=0.1, **late, **facts), 0.001)
+    ended = {"status": StatusCode.PERMISSION_DENIED, "reason": "forbidden"}  # a stream
+    log.add(make_record(decision=passed, plugin_seconds=0.1, **ended, **facts), 0.001)
+    log.add(make_record(decision=passed, **ended, **facts), 0.001)  # at its second look
+    log.close()
+    records = [json.loads(text) for text, _ in lines_of(path) if b"decision" in text]
+    assert [(one["decision"], one["rule"], one["ran"]) for one in records] == [
+        ("allow", "allow[0].who[1]", "yes"), ("allow", "allow[0].who[1]", "unknown"),
+        ("allow", "allow[0].who[1]", "unknown"), ("deny", "", "no"),
+    ]  # fmt: skip
+
+
+def test_what_is_kept_for_the_next_record_is_its_own(path, start, make_record):
+    """Text is kept for each outcome, identity and client; whatever it holds, lines are JSON."""
+    log = start()
+    identities = [Identity('a"b\\c'), Identity("ünï", key="0123456789ab"), Identity("ada")]
+    made = [
+        (identity, instance, status)
+        for identity in identities
+        for instance in ("kv/1", "kv/2")
+        for status in (200, 201)
+    ] * 2
+    for number, (identity, instance, status) in enumerate(made):
+        facts = {"instance_id": instance, "http_status": status, "request_id": f"id-{number}"}
+        record = make_record(
+            target=OPEN, identity=identity, operation="get", plugin_seconds=0.1, **facts
+        )
+        log.add(record, number * 0.001_5)
+    log.close()
+    records = [json.loads(text) for text, _ in lines_of(path) if b"decision" in text]
+    told = [(one["principal"], one.get("key", ""), one["instance"], one["http_status"])
+            for one in records]  # fmt: skip
+    assert told == [(who.name, who.key, instance, status) for who, instance, status in made]
+    assert [one["request_id"] for one in records] == ids(range(len(made)))
+    assert [one["duration_ms"] for one in records] == [n * 1.5 for n in range(len(made))]
 
 
 # -- the file ------------------------------------------------------------------------
@@ -359,10 +406,10 @@ def written(tmp_path_factory):
         log = AuditLog(path)
         log.start()
         for number in range(4):
-            log._turn.append(
-                module.Record(0, log.chain, "t", "kv", "get", "ada", "allow", "open", "OK", "yes",
-                              1.0, f"{run}-{number}")
-            )  # fmt: skip
+            what = (
+                ',"namespace":"kv","operation":"get","decision":"allow","status":"OK","ran":"yes"'
+            )
+            log._turn.append(("t", f"{run}-{number}", 1000, ',"principal":"ada"', what, ""))
         log.flush()
         log.close()
     return path.read_bytes().splitlines(keepends=True)

@@ -23,6 +23,7 @@ class Authorize(Policy):
             return
         declared = self.namespace.slot.operations.get(call.operation)
         if declared is not None:
-            access.check(call.identity, call.operation, needed(declared))
+            call.needs = needed(declared)
+            call.decision = access.check(call.identity, call.operation, call.needs)
         elif not access.admits(call.identity):
             raise closed_namespace(call.identity, self.namespace.name)

@@ -162,11 +162,14 @@ class RestApp:
             if exchange.method == b"OPTIONS" and headers.is_preflight():
                 call.answer(preflight())
                 return
-        if self._authentication is not None and not _is_probe(exchange.target):
+        target = self._targets.get(exchange.target)
+        is_operation = target is not None and target.operation
+        if self._authentication is not None and (is_operation or not _is_probe(exchange.target)):
             call.is_call = True  # who is refused here is counted
             call.authenticate(self._authentication)
             call.is_call = False
-        target = self._targets.get(exchange.target) or self._take_apart(exchange.target, call)
+        if target is None:
+            target = self._take_apart(exchange.target, call)
         call.path = target.path
         call.namespace = target.namespace
         if target.operation:
