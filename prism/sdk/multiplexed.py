@@ -35,6 +35,8 @@ from prism.sdk.background import BackgroundTask
 from prism.sdk.later import Later
 from prism.sdk.waiter import Waiter
 
+Divert = Callable[[Later[Any], Any, "BaseException | None"], bool]
+
 log = logging.getLogger("prism.sdk")
 
 Request = TypeVar("Request")
@@ -126,7 +128,7 @@ class QueueFull(PluginError):
 class _Call(Later[list[Reply]], Generic[Request, Reply]):
     """A request and its place: until ``wanted`` answers have come."""
 
-    __slots__ = ("repeatable", "replies", "request", "size", "wanted")
+    __slots__ = ("divert", "repeatable", "replies", "request", "size", "wanted")
 
     def __init__(
         self,
@@ -143,6 +145,12 @@ class _Call(Later[list[Reply]], Generic[Request, Reply]):
         self.wanted = wanted
         self.repeatable = repeatable
         self.replies: list[Reply] = []
+        self.divert: Divert | None = None
+
+    def settle(self, answer: Any, error: BaseException | None = None) -> None:
+        divert, self.divert = self.divert, None
+        if divert is None or not divert(self, answer, error):
+            super().settle(answer, error)
 
     def fail(self, error: PluginError) -> None:
         self.settle(None, error)
@@ -207,6 +215,10 @@ class Multiplexed(Generic[Request, Reply]):
         transport = await self._open()
         self._task = BackgroundTask(lambda: self._run(transport), f"connection to {self.name}")
 
+    def begin(self) -> None:
+        """Like ``start``, without waiting for the first attempt: calls do."""
+        self._task = BackgroundTask(lambda: self._run(None), f"connection to {self.name}")
+
     async def aclose(self) -> None:
         """Close; calls that wait fail, as do later ones."""
         if self._task is not None:
@@ -241,8 +253,12 @@ class Multiplexed(Generic[Request, Reply]):
         size: int = 0,
         *,
         repeatable: bool = False,
+        divert: Divert | None = None,
     ) -> Later[T]:
         """Like ``call``, for an operation to return: ``make`` turns the answer into its result.
+
+        ``divert`` is shown, once, what the call is about to be settled with: a list of one
+        answer, or an error. Where it returns True, it settles the call itself, in its own time.
 
         Raises:
             NotSent, QueueFull
@@ -250,6 +266,7 @@ class Multiplexed(Generic[Request, Reply]):
         call: Any = self._ask(
             request, size, 1, lambda replies: make(replies[0]), repeatable=repeatable
         )
+        call.divert = divert
         return call  # type: ignore[no-any-return]  # a Later of what ``make`` returns
 
     def give_up(self, why: str) -> None:
@@ -309,8 +326,10 @@ class Multiplexed(Generic[Request, Reply]):
         self.problem = ""
         return transport
 
-    async def _run(self, transport: Transport[Request, Reply]) -> None:
+    async def _run(self, transport: Transport[Request, Reply] | None) -> None:
         try:
+            if transport is None:
+                transport = await self._reopen()
             while True:
                 reads = self._reads
                 why = await self._use(transport)
@@ -340,7 +359,7 @@ class Multiplexed(Generic[Request, Reply]):
                 log.exception("connecting to %s failed", self.name)
                 problem = f"connecting to {self.name} failed"
             else:
-                log.info("connected to %s again", self.name)
+                log.info("connected to %s", self.name)
                 return transport
             if problem != self.problem:
                 log.warning("no connection to %s: %s", self.name, problem)

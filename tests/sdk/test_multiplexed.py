@@ -406,3 +406,59 @@ def test_a_first_connection_that_fails_is_told(run):
             await Multiplexed(connect, "the server").start()
 
     run(check)
+
+
+def test_calls_wait_for_a_first_attempt_that_nobody_waits_for(run):
+    async def check() -> None:
+        async with serving() as (server, _):
+            attempts = 0
+
+            async def connect() -> Lines:
+                nonlocal attempts
+                attempts += 1
+                await anyio.lowlevel.checkpoint()
+                if attempts == 1:
+                    raise OSError("nobody is there")
+                return Lines(await anyio.connect_tcp("127.0.0.1", server.port))
+
+            later = Multiplexed(connect, "the server", QUICK)
+            later.begin()
+            with pytest.raises(NotSent, match="nobody is there"):
+                await later.call(b"one")
+            await until(lambda: later.state is State.CONNECTED)
+            assert await later.call(b"two") == b"two"
+            await later.aclose()
+
+    run(check)
+
+
+def test_what_diverts_a_call_sees_its_outcome_first_and_may_settle_it_itself(run):
+    async def check() -> None:
+        seen = []
+
+        def divert(call, answer, error):
+            seen.append((answer, type(error)))
+            if answer == [b"elsewhere"] or error is not None:
+                tasks.start_soon(settle, call)
+                return True
+            return False
+
+        async def settle(call) -> None:
+            await anyio.lowlevel.checkpoint()
+            call.settle([b"from there"])
+
+        async with serving() as (server, calls), anyio.create_task_group() as tasks:
+            assert await calls.later(b"here", bytes.upper, divert=divert) == b"HERE"
+            assert await calls.later(b"elsewhere", bytes.upper, divert=divert) == b"FROM THERE"
+            server.hold()
+            lost = calls.later(b"lost", bytes.upper, divert=divert)
+            await server.wait_received(3)
+            await server.cut()
+            assert await lost == b"FROM THERE"
+        assert seen == [
+            ([b"here"], type(None)),
+            ([b"elsewhere"], type(None)),
+            (None, AnswerLost),
+        ]
+
+    run(check)
