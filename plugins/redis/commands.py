@@ -39,19 +39,21 @@ _FIRST_TWO = frozenset({"GEOSEARCHSTORE", "LMOVE", "RENAME", "RENAMENX", "RPOPLP
                         "SMOVE", "ZRANGESTORE"})  # fmt: skip
 
 
+def key_places(name: str, count: int) -> range:
+    """Which of a command's ``count`` arguments are keys."""
+    if name in _LAST:
+        return range(count)
+    if name in _EVERY_SECOND:
+        return range(0, count, 2)
+    if name in _FIRST_TWO:
+        return range(min(2, count))
+    if name == "BITOP":
+        return range(1, count)
+    return range(min(1, count))
+
+
 def prefix_keys(name: str, arguments: list[bytes], prefix: Callable[[bytes], bytes]) -> list[bytes]:
     """The arguments, with ``prefix`` applied to those that are keys."""
-    count = len(arguments)
-    if name in _LAST:
-        keys = range(count)
-    elif name in _EVERY_SECOND:
-        keys = range(0, count, 2)
-    elif name in _FIRST_TWO:
-        keys = range(min(2, count))
-    elif name == "BITOP":
-        keys = range(1, count)
-    else:
-        keys = range(min(1, count))
-    for place in keys:
+    for place in key_places(name, len(arguments)):
         arguments[place] = prefix(arguments[place])
     return arguments

@@ -27,11 +27,21 @@ class Sentinel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: Annotated[list[str], Meta(min_length=1, max_length=32)]
 
 
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cluster, whose servers tell which of them has which keys.
+
+    ``addresses``: of some of its servers, each ``host:port``; one that answers is enough to know
+    all the others. They speak TLS where ``url`` is ``rediss``.
+    """
+
+    addresses: Annotated[list[str], Meta(min_length=1, max_length=32)]
+
+
 class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings; ``username`` and ``password`` are in ``credentials``, never in the URL.
 
     ``url``: ``redis://host:port/database``, ``rediss://`` for TLS, ``unix:///path/of.sock``.
-    With ``sentinel`` its host and port are not used.
+    With ``sentinel`` or ``cluster`` its host and port are not used.
 
     ``ca_cert``: whom to trust instead of the system's authorities. ``client_cert`` and
     ``client_key``: what to show the server. ``tls_server_name``: the name that the certificate
@@ -65,6 +75,7 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_key: Path | None = None
     tls_server_name: str | None = None
     sentinel: Sentinel | None = None
+    cluster: Cluster | None = None
     key_prefix: Annotated[str, Meta(max_length=256)] | None = None
     default_ttl_seconds: Annotated[float, Meta(gt=0)] | None = None
     max_value_bytes: Annotated[int, Meta(ge=1, le=512 * 1024 * 1024)] = 512 * 1024
@@ -77,10 +88,12 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def problems(self, credentials: Mapping[str, str]) -> Iterator[SettingsProblem]:
         """What does not fit; see ``prism.contract.settings``."""
+        server = Server()
         try:
-            read_url(self.url or "redis://127.0.0.1")
+            server = read_url(self.url or "redis://127.0.0.1")
         except PluginError as error:
             yield SettingsProblem(("config", "url"), error.detail.removeprefix("config.url: "))
+        yield from self._cluster_problems(server)
         for index, address in enumerate(self.sentinel.addresses if self.sentinel else ()):
             try:
                 read_address(address)
@@ -107,6 +120,27 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 yield SettingsProblem(
                     ("credentials", f"{role}username"), f"it means nothing without {role}password"
                 )
+
+    def _cluster_problems(self, server: "Server") -> Iterator[SettingsProblem]:
+        for index, address in enumerate(self.cluster.addresses if self.cluster else ()):
+            try:
+                read_address(address, "redis-1:6379")
+            except ValueError as error:
+                yield SettingsProblem(("config", "cluster", "addresses", index), str(error))
+        if self.cluster is None:
+            return
+        if self.sentinel is not None:
+            yield SettingsProblem(
+                ("config", "sentinel"), "a cluster has none; leave one of both out"
+            )
+        if server.path:
+            yield SettingsProblem(
+                ("config", "url"), "a cluster is not reached through a Unix socket; leave it out"
+            )
+        if server.database:
+            yield SettingsProblem(
+                ("config", "url"), f"a cluster has no database {server.database}; leave it out"
+            )
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -184,7 +218,7 @@ def _named(query: str) -> str:
     return f"; {', '.join(said)}" if said else "; they are keys beside url"
 
 
-def read_address(text: str) -> tuple[str, int]:
+def read_address(text: str, example: str = "sentinel:26379") -> tuple[str, int]:
     """``host:port``.
 
     Raises:
@@ -196,7 +230,7 @@ def read_address(text: str) -> tuple[str, int]:
     if "@" in text:
         raise ValueError("expected host:port, without user and password")
     if not (bare and is_port) or "/" in host or (":" in bare and bare == host):
-        raise ValueError(f'expected host:port, such as sentinel:26379; found "{text[:80]}"')
+        raise ValueError(f'expected host:port, such as {example}; found "{text[:80]}"')
     return bare, int(port)
 
 

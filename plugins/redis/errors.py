@@ -5,7 +5,7 @@ from hiredis import ReplyError
 from prism.sdk import PluginError, StatusCode
 
 _CREDENTIALS = "the server refuses the namespace's credentials (username, password)"
-_CLUSTER = "the server is one of a cluster, which this plugin does not speak to; use a single one"
+_CLUSTER = "the server is one of a cluster; name some of its servers in config.cluster.addresses"
 
 _BY_CODE: dict[str, tuple[StatusCode, str]] = {
     "WRONGTYPE": (StatusCode.FAILED_PRECONDITION, "the key holds another kind of value"),
@@ -29,7 +29,19 @@ _BY_CODE: dict[str, tuple[StatusCode, str]] = {
     "NOPERM": (StatusCode.PERMISSION_DENIED, "the server's ACL does not let the plugin do this"),
     "NOGROUP": (StatusCode.NOT_FOUND, "there is no such topic or group"),
     "BUSYGROUP": (StatusCode.ALREADY_EXISTS, "the group exists"),
+    "UNBLOCKED": (StatusCode.UNAVAILABLE, "the server has become a replica"),
     "EXECABORT": (StatusCode.INVALID_ARGUMENT, "the transaction was not run"),
+}
+
+_MOVING = (StatusCode.UNAVAILABLE, "the cluster is giving these keys to another server; try again")
+_BY_CODE_OF_A_CLUSTER: dict[str, tuple[StatusCode, str]] = {
+    "MOVED": _MOVING,
+    "ASK": _MOVING,
+    "CROSSSLOT": (
+        StatusCode.INVALID_ARGUMENT,
+        "the keys lie in different slots of the cluster; those with the same text in braces lie "
+        "in one, as {tag}a and {tag}b do",
+    ),
 }
 
 _BY_TEXT: tuple[tuple[str, StatusCode], ...] = (
@@ -53,14 +65,17 @@ def code_of(error: ReplyError) -> str:
     return str(error).partition(" ")[0]
 
 
-def translate(error: ReplyError, *, of_client: bool = False) -> PluginError:
+def translate(
+    error: ReplyError, *, of_client: bool = False, of_cluster: bool = False
+) -> PluginError:
     """The answer for an error that the server gave.
 
     ``of_client``: the client wrote the command, so that what is wrong with it is theirs.
+    ``of_cluster``: the server is known to be one of a cluster.
     """
     text = str(error)
     code, _, rest = text.partition(" ")
-    known = _BY_CODE.get(code)
+    known = (_BY_CODE_OF_A_CLUSTER.get(code) if of_cluster else None) or _BY_CODE.get(code)
     if known is not None:
         status, words = known
         return PluginError(status, f"{words} ({text[:500]})")

@@ -3,7 +3,7 @@
 import binascii
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
@@ -22,17 +22,17 @@ from prism.sdk.keyvalue import (
 )
 from prism.sdk.later import Later
 
+from .connection import Connection, Request, together
 from .scripts import (
     COMPARE_AND_DELETE,
     COMPARE_AND_SET,
     DELETE_IF_VERSION,
-    GET_WITHIN,
     INCREMENT,
     SET_IF_VERSION,
     version_of,
 )
-from .store import Connection, glob_escape, milliseconds
-from .transport import Argument
+from .store import glob_escape, milliseconds
+from .transport import Argument, packed
 from .values import pack, unpack
 from .watch import Watcher
 
@@ -88,7 +88,7 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         if not keys:
             return []
         names = [self._prefix + key for key in keys]
-        found = await self._connection.run(GET_WITHIN, names, MAX_MGET_BYTES, repeatable=True)
+        found = await self._connection.values_within(names, MAX_MGET_BYTES)
         if len(found) < len(keys):
             raise PluginError(
                 StatusCode.RESOURCE_EXHAUSTED,
@@ -119,30 +119,59 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         return bool(await self._connection.run(DELETE_IF_VERSION, [name], version))
 
     async def set_many(self, items: Sequence[Item]) -> None:
-        if all(item.ttl is None for item in items):
-            command: list[Argument] = ["MSET"]
-            for item in items:
-                command += [self._prefix + item.key, pack(item.value)]
-            await self._connection.command(*command)
-        else:
-            await self._connection.transaction([self._set(item) for item in items])
+        groups = self._connection.by_slot([self._prefix + item.key for item in items])
+        requests = [self._set_together([items[place] for place in group]) for group in groups]
+        done = 0
+        problem: PluginError | None = None
+        outcomes = await self._connection.exchange_each(requests)
+        for group, outcome in zip(groups, outcomes, strict=True):
+            failure = self._failure(outcome)
+            done += 0 if failure else len(group)
+            problem = problem or failure
+        if problem is not None:
+            raise _partly(problem, f"{done} of {len(items)} items were set") if done else problem
+
+    def _set_together(self, items: Sequence[Item]) -> Request:
+        """All or none of items whose keys lie together."""
+        key = self._prefix + items[0].key
+        if any(item.ttl is not None for item in items):
+            return together(key, [self._set(item) for item in items])
+        command: list[Argument] = ["MSET"]
+        for item in items:
+            command += [self._prefix + item.key, pack(item.value)]
+        return Request(key, packed(command))
 
     async def delete(self, key: bytes) -> bool:
         return bool(await self._connection.command("UNLINK", self._prefix + key))
 
     async def delete_many(self, keys: Sequence[bytes]) -> int:
         names = [self._prefix + key for key in keys]
-        deleted: int = await self._connection.command("UNLINK", *names)
+        requests = []
+        for group in self._connection.apart(names):
+            command = packed(["UNLINK", *(names[place] for place in group)])
+            requests.append(Request(names[group[0]], command))
+        deleted = 0
+        problem: PluginError | None = None
+        for outcome in await self._connection.exchange_each(requests):
+            failure = self._failure(outcome)
+            deleted += 0 if failure or isinstance(outcome, PluginError) else outcome[0]
+            problem = problem or failure
+        if problem is not None:
+            raise _partly(problem, f"{deleted} keys were deleted") if deleted else problem
         return deleted
 
+    def _failure(self, outcome: list[Any] | PluginError) -> PluginError | None:
+        return outcome if isinstance(outcome, PluginError) else self._connection.failure(outcome)
+
     async def scan(self, prefix: bytes, cursor: str, limit: int, *, keys_only: bool) -> Page:
-        at, names = _read_cursor(cursor)
+        at, more, names = self._read_cursor(cursor)
         if not all(name.startswith(prefix) for name in names):
             raise _no_cursor()
         seen = dict.fromkeys(names)
         count = min(SCAN_COUNT, limit)
-        while len(seen) < limit and at:
+        while len(seen) < limit and more:
             at, found = await self._scan_step(prefix, at, count)
+            more = bool(at)
             seen |= dict.fromkeys(found)
             if not found:  # few have the prefix; what is found beyond the limit is in the cursor
                 count = min(SCAN_COUNT, 2 * count)
@@ -154,7 +183,7 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
             items = []
             while page and not items:  # all of them may be gone by now
                 keys = [self._prefix + name for name in page]
-                values = await self._connection.run(GET_WITHIN, keys, PAGE_BYTES, repeatable=True)
+                values = await self._connection.values_within(keys, PAGE_BYTES)
                 items = [
                     (name.decode(), Entry(unpack(value)))
                     for name, value in zip(page, values, strict=False)
@@ -162,14 +191,15 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
                 ]
                 rest = page[len(values) :] + rest
                 page = []
-        return Page(items, _write_cursor(at, rest) if rest or at else "")
+        return Page(items, _write_cursor(at, rest) if rest or more else "")
 
     async def count(self, prefix: bytes) -> int:
         seen: set[int] = set()
         beyond = 0
-        at = b"0"
-        while at:
+        at, more = b"", True
+        while more:
             at, found = await self._scan_step(prefix, at, SCAN_COUNT)
+            more = bool(at)
             if len(seen) < MAX_REMEMBERED:
                 seen.update(map(hash, found))
             else:
@@ -177,14 +207,13 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         return len(seen) + beyond
 
     async def _scan_step(self, prefix: bytes, at: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """Where to go on, empty at the end; and keys, without the namespace's prefix."""
+        """Where to go on, empty at the end (and, given, for the beginning); and keys, without the
+        namespace's prefix."""
         pattern = glob_escape(self._prefix + prefix) + b"*"
-        at, found = await self._connection.command(
-            "SCAN", at, "MATCH", pattern, "COUNT", count, "TYPE", "string", repeatable=True
-        )
+        at, found = await self._connection.scan_step(at, pattern, count)
         start = len(self._prefix)
         names = [name[start:] for name in found]
-        return b"" if at == b"0" else at, [name for name in names if _is_text(name)]
+        return at, [name for name in names if _is_text(name)]
 
     async def remaining(self, key: bytes) -> int | float:
         left: int = await self._connection.command("PTTL", self._prefix + key, repeatable=True)
@@ -241,8 +270,9 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
                 StatusCode.OUT_OF_RANGE,
                 "the server keeps no log of changes; watch anew, with existing",
             )
-        async with self._connection.own() as transport:
-            watcher = await Watcher.start(transport, self._prefix + prefix)
+        others = self._connection.changed
+        async with self._connection.own_each() as transports:
+            watcher = await Watcher.start(transports, self._prefix + prefix, others)
             try:
                 if existing:
                     async with aclosing(
@@ -263,7 +293,7 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
         """What has become of keys that have changed; those of other kinds are none of ours."""
         changes: list[Change] = []
         while names:
-            values = await self._connection.run(GET_WITHIN, names, PAGE_BYTES, repeatable=True)
+            values = await self._connection.values_within(names, PAGE_BYTES)
             for name, value in zip(names, values, strict=False):
                 key = name[len(self._prefix) :]
                 if not _is_text(key):
@@ -274,6 +304,19 @@ class RedisKeyValueStore(VersionedKeyValueStore, WatchableStore):
                     changes.append(Change("delete", key.decode()))
             names = names[len(values) :]
         return changes
+
+    def _read_cursor(self, cursor: str) -> tuple[bytes, bool, list[bytes]]:
+        """Where the scan goes on, whether it does, and keys that were found already."""
+        if not cursor:
+            return b"", True, []
+        try:
+            data = binascii.a2b_base64(cursor.encode(), strict_mode=True)
+            at, rest = msgspec.msgpack.decode(data, type=tuple[bytes, list[bytes]])
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise _no_cursor() from error
+        if (at and not self._connection.is_position(at)) or not all(map(_is_text, rest)):
+            raise _no_cursor()
+        return at, bool(at), rest
 
     def _set(self, item: Item) -> list[Argument]:
         command: list[Argument] = ["SET", self._prefix + item.key, pack(item.value)]
@@ -304,21 +347,13 @@ def _write_cursor(at: bytes, rest: list[bytes]) -> str:
     return binascii.b2a_base64(msgspec.msgpack.encode((at, rest)), newline=False).decode()
 
 
-def _read_cursor(cursor: str) -> tuple[bytes, list[bytes]]:
-    if not cursor:
-        return b"0", []
-    try:
-        data = binascii.a2b_base64(cursor.encode(), strict_mode=True)
-        at, rest = msgspec.msgpack.decode(data, type=tuple[bytes, list[bytes]])
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise _no_cursor() from error
-    if not (at == b"" or (at.isdigit() and len(at) <= 20)) or not all(map(_is_text, rest)):
-        raise _no_cursor()
-    return at, rest
-
-
 def _no_cursor() -> PluginError:
     return PluginError(StatusCode.INVALID_ARGUMENT, "the cursor is none of this prefix's scans")
+
+
+def _partly(problem: PluginError, done: str) -> PluginError:
+    """A cluster does what several of its slots are about in as many steps."""
+    return PluginError(problem.status, f"{done}, the others were not: {problem.detail}")
 
 
 def _changes_too_often() -> PluginError:

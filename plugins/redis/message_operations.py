@@ -37,7 +37,9 @@ class MessageOperations(RedisStore):
         if not params.channels and not params.patterns:
             raise PluginError(StatusCode.INVALID_ARGUMENT, "listen wants channels, or patterns")
         start = len(self.prefix)
-        async with self.connection.own() as transport:
+        # Any server of a cluster hears of all messages; notify counts listeners at this one.
+        somewhere = self.key(params.channels[0] if params.channels else "")
+        async with self.connection.own(somewhere) as transport:
             await self._subscribe(transport, params)
             while True:
                 while transport.pushes:

@@ -69,7 +69,7 @@ class StreamOperations(RedisStore):
     ) -> AsyncIterator[Positioned[p.Delivered]]:
         """The messages of a topic, one after the other, without an end."""
         start = _start(call.resume_after or params.start)
-        async with self.connection.own() as transport:
+        async with self.connection.own(self.key(params.topic)) as transport:
             if params.group is None:
                 if start == "$":
                     start = await self._newest(params.topic)
@@ -152,15 +152,16 @@ class _Consumer:
         connection = self._store.connection
         command = ("XGROUP", "CREATE", self._key, self._group, start, "MKSTREAM")
         try:
-            await connection.command(*command)
+            await connection.command(*command, key=self._key)
         except PluginError as error:
             if error.status is not StatusCode.ALREADY_EXISTS:
                 raise
-        for reply in await connection.command("XINFO", "CONSUMERS", self._key, self._group):
+        consumers = ("XINFO", "CONSUMERS", self._key, self._group)
+        for reply in await connection.command(*consumers, key=self._key):
             known = {key.decode(): item for key, item in reply.items()}
             name = known["name"].decode(errors="replace")
             if not known["pending"] and known["idle"] > CONSUMER_AGE and name.startswith(CONSUMER):
-                await connection.command("XGROUP", "DELCONSUMER", self._key, self._group, name)
+                await self._remove(name)
 
     async def end(self) -> None:
         """Give back what was read and never handed out."""
@@ -170,7 +171,11 @@ class _Consumer:
             command += [*self._prefetched, "IDLE", REJECTED, "JUSTID"]
             await connection.command(*command)
         if not await self._pending_here():
-            await connection.command("XGROUP", "DELCONSUMER", self._key, self._group, self._name)
+            await self._remove(self._name)
+
+    async def _remove(self, consumer: str) -> None:
+        command = ("XGROUP", "DELCONSUMER", self._key, self._group, consumer)
+        await self._store.connection.command(*command, key=self._key)
 
     async def next(self) -> list[Entry]:
         """The next messages: those to deliver again first. Waits for some for a while."""
@@ -245,13 +250,20 @@ class _Consumer:
         """Move a message that was delivered too often to the topic's dead letters."""
         connection = self._store.connection
         found = await connection.command("XRANGE", self._key, identity, identity)
-        commands: list[list[Argument]] = [["XACK", self._key, self._group, identity]]
-        if found:
-            fields = [part for pair in _fields(found[0][1]).items() for part in pair]
-            most = self._store.config.stream_max_length
-            trim: list[Argument] = ["MAXLEN", "~", most] if most else []
-            commands.append(["XADD", self._key + b".dead", *trim, "*", *fields])
-        for reply in await connection.transaction(commands):
+        acknowledge: list[Argument] = ["XACK", self._key, self._group, identity]
+        if not found:
+            await connection.command(*acknowledge)
+            return
+        fields = [part for pair in _fields(found[0][1]).items() for part in pair]
+        most = self._store.config.stream_max_length
+        trim: list[Argument] = ["MAXLEN", "~", most] if most else []
+        dead = self._key + b".dead"
+        add: list[Argument] = ["XADD", dead, *trim, "*", *fields]
+        if len(connection.by_slot([self._key, dead])) > 1:
+            await connection.command(*add)  # rather twice than not at all
+            await connection.command(*acknowledge)
+            return
+        for reply in await connection.transaction([acknowledge, add], [self._key, dead]):
             if isinstance(reply, ReplyError):
                 raise connection.translate(reply)
 

@@ -175,7 +175,7 @@ class StructureOperations(RedisStore):
         member = self._packed(params.member, params.encoding, call)
         key = self.key(params.key)
         commands = [(name, key, member), ("ZSCORE", key, member)]
-        rank, score = await self.connection.transaction(commands)
+        rank, score = await self.connection.transaction(commands, [key])
         for reply in (rank, score):
             if isinstance(reply, ReplyError):
                 raise self.connection.translate(reply)
@@ -187,9 +187,9 @@ class StructureOperations(RedisStore):
         return p.Removed(await self._write("ZREM", params.key, *self._members(params, call)))
 
     async def _wait_pop(self, params: p.Pop) -> list[bytes] | None:
-        async with self.connection.own() as transport:
+        key = self.key(params.key)
+        async with self.connection.own(key) as transport:
             side = params.side.upper()
-            key = self.key(params.key)
             with anyio.move_on_after(params.wait_seconds + 1):
                 wait, count = params.wait_seconds, params.count
                 command: list[Argument] = ["BLMPOP", wait, 1, key, side, "COUNT", count]

@@ -40,8 +40,9 @@ class RedisTransport:
     ``ReplyError`` objects. What the server pushes is kept in ``pushes``.
     """
 
-    def __init__(self, stream: ByteStream, server: Server) -> None:
+    def __init__(self, stream: ByteStream, server: Server, *, of_cluster: bool = False) -> None:
         self.server = server
+        self.of_cluster = of_cluster
         self.pushes: deque[Sequence[Any]] = deque()
         self.role = ""
         self._stream = stream
@@ -100,7 +101,7 @@ class RedisTransport:
     def _without_errors(self, replies: list[Any]) -> list[Any]:
         for reply in replies:
             if isinstance(reply, ReplyError):
-                raise translate(reply)
+                raise translate(reply, of_cluster=self.of_cluster)
         return replies
 
 
@@ -129,6 +130,10 @@ class Connector:
             OSError: it cannot be reached, or its certificate is not good.
         """
         server = await self._ask_sentinels() if self._sentinels else self._server
+        return await self.connect_to(server)
+
+    async def connect_to(self, server: Server) -> RedisTransport:
+        """Like ``connect``, to this server."""
         transport = await self._open(server)
         try:
             hello: list[Argument] = ["HELLO", 3]
@@ -138,6 +143,7 @@ class Connector:
             hello += ["SETNAME", self._client]
             told, _ = await _handshake(transport, hello, ["SELECT", server.database])
             transport.role = told.get(b"role", b"").decode()
+            self._check_mode(server, told.get(b"mode"))
             if self._sentinels and transport.role != "master":
                 raise TransportBroken(f"{server} is not a master any more")
         except BaseException:
@@ -145,6 +151,16 @@ class Connector:
                 await transport.aclose()
             raise
         return transport
+
+    def _check_mode(self, server: Server, mode: bytes | None) -> None:
+        cluster = self._config.cluster is not None
+        if mode == b"cluster" and not cluster:
+            problem = f"{server} is one of a cluster: name some of its servers in "
+        elif mode == b"standalone" and cluster:
+            problem = f"{server} is none of a cluster: use config.url instead of "
+        else:
+            return
+        raise PluginError(StatusCode.FAILED_PRECONDITION, f"{problem}config.cluster.addresses")
 
     async def _open(self, server: Server) -> RedisTransport:
         if self._context is not None:
@@ -158,7 +174,7 @@ class Connector:
             )
         else:
             stream = SocketStream(await _dial(server))
-        return RedisTransport(stream, server)
+        return RedisTransport(stream, server, of_cluster=self._config.cluster is not None)
 
     async def _ask_sentinels(self) -> Server:
         """The master's address, from the first sentinel that knows it."""

@@ -1,5 +1,8 @@
 """Keys that change, as the server tells a client that is said to cache them."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import anyio
 
 from prism.sdk import PluginError, StatusCode
@@ -19,22 +22,27 @@ class Watcher:
     Who reads slowly thus costs the server no memory.
     """
 
-    def __init__(self, transport: RedisTransport) -> None:
-        self._transport = transport
+    def __init__(self) -> None:
         self._changed: dict[bytes, None] = {}
         self._problem: Exception | None = None
         self._something = anyio.Event()
+        self._tasks: list[BackgroundTask] = []
 
     @classmethod
-    async def start(cls, transport: RedisTransport, prefix: bytes) -> "Watcher":
-        """Watch from now on."""
-        await transport.ask(["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix])
-        watcher = cls(transport)
-        watcher._take()
-        watcher._task = BackgroundTask(watcher._read, "a watch of keys")
+    async def start(
+        cls, transports: Sequence[RedisTransport], prefix: bytes, others: anyio.Event
+    ) -> "Watcher":
+        """Watch from now on, until ``others`` than these servers have keys."""
+        for transport in transports:
+            await transport.ask(["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix])
+        watcher = cls()
+        for transport in transports:
+            watcher._take(transport)
+            read = partial(watcher._read, transport)
+            watcher._tasks.append(BackgroundTask(read, "a watch of keys"))
+        end = partial(watcher._end_with, others)
+        watcher._tasks.append(BackgroundTask(end, "the end of a watch of keys"))
         return watcher
-
-    _task: BackgroundTask
 
     async def next(self) -> list[bytes]:
         """Names of keys that have changed; waits for some.
@@ -55,23 +63,32 @@ class Watcher:
 
     async def aclose(self) -> None:
         """Stop reading."""
-        await self._task.aclose()
+        for task in self._tasks:
+            await task.aclose()
 
-    async def _read(self) -> None:
+    async def _end_with(self, others: anyio.Event) -> None:
+        await others.wait()
+        self._problem = PluginError(
+            StatusCode.UNAVAILABLE,
+            "the cluster's masters have changed; watch anew, with existing",
+        )
+        self._something.set()
+
+    async def _read(self, transport: RedisTransport) -> None:
         try:
             while self._problem is None:
                 with anyio.move_on_after(HEARTBEAT_SECONDS) as waiting:
-                    await self._transport.read()
+                    await transport.read()
                 if waiting.cancelled_caught:
                     with anyio.fail_after(HEARTBEAT_SECONDS):
-                        await self._transport.ask(["PING"])
-                self._take()
+                        await transport.ask(["PING"])
+                self._take(transport)
         except (Exception, TimeoutError) as error:
             self._problem = error
         self._something.set()
 
-    def _take(self) -> None:
-        pushes = self._transport.pushes
+    def _take(self, transport: RedisTransport) -> None:
+        pushes = transport.pushes
         while pushes:
             kind, *rest = pushes.popleft()
             if kind != b"invalidate":

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.services.postgres import PASSWORD, USER, PostgreSQL
-from tests.services.redis import Redis, Valkey
+from tests.services.redis import Redis, RedisCluster, Valkey, ValkeyCluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +68,11 @@ def _redis(request: pytest.FixtureRequest, kind: type[Redis]) -> Setup:
     return Setup({"url": shared_server(kind).url()})
 
 
+def _redis_cluster(request: pytest.FixtureRequest, kind: type[RedisCluster]) -> Setup:
+    shared_server = request.getfixturevalue("shared_server")
+    return Setup({"cluster": {"addresses": shared_server(kind).addresses()}})
+
+
 SUBJECTS = (
     Subject(
         name="sqlite",
@@ -85,21 +90,29 @@ SUBJECTS = (
     ),
     *(
         Subject(
-            name=kind.name,
+            name=kind,
             module="prism_plugins.redis:RedisPlugin",
             groups=frozenset({"key_value", "kv_versions", "watch"}),
-            setup=partial(_redis, kind=kind),
-            page="redis.md",
+            setup=setup,
+            page=page,
             own=frozenset({"acknowledge", "reject"}),  # of topics, with ids and no receipts
             deviations={
                 "test_scan_gives_keys_in_the_order_of_their_bytes": "its scans have no order",
                 "test_a_stream_of_scan_resumes_after_each_key": "it goes on after a page",
                 "test_every_write_of_a_value_makes_another_version": "a version is of the value",
                 "test_a_version_does_not_come_back_after_a_delete": "it comes back with the value",
-                "test_a_watch_resumes_after_a_position": f"{kind.name} keeps no log of changes",
+                "test_a_watch_resumes_after_a_position": f"{kind} keeps no log of changes",
             },
         )
-        for kind in (Redis, Valkey)
+        for kind, setup, page in (
+            ("redis", partial(_redis, kind=Redis), "redis.md"),
+            ("valkey", partial(_redis, kind=Valkey), "redis.md"),
+            (
+                "valkey-cluster",
+                partial(_redis_cluster, kind=ValkeyCluster),
+                "redis.md#a-cluster",
+            ),
+        )
     ),
     Subject(
         name="memory",

@@ -1,13 +1,13 @@
-"""Redis 7 (Debian's), Valkey 9 (a wheel's), and a sentinel that watches one of them."""
+"""Redis 7 (Debian's), Valkey 9 (a wheel's), a sentinel that watches one of them, and clusters."""
 
 import importlib.util
 import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tests.services.server import LIMIT, Missing, Server
+from tests.services.server import LIMIT, Missing, Server, unused_port
 
 
 class RespServer(Server):
@@ -61,13 +61,7 @@ class Redis(RespServer):
             "enable-debug-command": "yes",
         }
         if tls:
-            settings |= {
-                "tls-port": str(self.port),
-                "tls-ca-cert-file": str(tls / "ca.pem"),
-                "tls-cert-file": str(tls / "server.pem"),
-                "tls-key-file": str(tls / "server.key"),
-                "tls-auth-clients": "no",
-            }
+            settings |= {"tls-port": str(self.port), **tls_settings(tls)}
         settings |= self.options.get("settings", {})
         program = self.program()
         assert program is not None
@@ -138,3 +132,150 @@ class Sentinel(RespServer):
         program = Redis.program()
         assert program is not None
         return [program, str(self.directory / "sentinel.conf"), "--sentinel"]
+
+
+class RedisCluster:
+    """Servers of one kind that are a cluster: ``masters`` with a third of the slots each, and as
+    many replicas, unless ``replicas`` is false. Nothing is written to disk. With ``tls`` they
+    speak that on a port beside.
+
+    ``start``, ``stop``, ``addresses`` and ``options`` are as those of a ``Server``.
+    """
+
+    name = "redis-cluster"
+    kind: type[Redis] = Redis
+    MASTERS = 3
+    SLOTS = 16384
+
+    def __init__(self) -> None:
+        self.masters: list[Redis] = []
+        self.replicas: list[Redis] = []
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raises Missing."""
+        cls.kind.check_installed()
+
+    @classmethod
+    def start(cls, directory: Path, *, replicas: bool = True, **options: Any) -> Self:
+        """Start all servers, and wait until the cluster works for each."""
+        cluster = cls()
+        try:
+            for _ in range(cls.MASTERS):
+                cluster.masters.append(cluster.add(directory, **options))
+            share = cls.SLOTS / cls.MASTERS
+            for n, master in enumerate(cluster.masters):
+                first, last = round(n * share), round((n + 1) * share) - 1
+                master.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+                master.ask("CLUSTER", "SET-CONFIG-EPOCH", str(n + 1))
+            for _ in range(cls.MASTERS if replicas else 0):
+                cluster.replicas.append(cluster.add(directory, **options))
+            cluster.introduce(*cluster.servers)
+            for replica, master in zip(cluster.replicas, cluster.masters, strict=False):
+                replica.ask("CLUSTER", "REPLICATE", node_id(master))
+            for replica in cluster.replicas:
+                replica.wait(
+                    lambda replica=replica: b"link_status:up" in replica.ask("INFO", "replication"),
+                    "does not replicate",
+                )
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    @property
+    def servers(self) -> list[Redis]:
+        """All of them."""
+        return [*self.masters, *self.replicas]
+
+    @property
+    def port(self) -> int:
+        """Of one."""
+        return self.masters[0].port
+
+    def add(self, directory: Path, **options: Any) -> Redis:
+        """Start one more server, which knows no other yet."""
+        settings = {
+            "appendonly": "no",
+            "cluster-enabled": "yes",
+            "cluster-port": str(unused_port()),
+            "cluster-node-timeout": "1000",
+            "repl-diskless-sync-delay": "0",
+        }
+        tls: Path | None = options.pop("tls", None)
+        if tls is not None:
+            settings |= {"tls-port": str(unused_port()), **tls_settings(tls)}
+            settings |= {"tls-cluster": "yes", "tls-replication": "yes"}
+        settings |= options.pop("settings", {})
+        return self.kind.start(directory, settings=settings, **options)
+
+    def introduce(self, *servers: Redis) -> None:
+        """Have these servers know each other, and wait until each says that all is well."""
+        for server in servers[1:]:
+            bus = server.options["settings"]["cluster-port"]
+            servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port), bus)
+        for server in servers:
+            server.wait(lambda server=server: self.is_well(server, len(servers)), "is alone")
+
+    @staticmethod
+    def is_well(server: Redis, servers: int) -> bool:
+        """Whether the cluster works for this server, which knows so many."""
+        info = server.ask("CLUSTER", "INFO")
+        told = server.ask("CLUSTER", "NODES")
+        return (
+            b"cluster_state:ok" in info
+            and b"known_nodes:%d\r" % servers in info
+            and b"handshake" not in told
+        )
+
+    def addresses(self, *, tls: bool = False) -> list[str]:
+        """What the plugin's configuration takes."""
+        ports = [
+            server.options["settings"]["tls-port"] if tls else server.port
+            for server in self.masters
+        ]
+        return [f"127.0.0.1:{port}" for port in ports]
+
+    def owner(self, slot: int) -> Redis:
+        """The master that has a slot, as it says itself."""
+        for server in self.servers:
+            if server.pid and has_slot(server, slot):
+                return server
+        raise AssertionError(f"nobody has the slot {slot}")
+
+    def stop(self) -> None:
+        """End all of them."""
+        for server in self.servers:
+            server.stop()
+
+
+class ValkeyCluster(RedisCluster):
+    """The same of Valkey."""
+
+    name = "valkey-cluster"
+    kind = Valkey
+
+
+def tls_settings(directory: Path) -> dict[str, str]:
+    """Of a server that has its certificate in this directory."""
+    return {
+        "tls-ca-cert-file": str(directory / "ca.pem"),
+        "tls-cert-file": str(directory / "server.pem"),
+        "tls-key-file": str(directory / "server.key"),
+        "tls-auth-clients": "no",
+    }
+
+
+def node_id(server: RespServer) -> str:
+    """What the cluster calls a server."""
+    return server.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()
+
+
+def has_slot(server: RespServer, slot: int) -> bool:
+    """Whether a server says that it is the master of a slot."""
+    lines = server.ask("CLUSTER", "NODES").decode().splitlines()
+    mine = next(line.split() for line in lines if "myself," in line)
+    if "master" not in mine[2]:
+        return False
+    ranges = [part.partition("-") for part in mine[8:] if not part.startswith("[")]
+    return any(int(first) <= slot <= int(last or first) for first, _, last in ranges)

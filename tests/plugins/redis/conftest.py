@@ -7,7 +7,7 @@ import pytest
 
 from prism.sdk.testing import RunningPlugin, run_plugin
 from prism_plugins.redis import RedisPlugin
-from tests.services.redis import Redis
+from tests.services.redis import Redis, RedisCluster
 
 Running = RunningPlugin[RedisPlugin]
 OpenPlugin = Callable[..., AbstractAsyncContextManager[Running]]
@@ -28,6 +28,14 @@ async def opened(
         RedisPlugin, config=config, credentials=credentials, namespace=namespace
     ) as plugin:
         yield plugin
+
+
+def opened_on(
+    servers: RedisCluster, namespace: str = "", **options: Any
+) -> AbstractAsyncContextManager[Running]:
+    """The plugin on a cluster, likewise."""
+    config = {"cluster": {"addresses": servers.addresses()}, "url": "redis://"} | options
+    return opened(servers.masters[0], namespace, **config)
 
 
 @pytest.fixture
