@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from prism.contract.errors import InvalidRequest, RefusedParams
+from prism.contract.json_words import in_json_words
 
 BODY = "the body"
 UNSTREAMED = "the body of lines"
@@ -108,7 +109,9 @@ def _check(body: bytes | bytearray) -> None:
     try:
         top_level = _top_level(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the body must be a JSON object: {error}") from None
+        raise InvalidRequest(
+            f"the body must be a JSON object: {in_json_words(str(error))}"
+        ) from None
     except msgspec.DecodeError as error:
         _refuse_syntax(body, error)
     except RecursionError:

@@ -18,6 +18,7 @@ import msgspec
 
 from prism.contract import names
 from prism.contract.errors import PluginError
+from prism.contract.json_words import in_json_words
 from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
 
@@ -44,14 +45,14 @@ class ParamsDecoder(Generic[T]):
         """The typed params of one request.
 
         Raises:
-            PluginError: INVALID_ARGUMENT, with msgspec's sentence and path.
+            PluginError: INVALID_ARGUMENT, with msgspec's sentence in JSON's words, and path.
         """
         try:
             if params_raw:
                 return self._decode_msgpack(params_raw)
             return self._decode_json(params_json or "{}")
         except msgspec.MsgspecError as error:
-            raise PluginError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+            raise PluginError(StatusCode.INVALID_ARGUMENT, in_json_words(str(error))) from error
         except RecursionError as error:
             raise PluginError(
                 StatusCode.INVALID_ARGUMENT, "the params are nested too deeply"

@@ -26,6 +26,7 @@ import anyio.to_thread
 import msgspec
 
 from prism.contract.errors import CallError, PluginError
+from prism.contract.json_words import in_json_words
 from prism.contract.messages import (
     CacheSettings,
     ExecuteRequest,
@@ -478,4 +479,6 @@ def _decode_config(config_type: type[msgspec.Struct] | None, text: str) -> Any:
     try:
         return msgspec.json.decode(text or "{}", type=expected)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise PluginError(StatusCode.INVALID_ARGUMENT, f"config: {error}") from error
+        raise PluginError(
+            StatusCode.INVALID_ARGUMENT, f"config: {in_json_words(str(error))}"
+        ) from error

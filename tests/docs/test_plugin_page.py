@@ -26,7 +26,7 @@ def page() -> SimpleNamespace:
 async def test_greeter(page: SimpleNamespace) -> None:
     async with run_plugin(page.Greeter) as greeter:
         assert await greeter.call("greet", name="Ada") == {"text": "Hello, Ada!"}
-        with pytest.raises(PluginError, match=r"Expected `str`, got `int` - at `\$\.name`"):
+        with pytest.raises(PluginError, match=r"Expected text, found an integer - at `\$\.name`"):
             await greeter.call("greet", name=1)
 
 

@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from prism.contract.errors import CallError, InvalidRequest, PayloadTooLarge
+from prism.contract.json_words import in_json_words
 from prism.frontends.admin.access import Access, Right
 from prism.frontends.admin.call import AdminCall, Administered
 from prism.frontends.admin.openapi import OPENAPI
@@ -153,7 +154,7 @@ def _query(route: Route, raw: bytes) -> Any:
     try:
         return msgspec.convert(given, route.query, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the query does not fit: {error}") from None
+        raise InvalidRequest(f"the query does not fit: {in_json_words(str(error))}") from None
 
 
 async def _body(route: Route, request: AdminRequest) -> Any:
@@ -164,7 +165,7 @@ async def _body(route: Route, request: AdminRequest) -> Any:
         try:
             return msgspec.json.decode(content or b"{}", type=route.body)
         except msgspec.ValidationError as error:
-            raise InvalidRequest(f"the body does not fit: {error}") from None
+            raise InvalidRequest(f"the body does not fit: {in_json_words(str(error))}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"the body is not JSON: {error}") from None
     raise InvalidRequest(f"the body did not come within {BODY_SECONDS:g} s")

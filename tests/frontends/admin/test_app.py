@@ -78,8 +78,8 @@ BAD_BODIES = [
     (b"", "missing required field `namespace`"),
     (b"{", "not JSON"),
     (b"\xff", "not JSON"),
-    (b"[]", "Expected `object`"),
-    (b'{"namespace": 1}', "Expected `str`"),
+    (b"[]", "Expected an object"),
+    (b'{"namespace": 1}', "Expected text"),
     (b'{"namespace": "kv", "versoin": "v1"}', "unknown field `versoin`"),
 ]
 
