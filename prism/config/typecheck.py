@@ -118,8 +118,9 @@ def _check_block(
             check_types(at[name], fields[name].type, hidden=hidden)
         else:
             at.report.error(entry.key.mark, (*at.path, name), _unknown_key(name, block))
+    meant = {suggest(name, fields) for name in entries if name not in fields}
     for name, field in fields.items():
-        if field.required and name not in entries:
+        if field.required and name not in entries and name not in meant:
             at.error(f'the required key "{name}" is missing')
 
 

@@ -323,3 +323,11 @@ def test_a_size_with_a_unit_is_converted(text: str, number: str) -> None:
             f"namespaces: [{{name: a, backend: x, limits: {{max_payload_bytes: {text}}}}}]", "f"
         )
     assert f'found the text "{text}"; bytes, without a unit: {number}' in str(caught.value)
+
+
+def test_a_required_key_that_is_misspelt_is_told_once(problems):
+    (problem,) = problems("namespaces: [{name: a, backnd: sqlite}]")
+    assert problem.startswith('1:24: namespaces[0].backnd: unknown key; did you mean "backend"?')
+    first, second = problems("namespaces: [{name: a, colour: red}]")
+    assert first.endswith('namespaces[0]: the required key "backend" is missing')
+    assert "namespaces[0].colour: unknown key" in second
