@@ -8,13 +8,21 @@ PYTEST = $(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
 # On a terminal pip shows how far it is.
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo --quiet)
 
-.PHONY: help serve test test-fast soak check services-up services-down bench format generate generate-matrix wheel clean
+# Prism with its calls compiled, built apart from the sources; `COMPILED` in setup.py names them.
+COMPILED := build/compiled/site
+WITH_COMPILED = PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) PYTHONSAFEPATH=1
+# The tests of what is compiled, and of what builds on it.
+COMPILED_TESTS ?= tests/calls tests/channels tests/e2e tests/frontends tests/observability tests/server \
+	tests/streams tests/supervision tests/wire
+
+.PHONY: help serve test test-fast test-compiled soak check services-up services-down bench format generate generate-matrix wheel clean
 
 help:
 	@echo "make serve      set up, and serve a demo namespace on SQLite (CONFIG=file, ARGS='--port 8080')"
 	@echo "make serve DEMO=postgres  the same on PostgreSQL; or redis, kafka (ARGS='--server URL')"
 	@echo "make test       set up everything, and run every check and test"
 	@echo "make test-fast  the checks, and the tests that take less than two minutes together"
+	@echo "make test-compiled  tests with the calls compiled by mypyc, as in a wheel"
 	@echo "make soak       all of the matrices that make test runs by pairs, and what runs for long"
 	@echo "make check      formatting, lint, types, and the direction of imports"
 	@echo "make services-up    start the real servers that tests use, and say where they are"
@@ -36,6 +44,10 @@ test-fast: $(VENV)/.installed-dev
 	$(MAKE) check
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
+test-compiled: $(COMPILED)/.built
+	scripts/tools.sh $(VENV)
+	$(WITH_COMPILED) $(PYTEST) --override-ini pythonpath= --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
+
 soak: $(VENV)/.installed-dev
 	scripts/tools.sh $(VENV)
 	$(PYTEST) --soak --timeout 7200 -m "soak or matrix" $(PYTEST_ARGS)
@@ -53,7 +65,7 @@ services-up: $(VENV)/.installed-dev
 services-down: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.services down
 
-bench: $(VENV)/.installed-dev
+bench: $(COMPILED)/.built
 	scripts/tools.sh $(VENV)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
@@ -70,6 +82,12 @@ generate: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/grpc/descriptors.binpb \
 		prism/plugin.proto grpc/health/v1/health.proto \
 		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto
+
+$(COMPILED)/.built: $(VENV)/.installed-dev $(shell find prism plugins -name '*.py')
+	@echo "compiling the calls into $(COMPILED): about two minutes"
+	@rm -rf $(COMPILED)
+	@PRISM_COMPILE=1 $(PIP_INSTALL) --no-build-isolation --no-deps --target $(COMPILED) .
+	@touch $@
 
 wheel:
 	PYTHON="$(PYTHON)" scripts/wheel.sh dist

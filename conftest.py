@@ -1,5 +1,7 @@
 """How the suite is run: in several workers, its matrices by pairs, its soaks on demand.
 
+``make test-compiled`` runs it on a Prism that is not the sources: ``--compiled`` sees to that.
+
 A test whose parameters span a matrix says so: ``@pytest.mark.matrix("behind", "door")``. Of
 all the tests so marked in a file, ``make test`` takes as many as it needs for every two
 values that occur together anywhere (this door with that channel, this door in that test, this
@@ -15,20 +17,32 @@ from typing import Any
 import hypothesis
 import pytest
 
+import prism
+from prism.calls import is_compiled
+
 pytest_plugins = ["tests.services.fixtures"]
 
 Point = tuple[Hashable, ...]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option ``--soak``."""
+    """The options ``--soak`` and ``--compiled``."""
     parser.addoption(
         "--soak", action="store_true", help="run the soaks, and every test of the matrices"
+    )
+    parser.addoption(
+        "--compiled", action="store_true", help="refuse to run where the calls are not compiled"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Generated examples are the same in every run, but in soaks. None fails for being slow."""
+    """Generated examples are the same in every run, but in soaks. None fails for being slow.
+
+    Raises:
+        UsageError: ``--compiled`` was given, and what tests would import is not.
+    """
+    if config.getoption("--compiled") and not is_compiled():
+        raise pytest.UsageError(f"not compiled: {prism.__path__[0]}; use make test-compiled")
     hypothesis.settings.register_profile(
         "prism",
         derandomize=not config.getoption("--soak"),

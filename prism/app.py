@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from prism.access.authentication import Authentication
+from prism.calls import is_compiled
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
@@ -186,7 +187,11 @@ class Proxy:
                     )
                     admin_nursery.start_soon(serve_admin)
                 hypercorn = self.config.listen.server == "hypercorn"
-                log.info("HTTP/2 is served by %s", "hypercorn" if hypercorn else codec)
+                log.info(
+                    "HTTP/2 is served by %s; calls: %s",
+                    "hypercorn" if hypercorn else codec,
+                    "compiled" if is_compiled() else "Python",
+                )
                 on_ready(
                     Ready(
                         [bound_address(listener) for listener in listeners],

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds two wheels into the folder $1: the proxy's, with the compiled parts, for $PYTHON and this
-# platform, and the plugins' SDK. Tries both in clean virtual environments: a plugin in the one
-# is served by the proxy in the other.
+# Builds two wheels into the folder $1: the proxy's, with its calls and the parts in C compiled, for
+# $PYTHON and this platform, and the plugins' SDK. Tries both in clean virtual environments: a
+# plugin in the one is served by the proxy in the other.
 set -eu
 folder=$(mkdir -p "${1:-dist}" && cd "${1:-dist}" && pwd)
 python=${PYTHON:-python3}
@@ -21,7 +21,8 @@ echo "building" >&2
 cd "$clean"
 "$python" -m venv build
 pip build install build
-build/bin/python -m build --outdir built "$source" >/dev/null
+PRISM_COMPILE=1 PIP_CONSTRAINT="$source/requirements/constraints.txt" \
+    build/bin/python -m build --outdir built "$source" >/dev/null
 build/bin/python -m build --outdir built sdk-source >/dev/null
 
 echo "trying the proxy" >&2
@@ -29,7 +30,7 @@ echo "trying the proxy" >&2
 pip proxy install --constraint "$source/requirements/constraints.txt" built/prism_data_proxy-*.whl
 says=$(proxy/bin/prism-data-proxy --version)
 case $says in
-*"HTTP/2: nghttp2 "*"JSON: compiled"*) ;;
+*"HTTP/2: nghttp2 "*"JSON: compiled; calls: compiled"*) ;;
 *)
     echo "the wheel does not serve with what is compiled: $says" >&2
     exit 1

@@ -2,7 +2,8 @@
 
 A POST that Prism passes on to an echo plugin, which decodes and encodes it; that
 Envoy passes on to an HTTP/2 upstream (another Envoy, which answers a constant); that
-a relay on grpc.aio passes on to an echo service on grpc.aio.
+a relay on grpc.aio passes on to an echo service on grpc.aio. Prism
+also runs with its calls compiled.
 """
 
 from benchmarks.effort import Effort
@@ -38,6 +39,8 @@ def measure(effort: Effort) -> Section:
         lineup.add(GRPC, grpc_aio.relay())
         for codec in prism.CODECS:
             lineup.add_all([prism.side_name(way, codec) for way in prism.WAYS], prism.echoes(codec))
+        names = [prism.side_name(way, prism.NGHTTP2, compiled=True) for way in prism.WAYS]
+        lineup.add_all(names, prism.echoes(prism.NGHTTP2, compiled=True))
         results = take_turns(
             lineup.sides,
             loads,
@@ -69,6 +72,12 @@ def measure(effort: Effort) -> Section:
             at_least=False,
         )
     )
+    for side, load in ((SPAWNED, BUSY), (LOCAL, BUSY), (SPAWNED, HTTP1)):
+        spent = results.ratio(f"{side}, compiled", side, load, microseconds_each(lambda s: s.cpu))
+        if spent is not None:
+            text.append(
+                f"- CPU time of the proxy per call, {side}, {load}, compiled / not: **{spent:.2f}**"
+            )
     for codec in prism.CODECS:
         side = prism.side_name(prism.SPAWN, codec)
         spent = results.ratio(side, ENVOY, BUSY, microseconds_each(_all_cpu))

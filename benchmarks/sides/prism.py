@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ SPAWNED = {
     "working_directory": str(ROOT),
 }
 LARGEST_BODY = 16 * 1024 * 1024
+COMPILED = ROOT / "build" / "compiled" / "site"
+"""Where ``make bench`` puts the Prism whose calls mypyc has compiled."""
 
 
-def side_name(what: str, codec: str) -> str:
+def side_name(what: str, codec: str, *, compiled: bool = False) -> str:
     """How the tables call Prism with that codec, doing ``what``."""
-    return f"Prism, {what}, {codec}" if what else f"Prism, {codec}"
+    name = f"Prism, {what}, {codec}" if what else f"Prism, {codec}"
+    return f"{name}, compiled" if compiled else name
 
 
 def codec_environment(codec: str) -> dict[str, str]:
@@ -54,6 +58,17 @@ def codec_environment(codec: str) -> dict[str, str]:
     except implementation.CodecUnavailable as error:
         raise Unavailable(error.reason) from None
     return {implementation.CODEC_VARIABLE: codec}
+
+
+def compiled_environment() -> dict[str, str]:
+    """The environment that makes a proxy run as compiled.
+
+    Raises:
+        Unavailable: it was not built.
+    """
+    if not (COMPILED / ".built").exists():
+        raise Unavailable("not built; make bench does")
+    return {"PYTHONPATH": f"{COMPILED}:{ROOT}", "PYTHONSAFEPATH": "1"}
 
 
 def fastest_codec() -> str:
@@ -79,9 +94,15 @@ def prism(
     namespaces: Sequence[Namespace],
     codec: str,
     settings: Mapping[str, Any] | None = None,
+    *,
+    compiled: bool = False,
 ) -> Iterator[tuple[int, str]]:
-    """A running proxy: its pid and URL. ``folder`` gets its configuration."""
-    environment = codec_environment(codec)
+    """A running proxy: its pid and URL. ``folder`` gets its configuration.
+
+    Raises:
+        Unavailable: ``codec`` is not there, or nothing is ``compiled``.
+    """
+    environment = codec_environment(codec) | (compiled_environment() if compiled else {})
     file = folder / f"prism-{codec}.yaml"
     file.write_text(yaml.safe_dump({"namespaces": list(namespaces), **(settings or {})}))
     command = [sys.executable, "-m", "prism", "serve", "--config", str(file)]
@@ -94,8 +115,9 @@ def prism(
 
 
 @contextmanager
-def echoes(codec: str) -> Iterator[dict[str, Target]]:
+def echoes(codec: str, *, compiled: bool = False) -> Iterator[dict[str, Target]]:
     """One proxy with the echo plugin reached in ``WAYS``: a side for each way."""
+    name_of = partial(side_name, codec=codec, compiled=compiled)
     with (
         tempfile.TemporaryDirectory() as name,
         remote_echo(Path(name)) as (remote_pid, remote),
@@ -103,13 +125,14 @@ def echoes(codec: str) -> Iterator[dict[str, Target]]:
             Path(name),
             [echo("local", IN_PROCESS), echo("spawned", SPAWNED), echo("remote", remote)],
             codec,
+            compiled=compiled,
         ) as (pid, url),
     ):
         (spawned_pid,) = children(pid, ECHO_PLUGIN)
         yield {
-            side_name(LOCAL, codec): Target(f"{url}/v1/local/echo", [pid]),
-            side_name(SPAWN, codec): Target(f"{url}/v1/spawned/echo", [pid], [spawned_pid]),
-            side_name(REMOTE, codec): Target(f"{url}/v1/remote/echo", [pid], [remote_pid]),
+            name_of(LOCAL): Target(f"{url}/v1/local/echo", [pid]),
+            name_of(SPAWN): Target(f"{url}/v1/spawned/echo", [pid], [spawned_pid]),
+            name_of(REMOTE): Target(f"{url}/v1/remote/echo", [pid], [remote_pid]),
         }
 
 

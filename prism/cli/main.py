@@ -85,13 +85,14 @@ def prism() -> None:
 
 def show_version(context: click.Context) -> None:
     """Print what runs here; the proxy's dependencies are imported only for this."""
+    from prism.calls import is_compiled
     from prism.calls.json_text import IS_COMPILED
     from prism.server.http2.implementation import choose
     from prism.server.settings import ServerSettings
 
-    json = "compiled" if IS_COMPILED else "Python"
+    calls, json = ("compiled" if it else "Python" for it in (is_compiled(), IS_COMPILED))
     http2 = choose(ServerSettings().http2_codec)
-    click.echo(f"prism {__version__} (HTTP/2: {http2}; JSON: {json})")
+    click.echo(f"prism {__version__} (HTTP/2: {http2}; JSON: {json}; calls: {calls})")
     context.exit()
 
 

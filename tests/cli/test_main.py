@@ -23,7 +23,7 @@ def run(*arguments):
 def test_python_dash_m_prism_is_the_command():
     done = run("--version")
     assert (done.returncode, done.stderr) == (0, "")
-    parts = r"HTTP/2: (nghttp2|h2) [0-9.]+; JSON: (compiled|Python)"
+    parts = r"HTTP/2: (nghttp2|h2) [0-9.]+; JSON: (compiled|Python); calls: (compiled|Python)"
     assert re.fullmatch(rf"prism {__version__} \({parts}\)\n", done.stdout)
 
 
