@@ -108,6 +108,14 @@ class Caller:
             await stream.end()
             yield Messages(self, operation, stream)
 
+    @asynccontextmanager
+    async def dialogue(self, operation: str, /, **params: Any) -> AsyncIterator["Messages"]:
+        """A stream in which the client goes on to ``send`` until its ``end``."""
+        text = msgspec.json.encode(params).decode()
+        first = StreamRequest(operation=operation, params_json=text)
+        async with self.channel.execute_stream(first) as stream:
+            yield Messages(self, operation, stream)
+
     async def list(self, operation: str, /, **params: Any) -> list[Any]:
         """All messages of a stream that ends."""
         async with self.stream(operation, **params) as messages:
@@ -135,6 +143,15 @@ class Messages(AsyncIterator[tuple[Any, str]]):
         self._caller = caller
         self._operation = operation
         self._stream = stream
+
+    async def send(self, **params: Any) -> None:
+        """The client's next message."""
+        text = msgspec.json.encode(params).decode()
+        await self._stream.send(StreamRequest(params_json=text))
+
+    async def end(self) -> None:
+        """The client has no more to say."""
+        await self._stream.end()
 
     async def __anext__(self) -> tuple[Any, str]:
         while True:

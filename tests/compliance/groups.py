@@ -9,4 +9,19 @@ GROUPS: dict[str, frozenset[str]] = {
     "watch": frozenset(WatchOperations.operations),
     "queue": frozenset(QueueOperations.operations),
     "sql": frozenset({"query", "execute"}),
+    "topics": frozenset(
+        {
+            "publish",
+            "publish_batch",
+            "subscribe",
+            "read",
+            "topics",
+            "create_topic",
+            "delete_topic",
+            "describe_topic",
+            "offsets",
+            "lag",
+            "seek",
+        }
+    ),
 }

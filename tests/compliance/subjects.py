@@ -5,6 +5,7 @@ empty backend or share one with others, in namespaces of their own. A server com
 fixture: ``request.getfixturevalue("redis")``.
 """
 
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.services.kafka import Kafka
 from tests.services.postgres import PASSWORD, USER, PostgreSQL
 from tests.services.redis import Redis, RedisCluster, Valkey, ValkeyCluster
 
@@ -73,6 +75,12 @@ def _redis_cluster(request: pytest.FixtureRequest, kind: type[RedisCluster]) -> 
     return Setup({"cluster": {"addresses": shared_server(kind).addresses()}})
 
 
+def _kafka(request: pytest.FixtureRequest) -> Setup:
+    server: Kafka = request.getfixturevalue("kafka")
+    where = [f"127.0.0.1:{server.port}"]
+    return Setup({"brokers": where, "topic_prefix": f"c{secrets.token_hex(6)}."})
+
+
 SUBJECTS = (
     Subject(
         name="sqlite",
@@ -95,7 +103,8 @@ SUBJECTS = (
             groups=frozenset({"key_value", "kv_versions", "watch"}),
             setup=setup,
             page=page,
-            own=frozenset({"acknowledge", "reject"}),  # of topics, with ids and no receipts
+            # Of topics with other parameters: ids and no receipts, no partitions.
+            own=frozenset({"acknowledge", "reject", "publish", "subscribe"}),
             deviations={
                 "test_scan_gives_keys_in_the_order_of_their_bytes": "its scans have no order",
                 "test_a_stream_of_scan_resumes_after_each_key": "it goes on after a page",
@@ -113,6 +122,13 @@ SUBJECTS = (
                 "redis.md#a-cluster",
             ),
         )
+    ),
+    Subject(
+        name="kafka",
+        module="prism_plugins.kafka:KafkaPlugin",
+        groups=frozenset({"topics"}),
+        setup=_kafka,
+        page="kafka.md",
     ),
     Subject(
         name="memory",
