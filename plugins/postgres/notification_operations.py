@@ -25,7 +25,7 @@ _BASE64 = "base64:"
 """Before a payload that is binary. JSON text never begins so."""
 
 
-class NotificationOperations(Store):
+class NotificationOperations(Store, group="notifications"):
     """notify and listen."""
 
     @operation(access="write")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 from hiredis import ReplyError
+from msgspec import UNSET
 
 from prism.sdk import Call, PluginError, StatusCode, operation
 from prism.sdk.keyvalue import read_value
@@ -17,7 +18,7 @@ HEARTBEAT_SECONDS = 10.0
 """A connection that is silent for so long is asked whether it is there."""
 
 
-class MessageOperations(RedisStore):
+class MessageOperations(RedisStore, group="notifications"):
     """notify and listen."""
 
     @operation(access="write")
@@ -29,7 +30,8 @@ class MessageOperations(RedisStore):
 
     @operation(access="read")
     async def listen(self, params: p.Listen, call: Call) -> AsyncIterator[p.Notified]:
-        """What is said on channels from now on, until the connection to the server is lost.
+        """What is said on channels from now on, until the connection to the server is lost;
+        first ``ready``.
 
         Nothing is sent again: a stream that ends has missed what is said until it is opened
         anew. The server closes it where the client reads too slowly.
@@ -41,6 +43,7 @@ class MessageOperations(RedisStore):
         somewhere = self.key(params.channels[0] if params.channels else "")
         async with self.connection.own(somewhere) as transport:
             await self._subscribe(transport, params)
+            yield p.Notified("ready")
             while True:
                 while transport.pushes:
                     kind, *rest = transport.pushes.popleft()
@@ -48,7 +51,7 @@ class MessageOperations(RedisStore):
                         continue
                     channel, data = rest[-2:]
                     name = channel[start:].decode(errors="replace")
-                    yield p.Notified(name, *unpack(data).write(call))
+                    yield p.Notified(UNSET, name, *unpack(data).write(call))
                 await read_or_ping(transport)
 
     async def _subscribe(self, transport: RedisTransport, params: p.Listen) -> None:

@@ -265,10 +265,11 @@ class Receivers(msgspec.Struct):
 
 
 class Notified(msgspec.Struct):
-    """A message of listen."""
+    """A message of listen: a value on a channel; or ``ready``, from which on all is heard."""
 
-    channel: str
-    value: AnyValue
+    event: Literal["ready"] | UnsetType = UNSET
+    channel: str | UnsetType = UNSET
+    value: AnyValue | UnsetType = UNSET
     encoding: Encoding | UnsetType = UNSET
 
 

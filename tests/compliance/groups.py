@@ -8,6 +8,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "kv_versions": frozenset(),  # fields of operations of key_value
     "watch": frozenset(WatchOperations.operations),
     "queue": frozenset(QueueOperations.operations),
+    "notifications": frozenset({"notify", "listen"}),
     "sql": frozenset({"query", "execute"}),
     "topics": frozenset(
         {

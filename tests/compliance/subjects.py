@@ -92,7 +92,7 @@ SUBJECTS = (
     Subject(
         name="postgres",
         module="prism_plugins.postgres:PostgresPlugin",
-        groups=frozenset({"key_value", "kv_versions", "queue", "sql"}),
+        groups=frozenset({"key_value", "kv_versions", "queue", "notifications", "sql"}),
         setup=_postgres,
         page="postgres.md",
     ),
@@ -100,7 +100,7 @@ SUBJECTS = (
         Subject(
             name=kind,
             module="prism_plugins.redis:RedisPlugin",
-            groups=frozenset({"key_value", "kv_versions", "watch"}),
+            groups=frozenset({"key_value", "kv_versions", "watch", "notifications"}),
             setup=setup,
             page=page,
             # Of topics with other parameters: ids and no receipts, no partitions.

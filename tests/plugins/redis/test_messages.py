@@ -29,7 +29,7 @@ async def test_who_listens_hears_channels_and_patterns(
             async with aclosing(stream) as messages:
                 async for message in messages:
                     heard.append(message)
-                    if len(heard) == 4:
+                    if len(heard) == 5:
                         return
 
         nursery.start_soon(listen)
@@ -40,6 +40,7 @@ async def test_who_listens_hears_channels_and_patterns(
         await notify(redis, channel="x", value=None)
         await notify(redis, channel="news", value=[])
     assert heard == [
+        {"event": "ready"},
         {"channel": "news", "value": {"n": 2**53 + 1}},
         {"channel": "weather", "value": "AP8=", "encoding": "base64"},
         {"channel": "x", "value": None},
@@ -61,7 +62,8 @@ async def test_a_listener_is_told_when_the_server_goes(
 
         async def listen() -> None:
             async with aclosing(plugin.stream("listen", channels=["news"])) as messages:
-                await anext(messages)
+                assert await anext(messages) == {"event": "ready"}
+                assert (await anext(messages))["value"] == 1
                 await trio.to_thread.run_sync(server.kill)
                 with pytest.raises(PluginError, match="was lost") as ended:
                     await anext(messages)
