@@ -34,10 +34,12 @@ from prism.observability.collectors import (
     config_metrics,
     memory_metrics,
     server_metrics,
+    vault_metrics,
 )
 from prism.observability.metrics import Metrics
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
+from prism.secrets import Secrets
 from prism.server.http2.implementation import choose
 from prism.server.serve import serve
 from prism.server.settings import ServerSettings
@@ -89,18 +91,19 @@ class Proxy:
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
+        self.secrets = Secrets()
         self._authentication: Authentication | None = None
         is_good = None
         if self.config.authentication is not None:
             self._authentication = Authentication.from_config(
-                self.config.authentication, self.config.secrets.directory
+                self.config.authentication, self.config.secrets, self.secrets
             )
             self._authentication.changed = self._review_streams
             is_good = self._authentication.is_good
         self._audit = None
         if self.config.audit is not None:
             self._audit = AuditLog.from_config(self.config.audit)
-        self.supervisor = Supervisor(instance_specs(self.config))
+        self.supervisor = Supervisor(instance_specs(self.config, self.secrets), self.secrets)
         self.router = Router(
             (
                 Namespace.from_config(
@@ -114,10 +117,11 @@ class Proxy:
             is_good,
             None if self._audit is None else self._audit.refusal,
         )
-        self.live = LiveConfig(self.config, self.router, self.supervisor, self.load)
+        self.live = LiveConfig(self.config, self.router, self.supervisor, self.load, self.secrets)
         self._metrics = Metrics(self.router, self.supervisor)
         self._metrics.register(partial(config_metrics, self.live))
         self._metrics.register(partial(memory_metrics, self.router.memory))
+        self._metrics.register(partial(vault_metrics, self.secrets))
         if self._audit is not None:
             self._metrics.register(partial(audit_metrics, self._audit))
         self._statistics = ServerStatistics()
@@ -152,15 +156,15 @@ class Proxy:
                 nothing was started.
             AuditFileError: likewise the audit log.
         """
-        if self._audit is None:
-            await self._run(on_ready, wait_for_permission)
-            return
-        await trio.to_thread.run_sync(self._audit.start)
+        if self._audit is not None:
+            await trio.to_thread.run_sync(self._audit.start)
         try:
             await self._run(on_ready, wait_for_permission)
         finally:
-            with trio.CancelScope(shield=True):  # bounded: the last records
-                await trio.to_thread.run_sync(self._audit.close)
+            await self.secrets.aclose()
+            if self._audit is not None:
+                with trio.CancelScope(shield=True):  # bounded: the last records
+                    await trio.to_thread.run_sync(self._audit.close)
 
     async def _run(
         self, on_ready: Callable[[Ready], None], wait_for_permission: Callable[[], Awaitable[None]]

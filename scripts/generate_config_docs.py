@@ -180,10 +180,67 @@ _SECRETS = """\
 ## Secrets
 
 Passwords have their place in `credentials`, as `"{{ secret:name }}"` (in quotes), alone or inside
-a longer value. Prism reads the file `name` in `secrets.directory` whenever it starts an instance of
-the plugin, so a reload picks up a rotated secret. Newlines at the end of the file are dropped.
+a longer value. So has `authentication.introspection.client_secret`, and what logs in to Vault.
 Anywhere else a placeholder is an error, and a password written out draws a warning. No message
 and no log shows a value of `credentials`, `config` or `environment`.
+
+A secret has one place, and no other is looked at when that fails:
+
+1. a variable of the proxy's environment, if `secrets.environment` has its name;
+2. Vault, if `secrets.vault.secrets` has it;
+3. else the file `name` in `secrets.directory`.
+
+It has up to 64 KiB of UTF-8; newlines at its end are dropped, wherever it comes from. It is read
+when an instance of the plugin starts, and followed from then on: [what happens when one
+changes](security.md#secrets).
+
+On Kubernetes, mount a Secret as a directory, readable for the proxy's group:
+
+```yaml
+secrets:
+  directory: /run/secrets/prism
+namespaces:
+  - name: orders
+    backend: postgres
+    config: {connection_string: "postgresql://db:5432/orders"}
+    credentials: {username: orders, password: "{{ secret:orders_password }}"}
+```
+
+```text
+# of the pod
+securityContext: {runAsUser: 10001, fsGroup: 10001}
+volumes: [{name: secrets, secret: {secretName: prism, defaultMode: 0440}}]
+# of the container
+volumeMounts: [{name: secrets, mountPath: /run/secrets/prism, readOnly: true}]
+```
+
+With HashiCorp Vault, or OpenBao, list which of its secrets may be read, and say how Prism logs in:
+
+```yaml
+secrets:
+  environment: [VAULT_SECRET_ID]
+  vault:
+    address: https://vault.example.com:8200
+    ca_cert: /etc/prism/vault-ca.pem
+    role_id: 6a2c1f0e-9d5b-4c8a-8b7e-2f1d0c9b8a77
+    secret_id: "{{ secret:VAULT_SECRET_ID }}"
+    # or, in a pod:  kubernetes_role: prism
+    # or:            token: "{{ secret:vault_token }}"
+    secrets:
+      - {name: orders_password, path: prod/orders, key: password}
+namespaces:
+  - name: orders
+    backend: postgres
+    config: {connection_string: "postgresql://db:5432/orders"}
+    credentials: {username: orders, password: "{{ secret:orders_password }}"}
+```
+
+In Vault, that takes a policy for each path, and a role with it:
+
+```sh
+vault policy write prism - <<< 'path "secret/data/prod/orders" { capabilities = ["read"] }'
+vault write auth/approle/role/prism token_policies=prism token_ttl=1h token_max_ttl=24h
+```
 """
 
 _YAML = f"""\

@@ -21,8 +21,10 @@ from prism.observability.collectors import (
     config_metrics,
     memory_metrics,
     server_metrics,
+    vault_metrics,
 )
 from prism.observability.metrics import BOUNDS, UNKNOWN, Metrics
+from prism.secrets import Secrets
 from prism.server.statistics import ServerStatistics
 from prism.streams.tls import Certificate, ServerTLS
 
@@ -46,9 +48,12 @@ is counted as `{UNKNOWN}`, so that no client can make up series.""",
             "prism_plugin_restarts",
             "prism_plugin_reloads",
             "prism_plugin_calls_open",
+            "prism_secret",
+            "prism_vault",
         ),
         "[The life of a plugin](lifecycle.md) explains the states; alert on `prism_plugin_state{"
-        'state="failed"} == 1`.',
+        'state="failed"} == 1`, and on `prism_secrets_stale == 1` '
+        "([secrets](security.md#secrets)).",
     ),
     (
         "Plugins, as they report themselves",
@@ -83,6 +88,7 @@ async def families() -> list[Metric]:
     statistics = ServerStatistics()
     metrics = Metrics(proxy.router, proxy.supervisor)
     metrics.register(partial(config_metrics, proxy.live))
+    metrics.register(partial(vault_metrics, Secrets()))
     metrics.register(partial(memory_metrics, proxy.router.memory))
     metrics.register(partial(audit_metrics, AuditLog(Path("audit.jsonl"))))
     metrics.register(partial(server_metrics, statistics, cast("ServerTLS", tls)))

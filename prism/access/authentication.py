@@ -17,10 +17,10 @@ import trio
 from prism.access.api_keys import APIKeys, is_api_key
 from prism.access.identity import Identity
 from prism.config.errors import ConfigError
-from prism.config.secrets import Credentials
 from prism.config.sources import INTERVAL
-from prism.config.types import AuthenticationConfig, JWTIssuerConfig
+from prism.config.types import AuthenticationConfig, JWTIssuerConfig, SecretsConfig
 from prism.contract.errors import InvalidRequest, Unauthenticated
+from prism.secrets import Secrets
 
 if TYPE_CHECKING:
     from prism.access.certificates import NameKind
@@ -75,13 +75,16 @@ class Authentication:
 
     @classmethod
     def from_config(
-        cls, config: AuthenticationConfig, secrets_directory: str = ""
+        cls, config: AuthenticationConfig, places: SecretsConfig, secrets: Secrets
     ) -> "Authentication":
-        """As configured; blocks. Raises ConfigError if a file cannot be used."""
+        """As configured; blocks. ``secrets`` reads what is named, at ``places``.
+
+        Raises ConfigError if a file cannot be used.
+        """
         keys = APIKeys(Path(config.api_keys.file)) if config.api_keys is not None else None
         certificates = config.client_certificates
         name = certificates.principal if certificates is not None else None
-        return cls(keys, config.jwt, name, _introspection(config, secrets_directory))
+        return cls(keys, config.jwt, name, _introspection(config, places, secrets))
 
     def identify(self, headers: Headers, certificate: bytes | None = None) -> Identity:
         """Who sends a request with these headers, on a connection with this client certificate
@@ -224,14 +227,19 @@ def _issuers(
     return {config.issuer: Issuer(config, IssuerKeys(config, changed)) for config in configs}
 
 
-def _introspection(config: AuthenticationConfig, secrets_directory: str) -> "Introspection | None":
+def _introspection(
+    config: AuthenticationConfig, places: SecretsConfig, secrets: Secrets
+) -> "Introspection | None":
     if config.introspection is None:
         return None
     from prism.access.introspection import Introspection
 
     texts = {"client_secret": config.introspection.client_secret}
-    secret = Credentials(texts, Path(secrets_directory))
-    return Introspection(config.introspection, lambda: secret()["client_secret"])
+    credentials = secrets.credentials(texts, places)
+    # It is called in a thread, since that is where the server is asked.
+    return Introspection(
+        config.introspection, lambda: trio.from_thread.run(credentials)["client_secret"]
+    )
 
 
 def _is_from(token: bytes, issuers: "Mapping[str, Issuer]") -> bool:

@@ -34,7 +34,8 @@ def check(files: tuple[str, ...], strict: bool) -> None:
     Every problem is listed with its place. Exit status: 0 when all files can be
     used, 1 otherwise. Warnings do not count: so a file can be checked on another machine than
     the one that it is for. With --strict it must fit this one: certificates and keys, secrets and
-    tokens, programs and scripts, the directories of sockets. And it is compared with the hardening
+    tokens, programs and scripts, the directories of sockets; and Vault is asked for the secrets
+    that it should have, which else it is not. And it is compared with the hardening
     checklist (docs/security.md), which a proxy must pass that other machines can reach.
     """
     from prism.config import load_config
@@ -52,7 +53,7 @@ def check(files: tuple[str, ...], strict: bool) -> None:
             continue
         for warning in loaded.warnings:
             click.echo(f"warning: {warning}", err=True)
-        missing, doubtful = check_machine(loaded)
+        missing, doubtful = check_machine(loaded, ask_vault=strict)
         for warning in doubtful:
             click.echo(f"warning: {warning}", err=True)
         said = {warning.message for warning in loaded.warnings}

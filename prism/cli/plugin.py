@@ -328,7 +328,11 @@ def _show(record: dict[str, Any], output: str) -> None:
 
 
 def _with_last_line(status: dict[str, Any]) -> dict[str, Any]:
-    """A plugin that is not there, and the last line that it wrote, which often says why."""
+    """A plugin that is not there, and the last line that it wrote, which often says why; and one
+    whose secrets have changed without it."""
+    if status.get("secrets"):
+        reasons = [status.get("reason"), status["secrets"]]
+        status = status | {"reason": "; ".join(reason for reason in reasons if reason)}
     written = [line.strip() for line in status.get("last_output", ()) if line.strip()]
     if status.get("instance") is not None or not (status.get("reason") and written):
         return status

@@ -133,9 +133,10 @@ async def _identify(config: "Config", text: bytes) -> "Identity":
     from prism.access.authentication import Authentication
     from prism.access.identity import Identity, KeysAwaited
     from prism.contract.errors import CallError
+    from prism.secrets import Secrets
 
     assert config.authentication is not None  # noqa: S101 - as was asked above
-    authentication = Authentication.from_config(config.authentication, config.secrets.directory)
+    authentication = Authentication.from_config(config.authentication, config.secrets, Secrets())
     headers = [(b"authorization", b"Bearer " + text)]
     found: Identity | CallError
     async with trio.open_nursery() as nursery:

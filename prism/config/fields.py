@@ -77,6 +77,18 @@ Who = Annotated[
         'a principal, one that ends in "*", "group:NAME", "scope:NAME", or "*" for all',
     ),
 ]
+Text = Annotated[str, Meta(min_length=1)]
+SecretName = Annotated[
+    str,
+    _form(names.SECRET, 'a name of letters, digits, ".", "_" and "-", such as "orders_password"'),
+]
+VaultPath = Annotated[
+    str,
+    _form(
+        r"(?!\.{1,2}(?:/|$))[^/\s?#%]+(?:/(?!\.{1,2}(?:/|$))[^/\s?#%]+)*",
+        'a path such as "prod/orders", without "/" at its ends',
+    ),
+]
 PathText = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]

@@ -120,12 +120,19 @@ def _isolation(config: Config, at: Place) -> Iterator[Finding]:
             yield place, "it shares the proxy's memory, with all credentials; make it a sidecar"
 
 
+_WRITTEN_OUT = 'who reads this file has it; write "{{ secret:name }}"'
+
+
 def _secrets(config: Config, at: Place) -> Iterator[Finding]:
     for index, namespace in enumerate(config.namespaces):
         for key, text in namespace.credentials.items():
             if not is_reference(text):
                 place = at["namespaces"][index]["credentials"][key]
-                yield place, 'who reads this file has it; write "{{ secret:name }}"'
+                yield place, _WRITTEN_OUT
+    vault = config.secrets.vault
+    for key in ("token", "secret_id") if vault is not None else ():
+        if getattr(vault, key) is not None and not is_reference(getattr(vault, key)):
+            yield at["secrets"]["vault"][key], _WRITTEN_OUT
 
 
 def _others_plugins(config: Config, at: Place) -> Iterator[tuple[PluginConfig, Place]]:

@@ -24,6 +24,7 @@ from prism.config.catalogue import (
 from prism.config.document import Place
 from prism.config.errors import clip
 from prism.config.fields import is_weak, public_bytes
+from prism.config.secrets import placeholders
 from prism.config.typecheck import check_types, fields_of, meta_of
 from prism.config.types import (
     AuthenticationConfig,
@@ -70,6 +71,7 @@ def check_rules(config: Config, at: Place) -> None:
         _check_admin(config, at)
     _check_client_certificates(config, at)
     _check_authentication(config, at)
+    _check_vault(config, at["secrets"])
     _check_verification(config, at["verification"])
     _check_unique(at["namespaces"], "name")
     _check_unique(at["plugins"], "name")
@@ -198,6 +200,32 @@ def _untrusted(text: str, example: str = "") -> str:
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         return "what comes in plain text can be anybody's; use https"
     return ""
+
+
+def _check_vault(config: Config, at: Place) -> None:
+    vault, here = config.secrets.vault, at["vault"]
+    if vault is None or not at.is_sound:
+        return
+    _check_trusted_url(vault.address, here["address"], "")
+    ways = [name for name in ("token", "role_id", "kubernetes_role") if getattr(vault, name)]
+    if len(ways) != 1:
+        here.error(
+            "how does Prism log in? Set token, role_id or kubernetes_role"
+            + (f", and not {' and '.join(ways)}" if ways else "")
+        )
+    if vault.secret_id is not None and vault.role_id is None:
+        here["secret_id"].error("it goes with role_id, which is not set")
+    if vault.auth_mount is not None and vault.token is not None:
+        here["auth_mount"].error("with a token there is no login")
+    _check_unique(here["secrets"], "name")
+    in_vault = {secret.name for secret in vault.secrets}
+    for place, secret in zip(here["secrets"].items(), vault.secrets, strict=True):
+        if secret.name in config.secrets.environment:
+            place["name"].error(f"secrets.environment has {secret.name}, too: it has one place")
+    for key in ("token", "secret_id"):
+        for name in placeholders(getattr(vault, key) or ""):
+            if name in in_vault:
+                here[key].error(f"{name} is in Vault itself, where it is needed to log in")
 
 
 _KINDS = {

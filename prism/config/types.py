@@ -25,6 +25,9 @@ from prism.config.fields import (
     PublicKey,
     Revoked,
     Seconds,
+    SecretName,
+    Text,
+    VaultPath,
     Who,
 )
 from prism.config.plugin_types import (
@@ -72,6 +75,8 @@ __all__ = [
     "SecretsConfig",
     "SignaturePolicy",
     "TrustedKey",
+    "VaultConfig",
+    "VaultSecret",
     "VerificationConfig",
 ]
 
@@ -570,7 +575,8 @@ class NamespaceConfig(Block, frozen=True):
         dict[str, str],
         Meta(
             description="Secrets for the plugin. `{{ secret:name }}` in a value is replaced by "
-            "the file `name` of the secrets directory when the plugin starts.",
+            "[that secret](#secrets) when the plugin starts; when it changes, the plugin is "
+            "reloaded.",
             examples=[{"password": "{{ secret:postgres_password }}"}],
             extra={"private": True},
         ),
@@ -648,12 +654,93 @@ class VerificationConfig(Block, frozen=True):
     ] = []
 
 
+class VaultSecret(Block, frozen=True, kw_only=True):
+    """One secret that Vault has; no other of Vault's can be named in this file."""
+
+    name: Annotated[SecretName, Meta(description="What placeholders call it.")]
+    path: Annotated[
+        VaultPath, Meta(description="Where it is below `mount`.", examples=["prod/orders"])
+    ]
+    key: Annotated[
+        str,
+        Meta(description="Which of the values there.", min_length=1, examples=["password"]),
+    ]
+
+
+class VaultConfig(Block, frozen=True, kw_only=True):
+    """HashiCorp Vault, or OpenBao: secrets of a KV engine, version 2.
+
+    One of `token`, `role_id` and `kubernetes_role` says how Prism logs in.
+    """
+
+    address: Annotated[
+        str,
+        Meta(
+            description="Where it is asked: `https`, or `http` on loopback.",
+            examples=["https://vault.example.com:8200"],
+        ),
+    ]
+    ca_cert: Annotated[
+        PathText | None, Meta(description="Authorities for `address`; without it the system's.")
+    ] = None
+    namespace: Annotated[
+        Text | None, Meta(description="The namespace within Vault, if it has any.")
+    ] = None
+    mount: Annotated[VaultPath, Meta(description="Where the KV engine is mounted.")] = "secret"
+    token: Annotated[
+        Text | None,
+        Meta(
+            description='A token; better `"{{ secret:name }}"`, of a file or the environment.',
+            examples=["{{ secret:vault_token }}"],
+        ),
+    ] = None
+    role_id: Annotated[Text | None, Meta(description="The role to log in as with AppRole.")] = None
+    secret_id: Annotated[
+        Text | None,
+        Meta(
+            description='What goes with `role_id`; better `"{{ secret:name }}"`, as for `token`.',
+            examples=["{{ secret:vault_secret_id }}"],
+        ),
+    ] = None
+    kubernetes_role: Annotated[
+        Text | None,
+        Meta(description="The role to log in as with the pod's service account."),
+    ] = None
+    kubernetes_token_file: Annotated[
+        PathText, Meta(description="The token of that service account.")
+    ] = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a file
+    auth_mount: Annotated[
+        VaultPath | None,
+        Meta(description="Where that way to log in is mounted: `approle` or `kubernetes`."),
+    ] = None
+    timeout_seconds: Annotated[
+        Seconds, Meta(description="For each answer, all in all; then Vault counts as down.")
+    ] = 5.0
+    refresh_seconds: Annotated[
+        Seconds, Meta(description="How often Vault is asked whether a secret has changed.")
+    ] = 60.0
+    secrets: Annotated[
+        list[VaultSecret], Meta(description="Which secrets come from it.", min_length=1)
+    ]
+
+
 class SecretsConfig(Block, frozen=True):
-    """Where secrets come from: one file each."""
+    """Where secrets come from: each from the one place that names it, which else is a file."""
 
     directory: Annotated[
         PathText, Meta(description="Directory with one file per secret, named like the secret.")
     ] = "/run/secrets"
+    environment: Annotated[
+        list[SecretName],
+        Meta(
+            description="Variables of the proxy's environment that are secrets, by the name that "
+            "they have there. No other variable can be read.",
+            examples=[["ORDERS_PASSWORD"]],
+        ),
+    ] = []
+    vault: Annotated[VaultConfig | None, Meta(description="Secrets that HashiCorp Vault has.")] = (
+        None
+    )
 
 
 class AccessLogConfig(Block, frozen=True):

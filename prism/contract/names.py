@@ -23,6 +23,9 @@ PLUGIN = NAMESPACE
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}"
 """A version of a plugin in the catalogue."""
 
+SECRET = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"  # noqa: S105 - a pattern of names
+"""A secret: it may be the name of a file, so it has no slash, and no dot first."""
+
 _SHOWN = 80
 """Bytes of a name that is none which a message quotes."""
 

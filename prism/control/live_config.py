@@ -19,6 +19,7 @@ from prism.config.errors import ConfigError
 from prism.config.types import Config
 from prism.contract.errors import InvalidRequest
 from prism.control.plan import ConfigOutcome, ConfigPlan, make_plan, next_specs, taken_over
+from prism.secrets import Secrets
 from prism.supervision.apply import REMOVED, Applied
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.slot import Slot
@@ -48,7 +49,8 @@ class InvalidConfig(InvalidRequest):
 class LiveConfig:
     """The configuration ``current``, and how to change it.
 
-    ``load`` reads the file anew, in a thread; without it there is no file. ``settled`` is
+    ``load`` reads the file anew, in a thread; without it there is no file. ``secrets`` reads the
+    secrets that a configuration names. ``settled`` is
     false while the last attempt to apply it failed; ``changed_at`` is a Unix time.
     """
 
@@ -58,6 +60,7 @@ class LiveConfig:
         router: Router,
         supervisor: Supervisor,
         load: Load | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self.current = current
         self.generation = 1
@@ -66,6 +69,7 @@ class LiveConfig:
         self._router = router
         self._supervisor = supervisor
         self._load = load
+        self._secrets = secrets or Secrets()
         self._unfinished: set[str] = set()
 
     @property
@@ -126,7 +130,7 @@ class LiveConfig:
 
     def _plan(self, loaded: LoadedConfig) -> tuple[list[InstanceSpec], ConfigPlan]:
         running = self._supervisor.specs
-        specs = next_specs(loaded.config, self.current, running, self._unfinished)
+        specs = next_specs(loaded.config, self.current, running, self._secrets, self._unfinished)
         return specs, make_plan(loaded, self.current, running, self._supervisor.plan(specs))
 
     def _take_effect(self, config: Config, added: dict[str, Slot], removed: list[str]) -> None:

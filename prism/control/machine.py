@@ -11,25 +11,18 @@ import importlib.util
 import os
 import ssl
 import stat
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import trio
 
 from prism.access.api_keys import read_keys
-from prism.config import (
-    LoadedConfig,
-    UnresolvedPlugin,
-    read_token,
-    resolve_credentials,
-    resolve_plugin,
-)
+from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
 from prism.config.catalogue import config_type, missing_library
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.hardening import find_weaknesses
-from prism.config.secrets import exposed
 from prism.config.typecheck import alternatives, fields_of, meta_of
 from prism.config.types import (
     AdminConfig,
@@ -42,6 +35,9 @@ from prism.config.types import (
     VerificationConfig,
 )
 from prism.contract.errors import PrismError
+from prism.secrets import Secrets, read_secret, read_token
+from prism.secrets.files import exposed
+from prism.secrets.store import Credentials, Found
 from prism.streams.addresses import unix_path
 from prism.streams.errors import TLSFilesError
 from prism.streams.tls import TLSFiles, load_client_context, server_problems, use_revocation_lists
@@ -54,26 +50,32 @@ NO_FILE = (":memory:", "")
 """What databases call a database that has no file."""
 
 
-def check_machine(loaded: LoadedConfig) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
+def check_machine(
+    loaded: LoadedConfig, *, ask_vault: bool = False
+) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
     """Everything that ``loaded`` names and that cannot be used here; then what could be, but
     should not be as it is. Both in the file's order.
 
-    Blocks: reads certificates, secrets and the code of plugins.
+    Blocks: reads certificates, secrets and the code of plugins. Secrets that Vault has are
+    looked for only with ``ask_vault``, and not within trio.
     """
     root = loaded.root
     assert root is not None  # noqa: S101 - it was loaded from a text
     report = root.report
     errors, warnings = len(report.errors), len(report.warnings)
     config = loaded.config
+    secrets = _SecretsHere(config, ask_vault=ask_vault)
+    secrets.check_login(root["secrets"]["vault"])
     _check_tls(config.listen.tls, root["listen"]["tls"])
     if config.admin.enabled:
         _check_admin(config.admin, root["admin"])
     if config.authentication is not None:
-        _check_authentication(config, config.authentication, root["authentication"])
+        _check_authentication(config.authentication, root["authentication"], secrets)
     if config.audit is not None:
         _check_audit(Path(config.audit.file), root["audit"]["file"])
     for index, namespace in enumerate(config.namespaces):
-        _Namespace(config, namespace, root, index, Path(loaded.file).absolute().parent).check()
+        directory = Path(loaded.file).absolute().parent
+        _Namespace(config, namespace, root, index, directory, secrets).check()
     return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
 
 
@@ -144,7 +146,9 @@ def _check_audit(file: Path, at: Place) -> None:
         at.error(f"{file} is a directory" if file.is_dir() else f"this user may not write {file}")
 
 
-def _check_authentication(config: Config, authentication: AuthenticationConfig, at: Place) -> None:
+def _check_authentication(
+    authentication: AuthenticationConfig, at: Place, secrets: "_SecretsHere"
+) -> None:
     if authentication.api_keys is not None:
         try:
             read_keys(Path(authentication.api_keys.file))
@@ -155,45 +159,91 @@ def _check_authentication(config: Config, authentication: AuthenticationConfig, 
     authorities = [(issuer.ca_cert, at["jwt"][i]) for i, issuer in enumerate(authentication.jwt)]
     if asked is not None:
         authorities.append((asked.ca_cert, at["introspection"]))
-        secret = at["introspection"]["client_secret"]
-        _check_secret(secret, asked.client_secret, Path(config.secrets.directory))
+        secrets.check(at["introspection"]["client_secret"], asked.client_secret)
     for ca_cert, place in authorities:
-        if ca_cert is not None:
+        _check_authorities(ca_cert, place["ca_cert"])
+
+
+def _check_authorities(ca_cert: str | None, at: Place) -> None:
+    if ca_cert is not None:
+        try:
+            load_client_context(TLSFiles(ca_cert=ca_cert))
+        except TLSFilesError as error:
+            at.error(f"{error.files}: {error.why}")
+
+
+class _SecretsHere:
+    """Looks for the secrets that texts of ``config`` name: Vault's only with ``ask_vault``."""
+
+    def __init__(self, config: Config, *, ask_vault: bool) -> None:
+        self._config = config.secrets
+        self._ask_vault = ask_vault
+
+    def check_login(self, at: Place) -> None:
+        """What is needed to log in to Vault, whether or not it is asked."""
+        vault = self._config.vault
+        if vault is None:
+            return
+        for key in ("token", "secret_id"):
+            if getattr(vault, key) is not None:
+                self.check(at[key], getattr(vault, key))
+        _check_authorities(vault.ca_cert, at["ca_cert"])
+        if vault.kubernetes_role is not None:
+            file = Path(vault.kubernetes_token_file)
             try:
-                load_client_context(TLSFiles(ca_cert=ca_cert))
-            except TLSFilesError as error:
-                place["ca_cert"].error(f"{error.files}: {error.why}")
+                read_secret(file, on_exposed=lambda _: None)
+            except (OSError, ValueError) as error:
+                at["kubernetes_token_file"].error(f"{file}: {_reason(error)}")
 
+    def check(self, at: Place, text: str) -> None:
+        """The secrets in ``text``, which is written at ``at``."""
+        secrets = Secrets(on_exposed=lambda file: at.warning(exposed(file)))
+        credentials = secrets.credentials({str(at.path[-1]): text}, self._config)
+        try:
+            credentials.fill(self._look(secrets, credentials))
+        except ConfigError as error:
+            for problem in error.problems:
+                at.error(f"{problem.file}: {problem.message}")
 
-def _check_secret(at: Place, text: str, directory: Path) -> None:
-    try:
-        resolve_credentials({str(at.path[-1]): text}, directory, partial(_warn_exposed, at))
-    except ConfigError as error:
-        for problem in error.problems:
-            at.error(f"{problem.file}: {problem.message}")
+    def _look(self, secrets: Secrets, credentials: Credentials) -> Found:
+        sources = credentials.sources.values()
+        in_vault = [source for source in sources if source.kind == "vault"]
+        found = dict(secrets.look_here([one for one in sources if one.kind != "vault"]))
+        if not self._ask_vault:
+            return {**found, **dict.fromkeys(in_vault, "")}
 
+        async def ask() -> Found:
+            try:
+                return await secrets.look(in_vault)
+            finally:
+                await secrets.aclose()
 
-def _warn_exposed(at: Place, file: Path) -> None:
-    at.warning(exposed(file))
+        return {**found, **trio.run(ask)} if in_vault else found
 
 
 class _Namespace:
     """Checks one namespace: its secrets, its plugin and what that is told."""
 
     def __init__(
-        self, config: Config, namespace: NamespaceConfig, root: Place, index: int, directory: Path
+        self,
+        config: Config,
+        namespace: NamespaceConfig,
+        root: Place,
+        index: int,
+        directory: Path,
+        secrets: _SecretsHere,
     ) -> None:
         self._config = config
         self._namespace = namespace
         self._root = root
         self._at = root["namespaces"][index]
         self._directory = directory
-        self._secrets = Path(config.secrets.directory)
+        self._secrets = secrets
 
     def check(self) -> None:
         """Report all of it."""
         for key, text in self._namespace.credentials.items():
-            _check_secret(self._at["credentials"][key], text, self._secrets)
+            self._secrets.check(self._at["credentials"][key], text)
         try:
             plugin = resolve_plugin(self._config, self._namespace)
         except UnresolvedPlugin:

@@ -11,17 +11,17 @@ keeps the version that an operator chose for it with a reload.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace as replace_spec
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from prism.config import Credentials, LoadedConfig, UnresolvedPlugin, resolve_plugin
+from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
 from prism.config.secrets import as_written, redact
 from prism.config.types import CacheConfig, Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
 from prism.contract.messages import CacheSettings
+from prism.secrets import Secrets
 from prism.supervision.apply import Action, Change
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.status import Receipt
@@ -100,12 +100,12 @@ class ConfigOutcome(msgspec.Struct, frozen=True):
 # -- what the supervision is asked to run -------------------------------------------
 
 
-def instance_specs(config: Config) -> list[InstanceSpec]:
-    """One spec for each namespace of ``config``."""
-    return [instance_spec(namespace, config) for namespace in config.namespaces]
+def instance_specs(config: Config, secrets: Secrets) -> list[InstanceSpec]:
+    """One spec for each namespace of ``config``; ``secrets`` reads those that it names."""
+    return [instance_spec(namespace, config, secrets) for namespace in config.namespaces]
 
 
-def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
+def instance_spec(namespace: NamespaceConfig, config: Config, secrets: Secrets) -> InstanceSpec:
     """What the supervision needs to know of ``namespace``'s plugin."""
     plugin = resolve_plugin(config, namespace)
     return InstanceSpec(
@@ -114,7 +114,7 @@ def instance_spec(namespace: NamespaceConfig, config: Config) -> InstanceSpec:
         plugin_name=namespace.plugin.name or namespace.backend,
         plugin=plugin,
         config_json=msgspec.json.encode(namespace.config).decode(),
-        credentials=Credentials(namespace.credentials, Path(config.secrets.directory)),
+        credentials=secrets.credentials(namespace.credentials, config.secrets),
         verification=config.verification,
         at_version=partial(_plugin_at_version, config, namespace),
         cache=_cache_settings(namespace.cache),
@@ -143,15 +143,16 @@ def next_specs(
     wanted: Config,
     in_use: Config,
     running: Mapping[str, InstanceSpec],
+    secrets: Secrets,
     unfinished: Collection[str] = (),
 ) -> list[InstanceSpec]:
     """What to run for ``wanted``: what is running, where its entry is as in the file ``in_use``.
 
     ``unfinished`` namespaces did not get what that file asked for, so they are to get it now.
     """
-    before = {spec.namespace: spec for spec in instance_specs(in_use)}
+    before = {spec.namespace: spec for spec in instance_specs(in_use, secrets)}
     specs = []
-    for spec in instance_specs(wanted):
+    for spec in instance_specs(wanted, secrets):
         name = spec.namespace
         if name in running and name not in unfinished and before.get(name) == spec:
             spec = replace_spec(
@@ -185,7 +186,6 @@ def _namespace_changes(
     running: Mapping[str, InstanceSpec],
     changes: Iterable[Change],
 ) -> Iterator[NamespaceChange]:
-    specs = {spec.namespace: spec for spec in instance_specs(wanted)}
     before = {namespace.name: namespace for namespace in in_use.namespaces}
     after = {namespace.name: namespace for namespace in wanted.namespaces}
     for change in changes:
@@ -200,7 +200,7 @@ def _namespace_changes(
             yield NamespaceChange(name, change.action, differences=found)
             continue
         is_same = _updatable(before[name]) == _updatable(after[name])
-        note = _difference(running[name].plugin, specs[name].plugin)
+        note = _difference(running[name].plugin, resolve_plugin(wanted, after[name]))
         yield NamespaceChange(name, "stay" if is_same else "update", note, found)
 
 

@@ -12,6 +12,7 @@ from prism.calls.namespace import Namespace
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
 from prism.observability.audit import AuditLog
+from prism.secrets import Secrets
 from prism.server.statistics import ServerStatistics
 from prism.streams.tls import ServerTLS
 from prism.supervision.lifecycle import State
@@ -116,6 +117,16 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
     retries = CounterMetricFamily(
         "prism_request_retries", "Calls given to a second instance", labels=["namespace", "reason"]
     )
+    rotations = CounterMetricFamily(
+        "prism_secret_rotations",
+        "Reloads for secrets that had changed, by outcome",
+        labels=["namespace", "outcome"],
+    )
+    stale = GaugeMetricFamily(
+        "prism_secrets_stale",
+        "1 while the plugin has other credentials than its secrets say, or these are missing",
+        labels=["namespace"],
+    )
     forgiven = CounterMetricFamily(
         "prism_plugin_forgiven",
         "Mistakes of the plugin's in the frame protocol that ended no connection, by rule",
@@ -131,12 +142,26 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         restarts.add_metric([name], journal.restarts)
         for outcome, number in journal.reloads.items():
             reloads.add_metric([name, outcome], number)
+        for outcome, number in journal.rotations.items():
+            rotations.add_metric([name, outcome], number)
+        stale.add_metric([name], float(bool(status.secrets)))
         waiting.add_metric([name], slot.waiting)
         for reason, number in slot.retried.items():
             retries.add_metric([name, reason], number)
         for rule, number in journal.forgiven.items():
             forgiven.add_metric([name, rule], number)
-    yield from (state, transitions, restarts, reloads, waiting, retries, forgiven)
+    yield from (state, transitions, restarts, reloads, rotations, stale)
+    yield from (waiting, retries, forgiven)
+
+
+def vault_metrics(secrets: Secrets) -> Iterator[Metric]:
+    """How each Vault stands that secrets come from."""
+    up = GaugeMetricFamily(
+        "prism_vault_up", "1 while Vault answers, 0 while it is down", labels=["address"]
+    )
+    for vault in secrets.vaults:
+        up.add_metric([vault.config.address], float(not vault.down))
+    yield up
 
 
 def memory_metrics(memory: Memory) -> Iterator[Metric]:

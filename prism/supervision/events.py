@@ -198,8 +198,9 @@ class EventFeed(Feed[Event]):
 class Journal:
     """One namespace's part: its transitions and what its plugin writes.
 
-    ``transitions`` counts by the state that was entered, ``reloads`` by outcome, ``forgiven``
-    the plugin's mistakes by the rule that it broke.
+    ``transitions`` counts by the state that was entered, ``reloads`` by outcome, and of these
+    the ``rotations``, for secrets that had changed; ``forgiven`` the plugin's mistakes by the
+    rule that it broke.
     """
 
     def __init__(self, namespace: str, events: EventFeed | None = None) -> None:
@@ -208,6 +209,7 @@ class Journal:
         self.lines: Feed[LogLine] = Feed(LINES_KEPT)
         self.transitions: Counter[State] = Counter()
         self.reloads: Counter[str] = Counter()
+        self.rotations: Counter[str] = Counter()
         self.forgiven: Counter[str] = Counter()
         self.restarts = 0
 

@@ -15,7 +15,7 @@ What others wait for are states: nothing else says how far it has come.
 
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import trio
@@ -56,13 +56,15 @@ REPLACED = "replaced"
 class Generation:
     """One attempt at an instance. Run ``run`` in a task; it raises only Cancelled.
 
-    ``delay`` is waited before the start. ``fresh`` loads a Python plugin's code anew.
+    ``credentials`` are to be used instead of those of the spec. ``delay`` is waited before the
+    start. ``fresh`` loads a Python plugin's code anew.
     ``listener`` is where the plugin dials in. ``on_leaving`` is called when an instance that
     served must get no more calls.
 
     ``instance`` is there once the plugin was initialised. ``failure`` says what broke, and is
     None while nothing has. ``end_reason`` says why it must get no more calls. ``routine``: it
-    left by itself, without a fault, and another connection can be had.
+    left by itself, without a fault, and another connection can be had. ``credentials`` are those
+    that it has, secrets included, once they have been read.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Generation:
         number: int,
         journal: Journal,
         *,
+        credentials: Mapping[str, str] | None = None,
         delay: float = 0.0,
         reason: str = "",
         fresh: bool = False,
@@ -84,6 +87,7 @@ class Generation:
         self.failure: LaunchError | None = None
         self.end_reason = ""
         self.routine = False
+        self.credentials = credentials
         self._delay = delay
         self._journal = journal
         self._plugin_log = PluginLog(journal, spec.plugin_name, self.id)
@@ -232,8 +236,9 @@ class Generation:
 
     async def _live(self) -> None:
         spec = self.spec
-        # It reads files, and changes nothing if it is abandoned.
-        credentials = await trio.to_thread.run_sync(spec.credentials, abandon_on_cancel=True)
+        if self.credentials is None:
+            self.credentials = await self._read_secrets()
+        credentials = dict(self.credentials)
         redaction = self._plugin_log.redaction = Redaction(credentials)
         async with (
             trio.open_nursery() as nursery,
@@ -255,6 +260,12 @@ class Generation:
             await self._serve(instance, monitor)
             await self._drain(instance)
             await self._shut_down(instance)
+
+    async def _read_secrets(self) -> dict[str, str]:
+        try:
+            return await self.spec.credentials()
+        except ConfigError as error:
+            raise LaunchError(f"{error}; it starts as soon as that can be read") from None
 
     async def _serve(self, instance: Instance, monitor: HealthMonitor) -> None:
         """Watch ``instance`` for as long as it serves.

@@ -1,6 +1,6 @@
 """What an instance is made of, and what it is: a plugin that answered Initialize with success."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -48,7 +48,7 @@ class InstanceSpec:
     plugin_name: str
     plugin: PluginConfig
     config_json: str
-    credentials: Callable[[], dict[str, str]]
+    credentials: Callable[[], Awaitable[dict[str, str]]]
     verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
     at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
     cache: CacheSettings | None = None

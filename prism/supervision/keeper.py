@@ -13,7 +13,7 @@ is cancelled when a verb has changed what it should do.
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -28,6 +28,7 @@ from prism.supervision.connect import DialInSockets
 from prism.supervision.events import Journal
 from prism.supervision.generation import Generation
 from prism.supervision.instance import InstanceSpec
+from prism.supervision.lifecycle import State
 from prism.supervision.slot import Slot
 
 log = logging.getLogger("prism.supervision")
@@ -80,7 +81,9 @@ class Keeper:
 
     ``current`` is the generation in the slot, ``newest`` the last begun since a reset, and
     ``generations`` are all that are not over. ``operation`` is what runs on the namespace
-    now. ``paused``: the loop makes no attempts.
+    now. ``paused``: the loop makes no attempts. ``tried`` are the credentials of the last attempt
+    that failed, if it had any. ``stale`` says why the instance has other credentials than its
+    secrets say, and is empty where it has not.
     """
 
     def __init__(self, spec: InstanceSpec, slot: Slot, journal: Journal | None = None) -> None:
@@ -92,6 +95,8 @@ class Keeper:
         self.generations: list[Generation] = []
         self.operation: str | None = None
         self.last_failure: LaunchError | None = None
+        self.tried: Mapping[str, str] | None = None
+        self.stale = ""
         self.paused = False
         self.stopping = False
         self.made = self.journal.events.clock()
@@ -179,6 +184,7 @@ class Keeper:
             if self.current is not generation:
                 generation.retire("it is not needed any more")
         await generation.wait_ended()
+        self.tried = generation.credentials
         self._note_failure(generation.error, generation.served)
 
     async def _wait_for_its_dialling(self, generation: Generation) -> None:
@@ -278,9 +284,15 @@ class Keeper:
         return await run_detached(self._nursery, work, claim.close)
 
     async def launch(
-        self, spec: InstanceSpec, *, delay: float = 0.0, fresh: bool = False
+        self,
+        spec: InstanceSpec,
+        *,
+        credentials: Mapping[str, str] | None = None,
+        delay: float = 0.0,
+        fresh: bool = False,
     ) -> Generation:
-        """Begin a new generation; it serves once it is installed.
+        """Begin a new generation; it serves once it is installed. ``credentials`` are used in
+        the place of the spec's, which would be read anew.
 
         Raises:
             LaunchError: the keeper stops, or the socket cannot be opened on which the
@@ -296,6 +308,7 @@ class Keeper:
             spec,
             self._number,
             self.journal,
+            credentials=credentials,
             delay=delay,
             reason=f"for {delay:.3g} s, as {self.slot.absence}" if delay else "",
             fresh=fresh,
@@ -384,6 +397,13 @@ class Keeper:
             # What the last one ended with is past, though the next begins only in the loop.
             self.newest, self.made = None, self.journal.events.clock()
             self.slot.say_absent("it is being started, as an operator asked")
+            self._step.cancel()
+
+    def try_now(self) -> None:
+        """Make the attempt now that was to come after a pause, if one was."""
+        newest = self.newest
+        if newest is not None and newest.lifecycle.state is State.BACKING_OFF:
+            self._delay = 0.0
             self._step.cancel()
 
     def stop(self, reason: str = STOPPING) -> None:

@@ -219,7 +219,9 @@ class Replacement:
         self._say(f"starting the old version again: {reason}")
         again = None
         try:
-            again = await keeper.launch(keeper.spec)
+            # What it had worked: what its secrets say now may be why the new one does not.
+            had = self.old.credentials if self.old is not None else None
+            again = await keeper.launch(keeper.spec, credentials=had)
             if await again.wait_settled():
                 keeper.install(again)
                 self._served_at = trio.current_time()

@@ -119,8 +119,10 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     catalogue's name for it. ``restarts`` counts replacements that nobody asked for,
     and new starts after a crash at the start.
     ``retry_in`` is set while the next start is awaited. ``operation`` is what runs on
-    the namespace: ``reload``, ``canary``, ``restart`` or ``drain``; ``canary`` is how a trial
-    stands.
+    the namespace: ``reload``, ``canary``, ``restart``, ``drain`` or ``secrets`` (a reload for
+    such as have changed); ``canary`` is how a trial
+    stands. ``secrets`` says why the instance has other credentials than its secrets say now,
+    and is empty where it has not.
     """
 
     namespace: str
@@ -143,6 +145,7 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     retry_in: float | None
     operation: str | None
     canary: CanaryStatus | None
+    secrets: str
     generations: list[GenerationStatus]
 
 
@@ -176,6 +179,7 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
         retry_in=retry_in,
         operation=keeper.operation,
         canary=canary,
+        secrets=keeper.stale,
         generations=[
             GenerationStatus(
                 id=generation.id,

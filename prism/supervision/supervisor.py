@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
+from prism.secrets import Secrets
 from prism.supervision.apply import Applied, Change, Commit, Transaction, plan
 from prism.supervision.canary import Canary
 from prism.supervision.events import EventFeed, Feed, Journal, LogLine
@@ -36,6 +37,7 @@ from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper, run_detached
 from prism.supervision.orphans import reap_orphans
 from prism.supervision.replacement import Replacement
+from prism.supervision.rotation import Rotation
 from prism.supervision.slot import Slot
 from prism.supervision.status import NamespaceStatus, Receipt, status_of
 
@@ -50,11 +52,12 @@ class _Reload:
 
 
 class Supervisor:
-    """Runs one keeper per namespace."""
+    """Runs one keeper per namespace. Those whose ``secrets`` change are reloaded."""
 
-    def __init__(self, specs: Iterable[InstanceSpec] = ()) -> None:
+    def __init__(self, specs: Iterable[InstanceSpec] = (), secrets: Secrets | None = None) -> None:
         self.events = EventFeed()
         self._keepers: dict[str, Keeper] = {}
+        self._rotation = Rotation(self._keepers, secrets) if secrets is not None else None
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -81,6 +84,8 @@ class Supervisor:
                     async with trio.open_nursery() as starting:
                         for keeper in self._keepers.values():
                             starting.start_soon(self._nursery.start, keeper.run)
+                    if self._rotation is not None:
+                        beside.start_soon(self._rotation.run)
                     task_status.started()
                     await self._stop.wait()
                 beside.cancel_scope.cancel()

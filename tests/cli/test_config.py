@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from prism.cli.main import prism
+from tests.services.vault import ROLE_ID, SECRET_ID, Vault
 
 GOOD = "namespaces: [{name: kv, backend: sqlite}]\n"
 ALL = """
@@ -116,3 +117,36 @@ def test_the_schema_is_the_one_that_is_checked_in():
     assert result.exit_code == 0
     checked_in = Path(__file__).parents[2] / "schemas/config.schema.json"
     assert json.loads(result.stdout) == json.loads(checked_in.read_text())
+
+
+def test_vault_is_asked_only_if_the_check_is_strict(tmp_path, monkeypatch):
+    monkeypatch.setenv("SID", SECRET_ID)
+    file = tmp_path / "vault.yaml"
+    server = Vault()
+    try:
+        file.write_text(
+            f"secrets: {{environment: [SID], vault: {{address: '{server.address}', "
+            f"role_id: {ROLE_ID}, secret_id: '{{{{ secret:SID }}}}', "
+            "secrets: [{name: pg, path: prod/pg, key: password}]}}\n"
+            "namespaces: [{name: a, backend: b, plugin: {type: sidecar, command: echo}, "
+            "credentials: {p: '{{ secret:pg }}'}}]\n"
+        )
+        result = CliRunner().invoke(prism, ["config", "check", str(file)])
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert not server.seen
+        strict = ["config", "check", "--strict", str(file)]
+        result = CliRunner().invoke(prism, strict)
+        assert result.exit_code == 1
+        assert f"{server.address} secret/prod/pg#password: the secret" in result.stderr
+        assert 'there is nothing at "prod/pg"' in result.stderr
+        server.kv["prod/pg"] = {"password": "hunter2"}
+        result = CliRunner().invoke(prism, strict)
+        assert result.exit_code == 0, result.stderr
+        assert "hunter2" not in result.output
+        assert not server.tokens, "it has logged out"
+    finally:
+        server.close()
+    result = CliRunner().invoke(prism, strict)
+    assert "all attempts to connect" in result.stderr
+    assert result.exit_code == 1
+    assert CliRunner().invoke(prism, ["config", "check", str(file)]).exit_code == 0

@@ -1,99 +1,12 @@
-import logging
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from prism.config import parse_config, redacted, resolve_credentials
-from prism.config.errors import ConfigError
-from prism.config.secrets import MAX_SECRET_BYTES, Credentials, is_secret, mask
+from prism.config import parse_config, redacted
+from prism.config.secrets import is_secret, mask
 
 Problems = Callable[[str], list[str]]
-
-
-@pytest.fixture
-def secrets(tmp_path: Path) -> Path:
-    for name, content in [("pg", b"hunter2\n"), ("crlf", b"a b\r\n"), ("key.pem", b"x\ny\n\n")]:
-        (tmp_path / name).write_bytes(content)
-        (tmp_path / name).chmod(0o600)
-    return tmp_path
-
-
-def test_placeholders_are_replaced_wherever_they_stand_in_a_value(secrets: Path) -> None:
-    credentials = {
-        "user": "prism",
-        "password": "{{ secret:pg }}",
-        "url": "postgres://u:{{secret:pg}}@h/{{  secret:crlf  }}",
-        "key": "{{ secret:key.pem }}",
-    }
-    assert resolve_credentials(credentials, secrets) == {
-        "user": "prism",
-        "password": "hunter2",
-        "url": "postgres://u:hunter2@h/a b",
-        "key": "x\ny",
-    }
-    assert resolve_credentials({}, secrets / "missing") == {}
-
-
-def test_a_secret_that_looks_like_a_placeholder_is_not_replaced_again(secrets: Path) -> None:
-    (secrets / "tricky").write_text(r"{{ secret:pg }}\1")
-    assert resolve_credentials({"a": "{{ secret:tricky }}"}, secrets) == {"a": r"{{ secret:pg }}\1"}
-
-
-def test_a_rotated_secret_is_seen_the_next_time(secrets: Path) -> None:
-    assert resolve_credentials({"a": "{{ secret:pg }}"}, secrets) == {"a": "hunter2"}
-    (secrets / "pg").write_text("hunter3")
-    assert resolve_credentials({"a": "{{ secret:pg }}"}, secrets) == {"a": "hunter3"}
-
-
-def test_every_secret_that_cannot_be_read_is_named_but_no_value(secrets: Path) -> None:
-    (secrets / "empty").touch()
-    (secrets / "binary").write_bytes(b"CANARY\xff")
-    (secrets / "large").write_bytes(b"C" * (MAX_SECRET_BYTES + 1))
-    (secrets / "folder").mkdir()
-    os.mkfifo(secrets / "pipe")
-    names = ["missing", "empty", "binary", "large", "folder", "pipe"]
-    credentials = {name: f"{{{{ secret:pg }}}}{{{{ secret:{name} }}}}" for name in names}
-    with pytest.raises(ConfigError) as caught:
-        resolve_credentials(credentials, secrets)
-    assert [str(problem) for problem in caught.value.problems] == [
-        f'{secrets}/missing: credentials.missing: the secret "missing" cannot be read: '
-        "No such file or directory",
-        f'{secrets}/empty: credentials.empty: the secret "empty" cannot be read: it is empty',
-        f'{secrets}/binary: credentials.binary: the secret "binary" cannot be read: '
-        "it is not UTF-8 text",
-        f'{secrets}/large: credentials.large: the secret "large" cannot be read: '
-        "it is larger than 65536 bytes",
-        f'{secrets}/folder: credentials.folder: the secret "folder" cannot be read: Is a directory',
-        f'{secrets}/pipe: credentials.pipe: the secret "pipe" cannot be read: '
-        "it is not a regular file",
-    ]
-    assert "hunter2" not in str(caught.value)
-    assert caught.value.__cause__ is None
-
-
-def test_a_file_that_any_user_may_read_draws_a_warning(
-    secrets: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        resolve_credentials({"a": "{{ secret:pg }}"}, secrets)
-        assert not caplog.records
-        (secrets / "pg").chmod(0o644)
-        resolve_credentials({"a": "{{ secret:pg }}"}, secrets)
-    assert f"{secrets}/pg" in caplog.text
-    assert "hunter2" not in caplog.text
-
-
-def test_the_warning_comes_once_however_often_a_plugin_is_started(
-    secrets: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (secrets / "pg").chmod(0o644)
-    credentials = Credentials({"a": "{{ secret:pg }}"}, secrets)
-    assert credentials() == credentials() == {"a": "hunter2"}
-    assert caplog.text.count("any user may read") == 1
-    assert credentials == Credentials({"a": "{{ secret:pg }}"}, secrets)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +130,60 @@ namespaces:
         "mixed": "***",
     }
     assert shown["listen"]["port"] == 50051
+
+
+VAULT = (
+    "secrets: {environment: [SID], vault: {address: 'https://v:8200', role_id: r, "
+    "secret_id: '{{ secret:SID }}', secrets: [{name: pg, path: prod/pg, key: password}]}}\n"
+    "namespaces: [{name: a, backend: b, plugin: {type: sidecar, command: run}, "
+    "credentials: {password: '{{ secret:pg }}'}}]\n"
+)
+
+
+def test_what_leads_to_secrets_is_shown_and_a_login_is_not() -> None:
+    loaded = parse_config(VAULT, "f")
+    assert loaded.warnings == ()
+    assert redacted(loaded.config)["secrets"]["vault"]["secrets"] == [
+        {"name": "pg", "path": "prod/pg", "key": "password"}
+    ]
+    assert redacted(loaded.config)["secrets"]["vault"]["secret_id"] == "{{ secret:SID }}"
+    written = VAULT.replace("'{{ secret:SID }}'", "CANARY")
+    (warning,) = parse_config(written, "f").warnings
+    assert warning.path == "secrets.vault.secret_id"
+    assert "the secret itself is in the configuration file" in warning.message
+    assert redacted(parse_config(written, "f").config)["secrets"]["vault"]["secret_id"] == "***"
+    token = written.replace("role_id: r, secret_id", "token")
+    assert redacted(parse_config(token, "f").config)["secrets"]["vault"]["token"] == "***"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "said"),
+    [
+        ("role_id: r, secret_id: '{{ secret:SID }}', ", "", "", "how does Prism log in?"),
+        ("role_id: r", "role_id: r, token: t", "", "and not token and role_id"),
+        ("role_id: r", "kubernetes_role: r", ".secret_id", "it goes with role_id"),
+        ("role_id: r, secret_id", "auth_mount: x, token", ".auth_mount", "there is no login"),
+        ("https://v", "http://v", ".address", "what comes in plain text can be anybody's"),
+        ("https://v", "https://u:p@v", ".address", "without a user and a password"),
+        ("https://v", "v", ".address", "expected a URL such as"),
+        ("secret:SID", "secret:pg", ".secret_id", "pg is in Vault itself"),
+        ("[SID]", "[SID, pg]", ".secrets[0].name", "secrets.environment has pg, too"),
+        (
+            "[{name", "[{name: pg, path: a, key: b}, {name", ".secrets[1].name",
+            'the name "pg" is taken by line 1',
+        ),
+        ("prod/pg", "../pg", ".secrets[0].path", 'expected a path such as "prod/orders"'),
+        ("prod/pg", "a/../../sys/raw", ".secrets[0].path", "expected a path such as"),
+        ("prod/pg", "a%2f..", ".secrets[0].path", "expected a path such as"),
+        ("prod/pg", "/prod/pg", ".secrets[0].path", "expected a path such as"),
+        ("name: pg", "name: ../pg", ".secrets[0].name", "expected a name of letters, digits"),
+        ("role_id: r", "role_id: r, mount: ../sys", ".mount", "expected a path such as"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_how_to_reach_vault(
+    problems: Problems, old: str, new: str, path: str, said: str
+) -> None:
+    assert old in VAULT
+    found = problems(VAULT.replace(old, new, 1))
+    (told,) = [one for one in found if f"secrets.vault{path}: " in one]
+    assert said in told

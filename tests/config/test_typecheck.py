@@ -221,7 +221,7 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
         ("secrets: {directory: [a]}", "expected text that is not empty, found a list"),
         (
             "secrets: {directorys: a}",
-            'unknown key; did you mean "directory"? (accepted: directory)',
+            'unknown key; did you mean "directory"? (accepted: directory, environment, vault)',
         ),
         (
             "listen: {limits: {max-connections: 1}}",
@@ -231,7 +231,7 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
             "answer_memory_bytes_per_connection, "
             "max_connection_age_seconds)",
         ),
-        ("secrets: {x: a}", "unknown key (accepted: directory)"),
+        ("secrets: {x: a}", "unknown key (accepted: directory, environment, vault)"),
         ("port: 80", 'unknown key; "port" belongs inside "listen"'),
     ],
 )

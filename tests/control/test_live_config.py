@@ -28,6 +28,7 @@ from prism.config.types import (
 from prism.contract.errors import InvalidRequest, OperationInProgress, UnknownNamespace
 from prism.control.live_config import InvalidConfig, LiveConfig
 from prism.control.plan import SettingChange, instance_specs
+from prism.secrets import Secrets
 from prism.supervision.supervisor import Supervisor
 
 SQLITE = "prism_plugins.sqlite:SQLitePlugin"
@@ -63,7 +64,7 @@ class File:
 @asynccontextmanager
 async def running(config):
     """(live, file, router, supervisor) of a proxy that runs ``config``."""
-    supervisor = Supervisor(instance_specs(config))
+    supervisor = Supervisor(instance_specs(config, Secrets()))
     router = Router(Namespace.from_config(n, supervisor.slots[n.name]) for n in config.namespaces)
     file = File(config)
     async with trio.open_nursery() as nursery:

@@ -109,7 +109,8 @@ def test_every_path_of_the_configuration_is_thought_of() -> None:
         "APIKeysConfig.file", "JWTIssuerConfig.ca_cert", "IntrospectionConfig.ca_cert",
         "AuditConfig.file",
         "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
-        "SecretsConfig.directory", "PluginConfig.socket",
+        "SecretsConfig.directory", "VaultConfig.ca_cert", "VaultConfig.kubernetes_token_file",
+        "PluginConfig.socket",
         *(f"{block}.{name}" for name in of_launch
           for block in ("PluginConfig", "CataloguePlugin", "CatalogueVersion")),
     }  # fmt: skip

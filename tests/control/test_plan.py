@@ -21,6 +21,7 @@ from prism.control.plan import (
     setting_changes,
     taken_over,
 )
+from prism.secrets import Secrets
 from prism.supervision.apply import Change
 
 CATALOGUE = """
@@ -31,11 +32,14 @@ namespaces:
 """
 
 
+SECRETS = Secrets()
+
+
 def parsed(text: str) -> Config:
     return parse_config(text, "/etc/prism.yaml").config
 
 
-def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
+async def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
     (tmp_path / "secret").write_text("hidden\n")
     namespace = NamespaceConfig(
         name="kv",
@@ -45,30 +49,30 @@ def test_what_the_supervision_is_told_of_a_namespace(tmp_path):
         credentials={"password": "{{ secret:secret }}"},
     )
     config = Config(namespaces=[namespace], secrets=SecretsConfig(str(tmp_path)))
-    spec = instance_spec(namespace, config)
-    assert instance_specs(config) == [spec]
+    spec = instance_spec(namespace, config, SECRETS)
+    assert instance_specs(config, SECRETS) == [spec]
     assert (spec.namespace, spec.backend, spec.plugin_name) == ("kv", "memory", "memory")
     assert spec.config_json == '{"a":[1]}'
     assert spec.cache is None
     assert "hidden" not in repr(spec)
-    assert spec.credentials() == {"password": "hidden"}
+    assert await spec.credentials() == {"password": "hidden"}
     (tmp_path / "secret").write_text("rotated\n")
-    assert spec.credentials() == {"password": "rotated"}
+    assert await spec.credentials() == {"password": "rotated"}
 
 
 def test_a_cache_is_of_the_instance():
     """So a change of it replaces the instance, and anything else that changes leaves it."""
     text = "namespaces: [{name: a, backend: sqlite, cache: {operations: [get], ttl_seconds: 5}}]"
-    (spec,) = instance_specs(parsed(text))
+    (spec,) = instance_specs(parsed(text), SECRETS)
     assert spec.cache == CacheSettings(operations=["get"], ttl_seconds=5, max_bytes=64 * MIB)
-    (other,) = instance_specs(parsed(text.replace("5", "6")))
+    (other,) = instance_specs(parsed(text.replace("5", "6")), SECRETS)
     assert spec != other
-    (same,) = instance_specs(parsed(text.replace("name: a,", "name: a, description: d,")))
+    (same,) = instance_specs(parsed(text.replace("name: a,", "name: a, description: d,")), SECRETS)
     assert spec == same
 
 
 def test_another_version_from_the_catalogue():
-    (spec,) = instance_specs(parsed(CATALOGUE))
+    (spec,) = instance_specs(parsed(CATALOGUE), SECRETS)
     assert (spec.plugin.version, spec.at_version("v2").version) == ("v1", "v2")
     with pytest.raises(UnknownVersion, match=r"namespace 'a': version \"v3\" .* v1, v2"):
         spec.at_version("v3")
@@ -76,21 +80,25 @@ def test_another_version_from_the_catalogue():
 
 def test_what_runs_goes_on_until_its_entry_changes():
     before = parsed(CATALOGUE)
-    (spec,) = instance_specs(before)
-    chosen = {"a": instance_spec(before.namespaces[0], parsed(CATALOGUE.replace("v1}", "v2}")))}
-    assert next_specs(before, before, {"a": spec}) == [spec]
-    assert next_specs(before, before, chosen) == [chosen["a"]], "an operator's choice stays"
-    assert next_specs(before, before, chosen, unfinished={"a"}) == [spec]
+    (spec,) = instance_specs(before, SECRETS)
+    chosen = {
+        "a": instance_spec(before.namespaces[0], parsed(CATALOGUE.replace("v1}", "v2}")), SECRETS)
+    }
+    assert next_specs(before, before, {"a": spec}, SECRETS) == [spec]
+    assert next_specs(before, before, chosen, SECRETS) == [chosen["a"]], (
+        "an operator's choice stays"
+    )
+    assert next_specs(before, before, chosen, SECRETS, unfinished={"a"}) == [spec]
     after = parsed(CATALOGUE.replace("/opt/kv", "/opt/new"))
-    assert next_specs(after, before, chosen) == instance_specs(after)
-    (same,) = next_specs(parsed(CATALOGUE.replace("v2:", "v3:")), before, {"a": spec})
+    assert next_specs(after, before, chosen, SECRETS) == instance_specs(after, SECRETS)
+    (same,) = next_specs(parsed(CATALOGUE.replace("v2:", "v3:")), before, {"a": spec}, SECRETS)
     assert same == spec
     assert same.at_version("v3").version == "v3", "the catalogue is the new one"
 
 
 def test_the_plan_says_what_becomes_of_each_namespace_and_setting():
     before = parsed(CATALOGUE)
-    chosen = instance_specs(parsed(CATALOGUE.replace("version: v1", "version: v2")))
+    chosen = instance_specs(parsed(CATALOGUE.replace("version: v1", "version: v2")), SECRETS)
     text = CATALOGUE.replace("{name: a,", "{name: a, description: new,") + "insecure: true\n"
     warning = ConfigProblem("f", 1, 2, "a", "odd")
     changes = [Change("a", "stay"), Change("b", "stop")]
@@ -122,7 +130,7 @@ namespaces:
     text = text.replace("/opt/kv", "/opt/kv2").replace("CANARY", "CANARY2")
     text = text.replace("size: 1, gone: yes", "size: 2").replace("secret:a", "secret:b")
     after = parsed(text + "    limits: {max_in_flight: 64}\n")
-    running = {spec.namespace: spec for spec in instance_specs(before)}
+    running = {spec.namespace: spec for spec in instance_specs(before, SECRETS)}
     plan = make_plan(LoadedConfig(after, (), "f"), before, running, [Change("a", "reload")])
     (change,) = plan.changes
     assert {d.key: (d.old, d.new) for d in change.differences} == {

@@ -16,7 +16,8 @@ sys.path.append(str(Path(__file__).parent))
 
 from supervised_plugin import Model
 
-from prism.config.types import PluginConfig
+from prism.config.types import PluginConfig, SecretsConfig
+from prism.secrets import Secrets
 from prism.supervision.instance import InstanceSpec
 
 PROGRAM = """
@@ -122,7 +123,7 @@ def make_spec(program: str) -> MakeSpec:
             plugin_name="small",
             plugin=msgspec.convert(plugin, PluginConfig),
             config_json=msgspec.json.encode(config or {}).decode(),
-            credentials=dict,
+            credentials=Secrets().credentials({}, SecretsConfig()),
         )
 
     return make

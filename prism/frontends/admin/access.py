@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from prism.config import read_token
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.types import AdminConfig
 from prism.contract.errors import Forbidden, Unauthenticated
+from prism.secrets import read_token
 from prism.server.exchange import Peer
 from prism.streams.addresses import is_loopback
 

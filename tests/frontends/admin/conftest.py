@@ -10,11 +10,12 @@ import trio
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
 from prism.config import LoadedConfig
-from prism.config.types import Config, NamespaceConfig, PluginConfig
+from prism.config.types import Config, NamespaceConfig, PluginConfig, SecretsConfig
 from prism.control.live_config import LiveConfig
 from prism.frontends.admin import Access, AdminApp, Administered, Right
 from prism.frontends.asgi import asgi
 from prism.observability.metrics import Metrics
+from prism.secrets import Secrets
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.supervisor import Supervisor
 
@@ -37,7 +38,7 @@ def spec(namespace: str) -> InstanceSpec:
         plugin_name="sqlite",
         plugin=PluginConfig(type="in_process", module=MODULE),
         config_json=json.dumps({"path": ":memory:"}),
-        credentials=dict,
+        credentials=Secrets().credentials({}, SecretsConfig()),
         at_version=at_version,
     )
 
