@@ -132,7 +132,8 @@ class Proxy:
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
         )
-        self._admin = AdminApp(self._administered)
+        both_have_tls = self.config.listen.tls is not None and self.config.admin.tls is not None
+        self._admin = AdminApp(self._administered, https_only=both_have_tls)
         self._tls: ServerTLS | None = None
         self._admin_tls: ServerTLS | None = None
         self.sockets: list[PassedSocket] = []

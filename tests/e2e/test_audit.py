@@ -1,7 +1,10 @@
 """The audit log of real proxies: complete over stops, kills and restarts; closed when it fails."""
 
+import fcntl
+import functools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -163,6 +166,84 @@ def test_a_log_that_nobody_takes(start_prism, tmp_path, when_it_fails):
     eventually(lambda: proxy.metric("prism_audit_failing") == 0)
     assert proxy.call("chaos", "echo", {"a": 1}).status_code == 200
     os.close(reader)
+
+
+@pytest.mark.parametrize("when_it_fails", ["fail_closed", "degrade"])
+@pytest.mark.parametrize("trouble", ["full", "stuck"])
+def test_a_disk_that_is_full_or_stuck(start_prism, tmp_path, file, when_it_fails, trouble):
+    if trouble == "full":
+        # So that the limit, which is for all files of the process, is felt by this one alone.
+        file.write_text(" " * 50_000_000 + "\n")
+    else:
+        os.mkfifo(file)
+        reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    proxy = start_prism(config(file, when_it_fails=when_it_fails))
+    asked = 0
+
+    def ask():
+        nonlocal asked
+        asked += 1
+        return proxy.call("chaos", "echo", {"n": asked}, x_request_id=f"call-{asked}")
+
+    assert ask().status_code == 200
+    if trouble == "full":
+        eventually(lambda: b"call-1" in tail_of(file))
+        limit = file.stat().st_size + 1000
+        resource.prlimit(proxy.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    else:
+        for _ in range(40):  # more than the pipe takes
+            assert ask().status_code in (200, 503)
+
+    def fails():
+        ask()
+        return proxy.metric("prism_audit_failing") == 1
+
+    eventually(fails)
+    answer = ask()
+    if when_it_fails == "degrade":
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, answer.json()["reason"]) == (503, "audit_unavailable")
+        plugin = proxy.client.get(f"{proxy.admin}/admin/plugins/chaos").json()
+        assert plugin["state"] == "ready"  # it is not the plugin's doing
+    texts = []
+    if trouble == "full":
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(proxy.pid, resource.RLIMIT_FSIZE, unlimited)
+        read = functools.partial(tail_of, file)
+    else:
+
+        def read():
+            with suppress(BlockingIOError):
+                texts.append(os.read(reader, 65536))
+            return b"".join(texts)
+
+    def works():
+        read()
+        return proxy.metric("prism_audit_failing") == 0
+
+    eventually(works)
+    assert ask().status_code == 200
+    eventually(lambda: f'"call-{asked}"'.encode() in read())
+    whole = []  # a line that found no room for its end is written again
+    for line in read().splitlines():
+        with suppress(ValueError):
+            whole.append(json.loads(line).get("request_id"))
+    found = [whole.count(f"call-{number}") for number in range(1, asked + 1)]
+    assert found == [1] * asked  # those refused, too
+    if trouble == "stuck":
+        stopping = threading.Thread(target=proxy.stop)
+        stopping.start()
+        eventually(lambda: read() and not stopping.is_alive())
+        os.close(reader)
+
+
+def tail_of(file):
+    """What was written behind the blanks."""
+    with file.open("rb") as opened:
+        opened.seek(50_000_000)
+        return opened.read()
 
 
 def test_a_file_that_cannot_be_opened_keeps_the_proxy_from_starting(tmp_path):

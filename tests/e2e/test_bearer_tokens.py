@@ -240,12 +240,21 @@ def test_opaque_tokens(start_opaque, issuer):
     assert "a-key" not in proxy.log
 
 
-def test_while_nobody_knows_of_an_opaque_token_it_opens_nothing(start_opaque, issuer):
+@pytest.mark.parametrize("trouble", ["down", "slow", "garbage"])
+def test_while_nobody_knows_of_an_opaque_token_it_opens_nothing(start_opaque, issuer, trouble):
     proxy = start_opaque(cache_seconds=0.001)
     issuer.opaque["abc"] = {"active": True, "sub": "ada", "groups": ["billing"]}
-    issuer.introspect = lambda *_: (500, {}, b"")
-    answer = get(proxy, "abc")
-    assert (answer.status_code, answer.json()["reason"]) == (503, "authentication_unavailable")
+    answers = {"down": (500, {}, b""), "garbage": (200, {}, b'{"active":1}')}
+    issuer.introspect = issuer.hang if trouble == "slow" else lambda *_: answers[trouble]
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(get, proxy, f"other-{number}") for number in range(3)]
+        answer = get(proxy, "abc")
+        assert (answer.status_code, answer.json()["reason"]) == (503, "authentication_unavailable")
+        assert {other.result().status_code for other in others} == {503}
+        assert get(proxy, issuer.token()).status_code == 200  # others are not concerned
+    issuer.introspect = issuer.tell
+    issuer.released.set()
+    assert get(proxy, "abc").status_code == 200
 
 
 def test_a_stream_ends_when_its_opaque_token_is_revoked(start_opaque, issuer):

@@ -222,6 +222,19 @@ def test_an_admin_port_that_wants_a_certificate_is_shown_one(start_prism, files)
     assert (listed.returncode, "demo" in listed.stdout) == (0, True), listed.stderr
 
 
+@pytest.mark.parametrize("data_port_has_tls", [True, False])
+def test_browsers_stay_with_tls_where_both_ports_have_it(start_prism, files, data_port_has_tls):
+    """What a browser is told is for all ports of the host."""
+    config = files.config()
+    config["admin"] = {"tls": dict(config["listen"]["tls"])}
+    if not data_port_has_tls:
+        del config["listen"]["tls"]
+    proxy = start_prism(config)
+    for path in ("/readyz", "/admin/plugins", "/no-such-path"):
+        told = proxy.client.get(proxy.admin + path).headers.get("strict-transport-security")
+        assert told == ("max-age=31536000" if data_port_has_tls else None), path
+
+
 @pytest.mark.slow
 def test_a_storm_of_handshakes_is_answered_and_others_are_served_meanwhile(start_prism, files):
     proxy = start_prism(files.config(mutual=True, max_concurrent_handshakes=8))

@@ -25,6 +25,8 @@ MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
 """For the whole of a body, which is a line of JSON."""
 MAX_QUERY_KEYS = 16
+HTTPS_ONLY = [(b"strict-transport-security", b"max-age=31536000")]
+"""RFC 6797: a browser does not speak to this host without TLS any more, for a year."""
 
 
 class AdminRequest(ExchangeCall):
@@ -66,11 +68,16 @@ class AdminRequest(ExchangeCall):
 class AdminApp:
     """A front end for the proxy ``proxy``, open to whom ``access`` admits.
 
+    ``https_only``: browsers are told to speak to this host with TLS alone. That is for all of its
+    ports, so the data port must have TLS, too.
     ``stopping`` is set when the port closes, so that what is followed ends.
     """
 
-    def __init__(self, proxy: Administered, access: Access | None = None) -> None:
+    def __init__(
+        self, proxy: Administered, access: Access | None = None, *, https_only: bool = False
+    ) -> None:
         self._proxy = proxy
+        self._headers = HTTPS_ONLY if https_only else []
         self.access = access or Access()
         self.stopping = trio.Event()
 
@@ -78,6 +85,7 @@ class AdminApp:
         """Answer one request, in a task."""
         path = exchange.target.partition(b"?")[0]
         request = AdminRequest(exchange, path.decode("latin-1"))
+        request.extra_headers = self._headers
         request.wait_for(request.tasks.start(request.run, lambda: self._answer(request)))
 
     async def _answer(self, request: AdminRequest) -> None:
