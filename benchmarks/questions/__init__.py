@@ -3,6 +3,7 @@
 from types import ModuleType
 
 from benchmarks.questions import (
+    access,
     constant,
     growth,
     hop,
@@ -29,5 +30,6 @@ QUESTIONS: dict[str, ModuleType] = {
     "streams": streams,  # What do streams cost, and gRPC calls in front?
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
     "memory": memory,  # What does it all keep in memory?
+    "access": access,  # What does it cost to know who calls, and to write it down?
     "supervision": supervision,  # What do reloads cost who calls?
 }

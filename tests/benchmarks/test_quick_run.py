@@ -18,6 +18,7 @@ from tests.services.fixtures import check_installed
 from tests.services.kafka import Kafka
 
 WITH_TARGETS = {
+    "access",
     "constant",
     "proxied",
     "postgres",
