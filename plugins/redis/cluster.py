@@ -32,7 +32,7 @@ from .cluster_map import ClusterMap, Node
 from .config import RedisConfig
 from .connection import HEALTH_SECONDS, Connection, Request, scan_command
 from .errors import code_of, translate
-from .slots import ALL, Address, read_mask, read_redirect, slot_of, write_mask
+from .slots import ALL, Address, mask_of, read_mask, read_redirect, slot_of, write_mask
 from .transport import Argument, Connector, RedisTransport, packed
 
 log = logging.getLogger("prism.plugins.redis")
@@ -314,29 +314,39 @@ class Cluster(Connection):
             if position.master not in self.map.masters:  # at first, or where it is none any more
                 position = self._next_master(position.done)
             node, _ = self.map.masters[position.master]
-            data = packed(["ROLE"]) + packed(scan_command(position.at, pattern, count))
-            told = await self._try(node, Request(b"", data, 2, repeatable=True))
-            if isinstance(told, list):
-                failure = None if any(map(_says_again, told)) else self.failure(told)
-                if failure is not None:
-                    raise failure
-                if told[0][0] == b"master":
-                    cursor, found = told[1]
-                    return self._after(position, cursor), found
+            data = packed(scan_command(position.at, pattern, count))
+            told = await self._try(node, Request(b"", data, repeatable=True))
+            if isinstance(told, NotSent) or not _is_final(told):
                 await _pause(tries)
-            await self.map.read()
-            if isinstance(told, NotSent) and position.master in self.map.masters:
-                raise told
+                await self.map.read()
+                if isinstance(told, NotSent) and position.master in self.map.masters:
+                    raise told
+                continue
+            failure = self.failure(told)
+            if failure is not None:
+                raise failure
+            at, found = told[0]
+            if at != b"0":
+                return position._replace(at=at).write(), found
+            done = position.done | await self._kept(node, position)
+            return b"" if done == ALL else self._next_master(done).write(), found
         raise PluginError(
-            StatusCode.UNAVAILABLE, "the servers of the cluster do not agree on their masters"
+            StatusCode.UNAVAILABLE, f"{node.shared.name} gave no keys in {MAX_TRIES} tries"
         )
 
-    def _after(self, position: "_Position", cursor: bytes) -> bytes:
-        if cursor != b"0":
-            return position._replace(at=cursor).write()
-        _, slots = self.map.masters.get(position.master, (None, 0))
-        done = position.done | position.began & slots
-        return b"" if done == ALL else self._next_master(done).write()
+    async def _kept(self, node: Node, position: "_Position") -> int:
+        """The slots that a master had when its turn in a scan began, and still has: it says so
+        itself, as the map may be old."""
+        known = await node.ask_map()
+        ranges = (one[:2] for one in known.ranges if one.identity == position.master)
+        kept = position.began & mask_of(ranges) if known.works else 0
+        if kept != position.began:
+            await self.map.read()
+        if not known.works and position.master in self.map.masters:
+            raise PluginError(
+                StatusCode.UNAVAILABLE, f"the cluster does not work for {node.shared.name}"
+            )
+        return kept
 
     def _next_master(self, done: int) -> "_Position":
         rest = ALL & ~done

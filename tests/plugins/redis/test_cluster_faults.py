@@ -394,3 +394,23 @@ async def test_a_scan_goes_on_after_a_failover(start_server: StartServer) -> Non
             page = await plugin.call("scan", limit=50, cursor=page["cursor"])
             scanned += [item["key"] for item in page["items"]]
         assert set(scanned) == set(keys)
+
+
+async def test_a_scan_believes_no_server_that_has_left(start_server: StartServer) -> None:
+    """A master that was replaced and reset says that it has no keys, before the map is read."""
+    cluster = start_server(ValkeyCluster)
+    async with opened_on(cluster, key_prefix="") as plugin:
+        keys = [f"k{n}" for n in range(300)]
+        await plugin.call("mset", items=[{"key": key, "value": key} for key in keys])
+        page: dict[str, Any] = await plugin.call("scan", limit=10)
+        scanned = [item["key"] for item in page["items"]]
+        old, replica = cluster.masters[0], cluster.replicas[0]
+        assert all(has_slot(old, slot_of(key.encode())) for key in scanned)
+        assert b"OK" in await ask(replica, "CLUSTER", "FAILOVER")
+        await until(lambda: b"master" in replica.ask("ROLE"))
+        await until(lambda: b"slave" in old.ask("ROLE"))
+        assert b"OK" in await ask(old, "CLUSTER", "RESET")
+        while "cursor" in page:
+            page = await plugin.call("scan", limit=50, cursor=page["cursor"])
+            scanned += [item["key"] for item in page["items"]]
+        assert set(scanned) == set(keys)
