@@ -190,7 +190,8 @@ def _kafka(server: str | None, environment: Mapping[str, str]) -> Demo:
     addresses = []
     for broker in brokers:
         host, _, port = broker.rpartition(":")
-        if not host or not port.isdecimal() or "/" in broker:
+        is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
+        if not host or not is_port or "/" in broker or "@" in broker:
             raise _unreadable("kafka")
         addresses.append((host.strip("[]"), int(port)))
     config = _config("kafka", {"brokers": brokers, "topic_prefix": "demo."}, {})
@@ -241,6 +242,8 @@ def _unreachable(addresses: tuple[tuple[str, int], ...]) -> str:
             return ""
         except OSError as error:
             problems.append(f"{_bracketed(host)}:{port}: {error.strerror or error}")
+        except UnicodeError:  # from the codec of host names, whose words nobody understands
+            problems.append(f"{host}:{port}: no name of a host")
     return "; ".join(problems)
 
 

@@ -94,7 +94,9 @@ def test_its_plugin_takes_its_configuration(backend):
         ("postgres", "postgresql://ada:secret@h:x/d"),
         ("redis", "ada:secret@h:6379"),
         ("kafka", "ada:secret@h"),
+        ("kafka", "ada:secret@h:9092"),
         ("kafka", "kafka://h:9092"),
+        ("kafka", "h:99999"),
     ],
 )
 def test_a_server_that_cannot_be_read_is_not_quoted(backend, server):
@@ -115,6 +117,14 @@ def test_where_no_server_is_it_says_what_starts_one(backend):
     assert f"{at}: Connection refused" in said
     for start in KINDS[backend].starts:
         assert f"\n  {start}" in said
+
+
+@pytest.mark.parametrize(
+    ("backend", "server"), [("postgres", "postgresql://a..b/d"), ("kafka", "a..b:9092")]
+)
+def test_what_is_no_name_of_a_host_cannot_be_reached(backend, server):
+    with pytest.raises(CommandError, match=r"a\.\.b:\d+: no name of a host"):
+        demo(backend, server, {}).check()
 
 
 def test_one_broker_of_several_is_enough():
