@@ -103,7 +103,10 @@ class Cluster(Connection):
         return await self._follow(request, None, None)
 
     async def exchange_each(self, requests: Sequence[Request]) -> list[list[Any] | PluginError]:
-        """See ``Connection``; what is for one server goes there at once."""
+        """See ``Connection``; what is for one server goes there at once.
+
+        What has to go on does so side by side: all wait for the same look at the map.
+        """
         outcomes: list[Any] = [None] * len(requests)
         by_node: dict[Node | None, list[int]] = {}
         for place, request in enumerate(requests):
@@ -120,13 +123,16 @@ class Cluster(Connection):
                 part = told
                 if isinstance(told, list):
                     part, told = told[: request.wanted], told[request.wanted :]
-                try:
-                    if _is_final(part):
-                        outcomes[place] = part
-                    else:
-                        outcomes[place] = await self._follow(request, part, None)
-                except PluginError as error:
-                    outcomes[place] = error
+                if _is_final(part):
+                    outcomes[place] = part
+                else:
+                    tasks.start_soon(follow, place, part)
+
+        async def follow(place: int, told: Any) -> None:
+            try:
+                outcomes[place] = await self._follow(requests[place], told, None)
+            except PluginError as error:
+                outcomes[place] = error
 
         async with anyio.create_task_group() as tasks:
             for node, places in by_node.items():
@@ -144,7 +150,8 @@ class Cluster(Connection):
         node = self.map.owners[slot_of(key)]
 
         def divert(call: Later[Any], answer: Any, error: BaseException | None) -> bool:
-            if _is_final(answer if error is None else error) or self._closing:
+            final = _is_final(answer if error is None else error)
+            if final or call.abandoned or self._closing:
                 return False
             self._tasks.start_soon(self._settle, call, request, error or answer)
             return True
@@ -460,7 +467,10 @@ class _Position(NamedTuple):
         done, master, began, at = text.decode("ascii").split(";")
         if not (at.isdigit() and len(at) <= 20 and len(master) <= 40):
             raise ValueError(text)
-        return cls(read_mask(done), master, read_mask(began), at.encode())
+        position = cls(read_mask(done), master, read_mask(began), at.encode())
+        if position.done == ALL:  # a scan that is at its end has no position
+            raise ValueError(text)
+        return position
 
 
 def _joined(requests: Sequence[Request]) -> Request:

@@ -2,8 +2,8 @@
 
 One task alone reads the map: now and then, at once where somebody wants it anew, and often while
 a master cannot be reached or the cluster does not work. It is believed to a server for which the
-cluster works, if it is no older than what is known. A server that no longer is a master keeps its
-connection until what it owes is answered.
+cluster works, if it is no older than what is known, or of a cluster that was made anew. A server
+that no longer is a master keeps its connection until what it owes is answered.
 """
 
 import logging
@@ -144,7 +144,7 @@ class ClusterMap:
                 await self._wanted.wait()
             self._wanted = anyio.Event()
             known, problems = await self._ask_servers()
-            if known is not None and known.epoch >= self._epoch:
+            if known is not None and self._is_newer(known, problems):
                 self._adopt(known)
             elif known is None:
                 log.warning("no server of the cluster tells its map: %s", problems)
@@ -179,6 +179,15 @@ class ClusterMap:
         """Close all connections."""
         for node in self.nodes.values():
             await node.shared.aclose()
+
+    def _is_newer(self, known: Known, problems: dict[str, Exception]) -> bool:
+        """Whether this map is no older than what is known, or of a cluster that was made anew of
+        the same servers: its epochs begin at 0 again, and all servers, none left out, have other
+        names than before."""
+        if known.epoch >= self._epoch:
+            return True
+        names = {one.identity for one in known.ranges}
+        return known.works and not problems and self.masters.keys().isdisjoint(names)
 
     def _searching(self) -> bool:
         return not self._works or any(node.shared.problem for node, _ in self.masters.values())

@@ -163,25 +163,29 @@ class RedisCluster:
         try:
             for _ in range(cls.MASTERS):
                 cluster.masters.append(cluster.add(directory, **options))
-            share = cls.SLOTS / cls.MASTERS
-            for n, master in enumerate(cluster.masters):
-                first, last = round(n * share), round((n + 1) * share) - 1
-                master.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
-                master.ask("CLUSTER", "SET-CONFIG-EPOCH", str(n + 1))
             for _ in range(cls.MASTERS if replicas else 0):
                 cluster.replicas.append(cluster.add(directory, **options))
-            cluster.introduce(*cluster.servers)
-            for replica, master in zip(cluster.replicas, cluster.masters, strict=False):
-                replica.ask("CLUSTER", "REPLICATE", node_id(master))
-            for replica in cluster.replicas:
-                replica.wait(
-                    lambda replica=replica: b"link_status:up" in replica.ask("INFO", "replication"),
-                    "does not replicate",
-                )
+            cluster.make()
         except BaseException:
             cluster.stop()
             raise
         return cluster
+
+    def make(self) -> None:
+        """Make one cluster of the servers, which know nothing of each other."""
+        share = self.SLOTS / self.MASTERS
+        for n, master in enumerate(self.masters):
+            first, last = round(n * share), round((n + 1) * share) - 1
+            master.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            master.ask("CLUSTER", "SET-CONFIG-EPOCH", str(n + 1))
+        self.introduce(*self.servers)
+        for replica, master in zip(self.replicas, self.masters, strict=False):
+            replica.ask("CLUSTER", "REPLICATE", node_id(master))
+        for replica in self.replicas:
+            replica.wait(
+                lambda replica=replica: b"link_status:up" in replica.ask("INFO", "replication"),
+                "does not replicate",
+            )
 
     @property
     def servers(self) -> list[Redis]:

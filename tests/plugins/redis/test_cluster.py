@@ -1,5 +1,6 @@
 """The plugin on a cluster: which server is asked, and what needs one slot."""
 
+import base64
 import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -200,7 +201,12 @@ async def test_a_cursor_of_something_else_is_refused(cluster: Running, redis: Ru
     for plugin in (cluster, redis):
         await plugin.call("mset", items=keys)
         pages.append(await plugin.call("scan", limit=5))
-    for plugin, cursor in ((cluster, pages[1]["cursor"]), (redis, pages[0]["cursor"])):
+    at_the_end = msgspec.msgpack.encode((b"0-16383;m;;1", []))
+    for plugin, cursor in (
+        (cluster, pages[1]["cursor"]),
+        (redis, pages[0]["cursor"]),
+        (cluster, base64.b64encode(at_the_end).decode()),
+    ):
         with pytest.raises(PluginError, match="cursor is none") as refused:
             await plugin.call("scan", cursor=cursor)
         assert refused.value.status is StatusCode.INVALID_ARGUMENT

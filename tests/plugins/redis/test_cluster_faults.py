@@ -1,5 +1,6 @@
 """What callers see while slots move, masters are killed or hang, and servers leave the cluster."""
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -248,6 +249,48 @@ async def test_a_master_without_a_replica_costs_its_own_slots(start_server: Star
         await trio.to_thread.run_sync(killed.restart)
         await until_healthy(plugin)
         assert await plugin.call("mset", items=[{"key": key, "value": 2} for key in keys])
+
+
+async def test_many_keys_wait_for_their_server_together(start_server: StartServer) -> None:
+    """They do not look for it one after the other, which takes longer than a caller has."""
+    cluster = start_server(
+        RedisCluster, replicas=False, settings={"cluster-require-full-coverage": "no"}
+    )
+    async with opened_on(cluster, key_prefix="") as plugin:
+        killed, asked = cluster.masters[2], cluster.masters[:2]
+        numbers = range(300)
+        lost = [f"k{n}" for n in numbers if has_slot(killed, slot_of(f"k{n}".encode()))]
+        await trio.to_thread.run_sync(killed.kill)
+        await until_healthy(plugin, HealthStatus.DEGRADED)
+        before = sum(map(looks_at_the_map, asked))
+        for operation in ("mget", "mdelete"):
+            with pytest.raises(PluginError) as failed:
+                await plugin.call(operation, keys=lost)
+            assert failed.value.status is StatusCode.UNAVAILABLE
+        assert sum(map(looks_at_the_map, asked)) - before < len(lost) / 2
+
+
+def looks_at_the_map(server: Redis) -> int:
+    found = re.search(rb"cluster\|slots:calls=(\d+)", server.ask("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+async def test_a_cluster_that_is_made_anew_of_the_same_servers(start_server: StartServer) -> None:
+    """Its epochs are lower than those of the old one, and what were replicas are masters."""
+    cluster = start_server(RedisCluster)
+    for _ in range(9):
+        for master in cluster.masters:
+            master.ask("CLUSTER", "BUMPEPOCH")
+    async with opened_on(cluster, key_prefix="") as plugin:
+        keys = [f"k{n}" for n in range(30)]
+        for server in cluster.servers:
+            await ask(server, "CLUSTER", "RESET", "HARD")
+        cluster.masters, cluster.replicas = cluster.replicas, cluster.masters
+        await trio.to_thread.run_sync(cluster.make)
+        await until_healthy(plugin)
+        await plugin.call("mset", items=[{"key": key, "value": key} for key in keys])
+        found = await plugin.call("scan", limit=100)
+        assert {item["key"] for item in found["items"]} == set(keys)
 
 
 async def test_a_cluster_that_is_down_says_so(start_server: StartServer) -> None:
