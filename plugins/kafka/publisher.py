@@ -7,6 +7,11 @@ Nothing else is done in that thread, so a slow caller holds nobody up.
 
 A queue that is full is no failure but backpressure: what has no room waits for reports. What is
 not known of a message is said: once it is in the queue and its time is over, it may still arrive.
+
+An idempotent producer that has lost count can promise nothing more: it fails for good, and a new
+one takes its place; of what was queued, the reports say that it failed. So does one whose user may
+write to no topic, as it is given no number to count with. To replace that one helps only once an
+ACL has changed, so it stays until somebody publishes.
 """
 
 import logging
@@ -34,6 +39,8 @@ POLL_SECONDS = 0.1
 """How long the thread waits for reports before it looks whether it is to end."""
 FLUSH_SECONDS = 5.0
 """For what is still in the queue when the plugin stops."""
+DENIED_SECONDS = 1.0
+"""Before a producer that may write nothing is replaced, where that is wanted."""
 LOOK_AGAIN_SECONDS = 0.5
 """For room in the queue; usually a report tells of it."""
 
@@ -77,7 +84,7 @@ class Publisher:
         forget: Callable[[str], None],
     ) -> None:
         self.delivered = 0
-        self._settings = {**settings, "error_cb": self._heard}
+        self._settings = {**settings, "error_cb": _heard}
         self._max_message_bytes = max_message_bytes
         self._call_soon = call_soon
         self._forget = forget
@@ -85,6 +92,9 @@ class Publisher:
         self._reports: list[Report] = []
         self._room = anyio.Event()
         self._fatal: KafkaError | None = None
+        self._denied: KafkaError | None = None
+        self._denied_at = -math.inf
+        self._wanted = False
         self._stopping = False
         self._ended = threading.Event()
         threading.Thread(target=self._poll, name="kafka-producer", daemon=True).start()
@@ -155,6 +165,9 @@ class Publisher:
                 f"the message has {record.size} bytes with key and headers; the limit is "
                 f"{self._max_message_bytes} (max_message_bytes), or less at the topic",
             )
+        if self._denied is not None and error.code() == KafkaError._FATAL:
+            self._wanted = True
+            return _may_not_write(topic, self._denied)
         return translate(error, f"topic {topic!r}")
 
     # -- in the event loop, called by the thread ------------------------------
@@ -167,7 +180,10 @@ class Publisher:
                 continue
             if status_of(error) is StatusCode.NOT_FOUND:
                 self._forget(batch.full)
-            batch.settle(index, _failure(error, batch.topic))
+            if self._denied is not None and error.code() in _NEVER_SENT:
+                batch.settle(index, _may_not_write(batch.topic, self._denied))
+            else:
+                batch.settle(index, _failure(error, batch.topic))
         self._room.set()
 
     # -- in the thread --------------------------------------------------------
@@ -185,33 +201,40 @@ class Publisher:
         flush_until = None
         while True:
             producer = self._producer
-            producer.poll(POLL_SECONDS)
+            self._poll_once(producer)
+            if self._fatal is not None:
+                self._give_up(producer, self._fatal)
             if self._reports:
                 reports, self._reports = self._reports, []
                 self._call_soon(self._settle, reports)
-            if self._fatal is not None:
-                self._replace(producer)
+            if self._wanted and time.monotonic() > self._denied_at + DENIED_SECONDS:
+                self._denied, self._wanted = None, False
+                self._producer = Producer(self._settings)
             if self._stopping:
                 flush_until = flush_until or time.monotonic() + FLUSH_SECONDS
                 if not len(producer) or time.monotonic() > flush_until:
                     break
         self._ended.set()
 
-    def _heard(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._fatal = error
+    def _poll_once(self, producer: Producer) -> None:
+        try:
+            producer.poll(POLL_SECONDS)
+        except KafkaException as error:  # what is fatal is raised, and not told to error_cb
+            self._fatal = error.args[0]
 
-    def _replace(self, producer: Producer) -> None:
-        """An idempotent producer that has lost count can promise nothing more: have a new one.
-
-        Of what was queued, the reports say that it failed.
-        """
-        log.error("the producer failed, and is replaced: %s", self._fatal)
+    def _give_up(self, producer: Producer, fatal: KafkaError) -> None:
+        """See the theory of operation."""
+        if status_of(fatal) is StatusCode.PERMISSION_DENIED:
+            log.warning("the producer may not write: %s", fatal.str())
+            self._denied, self._denied_at = fatal, time.monotonic()
+        else:
+            log.error("the producer failed, and is replaced: %s", fatal.str())
         producer.purge(in_queue=True, in_flight=True)
         while len(producer):
-            producer.poll(POLL_SECONDS)
+            self._poll_once(producer)
         self._fatal = None
-        self._producer = Producer(self._settings)
+        if self._denied is None:
+            self._producer = Producer(self._settings)
 
     def stop(self) -> bool:
         """End the thread, when the queue is empty or ``FLUSH_SECONDS`` are over; blocks.
@@ -220,6 +243,18 @@ class Publisher:
         """
         self._stopping = True
         return self._ended.wait(2 * FLUSH_SECONDS)
+
+
+def _heard(error: KafkaError) -> None:
+    """What librdkafka says beside; it goes on by itself."""
+    log.debug("librdkafka: %s", error.name())
+
+
+def _may_not_write(topic: str, error: KafkaError) -> PluginError:
+    return PluginError(
+        status_of(error),
+        f"topic {topic!r}: the brokers let the plugin's user write to no topic ({error.name()})",
+    )
 
 
 def _failure(error: KafkaError, topic: str) -> PluginError:
@@ -252,3 +287,4 @@ _UNKNOWN_OUTCOME = {
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NETWORK_EXCEPTION,
 }
+_NEVER_SENT = {KafkaError._PURGE_QUEUE, KafkaError._FATAL}

@@ -15,6 +15,8 @@ from tests.services.server import Missing, Server, unused_port
 
 USER = "prism"
 PASSWORD = "p@ss:w/rd %1"  # with what has a meaning in a URL
+CLIENT = "shop"
+"""Who has the client's certificate; for ACLs, ``User:shop``."""
 JARS = Path(sys.prefix) / "tools" / "kafka"
 LOG_SETTINGS = {
     "showDateTime": "true",
@@ -52,10 +54,17 @@ class Kafka(Server):
         """Whose certificates the door with TLS shows, and takes."""
         return self.directory / "ca.pem"
 
+    @property
+    def client_file(self) -> Path:
+        """A certificate that it takes, of ``CLIENT``, and its key."""
+        return self.directory / "client.pem"
+
     def prepare(self) -> None:
         """A new cluster, a user, certificates."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self.ca_file)
+        client = authority.issue_cert("client.example", common_name=CLIENT)
+        client.private_key_and_cert_chain_pem.write_to_path(self.client_file)
         certificate = authority.issue_cert("localhost", "127.0.0.1")
         key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
         with (self.directory / "broker.pem").open("wb") as file:
@@ -135,6 +144,7 @@ class Kafka(Server):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": self.ca_file,
             "listener.name.ssl.ssl.client.auth": "requested",
+            "ssl.principal.mapping.rules": "RULE:^.*CN=([a-z]+).*$/$1/,DEFAULT",
             "log.dirs": self.directory / "data",
             "num.partitions": 1,
             "offsets.topic.num.partitions": 1,

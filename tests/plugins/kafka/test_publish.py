@@ -3,7 +3,7 @@ import math
 
 import anyio
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from prism.contract.status import StatusCode
 from prism.sdk import PluginError
@@ -239,12 +239,26 @@ async def test_a_topic_that_was_there(plugin) -> None:
 
 
 async def test_a_producer_that_has_failed_for_good_is_replaced(plugin) -> None:
+    """It says so by raising from ``poll``, as test_access.py has it of a real one."""
     publisher = plugin.plugin.publisher
-    old = publisher._producer
-    publisher._heard(KafkaError(KafkaError._FATAL, "lost count", fatal=True))
+
+    class Failed:
+        def __init__(self, producer: Producer) -> None:
+            self.purge = producer.purge
+
+        def __len__(self) -> int:
+            return 0
+
+        def poll(self, _: float) -> None:
+            raise KafkaException(
+                KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "lost count", fatal=True)
+            )
+
+    failed = Failed(publisher._producer)
+    publisher._producer = failed
 
     async def is_replaced() -> bool:
-        return publisher._producer is not old
+        return publisher._producer is not failed
 
     await eventually(is_replaced)
     assert (await plugin.call("publish", topic="single", value=1))["offset"] == 0
