@@ -189,6 +189,11 @@ class Credentials:
     sources: Mapping[str, Source]
     secrets: Secrets = field(compare=False, repr=False)
 
+    @property
+    def in_vault(self) -> bool:
+        """Does Vault have any of the secrets?"""
+        return any(source.kind == "vault" for source in self.sources.values())
+
     async def __call__(self) -> dict[str, str]:
         """The credentials with their secrets, as they are now. Raises ConfigError."""
         return self.fill(await self.secrets.look(self.sources.values(), anew=True))

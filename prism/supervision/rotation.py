@@ -1,7 +1,8 @@
 """Follows the secrets of what runs: a plugin whose credentials have changed is reloaded.
 
 Theory of operation. Every second all secrets that namespaces name are looked at together (those
-of Vault as often as the configuration says). A namespace whose credentials, filled with what was
+of Vault as often as the configuration says, and apart, so that one that hangs holds up no others).
+A namespace whose credentials, filled with what was
 found, differ from those of its serving instance is reloaded as an operator would: the new
 instance proves that the new credentials work before the old one goes. If it cannot, the old one
 serves on, which is told, and it is tried again, later and later; at once when the secret changes
@@ -57,28 +58,43 @@ class Rotation:
     async def run(self) -> None:
         """Follow them until cancelled, which leaves reloads that were begun to their end."""
         async with trio.open_nursery() as nursery:
-            while True:
-                await trio.sleep(INTERVAL)
-                try:
-                    await self.look(nursery)
-                    await self._secrets.tend()
-                except Exception:  # what runs must not end because its secrets cannot be followed
-                    log.exception("bug while following secrets")
+            nursery.start_soon(self._follow, nursery, False)
+            nursery.start_soon(self._follow, nursery, True)
 
-    async def look(self, nursery: trio.Nursery) -> None:
-        """One look at all of them; reloads are begun in ``nursery``."""
+    async def _follow(self, nursery: trio.Nursery, in_vault: bool) -> None:
+        while True:
+            await trio.sleep(INTERVAL)
+            try:
+                await self.look(nursery, in_vault=in_vault)
+                if in_vault:
+                    await self._secrets.tend()
+            except Exception:  # what runs must not end because its secrets cannot be followed
+                log.exception("bug while following secrets")
+
+    async def look(self, nursery: trio.Nursery, *, in_vault: bool) -> None:
+        """One look at the credentials that Vault has a part of, or at all others; reloads are
+        begun in ``nursery``."""
         followed = {
             keeper: credentials
             for keeper in self._keepers.values()
             if isinstance(credentials := keeper.spec.credentials, Credentials)
             and credentials.sources
+            and credentials.in_vault == in_vault
         }
-        self._followed = {one: self._followed.get(one, _Followed()) for one in followed}
+        for keeper in followed:
+            self._followed.setdefault(keeper, _Followed())
+        for gone in self._followed.keys() - set(self._keepers.values()):
+            del self._followed[gone]
         sources = [each for one in followed.values() for each in one.sources.values()]
         found = await self._secrets.look(sources) if sources else {}
         for keeper, credentials in followed.items():
-            state = self._followed[keeper]
-            if keeper.spec.credentials is not credentials or keeper.stopping or state.busy:
+            state = self._followed.get(keeper)
+            if (
+                state is None
+                or keeper.spec.credentials is not credentials
+                or keeper.stopping
+                or state.busy
+            ):
                 continue  # another look will be at what it has now
             try:
                 filled = credentials.fill(found)

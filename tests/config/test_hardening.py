@@ -73,6 +73,16 @@ def test_one_weakness(tmp_path, name, line, was, becomes):
     assert (name, line) in found(tmp_path, HARD.replace(was, becomes, 1))
 
 
+@pytest.mark.parametrize("way", ["token: CANARY", "role_id: r, secret_id: CANARY"])
+def test_what_logs_in_to_vault_is_a_secret_too(tmp_path, way):
+    secrets = "secrets: [{name: a, path: b, key: c}]"
+    vault = f"secrets: {{vault: {{address: 'https://v', {way}, {secrets}}}}}"
+    last = len(HARD.splitlines()) + 1
+    assert ("secrets", last) in found(tmp_path, f"{HARD}{vault}\n")
+    placeholder = vault.replace("CANARY", "'{{ secret:login }}'")
+    assert ("secrets", last) not in found(tmp_path, f"{HARD}{placeholder}\n")
+
+
 def test_nobody_is_authenticated(tmp_path):
     text = "namespaces: [{name: a, backend: sqlite, config: {path: a.db}}]\n"
     names = [name for name, _ in found(tmp_path, text)]

@@ -105,7 +105,7 @@ class Vault:
             "auth": {
                 "client_token": token,
                 "policies": ["default", "prism"],
-                "lease_duration": seconds,
+                "lease_duration": int(seconds),
                 "renewable": self.renewable,
             }
         }
@@ -115,7 +115,7 @@ class Vault:
         left = 0.0 if end is None else end - time.monotonic()
         match what:
             case "lookup-self":
-                return 200, {"data": {"id": token, "ttl": left, "renewable": self.renewable}}
+                return 200, {"data": {"id": token, "ttl": int(left), "renewable": self.renewable}}
             case "renew-self" if self.renewable and end is not None:
                 age = time.monotonic() - self.born[token]
                 seconds = max(0.0, min(self.ttl, self.max_ttl - age))
@@ -165,6 +165,10 @@ class Vault:
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def do_PUT(self) -> None:
+                self.command = "POST"  # Vault takes them alike; its own client writes with PUT
+                self.do_POST()
 
             def log_message(self, *_: object) -> None:
                 pass
