@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TYPE_CHECKING
 
+from msgspec import Raw
+
 if TYPE_CHECKING:
     from prism.access.permissions import Decision
 
@@ -37,7 +39,7 @@ class Identity:
         self.expires = expires
         self.token = token
         self.decisions: dict[str, Decision] = {}
-        self.audited = ""
+        self.audited: Raw | None = None
 
     def __repr__(self) -> str:
         return f"<Identity {self.name!r}>"

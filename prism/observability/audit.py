@@ -12,9 +12,9 @@ put elsewhere does not fit its seal any more; and the first line of a chain name
 it found in the file. ``observability.audit_reading`` checks all this.
 
 What a record costs is mostly what is the same in the next one, so that is encoded once: of whom a
-line speaks, which its identity keeps, and of what, by operation, rule and outcome. The rest, five
-short values, the thread puts in front of it. Lines of a batch are hashed in one go, without the
-interpreter's lock.
+line speaks, which its identity keeps, and of what, by operation, rule and outcome. The thread
+encodes the rest of a batch in one go and hashes it in another, of which the interpreter's lock is
+held for the first alone.
 """
 
 import fcntl
@@ -67,14 +67,25 @@ _ANSWERED = frozenset({PluginError.reason, AnswerDropped.reason})
 
 _OK = StatusCode.OK
 _STATUS_NAMES = [status.name for status in StatusCode]
+_encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.Encoder().encode
 
 MAX_KEPT = 4096
 """Outcomes, and clients, whose text is kept: all go when there are more."""
 
-Record = tuple[str, str, int, str, str, str]
-"""A call, as the loop hands it over: the time and the call's id, which need no escapes in JSON,
-and microseconds; then the ``_Who``, the ``_What`` and the client of its line, as JSON."""
+
+class Record(msgspec.Struct, gc=False):
+    """A call's line. ``principal`` and ``namespace`` bring further fields with them, those of
+    ``_Who`` and ``_What``: what is raw is copied as it is."""
+
+    seq: int
+    chain: str
+    time: str
+    request_id: str
+    duration_ms: float
+    principal: msgspec.Raw
+    namespace: msgspec.Raw
+    client: msgspec.Raw | msgspec.UnsetType
 
 
 class _Who(msgspec.Struct, omit_defaults=True):
@@ -98,10 +109,6 @@ class _What(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     instance: str = ""
     streamed: bool = False
-
-
-class _Client(msgspec.Struct, omit_defaults=True):
-    client: str = ""
 
 
 class Event(msgspec.Struct, omit_defaults=True, gc=False):
@@ -172,7 +179,7 @@ class AuditLog:
         self._unreported = 0  # lost, and nothing in the log says so yet
         self._moment = 0
         self._text = ""
-        self._outcomes: dict[tuple[str, str, str, int, str, bool], str] = {}
+        self._outcomes: dict[tuple[str, str, str, int, str, bool], msgspec.Raw] = {}
         self._closing: float | None = None  # when the thread must have ended
         self._idle = False
         self._changed = threading.Condition()
@@ -238,20 +245,23 @@ class AuditLog:
                 self._moment = milliseconds
                 self._text = time_text(milliseconds)
         exchange = getattr(call, "exchange", None)
+        who = call.identity.audited
         turn.append(
-            (
+            Record(
+                0,
+                self._chain.name,
                 self._text,
                 call.request_id,
-                int(seconds * 1e6),
-                call.identity.audited or _who(call.identity),
+                int(seconds * 1e6) / 1000,
+                _who(call.identity) if who is None else who,
                 self._outcome(call),
-                "" if exchange is None else _client(exchange.peer.client),
+                msgspec.UNSET if exchange is None else _client(exchange.peer.client),
             )
         )
         if len(turn) == 1:
             at_turn_end(self)
 
-    def _outcome(self, call: Call) -> str:
+    def _outcome(self, call: Call) -> msgspec.Raw:
         """What was decided and done about ``call``: the same for most calls of an operation."""
         decision, target = call.decision, call.target
         if call.reason or call.plugin_seconds is None or target is None:
@@ -263,8 +273,12 @@ class AuditLog:
         else:
             return _what(call, *_decision(call))
         key = (
-            *(call.namespace, call.operation, rule, call.http_status, call.instance_id),
-            call.stream is not None,
+            call.namespace,
+            call.operation,
+            rule,
+            call.http_status,
+            call.instance_id,
+            call.stream is None,
         )
         found = self._outcomes.get(key)
         if found is None:
@@ -385,17 +399,17 @@ class AuditLog:
 
 
 @lru_cache(MAX_KEPT)
-def _client(address: tuple[str, int] | None) -> str:
-    return _fields(_Client("" if address is None else client_name(address)))
+def _client(address: tuple[str, int] | None) -> msgspec.Raw | msgspec.UnsetType:
+    return msgspec.UNSET if address is None else msgspec.Raw(_encode(client_name(address)))
 
 
-def _who(identity: Identity) -> str:
-    text = identity.audited = _fields(_Who(identity.name, identity.key))
-    return text
+def _who(identity: Identity) -> msgspec.Raw:
+    who = identity.audited = _value(_Who(identity.name, identity.key))
+    return who
 
 
-def _what(call: Call, decision: str, rule: str) -> str:
-    return _fields(
+def _what(call: Call, decision: str, rule: str) -> msgspec.Raw:
+    return _value(
         _What(
             call.namespace,
             call.operation,
@@ -411,10 +425,9 @@ def _what(call: Call, decision: str, rule: str) -> str:
     )
 
 
-def _fields(part: msgspec.Struct) -> str:
-    """The fields of a part of a line, to be put behind others."""
-    text = _encode(part)[1:-1].decode()
-    return f",{text}" if text else ""
+def _value(part: msgspec.Struct) -> msgspec.Raw:
+    """The value of the first field of ``part``, with all others behind it."""
+    return msgspec.Raw(_encode(part).partition(b":")[2][:-1])
 
 
 def _why(error: OSError) -> str:
@@ -476,16 +489,10 @@ class _Chain:
 
     def lines(self, records: list[Record]) -> bytes:
         """The next lines."""
-        chain, before = self.name, self._seq
-        self._seq += len(records)
-        lines = [
-            f'{{"seq":{seq},"chain":"{chain}","time":"{moment}","request_id":"{request_id}",'
-            f'"duration_ms":{micros // 1000}.{micros % 1000:03}{who}{what}{client}}}\n'
-            for seq, (moment, request_id, micros, who, what, client) in enumerate(
-                records, before + 1
-            )
-        ]
-        return self._hashed("".join(lines).encode())
+        for record in records:
+            self._seq += 1
+            record.seq = self._seq
+        return self._hashed(_encode_lines(records))
 
     def seal_in(self) -> float | None:
         """Seconds until a seal is due; None if there is nothing to seal."""

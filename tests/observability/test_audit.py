@@ -9,6 +9,7 @@ import time
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from msgspec import UNSET, Raw
 
 from prism.access.identity import Identity
 from prism.access.permissions import READ, AccessTable
@@ -407,9 +408,10 @@ def written(tmp_path_factory):
         log.start()
         for number in range(4):
             what = (
-                ',"namespace":"kv","operation":"get","decision":"allow","status":"OK","ran":"yes"'
+                b'"kv","operation":"get","decision":"allow","rule":"open","status":"OK","ran":"yes"'
             )
-            log._turn.append(("t", f"{run}-{number}", 1000, ',"principal":"ada"', what, ""))
+            parts = Raw(b'"ada"'), Raw(what), UNSET
+            log._turn.append(module.Record(0, log.chain, "t", f"{run}-{number}", 1.0, *parts))
         log.flush()
         log.close()
     return path.read_bytes().splitlines(keepends=True)
