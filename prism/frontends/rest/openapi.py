@@ -24,7 +24,6 @@ OPENAPI = "openapi.json"
 
 _COMPONENTS = "#/components/schemas/"
 _DEFINITIONS = "#/$defs/"
-_DEFINED = re.compile(r"#/\$defs/[^/]+")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _VALUES = frozenset({"default", "const", "enum", "examples", "example"})
 """Keywords of a schema that stand before data."""
@@ -147,12 +146,14 @@ class Components:
         if not isinstance(schema, dict):
             return schema  # true or false
         own = _pascal(f"{operation}_{role}")
-        if not all(_DEFINED.fullmatch(reference) for reference in _references(schema)):
-            # It refers into itself, so that it has to stay whole.
+        definitions = schema.get("$defs") or {}
+        known = {f"{_DEFINITIONS}{name}" for name in definitions}
+        if not known.issuperset(_references(schema)):
+            # It refers into itself, or to nothing, so that it has to stay whole.
             name = self._take(own, own)
             self.schemas[name] = _moved(schema, name) | {"title": name}
             return _reference(name)
-        definitions = schema.pop("$defs", {})
+        schema.pop("$defs", None)
         if "$ref" in schema:
             return self._changed(schema, definitions, operation)
         return self._add(_title(schema) or own, schema, definitions, operation)
@@ -183,7 +184,7 @@ class Components:
             return part
         changed: dict[str, Any] = {}
         for key, item in part.items():
-            if key == "$ref":
+            if key == "$ref" and isinstance(item, str):
                 name = item.removeprefix(_DEFINITIONS)
                 wanted = _title(definitions[name]) or _pascal(name)
                 changed |= self._add(wanted, definitions[name], definitions, operation)
@@ -237,6 +238,6 @@ def _moved(part: Any, name: str) -> Any:
         return part
     moved = {key: _moved(item, name) for key, item in part.items()}
     reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
+    if isinstance(reference, str) and f"{reference}/".startswith("#/"):  # and no "#anchor"
         moved["$ref"] = f"{_COMPONENTS}{name}{reference[1:]}"
     return moved

@@ -156,6 +156,23 @@ def test_what_refers_to_other_parts_of_itself_stays_whole(namespace):
     assert right == component("GetParams/properties/left")
 
 
+@pytest.mark.parametrize(
+    ("schema", "reference"),
+    [
+        ({"$ref": "#/$defs/Gone"}, component("GetParams/$defs/Gone")),
+        ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {}}}, component("GetParams/$defs/a~1b")),
+        ({"$ref": "#here", "$defs": {"A": {"$anchor": "here"}}}, {"$ref": "#here"}),
+    ],
+)
+def test_a_reference_to_nothing_that_is_known_is_left_to_the_reader(namespace, schema, reference):
+    operations = namespace.slot.current.operations
+    told = OperationDeclaration(
+        name="get", access=OperationAccess.READ, params_schema=json.dumps(schema)
+    )
+    operations["get"] = told
+    assert openapi(namespace)["components"]["schemas"]["GetParams"].items() >= reference.items()
+
+
 def test_the_same_schema_is_one_component_and_another_of_its_title_has_a_name_of_its_own(
     namespace,
 ):
