@@ -108,7 +108,8 @@ class Rotation:
     def _is_missing(self, keeper: Keeper, state: _Followed, error: ConfigError) -> None:
         state.seen = None
         if keeper.current is not None:
-            self._tell(keeper, f"{error}; what it has serves on, and a new start would fail")
+            missing = "; ".join(str(problem) for problem in error.problems)
+            self._tell(keeper, f"{missing}; what it has serves on, and a new start would fail")
 
     def _compare(
         self, keeper: Keeper, state: _Followed, filled: Mapping[str, str], nursery: trio.Nursery

@@ -119,6 +119,8 @@ def test_what_any_user_may_change_is_refused_and_what_any_may_read_is_told(
     with pytest.raises(ValueError, match="any user may change it; chmod it to 0600"):
         read_from(directory, "pg")
     write(directory / "pg")
+    directory.chmod(0o1777)  # as the volumes of Kubernetes
+    assert read_from(directory, "pg") == "hunter2"
     directory.chmod(0o703)
     with pytest.raises(ValueError, match="any user may change the directory"):
         read_from(directory, "pg")
