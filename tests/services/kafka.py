@@ -1,12 +1,14 @@
-"""Apache Kafka: one broker in KRaft mode, from the jars that ``scripts/tools.sh`` has copied."""
+"""Apache Kafka in KRaft mode, from the jars that ``scripts/tools.sh`` has copied: one broker, and
+three that are a cluster."""
 
 import base64
 import secrets
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trustme
 from cryptography.hazmat.primitives import serialization
@@ -39,7 +41,7 @@ class Kafka(Server):
 
     def __init__(self, directory: Path, **options: Any) -> None:
         super().__init__(directory, **options)
-        self.sasl_port, self.tls_port, self._controller_port = (unused_port() for _ in range(3))
+        self.sasl_port, self.tls_port, self.controller_port = (unused_port() for _ in range(3))
 
     @classmethod
     def check_installed(cls) -> None:
@@ -78,11 +80,12 @@ class Kafka(Server):
             for blob in certificate.cert_chain_pems:
                 file.write(blob.bytes())
         (self.directory / "broker.properties").write_text(self._properties())
-        cluster = base64.urlsafe_b64encode(b"\1" + secrets.token_bytes(15)).decode().rstrip("=")
+        cluster = self.options.get("cluster") or new_cluster()
+        alone = () if "cluster" in self.options else ("--standalone",)
         users = [f"SCRAM-SHA-{bits}=[name={USER},password={PASSWORD}]" for bits in (256, 512)]
         self.tool(
             *self._java("kafka.tools.StorageTool", memory=128),
-            *("format", "-t", cluster, "-c", "broker.properties", "--standalone"),
+            *("format", "-t", cluster, "-c", "broker.properties", *alone),
             *(word for user in users for word in ("--add-scram", user)),
         )
 
@@ -124,9 +127,9 @@ class Kafka(Server):
         settings: dict[str, Any] = {
             "process.roles": "broker,controller",
             "node.id": 1,
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"{reachable},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "listeners": f"{reachable},CONTROLLER://127.0.0.1:{self.controller_port}",
             "advertised.listeners": reachable,
             "listener.security.protocol.map": ",".join(
                 [*(f"{door}:{door}" for door in ports), "CONTROLLER:PLAINTEXT"]
@@ -162,4 +165,59 @@ class Kafka(Server):
             "log.cleaner.dedupe.buffer.size": 4 * 1024 * 1024,
             **self.options.get("settings", {}),
         }
-        return "".join(f"{key}={value}\n" for key, value in settings.items())
+        return "".join(f"{key}={value}\n" for key, value in settings.items() if value is not None)
+
+
+class KafkaCluster:
+    """Three brokers, each a controller as well: a topic has a replica on each, and two have to
+    have a message before it is confirmed."""
+
+    name = "kafka-cluster"
+
+    def __init__(self, brokers: list[Kafka]) -> None:
+        self.brokers = brokers
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raises Missing."""
+        Kafka.check_installed()
+
+    @classmethod
+    def start(cls, directory: Path) -> Self:
+        """Start all brokers, and wait until each is ready."""
+        identity = new_cluster()
+        places = (Path(tempfile.mkdtemp(prefix="kafka-", dir=directory)) for _ in range(3))
+        brokers = [Kafka(place, cluster=identity) for place in places]
+        voters = (f"{n}@127.0.0.1:{one.controller_port}" for n, one in enumerate(brokers, 1))
+        settings = {
+            "controller.quorum.bootstrap.servers": None,
+            "controller.quorum.voters": ",".join(voters),
+            "broker.session.timeout.ms": 4000,
+            "default.replication.factor": 3,
+            "min.insync.replicas": 2,
+            "offsets.topic.replication.factor": 3,
+        }
+        cluster = cls(brokers)
+        try:
+            for number, broker in enumerate(brokers, 1):
+                broker.options["settings"] = {**settings, "node.id": number}
+                broker.prepare()
+            for broker in brokers:  # which only together can decide anything
+                broker.launch()
+            for broker in brokers:
+                broker.wait_ready()
+        except BaseException:
+            cluster.stop()
+            raise
+        return cluster
+
+    def stop(self) -> None:
+        """End all of them at once: the last ones would wait for the others."""
+        for broker in self.brokers:
+            broker.kill()
+            broker.stop()
+
+
+def new_cluster() -> str:
+    """An id for a cluster."""
+    return base64.urlsafe_b64encode(b"\1" + secrets.token_bytes(15)).decode().rstrip("=")

@@ -99,6 +99,11 @@ class Server:
 
     def run(self) -> None:
         """Start the process, and wait until the server is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the process."""
         with self.log_file.open("ab") as log:
             self.log_start = log.tell()
             self._process = subprocess.Popen(
@@ -112,6 +117,9 @@ class Server:
                 preexec_fn=None if self.outlives else self._end_with_parent,
             )
         self.pid = self._process.pid
+
+    def wait_ready(self) -> None:
+        """Wait until the server is ready, once it was launched."""
         self.wait(self.is_ready, "was not ready")
 
     def tool(self, *command: str) -> None:
