@@ -16,7 +16,7 @@ them.
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +26,7 @@ from hiredis import ReplyError
 from prism.sdk import PluginError, StatusCode
 from prism.sdk.background import BackgroundTask
 from prism.sdk.later import Later
-from prism.sdk.multiplexed import Multiplexed, NotSent
+from prism.sdk.multiplexed import Multiplexed, NotSent, QueueFull
 
 from .cluster_map import ClusterMap, Node
 from .config import RedisConfig
@@ -60,6 +60,8 @@ class Cluster(Connection):
         addresses = [Address(*place) for place in places]
         self.map = ClusterMap(connector, self._share, addresses, tls=tls)
         self._own: set[RedisTransport] = set()
+        self._following = 0
+        """Calls without a task of their own that go on elsewhere."""
         self._closing = False
 
     @property
@@ -151,17 +153,30 @@ class Cluster(Connection):
 
         def divert(call: Later[Any], answer: Any, error: BaseException | None) -> bool:
             final = _is_final(answer if error is None else error)
-            if final or call.abandoned or self._closing:
+            if final or call.abandoned or self._closing or self._is_full():
                 return False
-            self._tasks.start_soon(self._settle, call, request, error or answer)
+            self._go_on(call, request, error or answer)
             return True
 
         if node is not None and not node.shared.problem:
             data = request.data
             return node.shared.later(data, made, len(data), repeatable=repeatable, divert=divert)
+        if self._is_full():
+            raise QueueFull(
+                f"{self._following} calls wait for servers of the cluster; the limit is that "
+                "(max_in_flight, for each master)"
+            )
         call: Later[T] = Later(lambda replies: made(replies[0]))
-        self._tasks.start_soon(self._settle, call, request, None)
+        self._go_on(call, request, None)
         return call
+
+    def _is_full(self) -> bool:
+        """Whether as many calls go on elsewhere as all servers together take."""
+        return self._following >= self._config.max_in_flight * len(self.map.masters)
+
+    def _go_on(self, call: Later[Any], request: Request, told: Any) -> None:
+        self._following += 1
+        self._tasks.start_soon(self._settle, call, request, told)
 
     async def _settle(self, call: Later[Any], request: Request, told: Any) -> None:
         answer: Any = None
@@ -174,6 +189,7 @@ class Cluster(Connection):
             log.exception("a call to the cluster failed")
             error = PluginError(StatusCode.INTERNAL, "the call failed; the log has the cause")
         finally:
+            self._following -= 1
             call.settle(answer, error)
 
     async def _follow(self, request: Request, told: Any, call: Later[Any] | None) -> list[Any]:
@@ -240,6 +256,8 @@ class Cluster(Connection):
             if address is not None:
                 moved = code == "MOVED"
                 return self.map.name(address, slot if moved else None), not moved
+        if code == "TRYAGAIN" and request.repeatable:
+            raise _OnTwoServers(StatusCode.UNAVAILABLE, self.translate(error).detail)
         await _pause(tries)
         if code == "CLUSTERDOWN":
             await self.map.read()
@@ -275,10 +293,11 @@ class Cluster(Connection):
                 )
 
     async def values_within(self, names: Sequence[bytes], most: int) -> list[bytes | None]:
-        """See ``Connection``. Of several slots, it first asks for the sizes: between that and the
-        values they may change."""
+        """See ``Connection``. Of several slots, and of one that is being moved, which may take
+        hours, it first asks for the sizes: between that and the values they may change."""
         if len(self.by_slot(names)) == 1:
-            return await super().values_within(names, most)
+            with suppress(_OnTwoServers):
+                return await super().values_within(names, most)
         sizes = await self._read_each("STRLEN", names)
         total = within = 0
         for name, size in zip(names, sizes, strict=True):
@@ -442,6 +461,11 @@ class Cluster(Connection):
     def connects(self) -> int:
         """See ``Connection``."""
         return self.map.past_connects + super().connects
+
+
+class _OnTwoServers(PluginError):
+    """The keys of a read are in one slot and yet on two servers, as the slot is being moved. Each
+    can be read for itself."""
 
 
 class _Position(NamedTuple):

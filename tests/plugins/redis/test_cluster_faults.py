@@ -118,10 +118,11 @@ async def test_slots_move_while_calls_run(
                 slot = slot_of(tag.encode())
                 source = cluster.owner(slot)
                 target = next(one for one in cluster.masters if one is not source)
+                tagged = [key for key in keys if tag in key]
                 await move_slot(slot, source, target, keys=4)
                 await load.more(100)  # some keys here, some there: ASK
-                tagged = [key for key in keys if tag in key]
                 await plugin.call("mget", keys=keys)
+                assert (await plugin.call("mget", keys=tagged))["found_count"] == 8
                 await plugin.call("mdelete", keys=[f"old{key}" for key in keys])
                 for key in tagged:
                     swap = {"key": f"new{key}", "new_value": 1}
@@ -268,6 +269,28 @@ async def test_many_keys_wait_for_their_server_together(start_server: StartServe
                 await plugin.call(operation, keys=lost)
             assert failed.value.status is StatusCode.UNAVAILABLE
         assert sum(map(looks_at_the_map, asked)) - before < len(lost) / 2
+
+
+async def test_calls_that_wait_for_a_server_have_a_bound(start_server: StartServer) -> None:
+    cluster = start_server(
+        RedisCluster, replicas=False, settings={"cluster-require-full-coverage": "no"}
+    )
+    async with opened_on(cluster, key_prefix="", max_in_flight=4) as plugin:
+        killed = cluster.masters[2]
+        key = next(f"k{n}" for n in range(99) if has_slot(killed, slot_of(f"k{n}".encode())))
+        await trio.to_thread.run_sync(killed.kill)
+        await until_healthy(plugin, HealthStatus.DEGRADED)
+        failed: Counter[StatusCode] = Counter()
+
+        async def get() -> None:
+            with pytest.raises(PluginError) as raised:
+                await plugin.call("get", key=key)
+            failed[raised.value.status] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(get)
+        assert failed == {StatusCode.UNAVAILABLE: 12, StatusCode.RESOURCE_EXHAUSTED: 28}
 
 
 def looks_at_the_map(server: Redis) -> int:
