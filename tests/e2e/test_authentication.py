@@ -242,6 +242,24 @@ def test_websocket(proxy, keys):
     assert handshake(proxy, f"authorization: Bearer {keys.writer}") == 101
 
 
+async def test_headers_of_a_websocket_do_not_say_whose_it_is(proxy, keys):
+    imitations = [b"prism-principal", b"x-prism-principal", b"prism_principal"]
+    fields = [(name, b"root") for name in imitations]
+    fields.append((b"authorization", f"Bearer {keys.writer}".encode()))
+    with trio.fail_after(60):
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", proxy.port) as connection,
+            trio.open_nursery() as nursery,
+        ):
+            websocket = await wrap_client_stream(
+                nursery, connection, "127.0.0.1", "/v1/kv/told?params=%7B%7D", extra_headers=fields
+            )
+            told = json.loads(await websocket.get_message())
+            await websocket.aclose()
+    assert told["prism-principal"] == "writer"
+    assert "root" not in told.values()
+
+
 class Stream:
     """An event stream, read by a thread; ``text`` is what has come, ``over`` set at its end."""
 
@@ -386,6 +404,25 @@ def test_a_dry_run_refuses_nothing(start_prism, keys):
         assert proxy.call("kv", "echo", **bearer(keys.reader)).status_code == 200
     assert proxy.call("kv", "echo").status_code == 401
     eventually(lambda: len(proxy.logged("dry run: 'reader' would not be allowed")) == 1)
+
+
+@pytest.mark.parametrize("how", ["configured", "inherited"])
+def test_beyond_loopback_no_proxy_starts_without_authentication(tmp_path, how):
+    file = tmp_path / "prism.yaml"
+    database = {"name": "kv", "backend": "sqlite", "config": {"path": ":memory:"}}
+    listen = {"address": "0.0.0.0"} if how == "configured" else {}
+    file.write_text(json.dumps({"listen": listen, "namespaces": [database]}))
+    command = [sys.executable, "-m", "prism", "serve", "-c", str(file), "--admin-port", "0"]
+    with socket.create_server(("0.0.0.0", 0)) as given:
+        where = ["--port", "0"] if how == "configured" else ["--fd", str(given.fileno())]
+        done = subprocess.run(
+            [*command, *where], capture_output=True, text=True, timeout=60,
+            pass_fds=[given.fileno()],
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "can be reached from other machines" in done.stderr
+    assert "insecure: true" in done.stderr
+    assert done.stdout == ""
 
 
 def test_without_its_file_of_keys_no_proxy_starts(tmp_path):
