@@ -180,9 +180,10 @@ _SECRETS = """\
 ## Secrets
 
 Passwords have their place in `credentials`, as `"{{ secret:name }}"` (in quotes), alone or inside
-a longer value. So has `authentication.introspection.client_secret`, and what logs in to Vault.
-Anywhere else a placeholder is an error, and a password written out draws a warning. No message
-and no log shows a value of `credentials`, `config` or `environment`.
+a longer value. The other places for a placeholder are
+`authentication.introspection.client_secret`, and `token` and `secret_id` of `secrets.vault`.
+Anywhere else one is an error, and a password written out draws a warning. No message and no log
+shows a value of `credentials`, `config` or `environment`.
 
 A secret has one place, and no other is looked at when that fails:
 
@@ -194,7 +195,8 @@ It has up to 64 KiB of UTF-8; newlines at its end are dropped, wherever it comes
 when an instance of the plugin starts, and followed from then on: [what happens when one
 changes](security.md#secrets).
 
-On Kubernetes, mount a Secret as a directory, readable for the proxy's group:
+On Kubernetes, mount a Secret as a directory, readable for the proxy's group; not with `subPath`,
+which the kubelet does not update:
 
 ```yaml
 secrets:
@@ -238,7 +240,7 @@ namespaces:
 In Vault, that takes a policy for each path, and a role with it:
 
 ```sh
-vault policy write prism - <<< 'path "secret/data/prod/orders" { capabilities = ["read"] }'
+echo 'path "secret/data/prod/orders" { capabilities = ["read"] }' | vault policy write prism -
 vault write auth/approle/role/prism token_policies=prism token_ttl=1h token_max_ttl=24h
 ```
 """
