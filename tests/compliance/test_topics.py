@@ -127,34 +127,41 @@ async def test_what_is_acknowledged_does_not_come_again(plugin: Caller) -> None:
 
 async def test_each_group_gets_all_and_its_members_share(plugin: Caller) -> None:
     await plugin.call("create_topic", topic="t", partitions=2)
-    seen: dict[str, list[int]] = {"one": [], "two": []}
-    members = 0
+    names = [(group, member) for group in ("one", "two") for member in ("a", "b")]
+    has: dict[tuple[str, str], set[int]] = {name: set() for name in names}
+    seen: dict[tuple[str, str], set[int]] = {name: set() for name in names}
 
-    async def subscribe(group: str) -> None:
-        nonlocal members
-        async with plugin.dialogue("subscribe", topics=["t"], group=group) as stream:
+    async def subscribe(name: tuple[str, str]) -> None:
+        async with plugin.dialogue("subscribe", topics=["t"], group=name[0]) as stream:
             while True:
                 message, _ = await anext(stream)
-                members += message["event"] == "assigned"
-                if message["event"] == "message":
-                    seen[group].append(message["value"])
+                parts = {part["partition"] for part in message.get("partitions", ())}
+                if message["event"] == "assigned":
+                    has[name] |= parts
+                elif message["event"] == "revoked":
+                    has[name] -= parts
+                elif message["event"] == "message":
+                    seen[name].add(message["value"])
                     await stream.send(acknowledge=[message["id"]])
 
+    def halves(of: dict[tuple[str, str], set[int]]) -> list[list[set[int]]]:
+        return [sorted((of[group, "a"], of[group, "b"]), key=min) for group in ("one", "two")]
+
     async def shared() -> bool:
-        counts = [(await plugin.call("lag", group=group))["members"] for group in seen]
-        return counts == [2, 2]
+        return all(has.values()) and halves(has) == [[{0}, {1}]] * 2
 
     async def all_came() -> bool:
-        return all(set(values) == set(range(20)) for values in seen.values())
+        return sum(map(len, seen.values())) >= 40
 
     async with trio.open_nursery() as nursery:
-        for group in ("one", "one", "two", "two"):
-            nursery.start_soon(subscribe, group)
+        for name in names:
+            nursery.start_soon(subscribe, name)
         await eventually(shared)
         for number in range(20):
             await publish(plugin, "t", number, partition=number % 2)
         await eventually(all_came)
         nursery.cancel_scope.cancel()
+    assert halves(seen) == [[set(range(0, 20, 2)), set(range(1, 20, 2))]] * 2
 
 
 async def test_a_rejected_message_comes_again_and_at_last_to_the_dead_letters(
