@@ -249,7 +249,8 @@ class Cluster(Connection):
         error = next(reply for reply in told if _says_again(reply))
         code = code_of(error)
         if code in ("MOVED", "ASK") and node is not None:
-            self.map.want()
+            if code == "MOVED":
+                self.map.want()
             if tries > 1:  # they do not agree
                 await _pause(tries)
             address = read_redirect(str(error), node.server.host)

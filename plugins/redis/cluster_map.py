@@ -146,8 +146,10 @@ class ClusterMap:
             known, problems = await self._ask_servers()
             if known is not None and self._is_newer(known, problems):
                 self._adopt(known)
-            elif known is None:
-                log.warning("no server of the cluster tells its map: %s", problems)
+            elif known is None and self._works:
+                self._works = False
+                told = "; ".join(f"{where}: {reason(error)}" for where, error in problems.items())
+                log.warning("no server of the cluster tells its map: %s", told)
             was_read, self._was_read = self._was_read, anyio.Event()
             was_read.set()
             await anyio.sleep(MIN_MAP_SECONDS)

@@ -163,14 +163,10 @@ async def test_listeners_hear_what_is_said_at_any_server(
         aclosing(cluster.stream("listen", channels=[one, two, three])) as heard,
         trio.open_nursery() as nursery,
     ):
+        assert await anext(heard) == {"event": "ready"}
 
         async def speak() -> None:
-            while cluster.plugin.connection.dedicated < 1:  # noqa: ASYNC110 - it has no event
-                await trio.sleep(0.01)
-            while not (  # noqa: ASYNC110 - it has no event
-                await cluster.call("notify", channel=one, value="begun")
-            )["receivers"]:
-                await trio.sleep(0.01)
+            assert await cluster.call("notify", channel=one, value=one) == {"receivers": 1}
             for channel in (two, three):
                 await cluster.call("notify", channel=channel, value=channel)
             name = f"{cluster.plugin.prefix.decode()}{one}"
@@ -180,7 +176,7 @@ async def test_listeners_hear_what_is_said_at_any_server(
         nursery.start_soon(speak)
         values = [(await anext(heard))["value"] for _ in range(9)]
     ports = {server.port for server in cluster_server.servers}
-    assert set(values) == {"begun", two, three, *ports}
+    assert set(values) == {one, two, three, *ports}
 
 
 async def test_a_watch_sees_all_masters(cluster: Running) -> None:

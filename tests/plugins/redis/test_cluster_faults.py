@@ -404,6 +404,7 @@ async def test_a_server_that_leaves_and_one_that_joins(
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
+                assert await anext(listened) == {"event": "ready"}
                 with pytest.raises(PluginError) as ended:
                     await anext(listened)
                 assert ended.value.status is StatusCode.UNAVAILABLE
