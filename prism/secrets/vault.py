@@ -105,22 +105,26 @@ class Vault:
         began = trio.current_time()
         async with self._lock:
             known = self._known.get(path)
-            if known is None or self._is_old(known, began if anew else None):
+            found = self._value(known, key, path)
+            if known is None or self._is_old(known, found, began if anew else None):
                 known = self._known[path] = await self._ask(path, known)
-        if isinstance(known.values, SecretError):
-            return known.values
-        return self._value(known.values, key, path)
+                found = self._value(known, key, path)
+            return found
 
-    def _is_old(self, known: _Known, began: float | None) -> bool:
+    def _is_old(self, known: _Known, found: str | SecretError, began: float | None) -> bool:
         """Must it be asked for again? ``began``: an answer from before that is too old."""
         if began is not None:
             return known.asked < began
         limit = self.config.refresh_seconds
-        if isinstance(known.values, SecretError):
+        if isinstance(found, SecretError):
             limit = min(limit, RETRY_SECONDS)
         return trio.current_time() - known.asked >= limit
 
-    def _value(self, values: dict[str, Any], key: str, path: str) -> str | SecretError:
+    @staticmethod
+    def _value(known: _Known | None, key: str, path: str) -> str | SecretError:
+        values = known.values if known is not None else SecretError("it was not asked for")
+        if isinstance(values, SecretError):
+            return values
         if key not in values:
             names = sorted(clip(str(name)) for name in values)
             shown = ", ".join(names[:_KEYS_SHOWN]) + (", …" if len(names) > _KEYS_SHOWN else "")

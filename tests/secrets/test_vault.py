@@ -349,6 +349,9 @@ async def test_one_look_after_another_asks_only_after_a_while(
     assert await asker.ask("other", anew=False) == "there", "what is missing is asked for sooner"
     assert await asker.ask(anew=False) == "hunter2"
     assert server.seen[PATH] == 1
+    server.kv["prod/pg"] = {"password": "hunter2", "missing": "there"}
+    assert await asker.ask("missing", anew=False) == "there", "and so is a key"
+    server.seen[PATH] = 1
     mock_clock.jump(60)
     await asker.ask(anew=False)
     assert server.seen[PATH] == 2
