@@ -109,7 +109,7 @@ def _address(admin: "AdminConfig") -> str:
         return admin.address
     if not admin.port:  # a free one, which is not known here
         return DEFAULT_ADMIN_URL
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.address, admin.address)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.address, admin.address)  # noqa: S104 - is dialled
     scheme = "http" if admin.tls is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{admin.port}"
 
