@@ -179,7 +179,7 @@ class ClusterMap:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for node in self.nodes.values():
+        for node in list(self.nodes.values()):
             await node.shared.aclose()
 
     def _is_newer(self, known: Known, problems: dict[str, Exception]) -> bool:
@@ -273,10 +273,13 @@ class ClusterMap:
     async def _retire(self, node: Node) -> None:
         """Close the connection once it owes nothing, or does not pay."""
         shared = node.shared
-        with anyio.move_on_after(shared.limits.silence):
-            while shared.in_flight and not shared.problem:  # noqa: ASYNC110 - it has no event
-                await anyio.sleep(MIN_MAP_SECONDS)
-        await shared.aclose()
+        try:
+            with anyio.move_on_after(shared.limits.silence):
+                while shared.in_flight and not shared.problem:  # noqa: ASYNC110 - it has no event
+                    await anyio.sleep(MIN_MAP_SECONDS)
+        finally:  # it is in nobody else's hands any more
+            with anyio.CancelScope(shield=True):
+                await shared.aclose()
 
     def _node(self, address: Address) -> Node:
         node = self.nodes.get(address)

@@ -1,7 +1,9 @@
 """The plugin on a cluster: which server is asked, and what needs one slot."""
 
 import base64
+import math
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,8 +18,9 @@ import trustme
 from prism.contract.errors import PluginError
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
+from prism.sdk.multiplexed import NotSent, State
 from prism_plugins.redis.config import RedisConfig
-from prism_plugins.redis.slots import slot_of
+from prism_plugins.redis.slots import Address, slot_of
 from tests.plugins.redis.conftest import OpenPlugin, Running, opened, opened_on
 from tests.services.fixtures import StartServer
 from tests.services.redis import Redis, RedisCluster, ValkeyCluster
@@ -206,6 +209,28 @@ async def test_a_cursor_of_something_else_is_refused(cluster: Running, redis: Ru
         with pytest.raises(PluginError, match="cursor is none") as refused:
             await plugin.call("scan", cursor=cursor)
         assert refused.value.status is StatusCode.INVALID_ARGUMENT
+
+
+async def test_no_connection_to_a_server_that_was_left_outlives_the_plugin(
+    cluster_server: RedisCluster,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_nothing() -> None:
+                with pytest.raises(NotSent):
+                    await node.shared.call(b"")
+
+            async with opened_on(cluster_server) as plugin:
+                known = plugin.plugin.connection.map
+                node = known.name(Address(*silent.getsockname()))
+                nursery.start_soon(wait_for_nothing)
+                node.named_at = -math.inf
+                with trio.fail_after(60):
+                    while node in known.nodes.values():
+                        await known.read()
+                assert node.shared.in_flight == 1, "it is waited for"
+        assert node.shared.state is State.CLOSED
 
 
 async def test_one_address_that_answers_is_enough(cluster_server: RedisCluster) -> None:
