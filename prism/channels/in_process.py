@@ -6,7 +6,9 @@ proxy's memory and its event loop. What is contained are its exceptions.
 Ordinary calls (``start``) stand in a queue, and a *worker*, a pooled task, runs one after the
 other. Before it runs one while more wait, it has a second worker come, so that none of them
 depends on a handler that waits for something; a handler that never waits costs no more than
-its own work. A worker's cancel scope serves call after call, until one is cancelled in it.
+its own work. A worker's cancel scope serves call after call, until one is cancelled in it. A
+handler that leaves its answer for later (``PendingExecution``) is done with: no task waits, and
+who settles it answers the call.
 
 A stream's handler runs only as far as its next message, and on when that is asked for, or a few
 short ones ahead: there is one message of it on the way, and the handler's own memory is the only
@@ -21,6 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from copy import copy
+from functools import partial
 from math import inf
 from typing import Any, TypeVar
 
@@ -58,7 +61,12 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
-from prism.contract.service import BackendPlugin, StreamRequests
+from prism.contract.service import (
+    BackendPlugin,
+    PendingExecution,
+    StreamRequests,
+    execution_of,
+)
 from prism.contract.status import StatusCode
 from prism.streams.tasks import TaskPool
 
@@ -90,9 +98,11 @@ class InProcessChannel(PluginChannel):
         self.name = name
         self._speaks_as = speaks_as
         self._plugin = plugin
+        self._begin = execution_of(plugin)
         self._open: set[trio.CancelScope] = set()
         self._waiting: deque[UnaryCall] = deque()
         self._running: dict[UnaryCall, trio.CancelScope] = {}
+        self._left: dict[UnaryCall, PendingExecution] = {}
         self._worker_comes = False
         self._closed = trio.Event()
         self._cut: CallError | None = None
@@ -105,14 +115,17 @@ class InProcessChannel(PluginChannel):
     @property
     def open_calls(self) -> int:
         """Calls that have not returned yet."""
-        return len(self._open) + len(self._running) + len(self._waiting)
+        return len(self._open) + len(self._running) + len(self._left) + len(self._waiting)
 
     def cancel_calls(self, error: CallError) -> None:
         """Cancel every open call, and let each end with ``error``."""
         self._cut = error
         for scope in self._open:
             scope.cancel()
-        for call in [*self._waiting, *self._running]:
+        self._fail_calls(error)
+
+    def _fail_calls(self, error: CallError) -> None:
+        for call in [*self._waiting, *self._running, *self._left]:
             self.cancel(call, StatusCode.UNAVAILABLE)
             call.failed(copy(error))
 
@@ -124,10 +137,15 @@ class InProcessChannel(PluginChannel):
         self._call_worker(call.tasks)
 
     def cancel(self, call: UnaryCall, status: StatusCode) -> None:
-        """Cancel the call's handler, or take the call out of the queue."""
+        """Cancel the call's handler, let go of what it has left for later, or take the call out of
+        the queue."""
         scope = self._running.pop(call, None)
         if scope is not None:
             scope.cancel()
+            return
+        pending = self._left.pop(call, None)
+        if pending is not None:
+            pending.abandon()
         elif call in self._waiting:
             self._waiting.remove(call)
 
@@ -155,19 +173,41 @@ class InProcessChannel(PluginChannel):
             self._running[call] = scope
             if call.deadline != deadline:  # calls of one turn mostly have the same
                 deadline = scope.deadline = call.deadline
-            response = _EXECUTE_FAILED
+            response: object = _EXECUTE_FAILED
+            is_wanted = False
             try:
-                response = await self._plugin.execute(execute_request(call))
+                response = await self._begin(execute_request(call))
             except BaseException as error:
                 _raise_what_passes(error, f"{self.name} {_RAISED}", self.redaction)
             finally:
-                self._running.pop(call, None)
+                is_wanted = self._running.pop(call, None) is not None  # or it was cancelled
                 if scope.cancel_called and waiting:
                     self._call_worker(waiting[0].tasks)
-            if not call.done:
+            if isinstance(response, PendingExecution):
+                self._leave(call, response, is_wanted=is_wanted)
+            elif is_wanted:
                 call.answered(self._checked(response))
             if scope.cancel_called:
                 return
+
+    def _leave(self, call: UnaryCall, pending: PendingExecution, *, is_wanted: bool) -> None:
+        """Answer ``call`` when it is settled; no worker waits for that."""
+        if not is_wanted:
+            pending.abandon()
+            return
+        self._left[call] = pending
+        pending.when_settled(partial(self._finish_left, call))
+
+    def _finish_left(self, call: UnaryCall) -> None:
+        """Runs where the answer was settled: in a task of the plugin's, most often."""
+        pending = self._left.pop(call)
+        before = speaker.set(self._speaks_as)
+        try:
+            response = self._checked(pending.finish())
+            speaker.set(None)
+            call.answered(response)
+        finally:
+            speaker.reset(before)
 
     def _checked(self, response: object) -> ExecuteResponse:
         if type(response) is not ExecuteResponse:
@@ -259,9 +299,7 @@ class InProcessChannel(PluginChannel):
         self._closed.set()
         for scope in self._open:
             scope.cancel()
-        for call in [*self._waiting, *self._running]:
-            self.cancel(call, StatusCode.UNAVAILABLE)
-            call.failed(PluginCrashed(f"{self.name} was stopped during the call"))
+        self._fail_calls(PluginCrashed(f"{self.name} was stopped during the call"))
         await trio.lowlevel.checkpoint()
 
     async def wait_broken(self) -> Exception:

@@ -4,9 +4,9 @@
 and the SDK's server call it. Neither needs to know the other.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from prism.contract.messages import (
     ExecuteRequest,
@@ -61,6 +61,28 @@ class StreamRequests(AsyncIterator[StreamRequest]):
         code."""
 
 
+class PendingExecution:
+    """An answer to Execute that an operation has left for later.
+
+    Who has it waits until it is settled, and then calls ``finish``, or ``abandon`` at any time
+    before. All of it is plain code.
+    """
+
+    __slots__ = ()
+
+    def when_settled(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called once ``finish`` can be: at once, if it can."""
+        raise NotImplementedError
+
+    def finish(self) -> ExecuteResponse:
+        """The answer; never raises."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: ``tell`` is not called."""
+        raise NotImplementedError
+
+
 class BackendPlugin(Protocol):
     """One plugin, for one namespace, from Initialize to Shutdown.
 
@@ -82,3 +104,16 @@ class BackendPlugin(Protocol):
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse: ...
 
     async def shutdown(self, request: ShutdownRequest) -> ShutdownResponse: ...
+
+
+def execution_of(
+    plugin: BackendPlugin,
+) -> Callable[[ExecuteRequest], Coroutine[Any, Any, ExecuteResponse | PendingExecution]]:
+    """What runs an operation of ``plugin``: its ``begin_execution``, which may leave the answer for
+    later, if the class that has it has ``execute`` too; a subclass may have another one of that."""
+    kind = type(plugin)
+    with_begin = next((each for each in kind.__mro__ if "begin_execution" in vars(each)), None)
+    with_execute = next((each for each in kind.__mro__ if "execute" in vars(each)), None)
+    if with_begin is not None and with_begin is with_execute:
+        return plugin.begin_execution  # type: ignore[attr-defined,no-any-return]
+    return plugin.execute

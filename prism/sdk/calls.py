@@ -26,10 +26,10 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
-from prism.contract.service import BackendPlugin, Method, StreamRequests
+from prism.contract.service import BackendPlugin, Method, StreamRequests, execution_of
 from prism.contract.status import StatusCode
 from prism.sdk.byte_streams import Writer
-from prism.sdk.plugin import PendingResponse, Plugin
+from prism.sdk.plugin import PendingResponse
 from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
 from prism.wire import ConnectionState
 from prism.wire.connection import Connection
@@ -70,7 +70,7 @@ class Calls:
         self._unary: dict[Method, Callable[[Any], Coroutine[Any, Any, Any]]] = {
             Method.INITIALIZE: plugin.initialize,
             Method.HEALTH_CHECK: plugin.health_check,
-            Method.EXECUTE: _begin_execution(plugin),
+            Method.EXECUTE: execution_of(plugin),
             Method.SHUTDOWN: plugin.shutdown,
         }
 
@@ -424,13 +424,6 @@ def _closable(items: AsyncIterator[StreamResponse]) -> Any:
             yield item
 
     return wrap()
-
-
-def _begin_execution(plugin: BackendPlugin) -> Callable[[Any], Coroutine[Any, Any, Any]]:
-    """What runs an operation, and may leave its answer for later."""
-    if isinstance(plugin, Plugin) and type(plugin).execute is Plugin.execute:
-        return plugin.begin_execution
-    return plugin.execute
 
 
 def _status_of(response: Message) -> StatusCode:

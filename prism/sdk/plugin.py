@@ -45,6 +45,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
+from prism.contract.service import PendingExecution
 from prism.contract.settings import settings_problems
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
@@ -122,17 +123,18 @@ def _said_on_purpose(error: BaseException) -> CallError | None:
     return error if isinstance(error, CallError) else None
 
 
-class PendingResponse:
-    """The answer of a call that its operation has left for later; it can be awaited.
-
-    Who has it calls ``finish`` once the operation's ``later`` is settled, or ``abandon``.
-    """
+class PendingResponse(PendingExecution):
+    """The answer of a call that its operation has left for ``later``; it can be awaited."""
 
     __slots__ = ("_finish", "later")
 
     def __init__(self, later: Later[Any], finish: Callable[[], Any]) -> None:
         self.later = later
         self._finish = finish
+
+    def when_settled(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called once ``finish`` can be: at once, if it can."""
+        self.later.when_settled(tell)
 
     def finish(self) -> ExecuteResponse:
         """The answer; never raises."""

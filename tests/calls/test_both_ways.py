@@ -4,7 +4,9 @@ An ordinary call has no task: the channel starts, cancels and answers it in plai
 truly waits has one of the pool. Here the same clients and the same plugins meet both, step by
 step and on a mock clock: once as it is, and once with every call made to wait wherever one can,
 for its body, in a policy, and for its answer (the channels' default ``start``). Compared are the
-answers, what the plugins were sent, the access log, the metrics and the leases.
+answers, what the plugins were sent, the access log, the metrics and the leases. A plugin in this
+process is held to the same: once it leaves its answers for later, and once each call waits for its
+own in a task.
 
 Calls that one step ends are ended in any order, so each is compared by itself.
 """
@@ -29,14 +31,22 @@ from prism.calls.policies.read_params import CheckParams
 from prism.calls.router import Router
 from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
+from prism.channels.in_process import InProcessChannel
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import Draining
-from prism.contract.messages import ExecuteResponse, OperationDeclaration, PluginMetrics
+from prism.contract.messages import (
+    ExecuteRequest,
+    ExecuteResponse,
+    OperationDeclaration,
+    PluginMetrics,
+)
 from prism.contract.status import StatusCode
 from prism.frontends.answering import Observer
 from prism.frontends.rest import RestApp
 from prism.observability.access_log import AccessLog
 from prism.observability.metrics import Metrics
+from prism.sdk.later import Later
+from prism.sdk.plugin import PendingResponse
 from prism.server.exchange import Cancelled, Phase
 from prism.streams.tasks import TaskPool
 from prism.supervision.instance import Instance
@@ -123,6 +133,54 @@ class PlayedPlugin:
                 await self.stream.send_all(data)
 
 
+class PlayedInProcess:
+    """The same without frames, for a channel in this process: it awaits each answer."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.reads = trio.Event()
+        self.reads.set()
+        self.sent: dict[str, list[object]] = defaultdict(list)
+        self.owed: dict[str, Later[ExecuteResponse]] = {}
+        self.finished = 0
+        self.begun = 0
+
+    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        return await self.leave(request)
+
+    def leave(self, request: ExecuteRequest) -> PendingResponse:
+        call = request.metadata["prism-request-id"]
+        self.sent[call].append((request.operation, request.params_json, request.params_raw))
+        self.begun += 1
+        later: Later[ExecuteResponse] = Later(lambda answer: answer)
+        self.owed[call] = later
+
+        def finish() -> ExecuteResponse | None:
+            self.finished += 1
+            if not later.abandoned:
+                return later.result()
+            self.owed.pop(call, None)
+            self.sent[call].append("abandoned")
+            return None
+
+        return PendingResponse(later, finish)
+
+    async def close(self, call: str, status: StatusCode, **fields: Any) -> None:
+        later = self.owed.pop(call, None)
+        if later is not None:
+            later.settle(fields.get("message") or ExecuteResponse(error_code=status))
+
+
+class LeavesForLater(PlayedInProcess):
+    """No task waits for its answers."""
+
+    async def begin_execution(self, request: ExecuteRequest) -> PendingResponse:
+        return self.leave(request)
+
+    async def execute(self, request: ExecuteRequest) -> ExecuteResponse:
+        raise AssertionError("its answers are left for later")
+
+
 class Leases(NamedTuple):
     """An instance's counts of them."""
 
@@ -147,12 +205,20 @@ class Seen(NamedTuple):
 class World:
     """Clients, one namespace, and its plugins, one after the other."""
 
-    def __init__(self, nursery: trio.Nursery, codec: str, *, in_tasks: bool) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        codec: str,
+        *,
+        in_tasks: bool,
+        in_process: type[PlayedInProcess] | None = None,
+    ) -> None:
+        self.in_process = in_process
         self.in_tasks = in_tasks
         self.codec = codec
         self.slot = Slot("kv")
         self.namespace = Namespace("kv", self.slot, LIMITS)
-        self.plugins: list[PlayedPlugin] = []
+        self.plugins: list[PlayedPlugin | PlayedInProcess] = []
         self.instances: list[Instance] = []
         self.asked: list[ProbeExchange] = []
         if in_tasks:
@@ -174,6 +240,11 @@ class World:
     async def start(self) -> None:
         """A plugin starts; one that is there drains."""
         number = len(self.plugins) + 1
+        if self.in_process is not None:
+            in_process = self.in_process(number)
+            self.plugins.append(in_process)
+            await self._fill(number, InProcessChannel(in_process, "it"))
+            return
         ours, theirs = trio.testing.memory_stream_pair()
         plugin = PlayedPlugin(number, theirs, self.codec)
         carry = ours.send_stream.send_all_hook
@@ -189,6 +260,9 @@ class World:
         channel = kind(ours, SETTINGS, name="it")
         await channel.handshake()
         self.nursery.start_soon(channel.run)
+        await self._fill(number, channel)
+
+    async def _fill(self, number: int, channel: PluginChannel) -> None:
         operations = {operation.name: operation for operation in OPERATIONS}
         instance = Instance("kv", number, "played", "1.0", channel, operations)
         self.instances.append(instance)
@@ -253,12 +327,14 @@ class World:
 
     async def crash(self) -> None:
         """The plugin's connection ends."""
-        if self.plugins:
+        if self.plugins and self.in_process is not None:
+            await self.instances[-1].channel.aclose()
+        elif self.plugins:
             await self.plugins[-1].stream.aclose()
 
     async def misbehave(self) -> None:
         """The plugin says what no plugin may."""
-        if self.plugins:
+        if self.plugins and self.in_process is None:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.plugins[-1].stream.send_all(b"\xff" * 64)
 
@@ -338,7 +414,13 @@ class Step(NamedTuple):
     arguments: tuple[Any, ...] = ()
 
 
-def play(steps: list[Step], codec: str, *, in_tasks: bool) -> Seen:
+def play(
+    steps: list[Step],
+    codec: str,
+    *,
+    in_tasks: bool,
+    in_process: type[PlayedInProcess] | None = None,
+) -> Seen:
     """What is seen of ``steps``."""
     log: list[dict[str, Any]] = []
 
@@ -348,12 +430,15 @@ def play(steps: list[Step], codec: str, *, in_tasks: bool) -> Seen:
 
     async def main() -> Seen:
         async with trio.open_nursery() as nursery:
-            world = World(nursery, codec, in_tasks=in_tasks)
+            world = World(nursery, codec, in_tasks=in_tasks, in_process=in_process)
             for name, arguments in steps:
                 await getattr(world, name)(*arguments)
                 await trio.sleep(TICK)
             await world.end()
             seen = world.seen(log)
+            for plugin in world.plugins:
+                if isinstance(plugin, PlayedInProcess):
+                    assert (plugin.finished, plugin.owed) == (plugin.begun, {})
             nursery.cancel_scope.cancel()
         return seen
 
@@ -372,10 +457,20 @@ def play(steps: list[Step], codec: str, *, in_tasks: bool) -> Seen:
 def compare(steps: list[Step], codec: str = "msgpack") -> Seen:
     """The same of ``steps`` is seen both ways; returns it."""
     without_tasks = play(steps, codec, in_tasks=False)
-    with_tasks = play(steps, codec, in_tasks=True)
-    for name, one, other in zip(Seen._fields, without_tasks, with_tasks, strict=True):
-        assert one == other, name
+    same(without_tasks, play(steps, codec, in_tasks=True))
     return without_tasks
+
+
+def compare_in_process(steps: list[Step]) -> Seen:
+    """Likewise of a plugin in this process, whose answers are left for later, or waited for."""
+    left = play(steps, "", in_tasks=False, in_process=LeavesForLater)
+    same(left, play(steps, "", in_tasks=False, in_process=PlayedInProcess))
+    return left
+
+
+def same(one_way: Seen, other_way: Seen) -> None:
+    for name, one, other in zip(Seen._fields, one_way, other_way, strict=True):
+        assert one == other, name
 
 
 def answered(**fields: Any) -> tuple[StatusCode, dict[str, Any]]:
@@ -480,5 +575,47 @@ def test_the_same_is_seen_both_ways(examples):
     @given(st.lists(steps, max_size=14), st.sampled_from(["msgpack", "json"]))
     def check(steps, codec):
         compare([Step("start"), *steps], codec)
+
+    check()
+
+
+def test_a_scenario_in_process():
+    seen = compare_in_process(
+        [
+            Step("start"),
+            Step("ask", ("get",)),
+            Step("answer", (-1, *OK)),
+            Step("ask", ("set", b"{}", "250ms")),
+            Step("wait", (0.5,)),
+            Step("ask", ("set",)),
+            Step("leave", (-1, Cancelled.CLIENT_LEFT)),
+            Step("ask", ("set",)),
+            Step("crash"),
+            Step("start"),
+            Step("ask", ("set",)),
+            Step("start"),
+        ]
+    )
+    ended = [(line["http_status"], line.get("reason")) for [line] in seen.log.values()]
+    assert ended == [
+        (200, None),
+        (504, "deadline_exceeded"),
+        (499, "client_gone"),
+        (502, "plugin_crashed"),
+        (503, "draining"),
+    ]
+    told = {call: [frames[1:] for _, frames in sent] for call, sent in seen.sent.items()}
+    assert told == {
+        "call-1": [[]],
+        **{f"call-{number}": [["abandoned"]] for number in (2, 3, 4, 5)},
+    }
+
+
+@pytest.mark.parametrize("examples", [200, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_the_same_is_seen_in_process(examples):
+    @settings(max_examples=examples)
+    @given(st.lists(steps, max_size=14))
+    def check(steps):
+        compare_in_process([Step("start"), *steps])
 
     check()

@@ -1,11 +1,12 @@
 import asyncio
+import math
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.memory import Account, AnswerHold, Hold
-from prism.channels.in_process import InProcessChannel
+from prism.channels.in_process import InProcessChannel, speaker
 from prism.contract.errors import AnswerDropped, PluginCrashed, PluginError
 from prism.contract.messages import (
     ExecuteRequest,
@@ -15,7 +16,17 @@ from prism.contract.messages import (
     StreamRequest,
     StreamResponse,
 )
+from prism.contract.service import PendingExecution
 from prism.contract.status import StatusCode
+from prism.sdk import Plugin
+from prism.streams.tasks import TaskPool
+
+
+class StreamsOnly:
+    """A plugin that is asked for streams alone."""
+
+    async def execute(self, _request):
+        raise AssertionError("no call was meant")
 
 
 class Faulty:
@@ -146,7 +157,7 @@ async def test_ctrl_c_is_not_the_plugins_failure():
 
 
 async def test_a_plugin_may_stop_reading_a_streams_requests():
-    class Impatient:
+    class Impatient(StreamsOnly):
         async def execute_stream(self, requests):
             assert await anext(requests) == StreamRequest(operation="x")
             yield StreamResponse(is_final=True, result_json="2")
@@ -173,7 +184,7 @@ async def test_a_plugin_may_answer_with_any_iterator():
             self.left -= 1
             return StreamResponse(result_json=str(self.left))
 
-    class Plain:
+    class Plain(StreamsOnly):
         def execute_stream(self, _requests):
             return Iterator()
 
@@ -181,7 +192,7 @@ async def test_a_plugin_may_answer_with_any_iterator():
         assert [(await call.receive()).result_json for _ in range(2)] == ["1", "0"]
 
 
-class Large:
+class Large(StreamsOnly):
     """Yields messages of ``size`` bytes; with ``has_room``, it asks for room for each."""
 
     def __init__(self, size, *, has_room=False):
@@ -265,3 +276,88 @@ async def test_a_handler_that_asks_for_room_waits_for_it(autojump_clock):
 async def test_an_answer_is_passed_on_as_it_is():
     answer = ExecuteResponse(success=True, result_json="[1]")
     assert await InProcessChannel(Faulty(answer)).execute(ExecuteRequest()) is answer
+
+
+class Settled(PendingExecution):
+    """An answer that is there already."""
+
+    def __init__(self, response):
+        self._response = response
+        self.spoke = "nobody"
+
+    def when_settled(self, tell):
+        tell()
+
+    def finish(self):
+        self.spoke = speaker.get()
+        return self._response
+
+    def abandon(self):
+        raise AssertionError("it is wanted")
+
+
+class OneCall:
+    """As much of a call as a channel needs."""
+
+    namespace = operation = principal = request_id = traceparent = tracestate = ""
+    params = raw = b""
+    metadata = None
+    deadline = math.inf
+    done = False
+
+    def __init__(self, tasks):
+        self.tasks = tasks
+        self.response = None
+
+    def plugin_metadata(self):
+        return {}
+
+    def answered(self, response):
+        self.done = True
+        self.response = response
+        self.spoke = speaker.get()
+
+
+async def answer_of(channel):
+    async with trio.open_nursery() as nursery:
+        call = OneCall(TaskPool(nursery, max_idle=0))
+        channel.start(call)
+        await wait_all_tasks_blocked()
+    assert channel.open_calls == 0
+    return call
+
+
+async def test_what_is_left_for_later_is_answered_when_it_is_settled():
+    class Leaves(Plugin):
+        async def begin_execution(self, _request):
+            return settled
+
+        async def execute(self, _request):
+            raise AssertionError("it is left")
+
+    settled = Settled(ExecuteResponse(success=True, result_json="1"))
+    call = await answer_of(InProcessChannel(Leaves(), "it", speaks_as="the plugin"))
+    assert call.response.result_json == "1"
+    assert (settled.spoke, call.spoke) == ("the plugin", None), "the proxy's code is not its"
+
+
+async def test_a_late_answer_that_is_none_has_failed(caplog):
+    class Leaves(Plugin):
+        async def begin_execution(self, _request):
+            return Settled("no response")
+
+        async def execute(self, _request):
+            raise AssertionError("it is left")
+
+    call = await answer_of(InProcessChannel(Leaves(), "it"))
+    assert call.response.error_code == StatusCode.INTERNAL
+    assert "answered with a str" in caplog.text
+
+
+async def test_who_has_an_execute_of_its_own_is_called_by_that():
+    class Own(Plugin):
+        async def execute(self, _request):
+            return ExecuteResponse(success=True, result_json='"own"')
+
+    call = await answer_of(InProcessChannel(Own(), "it"))
+    assert call.response.result_json == '"own"'
