@@ -14,11 +14,10 @@ them.
 """
 
 import logging
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from hiredis import ReplyError
@@ -29,25 +28,19 @@ from prism.sdk.later import Later
 from prism.sdk.multiplexed import Multiplexed, NotSent, QueueFull
 
 from .cluster_map import ClusterMap, Node
+from .cluster_scan import ClusterScan, Position
+from .cluster_tries import MAX_TRIES, is_final, pause, says_again
 from .config import RedisConfig
-from .connection import HEALTH_SECONDS, Connection, Request, scan_command
+from .connection import HEALTH_SECONDS, Connection, Request
 from .errors import code_of, translate
-from .slots import ALL, Address, mask_of, read_mask, read_redirect, slot_of, write_mask
+from .slots import ALL, Address, read_redirect, slot_of, write_mask
 from .transport import Argument, Connector, RedisTransport, packed
 
 log = logging.getLogger("prism.plugins.redis")
 
 T = TypeVar("T")
 
-MAX_TRIES = 10
-"""How often one call is sent somewhere, at most; with the pauses below, for some seconds."""
-FIRST_PAUSE = 0.05
-LAST_PAUSE = 1.0
-"""Seconds, twice as long from try to try."""
-
 ASKING = packed(["ASKING"])
-AGAIN = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING"})
-"""What a server answers that has not run the command."""
 
 
 class Cluster(Connection):
@@ -59,6 +52,7 @@ class Cluster(Connection):
         super().__init__(connector, config, "the cluster")
         addresses = [Address(*place) for place in places]
         self.map = ClusterMap(connector, self._share, addresses, tls=tls)
+        self._scan = ClusterScan(self.map, self._try)
         self._own: set[RedisTransport] = set()
         self._following = 0
         """Calls without a task of their own that go on elsewhere."""
@@ -125,7 +119,7 @@ class Cluster(Connection):
                 part = told
                 if isinstance(told, list):
                     part, told = told[: request.wanted], told[request.wanted :]
-                if _is_final(part):
+                if is_final(part):
                     outcomes[place] = part
                 else:
                     tasks.start_soon(follow, place, part)
@@ -152,7 +146,7 @@ class Cluster(Connection):
         node = self.map.owners[slot_of(key)]
 
         def divert(call: Later[Any], answer: Any, error: BaseException | None) -> bool:
-            final = _is_final(answer if error is None else error)
+            final = is_final(answer if error is None else error)
             if final or call.abandoned or self._closing or self._is_full():
                 return False
             self._go_on(call, request, error or answer)
@@ -205,7 +199,7 @@ class Cluster(Connection):
         if told is None:
             told = await self._try(node, request)
         for tries in range(MAX_TRIES - 1):
-            if _is_final(told):
+            if is_final(told):
                 break
             node, asking = await self._where_now(request, node, told, tries)
             if call is not None and call.abandoned:
@@ -246,20 +240,20 @@ class Cluster(Connection):
             if owner is None or owner.shared.problem:
                 raise told
             return owner, False
-        error = next(reply for reply in told if _says_again(reply))
+        error = next(reply for reply in told if says_again(reply))
         code = code_of(error)
         if code in ("MOVED", "ASK") and node is not None:
             if code == "MOVED":
                 self.map.want()
             if tries > 1:  # they do not agree
-                await _pause(tries)
+                await pause(tries)
             address = read_redirect(str(error), node.server.host)
             if address is not None:
                 moved = code == "MOVED"
                 return self.map.name(address, slot if moved else None), not moved
         if code == "TRYAGAIN" and request.repeatable:
             raise _OnTwoServers(StatusCode.UNAVAILABLE, self.translate(error).detail)
-        await _pause(tries)
+        await pause(tries)
         if code == "CLUSTERDOWN":
             await self.map.read()
         return self.map.owners[slot], False
@@ -328,62 +322,14 @@ class Cluster(Connection):
     def is_position(self, at: bytes) -> bool:
         """See ``Connection``."""
         try:
-            _Position.read(at)
+            Position.read(at)
         except ValueError:
             return False
         return True
 
     async def scan_step(self, at: bytes, pattern: bytes, count: int) -> tuple[bytes, list[bytes]]:
-        """See ``Connection``. One master after the other is looked through, as long as there are
-        slots of which no master has been to its end while it had them."""
-        position = _Position.read(at) if at else _Position(0, "", 0, b"0")
-        for tries in range(MAX_TRIES):
-            if position.master not in self.map.masters:  # at first, or where it is none any more
-                position = self._next_master(position.done)
-            node, _ = self.map.masters[position.master]
-            data = packed(scan_command(position.at, pattern, count))
-            told = await self._try(node, Request(b"", data, repeatable=True))
-            if isinstance(told, NotSent) or not _is_final(told):
-                await _pause(tries)
-                await self.map.read()
-                if isinstance(told, NotSent) and position.master in self.map.masters:
-                    raise told
-                continue
-            failure = self.failure(told)
-            if failure is not None:
-                raise failure
-            at, found = told[0]
-            if at != b"0":
-                return position._replace(at=at).write(), found
-            done = position.done | await self._kept(node, position)
-            return b"" if done == ALL else self._next_master(done).write(), found
-        raise PluginError(
-            StatusCode.UNAVAILABLE, f"{node.shared.name} gave no keys in {MAX_TRIES} tries"
-        )
-
-    async def _kept(self, node: Node, position: "_Position") -> int:
-        """The slots that a master had when its turn in a scan began, and still has: it says so
-        itself, as the map may be old."""
-        known = await node.ask_map()
-        ranges = (one[:2] for one in known.ranges if one.identity == position.master)
-        kept = position.began & mask_of(ranges) if known.works else 0
-        if kept != position.began:
-            await self.map.read()
-        if not known.works and position.master in self.map.masters:
-            raise PluginError(
-                StatusCode.UNAVAILABLE, f"the cluster does not work for {node.shared.name}"
-            )
-        return kept
-
-    def _next_master(self, done: int) -> "_Position":
-        rest = ALL & ~done
-        first = (rest & -rest).bit_length() - 1
-        for identity, (_, slots) in self.map.masters.items():
-            if slots >> first & 1:
-                return _Position(done, identity, slots, b"0")
-        raise PluginError(
-            StatusCode.UNAVAILABLE, f"no server of the cluster has the slot {first}, nor its keys"
-        )
+        """See ``Connection``, and ``ClusterScan``."""
+        return await self._scan.step(at, pattern, count)
 
     # -- connections of their own -----------------------------------------------------
 
@@ -469,35 +415,6 @@ class _OnTwoServers(PluginError):
     can be read for itself."""
 
 
-class _Position(NamedTuple):
-    """Where a scan goes on: at ``at`` of this master, which had the slots ``began`` when its turn
-    began; ``done`` are those that need no more looking."""
-
-    done: int
-    master: str
-    began: int
-    at: bytes
-
-    def write(self) -> bytes:
-        return b"%s;%s;%s;%s" % (
-            write_mask(self.done).encode(),
-            self.master.encode(),
-            write_mask(self.began).encode(),
-            self.at,
-        )
-
-    @classmethod
-    def read(cls, text: bytes) -> "_Position":
-        """Raises ValueError."""
-        done, master, began, at = text.decode("ascii").split(";")
-        if not (at.isdigit() and len(at) <= 20 and len(master) <= 40):
-            raise ValueError(text)
-        position = cls(read_mask(done), master, read_mask(began), at.encode())
-        if position.done == ALL:  # a scan that is at its end has no position
-            raise ValueError(text)
-        return position
-
-
 def _joined(requests: Sequence[Request]) -> Request:
     if len(requests) == 1:
         return requests[0]
@@ -507,19 +424,3 @@ def _joined(requests: Sequence[Request]) -> Request:
         sum(request.wanted for request in requests),
         all(request.repeatable for request in requests),
     )
-
-
-def _says_again(reply: Any) -> bool:
-    return type(reply) is ReplyError and code_of(reply) in AGAIN
-
-
-def _is_final(told: Any) -> bool:
-    """Whether replies, or an error, are what the caller gets."""
-    if isinstance(told, list):
-        return not any(map(_says_again, told))
-    return not isinstance(told, NotSent)
-
-
-async def _pause(tries: int) -> None:
-    pause = min(FIRST_PAUSE * 2**tries, LAST_PAUSE)
-    await anyio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
