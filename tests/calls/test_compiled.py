@@ -4,8 +4,12 @@
 """
 
 import importlib
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,33 @@ def test_every_policy_is_compiled(setup_py):
     """A new one has its name in setup.py: in Python it would cost what the others save."""
     named = set(setup_py["COMPILED"]["calls/policies"].split())
     assert named == {path.stem for path in (ROOT / "prism/calls/policies").glob("[!_]*.py")}
+
+
+@pytest.mark.slow
+def test_mypyc_takes_the_sources(tmp_path):
+    """It makes C of them; what gcc makes of that is left to ``make test-compiled``: minutes."""
+    for part in ("prism", "setup.py", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    program = "import runpy; runpy.run_path('setup.py')['compiled']()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "build/compiled/__native_prism___calls___call.c").exists()
+
+
+def test_compiling_beside_the_sources_is_refused():
+    """As ``pip install --editable`` would: the extensions there would hide later changes."""
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=ROOT,
+        env={**os.environ, "PRISM_COMPILE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "install without --editable" in done.stderr
 
 
 def test_mypyc_is_the_version_that_is_tested(setup_py):
