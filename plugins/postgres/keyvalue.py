@@ -75,6 +75,8 @@ WRITING = {
         SET value = {_ADDED}, version = nextval('{{schema}}.version')
         WHERE {_ROW} AND {_IN_RANGE} RETURNING value""",
 }
+# The length of a value that is stored apart (of more than some 2 KB) is known without it, so that
+# of the rows behind a page's end no more than that is read.
 _SIZED = """SELECT key, value, "binary", version FROM (SELECT *,
         sum(octet_length(value)) OVER (ORDER BY key) AS total FROM ({inner}) AS page) AS sized
     WHERE total - octet_length(value) < {limit} ORDER BY key"""

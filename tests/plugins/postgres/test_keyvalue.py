@@ -5,12 +5,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 import trio
 
 from prism.contract.messages import ExecuteRequest
 from prism.contract.status import StatusCode
 from prism.sdk.multiplexed import Multiplexed
+from prism_plugins.postgres.keyvalue import _SCAN
 from prism_plugins.postgres.pipeline import GROUP, Request
 
 from .conftest import Database, Running, eventually, new_name, refused, status_of
@@ -308,3 +310,21 @@ async def test_cancelled_callers_get_nobody_elses_answer(database: Database) -> 
         shares: list[Multiplexed[Request, Any]] = kv.plugin.readers
         await eventually(lambda: not shares[0].in_flight)
         assert shares[0].connects == 1
+
+
+async def test_a_page_reads_no_values_behind_its_end(database: Database) -> None:
+    """Of the rows that would follow, large values stay unread."""
+    async with database.plugin("pages") as pg:
+        for number in range(20):
+            value = random.Random(number).randbytes(200_000).hex()
+            await pg.call("set", key=f"k{number:02}", value=value)
+        page = await pg.call("scan", limit=1000)
+        assert [item["key"] for item in page["items"]] == ["k00", "k01"]
+    sql = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_SCAN.format(schema='_prism')}"
+    url = database.server.url(database.name)
+    with psycopg.connect(url, cursor_factory=psycopg.RawCursor) as connection:
+        params = ("pages", b"", None, 1001)
+        [[plan]] = connection.execute(sql, params).fetchall()  # type: ignore[arg-type]
+    found = plan[0]["Plan"]
+    assert found["Actual Rows"] == 2
+    assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 40  # of about 1,000
