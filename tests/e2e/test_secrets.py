@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from prism_process import CHAOS, WAITING, eventually
 
-SECRET = 'canary-of "the" secrets/directory & Co'
+SECRET = 'canary-of "the" s3crets/directory & Co'
 INLINE = "canary_in_the_credentials"
 CONFIG = "canary-in-the-config"
 VALUE = "canary-in-the-parameters"
-CANARIES = (SECRET, INLINE, CONFIG, VALUE, "canary-of", "canary_in", "ecrets%2F", "ecrets/")
+CANARIES = (SECRET, INLINE, CONFIG, VALUE, "canary-of", "canary_in", "3crets%2F", "3crets/")
 BASE64 = [
     base64.b64encode(b"\0" * before + secret.encode())[4:-4].decode()
     for secret in (SECRET, INLINE)
