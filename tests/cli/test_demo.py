@@ -10,8 +10,8 @@ from prism.cli import demo as module
 from prism.cli.demo import KINDS, demo, make_token
 from prism.cli.main import prism
 from prism.cli.output import CommandError
-from prism.config import read_token
 from prism.contract.settings import settings_problems
+from prism.secrets.files import read_token
 
 CONFIGS = {"postgres": "PostgresConfig", "redis": "RedisConfig", "kafka": "KafkaConfig"}
 
