@@ -12,6 +12,7 @@ SLOTS = 16384
 ALL = (1 << SLOTS) - 1
 """A set of slots is an integer, with a bit for each; this is the one of all."""
 
+_is_redirect = re.compile(r"[A-Z]+ [0-9]+ (.*):([0-9]{1,5})").fullmatch
 _is_range = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?").fullmatch
 
 
@@ -65,9 +66,9 @@ def read_slots(reply: Sequence[Any], asked: str) -> list[Range]:
 
 def read_redirect(text: str, asked: str) -> Address | None:
     """The server that ``MOVED slot host:port`` or ``ASK slot host:port`` names; None if it has no
-    name. ``asked``: the host that said it."""
-    host, _, port = text.split(" ")[2].rpartition(":")
-    return _address(host.encode(), int(port), asked)
+    name, or cannot be read. ``asked``: the host that said it."""
+    found = _is_redirect(text)
+    return None if found is None else _address(found[1].encode(), int(found[2]), asked)
 
 
 def _address(host: bytes | None, port: int, asked: str) -> Address | None:

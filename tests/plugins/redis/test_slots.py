@@ -74,7 +74,8 @@ def test_redirections() -> None:
     assert read_redirect("MOVED 1 10.0.0.1:7000", "asked") == Address("10.0.0.1", 7000)
     assert read_redirect("ASK 1 ::1:7000", "asked") == Address("::1", 7000)
     assert read_redirect("MOVED 1 :7000", "asked") == Address("asked", 7000)
-    assert read_redirect("MOVED 1 ?:7000", "asked") is None
+    for nowhere in ("MOVED 1 ?:7000", "MOVED", "MOVED 1", "ASK 1 host", "ASK 1 host:", "ASK 1 h:x"):
+        assert read_redirect(nowhere, "asked") is None
 
 
 @given(st.integers(min_value=0, max_value=ALL))
