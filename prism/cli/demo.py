@@ -147,7 +147,9 @@ def _postgres(server: str | None, environment: Mapping[str, str]) -> Demo:
     """As psql finds its server: by a URL, else by PGHOST, PGPORT and the others."""
     given = environment.get
     if server is None:
-        at, its_port = given("PGHOST", "127.0.0.1"), given("PGPORT", "5432")
+        at, its_port = given("PGHOST") or "127.0.0.1", given("PGPORT") or "5432"
+        if not _is_port(its_port):
+            raise CommandError(f"PGPORT is {its_port[:40]!r}; a port is a number from 1 to 65535")
         database = quote(given("PGDATABASE", "prism"), safe="")
         if at.startswith("/"):
             server = f"postgresql:///{database}?{urlencode({'host': at, 'port': its_port})}"
@@ -190,8 +192,7 @@ def _kafka(server: str | None, environment: Mapping[str, str]) -> Demo:
     addresses = []
     for broker in brokers:
         host, _, port = broker.rpartition(":")
-        is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
-        if not host or not is_port or "/" in broker or "@" in broker:
+        if not host or not _is_port(port) or "/" in broker or "@" in broker:
             raise _unreadable("kafka")
         addresses.append((host.strip("[]"), int(port)))
     config = _config("kafka", {"brokers": brokers, "topic_prefix": "demo."}, {})
@@ -245,6 +246,10 @@ def _unreachable(addresses: tuple[tuple[str, int], ...]) -> str:
         except UnicodeError:  # from the codec of host names, whose words nobody understands
             problems.append(f"{host}:{port}: no name of a host")
     return "; ".join(problems)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text[:6]) < 65536
 
 
 def _bracketed(host: str) -> str:

@@ -62,6 +62,12 @@ def test_postgresql_is_found_as_psql_finds_it():
     assert demo("postgres", None, {"PGHOST": "/run/postgresql"}).addresses == ()
 
 
+def test_a_port_of_the_environment_that_is_none_is_named():
+    with pytest.raises(CommandError, match="PGPORT is 'abc'"):
+        demo("postgres", None, {"PGPORT": "abc"})
+    assert block("postgres", PGHOST="", PGPORT="") == block("postgres")
+
+
 def test_credentials_of_a_url_go_where_they_belong():
     config, credentials = block("postgres", "postgresql://ada:p%40%3A@db.example.com/shop")
     assert config == {"connection_string": "postgresql://db.example.com/shop"}, "TLS is verified"
