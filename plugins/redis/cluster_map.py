@@ -79,7 +79,10 @@ class Known(NamedTuple):
     @classmethod
     def read(cls, told: Sequence[Any], asked: str) -> "Known":
         """The answers to ``ASK_MAP``. Raises ValueError."""
-        lines = told[0].decode().splitlines()
+        try:
+            lines = told[0].decode().splitlines()
+        except AttributeError as error:
+            raise ValueError("CLUSTER INFO is no text") from error
         info = dict(line.partition(":")[::2] for line in lines)
         works = info.get("cluster_state") == "ok"
         return cls(read_slots(told[1], asked), int(info.get("cluster_current_epoch", 0)), works)

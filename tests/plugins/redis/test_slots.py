@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prism_plugins.redis.cluster_map import Known
 from prism_plugins.redis.slots import (
     ALL,
     SLOTS,
@@ -90,3 +91,11 @@ def test_how_a_set_of_slots_is_written() -> None:
     for wrong in ("-", "1-", "x", "5-4", "16384", "-1", "1,,2", "0-16384", "٣"):
         with pytest.raises(ValueError):
             read_mask(wrong)
+
+
+@pytest.mark.parametrize(
+    "told", [[None, []], [1, []], [b"cluster_current_epoch:x\r\n", []], [b"", None]]
+)
+def test_what_a_server_says_of_its_cluster_may_be_nothing_of_the_kind(told):
+    with pytest.raises(ValueError):
+        Known.read(told, "asked")
