@@ -73,11 +73,11 @@ def read_keys(file: Path) -> list[KeyEntry]:
     """The entries of ``file``. Blocks.
 
     Raises:
-        ConfigError: it cannot be read, or is wrong; lists every problem.
+        ConfigError: it cannot be read, others may change it, or it is wrong; lists every problem.
     """
     name = str(file)
     try:
-        text = read_file(file)
+        text = read_file(file, guarded=True)
     except ConfigError as error:
         if file.exists():
             raise

@@ -51,8 +51,10 @@ def check(files: tuple[str, ...], strict: bool) -> None:
             failed = True
             click.echo(str(error), err=True)
             continue
+        weak = weaknesses(loaded) if strict else []
         for warning in loaded.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            if warning.line or not any("(hardening: file)" in one.message for one in weak):
+                click.echo(f"warning: {warning}", err=True)
         missing, doubtful = check_machine(loaded, ask_vault=strict)
         for warning in doubtful:
             click.echo(f"warning: {warning}", err=True)
@@ -60,7 +62,6 @@ def check(files: tuple[str, ...], strict: bool) -> None:
         for problem in missing:
             if strict or problem.message not in said:
                 click.echo(str(problem) if strict else f"warning: {problem}", err=True)
-        weak = weaknesses(loaded) if strict else []
         must = strict and is_exposed(loaded.config)
         for problem in weak:
             click.echo(str(problem) if must else f"warning: {problem}", err=True)

@@ -4,8 +4,10 @@ Text -> values with their places (``document``) -> what the types say of them (`
 -> ``Config`` -> what the rules say of that (``rules``).
 """
 
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -52,7 +54,14 @@ def load_config(path: str | Path) -> LoadedConfig:
     Raises:
         ConfigError: it cannot be read, or it is wrong; lists every problem found.
     """
-    return parse_config(read_file(path), str(path))
+    text = read_file(path)
+    loaded = parse_config(text, str(path))
+    mode = Path(path).stat().st_mode
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:  # by a group may be meant
+        said = f"any user may change this file (mode {stat.S_IMODE(mode):04o}); chmod it to 0640"
+        changeable = ConfigProblem(str(path), 0, 0, "", said)
+        loaded = replace_field(loaded, warnings=(changeable, *loaded.warnings))
+    return loaded
 
 
 def parse_config(text: str, file: str) -> LoadedConfig:

@@ -6,6 +6,8 @@ swaps a symlink two directories up, and network file systems tell nobody.
 """
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import trio
@@ -19,18 +21,31 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 
 
-def read_file(path: str | Path) -> str:
+def read_file(path: str | Path, *, guarded: bool = False) -> str:
     """The text of the file. Blocks for as long as the disk takes.
 
+    A ``guarded`` one decides who may call, so it is refused where others may change it, or put
+    another in its place.
+
     Raises:
-        ConfigError: it cannot be read, is too large, or is not UTF-8.
+        ConfigError: it cannot be read, is too large, or is not UTF-8; or others may change it.
     """
     file = str(path)
     try:
         with Path(path).open("rb") as opened:
             content = opened.read(MAX_FILE_BYTES + 1)
+            mode = os.fstat(opened.fileno()).st_mode
+        around = [Path(path).absolute().parent, Path(path).resolve().parent]  # of a link, both
+        directories = {each: each.stat().st_mode for each in around} if guarded else {}
     except OSError as error:
         raise unusable(file, f"cannot be read: {error.strerror}") from None
+    if guarded and is_changeable(mode):
+        octal = f"{stat.S_IMODE(mode):04o}"
+        raise unusable(file, f"may be changed by other users (mode {octal}); chmod it to 0600")
+    for directory, mode in directories.items():
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            why = f"is in {directory}, which any user may change; chmod that to 0755"
+            raise unusable(file, why)
     if len(content) > MAX_FILE_BYTES:
         raise unusable(file, f"is larger than {MAX_FILE_BYTES} bytes")
     try:
@@ -38,6 +53,11 @@ def read_file(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise unusable(file, f"is not UTF-8 text (line {line})") from None
+
+
+def is_changeable(mode: int) -> bool:
+    """Whether others than its owner may write a file with this mode."""
+    return mode & (stat.S_IWGRP | stat.S_IWOTH) != 0
 
 
 def unusable(file: str, why: str) -> ConfigError:

@@ -11,6 +11,8 @@ import importlib.util
 import os
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from prism.config.catalogue import config_type, missing_library
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.hardening import find_weaknesses
+from prism.config.sources import is_changeable
 from prism.config.typecheck import alternatives, fields_of, meta_of
 from prism.config.types import (
     AdminConfig,
@@ -89,12 +92,37 @@ def weaknesses(loaded: LoadedConfig) -> list[ConfigProblem]:
     if os.geteuid() == 0:
         root.warning("the proxy should run as a user of its own, not as root (hardening: user)")
     mode = Path(loaded.file).stat().st_mode
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if is_changeable(mode):
         root.warning(
             f"others may change this file (mode {stat.S_IMODE(mode):04o}); chmod it to 0640 "
             "(hardening: file)"
         )
+    for name, place in _authorities(loaded.config, root):
+        if not name:
+            continue
+        with suppress(OSError):  # what is not here has been told
+            mode = Path(name).stat().st_mode
+            if is_changeable(mode):
+                place.warning(
+                    f"others may change {name} (mode {stat.S_IMODE(mode):04o}), which decides who "
+                    "is trusted; chmod it to 0644 (hardening: file)"
+                )
     return _in_order(root.report.warnings[before:])
+
+
+def _authorities(config: Config, at: Place) -> Iterator[tuple[str, Place]]:
+    """The files that say which certificates are good, each with its place."""
+    for tls, place in ((config.listen.tls, at["listen"]), (config.admin.tls, at["admin"])):
+        for key in ("client_ca", "client_crl") if tls is not None else ():
+            yield getattr(tls, key) or "", place["tls"][key]
+    authentication, here = config.authentication, at["authentication"]
+    if authentication is not None:
+        for index, issuer in enumerate(authentication.jwt):
+            yield issuer.ca_cert or "", here["jwt"][index]["ca_cert"]
+        if authentication.introspection is not None:
+            yield authentication.introspection.ca_cert or "", here["introspection"]["ca_cert"]
+    if config.secrets.vault is not None:
+        yield config.secrets.vault.ca_cert or "", at["secrets"]["vault"]["ca_cert"]
 
 
 def located(loaded: LoadedConfig, error: PrismError) -> PrismError:

@@ -204,7 +204,7 @@ def use_revocation_lists(context: ssl.SSLContext, file: Path) -> None:
     Raises:
         TLSFilesError: it cannot be used.
     """
-    _check_readable(file)
+    _check_file(file)
     try:
         context.load_verify_locations(file)
     except OSError as error:
@@ -223,7 +223,7 @@ def server_problems(
     unusable = set()
     for file in files:
         try:
-            _check_readable(file)
+            _check_file(file)
         except TLSFilesError as error:
             unusable.add(file)
             yield file, error.why
@@ -321,7 +321,7 @@ def _context(purpose: ssl.Purpose, authorities: PEMFile | None) -> ssl.SSLContex
         TLSFilesError: they cannot be used.
     """
     if authorities is not None:
-        _check_readable(authorities)
+        _check_file(authorities)
     try:
         context = ssl.create_default_context(purpose, cafile=authorities)
     except OSError as error:  # ssl.SSLError is one
@@ -345,9 +345,9 @@ def _present(context: ssl.SSLContext, certificate: PEMFile, key: PEMFile | None)
             "(openssl pkey -in FILE -out NEW)",
         )
 
-    _check_readable(certificate)
+    _check_file(certificate)
     if key is not None:
-        _check_readable(key)
+        _check_file(key)
     try:
         context.load_cert_chain(certificate, key, password=refuse)
     except OSError as error:
@@ -355,13 +355,18 @@ def _present(context: ssl.SSLContext, certificate: PEMFile, key: PEMFile | None)
         raise TLSFilesError(files, _reason(error, "a certificate and its key")) from error
 
 
-def _check_readable(file: PEMFile) -> None:
-    """OpenSSL does not say which of several files it could not read."""
+def _check_file(file: PEMFile) -> None:
+    """That it can be read, since OpenSSL does not say which of several files could not; and that
+    not every user decides by it whom to trust."""
     try:
         with Path(file).open("rb") as opened:
             opened.read(1)
+            mode = os.fstat(opened.fileno()).st_mode
     except OSError as error:
         raise TLSFilesError(file, error.strerror or type(error).__name__) from error
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        octal = f"{stat.S_IMODE(mode):04o}"
+        raise TLSFilesError(file, f"any user may change it (mode {octal}); chmod it to 0600")
 
 
 def _reason(error: OSError, wanted: str) -> str:

@@ -107,6 +107,44 @@ def test_the_file_stays_its_owners(file, monkeypatch):
     assert len(read_keys(file)) == 2
 
 
+@pytest.mark.parametrize("mode", [0o666, 0o660, 0o602])
+def test_a_file_that_others_may_change_says_nothing_about_anybody(file, mode):
+    _, entry = create_key(file, "reports", [])
+    keys = APIKeys(file)
+    file.chmod(mode)
+    content = file.read_bytes()
+    said = (
+        rf"keys.yaml: the file may be changed by other users \(mode {mode:04o}\); chmod it to 0600"
+    )
+    for use in (
+        lambda: APIKeys(file),
+        keys.read,
+        lambda: read_keys(file),
+        lambda: create_key(file, "other", []),
+        lambda: revoke_key(file, entry.id),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            use()
+    assert file.read_bytes() == content
+    assert keys.has(entry.id, time.time()), "a running proxy keeps what it had"
+    file.chmod(0o640)
+    assert len(read_keys(file)) == 1
+
+
+def test_a_file_that_others_may_put_another_in_place_of(file, tmp_path):
+    create_key(file, "reports", [])
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "keys.yaml"
+    link.symlink_to(file)
+    for directory, names in ((tmp_path, (file, link)), (link.parent, (link,))):
+        directory.chmod(0o777)
+        for name in names:
+            with pytest.raises(ConfigError, match="any user may change; chmod that to 0755"):
+                read_keys(name)
+        directory.chmod(0o1777)
+    assert len(read_keys(file)) == len(read_keys(link)) == 1
+
+
 def test_what_cannot_be_done_changes_nothing(file):
     create_key(file, "reports", [])
     before = file.read_text()

@@ -2,9 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from prism.cli.main import prism
+from prism.config import load_config
+from prism.control.machine import weaknesses
 from tests.services.vault import ROLE_ID, SECRET_ID, Vault
 
 GOOD = "namespaces: [{name: kv, backend: sqlite}]\n"
@@ -90,6 +93,39 @@ def test_what_is_weak_is_an_error_where_others_reach_the_proxy():
     exposed = CliRunner().invoke(prism, ["config", "check", "exposed.yaml"])
     assert exposed.exit_code == 0
     assert "hardening" not in exposed.stderr
+
+
+@pytest.mark.usefixtures("files")
+def test_a_file_of_keys_that_others_may_change_is_an_error_and_one_of_the_configuration_is_told():
+    Path("keys.yaml").write_text("keys: []\n")
+    Path("keyed.yaml").write_text(GOOD + "authentication: {api_keys: {file: keys.yaml}}\n")
+    Path("keys.yaml").chmod(0o666)
+    for arguments, status, begins in (([], 0, "warning: "), (["--strict"], 1, "")):
+        result = CliRunner().invoke(prism, ["config", "check", *arguments, "keyed.yaml"])
+        assert result.exit_code == status
+        place = f"\n{begins}keyed.yaml:2:35: authentication.api_keys.file: "
+        assert place in f"\n{result.stderr}"
+        assert "may be changed by other users (mode 0666); chmod it to 0600" in result.stderr
+    Path("good.yaml").chmod(0o646)
+    for arguments in ([], ["--strict"]):
+        result = CliRunner().invoke(prism, ["config", "check", *arguments, "good.yaml"])
+        assert result.stderr.count("may change this file (mode 0646); chmod it to 0640") == 1
+
+
+@pytest.mark.usefixtures("files")
+def test_authorities_that_a_group_may_change_are_weak():
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path("ca.pem")
+    vault = (
+        "{address: 'https://v', token: t, ca_cert: ca.pem, secrets: [{name: a, path: b, key: c}]}"
+    )
+    Path("vault.yaml").write_text(GOOD + f"secrets: {{vault: {vault}}}\n")
+    for mode, count in ((0o644, 0), (0o664, 1)):
+        Path("ca.pem").chmod(mode)
+        loaded = load_config("vault.yaml")
+        weak = [str(each) for each in weaknesses(loaded) if "decides who is trusted" in str(each)]
+        assert len(weak) == count
+        assert all("secrets.vault.ca_cert: others may change" in each for each in weak)
 
 
 @pytest.mark.usefixtures("files")

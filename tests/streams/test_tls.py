@@ -30,6 +30,7 @@ from prism.streams.tls import (
     client_context,
     load_client_context,
     server_problems,
+    use_revocation_lists,
 )
 
 
@@ -255,6 +256,25 @@ def test_a_key_that_any_user_may_read_draws_a_warning(
     files.key.chmod(mode)
     files.server()
     assert caplog.text.count(f"any user may read the private key {files.key}") == warned
+
+
+def test_files_that_any_user_may_change_are_refused(files: Files) -> None:
+    why = "any user may change it (mode 0646); chmod it to 0600"
+    for file in (files.cert, files.key):
+        mode = file.stat().st_mode
+        file.chmod(0o646)
+        with pytest.raises(TLSFilesError, match=re.escape(why)):
+            files.server()
+        assert dict(server_problems(files.cert, files.key, None))[file] == why
+        file.chmod(mode)
+    authority = files.cert.with_name("authority.pem")
+    authority.write_bytes(files.cert.read_bytes())
+    load_client_context(TLSFiles(str(authority)))
+    authority.chmod(0o646)
+    with pytest.raises(TLSFilesError, match=re.escape(why)):
+        load_client_context(TLSFiles(str(authority)))
+    with pytest.raises(TLSFilesError, match=re.escape(why)):
+        use_revocation_lists(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), authority)
 
 
 def test_every_file_of_a_server_that_does_not_fit_is_named(files: Files) -> None:
