@@ -160,7 +160,7 @@ def reload(
 ) -> None:
     """Replace a plugin without losing a call; prints the receipt.
 
-    Exit status 1 where the new one was given up and the old one serves on.
+    Exit status 1 where the new one was given up: the old one serves on, or (failed) none.
     """
     limits = _given(min_calls=min_calls, min_seconds=min_seconds, max_seconds=max_seconds)
     if limits and canary is None:
@@ -307,7 +307,7 @@ def _duration(seconds: float) -> str:
 
 def _tell(answer: dict[str, Any], output: str) -> None:
     _show(answer, output)
-    if answer.get("outcome") == "rolled_back":
+    if answer.get("outcome") in ("rolled_back", "failed"):
         sys.exit(1)
 
 
@@ -317,6 +317,8 @@ def _show(record: dict[str, Any], output: str) -> None:
         show_one(record, output)
         return
     found = _readable(_with_last_line(record))
+    if found.get("outcome") == "failed" and "phases" in found:
+        found["phases"] += "; it has no instance still"
     if found.get("last_error") and str(found["last_error"]) in str(found.get("reason", "")):
         del found["last_error"]  # the reason says it
     written = found.pop("last_output", [])

@@ -157,7 +157,7 @@ class LiveConfig:
             self._unfinished = {
                 receipt.namespace
                 for receipt in applied.receipts
-                if receipt.outcome == "rolled_back"
+                if receipt.outcome in ("rolled_back", "failed")
             }
         outcome = ConfigOutcome(
             file=plan.file,
@@ -200,3 +200,5 @@ def _log_outcome(outcome: ConfigOutcome) -> None:
             log.error(
                 "namespace %s runs as before the change: %s", receipt.namespace, receipt.reason
             )
+        elif receipt.outcome == "failed":
+            log.error("namespace %s has no plugin now: %s", receipt.namespace, receipt.reason)

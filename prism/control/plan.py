@@ -83,8 +83,9 @@ class ConfigOutcome(msgspec.Struct, frozen=True):
     """How an application went: all of it took effect, or, with ``failures``, nothing did.
 
     ``failures`` maps a namespace to the reason. ``receipts`` are of the plugins replaced: one
-    that may not run twice, and did not come up, is ``rolled_back`` there. ``generation`` is
-    the number of the configuration in use; the first is 1.
+    that may not run twice, and did not come up, is ``rolled_back`` there, or ``failed`` where the
+    old one did not come back. ``generation`` is the number of the configuration in use; the
+    first is 1.
     """
 
     file: str

@@ -190,12 +190,12 @@ class Keeper:
     async def _wait_for_its_dialling(self, generation: Generation) -> None:
         """Wait until a plugin has dialled in and settled, or for as long as calls may wait for it.
 
-        One that served comes back soon, as a rule; of one that never did nobody knows.
+        One that served comes back soon, as a rule, and so does one that is started together
+        with the proxy; of one that came and failed at its start nobody knows.
         """
         plugin = self.spec.plugin
         absence = f"it waits for the plugin to dial {plugin.socket}"
-        served_before = self.slot.expected and generation.number > 1
-        self.slot.say_absent(absence, expected=served_before)
+        self.slot.say_absent(absence, expected=self.slot.expected)
         self._attempted.set()
         with trio.move_on_after(plugin.start_timeout_seconds) as in_time:
             await generation.wait_settled()
@@ -213,7 +213,7 @@ class Keeper:
             count = self._backoff.crashes
             crashes = f"it crashed{f' {count} times in a row' if count > 1 else ''}: {failure}"
             way_out = f"`prism plugin reset {self.spec.namespace}` starts it again"
-            self._say_absent(f"{crashes}; {way_out}", retry_at=math.inf)
+            self._say_absent(f"{crashes}; {way_out}", failure, retry_at=math.inf)
             log.error(
                 "namespace %s: gave up on %s until it is reset",
                 self.spec.namespace,
@@ -226,17 +226,23 @@ class Keeper:
             self.journal.restarts += 1
         self._say_absent(
             f"it is being restarted: {failure}" if served else str(failure),
+            failure,
             # Its first new start is near; whether a second one helps, nobody knows.
             expected=served > 0,
             retry_at=trio.current_time() + delay,
         )
 
     def _say_absent(
-        self, reason: str, *, expected: bool = False, retry_at: float | None = None
+        self,
+        reason: str,
+        failure: LaunchError,
+        *,
+        expected: bool = False,
+        retry_at: float | None = None,
     ) -> None:
         if self.slot.absence != reason:
             log.warning("namespace %s has no plugin: %s", self.spec.namespace, reason)
-        self.slot.say_absent(reason, expected=expected, retry_at=retry_at)
+        self.slot.say_absent(reason, expected=expected, retry_at=retry_at, output=failure.output)
 
     def _note_leaving(self, generation: Generation) -> None:
         """A generation gets no more calls: called in the moment that it is known."""
@@ -356,15 +362,19 @@ class Keeper:
         """
         self.spec = replace(self.spec, at_version=spec.at_version, verification=spec.verification)
 
-    def pause(self, reason: str, *, held: bool = False) -> None:
+    def pause(self, reason: str | LaunchError, *, held: bool = False) -> None:
         """Make no attempts until ``resume`` or ``install``; what serves is left alone.
 
-        ``reason`` is why there will be no instance. ``held``: one will come soon, so calls
-        should wait for it, whatever their namespace says of that.
+        ``reason`` is why there will be no instance: a failure, or an operator's wish. ``held``:
+        one will come soon, so calls should wait for it, whatever their namespace says of that.
         """
         self.paused = True
         self._step.cancel()
-        self.slot.say_absent(reason, held=held, retry_at=None if held else math.inf)
+        output: tuple[str, ...] = ()
+        if isinstance(reason, LaunchError):
+            self.last_failure, output = reason, reason.output
+        retry_at = None if held else math.inf
+        self.slot.say_absent(str(reason), held=held, retry_at=retry_at, output=output)
 
     def resume(self) -> None:
         """Go on making attempts, at once, if there is no instance."""

@@ -4,7 +4,8 @@ A reload starts the new instance beside the old one and does nothing to the old 
 until the new one is healthy. Up to the swap it can be rolled back without a trace;
 the swap is one assignment; from then on the old one finishes its calls. Where
 two instances may not overlap, the old one ends first, and calls are held
-meanwhile; if the new one fails then, the old version is started again.
+meanwhile; if the new one fails then, the old version is started again. A receipt says
+``rolled_back`` only where an instance serves after it.
 
 A reload is in steps (prepare, swap, finish; or roll back), so that several namespaces can be
 changed together or not at all.
@@ -122,27 +123,28 @@ class Replacement:
         """
         keeper = self.keeper
         paused_before = keeper.paused and self.old is None
-        reason = told = "it is being replaced"
+        reason = "it is being replaced"
+        failure: LaunchError | None = None
         keeper.pause(reason, held=True)
         try:
             await self._end_old(reason)
             try:
                 await self.prepare()
             except LaunchError as error:
-                reason, told = str(error), error.explained
-                await self._end_new(reason)
+                failure = error
+                await self._end_new(str(error))
             else:
                 self.swap()
                 await keeper.close_unused_sockets()
                 return self._receipt("swapped")
             if self.old is not None and not keeper.stopping:
-                await self._start_again(reason)
+                await self._start_again(failure)
         finally:
             if paused_before and keeper.paused:
-                keeper.pause(reason)  # and no call is held any more
+                keeper.pause(failure or reason)  # and no call is held any more
             else:
                 keeper.resume()
-        return self._receipt("rolled_back", told)
+        return self._came_to_nothing(failure.explained)
 
     async def drain(self) -> Receipt:
         """End the instance after its calls, and start none until a restart."""
@@ -200,7 +202,11 @@ class Replacement:
         """Before the swap: end the new instance, and leave everything as it was."""
         await self._end_new(reason)
         await self.keeper.close_unused_sockets()
-        return self._receipt("rolled_back", reason)
+        return self._came_to_nothing(reason)
+
+    def _came_to_nothing(self, reason: str) -> Receipt:
+        serves = self.keeper.current is not None
+        return self._receipt("rolled_back" if serves else "failed", reason)
 
     async def _end_new(self, reason: str) -> None:
         if self.new is not None:
@@ -213,10 +219,10 @@ class Replacement:
             await self.old.wait_ended()
         self._gone_at = trio.current_time()
 
-    async def _start_again(self, reason: str) -> None:
+    async def _start_again(self, failure: LaunchError) -> None:
         """Bring the old version back; if that fails as well, the keeper's loop goes on trying."""
         keeper = self.keeper
-        self._say(f"starting the old version again: {reason}")
+        self._say(f"starting the old version again: {failure}")
         again = None
         try:
             # What it had worked: what its secrets say now may be why the new one does not.
@@ -226,13 +232,14 @@ class Replacement:
                 keeper.install(again)
                 self._served_at = trio.current_time()
                 return
-            reason = str(again.error)
+            await again.wait_ended()  # which knows best why
+            failure = again.error
         except LaunchError as error:
-            reason = str(error)
+            failure = error
         finally:
             if again is not None and keeper.current is not again:
                 again.retire("given up")
-        keeper.pause(reason)
+        keeper.pause(failure)
 
     async def _try_out(self, canary: Canary, new: Generation) -> None:
         """Give ``new`` its share of the calls beside the old instance, until it is judged.

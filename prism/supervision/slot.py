@@ -26,7 +26,8 @@ class Slot:
     ``current`` is ``None`` while there is no instance; ``absence`` then says
     why, to operators alone (it may name hosts and files), ``expected`` whether one is
     about to come, ``held`` whether that was asked for, so that all calls should wait for
-    it, and ``retry_at`` (on trio's clock) when the next start is due: never where an operator
+    it, ``output`` is what the process wrote last of whose failure ``absence`` tells, and
+    ``retry_at`` (on trio's clock) when the next start is due: never where an operator
     has to ask for it (``math.inf``), ``None`` where that is not known. ``waiting`` calls
     wait for one; ``retried`` counts calls that were given to another instance, by reason.
     ``on_change`` is called when there is an instance again, or none any more: it must not block.
@@ -43,6 +44,7 @@ class Slot:
         self.expected = True
         self.held = False
         self.retry_at: float | None = None
+        self.output: tuple[str, ...] = ()
         self.waiting = 0
         self.retried: Counter[str] = Counter()
         self.operations: dict[str, OperationDeclaration] = {}
@@ -111,12 +113,14 @@ class Slot:
         expected: bool = False,
         held: bool = False,
         retry_at: float | None = None,
+        output: tuple[str, ...] = (),
     ) -> None:
         """Say why there is no instance, or will be none, and what can be hoped for."""
         self.absence = absence
         self.expected = expected or held
         self.held = held
         self.retry_at = retry_at
+        self.output = output
         self._changed.unpark_all()
 
     def is_idempotent(self, operation: str) -> bool:

@@ -14,13 +14,14 @@ import trio
 from prism.supervision.keeper import Keeper
 from prism.supervision.lifecycle import State
 
-Outcome = Literal["swapped", "rolled_back", "drained"]
+Outcome = Literal["swapped", "rolled_back", "failed", "drained"]
 
 
 class Phases(msgspec.Struct, frozen=True, omit_defaults=True):
     """How long each part of a reload took, in seconds; None where it did not come to it.
 
     ``absent`` is how long the namespace had no instance: 0 unless the two may not overlap.
+    Where the outcome is ``failed`` it has none still, and this is what has passed so far.
     """
 
     start: float | None = None
@@ -64,8 +65,9 @@ class Receipt(msgspec.Struct, frozen=True):
     """How a reload, restart or drain went.
 
     ``swapped``: ``new`` serves. ``rolled_back``: ``old`` serves as before (or, if the two
-    could not overlap, was started again), and ``reason`` says why. ``drained``: there
-    is no instance until a restart. ``killed``: ``old`` did not end when it was asked to.
+    could not overlap, was started again), and ``reason`` says why. ``failed``: neither serves,
+    for that reason. ``drained``: there is no instance until a restart. ``killed``: ``old`` did
+    not end when it was asked to.
     """
 
     namespace: str
@@ -118,6 +120,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     newest. ``version`` is what the instance says of itself, ``configured_version`` the
     catalogue's name for it. ``restarts`` counts replacements that nobody asked for,
     and new starts after a crash at the start.
+    ``last_output`` is what the process wrote last of whose failure ``reason`` tells; where one
+    serves, that of ``last_error``.
     ``retry_in`` is set while the next start is awaited. ``operation`` is what runs on
     the namespace: ``reload``, ``canary``, ``restart``, ``drain`` or ``secrets`` (a reload for
     such as have changed); ``canary`` is how a trial
@@ -171,7 +175,7 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
         pid=keeper.current.pid if keeper.current is not None else None,
         restarts=keeper.journal.restarts,
         last_error=str(keeper.last_failure or ""),
-        last_output=list(keeper.last_failure.output) if keeper.last_failure is not None else [],
+        last_output=list(_last_output(keeper)),
         in_flight=sum(generation.in_flight for generation in keeper.generations),
         waiting=slot.waiting,
         health=health.status.name if health is not None else None,
@@ -193,3 +197,9 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
             for generation in keeper.generations
         ],
     )
+
+
+def _last_output(keeper: Keeper) -> tuple[str, ...]:
+    if keeper.current is None:
+        return keeper.slot.output
+    return keeper.last_failure.output if keeper.last_failure is not None else ()

@@ -19,8 +19,8 @@ stand on:
 Everything here raises ``CallError``s that front ends know how to tell:
 ``UnknownNamespace`` 404, ``UnknownVersion`` 404, ``OperationInProgress`` 409,
 ``InvalidRequest`` 400, ``Draining`` 503. A reload that fails is not an exception: its
-receipt says ``rolled_back``, and why. Cancelling the wait for a reload does not cancel the
-reload.
+receipt says ``rolled_back``, or ``failed`` where none serves, and why. Cancelling the wait for
+a reload does not cancel the reload.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -131,3 +131,10 @@ def test_seconds_of_a_canary_that_takes_an_hour(capsys):
     assert capsys.readouterr().out == (
         "canary: error_rate 0.0123, seconds 12.3, max_seconds 3600\n"
     )
+
+
+def test_the_receipt_of_a_failure_says_that_there_is_no_instance_still(capsys):
+    receipt = {"outcome": "failed", "phases": {"absent": 0.3456, "total": 0.5}}
+    _show(receipt, "table")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "absent" in line]
+    assert line.endswith("absent 0.346 s, total 0.500 s; it has no instance still")

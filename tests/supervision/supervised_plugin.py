@@ -76,6 +76,7 @@ class Model(Plugin):
     sick = False
     degraded = False
     hang = ""
+    start_takes = 0.0
 
     def __init__(self):
         super().__init__()
@@ -85,6 +86,7 @@ class Model(Plugin):
     async def start(self):
         if self.hang == "start":
             await trio.sleep_forever()
+        await trio.sleep(self.start_takes)
         if len(self.made) <= self.failures:
             raise ValueError("no backend")
 

@@ -297,14 +297,16 @@ async def test_a_plugin_that_dials_in_and_dials_again(make_spec, program, tmp_pa
     assert not path.exists()
 
 
-async def test_calls_wait_for_a_plugin_that_dials_in_and_has_served(make_spec, program, tmp_path):
+async def test_calls_wait_for_a_plugin_that_dials_in(make_spec, program, tmp_path):
     path = tmp_path / "d" / "s"
     async with kept(make_spec(socket=str(path))) as (_keeper, slot):
-        assert not slot.expected  # it never was there
+        assert slot.expected  # it is started beside the proxy
         plugin = await trio.lowlevel.open_process(
             [sys.executable, program], env=os.environ | {"PLUGIN_SOCKET": str(path)}
         )
-        first = await eventually(lambda: slot.current)
+        with trio.fail_after(30):
+            await slot.wait_filled()
+        first = slot.current
         await first.channel.aclose()
         await eventually(lambda: slot.current is not first)
         with trio.fail_after(30):
@@ -312,6 +314,15 @@ async def test_calls_wait_for_a_plugin_that_dials_in_and_has_served(make_spec, p
         assert slot.current.generation == 2
         plugin.terminate()
         await plugin.wait()
+
+
+async def test_calls_wait_so_long_for_the_first_that_dials_in(make_spec, tmp_path, autojump_clock):
+    spec = make_spec(socket=str(tmp_path / "d" / "s"), start_timeout_seconds=7)
+    async with kept(spec) as (_keeper, slot):
+        with pytest.raises(PluginUnavailable):
+            await slot.wait_filled()
+        assert trio.current_time() == 7
+        assert not slot.expected
 
 
 async def test_nobody_waits_for_ever_for_a_plugin_that_dials_in(

@@ -211,6 +211,48 @@ async def test_where_two_may_not_run_the_old_version_is_started_again(quick, mod
             await supervisor.reload("ns", canary=Canary())
 
 
+async def test_where_the_old_version_does_not_start_again_either_it_has_failed(
+    quick, model, autojump_clock
+):
+    restart = {"first_delay_seconds": 10}
+    async with supervised(quick(overlap=False, restart=restart)) as supervisor:
+        slot = supervisor.slots["ns"]
+        model.failures = 3  # the first of them is running already
+        model.start_takes = 2
+        receipt = await supervisor.reload("ns")
+        assert (receipt.outcome, slot.current) == ("failed", None)
+        assert "no backend" in receipt.reason
+        assert receipt.phases.absent == pytest.approx(4), "both starts: it still is"
+        assert supervisor.journals["ns"].reloads == {"failed": 1}
+        await eventually(lambda: slot.current)
+
+
+async def test_a_reload_of_what_does_not_serve_has_failed(quick, model, autojump_clock):
+    model.failures = 2
+    async with supervised(quick(restart={"first_delay_seconds": 10})) as supervisor:
+        receipt = await supervisor.reload("ns")
+        assert (receipt.outcome, receipt.old) == ("failed", None)
+
+
+async def test_what_a_process_wrote_is_told_of_its_own_failure_alone(make_spec, program):
+    program = Path(program)
+    good = program.read_text()
+    async with supervised(make_spec(restart={"first_delay_seconds": 60})) as supervisor:
+        program.write_text("raise ImportError('no driver')")
+        assert (await supervisor.restart("ns")).outcome == "failed"
+        status = supervisor.status_of("ns")
+        assert status.last_output[-1] == "ImportError: no driver"
+        assert "exited with status 1" in status.reason
+        assert "exited with status 1" in status.last_error
+        program.write_text(good)
+        assert (await supervisor.restart("ns")).outcome == "swapped"
+        await supervisor.drain("ns")
+        status = supervisor.status_of("ns")
+        assert (status.reason, status.last_output) == ("it was drained by an operator", [])
+        supervisor.reset("ns")
+        assert supervisor.status_of("ns").last_output == []
+
+
 async def test_who_asked_for_a_reload_may_leave(quick, autojump_clock):
     async with supervised(quick()) as supervisor:
         slot = supervisor.slots["ns"]
@@ -237,7 +279,7 @@ async def test_a_stop_in_the_middle_of_a_reload(quick, model, autojump_clock):
             nursery.start_soon(reload)
             await trio.testing.wait_all_tasks_blocked()
             supervisor.stop()
-    assert receipts[0].outcome == "rolled_back"
+    assert receipts[0].outcome == "failed"
     assert trio.current_time() < 10
 
 
@@ -249,7 +291,7 @@ async def test_a_restart_that_fails_where_none_ran_holds_no_more_calls(
         await supervisor.drain("ns")
         model.failures = 2
         receipt = await supervisor.restart("ns")
-        assert (receipt.outcome, receipt.old) == ("rolled_back", None)
+        assert (receipt.outcome, receipt.old) == ("failed", None)
         assert "no backend" in receipt.reason
         assert (slot.held, slot.expected) == (False, False)
         assert "no backend" in slot.absence
@@ -467,7 +509,7 @@ async def test_a_stop_while_the_calls_of_a_restart_are_held(quick, autojump_cloc
             await trio.testing.wait_all_tasks_blocked()
             supervisor.stop()
         await eventually(lambda: receipts)
-    assert (receipts[0].outcome, receipts[0].reason) == ("rolled_back", "the proxy is stopping")
+    assert (receipts[0].outcome, receipts[0].reason) == ("failed", "the proxy is stopping")
     assert trio.current_time() < 30
 
 

@@ -1,7 +1,7 @@
 """What the routes answer, but for streams: what there is, what changes something, and the
 configuration.
 
-A reload that comes to nothing is no error: its receipt says ``rolled_back``, and why.
+A reload that comes to nothing is no error: its receipt says ``rolled_back`` or ``failed``, and why.
 """
 
 import os
