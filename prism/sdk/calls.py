@@ -192,9 +192,11 @@ class Calls:
         return [call for call in self._running.values() if type(call) is _LeftCall]
 
     def abandon_left(self) -> None:
-        """The session has ended: nobody wants the answers of calls that were left."""
+        """The session has ended, and with it the calls that were left."""
         for left in self._left():
-            self.cancel_left(left)
+            del self._running[left.opened.stream]
+            left.pending.abandon()
+            self._close_as_ended(left.opened)
 
     async def _keep_deadlines(self) -> None:
         """End calls that were left when their time is up."""
@@ -226,14 +228,15 @@ class Calls:
             self.workers.stop()
 
     def _fail(self, opened: Open, error: BaseException, deadline: float, worker: Worker) -> None:
-        status = StatusCode.INTERNAL
-        if isinstance(error, Exception):
-            log.exception("%s failed outside its operation", opened.method.name)
-        elif worker.spent or isinstance(error, anyio.get_cancelled_exc_class()):
-            status = StatusCode.CANCELLED
         if self.now() >= deadline:
-            status = StatusCode.DEADLINE_EXCEEDED
-        self._close(opened, status)
+            self._close(opened, StatusCode.DEADLINE_EXCEEDED)
+        elif worker.spent and not isinstance(error, Exception):
+            self._close(opened, StatusCode.CANCELLED)
+        elif isinstance(error, anyio.get_cancelled_exc_class()):
+            self._close_as_cancelled_here(opened)
+        else:
+            log.exception("%s failed outside its operation", opened.method.name)
+            self._close(opened, StatusCode.INTERNAL)
 
     # -- streams --------------------------------------------------------------
 
@@ -245,7 +248,7 @@ class Calls:
         self._tasks.start_soon(self._run_stream, stream, opened, scope)
 
     async def _run_stream(self, stream: "MessageStream", opened: Open, scope: Scope) -> None:
-        status = StatusCode.CANCELLED
+        status: StatusCode | None = None
         last: StreamResponse | None = None
         too_large = False
         try:
@@ -260,11 +263,16 @@ class Calls:
             log.exception("a stream failed outside its operation")
             status = StatusCode.INTERNAL
         finally:
-            if status is StatusCode.CANCELLED and self.now() >= scope.deadline:
-                status = StatusCode.DEADLINE_EXCEEDED
             del self._running[opened.stream]
             del self._streams[opened.stream]
-            self._close(opened, status, last, too_large=too_large)
+            if status is not None:
+                self._close(opened, status, last, too_large=too_large)
+            elif self.now() >= scope.deadline:
+                self._close(opened, StatusCode.DEADLINE_EXCEEDED)
+            elif scope.cancel_called:
+                self._close(opened, StatusCode.CANCELLED)
+            else:
+                self._close_as_cancelled_here(opened)
             self._writer.wake()
 
     async def _send_items(self, stream: "MessageStream") -> StreamResponse | None:
@@ -302,6 +310,23 @@ class Calls:
             log.exception("the answer to %s cannot be sent", opened.method.name)
             why = f"the plugin's answer cannot be sent: {error}"
             self._close_without_answer(opened, StatusCode.INTERNAL, why)
+
+    def _close_as_cancelled_here(self, opened: Open) -> None:
+        """Close a call that was cancelled, though not by the host: nobody asked for that.
+
+        The session ends, and cancels what is left of it; on asyncio, a plugin can also cancel
+        the task that it finds itself in.
+        """
+        if anyio.current_effective_deadline() == -math.inf:
+            self._close_as_ended(opened)
+        else:
+            why = "the plugin cancelled the call itself"
+            self._close_without_answer(opened, StatusCode.INTERNAL, why)
+
+    def _close_as_ended(self, opened: Open) -> None:
+        if self._connection.state is not _CLOSED:
+            why = "the plugin stopped before the call had ended; it may have run"
+            self._close_without_answer(opened, StatusCode.UNAVAILABLE, why)
 
     def _close_without_answer(
         self, opened: Open, status: StatusCode, why: str, *, too_large: bool = False

@@ -76,7 +76,7 @@ class _Failures:
     """What an exception becomes: a status and a sentence for the caller, a log entry for us."""
 
     def __init__(self, plugin: str) -> None:
-        self._logger = logging.getLogger(f"prism.plugin.{plugin}")
+        self.logger = logging.getLogger(f"prism.plugin.{plugin}")
         self._redaction = Redaction()
 
     def keep_secret(self, credentials: Mapping[str, str]) -> None:
@@ -84,7 +84,7 @@ class _Failures:
         self._redaction = Redaction(credentials)
 
     def of_call(
-        self, error: Exception, operation: str, request_id: str = ""
+        self, error: BaseException, operation: str, request_id: str = ""
     ) -> tuple[StatusCode, str]:
         """Status and detail for the caller of an operation that raised ``error``.
 
@@ -96,10 +96,10 @@ class _Failures:
         error_id = secrets.token_hex(4)
         request = f", request {request_id}" if request_id else ""
         self._log(error, f"operation {operation!r} failed, error id {error_id}{request}")
-        detail = f"the plugin failed unexpectedly; its log has the cause under error id {error_id}"
-        return StatusCode.INTERNAL, detail
+        what = _EXITS.get(type(_alone(error)), "the plugin failed unexpectedly")
+        return StatusCode.INTERNAL, f"{what}; its log has the cause under error id {error_id}"
 
-    def of_lifecycle(self, error: Exception, step: str) -> tuple[StatusCode, str]:
+    def of_lifecycle(self, error: BaseException, step: str) -> tuple[StatusCode, str]:
         """Status and detail for the operator, when ``step`` of the plugin's life failed.
 
         Unlike a client, the operator may read the exception's own text.
@@ -112,15 +112,36 @@ class _Failures:
             f"{step} failed: {type(error).__name__}: {error}"
         )
 
-    def _log(self, error: Exception, what: str) -> None:
-        self._logger.error("%s\n%s", what, self._redaction.traceback(error))
+    def _log(self, error: BaseException, what: str) -> None:
+        self.logger.error("%s\n%s", what, self._redaction.traceback(error))
+
+
+_EXITS = {
+    SystemExit: "the plugin's handler called sys.exit",
+    KeyboardInterrupt: "the plugin's handler raised KeyboardInterrupt",
+}
+_FAULTS = (Exception, *_EXITS)
+"""What a plugin's own code fails with. What ends a process elsewhere is a handler's error here: it
+must not end the calls beside it. Signals are heard by the process's main program."""
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Is it the plugin's own failure alone, and nothing of a cancellation?"""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(_FAULTS)[1] is None
+    return isinstance(error, _FAULTS)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """The error itself, also when a task group wrapped it alone into a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _said_on_purpose(error: BaseException) -> CallError | None:
-    """The CallError, also when a task group wrapped it alone into a group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error if isinstance(error, CallError) else None
+    found = _alone(error)
+    return found if isinstance(found, CallError) else None
 
 
 class PendingResponse(PendingExecution):
@@ -162,7 +183,8 @@ class Plugin:
     set. ``Config`` is the msgspec Struct to decode the configuration to; without
     one, ``self.config`` is the plain dictionary. What it may say beside its fields, which
     credentials there are for one, is in ``prism.contract.settings``. Raise ``PluginError`` to
-    answer a call with a status; any other exception is INTERNAL and only the log has it.
+    answer a call with a status; any other exception is INTERNAL and only the log has it, also
+    ``SystemExit``: a handler cannot end the process, and the calls of others with it.
     Names with two leading underscores are the SDK's; all others are the author's.
     """
 
@@ -264,7 +286,15 @@ class Plugin:
                 self.use_cache(request.cache)
             self.__state = State.SERVING
             self.__offered = self.operations
-        except Exception as error:
+            if not self.operations:
+                self.__failures.logger.warning(
+                    "plugin %r offers no operation, so nothing can be called: "
+                    "mark its methods with @operation",
+                    self.name,
+                )
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             code, detail = self.__failures.of_lifecycle(error, "start")
             return InitializeResponse(error=detail, error_code=code, plugin_version=self.version)
         finally:
@@ -328,7 +358,9 @@ class Plugin:
                 pending = True
                 return PendingResponse(result, lambda: self.__finish(request, result, started))
             return self.__answer(result, started, binary=binary)
-        except Exception as error:
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             return self.__failed(request, error)
         finally:
             if not pending:
@@ -340,7 +372,9 @@ class Plugin:
             if later.abandoned:
                 return None
             return self.__answer(later.result(), started, binary=bool(request.params_raw))
-        except Exception as error:
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             return self.__failed(request, error)
         finally:
             self.__call_ends(started)
@@ -352,7 +386,7 @@ class Plugin:
             return ExecuteResponse(success=True, result_raw=raw, metrics=metrics)
         return ExecuteResponse(success=True, result_json=encode_json(result), metrics=metrics)
 
-    def __failed(self, request: ExecuteRequest, error: Exception) -> ExecuteResponse:
+    def __failed(self, request: ExecuteRequest, error: BaseException) -> ExecuteResponse:
         self.metrics.requests_failed += 1
         request_id = request.metadata.get("prism-request-id", "")
         code, detail = self.__failures.of_call(error, request.operation, request_id)
@@ -393,7 +427,9 @@ class Plugin:
                         text = encode_json(value)
                         yield StreamResponse(result_json=text, position=position)
             yield StreamResponse(is_final=True)
-        except Exception as error:
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             self.metrics.requests_failed += 1
             request_id = first.metadata.get("prism-request-id", "")
             code, detail = self.__failures.of_call(error, first.operation, request_id)
@@ -406,7 +442,9 @@ class Plugin:
         if self.__state is State.SERVING:
             try:
                 health = await self.health()
-            except Exception as error:
+            except BaseException as error:
+                if not _is_fault(error):
+                    raise
                 health = Health.unhealthy(self.__failures.of_lifecycle(error, "health check")[1])
         else:
             health = Health(HealthStatus.UNHEALTHY, f"the plugin is {self.__state.value}")
@@ -437,7 +475,9 @@ class Plugin:
         remaining = self.__running
         try:
             await self.stop()
-        except Exception as error:
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             return ShutdownResponse(error=self.__failures.of_lifecycle(error, "stop")[1])
         finally:
             self.__state = State.STOPPED
