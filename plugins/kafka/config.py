@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import PluginError, SettingsProblem, StatusCode
+from prism.sdk import PluginError, SettingsProblem, StatusCode, Store
 
 File = Annotated[str, Meta(min_length=1, extra={"path": True, "read": True})]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -99,6 +99,16 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if isinstance(self.tls, TLS) and (self.tls.cert is None) is not (self.tls.key is None):
             yield SettingsProblem(("config", "tls"), "cert and key go together")
+
+    def store(self, namespace: str, credentials: Mapping[str, str]) -> Store:
+        """The topics with its prefix; see ``prism.contract.settings``."""
+        del namespace, credentials
+        return Store(
+            frozenset(self.brokers),
+            self.topic_prefix,
+            f"topics of this Kafka that begin with {self.topic_prefix!r}",
+            "give each a config.topic_prefix with which no other's begins",
+        )
 
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")

@@ -7,12 +7,10 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import SettingsProblem, did_you_mean
+from prism.sdk import SettingsProblem, Store
 
-_UNREADABLE = (
-    "it cannot be read; its form is postgresql://host:port/database?name=value or "
-    "host=... port=... dbname=..., without user name and password"
-)
+from .conninfo import UNREADABLE, is_torn, no_such_parameter, parameters_without_libpq
+
 _SECRET = ("password", "passfile", "sslpassword", "oauth_client_secret")
 _FROM_CREDENTIALS = {"user": "username", "password": "password"}
 _VERIFYING = ("verify-ca", "verify-full")
@@ -73,15 +71,12 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.statement_cache_size == 0
 
     def problems(self, credentials: Mapping[str, str]) -> Iterator[SettingsProblem]:
-        """What does not fit; see ``prism.contract.settings``. What only libpq knows is left out
-        where psycopg is not installed."""
+        """What does not fit; see ``prism.contract.settings``."""
         del credentials  # the server judges them
         if not self.connection_string:  # wrong, and told
             return
         try:
-            given = _parse(self.connection_string)
-        except ImportError:
-            return
+            given = parameters(self.connection_string)
         except ValueError as error:
             yield _wrong(str(error))
             return
@@ -94,6 +89,22 @@ class PostgresConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             elif keyword in ("service", "client_encoding"):
                 yield _wrong(f"it has {keyword}, which Prism does not take")
 
+    def store(self, namespace: str, credentials: Mapping[str, str]) -> Store | None:
+        """The database as its user sees it; see ``prism.contract.settings``."""
+        del namespace
+        if self.sql == "off":
+            return None
+        given = parameters(self.connection_string)
+        user = credentials.get("username", "")
+        host, port = given.get("host", ""), given.get("port", "5432")
+        database = given.get("dbname", user)
+        return Store(
+            frozenset((f"{user}@{host}:{port}/{database}",)),
+            "",
+            f"database {database!r} of PostgreSQL as the same user",
+            "give each a user of its own, without rights on the other's tables, or sql: off",
+        )
+
 
 class ConnectionSettings:
     """libpq's parameters; the password is read anew for each connection.
@@ -105,7 +116,7 @@ class ConnectionSettings:
     def __init__(
         self, config: PostgresConfig, credentials: Mapping[str, str], namespace: str
     ) -> None:
-        given = _parse(config.connection_string)
+        given = parameters(config.connection_string)
         self._credentials = credentials
         self.parameters = {
             **_DEFAULTS,
@@ -146,15 +157,16 @@ class ConnectionSettings:
         return " ".join(f"{name}={_quoted(value)}" for name, value in parameters.items()).encode()
 
 
-def _parse(text: str) -> dict[str, str]:
-    """The parameters that are given.
+def parameters(text: str) -> dict[str, str]:
+    """The parameters that a connection string has, as libpq reads it where it is installed.
 
     Raises:
         ValueError: it cannot be read; says why, without a part of what may be a password.
-        ImportError: psycopg is not installed.
     """
-    from psycopg import Error, pq
-
+    try:
+        from psycopg import Error, pq
+    except ImportError:
+        return parameters_without_libpq(text)
     try:
         options = pq.Conninfo.parse(text.encode())
     except Error as error:
@@ -163,10 +175,8 @@ def _parse(text: str) -> dict[str, str]:
         option.keyword.decode(): option.val.decode() for option in options if option.val is not None
     }
     # libpq takes torn ones for hosts, ports and names of databases.
-    ports = given.get("port", "").replace(",", "")
-    places = given.get("host", "") + given.get("dbname", "")
-    if (ports and not ports.isdecimal()) or ("@" in places and "://" in text):
-        raise ValueError(_UNREADABLE)
+    if is_torn(given, text):
+        raise ValueError(UNREADABLE)
     return given
 
 
@@ -178,12 +188,8 @@ def _unreadable(text: str, said: str) -> str:
     so only a parameter's name is taken from it, and where no password is in sight."""
     named = _NO_SUCH.search(said)
     if named is None or "@" in text or "pass" in text.lower():
-        return _UNREADABLE
-    from psycopg import pq
-
-    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
-    meant = did_you_mean(named[1], known)
-    return f'there is no parameter "{named[1]}"{meant or "; libpq documents those there are"}'
+        return UNREADABLE
+    return no_such_parameter(named[1])
 
 
 def _quoted(value: str) -> str:

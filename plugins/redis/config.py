@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import PluginError, SettingsProblem, StatusCode, did_you_mean
+from prism.sdk import PluginError, SettingsProblem, StatusCode, Store, did_you_mean
 
 from .commands import DATA_COMMANDS
 
@@ -121,6 +121,24 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     ("credentials", f"{role}username"), f"it means nothing without {role}password"
                 )
 
+    def store(self, namespace: str, credentials: Mapping[str, str]) -> Store:
+        """The keys with its prefix; see ``prism.contract.settings``."""
+        del credentials
+        server = read_url(self.url)
+        servers = {f"{server}/{server.database}"}
+        if self.sentinel is not None:
+            addresses = self.sentinel.addresses
+            servers = {f"{each}/{self.sentinel.name}/{server.database}" for each in addresses}
+        elif self.cluster is not None:
+            servers = set(self.cluster.addresses)
+        prefix = f"{namespace}:" if self.key_prefix is None else self.key_prefix
+        return Store(
+            frozenset(servers),
+            prefix,
+            f"keys of this Redis that begin with {prefix!r}",
+            "give each a config.key_prefix with which no other's begins",
+        )
+
     def _cluster_problems(self, server: "Server") -> Iterator[SettingsProblem]:
         for index, address in enumerate(self.cluster.addresses if self.cluster else ()):
             try:
@@ -168,6 +186,10 @@ def read_url(url: str) -> Server:
         parts = urlsplit(url)
         host, port = parts.hostname or "127.0.0.1", parts.port or 6379
     except ValueError as error:
+        written = url.rpartition("@")[2].partition("://")[2].partition("/")[0].rpartition(":")[2]
+        if written.isdecimal() and "@" not in url:  # else it may be a part of a password
+            said = f"the port {written[:20]} is none; a port is a number from 1 to 65535"
+            raise _wrong(said) from error
         raise _wrong("it cannot be read; its form is redis://host:port/database") from error
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
         raise _wrong(

@@ -1,9 +1,13 @@
 """The ``config:`` block of a namespace on SQLite."""
 
+import os
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
+
+from prism.sdk import Store
 
 
 class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,3 +47,13 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def in_memory(self) -> bool:
         """Whether there is no file."""
         return self.path == ":memory:"
+
+    def store(self, namespace: str, credentials: Mapping[str, str]) -> Store | None:
+        """The file; see ``prism.contract.settings``. Its keys are apart, and its tables are not."""
+        del namespace, credentials
+        if self.in_memory:
+            return None
+        file = os.path.realpath(self.path)
+        return Store(
+            frozenset((file,)), "", f"the SQLite file {file}", "give each a config.path of its own"
+        )

@@ -52,10 +52,12 @@ def check(files: tuple[str, ...], strict: bool) -> None:
             click.echo(str(error), err=True)
             continue
         weak = weaknesses(loaded) if strict else []
-        for warning in loaded.warnings:
-            if warning.line or not any("(hardening: file)" in one.message for one in weak):
-                click.echo(f"warning: {warning}", err=True)
         missing, doubtful = check_machine(loaded, ask_vault=strict)
+        stricter = {problem.message for problem in missing if strict}
+        for warning in loaded.warnings:
+            is_told = not warning.line and any("hardening: file" in one.message for one in weak)
+            if warning.message not in stricter and not is_told:
+                click.echo(f"warning: {warning}", err=True)
         for warning in doubtful:
             click.echo(f"warning: {warning}", err=True)
         said = {warning.message for warning in loaded.warnings}

@@ -52,7 +52,7 @@ class Report:
         self.file = file
         self.errors: list[ConfigProblem] = []
         self.warnings: list[ConfigProblem] = []
-        self._told: set[tuple[Mark, str]] = set()
+        self._told: set[tuple[bool, Mark, str]] = set()
         self._broken: set[Path] = set()
 
     def error(self, mark: Mark, path: Path, message: str, *, usable: bool = False) -> None:
@@ -73,8 +73,9 @@ class Report:
         return path not in self._broken
 
     def _tell(self, problems: list[ConfigProblem], mark: Mark, path: Path, message: str) -> None:
-        if (mark, message) not in self._told:
-            self._told.add((mark, message))
+        told = (problems is self.errors, mark, message)
+        if told not in self._told:
+            self._told.add(told)
             problems.append(ConfigProblem(self.file, *mark, path_text(path), message))
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 from prism.config.catalogue import BUILT_IN, UnresolvedPlugin, resolve_plugin
 from prism.config.document import Place
-from prism.config.secrets import is_reference
+from prism.config.secrets import is_reference, is_secret
 from prism.config.types import Config, PluginConfig
+from prism.contract.redaction import is_user_key
 from prism.streams.addresses import is_loopback
 
 Finding = tuple[Place, str]
@@ -126,7 +127,7 @@ _WRITTEN_OUT = 'who reads this file has it; write "{{ secret:name }}"'
 def _secrets(config: Config, at: Place) -> Iterator[Finding]:
     for index, namespace in enumerate(config.namespaces):
         for key, text in namespace.credentials.items():
-            if not is_reference(text):
+            if not is_reference(text) and (is_secret(key, text) or not is_user_key(key)):
                 place = at["namespaces"][index]["credentials"][key]
                 yield place, _WRITTEN_OUT
     vault = config.secrets.vault

@@ -20,6 +20,7 @@ from prism.config.document import Place, read_yaml
 from prism.config.errors import ConfigError, ConfigProblem, Report
 from prism.config.rules import check_rules
 from prism.config.secrets import check_secrets
+from prism.config.sharing import find_shared
 from prism.config.sources import read_file, unusable
 from prism.config.typecheck import Annotation, alternatives, check_types, fields_of, meta_of
 from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
@@ -86,6 +87,8 @@ def parse_config(text: str, file: str) -> LoadedConfig:
         raise ConfigError(_first(sorted(report.errors, key=_place), file))
     namespaces = [_with_settings(config, n, directory) for n in config.namespaces]
     config = replace(config, namespaces=namespaces)
+    for place, shared in find_shared(config, at):
+        place.warning(shared)
     return LoadedConfig(config, tuple(sorted(report.warnings, key=_place)), file, at)
 
 

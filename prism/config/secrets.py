@@ -11,7 +11,7 @@ import msgspec
 
 from prism.config.document import Place
 from prism.config.typecheck import fields_of, meta_of
-from prism.config.types import Config
+from prism.config.types import Config, NamespaceConfig
 from prism.contract.names import SECRET
 
 HIDDEN = "***"
@@ -32,6 +32,7 @@ _SECRET_KEY = re.compile(
     r"|(api|access|private|secret)[_-]?key$|secret[_-]?id$",
     re.IGNORECASE,
 )
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::?[-?+=][^}]*)?\}")
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://[^:@/\s]*:)([^\s/]+)(?=@)")
 _PAIR_PASSWORD = re.compile(r"\b((?:password|passwd|pwd)=)([^\s&;]+)", re.IGNORECASE)
 
@@ -56,6 +57,8 @@ def check_secrets(at: Place) -> None:
         if (block == "credentials" or path in _SECRETS) and not is_key:
             _check_credential(place, text)
         elif _SECRET_BRACES.search(text):
+            if not is_key and _is_below_unknown(path):
+                continue  # which has been told; where it is meant to be, this may be right
             place.error(
                 "{{ secret:… }} is replaced in the values of `credentials` only, and in "
                 "`authentication.introspection.client_secret`, and `token` and `secret_id` of "
@@ -79,12 +82,25 @@ def _texts(at: Place) -> Iterator[tuple[Place, bool]]:
         yield from _texts(below)
 
 
+def _is_below_unknown(path: tuple[str | int, ...]) -> bool:
+    """Whether a key of the file, or of a namespace, stands above that there is not."""
+    if path[0] != "namespaces" or len(path) < 3:
+        return path[0] not in fields_of(Config)
+    return path[2] not in fields_of(NamespaceConfig)
+
+
 def _check_credential(at: Place, text: str) -> None:
     rest = _PLACEHOLDER.sub("", text)
     if "{{" in rest:
         at.error(
             'a placeholder must read "{{ secret:name }}", the name of letters, digits, ".", "_" '
             'and "-"; other {{ }} are not known'
+        )
+    elif rest == text and (variable := _VARIABLE.fullmatch(text)):
+        name = variable[1]
+        at.warning(
+            f"${{{name}}} is not expanded, so the plugin gets these characters themselves; write "
+            f'"{{{{ secret:{name} }}}}", with {name} in secrets.environment'
         )
     elif rest == text and is_secret(at.path[-1], text):
         at.warning('the secret itself is in the configuration file; better "{{ secret:name }}"')

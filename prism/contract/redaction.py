@@ -28,7 +28,13 @@ _USER_KEY = re.compile(r"(^|[_.-])(user([_-]?(name|id))?|login|client[_-]?id)$",
 """Credentials whose values are the names of users: ``username``, ``sasl_username``, ``client_id``.
 All others are secrets, whatever they are called."""
 
+
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+def is_user_key(name: str) -> bool:
+    """Whether the credential ``name`` is the name of a user, which is no secret."""
+    return _USER_KEY.search(name) is not None
 
 
 class Redaction:
@@ -43,7 +49,7 @@ class Redaction:
     def __init__(self, credentials: Mapping[str, str] | None = None) -> None:
         spellings: set[str] = set()
         for name, value in (credentials or {}).items():
-            if not _USER_KEY.search(name):
+            if not is_user_key(name):
                 spellings.update(_spellings(value))
         # The longest first: one may be a part of another.
         self._secrets = sorted(spellings - {""}, key=len, reverse=True)

@@ -1,11 +1,13 @@
 """What is wrong with a plugin's ``config:`` and ``credentials:`` beyond its types.
 
-The type of a plugin's configuration, a msgspec Struct, may say two things more, which are asked
+The type of a plugin's configuration, a msgspec Struct, may say three things more, which are asked
 where a file is checked and again where the plugin starts:
 
 - ``credential_names``: a class variable, the tuple of all names that ``credentials:`` may have;
 - ``problems(self, credentials)``: yields a ``SettingsProblem`` for all that does not fit together,
-  without looking at files or servers.
+  without looking at files or servers;
+- ``store(self, namespace, credentials)``: the ``Store`` in which the data of the namespace are, or
+  None where no other namespace can have them. It is asked where a file is right.
 
 Where a file is checked, a key whose value does not fit its type is None in ``self``: that was
 told, and what stands beside it is still judged. Credentials are as written, with placeholders.
@@ -25,6 +27,23 @@ class SettingsProblem(NamedTuple):
     def __str__(self) -> str:
         steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
         return f"{''.join(steps).removeprefix('.')}: {self.message}"
+
+
+class Store(NamedTuple):
+    """Where the data of a namespace are: on one of ``servers``, in what begins with ``part``.
+
+    ``what``: the place in words, as in "the file a.db". ``apart``: what to do to have another.
+    """
+
+    servers: frozenset[str]
+    part: str
+    what: str
+    apart: str
+
+    def overlaps(self, other: "Store") -> bool:
+        """Whether some of the data are in both."""
+        nested = self.part.startswith(other.part) or other.part.startswith(self.part)
+        return nested and not self.servers.isdisjoint(other.servers)
 
 
 def settings_problems(

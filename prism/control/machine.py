@@ -25,6 +25,7 @@ from prism.config.catalogue import config_type, missing_library
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.hardening import find_weaknesses
+from prism.config.sharing import find_shared
 from prism.config.sources import is_changeable
 from prism.config.typecheck import alternatives, fields_of, meta_of
 from prism.config.types import (
@@ -76,6 +77,8 @@ def check_machine(
         _check_authentication(config.authentication, root["authentication"], secrets)
     if config.audit is not None:
         _check_audit(Path(config.audit.file), root["audit"]["file"])
+    for place, shared in find_shared(config, root):
+        place.error(shared)
     for index, namespace in enumerate(config.namespaces):
         directory = Path(loaded.file).absolute().parent
         _Namespace(config, namespace, root, index, directory, secrets).check()

@@ -7,7 +7,7 @@ frame protocol and is imported when it is asked for.
 from typing import TYPE_CHECKING, Any
 
 from prism.contract.errors import PluginError
-from prism.contract.settings import SettingsProblem, did_you_mean
+from prism.contract.settings import SettingsProblem, Store, did_you_mean
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
 from prism.sdk.health import Health, Metrics
@@ -28,6 +28,7 @@ __all__ = [
     "Positioned",
     "SettingsProblem",
     "StatusCode",
+    "Store",
     "Value",
     "did_you_mean",
     "operation",

@@ -73,6 +73,19 @@ def test_one_weakness(tmp_path, name, line, was, becomes):
     assert (name, line) in found(tmp_path, HARD.replace(was, becomes, 1))
 
 
+def test_the_name_of_a_user_is_no_secret(tmp_path):
+    for name, text, weak in (
+        ("username", "prism_user", False),
+        ("sasl_username", "ada", False),
+        ("sasl_password", "ada", True),
+        ("username", "redis://u:hunter2@h", True),
+    ):
+        own = "backend: x\n    plugin: {type: sidecar, command: [x]}\n    access: {}\n"
+        named = f"  - name: c\n    {own}    credentials: {{{name}: '{text}'}}\n"
+        names = [each for each, _ in found(tmp_path, HARD + named)]
+        assert ("secrets" in names) is weak, (name, text)
+
+
 @pytest.mark.parametrize("way", ["token: CANARY", "role_id: r, secret_id: CANARY"])
 def test_what_logs_in_to_vault_is_a_secret_too(tmp_path, way):
     secrets = "secrets: [{name: a, path: b, key: c}]"

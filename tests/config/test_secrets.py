@@ -45,6 +45,24 @@ def test_a_placeholder_anywhere_else_is_an_error(problems: Problems, block: str)
     (_,) = (each for each in found if "in the values of `credentials` only" in each)
 
 
+def test_where_a_key_above_is_misspelt_only_that_is_told(problems: Problems) -> None:
+    own = "{name: a, backend: redis, %s: {password: '{{ secret:y }}'}}"
+    (problem,) = problems(f"namespacs: [{own % 'credentials'}]")
+    assert 'did you mean "namespaces"?' in problem
+    (problem,) = problems(f"namespaces: [{own % 'credental'}]")
+    assert 'did you mean "credentials"?' in problem
+
+
+@pytest.mark.parametrize("text", ["${PGPASSWORD}", "${PGPASSWORD:-CANARY}"])
+def test_a_variable_of_the_environment_is_not_expanded_and_told_so(text: str) -> None:
+    own = f"plugin: {{type: sidecar, command: run}}, credentials: {{password: '{text}'}}"
+    (warning,) = parse_config(f"namespaces: [{{name: a, backend: b, {own}}}]", "f").warnings
+    assert warning.message == (
+        "${PGPASSWORD} is not expanded, so the plugin gets these characters themselves; write "
+        '"{{ secret:PGPASSWORD }}", with PGPASSWORD in secrets.environment'
+    )
+
+
 @pytest.mark.parametrize(
     ("block", "path"),
     [
