@@ -26,7 +26,7 @@ import trio
 
 from prism.access.identity import Identity, KeysAwaited, unfit_name
 from prism.access.issuer_keys import BadAnswer, content_of
-from prism.access.tokens import find_claim, texts_of
+from prism.access.tokens import find_claim, texts_of, time_of
 from prism.config.errors import ConfigError
 from prism.config.types import IntrospectionConfig
 from prism.contract.errors import AuthenticationUnavailable, Unauthenticated
@@ -152,10 +152,14 @@ class Introspection:
     async def _introspect(self, token: bytes) -> Identity | None:
         """What the server says of ``token``; None: that it is not good."""
         try:
-            answer = await trio.to_thread.run_sync(
-                self._post, token, abandon_on_cancel=True, limiter=self._threads
-            )
+            # httpx limits the time of each read, and none that a name takes to be resolved.
+            with trio.fail_after(TIMEOUT):
+                answer = await trio.to_thread.run_sync(
+                    self._post, token, abandon_on_cancel=True, limiter=self._threads
+                )
             return self._read(answer, token)
+        except trio.TooSlowError:
+            why = f"it takes longer than {TIMEOUT:g} s to answer"
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             why = str(error) or type(error).__name__
         except (BadAnswer, ConfigError, TLSFilesError) as error:
@@ -195,8 +199,8 @@ class Introspection:
         if not active:
             return None
         config, now = self._config, self._clock()
-        expires = claims.get("exp", now + config.cache_seconds)
-        if isinstance(expires, bool) or not isinstance(expires, int | float):
+        expires = time_of(claims.get("exp", now + config.cache_seconds))
+        if expires is None:
             raise BadAnswer("its answer has an exp that is no time")
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
@@ -219,7 +223,7 @@ class Introspection:
                 for group in texts_of(find_claim(claims, config.groups_claim))
             ),
             frozenset(texts_of(claims.get("scope"))),
-            expires=min(float(expires), now + config.cache_seconds),
+            expires=min(expires, now + config.cache_seconds),
             token=token,
         )
 

@@ -186,10 +186,21 @@ def _json(text: bytes) -> dict[str, Any]:
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    seconds = time_of(claims.get(name))
+    if seconds is None:
         raise _refused(f"its {name} is missing, or no time")
-    return float(value)
+    return seconds
+
+
+def time_of(value: object) -> float | None:
+    """The Unix time that a claim's ``value`` (a NumericDate) says; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def find_claim(claims: Mapping[str, Any], name: str) -> object:

@@ -1,6 +1,7 @@
 """Opaque tokens, with a real server that is asked about them."""
 
 import time
+from contextlib import suppress
 
 import pytest
 import trio
@@ -78,7 +79,7 @@ async def test_what_is_not_good_is_remembered_for_a_moment(make, issuer, told):
     [
         b"", b"garbage", b"[]", b"{}", b'{"active":1}', b'{"active":"true"}', b'{"active":null}',
         b'{"active":true,"sub":"ada","exp":"soon"}', b'{"active":true,"sub":"ada","exp":true}',
-        b"[" * 100_000, b" " * 300_000 + b'{"active":true,"sub":"ada"}', b"\xff",
+        b'{"active":true,"sub":"ada","exp":1' + b"0" * 400 + b"}", b"[" * 100_000, b" " * 300_000 + b'{"active":true,"sub":"ada"}', b"\xff",
     ],
 )  # fmt: skip
 async def test_what_is_no_answer_opens_nothing(make, issuer, body):
@@ -105,6 +106,26 @@ async def test_nor_a_server_that_is_down_or_slow(make, issuer, monkeypatch):
     issuer.introspect = issuer.hang
     with pytest.raises(AuthenticationUnavailable):
         await found(make(), b"abc")
+
+
+async def test_nor_one_whose_head_trickles(make, monkeypatch):
+    """No read is too slow, and all of them together are."""
+    monkeypatch.setattr(module, "TIMEOUT", 1.0)
+
+    async def trickle(stream):
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nx: ")
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await trio.sleep(0.05)
+                await stream.send_all(b"x")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, trickle, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        with trio.fail_after(60), pytest.raises(AuthenticationUnavailable):
+            await found(make(url=f"http://127.0.0.1:{port}/introspect"), b"abc")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_secret_that_was_changed_is_read_again(make, issuer):

@@ -125,6 +125,18 @@ async def test_the_log_has_what_was_found_and_the_client_has_not(issuer, judge, 
     assert "expected" not in caught.value.detail
 
 
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), "1", True, None, []],
+    ids=["huge", "huge-negative", "text", "truth", "null", "list"],
+)
+async def test_a_time_that_is_none(issuer, judge, name, value):
+    claims = issuer.claims() | {name: value}
+    with pytest.raises(Unauthenticated, match=f"its {name} is missing, or no time"):
+        judge(issuer.signed(claims))
+
+
 async def test_claims_of_other_names(issuer, judge):
     token = issuer.token(
         email="ada@example.com", realm_access={"roles": ["a", 5, "", "b"]}, scope=None, scp=["x"]

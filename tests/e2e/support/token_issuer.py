@@ -99,12 +99,15 @@ class TokenIssuer:
         return {name: value for name, value in {**claims, **changes}.items() if value is not None}
 
     def token(self, key=None, algorithm="RS256", header=None, **claims):
+        return self.signed(self.claims(**claims), key, algorithm, header)
+
+    def signed(self, claims, key=None, algorithm="RS256", header=None):
         key = key or self.rsa
         head = {"alg": algorithm, "kid": key.kid, **(header or {})}
         head = {name: value for name, value in head.items() if value is not None}
         registry = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
         registry.max_header_length = 1 << 20
-        content = json.dumps(self.claims(**claims)).encode()
+        content = json.dumps(claims).encode()
         return jws.serialize_compact(head, content, key, registry=registry)
 
     def forged(self):
