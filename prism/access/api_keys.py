@@ -148,19 +148,24 @@ class APIKeys:
             return None
         return Identity(entry.principal, frozenset(entry.groups), key=entry.id, expires=entry.ends)
 
-    def has(self, key: str, now: float) -> bool:
-        """Is the key with this id still good?"""
-        entry = self._entries.get(key)
-        return entry is not None and now < entry.ends
+    def has(self, identity: Identity, now: float) -> bool:
+        """Is the key of ``identity`` still good, and the same caller's, with the same groups?"""
+        entry = self._entries.get(identity.key)
+        return (
+            entry is not None
+            and now < entry.ends
+            and (entry.principal, frozenset(entry.groups)) == (identity.name, identity.groups)
+        )
 
 
-def _look(file: Path) -> tuple[int, int, int] | None:
-    """What differs when the file does; None where it is not there."""
+def _look(file: Path) -> tuple[int, ...] | None:
+    """What differs when the file does, or who may read it; None where it is not there."""
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # ctime: of a chmod that makes it readable again, and of a copy that keeps the mtime.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def is_api_key(credential: bytes) -> bool:

@@ -160,7 +160,7 @@ class Authentication:
         """Would ``identity``, found before, be found again?"""
         now = self._clock()
         if identity.key and self._api_keys is not None:
-            return self._api_keys.has(identity.key, now)
+            return self._api_keys.has(identity, now)
         if identity.token and self._introspection is not None:
             return self._introspection.is_good(identity)
         return now < identity.expires
@@ -193,13 +193,13 @@ class Authentication:
     async def _watch_keys(self, keys: APIKeys) -> None:
         while True:
             await trio.sleep(INTERVAL)
-            if await trio.to_thread.run_sync(keys.is_changed):
+            if await trio.to_thread.run_sync(keys.is_changed, abandon_on_cancel=True):
                 await self._reload_keys(keys)
 
     async def _reload_keys(self, keys: APIKeys) -> None:
         async with self._reloading:  # else what was read before a change could come after it
             try:
-                entries = await trio.to_thread.run_sync(keys.read)
+                entries = await trio.to_thread.run_sync(keys.read, abandon_on_cancel=True)
             except ConfigError as error:
                 log.error("the API keys in use stay: %s", error)
                 return

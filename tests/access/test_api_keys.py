@@ -62,30 +62,33 @@ def test_an_unknown_key_takes_a_comparison_as_well(file, monkeypatch):
 
 
 def test_a_key_is_good_to_the_end_of_its_last_day(file):
-    key, entry = create_key(file, "reports", [], "2030-01-31")
+    key, _ = create_key(file, "reports", [], "2030-01-31")
     keys, end = APIKeys(file), 1_896_134_400.0  # 2030-02-01, midnight UTC
-    assert keys.identify(key.encode(), end - 1).expires == end
+    identity = keys.identify(key.encode(), end - 1)
+    assert identity.expires == end
     assert keys.identify(key.encode(), end) is None
-    assert keys.has(entry.id, end - 1)
-    assert not keys.has(entry.id, end)
+    assert keys.has(identity, end - 1)
+    assert not keys.has(identity, end)
 
 
 def test_a_key_whose_last_day_is_the_last_there_is_does_not_end(file):
-    key, entry = create_key(file, "reports", [], "9999-12-31")
+    key, _ = create_key(file, "reports", [], "9999-12-31")
     keys = APIKeys(file)
-    assert keys.identify(key.encode(), time.time()).expires == math.inf
-    assert keys.has(entry.id, time.time())
+    identity = keys.identify(key.encode(), time.time())
+    assert identity.expires == math.inf
+    assert keys.has(identity, time.time())
 
 
 def test_a_revoked_key_stays_in_the_file_and_opens_nothing(file):
     key, entry = create_key(file, "reports", [])
     keys = APIKeys(file)
+    identity = keys.identify(key.encode(), time.time())
     assert not keys.is_changed()
     revoke_key(file, entry.id)
     assert keys.is_changed()
     keys.use(keys.read())
     assert keys.identify(key.encode(), time.time()) is None
-    assert not keys.has(entry.id, time.time())
+    assert not keys.has(identity, time.time())
     assert read_keys(file)[0].revoked is not None
     assert revoke_key(file, entry.id) == read_keys(file)[0]
 
@@ -109,8 +112,9 @@ def test_the_file_stays_its_owners(file, monkeypatch):
 
 @pytest.mark.parametrize("mode", [0o666, 0o660, 0o602])
 def test_a_file_that_others_may_change_says_nothing_about_anybody(file, mode):
-    _, entry = create_key(file, "reports", [])
+    key, entry = create_key(file, "reports", [])
     keys = APIKeys(file)
+    identity = keys.identify(key.encode(), time.time())
     file.chmod(mode)
     content = file.read_bytes()
     said = (
@@ -126,7 +130,7 @@ def test_a_file_that_others_may_change_says_nothing_about_anybody(file, mode):
         with pytest.raises(ConfigError, match=said):
             use()
     assert file.read_bytes() == content
-    assert keys.has(entry.id, time.time()), "a running proxy keeps what it had"
+    assert keys.has(identity, time.time()), "a running proxy keeps what it had"
     file.chmod(0o640)
     assert len(read_keys(file)) == 1
 
@@ -143,6 +147,21 @@ def test_a_file_that_others_may_put_another_in_place_of(file, tmp_path):
                 read_keys(name)
         directory.chmod(0o1777)
     assert len(read_keys(file)) == len(read_keys(link)) == 1
+
+
+def test_a_change_is_seen_that_leaves_size_and_time_as_they_were(file):
+    create_key(file, "reports", [])
+    keys = APIKeys(file)
+    before = file.stat()
+    assert not keys.is_changed()
+    file.write_text(file.read_text().replace("reports", "reporta"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p and rsync -t do
+    assert file.stat().st_size == before.st_size
+    assert keys.is_changed()
+    keys.read()
+    assert not keys.is_changed()
+    file.chmod(0o640)  # so that it can be read again
+    assert keys.is_changed()
 
 
 def test_what_cannot_be_done_changes_nothing(file):

@@ -1,8 +1,10 @@
 import math
+import threading
 
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from prism.access import authentication as module
 from prism.access.api_keys import APIKeys, create_key, revoke_key
@@ -118,7 +120,7 @@ async def test_the_file_is_read_once_at_a_time(file, nursery, monkeypatch):
     authentication = Authentication(APIKeys(file))
     begun, go_on = [], trio.Event()
 
-    async def run_sync(work):
+    async def run_sync(work, **_):
         begun.append(work)
         await go_on.wait()
         return work()
@@ -150,6 +152,42 @@ async def test_what_is_open_is_looked_at_again_since_credentials_end(file, autoj
     assert not authentication.is_good(token)
     clock.now = 1_900_022_400.0
     assert not authentication.is_good(identity)
+
+
+@pytest.mark.parametrize("change", [{"groups": ["ops"]}, {"principal": "others"}])
+def test_what_is_open_ends_where_its_key_is_given_other_groups_or_another_caller(file, change):
+    key, entry = create_key(file, "reports", ["billing", "ops"])
+    keys = APIKeys(file)
+    authentication = Authentication(keys)
+    identity = authentication.identify(bearer(key))
+    keys.use([replace(entry, groups=["ops", "billing"])])
+    assert authentication.is_good(identity)
+    keys.use([replace(entry, **change)])
+    assert not authentication.is_good(identity)
+
+
+@pytest.mark.parametrize("look", ["is_changed", "read"])
+async def test_a_disk_that_hangs_does_not_hold_up_the_end(file, look, monkeypatch):
+    create_key(file, "reports", [])
+    keys = APIKeys(file)
+    hangs, released, returned = threading.Event(), threading.Event(), threading.Event()
+
+    def hang():
+        hangs.set()
+        released.wait(60)
+        returned.set()
+        return []
+
+    monkeypatch.setattr(keys, "is_changed", lambda: True)
+    monkeypatch.setattr(keys, look, hang)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Authentication(keys).run)
+            await trio.to_thread.run_sync(hangs.wait, 60)
+            nursery.cancel_scope.cancel()
+        assert not returned.is_set()
+    finally:
+        released.set()
 
 
 async def test_a_file_that_changes_is_read_again_and_one_that_breaks_is_not_used(

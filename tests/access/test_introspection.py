@@ -79,7 +79,8 @@ async def test_what_is_not_good_is_remembered_for_a_moment(make, issuer, told):
     [
         b"", b"garbage", b"[]", b"{}", b'{"active":1}', b'{"active":"true"}', b'{"active":null}',
         b'{"active":true,"sub":"ada","exp":"soon"}', b'{"active":true,"sub":"ada","exp":true}',
-        b'{"active":true,"sub":"ada","exp":1' + b"0" * 400 + b"}", b"[" * 100_000, b" " * 300_000 + b'{"active":true,"sub":"ada"}', b"\xff",
+        b'{"active":true,"sub":"ada","exp":1' + b"0" * 400 + b"}",
+        b"[" * 100_000, b" " * 300_000 + b'{"active":true,"sub":"ada"}', b"\xff",
     ],
 )  # fmt: skip
 async def test_what_is_no_answer_opens_nothing(make, issuer, body):
