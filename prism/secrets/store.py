@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 600.0
 """A Vault that nobody has asked for so long is logged out of: the configuration names another."""
+THREADS = 4
+"""That read files: one each is lost to a file system that hangs, and no others of the proxy's are,
+which resolve names and check large bodies."""
 LOGOUT_SECONDS = 2.0
 """For all logouts together: a token that is not revoked ends by itself."""
 
@@ -91,6 +94,7 @@ class Secrets:
         self._on_exposed = on_exposed
         self._exposed: set[Path] = set()
         self._vaults: dict[bytes, Vault] = {}
+        self.threads = trio.CapacityLimiter(THREADS)
 
     def credentials(self, texts: Mapping[str, str], config: SecretsConfig) -> "Credentials":
         """``texts`` with the secrets in them, which are read each time that it is called."""
@@ -115,7 +119,9 @@ class Secrets:
             if local:
                 # It reads files, and changes nothing if it is abandoned.
                 found.update(
-                    await trio.to_thread.run_sync(self.look_here, local, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(
+                        self.look_here, local, abandon_on_cancel=True, limiter=self.threads
+                    )
                 )
         return found
 

@@ -37,6 +37,8 @@ RETRY_SECONDS = 5.0
 """Until a Vault that is down is asked again, and one that has refused a secret for that secret."""
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: a dozen secrets of the largest size."""
+BELIEVED_SECONDS = 60.0
+"""How long a refused secret is not laid to the token, once a new token was refused it, too."""
 RENEW_AFTER = 2 / 3
 """Share of a token's time after which it is renewed."""
 SHORTEST_SHARE = 1 / 2
@@ -69,6 +71,14 @@ class _Known(NamedTuple):
     asked: float
 
 
+class _Refused(NamedTuple):
+    """A login that Vault refused: what was ``shown``, ``why``, and when it may be tried again."""
+
+    shown: dict[str, str]
+    why: str
+    until: float
+
+
 class Vault:
     """A session with the Vault of ``where``; ``secrets`` reads what is needed to log in, which
     rules see to is not in that Vault.
@@ -86,6 +96,7 @@ class Vault:
         texts = {"token": config.token, "secret_id": config.secret_id}
         written = {name: text for name, text in texts.items() if text is not None}
         self._own = secrets.credentials(written, replace(where, vault=None))
+        self._threads = secrets.threads
         self._lock = trio.Lock()
         self._known: dict[str, _Known] = {}
         self._context: ssl.SSLContext | None = None
@@ -94,6 +105,8 @@ class Vault:
         self._first_seconds = math.inf
         self._renew_at = math.inf
         self._renewable = False
+        self._refused: _Refused | None = None
+        self._believed_until = -math.inf
         self._hidden = Redaction()
 
     async def read(self, source: Source, *, anew: bool) -> str | SecretError:
@@ -192,9 +205,14 @@ class Vault:
             await self._log_in()
         where = f"{quote(self.config.mount)}/data/{quote(path)}"
         answer = await self._request("GET", where)
-        if answer.status == 403 and not await self._is_token_good():
+        is_believed = trio.current_time() < self._believed_until
+        if answer.status == 403 and not is_believed and not await self._is_token_good():
             await self._log_in()
             answer = await self._request("GET", where)
+            if answer.status == 403:
+                # The policy refuses lookup-self as well as this: a login at every look would
+                # leave Vault with a token more each time.
+                self._believed_until = trio.current_time() + BELIEVED_SECONDS
         data = answer.content.get("data")
         if answer.status == 200 and isinstance(data, dict) and isinstance(data.get("data"), dict):
             found: dict[str, Any] = data["data"]
@@ -257,6 +275,7 @@ class Vault:
             why = "; ".join(problem.message for problem in error.problems)
             raise SecretError(f"there is no login to Vault: {why}") from None
         if config.token is not None:
+            self._check_refused(own)
             await self._use_token(own["token"])
             return
         if config.role_id is not None:
@@ -265,25 +284,39 @@ class Vault:
         else:
             mount, way = config.auth_mount or "kubernetes", f"role {config.kubernetes_role}"
             body = {"role": config.kubernetes_role or "", "jwt": await self._account_token()}
+        self._check_refused(body)
         self._hidden = Redaction({name: body.get(name, "") for name in ("secret_id", "jwt")})
         answer = await self._request("POST", f"auth/{quote(mount)}/login", body, token="")
         if answer.status != 200:
-            raise SecretError(
+            raise self._refuse(
+                body,
                 f"Vault refuses the login at auth/{mount} as {way}{self._told(answer)}; check "
-                "it, and what else secrets.vault says of the login"
+                "it, and what else secrets.vault says of the login",
             )
         self._take_token(answer, "a login")
         self._first_seconds = self.expires - trio.current_time()
         log.info("Vault at %s: logged in as %s", config.address, way)
+
+    def _check_refused(self, shown: dict[str, str]) -> None:
+        """See that Vault has not just refused ``shown``: each secret would try it again, and
+        Vault locks out who fails too often. Raises SecretError."""
+        refused = self._refused
+        if refused and refused.shown == shown and trio.current_time() < refused.until:
+            raise SecretError(refused.why)
+
+    def _refuse(self, shown: dict[str, str], why: str) -> SecretError:
+        self._refused = _Refused(shown, why, trio.current_time() + RETRY_SECONDS)
+        return SecretError(why)
 
     async def _use_token(self, token: str) -> None:
         """Take the token that the configuration names, and find out how long it is good."""
         self._hidden = Redaction({"token": token})
         answer = await self._request("GET", "auth/token/lookup-self", token=token)
         if answer.status != 200:
-            raise SecretError(
+            raise self._refuse(
+                {"token": token},
                 f"Vault does not take the token of secrets.vault.token{self._told(answer)}: it has "
-                "ended, or was never one; put a new one there"
+                "ended, or was never one; put a new one there",
             )
         data = answer.content.get("data")
         seconds = data.get("ttl") if isinstance(data, dict) else None
@@ -296,7 +329,9 @@ class Vault:
         file = Path(self.config.kubernetes_token_file)
         try:
             return await trio.to_thread.run_sync(
-                lambda: read_secret(file, on_exposed=lambda _: None), abandon_on_cancel=True
+                lambda: read_secret(file, on_exposed=lambda _: None),
+                abandon_on_cancel=True,
+                limiter=self._threads,
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error

@@ -1,13 +1,17 @@
 """Where a secret is, and texts with secrets in them."""
 
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 
 from prism.config.errors import ConfigError
 from prism.config.types import SecretsConfig
 from prism.secrets import Credentials, Secrets
+from prism.secrets import store as module
 from prism.secrets.store import source_of
 
 
@@ -47,6 +51,26 @@ async def test_a_secret_that_looks_like_a_placeholder_is_not_replaced_again(
     (directory / "tricky").write_text(r"{{ secret:pg }}\1")
     found = await credentials({"a": "{{ secret:tricky }}"}, directory)()
     assert found == {"a": r"{{ secret:pg }}\1"}
+
+
+async def test_a_directory_that_hangs_takes_few_threads(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are resolved, and large bodies checked, in the others."""
+    released = threading.Event()
+    monkeypatch.setattr(module, "read_from", lambda *_: released.wait(60) and "found")
+    secrets = Secrets()
+    asked = secrets.credentials({"a": "{{ secret:pg }}"}, config(directory))
+    limiter = trio.to_thread.current_default_thread_limiter()
+    free = limiter.available_tokens
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(asked)
+        await trio.testing.wait_all_tasks_blocked()
+        held = free - limiter.available_tokens, secrets.threads.borrowed_tokens
+        nursery.cancel_scope.cancel()
+    released.set()
+    assert held == (0, module.THREADS)
 
 
 async def test_a_rotated_secret_is_seen_the_next_time(directory: Path) -> None:

@@ -18,7 +18,7 @@ from prism.config.types import SecretsConfig
 from prism.secrets import Secrets
 from prism.secrets import vault as module
 from prism.secrets.store import SecretError, source_of
-from prism.secrets.vault import MAX_ANSWER
+from prism.secrets.vault import BELIEVED_SECONDS, MAX_ANSWER, RETRY_SECONDS
 from tests.services.vault import KUBERNETES_ROLE, ROLE_ID, SECRET_ID, Vault
 
 APPROLE = {"role_id": ROLE_ID, "secret_id": "{{ secret:SID }}"}
@@ -142,8 +142,48 @@ async def test_a_secret_that_is_not_there_as_it_should_be(server: Vault) -> None
     assert server.seen["auth/approle/login"] == 1, "the token is good, so it stays"
 
 
+async def test_a_login_that_is_refused_is_tried_once_for_all_secrets(
+    server: Vault, mock_clock: MockClock
+) -> None:
+    """Vault locks out who fails too often."""
+    login = "auth/approle/login"
+    asker = Asker(server, role_id=ROLE_ID, secret_id="{{ secret:BAD_SID }}")
+    first = await asker.ask("pg")
+    assert first.startswith("error: Vault refuses the login")
+    mock_clock.jump(RETRY_SECONDS / 3)
+    assert await asker.ask("other") == await asker.ask("pg") == first
+    assert server.seen[login] == 1
+    asker.environment["BAD_SID"] = "nightingale-worse"
+    mock_clock.jump(RETRY_SECONDS / 3)
+    await asker.ask("other")
+    await asker.ask("pg")
+    assert server.seen[login] == 2, "another one is tried at once"
+    mock_clock.jump(RETRY_SECONDS)
+    await asker.ask("pg")
+    assert server.seen[login] == 3
+    asker.environment["BAD_SID"] = SECRET_ID
+    mock_clock.jump(1)
+    assert await asker.ask("pg") == "hunter2"
+
+
+async def test_a_token_that_may_not_be_looked_up_is_not_replaced_at_every_look(
+    server: Vault, mock_clock: MockClock
+) -> None:
+    """A role with token_no_default_policy has such ones."""
+    server.denied |= {"auth/token/lookup-self", "prod/other"}
+    asker = Asker(server)
+    for _ in range(5):
+        mock_clock.jump(1)
+        assert await asker.ask() == "hunter2"
+        assert (await asker.ask("other")).startswith("error: Vault refuses it (")
+    assert server.seen["auth/approle/login"] == 2
+    server.tokens.clear()
+    mock_clock.jump(BELIEVED_SECONDS)
+    assert await asker.ask() == "hunter2"
+
+
 async def test_a_login_that_is_refused_is_told_without_what_was_shown(
-    server: Vault, caplog: pytest.LogCaptureFixture
+    server: Vault, fast: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     asker = Asker(server, role_id=ROLE_ID, secret_id="{{ secret:BAD_SID }}")

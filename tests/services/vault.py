@@ -114,6 +114,8 @@ class Vault:
         end = self.tokens[token]
         left = 0.0 if end is None else end - time.monotonic()
         match what:
+            case "lookup-self" if "auth/token/lookup-self" in self.denied:
+                return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
             case "lookup-self":
                 return 200, {"data": {"id": token, "ttl": int(left), "renewable": self.renewable}}
             case "renew-self" if self.renewable and end is not None:
