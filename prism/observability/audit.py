@@ -2,8 +2,8 @@
 
 Theory of operation. The event loop hands its records to a thread, and never waits for it: a disk
 that is full or stuck holds up nobody here. What becomes of calls then is ``fail_closed``'s: refused
-before they reach the plugin, or let pass, with the records counted that found no room. A record
-whose call was let pass while the log was well is never dropped.
+before they reach the plugin, or let pass. Records that find no room are counted; that of a call
+which was let pass while the log was well is never dropped.
 
 The file is made of *chains*, one for each process that writes to it (in a rolling restart two do so
 side by side). A chain's lines are numbered from 1. From time to time the thread adds a *seal*: the
@@ -238,6 +238,13 @@ class AuditLog:
 
     def add(self, call: Call, seconds: float) -> None:
         """Record ``call``, which ended after ``seconds``."""
+        is_full = self._fail_closed and self._unwritten >= self._capacity
+        if is_full and call.plugin_seconds is None:
+            # It has not run, and such calls go on coming for as long as the log takes none.
+            with self._changed:
+                self.lost += 1
+                self._unreported += 1
+            return
         turn = self._turn
         if not turn:  # one time for all of a turn
             milliseconds = int(time.time() * 1000)

@@ -231,7 +231,7 @@ def audit_metrics(audit: AuditLog) -> Iterator[Metric]:
         "prism_audit_records", "Calls recorded in the audit log", audit.written
     )
     yield CounterMetricFamily(
-        "prism_audit_lost", "Calls that ran and found no room in the audit log", audit.lost
+        "prism_audit_lost", "Calls that found no room in the audit log", audit.lost
     )
     yield GaugeMetricFamily("prism_audit_waiting", "Records that wait to be written", audit.waiting)
     yield GaugeMetricFamily(

@@ -64,7 +64,10 @@ def start(path):
 def add(make_record):
     def add(log, *numbers):
         for number in numbers:
-            log.add(make_record(request_id=f"id-{number}", operation="get", is_call=True), 0.001)
+            record = make_record(
+                request_id=f"id-{number}", operation="get", is_call=True, plugin_seconds=0.001
+            )
+            log.add(record, 0.001)
 
     return add
 
@@ -359,11 +362,33 @@ def test_a_stuck_disk_refuses_calls_and_loses_none(pipe, start, add, monkeypatch
     add(log, *range(3000))
     assert "nothing could be written" in eventually(log.refusal)
     add(log, *range(3000, 4000))  # calls that were under way
+    assert log.lost == 0
     eventually(lambda: read().count(b"request_id") == 4000)
     eventually(lambda: not log.refusal())
     assert log.lost == 0
     threading.Thread(target=log.close).start()
     eventually(lambda: b'"closed"' in read() and b"sealed" in read().rpartition(b"closed")[2])
+
+
+def test_refused_calls_do_not_fill_the_memory_while_the_disk_is_stuck(
+    pipe, start, add, make_record
+):
+    name, read = pipe
+    log = start(name, capacity=2000)
+    add(log, *range(3000))
+    eventually(log.refusal)
+    waiting = log.waiting
+    for number in range(3000):
+        log.add(make_record(request_id=f"no-{number}", plugin_seconds=None, is_call=True), 0.001)
+    assert (log.waiting, log.lost) == (waiting, 3000)
+    add(log, 3000)  # one that was under way
+    eventually(lambda: read().count(b'"id-') == 3001)
+    eventually(lambda: b"lost" in read())
+    eventually(lambda: not log.refusal())
+    lines = [json.loads(text) for text in read().splitlines()]
+    assert sum(line.get("records", 0) for line in lines) == 3000
+    threading.Thread(target=log.close).start()
+    eventually(lambda: b'"closed"' in read())
 
 
 def test_a_stuck_disk_that_may_lose_records_says_how_many(pipe, start, add):
