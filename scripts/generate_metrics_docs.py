@@ -52,7 +52,8 @@ is counted as `{UNKNOWN}`, so that no client can make up series.""",
             "prism_vault",
         ),
         "[The life of a plugin](lifecycle.md) explains the states; alert on `prism_plugin_state{"
-        'state="failed"} == 1`, and on `prism_secrets_stale == 1` '
+        'state="failed"} == 1`, on `prism_plugin_state{state="degraded"} == 1` for some minutes '
+        "(a backend that is down shows there), and on `prism_secrets_stale == 1` "
         "([secrets](security.md#secrets)).",
     ),
     (

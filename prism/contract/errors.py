@@ -14,6 +14,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
     │   ├── ChannelBroken           ... because the peer, or the path to it, failed
     │   │   └── ChannelAged         ... or ended the connection as a matter of routine
     │   └── HandshakeFailed         ... because both sides could not agree to start
+    │       └── SaidNothing         ... as the peer closed the connection first
     └── CallError                   a call failed; this is what a client is told
         ├── InvalidRequest          400  the request cannot be understood
         │   ├── RefusedParams       400  the params hold what is refused
@@ -94,6 +95,10 @@ class ChannelAged(ChannelBroken):
 
 class HandshakeFailed(ChannelError):
     """The two sides could not agree on how to talk."""
+
+
+class SaidNothing(HandshakeFailed):
+    """The peer closed the connection before its first byte."""
 
 
 class CallError(PrismError):

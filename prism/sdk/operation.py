@@ -12,9 +12,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar, get_type_hints, overload
+from typing import Any, Generic, Literal, TypeVar, get_origin, get_type_hints, overload
 
 import msgspec
+import msgspec.inspect
 
 from prism.contract import names
 from prism.contract.errors import PluginError
@@ -27,6 +28,8 @@ Handler = TypeVar("Handler", bound=Callable[..., object])
 Access = Literal["read", "write", "admin"]
 
 _MARK = "__prism_operation__"
+_PLAIN = frozenset({"builtins", "collections", "collections.abc", "datetime", "decimal", "uuid"})
+"""Modules whose types are values: none of them is a ``Call``, which is not known here."""
 _is_name = re.compile(names.OPERATION).fullmatch
 
 _json_encoder = msgspec.json.Encoder()
@@ -220,6 +223,8 @@ def _compile(where: str, mark: _Mark, name: str, function: object) -> Operation:
         raise TypeError(f"{where}: an operation takes (self, params) or (self, params, call)")
     annotations = _annotations(where, function)
     params_type = annotations.get(parameters[1].name)
+    if len(parameters) == 3:
+        _check_is_call(where, parameters[2].name, annotations.get(parameters[2].name, Any))
     return Operation(
         name=name,
         handler=function,
@@ -244,11 +249,54 @@ def _params_decoder(where: str, annotation: Any, name: str) -> ParamsDecoder[Any
     if annotation is None:
         raise TypeError(f"{where}: parameter {name!r} needs a type, such as a msgspec.Struct")
     try:
-        return ParamsDecoder(annotation)
+        decoder = ParamsDecoder(annotation)
+        takes_object = _takes_object(msgspec.inspect.type_info(annotation))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{where}: {name!r} cannot be decoded as {annotation!r}: {error}"
         ) from error
+    if not takes_object:
+        shown = inspect.formatannotation(annotation)
+        raise TypeError(
+            f"{where}: {name!r} is of type {shown}, but the params of a call are one JSON object: "
+            f"write (self, params: Params), where Params is a class Params(msgspec.Struct) "
+            f"with the fields that clients send, such as `{name}: {shown}`"
+        )
+    return decoder
+
+
+_OBJECTS = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.RawType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.TypedDictType,
+    msgspec.inspect.DataclassType,
+)
+
+
+def _takes_object(kind: msgspec.inspect.Type) -> bool:
+    """Can a JSON object be decoded to this type, as the params of every call are?"""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _takes_object(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(map(_takes_object, kind.types))
+    if isinstance(kind, msgspec.inspect.StructType):
+        return not kind.array_like
+    if isinstance(kind, msgspec.inspect.CustomType):  # decoded as what it is, and checked
+        return issubclass(dict, kind.cls)
+    return isinstance(kind, _OBJECTS)
+
+
+def _check_is_call(where: str, name: str, annotation: Any) -> None:
+    """Raises TypeError for a third parameter that is no ``Call``: there are no second params."""
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and kind.__module__ in _PLAIN and kind is not object:
+        raise TypeError(
+            f"{where}: {name!r} is of type {inspect.formatannotation(annotation)}, but a third "
+            "parameter gets the Call; what clients send is one JSON object: "
+            "write (self, params: Params) or (self, params: Params, call: Call), "
+            "where Params is a class Params(msgspec.Struct)"
+        )
 
 
 def encode_json(result: object) -> str:

@@ -22,7 +22,7 @@ from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.in_process import InProcessChannel, is_fault, speaker
 from prism.config.types import PluginConfig, PluginForm
-from prism.contract.errors import CallError, ChannelError
+from prism.contract.errors import CallError, ChannelError, SaidNothing
 from prism.contract.messages import (
     InitializeRequest,
     InitializeResponse,
@@ -39,7 +39,7 @@ from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
 from prism.verification import Verdict, VerifiedCommand, Verifier, log_verdict
 from prism.verification.command import missing_script, take_apart
-from prism.wire.events import GoAway, Note
+from prism.wire.events import GoAway, Hello, Note
 
 if TYPE_CHECKING:
     from prism.channels.grpc import GrpcChannel
@@ -48,6 +48,8 @@ log = logging.getLogger("prism.supervision")
 
 _SCHEMAS = tuple(name for name in OperationDeclaration.__struct_fields__ if "schema" in name)
 
+MAX_NAME = 100
+"""Characters of a plugin's own name that the log shows."""
 PAUSE_AFTER_STRANGER = 0.1
 """Seconds, so that a process that may not connect cannot fill the log."""
 
@@ -103,7 +105,7 @@ class Connector:
                 connection = self._spawned(nursery)
             case _:
                 stream = await self._dial(nursery)
-                connection = _running(self._channel_over(stream), nursery)
+                connection = self._running(self._channel_over(stream), nursery)
         async with connection as channel:
             yield channel
 
@@ -146,6 +148,26 @@ class Connector:
             on_goaway=self._on_goaway,
             on_fault=self._plugin_log.fault,
         )
+
+    @asynccontextmanager
+    async def _running(
+        self, channel: "FramedChannel | GrpcChannel", nursery: trio.Nursery
+    ) -> AsyncGenerator[PluginChannel, None]:
+        """A channel over a stream, from its handshake to its end."""
+        async with _closing(channel):
+            if isinstance(channel, FramedChannel):
+                self._note_name(await channel.handshake())
+            else:
+                await channel.handshake()
+            nursery.start_soon(channel.run)
+            yield channel
+
+    def _note_name(self, hello: Hello) -> None:
+        """Operators know it by the configuration's name; say its own where that is another."""
+        if hello.name and hello.name != self._spec.plugin_name:
+            hide = self._plugin_log.redaction.start_of
+            name, version = hide(hello.name, MAX_NAME), hide(hello.version, MAX_NAME)
+            self._say("%s calls itself %r, version %r", self._spec.label, name, version)
 
     # -- plugins that others start ------------------------------------------------------
 
@@ -265,7 +287,7 @@ class Connector:
         self._say("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
         nursery.start_soon(child.listen)
         try:
-            async with _running(self._channel_over(stream), nursery) as channel:
+            async with self._running(self._channel_over(stream), nursery) as channel:
                 yield channel
         except (ChannelError, LaunchError, CallError) as error:
             raise await self._explain(child, error) from error
@@ -283,6 +305,8 @@ class Connector:
             await child.wait_silent()
             if crashed:  # else it has said why itself, and went as it should
                 message += f"; its process {child.ending}"
+                if isinstance(error, SaidNothing) and child.ending == "exited with status 0":
+                    message += " (does it end with a call of serve(...), or speak the protocol?)"
         lines = self._plugin_log.last_lines
         if lines and not log.isEnabledFor(logging.INFO):  # else they are there, as they came
             log.warning(
@@ -293,17 +317,6 @@ class Connector:
                 extra={"fields": self._plugin_log.fields},
             )
         return LaunchError(message, output=lines, crashed=crashed)
-
-
-@asynccontextmanager
-async def _running(
-    channel: "FramedChannel | GrpcChannel", nursery: trio.Nursery
-) -> AsyncGenerator[PluginChannel, None]:
-    """A channel over a stream, from its handshake to its end."""
-    async with _closing(channel):
-        await channel.handshake()
-        nursery.start_soon(channel.run)
-        yield channel
 
 
 @asynccontextmanager

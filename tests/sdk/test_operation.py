@@ -1,10 +1,12 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 import pytest
 
 from prism.contract.messages import OperationAccess
-from prism.sdk import Plugin, operation
+from prism.sdk import Call, Plugin, operation
 
 
 class Key(msgspec.Struct):
@@ -95,6 +97,92 @@ def test_an_annotation_that_cannot_be_decoded() -> None:
         class Wrong(Plugin):
             @operation
             async def get(self, params: int | Key | dict[str, int]) -> None: ...
+
+
+class Row(msgspec.Struct, array_like=True):
+    key: str
+
+
+class Pair(NamedTuple):
+    key: str
+
+
+class Tagged(msgspec.Struct, tag=True):
+    key: str
+
+
+class Other(msgspec.Struct, tag=True):
+    key: str
+
+
+class Keys(TypedDict):
+    key: str
+
+
+@dataclass
+class Data:
+    key: str
+
+
+def class_with(params: Any, call: Any = Call) -> type[Plugin]:
+    async def get(self, params, call) -> None: ...
+
+    get.__annotations__ = {"params": params, "call": call}
+    return type("Made", (Plugin,), {"get": operation(get)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (str, "str"),
+        (str | int, "str | int"),
+        (list[Key], "list["),
+        (Annotated[str, msgspec.Meta(max_length=3)], "Annotated[str"),
+        (Literal["a"], "Literal"),
+        (Row, "Row"),
+        (Pair, "Pair"),
+        (ValueError, "ValueError"),
+    ],
+)
+def test_params_that_are_no_object(kind: Any, shown: str) -> None:
+    form = r"write \(self, params: Params\), where Params is a class Params\(msgspec.Struct\)"
+    with pytest.raises(TypeError, match=rf"Made\.get: 'params' is of type .*{form}") as raised:
+        class_with(kind)
+    assert shown in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Key,
+        Tagged | Other,
+        Key | None,
+        Annotated[Key, msgspec.Meta(description="which")],
+        Data,
+        Keys,
+        dict,
+        Mapping[str, int],
+        msgspec.Raw,
+        Any,
+        object,
+    ],
+)
+def test_params_that_are_an_object(kind: Any) -> None:
+    made = class_with(kind).operations["get"]
+    made.params.decode('{"type": "Other", "key": "a"}' if kind != Mapping[str, int] else "{}", b"")
+
+
+@pytest.mark.parametrize("kind", [int, dict[str, int]])
+def test_a_third_parameter_that_is_no_call(kind: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"Made\.get: 'call' is of type .*gets the Call; .*one JSON"
+    ):
+        class_with(Key, kind)
+
+
+@pytest.mark.parametrize("kind", [Call, Call | None, Any, object])
+def test_a_third_parameter_that_is_a_call(kind: Any) -> None:
+    assert class_with(Key, kind).operations["get"].takes_call
 
 
 def test_an_annotation_that_cannot_be_resolved() -> None:

@@ -53,6 +53,34 @@ async def test_initialize_declares_the_operations(echo) -> None:
     assert declared["chat"].streaming
 
 
+async def test_a_class_without_operations_warns_at_its_start(echo, caplog) -> None:
+    class Empty(Plugin):
+        async def get(self, params: dict[str, int]) -> None: ...
+
+    await initialized(echo)
+    assert not caplog.records
+    await initialized(Empty)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "prism.plugin.empty")
+    assert "offers no operation" in record.message
+    assert "mark its methods with @operation" in record.message
+
+
+@pytest.mark.parametrize("step", ["start", "health", "stop"])
+async def test_a_step_of_its_life_that_exits_has_failed(step) -> None:
+    async def exits(self) -> None:
+        raise SystemExit(3)
+
+    plugin = type("Exits", (Plugin,), {step: exits})()
+    started = await plugin.initialize(InitializeRequest())
+    assert started.success is (step != "start")
+    health = await plugin.health_check(HealthCheckRequest())
+    assert (health.status is HealthStatus.HEALTHY) is (step == "stop")
+    stopped = await plugin.shutdown(ShutdownRequest())
+    said = {"start": started.error, "health": health.message, "stop": stopped.error}
+    assert "failed: SystemExit: 3" in said[step]
+
+
 async def test_initialize_twice(echo) -> None:
     plugin = await initialized(echo)
     response = await plugin.initialize(InitializeRequest())

@@ -91,6 +91,19 @@ async def test_a_process_that_says_that_it_stops_is_heard(make_spec):
     assert isinstance(said[0], GoAway)
 
 
+async def test_a_program_that_does_not_serve_is_told_so(make_spec):
+    connector = Connector(make_spec(command=[sys.executable, "-c", "pass"]))
+    with pytest.raises(LaunchError, match=r"status 0 \(does it end with a call of serve\("):
+        await reach(connector)
+
+
+@pytest.mark.parametrize(("configured", "told"), [("small", 0), ("other", 1)])
+async def test_the_log_has_the_name_that_a_plugin_gives_itself(make_spec, caplog, configured, told):
+    caplog.set_level("INFO")
+    await reach(Connector(dataclasses.replace(make_spec(), plugin_name=configured)))
+    assert caplog.text.count("calls itself 'small', version '0.0.0'") == told
+
+
 @pytest.mark.parametrize(
     ("code", "message", "crashed"),
     [

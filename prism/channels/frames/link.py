@@ -21,6 +21,7 @@ from prism.contract.errors import (
     HandshakeFailed,
     LocalProtocolError,
     RemoteProtocolError,
+    SaidNothing,
 )
 from prism.streams.errors import ConnectionAged
 from prism.streams.outlet import Outlet, begin_turn, end_turn
@@ -152,7 +153,7 @@ class FrameLink:
             if self._connection.state is ConnectionState.CLOSED:
                 over_tls = isinstance(self._stream, trio.SSLStream)
                 hint = "; does it want a client certificate (tls.cert)?" if over_tls else ""
-                raise HandshakeFailed(
+                raise SaidNothing(
                     f"{self.name} closed the connection before it had said anything{hint}"
                 )
             self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))

@@ -10,6 +10,7 @@ from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
 from prism.config import redacted
 from prism.contract.errors import InvalidRequest
+from prism.contract.messages import HealthStatus
 from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
@@ -115,6 +116,9 @@ async def readyz(call: AdminCall) -> Response:
 def _readiness(call: AdminCall, namespace: Namespace) -> str:
     slot = namespace.slot
     if slot.current is not None:
+        health = slot.current.health
+        if health is not None and health.status is HealthStatus.DEGRADED:
+            return f"degraded: {health.message}" if health.message else "degraded"
         return "ready"
     output = call.proxy.supervisor.status_of(namespace.name).last_output
     written = [line.strip() for line in output if line.strip()]

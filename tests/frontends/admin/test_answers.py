@@ -3,6 +3,7 @@ import os
 import pytest
 import trio
 
+from prism.contract.messages import HealthCheckResponse, HealthStatus
 from prism.frontends.admin import Access, AdminToken, Right
 from prism.frontends.admin.messages import Restarted
 
@@ -130,6 +131,15 @@ async def test_a_canary_is_tried_and_then_given_up_for_want_of_calls(admin):
     assert receipt["outcome"] == "rolled_back"
     assert "only 0 of the 100 calls needed" in receipt["reason"]
     assert receipt["phases"]["canary"] > 0
+
+
+async def test_readyz_names_a_plugin_that_is_degraded(admin):
+    instance = admin.proxy.supervisor.slots["kv"].current
+    for message, told in (("no backend", "degraded: no backend"), ("", "degraded")):
+        instance.health = HealthCheckResponse(status=HealthStatus.DEGRADED, message=message)
+        answer = await admin.ask("GET", "/readyz")
+        assert (answer.status, answer.json["status"]) == (200, "ready")
+        assert answer.json["namespaces"] == {"kv": told, "other": "ready"}
 
 
 async def test_drain_then_restart(admin):
