@@ -43,6 +43,10 @@ MAX_ASKED = 64
 """Tokens that are asked about at a time: more are answered 503, or made-up tokens would have the
 server asked without end."""
 
+MAX_AGAIN = 8
+"""Tokens of streams that are asked about again at a time, so that one that takes long leaves the
+others to be looked at."""
+
 _is_token = re.compile(rb"[A-Za-z0-9._~+/-]+=*").fullmatch  # RFC 6750, 2.1
 
 log = logging.getLogger("prism.authentication")
@@ -139,13 +143,19 @@ class Introspection:
 
     async def run(self) -> None:
         """Ask again about the tokens of what is open, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_AGAIN):
+                nursery.start_soon(self._ask_again)
+
+    async def _ask_again(self) -> None:
         while True:
             await self._wanted.wait()
-            self._wanted = trio.Event()
             while self._again:
                 # Has been said; what is open goes on, and is asked about again.
                 with suppress(AuthenticationUnavailable):
                     await self._ask(self._again.pop())
+            if self._wanted.is_set():  # else another task has done so, and waits for it
+                self._wanted = trio.Event()
 
     # -- the server ---------------------------------------------------------------
 

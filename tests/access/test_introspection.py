@@ -1,5 +1,6 @@
 """Opaque tokens, with a real server that is asked about them."""
 
+import threading
 import time
 from contextlib import suppress
 
@@ -214,6 +215,35 @@ async def test_what_is_open_is_asked_about_again(make, issuer, nursery):
     assert await looked_again()
     del issuer.opaque["abc"]
     assert not await looked_again()
+
+
+async def test_a_token_that_takes_long_leaves_the_others_to_be_looked_at(
+    make, issuer, nursery, monkeypatch
+):
+    monkeypatch.setattr(module, "TIMEOUT", 60.0)
+    now = time.time()
+    introspection = make(clock=lambda: now, cache_seconds=10)
+    nursery.start_soon(introspection.run)
+    issuer.opaque |= {"slow": GOOD, "abc": GOOD}
+    slow, ada = await found(introspection, b"slow"), await found(introspection, b"abc")
+    hangs = threading.Event()
+
+    def tell(form, authorization):
+        if "slow" in str(form):
+            hangs.set()
+            return issuer.hang()
+        return issuer.tell(form, authorization)
+
+    issuer.introspect = tell
+    del issuer.opaque["abc"]
+    now += 11
+    introspection.is_good(slow)
+    await trio.to_thread.run_sync(hangs.wait, 60)
+    with trio.fail_after(30):
+        # The server is in a thread, and has no event of ours.
+        while introspection.is_good(ada):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_bounded_number_is_remembered(make, issuer, monkeypatch):
