@@ -29,7 +29,7 @@ from prism.contract.messages import (
 from prism.contract.service import BackendPlugin, Method, StreamRequests, execution_of
 from prism.contract.status import StatusCode
 from prism.sdk.byte_streams import Writer
-from prism.sdk.plugin import PendingResponse
+from prism.sdk.plugin import PendingResponse, is_fault
 from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
 from prism.wire import ConnectionState
 from prism.wire.connection import Connection
@@ -259,7 +259,9 @@ class Calls:
             status = StatusCode.RESOURCE_EXHAUSTED
             last = StreamResponse(error=f"the plugin's message is too large: {error}")
             too_large = True
-        except Exception:
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             log.exception("a stream failed outside its operation")
             status = StatusCode.INTERNAL
         finally:

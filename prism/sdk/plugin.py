@@ -125,7 +125,7 @@ _FAULTS = (Exception, *_EXITS)
 must not end the calls beside it. Signals are heard by the process's main program."""
 
 
-def _is_fault(error: BaseException) -> bool:
+def is_fault(error: BaseException) -> bool:
     """Is it the plugin's own failure alone, and nothing of a cancellation?"""
     if isinstance(error, BaseExceptionGroup):
         return error.split(_FAULTS)[1] is None
@@ -293,7 +293,7 @@ class Plugin:
                     self.name,
                 )
         except BaseException as error:
-            if not _is_fault(error):
+            if not is_fault(error):
                 raise
             code, detail = self.__failures.of_lifecycle(error, "start")
             return InitializeResponse(error=detail, error_code=code, plugin_version=self.version)
@@ -359,7 +359,7 @@ class Plugin:
                 return PendingResponse(result, lambda: self.__finish(request, result, started))
             return self.__answer(result, started, binary=binary)
         except BaseException as error:
-            if not _is_fault(error):
+            if not is_fault(error):
                 raise
             return self.__failed(request, error)
         finally:
@@ -373,7 +373,7 @@ class Plugin:
                 return None
             return self.__answer(later.result(), started, binary=bool(request.params_raw))
         except BaseException as error:
-            if not _is_fault(error):
+            if not is_fault(error):
                 raise
             return self.__failed(request, error)
         finally:
@@ -428,7 +428,7 @@ class Plugin:
                         yield StreamResponse(result_json=text, position=position)
             yield StreamResponse(is_final=True)
         except BaseException as error:
-            if not _is_fault(error):
+            if not is_fault(error):
                 raise
             self.metrics.requests_failed += 1
             request_id = first.metadata.get("prism-request-id", "")
@@ -443,7 +443,7 @@ class Plugin:
             try:
                 health = await self.health()
             except BaseException as error:
-                if not _is_fault(error):
+                if not is_fault(error):
                     raise
                 health = Health.unhealthy(self.__failures.of_lifecycle(error, "health check")[1])
         else:
@@ -476,7 +476,7 @@ class Plugin:
         try:
             await self.stop()
         except BaseException as error:
-            if not _is_fault(error):
+            if not is_fault(error):
                 raise
             return ShutdownResponse(error=self.__failures.of_lifecycle(error, "stop")[1])
         finally:

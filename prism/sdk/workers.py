@@ -25,6 +25,8 @@ from typing import Any, Protocol, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
+from prism.sdk.plugin import is_fault
+
 T = TypeVar("T")
 
 log = logging.getLogger("prism.sdk")
@@ -188,8 +190,8 @@ class Workers:
                 try:
                     with worker.use(self._new_scope()):
                         goes_on = await self._take_turns(worker)
-                except Exception:
-                    if not worker.scope.cancel_called:
+                except BaseException as error:
+                    if not (worker.scope.cancel_called and is_fault(error)):
                         raise
                     # What came beside a cancellation, in one group; the call has its answer.
                     log.exception("a cancelled call failed as well")

@@ -82,6 +82,18 @@ class Odd(Plugin):
             tasks.start_soon(anyio.sleep, math.inf)
 
     @operation
+    async def exit_when_cancelled(self, params: Nothing) -> None:
+        async def exits():
+            try:
+                await anyio.sleep(math.inf)
+            finally:
+                sys.exit(3)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exits)
+            tasks.start_soon(anyio.sleep, math.inf)
+
+    @operation
     async def cancels_its_task_at_once(self, params: Nothing) -> str:
         asyncio.current_task().cancel()
         return "cancelled"
@@ -182,6 +194,15 @@ def test_a_cancelled_call_that_fails_as_well_harms_no_other(run, session_of, cap
     (record,) = caplog.records
     assert "ValueError: while it was cancelled" in caplog.text
     assert (record.message == "a cancelled call failed as well") is (run.backend == "trio")
+
+
+async def test_a_cancelled_call_that_exits_as_well_harms_no_other(session_of):
+    async with session_of(Odd()) as (host, _session, _ended):
+        stream = await host.open(Method.EXECUTE, request("exit_when_cancelled"))
+        await anyio.wait_all_tasks_blocked()
+        await host.send(Cancel(stream))
+        assert (await host.expect(Close)).status is StatusCode.CANCELLED
+        assert (await host.execute("fine")).status is StatusCode.OK
 
 
 @pytest.mark.parametrize(
