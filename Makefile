@@ -32,6 +32,13 @@ help:
 	@echo "make wheel      wheels of the proxy, with the compiled parts, and of the plugins' SDK; tried"
 	@echo "make clean      remove what the other targets made"
 
+# Said before anything is installed.
+ifneq ($(filter serve,$(MAKECMDGOALS)),)
+ifneq ($(filter-out sqlite postgres redis kafka,$(DEMO)),)
+$(error DEMO=$(DEMO) is not one of sqlite, postgres, redis, kafka)
+endif
+endif
+
 serve: $(VENV)/.installed$(if $(DEMO),-$(DEMO))
 	@exec $(BIN)/prism serve $(if $(CONFIG),--config $(CONFIG)) $(if $(DEMO),--demo $(DEMO)) $(ARGS)
 
@@ -59,6 +66,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 services-up: $(VENV)/.installed-dev
+	@echo "looking for the servers, and the programs that tests run; what is missing is installed, which takes minutes"
 	scripts/tools.sh $(VENV)
 	$(BIN)/python -m tests.services up
 
@@ -109,6 +117,6 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "installing what the tests and checks need"
+	@echo "installing what tests, checks and benchmarks need (the extras dev and bench): some minutes, this once"
 	@$(PIP_INSTALL) --constraint requirements/constraints.txt --editable '.[dev,bench]'
 	@touch $@

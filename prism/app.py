@@ -8,7 +8,7 @@ the stop itself can be watched.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,11 +70,13 @@ BUSY_PAUSE = 1.0
 
 @dataclass(frozen=True)
 class Ready:
-    """Where a proxy that has started can be reached, and ``waiting``: who has no plugin yet."""
+    """Where a proxy that has started can be reached, and ``waiting``: who has no plugin yet; and
+    ``problems``: why, by the namespace."""
 
     data: list[Address]
     admin: list[Address]
     waiting: Sequence[str] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -206,6 +208,7 @@ class Proxy:
                             for namespace in self.router.namespaces()
                             if namespace.slot.current is None
                         ],
+                        {each.namespace: each.last_error for each in self.supervisor.status()},
                     )
                 )
                 async with trio.open_nursery() as deadlines:

@@ -55,6 +55,7 @@ if command -v mvn >/dev/null 2>&1; then
     jars=$(cd "$venv" && pwd)/tools/kafka
     pom=tests/services/kafka.pom.xml
     if [ ! -e "$jars/.complete" ] || [ "$pom" -nt "$jars/.complete" ]; then
+        echo "fetching Kafka's broker (44 MB) into $jars"
         rm -rf "$jars"
         if mvn -q -B -f "$pom" dependency:copy-dependencies "-DoutputDirectory=$jars" -DincludeScope=runtime; then
             touch "$jars/.complete"
@@ -68,6 +69,7 @@ fi
 if command -v go >/dev/null 2>&1; then
     tools=$(cd "$venv" && pwd)/tools
     mkdir -p "$tools"
+    [ -e "$tools/h2spec" ] || echo "building the tests' Go programs into $tools"
     cd tests/e2e/programs
     if ! go build -buildvcs=false -o "$tools/" github.com/summerwind/h2spec/cmd/h2spec ./http_client; then
         echo "the Go programs could not be built; some tests will be skipped" >&2

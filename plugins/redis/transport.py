@@ -13,6 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.abc
+from anyio.streams.tls import TLSStream
 from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_command
 
 from prism.sdk import PluginError, StatusCode
@@ -25,6 +27,9 @@ from .errors import translate
 Argument = bytes | str | int | float
 
 _NOTHING = object()
+
+TLS_SHARE = 0.8
+"""Of the time to connect: the rest is to say that it was TLS which was not answered."""
 
 
 def packed(command: Sequence[Argument]) -> bytes:
@@ -165,16 +170,32 @@ class Connector:
     async def _open(self, server: Server) -> RedisTransport:
         if self._context is not None:
             name = self._config.tls_server_name or server.host
-            stream: ByteStream = await anyio.connect_tcp(
-                server.host,
-                server.port,
-                ssl_context=self._context,
-                tls_hostname=name,
-                tls_standard_compatible=False,  # RESP has its own ends
-            )
+            plain = await anyio.connect_tcp(server.host, server.port)
+            stream: ByteStream = await self._shake_hands(plain, self._context, name)
         else:
             stream = SocketStream(await _dial(server))
         return RedisTransport(stream, server, of_cluster=self._config.cluster is not None)
+
+    async def _shake_hands(
+        self, plain: anyio.abc.SocketStream, context: ssl.SSLContext, name: str
+    ) -> ByteStream:
+        """A server without TLS waits for the end of a line, and says nothing."""
+        try:
+            with anyio.fail_after(self._config.connect_timeout_seconds * TLS_SHARE):
+                return await TLSStream.wrap(
+                    plain,
+                    hostname=name,
+                    ssl_context=context,
+                    standard_compatible=False,  # RESP has its own ends
+                )
+        except BaseException as error:
+            await anyio.aclose_forcefully(plain)
+            if isinstance(error, TimeoutError):
+                raise TransportBroken(
+                    "it takes the connection, and does not answer in TLS; without TLS the url "
+                    "is redis://"
+                ) from None
+            raise
 
     async def _ask_sentinels(self) -> Server:
         """The master's address, from the first sentinel that knows it."""

@@ -107,6 +107,13 @@ class Demo:
     calls: tuple[tuple[str, str], ...]
     addresses: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def way_out(self) -> str:
+        """What to do where the server is there and refuses, or has not what is asked of it."""
+        if self.backend not in KINDS:
+            return "Ctrl-C ends it."
+        return f"Ctrl-C ends it; the server is named with --server {KINDS[self.backend].example}."
+
     def check(self) -> None:
         """Raise CommandError where the driver, or a server, is missing."""
         if self.backend not in KINDS:

@@ -323,7 +323,12 @@ def start_message(config: "Config", ready: "Ready", shown: Demo | None) -> str:
     if shown is not None:
         base = f"{ready.data[0]}/v1/demo"
         if ready.waiting:
-            lines.append("Namespace demo is not there yet; the log says why. It is tried again.")
+            why = ready.problems.get("demo") or "the log says why"
+            return "\n".join((
+                *lines,
+                f"Namespace demo, in {shown.place}, cannot be served: {why}",
+                f"It is tried again and again. {shown.way_out}",
+            ))  # fmt: skip
         lines += [f"Namespace demo keeps its data in {shown.place}. Try:", ""]
         for operation, params in shown.calls:
             lines.append(f"  curl --http2-prior-knowledge -d '{params}' {base}/{operation}")

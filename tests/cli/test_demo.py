@@ -1,4 +1,5 @@
 import socket
+import subprocess
 from importlib import import_module
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from prism.cli import demo as module
-from prism.cli.demo import KINDS, demo, make_token
+from prism.cli.demo import BACKENDS, KINDS, demo, make_token
 from prism.cli.main import prism
 from prism.cli.output import CommandError
 from prism.contract.settings import settings_problems
@@ -145,6 +146,20 @@ def test_a_driver_that_is_missing_is_named_before_anything(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(CommandError, match=r"PostgreSQL needs psycopg.*make serve DEMO=postgres"):
         demo("postgres", None, {}).check()
+
+
+def test_make_says_at_once_which_demos_there_are(tmp_path):
+    def make(*arguments):
+        command = ["make", "--dry-run", f"VENV={tmp_path}", *arguments]
+        root = Path(__file__).parents[2]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+    refused = make("serve", "DEMO=postgresql")
+    assert refused.returncode != 0
+    assert f"DEMO=postgresql is not one of {', '.join(BACKENDS)}." in refused.stderr
+    assert refused.stdout == ""
+    for backend in BACKENDS:
+        assert f"--demo {backend}" in make("serve", f"DEMO={backend}").stdout
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,18 @@ def test_the_message_counts_who_has_no_plugin_yet():
 
 def test_the_message_of_a_demo_that_is_not_there_sends_to_the_log():
     text = start_message(sqlite().config, Ready(READY.data, READY.admin, ["demo"]), sqlite())
-    assert "Namespace demo is not there yet; the log says why" in text
-    assert "not there" not in start_message(sqlite().config, READY, sqlite())
+    assert "cannot be served: the log says why" in text
+    assert "curl" not in text
+    assert "cannot be served" not in start_message(sqlite().config, READY, sqlite())
+
+
+def test_the_message_of_a_demo_that_is_refused_says_why_and_does_not_invite():
+    shown = demo("postgres", None, {"PGPASSWORD": "wrong"})
+    problems = {"demo": "password authentication failed"}
+    text = start_message(shown.config, Ready(READY.data, READY.admin, ["demo"], problems), shown)
+    assert "database prism of PostgreSQL at 127.0.0.1:5432, cannot be served: password auth" in text
+    assert "--server postgresql://USER@HOST:5432/DATABASE, with the password in PGPASSWORD" in text
+    assert "curl" not in text
 
 
 def test_a_message_that_nobody_reads_is_no_reason_not_to_serve(monkeypatch):

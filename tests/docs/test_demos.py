@@ -102,3 +102,32 @@ def test_each_backends_page_shows_its_command() -> None:
     for backend in USUAL:
         text = (ROOT / f"docs/{backend}.md").read_text()
         assert f"prism serve --demo {backend} --server " in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"PGPASSWORD": "wrong"}, "password authentication failed"),
+        ({"PGDATABASE": "nodb"}, 'database "nodb" does not exist'),
+    ],
+)
+def test_a_server_that_refuses_is_told_instead_of_what_to_try(
+    wrong: dict[str, str],
+    why: str,
+    start_server: StartServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, environment = start("postgres", start_server)
+    for name, value in (environment | wrong).items():
+        monkeypatch.setenv(name, value)
+    command = [PRISM, "serve", "--demo", "postgres", "--port", "0", "--admin-port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        printed = ""
+        while (line := proxy.stdout.readline()) and "tried again" not in line:
+            printed += line
+        proxy.terminate()
+    assert "cannot be served: " in printed
+    assert why in printed
+    assert "curl" not in printed

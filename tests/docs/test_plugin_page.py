@@ -23,6 +23,14 @@ def page() -> SimpleNamespace:
     return SimpleNamespace(**names)
 
 
+def test_the_first_page_has_echo_as_its_file_has_it() -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = "class Echo" + page.partition("class Echo")[2].partition("```")[0]
+    file = (Path(__file__).parents[2] / "examples/plugins/python/echo.py").read_text()
+    for part in shown.split("\n\n"):
+        assert part.strip() in file, part
+
+
 async def test_greeter(page: SimpleNamespace) -> None:
     async with run_plugin(page.Greeter) as greeter:
         assert await greeter.call("greet", name="Ada") == {"text": "Hello, Ada!"}

@@ -238,6 +238,26 @@ async def test_nobody_there_says_where(open_plugin: OpenPlugin, redis_server: Re
     assert no.value.status is StatusCode.UNAVAILABLE
 
 
+async def test_tls_to_a_server_without_it_is_told(
+    open_plugin: OpenPlugin, redis_server: Redis
+) -> None:
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, silent, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        url = f"rediss://127.0.0.1:{listener.socket.getsockname()[1]}"
+        with pytest.raises(PluginError, match="does not answer in TLS; without TLS the url is"):
+            async with open_plugin(redis_server, url=url, connect_timeout_seconds=0.5):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def silent(stream: trio.SocketStream) -> None:
+    """Reads as a server does that waits for the end of a line."""
+    async with stream:
+        while await stream.receive_some():
+            pass
+
+
 async def test_what_is_no_redis_is_told(open_plugin: OpenPlugin, redis_server: Redis) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:
