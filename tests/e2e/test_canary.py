@@ -9,7 +9,14 @@ import pytest
 from prism_process import SUPPORT, eventually
 
 COMMAND = [sys.executable, str(SUPPORT / "canary_plugin.py")]
-TRIAL = {"share": "50%", "min_calls": 10, "min_seconds": 0.2, "max_seconds": 60}
+# Which of two processes a busy machine holds up says nothing of their versions.
+TRIAL = {
+    "share": "50%",
+    "min_calls": 10,
+    "min_seconds": 0.2,
+    "max_seconds": 60,
+    "max_latency_factor": 1000,
+}
 
 
 @pytest.fixture

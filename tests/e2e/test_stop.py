@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 from http2_client import Http2Client
 from prism_process import WAITING, eventually, group_members, settled
 
@@ -100,17 +101,29 @@ def test_http2_calls_in_flight_of_httpx_end_before_the_proxy_does(
     plugin = {"type": "sidecar", "command": WAITING}
     proxy = start_prism({"namespaces": [{"name": "w", "backend": "w", "plugin": plugin}]})
     end = tmp_path / "end"
-    with (
-        httpx.Client(http1=False, http2=True, timeout=60, trust_env=False) as client,
-        ThreadPoolExecutor(calls) as pool,
-    ):
-        url = f"{proxy.url}/v1/w/wait_until"
-        answers = [pool.submit(client.post, url, json={"file": str(end)}) for _ in range(calls)]
+    statuses: list[int] = []
+
+    async def post(client: httpx.AsyncClient) -> None:
+        answer = await client.post(f"{proxy.url}/v1/w/wait_until", json={"file": str(end)})
+        statuses.append(answer.status_code)
+
+    async def post_all() -> None:
+        # Tasks, not threads: two of those can take the same stream's id.
+        async with (
+            httpx.AsyncClient(http1=False, http2=True, timeout=60, trust_env=False) as client,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(calls):
+                nursery.start_soon(post, client)
+
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(trio.run, post_all)
         eventually(lambda: proxy.call("w", "count").json()["open"] == calls)
         proxy.process.send_signal(signal.SIGTERM)
         eventually(lambda: proxy.logged("stopping on SIGTERM"))
         end.touch()
-        assert [answer.result().status_code for answer in answers] == [200] * calls
+        posted.result()
+    assert statuses == [200] * calls
     assert proxy.process.wait(60) == 0
 
 

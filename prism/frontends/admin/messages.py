@@ -39,6 +39,12 @@ class CanaryRequest(Asked, frozen=True):
     max_seconds: Annotated[
         float, Meta(ge=0, description="After which too few calls are a rollback.")
     ] = 600.0
+    max_error_increase: Annotated[
+        float, Meta(ge=0, description="By which its share of errors may be above the old one's.")
+    ] = 0.01
+    max_latency_factor: Annotated[
+        float, Meta(ge=1, description="By which its 95th percentile may be above the old one's.")
+    ] = 1.5
 
     def canary(self) -> Canary:
         """As the supervisor takes it. Raises InvalidRequest."""
@@ -49,6 +55,8 @@ class CanaryRequest(Asked, frozen=True):
                 min_calls=self.min_calls,
                 min_seconds=self.min_seconds,
                 max_seconds=self.max_seconds,
+                max_error_increase=self.max_error_increase,
+                max_latency_factor=self.max_latency_factor,
             )
         except ValueError as error:
             raise InvalidRequest(f"canary: {error}") from None

@@ -11,9 +11,12 @@ import json
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any, TextIO
 
 import h2.events
+
+sys.path.append(str(Path(__file__).parent))  # also where PYTHONSAFEPATH leaves it out
 from http2_client import Http2Client
 
 PAUSE = 0.002
