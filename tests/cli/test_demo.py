@@ -150,7 +150,7 @@ def test_a_driver_that_is_missing_is_named_before_anything(monkeypatch):
 
 def test_make_says_at_once_which_demos_there_are(tmp_path):
     def make(*arguments):
-        command = ["make", "--dry-run", f"VENV={tmp_path}", *arguments]
+        command = ["make", "--dry-run", "--no-print-directory", f"VENV={tmp_path}", *arguments]
         root = Path(__file__).parents[2]
         return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
