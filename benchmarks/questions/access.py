@@ -228,7 +228,8 @@ def _cold(effort: Effort) -> list[str]:
 
 
 class _Ended(Call):
-    """A call that has ended well."""
+    """A call that has ended well, of which the log asks nothing that a front end would do: what
+    ``Call`` leaves to those is not there."""
 
     def __init__(self) -> None:
         super().__init__(0.0, cast("TaskPool", None))

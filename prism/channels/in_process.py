@@ -413,7 +413,7 @@ class _InProcessStream(StreamCall):
         """
         if self.memory is not None:
             most = self.room + COPIES * self.largest
-            if size > self.largest + UNCOUNTED:  # a few bytes more are no news
+            if size > self.largest + UNCOUNTED:  # a few bytes more need not be told
                 most = max(most, KEPT * size)
             if self.memory.size != most:
                 self.memory.resize(most)
