@@ -10,7 +10,7 @@ import trio
 
 from prism.calls.namespace import Namespace
 from prism.channels.channel import AnswerMemory, PluginChannel, StreamCall
-from prism.config.types import NamespaceLimits
+from prism.config.types import NamespaceConfig, NamespaceLimits
 from prism.contract.errors import CallError, ChannelClosed, PluginCrashed
 from prism.contract.messages import (
     ExecuteRequest,
@@ -126,7 +126,8 @@ def make_namespace() -> MakeNamespace:
                 health=HealthCheckResponse(status=HealthStatus.HEALTHY, message="fine"),
             )
         )
-        return Namespace(name, slot, limits, backend="memory", description="A test's namespace")
+        config = NamespaceConfig(name, "memory", "A test's namespace", limits=limits)
+        return Namespace(config, slot)
 
     return make
 

@@ -27,6 +27,7 @@ from prism.access.permissions import Decision
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
+from prism.calls.policies.policy import Policy
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     CallCancelled,
@@ -97,6 +98,7 @@ class Call(ABC):
     __slots__ = (
         "_attempt_began",
         "_entered",
+        "_policies",
         "_waiting",
         "bytes_in",
         "bytes_out",
@@ -174,6 +176,7 @@ class Call(ABC):
         self.detail = ""
         self.done = False
         self._entered = 0
+        self._policies: tuple[Policy, ...] = ()
         self._waiting: Waiting | None = None
         self._attempt_began = 0.0
 
@@ -228,9 +231,10 @@ class Call(ABC):
         if self.done or self.target is None:
             return
         self._waiting = None
-        policies = self.target.policies
+        if not self._entered:
+            self._policies = self.target.policies
         try:
-            for policy in policies[self._entered :]:
+            for policy in self._policies[self._entered :]:
                 waits = policy.enter(self)
                 self._entered += 1
                 if waits:
@@ -467,8 +471,7 @@ class Call(ABC):
             status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
             instance.channel.cancel(self, status)
             self.end_attempt(error or CallCancelled("the call ended"), status)
-        if self.target is not None:
-            entered, self._entered = self._entered, 0
-            for policy in reversed(self.target.policies[:entered]):
-                if policy.is_left:
-                    policy.leave(self)
+        entered, self._entered = self._entered, 0
+        for policy in reversed(self._policies[:entered]):
+            if policy.is_left:
+                policy.leave(self)

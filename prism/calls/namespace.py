@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from prism.access.identity import Identity
 from prism.access.permissions import AccessTable, needed
@@ -26,25 +26,23 @@ def _is_good(_: Identity) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Namespace:
-    """One namespace. ``in_flight`` counts its calls between admission and answer,
-    ``streams_by_client`` its streams likewise; ``open_streams`` are those with a plugin.
+    """One namespace, as ``config`` says, with its plugin in ``slot``. ``in_flight`` counts its
+    calls between admission and answer, ``streams_by_client`` its streams likewise;
+    ``open_streams`` are those with a plugin.
 
-    ``access`` says who may do what; without it, everybody may do everything. The proxy is not
-    ready without the plugin of a ``required`` one.
-    ``policies`` are what its calls enter. ``deadlines``, ``is_good`` (would this identity be found
+    ``access`` says who may do what; without it, everybody may do everything.
+    ``policies`` are what its calls enter; a call keeps to those that there were when it came.
+    ``deadlines``, ``is_good`` (would this identity be found
     again?) and ``audit_refusal`` (why can no call be recorded?) are the router's: set by
     ``attach`` once it is there, as are the proxy's accounts, the parents of ``requests`` and
     ``answers``.
     """
 
-    name: str
+    config: NamespaceConfig
     slot: Slot
-    limits: NamespaceLimits = field(default_factory=NamespaceLimits)
-    backend: str = ""
-    description: str = ""
-    while_unavailable: Literal["wait", "fail"] = "wait"
     access: AccessTable | None = None
-    required: bool = True
+    name: str = field(init=False)
+    limits: NamespaceLimits = field(init=False)
     in_flight: int = field(default=0, init=False)
     streams_by_client: Counter[str] = field(default_factory=Counter, init=False)
     open_streams: set["OpenStream"] = field(default_factory=set, init=False)
@@ -56,6 +54,7 @@ class Namespace:
     answers: Account = field(init=False)
 
     def __post_init__(self) -> None:
+        self.name, self.limits = self.config.name, self.config.limits
         self.policies = build_policies(self)
         self.requests = Account(f"the requests of namespace {self.name!r}", 0)
         self.answers = Account(f"the untaken answers of namespace {self.name!r}", 0)
@@ -69,26 +68,14 @@ class Namespace:
 
         ``is_open``: clients are not authenticated, so that anybody may use it.
         """
-        return cls(
-            config.name,
-            slot,
-            config.limits,
-            config.backend,
-            config.description,
-            config.while_unavailable,
-            None if is_open else AccessTable(config.name, config.access),
-            config.required,
-        )
+        return cls(config, slot, None if is_open else AccessTable(config.name, config.access))
 
     def update(self, config: NamespaceConfig, *, with_access: bool = True) -> None:
         """Take over what can change under calls: it is for those that come from now on, and
         access for open streams, too. Without ``with_access`` that stays as it was.
         """
-        self.limits = config.limits
-        self.backend = config.backend
-        self.description = config.description
-        self.while_unavailable = config.while_unavailable
-        self.required = config.required
+        self.config, self.limits = config, config.limits
+        self.policies = build_policies(self, self.policies)
         if with_access and self.access is not None:
             self._update_access(self.access, config.access or NamespaceAccess())
         self._limit_memory()
@@ -109,7 +96,7 @@ class Namespace:
         self.is_good = is_good
         if audit_refusal is not self.audit_refusal:
             self.audit_refusal = audit_refusal
-            self.policies = build_policies(self)
+            self.policies = build_policies(self, self.policies)
 
     def use_memory(self, memory: Memory) -> None:
         """Have the proxy's accounts as parents of the namespace's."""

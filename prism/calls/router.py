@@ -110,7 +110,7 @@ class Router:
     def is_ready(self) -> bool:
         """Whether every namespace that is required has its plugin."""
         return all(
-            namespace.slot.current is not None or not namespace.required
+            namespace.slot.current is not None or not namespace.config.required
             for namespace in self._namespaces.values()
         )
 

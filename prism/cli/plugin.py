@@ -14,6 +14,7 @@ from prism.cli import completion
 from prism.cli.connection import Admin, admin_options, admin_path
 from prism.cli.output import (
     ReaderGone,
+    cell,
     end_on_interrupt,
     output_option,
     print_line,
@@ -85,6 +86,8 @@ def describe(name: str, output: str, admin: Admin) -> None:
             f"{key} {'-' if value is None else f'{value:.10g}'}"
             for key, value in found["limits"].items()
         )
+        for name, state in found.pop("policies").items():
+            found[name] = ", ".join(f"{key} {cell(value)}" for key, value in state.items())
     show_one(found, output)
 
 

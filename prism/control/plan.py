@@ -210,15 +210,9 @@ def _resolved(config: Config, namespace: NamespaceConfig) -> NamespaceConfig:
     return replace(namespace, plugin=resolve_plugin(config, namespace))
 
 
-def _updatable(namespace: NamespaceConfig) -> tuple[Any, ...]:
-    """What changes without the plugin noticing."""
-    return (
-        namespace.limits,
-        namespace.description,
-        namespace.while_unavailable,
-        namespace.access,
-        namespace.required,
-    )
+def _updatable(namespace: NamespaceConfig) -> NamespaceConfig:
+    """What changes without the plugin noticing: all that is not for it."""
+    return replace(namespace, plugin=PluginConfig(), config={}, credentials={}, cache=None)
 
 
 def _difference(running: PluginConfig, wanted: PluginConfig) -> str:

@@ -9,6 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
+from prism.calls.policies import POLICIES
+from prism.calls.policies.policy import Measure
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
 from prism.observability.audit import AuditLog
@@ -91,6 +93,22 @@ def custom_metrics(metrics: PluginMetrics) -> dict[str, float]:
         if isinstance(value, int | float) and _CUSTOM_NAME(name) and abs(value) <= _LARGEST:
             usable[name] = float(value)
     return usable
+
+
+def policy_metrics(namespaces: Iterable[Namespace]) -> Iterator[Metric]:
+    """What the policies of each namespace count."""
+    families: dict[Measure, CounterMetricFamily | GaugeMetricFamily] = {}
+    for kind in POLICIES:
+        for measure in kind.measures:
+            family = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
+            families[measure] = family(
+                measure.name, measure.text, labels=["namespace", *measure.labels]
+            )
+    for namespace in namespaces:
+        for policy in namespace.policies:
+            for measure, labels, value in policy.measure():
+                families[measure].add_metric([namespace.name, *labels], value)
+    yield from families.values()
 
 
 def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:

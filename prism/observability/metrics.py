@@ -25,7 +25,11 @@ import prism
 from prism.calls.call import Call
 from prism.calls.router import Router
 from prism.contract.status import StatusCode
-from prism.observability.collectors import plugin_metrics, supervision_metrics
+from prism.observability.collectors import (
+    plugin_metrics,
+    policy_metrics,
+    supervision_metrics,
+)
 from prism.observability.log_writer import dropped_lines
 from prism.supervision.supervisor import Supervisor
 
@@ -121,6 +125,7 @@ class Metrics(Collector):
             yield GaugeMetricFamily("prism_tasks", "Tasks of the proxy's event loop", tasks)
         yield from self._calls()
         yield from self._namespaces()
+        yield from policy_metrics(self._router.namespaces())
         yield from plugin_metrics(self._router.namespaces())
         if self._supervisor is not None:
             yield from supervision_metrics(self._supervisor)

@@ -23,6 +23,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from prism.calls.call import Call
 from prism.calls.namespace import Namespace
@@ -32,7 +33,7 @@ from prism.calls.router import Router
 from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.in_process import InProcessChannel
-from prism.config.types import NamespaceLimits
+from prism.config.types import NamespaceConfig, NamespaceLimits
 from prism.contract.errors import Draining
 from prism.contract.messages import (
     ExecuteRequest,
@@ -217,7 +218,7 @@ class World:
         self.in_tasks = in_tasks
         self.codec = codec
         self.slot = Slot("kv")
-        self.namespace = Namespace("kv", self.slot, LIMITS)
+        self.namespace = Namespace(NamespaceConfig("kv", "memory", limits=LIMITS), self.slot)
         self.plugins: list[PlayedPlugin | PlayedInProcess] = []
         self.instances: list[Instance] = []
         self.asked: list[ProbeExchange] = []
@@ -354,7 +355,7 @@ class World:
 
     async def let_none_wait(self) -> None:
         """From now on calls do not wait for a plugin."""
-        self.namespace.while_unavailable = "fail"
+        self.namespace.config = replace(self.namespace.config, while_unavailable="fail")
 
     async def give_plugin_up(self) -> None:
         """No plugin will come."""

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from prism.calls.call import MAX_DETAIL
 from prism.contract.errors import (
@@ -199,7 +200,7 @@ async def test_what_is_not_safe_ends_as_it_did(
 
 async def test_in_vain_the_call_ends_with_what_is_true_of_it(failing, ask, autojump_clock):
     namespace, calls = failing(PluginCrashed("gone"), successor_after=1000)
-    namespace.while_unavailable = "fail"
+    namespace.config = replace(namespace.config, while_unavailable="fail")
     with pytest.raises(PluginCrashed, match="gone"):
         await ask(namespace)
     assert len(calls) == 1

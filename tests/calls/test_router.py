@@ -40,7 +40,7 @@ def test_namespace_from_configuration():
     limits = NamespaceLimits(timeout_seconds=5, max_timeout_seconds=10)
     config = NamespaceConfig(name="kv", backend="memory", description="d", limits=limits)
     namespace = Namespace.from_config(config, Slot("kv"))
-    assert (namespace.name, namespace.backend, namespace.description) == ("kv", "memory", "d")
+    assert (namespace.name, namespace.config, namespace.limits) == ("kv", config, limits)
     assert namespace.deadline(100, None) == 105
     assert namespace.deadline(100, 7) == 107
     assert namespace.deadline(100, 11) == 110

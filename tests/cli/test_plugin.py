@@ -119,11 +119,13 @@ def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
         "name": "kv",
         "plugin": {"plugin": "kv", "state": "ready"},
         "operations": [],
+        "policies": {"breaker": {"state": "open", "since": None}, "retries": {}},
         "limits": {"max_in_flight": None, "max_timeout_seconds": 3600.0, "timeout_seconds": 300.0},
     }
     monkeypatch.setattr("prism.cli.plugin.Admin.get", lambda _self, _path: found)
     result = CliRunner().invoke(prism, ["namespace", "describe", "kv"])
     assert "max_in_flight -, max_timeout_seconds 3600, timeout_seconds 300\n" in result.output
+    assert "breaker:    state open, since -\nretries:    -\n" in result.output
 
 
 def test_seconds_of_a_canary_that_takes_an_hour(capsys):

@@ -106,7 +106,7 @@ async def test_the_plan_and_then_the_change():
         assert supervisor.slots["b"].current is before["b"]
         assert supervisor.slots["c"].current is not before["c"]
         assert router.find("b").limits.max_in_flight == 3
-        assert router.find("b").description == "few"
+        assert router.find("b").config.description == "few"
         with pytest.raises(UnknownNamespace):
             router.find("d")
         assert actions((await live.plan()).changes) == dict.fromkeys("abce", "stay")

@@ -26,7 +26,7 @@ from prism.calls.namespace import Namespace
 from prism.calls.relay import FIRST_MESSAGE_WAIT
 from prism.calls.router import Router
 from prism.channels.frames.channel import FramedChannel
-from prism.config.types import NamespaceLimits
+from prism.config.types import NamespaceConfig, NamespaceLimits
 from prism.contract.messages import (
     ExecuteRequest,
     OperationDeclaration,
@@ -128,7 +128,7 @@ class House(Served):
     def __init__(self, nursery: trio.Nursery, limits: NamespaceLimits) -> None:
         self.slot = Slot("kv")
         self._generation = 0
-        self.namespace = Namespace("kv", self.slot, limits)
+        self.namespace = Namespace(NamespaceConfig("kv", "memory", limits=limits), self.slot)
         self.router = Router([self.namespace])
         self.metrics = Metrics(self.router)
         super().__init__(nursery, DataPort(self.router, Observer(self.metrics, AccessLog())))

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 from prism.access.identity import Identity
 from prism.access.permissions import READ, AccessTable
 from prism.calls.namespace import Namespace
-from prism.config.types import AccessRule, NamespaceAccess
+from prism.config.types import AccessRule, NamespaceAccess, NamespaceConfig
 from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
 from prism.observability import audit as module
@@ -97,10 +97,10 @@ def a_namespace(*, mode="enforce", declared=True):
     operation = OperationDeclaration(name="get", access=OperationAccess.READ)
     slot = Slot("kv")
     slot.operations = {"get": operation} if declared else {}
-    return Namespace("kv", slot, access=AccessTable("kv", access))
+    return Namespace(NamespaceConfig("kv", "memory"), slot, AccessTable("kv", access))
 
 
-OPEN = Namespace("kv", Slot("kv"))
+OPEN = Namespace(NamespaceConfig("kv", "memory"), Slot("kv"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Around all of them, in the front end, is the call's record: refused calls are
 logged and counted too. Innermost is the call to the plugin (``calls.invoke``).
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prism.calls.policies.audited import Audited
@@ -41,11 +42,17 @@ POLICIES: tuple[type[Policy], ...] = (
 )
 
 
-def build_policies(namespace: "Namespace") -> tuple[Policy, ...]:
-    """All policies for ``namespace``, made once and for all of its calls."""
-    absent: set[type[Policy]] = set()
-    if namespace.access is None:
-        absent.add(Authorize)
-    if namespace.audit_refusal is None:
-        absent.add(Audited)
-    return tuple(policy(namespace) for policy in POLICIES if policy not in absent)
+def build_policies(namespace: "Namespace", kept: Iterable[Policy] = ()) -> tuple[Policy, ...]:
+    """The policies for ``namespace`` as it is configured now; those of ``kept`` that are still
+    among them stay, with what they know."""
+    present = {type(policy): policy for policy in kept}
+    policies = []
+    for kind in POLICIES:
+        if kind.applies(namespace):
+            policy = present.get(kind)
+            if policy is None:
+                policy = kind(namespace)
+            else:
+                policy.configure()
+            policies.append(policy)
+    return tuple(policies)

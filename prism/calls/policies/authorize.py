@@ -7,6 +7,7 @@ from prism.calls.policies.policy import Policy
 
 if TYPE_CHECKING:
     from prism.calls.call import Call
+    from prism.calls.namespace import Namespace
 
 
 class Authorize(Policy):
@@ -16,6 +17,10 @@ class Authorize(Policy):
     What the operation takes is known for certain only when an instance is chosen, and over gRPC
     even its name comes with the body: ``invoke`` has the last word.
     """
+
+    @classmethod
+    def applies(cls, namespace: "Namespace") -> bool:
+        return namespace.access is not None
 
     def enter(self, call: "Call") -> None:
         access = self.namespace.access

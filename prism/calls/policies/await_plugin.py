@@ -44,7 +44,7 @@ def check_may_wait(namespace: "Namespace") -> None:
     slot = namespace.slot
     if slot.current is None and not slot.expected:
         raise slot.unavailable()
-    if namespace.while_unavailable == "fail" and not slot.held:
+    if namespace.config.while_unavailable == "fail" and not slot.held:
         raise slot.unavailable()
     limit = namespace.limits.max_waiting
     if slot.waiting >= limit:

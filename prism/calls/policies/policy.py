@@ -1,7 +1,8 @@
 """The shape of a policy."""
 
 from abc import ABC
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
@@ -10,16 +11,48 @@ if TYPE_CHECKING:
     from prism.calls.namespace import Namespace
 
 
+class Measure(NamedTuple):
+    """One metric of a policy, for Prometheus; ``labels`` are those beside ``namespace``."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    text: str
+    labels: tuple[str, ...] = ()
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Policy(ABC):
     """One rule for the calls of one namespace. Made once; every call enters and leaves it.
 
-    ``is_left``: there is something to do when a call leaves.
+    ``name`` is what operators know it by, where it has something to show: its key in the
+    configuration; ``measures`` are its metrics. ``is_left``: there is something to do when a call
+    leaves.
     """
+
+    name: ClassVar[str] = ""
+    measures: ClassVar[tuple[Measure, ...]] = ()
 
     def __init__(self, namespace: "Namespace") -> None:
         self.namespace = namespace
         self.is_left = type(self).leave is not Policy.leave
+        self.configure()
+
+    @classmethod
+    def applies(cls, namespace: "Namespace") -> bool:
+        """Is it among the policies of ``namespace``, as that is configured now?"""
+        return True
+
+    def configure(self) -> None:
+        """Take over the namespace's configuration, which may be another one than before. What the
+        policy has learnt or counted stays."""
+
+    def state(self) -> dict[str, object]:
+        """What operators are shown of it, as JSON: ``prism namespace describe``, the admin API."""
+        return {}
+
+    def measure(self) -> Iterator[tuple[Measure, tuple[str, ...], float]]:
+        """The value of each of ``measures`` now, for each set of its labels."""
+        yield from ()
 
     def enter(self, call: "Call") -> bool | None:
         """Let the call pass, refuse it by raising a ``CallError``, or have it wait.

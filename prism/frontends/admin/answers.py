@@ -66,12 +66,13 @@ async def namespace(call: AdminCall) -> NamespaceDescription:
     operations = instance.operations if instance is not None else {}
     return NamespaceDescription(
         namespace=found.name,
-        backend=found.backend,
-        description=found.description,
-        while_unavailable=found.while_unavailable,
+        backend=found.config.backend,
+        description=found.config.description,
+        while_unavailable=found.config.while_unavailable,
         in_flight=found.in_flight,
         open_streams=len(found.open_streams),
         limits=found.limits,
+        policies={each.name: each.state() for each in found.policies if each.name},
         operations=[
             OperationFacts(name, declared.idempotent, declared.streaming, NAMES[needed(declared)])
             for name, declared in sorted(operations.items())
@@ -84,8 +85,8 @@ def _summary(namespace: Namespace) -> NamespaceSummary:
     instance = namespace.slot.current
     return NamespaceSummary(
         namespace=namespace.name,
-        backend=namespace.backend,
-        description=namespace.description,
+        backend=namespace.config.backend,
+        description=namespace.config.description,
         ready=instance is not None,
         in_flight=namespace.in_flight,
         operations=sorted(instance.operations) if instance is not None else [],

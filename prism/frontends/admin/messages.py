@@ -168,6 +168,7 @@ class NamespaceDescription(msgspec.Struct, frozen=True):
     in_flight: int
     open_streams: int
     limits: NamespaceLimits
+    policies: dict[str, dict[str, Any]]
     operations: list[OperationFacts]
     plugin: NamespaceStatus
 

@@ -15,8 +15,8 @@ def summary(namespace: Namespace, identity: Identity = ANONYMOUS) -> dict[str, A
     instance = namespace.slot.current
     return {
         "namespace": namespace.name,
-        "description": namespace.description,
-        "backend": namespace.backend,
+        "description": namespace.config.description,
+        "backend": namespace.config.backend,
         "ready": instance is not None,
         "operations": sorted(usable(namespace, identity)) if instance else [],
     }

@@ -66,7 +66,7 @@ def openapi(
         "info": {
             "title": f"{namespace.name} on Prism",
             "version": (instance.version if instance is not None else "") or "unknown",
-            "description": namespace.description,
+            "description": namespace.config.description,
         },
         "servers": [{"url": "/"}],
         "paths": {

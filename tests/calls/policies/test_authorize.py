@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from prism.access.identity import Identity
 from prism.access.permissions import AccessTable
@@ -81,7 +82,7 @@ async def test_what_is_known_of_a_plugin_that_restarts_still_decides(guarded, ma
     with pytest.raises(Forbidden):
         await call.outcome()
     call = called_by(make_call, guarded, "reader", "get")
-    guarded.while_unavailable = "fail"
+    guarded.config = replace(guarded.config, while_unavailable="fail")
     call.proceed()
     with pytest.raises(PluginUnavailable):
         await call.outcome()

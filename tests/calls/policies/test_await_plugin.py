@@ -1,6 +1,7 @@
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import PluginUnavailable
@@ -55,7 +56,7 @@ async def test_the_namespace_may_prefer_to_fail_but_not_in_a_planned_absence(
     make_namespace, make_call, ask, autojump_clock
 ):
     namespace = make_namespace()
-    namespace.while_unavailable = "fail"
+    namespace.config = replace(namespace.config, while_unavailable="fail")
     instance = absent(namespace, expected=True)
     with pytest.raises(PluginUnavailable):
         await ask(namespace)

@@ -117,7 +117,9 @@ class Admin:
 async def admin(nursery: trio.Nursery) -> Admin:
     """Two namespaces, ``kv`` and ``other``, whose plugins run; changes are open to everybody."""
     supervisor = Supervisor([spec("kv"), spec("other")])
-    router = Router(Namespace(name, slot) for name, slot in supervisor.slots.items())
+    router = Router(
+        Namespace(NamespaceConfig(name, "memory"), slot) for name, slot in supervisor.slots.items()
+    )
     await nursery.start(supervisor.run)
     stops: list[bool] = []
     config = Config(

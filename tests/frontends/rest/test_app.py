@@ -5,6 +5,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from prism.calls.router import Router
 from prism.config.types import NamespaceLimits
@@ -406,7 +407,7 @@ async def test_a_namespace_that_is_not_required_keeps_nobody_from_being_ready(
     broken.slot.clear(broken.slot.current)
     client = make_client(make_namespace(), broken)
     assert (await client.request("GET", "/readyz")).status == 503
-    broken.required = False
+    broken.config = replace(broken.config, required=False)
     assert (await client.request("GET", "/readyz")).status == 200
     assert (await client.request("POST", "/v1/broken/get")).status == 503
 
