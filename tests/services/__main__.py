@@ -13,18 +13,40 @@ from urllib.parse import quote, unquote, urlsplit
 
 from tests.services.kafka import Kafka
 from tests.services.postgres import DebianPostgreSQL, PgBouncer, PostgreSQL18
-from tests.services.redis import Redis, Valkey
+from tests.services.redis import Redis, RedisCluster, Sentinel, Valkey, ValkeyCluster
 from tests.services.server import Missing, Server
 
 FILE = Path(__file__).parents[2] / "build" / "services.json"
 
-KINDS: tuple[type[Server], ...] = (DebianPostgreSQL, PostgreSQL18, PgBouncer, Kafka, Redis, Valkey)
-"""In the order of their starts; an option that is another server names its kind here."""
-BEFORE: dict[type[Server], type[Server]] = {PgBouncer: DebianPostgreSQL}
-"""The server that one of this kind stands before."""
+Kind = type[Server] | type[RedisCluster]
+
+KINDS: tuple[Kind, ...] = (
+    DebianPostgreSQL,
+    PostgreSQL18,
+    PgBouncer,
+    Kafka,
+    Redis,
+    Sentinel,
+    Valkey,
+    ValkeyCluster,
+)
+"""In the order of their starts."""
+NEEDS: dict[Kind, tuple[str, Kind]] = {
+    PgBouncer: ("before", DebianPostgreSQL),
+    Sentinel: ("watches", Redis),
+}
+"""The option of a kind that is another server, and the kind of that."""
+DEMOS: dict[Kind, str] = {
+    DebianPostgreSQL: "postgres",
+    PostgreSQL18: "postgres",
+    Kafka: "kafka",
+    Redis: "redis",
+    Valkey: "redis",
+}
+"""The demo that runs on one; the others want settings that no demo has."""
 
 
-def running(kind: type[Server]) -> Server | None:
+def running(kind: Kind) -> Server | RedisCluster | None:
     """The server of this kind that ``up`` has started, if it runs."""
     record = _read().get(kind.name)
     return None if record is None else kind.attach(record)
@@ -34,34 +56,36 @@ def up() -> int:
     """Start what is not running yet."""
     FILE.parent.mkdir(exist_ok=True)
     records = _read()
-    servers: dict[type[Server], Server] = {}
+    servers: dict[Kind, Server | RedisCluster] = {}
     for kind in KINDS:
         try:
-            options = {"before": servers[BEFORE[kind]]} if kind in BEFORE else {}
+            option, needed = NEEDS.get(kind, ("", kind))
+            options = {option: servers[needed]} if option else {}
             server = running(kind) or kind.start(FILE.parent, outlives=True, **options)
         except (Missing, KeyError) as error:
-            print(f"{kind.name:12} not started: {error}")
+            print(f"{kind.name:14} not started: {error}")
             continue
         servers[kind] = server
         records[kind.name] = server.record()
         FILE.write_text(json.dumps(records, indent=2))
-        print(f"{kind.name:12} {json.dumps(shown(server.addresses()))}")
-        if kind is not PgBouncer:  # which wants settings that a demo has not
-            print(f"{'':12} {serve_command(kind, server.addresses())}")
+        addresses = server.addresses()
+        if isinstance(addresses, list):
+            addresses = {"addresses": addresses}
+        print(f"{kind.name:14} {json.dumps(shown(addresses))}")
+        if kind in DEMOS:
+            print(f"{'':14} {serve_command(kind, addresses)}")
     return 0
 
 
-def serve_command(kind: type[Server], addresses: dict[str, Any]) -> str:
+def serve_command(kind: Kind, addresses: dict[str, Any]) -> str:
     """What serves a demo on a server of this kind."""
-    if issubclass(kind, Kafka):
-        return f"prism serve --demo kafka --server 127.0.0.1:{addresses['port']}"
-    backend = "redis" if issubclass(kind, Redis) else "postgres"
-    apart = shown(addresses)
+    demo, apart = DEMOS[kind], shown(addresses)
     if "password" not in apart:
-        return f"prism serve --demo {backend} --server {apart['url']}"
+        server = apart.get("url", f"127.0.0.1:{apart['port']}")
+        return f"prism serve --demo {demo} --server {server}"
     url = apart["url"].replace("://", f"://{quote(apart['username'], safe='')}@")
     password = shlex.quote(apart["password"])
-    return f"PGPASSWORD={password} prism serve --demo {backend} --server {url}"
+    return f"PGPASSWORD={password} prism serve --demo {demo} --server {url}"
 
 
 def shown(addresses: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +106,7 @@ def down() -> int:
         server = None if record is None else kind.attach(record)
         if server is not None:
             server.stop()
-            print(f"{kind.name:12} stopped")
+            print(f"{kind.name:14} stopped")
     FILE.unlink(missing_ok=True)
     return 0
 

@@ -240,6 +240,24 @@ class RedisCluster:
         ]
         return [f"127.0.0.1:{port}" for port in ports]
 
+    def record(self) -> dict[str, Any]:
+        """What ``attach`` needs, in another process."""
+        masters, replicas = (
+            [server.record() for server in servers] for servers in (self.masters, self.replicas)
+        )
+        return {"masters": masters, "replicas": replicas}
+
+    @classmethod
+    def attach(cls, record: dict[str, Any]) -> Self | None:
+        """A cluster that another process has started; None if not all of it runs any more."""
+        cluster = cls()
+        for name, servers in (("masters", cluster.masters), ("replicas", cluster.replicas)):
+            found = [cls.kind.attach(one) for one in record[name]]
+            servers += [server for server in found if server is not None]
+            if len(servers) < len(found):
+                return None
+        return cluster
+
     def owner(self, slot: int) -> Redis:
         """The master that has a slot, as it says itself."""
         for server in self.servers:
