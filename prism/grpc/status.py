@@ -1,5 +1,6 @@
 """How gRPC writes statuses, messages and deadlines into headers (gRPC over HTTP/2)."""
 
+import base64
 import math
 import re
 
@@ -27,6 +28,35 @@ def decode_message(value: str) -> str:
         value.encode("latin-1", errors="replace"),
     )
     return raw.decode(errors="replace")
+
+
+_RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"
+
+
+def encode_retry_info(status: int, message: str, seconds: float) -> str:
+    """``grpc-status-details-bin`` that says to come again after ``seconds``: a google.rpc.Status
+    with a RetryInfo (google/rpc/error_details.proto), in base64."""
+    nanos = math.ceil(max(seconds, 0) * 1e9)
+    delay = _field(1, nanos // 10**9) + _field(2, nanos % 10**9)
+    detail = _field(1, _RETRY_INFO) + _field(2, _field(1, delay))
+    details = _field(1, status) + _field(2, message.encode(errors="replace")) + _field(3, detail)
+    return base64.b64encode(details).rstrip(b"=").decode("ascii")
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """One field of a protobuf message: a varint, or bytes with their length."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def parse_status(value: str) -> StatusCode:

@@ -1,4 +1,10 @@
+import base64
+from math import ceil
+
 import pytest
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +13,7 @@ from prism.contract.status import StatusCode
 from prism.grpc.status import (
     decode_message,
     encode_message,
+    encode_retry_info,
     format_timeout,
     parse_status,
     parse_timeout,
@@ -74,3 +81,48 @@ def test_http_statuses_have_grpc_ones():
     assert status_of_http(404) is StatusCode.UNIMPLEMENTED
     assert status_of_http(503) is StatusCode.UNAVAILABLE
     assert status_of_http(418) is StatusCode.UNKNOWN
+
+
+@pytest.fixture(scope="module")
+def google_rpc():
+    """protobuf's classes for google.rpc's Status and RetryInfo, whose files are not installed."""
+    pool = DescriptorPool()
+    for known in (any_pb2, duration_pb2):
+        pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="rpc.proto", package="google.rpc", syntax="proto3"
+    )
+    file.dependency.extend(["google/protobuf/any.proto", "google/protobuf/duration.proto"])
+    kinds = descriptor_pb2.FieldDescriptorProto
+    status = file.message_type.add(name="Status")
+    status.field.add(name="code", number=1, type=kinds.TYPE_INT32, label=kinds.LABEL_OPTIONAL)
+    status.field.add(name="message", number=2, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    status.field.add(
+        name="details",
+        number=3,
+        type=kinds.TYPE_MESSAGE,
+        type_name=".google.protobuf.Any",
+        label=kinds.LABEL_REPEATED,
+    )
+    file.message_type.add(name="RetryInfo").field.add(
+        name="retry_delay",
+        number=1,
+        type=kinds.TYPE_MESSAGE,
+        type_name=".google.protobuf.Duration",
+        label=kinds.LABEL_OPTIONAL,
+    )
+    pool.Add(file)
+    names = ("google.rpc.Status", "google.rpc.RetryInfo")
+    return [GetMessageClass(pool.FindMessageTypeByName(name)) for name in names]
+
+
+@given(st.sampled_from(StatusCode), st.text(max_size=300), st.floats(0, 1e6))
+def test_when_to_come_again_is_told_as_google_tells_it(google_rpc, status, message, seconds):
+    status_class, retry_info = google_rpc
+    encoded = encode_retry_info(status, message, seconds)
+    told = status_class.FromString(base64.b64decode(encoded + "=" * (-len(encoded) % 4)))
+    assert (told.code, told.message) == (status, message)
+    (detail,) = told.details
+    assert detail.type_url == "type.googleapis.com/google.rpc.RetryInfo"
+    delay = retry_info.FromString(detail.value).retry_delay
+    assert delay.seconds * 10**9 + delay.nanos == ceil(seconds * 1e9)

@@ -5,6 +5,7 @@ alone is taken as UNKNOWN by clients whose server wrote its head apart.
 """
 
 from collections.abc import Iterable
+from math import inf
 
 import trio
 
@@ -21,7 +22,7 @@ from prism.contract.status import StatusCode
 from prism.frontends.answering import ExchangeCall, Observer
 from prism.frontends.headers import RequestHeaders
 from prism.grpc.framing import ACCEPT_ENCODING, Encoding, MessageReader, pack
-from prism.grpc.status import encode_message, parse_timeout
+from prism.grpc.status import encode_message, encode_retry_info, parse_timeout
 from prism.server.exchange import Exchange, Headers, Phase
 
 COMPRESS_FROM = 1024
@@ -221,6 +222,9 @@ def _trailers(error: CallError | None) -> Headers:
     if error.detail:
         trailers.append((b"grpc-message", encode_message(error.detail).encode("ascii")))
     trailers.append((b"prism-reason", error.reason.encode("ascii")))
+    if error.retry_after is not None and error.retry_after != inf:
+        details = encode_retry_info(error.status, error.detail, error.retry_after)
+        trailers.append((b"grpc-status-details-bin", details.encode("ascii")))
     return trailers
 
 
