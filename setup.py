@@ -24,7 +24,7 @@ COMPILED = {
     "server/http1": "chunks connection exchange fields head parser response websocket",
     "server/http2": "connection h2_codec limits stream writer",
     "streams": "outlet sockets",
-    "supervision": "instance slot",
+    "supervision": "balance instance replica_slot slot",
     "wire": "_state codecs connection frames outbox prepared serialization stream",
 }
 """The modules that ``PRISM_COMPILE=1`` has compiled, each in its folder of ``prism/``."""

@@ -48,13 +48,14 @@ is counted as `{UNKNOWN}`, so that no client can make up series.""",
             "prism_plugin_restarts",
             "prism_plugin_reloads",
             "prism_plugin_calls_open",
+            "prism_replica",
             "prism_secret",
             "prism_vault",
         ),
         "[The life of a plugin](lifecycle.md) explains the states; alert on `prism_plugin_state{"
         'state="failed"} == 1`, on `prism_plugin_state{state="degraded"} == 1` for some minutes '
         "(a backend that is down shows there), and on `prism_secrets_stale == 1` "
-        "([secrets](security.md#secrets)).",
+        "([secrets](security.md#secrets)). `prism_replica_…` are of plugins with several replicas.",
     ),
     (
         "Plugins, as they report themselves",

@@ -335,6 +335,8 @@ class Call(ABC):
         seconds = self.plugin_seconds = turn_time() - self._attempt_began
         if instance.sample is not None:
             instance.sample.take(seconds, status)
+        if instance.replica is not None:
+            instance.replica.take(seconds, status)
         instance.release(error)
 
     def answered(self, response: ExecuteResponse) -> None:

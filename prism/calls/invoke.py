@@ -90,7 +90,7 @@ def retry(call: "Call", error: CallError) -> None:
     why = _why_safe(call, error)
     if why is None:
         call.end(error)
-    elif slot.current is not None and slot.current.takes_calls:
+    elif slot.is_ready:
         _again(call, why)
         call.proceed()
     else:

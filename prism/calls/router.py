@@ -10,6 +10,7 @@ from prism.calls.deadlines import Deadlines
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.contract.errors import Draining, UnknownNamespace
+from prism.supervision.slot import Slot
 
 
 def _everybody(_: Identity) -> bool:
@@ -48,8 +49,17 @@ class Router:
         self._namespaces[namespace.name] = namespace
         namespace.attach(self.deadlines, self.is_good, self.audit_refusal)
         namespace.use_memory(self.memory)
-        namespace.slot.on_change = self.changed
+        self.use_slot(namespace, namespace.slot)
+
+    def use_slot(self, namespace: Namespace, slot: Slot) -> None:
+        """Have the calls of ``namespace`` find their plugin in ``slot`` from now on."""
+        namespace.slot = slot
+        slot.on_change = self.changed
         self.changed()
+
+    def has(self, name: str) -> bool:
+        """Is there a namespace of that name?"""
+        return name in self._namespaces
 
     def remove(self, name: str, reason: str) -> None:
         """Make the namespace unreachable for new calls, and end its open streams."""

@@ -112,6 +112,8 @@ def apply(output: str, admin: Admin) -> None:
     for receipt in outcome["receipts"]:
         if receipt["outcome"] == "rolled_back":
             failures[receipt["namespace"]] = f"runs as before: {receipt['reason']}"
+        elif receipt["outcome"] == "partial":
+            failures[receipt["namespace"]] = f"was stopped half-way: {receipt['reason']}"
         elif receipt["outcome"] == "failed":
             failures[receipt["namespace"]] = f"has no plugin now: {receipt['reason']}"
     if not outcome["applied"]:

@@ -39,6 +39,8 @@ PROGRESS_SECONDS = 0.5
 """Seconds between two looks at a change that takes its time."""
 TRIAL_SECONDS = 10.0
 """Seconds between two lines about a canary, of which something changes all the time."""
+REPLICA_COLUMNS = {"name", "state", "in_flight", "share"}
+"""What is shown of each replica; more where it says something."""
 LINE_SHOWN = 120
 """Characters of a plugin's last line that a table has room for."""
 
@@ -80,7 +82,8 @@ def describe(name: str, output: str, admin: Admin) -> None:
     """One namespace: its plugin, operations and limits."""
     found = admin.get(admin_path("namespaces", name))
     if output == "table":
-        found["plugin"] = f"{found['plugin']['plugin']}, {found['plugin']['state']}"
+        status = found["plugin"]
+        found["plugin"] = f"{status['plugin']}, {status['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
         found["limits"] = ", ".join(
             f"{key} {'-' if value is None else f'{value:.10g}'}"
@@ -88,6 +91,9 @@ def describe(name: str, output: str, admin: Admin) -> None:
         )
         for name, state in found.pop("policies").items():
             found[name] = ", ".join(f"{key} {cell(value)}" for key, value in state.items())
+        show_one(found, output)
+        _show_replicas(status)
+        return
     show_one(found, output)
 
 
@@ -163,7 +169,8 @@ def reload(
 ) -> None:
     """Replace a plugin without losing a call; prints the receipt.
 
-    Exit status 1 where the new one was given up: the old one serves on, or (failed) none.
+    Several replicas are replaced one at a time. Exit status 1 where the new one was given up: the
+    old one serves on, or (failed) none, or (partial) it serves as some of the replicas.
     """
     limits = _given(min_calls=min_calls, min_seconds=min_seconds, max_seconds=max_seconds)
     if limits and canary is None:
@@ -310,7 +317,7 @@ def _duration(seconds: float) -> str:
 
 def _tell(answer: dict[str, Any], output: str) -> None:
     _show(answer, output)
-    if answer.get("outcome") in ("rolled_back", "failed"):
+    if answer.get("outcome") in ("rolled_back", "partial", "failed"):
         sys.exit(1)
 
 
@@ -326,10 +333,45 @@ def _show(record: dict[str, Any], output: str) -> None:
         del found["last_error"]  # the reason says it
     written = found.pop("last_output", [])
     show_one(found, output)
+    _show_replicas(record)
     if written:
         click.echo("last output:")
     for line in written:
         click.echo(f"    {_plain(line)}")
+
+
+def _show_replicas(record: dict[str, Any]) -> None:
+    """A table of the replicas below a status, or a receipt."""
+    replicas = record.get("replicas") or []
+    if not replicas:
+        return
+    click.echo("replicas:")
+    if "outcome" in record:
+        rows = [
+            {
+                "name": one["replica"],
+                "outcome": one["outcome"],
+                "old": (one["old"] or {}).get("id"),
+                "new": (one["new"] or {}).get("id"),
+                "total": f"{one['phases']['total']:.3f} s",
+                "reason": one["reason"],
+            }
+            for one in replicas
+        ]
+        show(rows, "table", ["name", "outcome", "old", "new", "total", "reason"])
+        return
+    rows = [_replica_row(one) for one in replicas]
+    columns = ["name", "zone", "state", "version", "pid", "in_flight", "share", "ejected_for"]
+    shown = [name for name in columns if name in REPLICA_COLUMNS or any(r[name] for r in rows)]
+    show(rows, "table", [*shown, "reason"])
+
+
+def _replica_row(one: dict[str, Any]) -> dict[str, Any]:
+    ejected = one["ejected_for"]
+    return one | {
+        "share": f"{one['share']:.0%}",
+        "ejected_for": None if ejected is None else f"{ejected:.1f} s",
+    }
 
 
 def _with_last_line(status: dict[str, Any]) -> dict[str, Any]:
@@ -367,7 +409,12 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
                 if each not in (None, "")
             ]
             flat[name] = ", ".join(inner)
-        elif value not in (None, "", []) and name not in {"generations", "time", "since"}:
+        elif value not in (None, "", []) and name not in {
+            "generations",
+            "replicas",
+            "time",
+            "since",
+        }:
             flat[name] = f"{value:.1f} s" if name == "retry_in" else value
     return flat
 

@@ -219,6 +219,43 @@ class RestartConfig(Block, frozen=True):
     ] = 20
 
 
+class BalanceConfig(Block, frozen=True):
+    """How calls are shared between several replicas of a plugin."""
+
+    slow_start_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=86_400)],
+        Meta(
+            description="For so long the share of a replica that is new, or back, grows from a "
+            "tenth to a full one; 0: it has a full one at once."
+        ),
+    ] = 10.0
+    eject_after_failures: Annotated[
+        Annotated[int, Meta(ge=0, le=100_000)],
+        Meta(
+            description="Failed calls in a row after which a replica gets no calls for a while; "
+            "0: however many. Only while another replica does well."
+        ),
+    ] = 5
+    eject_error_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(
+            description="By how much the share of a replica's calls that fail may be above that "
+            "of the others' before it gets no calls for a while; 0: by any."
+        ),
+    ] = 0.3
+    ejection_seconds: Annotated[
+        Seconds, Meta(description="How long that is the first time; it doubles with each time.")
+    ] = 10.0
+    max_ejection_seconds: Annotated[Seconds, Meta(description="The longest time.")] = 300.0
+    max_ejected: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(
+            description="Share of the replicas that may be without calls at a time: of two or "
+            "three at least one may, and at least one always stays. 0: none."
+        ),
+    ] = 0.5
+
+
 class CatalogueVersion(Launch, frozen=True):
     """One version of a catalogue plugin: the keys that differ from its siblings."""
 
@@ -292,6 +329,17 @@ class PluginConfig(Launch, frozen=True):
             extra={"types": SIDECAR, "needs": ("socket",)},
         ),
     ] = None
+    processes: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)],
+        Meta(
+            description="How many processes of a plugin that the proxy starts by its `command` "
+            "share the calls. Only for a plugin of which several may run at a time: its page says "
+            "so."
+        ),
+    ] = 1
+    balance: Annotated[BalanceConfig, Meta(description="How several replicas share the calls.")] = (
+        BalanceConfig()
+    )
     start_timeout_seconds: Annotated[
         Seconds,
         Meta(description="From start to a successful Initialize, and from there to health."),
@@ -331,6 +379,11 @@ class PluginConfig(Launch, frozen=True):
             if form is not PluginForm.CATALOGUE and getattr(self, form.value) is not None:
                 return form
         return PluginForm.CATALOGUE
+
+    @property
+    def has_replicas(self) -> bool:
+        """May there be several of it?"""
+        return self.processes > 1
 
     @property
     def unsupported(self) -> str | None:

@@ -35,6 +35,7 @@ from prism.config.types import (
     NamespaceConfig,
     NamespaceLimits,
     PluginConfig,
+    PluginForm,
     PluginType,
 )
 from prism.contract.settings import settings_problems
@@ -556,9 +557,33 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
         return
     if plugin.unsupported is not None:
         at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
+    _check_replicas(plugin, at["plugin"])
     kind = config_type(plugin)
     if kind is not None:
         _check_settings(kind, namespace, at)
+
+
+def _check_replicas(plugin: PluginConfig, at: Place) -> None:
+    """That there can be several of the plugin, if there are to be, and how they share is of use."""
+    if plugin.processes > 1:
+        here = at["processes"]
+        match plugin.form:
+            case PluginForm.COMMAND:
+                pass
+            case PluginForm.MODULE | PluginForm.LIBRARY:
+                here.error(
+                    "a plugin in the proxy's own process is there once; run it by a `command` "
+                    "(type: sidecar)"
+                )
+            case PluginForm.SOCKET:
+                here.error("one process dials a socket; the proxy starts several by a `command`")
+            case _:
+                here.error("the proxy starts none of it: it is reached at its `endpoint`")
+    if plugin.has_replicas and plugin.overlap is False:
+        here = at["processes"] if plugin.processes > 1 else at
+        here.error("it must not run twice at a time (overlap: false), so it cannot have replicas")
+    if at["balance"].is_written and not plugin.has_replicas:
+        at["balance"].error("there is one replica, which gets all calls; set `processes`")
 
 
 def _check_settings(kind: type[msgspec.Struct], namespace: NamespaceConfig, at: Place) -> None:

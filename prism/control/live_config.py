@@ -137,14 +137,18 @@ class LiveConfig:
         for name in removed:
             self._router.remove(name, REMOVED)
         for namespace in config.namespaces:
-            if (slot := added.get(namespace.name)) is not None:
+            slot = added.get(namespace.name)
+            if slot is not None and not self._router.has(namespace.name):
                 is_open = self.current.authentication is None
                 self._router.add(Namespace.from_config(namespace, slot, is_open=is_open))
             else:
+                found = self._router.find(namespace.name)
+                if slot is not None:
+                    self._router.use_slot(found, slot)
                 # A file without authentication has no access either, and takes a new process:
                 # until then this one's rules stay.
                 with_access = config.authentication is not None
-                self._router.find(namespace.name).update(namespace, with_access=with_access)
+                found.update(namespace, with_access=with_access)
         if config.log.level != self.current.log.level:
             logging.getLogger().setLevel(config.log.level.upper())
         self.current = taken_over(self.current, config)
@@ -157,7 +161,7 @@ class LiveConfig:
             self._unfinished = {
                 receipt.namespace
                 for receipt in applied.receipts
-                if receipt.outcome in ("rolled_back", "failed")
+                if receipt.outcome in ("rolled_back", "partial", "failed")
             }
         outcome = ConfigOutcome(
             file=plan.file,
@@ -200,5 +204,7 @@ def _log_outcome(outcome: ConfigOutcome) -> None:
             log.error(
                 "namespace %s runs as before the change: %s", receipt.namespace, receipt.reason
             )
+        elif receipt.outcome == "partial":
+            log.error("namespace %s: the change was stopped: %s", receipt.namespace, receipt.reason)
         elif receipt.outcome == "failed":
             log.error("namespace %s has no plugin now: %s", receipt.namespace, receipt.reason)

@@ -48,7 +48,7 @@ _CONNECTIONS = {
 
 
 def plugin_metrics(namespaces: Iterable[Namespace]) -> Iterator[Metric]:
-    """What plugins report about themselves, from each namespace's current instance.
+    """What plugins report about themselves, from each namespace's current instances.
 
     The label ``instance`` is new for every generation, so a counter that starts again at zero
     is a series of its own and never looks like a reset.
@@ -62,9 +62,11 @@ def plugin_metrics(namespaces: Iterable[Namespace]) -> Iterator[Metric]:
     custom = GaugeMetricFamily(
         "prism_plugin_custom", "Numbers in custom_metrics_json", labels=[*_PLUGIN_LABELS, "name"]
     )
-    for namespace in namespaces:
-        instance = namespace.slot.current
-        if instance is None or instance.metrics is None:
+    instances = [
+        (namespace, instance) for namespace in namespaces for instance in namespace.slot.instances()
+    ]
+    for namespace, instance in instances:
+        if instance.metrics is None:
             continue
         labels = [namespace.name, instance.plugin, instance.version, instance.id]
         for name, family in families.items():
@@ -170,6 +172,38 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
             forgiven.add_metric([name, rule], number)
     yield from (state, transitions, restarts, reloads, rotations, stale)
     yield from (waiting, retries, forgiven)
+    yield from _replica_metrics(supervisor)
+
+
+def _replica_metrics(supervisor: Supervisor) -> Iterator[Metric]:
+    """How each replica stands, of plugins that have several."""
+    labels = ["namespace", "replica", "zone"]
+    serving = GaugeMetricFamily(
+        "prism_replica_serving", "Whether the replica has an instance", labels=labels
+    )
+    in_flight = GaugeMetricFamily(
+        "prism_replica_in_flight", "Calls that the replica has", labels=labels
+    )
+    share = GaugeMetricFamily(
+        "prism_replica_share",
+        "Share of the calls that it gets while all are idle: less while it is new, 0 while ejected",
+        labels=labels,
+    )
+    ejected = GaugeMetricFamily(
+        "prism_replica_ejected", "1 while it gets no calls because too many failed", labels=labels
+    )
+    ejections = CounterMetricFamily(
+        "prism_replica_ejections", "Times it was ejected", labels=labels
+    )
+    for status in supervisor.status():
+        for each in status.replicas:
+            values = [status.namespace, each.name, each.zone]
+            serving.add_metric(values, float(each.instance is not None))
+            in_flight.add_metric(values, each.in_flight)
+            share.add_metric(values, each.share)
+            ejected.add_metric(values, float(each.ejected_for is not None))
+            ejections.add_metric(values, each.ejections)
+    yield from (serving, in_flight, share, ejected, ejections)
 
 
 def vault_metrics(secrets: Secrets) -> Iterator[Metric]:

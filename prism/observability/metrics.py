@@ -175,9 +175,9 @@ class Metrics(Collector):
             labels=["namespace"],
         )
         for namespace in self._router.namespaces():
-            instance = namespace.slot.current
+            instances = namespace.slot.instances()
             owed.add_metric(
-                [namespace.name], 0 if instance is None else instance.channel.open_calls
+                [namespace.name], sum(instance.channel.open_calls for instance in instances)
             )
             in_flight.add_metric([namespace.name], namespace.in_flight)
             streams.add_metric([namespace.name], namespace.streams_by_client.total())

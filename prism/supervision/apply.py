@@ -7,7 +7,7 @@ is one piece of plain code. Only plugins that may not run
 twice are replaced after that, one way or the other.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Literal
 
@@ -15,9 +15,11 @@ import msgspec
 import trio
 
 from prism.streams.errors import LaunchError
+from prism.supervision.events import Journal
 from prism.supervision.instance import InstanceSpec
-from prism.supervision.keeper import Keeper
 from prism.supervision.replacement import Replacement
+from prism.supervision.replicas import AnyKeeper
+from prism.supervision.roll import Exchange, Roll, replacement_for
 from prism.supervision.slot import Slot
 from prism.supervision.status import Receipt
 
@@ -50,10 +52,15 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 Commit = Callable[[dict[str, Slot], list[str]], None]
-"""Called at the moment of the change with the new namespaces' slots, and the removed names."""
+"""Called at the moment of the change with the slots that are new, and the removed names: those of
+new namespaces, and of such as have several replicas now, or one instead of several."""
+
+Step = Replacement | Roll | Exchange
+"""What is prepared, and then swapped and finished, or rolled back."""
+MakeKeeper = Callable[[InstanceSpec, Journal | None], AnyKeeper]
 
 
-def plan(keepers: dict[str, Keeper], specs: Iterable[InstanceSpec]) -> list[Change]:
+def plan(keepers: Mapping[str, AnyKeeper], specs: Iterable[InstanceSpec]) -> list[Change]:
     """What ``specs`` would change, sorted by namespace. Equal specs restart nothing."""
     wanted = {spec.namespace: spec for spec in specs}
     changes = [Change(name, "stop") for name in keepers.keys() - wanted.keys()]
@@ -61,7 +68,7 @@ def plan(keepers: dict[str, Keeper], specs: Iterable[InstanceSpec]) -> list[Chan
         keeper = keepers.get(name)
         if keeper is None:
             changes.append(Change(name, "start"))
-        elif keeper.spec == spec:
+        elif keeper.runs(spec):
             changes.append(Change(name, "stay"))
         elif spec.may_overlap and keeper.spec.may_overlap:
             changes.append(Change(name, "reload"))
@@ -75,25 +82,30 @@ class Transaction:
 
     def __init__(
         self,
-        keepers: dict[str, Keeper],
+        keepers: dict[str, AnyKeeper],
         specs: Iterable[InstanceSpec],
-        make_keeper: Callable[[InstanceSpec], Keeper],
+        make_keeper: MakeKeeper,
         nursery: trio.Nursery,
     ) -> None:
         self._keepers = keepers
         self._specs = {spec.namespace: spec for spec in specs}
         self._nursery = nursery
         self.changes = plan(keepers, self._specs.values())
-        self._added = {name: make_keeper(self._specs[name]) for name in self._named("start")}
+        self._added = {name: make_keeper(self._specs[name], None) for name in self._named("start")}
+        self._exchanged = {
+            name: make_keeper(self._specs[name], self._keepers[name].journal)
+            for name in self._named("reload", "restart")
+            if self._specs[name].plugin.has_replicas != keepers[name].spec.plugin.has_replicas
+        }
         self._failures: dict[str, str] = {}
         self._receipts: list[Receipt] = []
-        self._removed: list[Keeper] = []
+        self._removed: list[AnyKeeper] = []
         self._stopping = False
 
     def stop(self) -> None:
         """The proxy stops: what is not committed yet never will be."""
         self._stopping = True
-        for keeper in self._added.values():
+        for keeper in (*self._added.values(), *self._exchanged.values()):
             keeper.stop()
 
     def _named(self, *actions: Action) -> list[str]:
@@ -110,10 +122,10 @@ class Transaction:
         with ExitStack() as claims:
             for keeper in touched:
                 claims.enter_context(keeper.claimed("configuration change"))
-            reloads = {
-                name: Replacement(self._keepers[name], self._specs[name])
-                for name in self._named("reload")
-            }
+            reloads = {name: self._replacement(name) for name in self._named("reload")}
+            for name in self._named("restart"):
+                if name in self._exchanged:
+                    reloads[name] = self._replacement(name, overlaps=False)
             committed = False
             try:
                 await self._prepare(reloads)
@@ -129,14 +141,21 @@ class Transaction:
                 await self._finish(reloads)
         return Applied(self.changes, self._failures, self._receipts)
 
-    async def _prepare(self, reloads: dict[str, Replacement]) -> None:
-        async def start(name: str, keeper: Keeper) -> None:
+    def _replacement(self, name: str, *, overlaps: bool = True) -> Step:
+        keeper, spec = self._keepers[name], self._specs[name]
+        new = self._exchanged.get(name)
+        if new is not None:
+            return Exchange(keeper, new, self._nursery, overlaps=overlaps)
+        return replacement_for(keeper, spec, anew=False)
+
+    async def _prepare(self, reloads: dict[str, Step]) -> None:
+        async def start(name: str, keeper: AnyKeeper) -> None:
             await self._nursery.start(keeper.run)
             if keeper.slot.current is None and not keeper.spec.dials_in:
                 failure = keeper.last_failure
                 self._failures[name] = failure.explained if failure else keeper.slot.absence
 
-        async def prepare(name: str, reload: Replacement) -> None:
+        async def prepare(name: str, reload: Step) -> None:
             try:
                 await reload.prepare()
             except LaunchError as error:
@@ -148,7 +167,7 @@ class Transaction:
             for name, reload in reloads.items():
                 nursery.start_soon(prepare, name, reload)
 
-    def _look_again(self, reloads: dict[str, Replacement]) -> None:
+    def _look_again(self, reloads: dict[str, Step]) -> None:
         """What was ready first has waited for the others, and may be gone again."""
         for name, reload in reloads.items():
             if name not in self._failures and reload.new is not None and not reload.new.serving:
@@ -157,22 +176,23 @@ class Transaction:
             if self._stopping:
                 self._failures.setdefault(name, keeper.slot.absence)
 
-    def _commit(self, reloads: dict[str, Replacement], commit: Commit) -> None:
+    def _commit(self, reloads: dict[str, Step], commit: Commit) -> None:
         for name in self._named("reload", "restart", "stay"):
             self._keepers[name].adopt(self._specs[name])
         for reload in reloads.values():
             reload.swap()
         removed = self._named("stop")
         self._removed = [self._keepers.pop(name) for name in removed]
-        self._keepers.update(self._added)
-        commit({name: keeper.slot for name, keeper in self._added.items()}, removed)
+        new = self._added | self._exchanged
+        self._keepers.update(new)
+        commit({name: keeper.slot for name, keeper in new.items()}, removed)
         for keeper in self._removed:
             keeper.journal.events.record("removed", keeper.spec.namespace)
             keeper.stop(REMOVED)
         for name, keeper in self._added.items():
             keeper.journal.events.record("added", name)
 
-    async def _roll_back(self, reloads: dict[str, Replacement]) -> None:
+    async def _roll_back(self, reloads: dict[str, Step]) -> None:
         for keeper in self._added.values():
             keeper.stop("the configuration was not applied")
         async with trio.open_nursery() as nursery:
@@ -182,18 +202,19 @@ class Transaction:
                 reason = self._failures.get(name, "the configuration was not applied")
                 nursery.start_soon(reload.roll_back, reason)
 
-    async def _finish(self, reloads: dict[str, Replacement]) -> None:
-        async def finish(reload: Replacement) -> None:
+    async def _finish(self, reloads: dict[str, Step]) -> None:
+        async def finish(reload: Step) -> None:
             self._receipts.append(await reload.finish())
 
         async def restart(name: str) -> None:
-            reload = Replacement(self._keepers[name], self._specs[name])
+            reload = replacement_for(self._keepers[name], self._specs[name])
             self._receipts.append(await reload.restart())
 
         async with trio.open_nursery() as nursery:
             for reload in reloads.values():
                 nursery.start_soon(finish, reload)
             for name in self._named("restart"):
-                nursery.start_soon(restart, name)
+                if name not in self._exchanged:
+                    nursery.start_soon(restart, name)
             for keeper in self._removed:
                 nursery.start_soon(keeper.wait_stopped)

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
+EventKind = Literal["state", "reload", "canary", "replica", "added", "removed"]
 
 EVENTS_KEPT = 1000
 LINES_KEPT = 500
@@ -59,12 +60,13 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``number`` counts up without a gap, so a reader sees what it missed. ``kind``
     is ``state`` (a transition: ``previous`` and ``state``), ``reload`` (a step of a
-    reload, in ``reason``), ``canary``, ``added`` or ``removed`` (a namespace).
+    reload, in ``reason``), ``canary``, ``replica`` (one of several is ejected, or has come back,
+    in ``reason``), ``added`` or ``removed`` (a namespace).
     """
 
     number: int
     time: float
-    kind: Literal["state", "reload", "canary", "added", "removed"]
+    kind: EventKind
     namespace: str
     instance: str = ""
     version: str = ""
@@ -178,7 +180,7 @@ class EventFeed(Feed[Event]):
 
     def record(
         self,
-        kind: Literal["state", "reload", "canary", "added", "removed"],
+        kind: EventKind,
         namespace: str,
         *,
         instance: str = "",
@@ -200,7 +202,7 @@ class Journal:
 
     ``transitions`` counts by the state that was entered, ``reloads`` by outcome, and of these
     the ``rotations``, for secrets that had changed; ``forgiven`` the plugin's mistakes by the
-    rule that it broke.
+    rule that it broke. ``highest`` is the highest number of a generation so far.
     """
 
     def __init__(self, namespace: str, events: EventFeed | None = None) -> None:
@@ -212,6 +214,7 @@ class Journal:
         self.rotations: Counter[str] = Counter()
         self.forgiven: Counter[str] = Counter()
         self.restarts = 0
+        self.highest = 0
 
     def transition(
         self, instance: str, version: str, before: State | None, after: State, reason: str
@@ -236,7 +239,9 @@ class Journal:
             reason=reason,
         )
 
-    def step(self, kind: Literal["reload", "canary"], instance: str, reason: str) -> None:
+    def step(
+        self, kind: Literal["reload", "canary", "replica"], instance: str, reason: str
+    ) -> None:
         """A reload came a step further."""
         log.info("%s of namespace %s: %s", kind, self.namespace, reason)
         self.events.record(kind, self.namespace, instance=instance, reason=reason)

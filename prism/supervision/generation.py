@@ -29,7 +29,7 @@ from prism.streams.errors import LaunchError
 from prism.supervision.connect import Connector, declared_operations, initialize
 from prism.supervision.events import Journal, PluginLog
 from prism.supervision.health import HealthMonitor
-from prism.supervision.instance import Instance, InstanceSpec
+from prism.supervision.instance import Instance, InstanceSpec, instance_id
 from prism.supervision.lifecycle import (
     ENDING,
     OVER,
@@ -82,7 +82,7 @@ class Generation:
     ) -> None:
         self.spec = spec
         self.number = number
-        self.id = f"{spec.namespace}/{number}"
+        self.id = instance_id(spec.namespace, spec.replica, number)
         self.instance: Instance | None = None
         self.failure: LaunchError | None = None
         self.end_reason = ""
@@ -254,6 +254,7 @@ class Generation:
                 channel=channel,
                 operations=declared_operations(answer),
                 groups=answer.groups,
+                replica_name=spec.replica,
             )
             monitor = self._monitor = HealthMonitor(channel, spec.plugin.health, self._take_health)
             await monitor.wait_serviceable(spec.plugin.start_timeout_seconds)

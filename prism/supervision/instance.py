@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,6 +25,14 @@ from prism.contract.messages import (
 )
 from prism.supervision.canary import Sample
 
+if TYPE_CHECKING:
+    from prism.supervision.balance import Replica
+
+
+def instance_id(namespace: str, replica: str, generation: int) -> str:
+    """The id of an instance, unique for ever; ``replica`` is empty where there is one."""
+    return f"{namespace}/{replica}/{generation}" if replica else f"{namespace}/{generation}"
+
 
 def no_versions(version: str) -> PluginConfig:
     """The ``at_version`` of a plugin that is not from the catalogue."""
@@ -41,6 +50,9 @@ class InstanceSpec:
     Specs are equal when an instance of one could serve for the other: ``credentials``
     must therefore be a value, not just any function. ``verification`` says whose code may
     start, which is of no meaning for what runs.
+
+    ``zone`` is the proxy's own. The spec of one of several replicas has its name in ``replica``;
+    ``address`` is dialled in the place of the endpoint's host, where that has several.
     """
 
     namespace: str
@@ -52,6 +64,15 @@ class InstanceSpec:
     verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
     at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
     cache: CacheSettings | None = None
+    zone: str = field(default="", compare=False)
+    replica: str = ""
+    address: str = ""
+
+    @property
+    def place(self) -> str:
+        """How messages name what it serves."""
+        of = f"replica {self.replica} of " if self.replica else ""
+        return f"{of}namespace {self.namespace}"
 
     @property
     def label(self) -> str:
@@ -77,11 +98,12 @@ _CANCELLED = (CallCancelled, DeadlineExceeded, Draining)
 class Instance:
     """A plugin as its calls see it.
 
-    ``id`` is unique for ever: ``namespace/generation``. ``operations`` maps
+    ``id`` is unique for ever: ``namespace/generation``, or ``namespace/replica/generation`` of
+    one of several. ``operations`` maps
     every name of ``supported_operations`` to its declaration (an empty one
     where the plugin declared nothing), ``groups`` are the vocabularies it declares.
-    ``sample`` is there while its calls are compared with another's. One that gets
-    no more calls is out of its slot.
+    ``sample`` is there while its calls are compared with another's, ``replica`` where it is one
+    of several. One that gets no more calls is out of its slot.
 
     The counters: ``opened`` leases are ``leases`` that are held, and those that were
     closed: ``finished`` (answered, an error included), ``refused`` (the call never
@@ -97,6 +119,7 @@ class Instance:
     groups: list[str] = field(default_factory=list)
     health: HealthCheckResponse | None = None
     metrics: PluginMetrics | None = None
+    replica_name: str = ""
     id: str = field(init=False)
     leases: int = field(default=0, init=False)
     opened: int = field(default=0, init=False)
@@ -105,10 +128,11 @@ class Instance:
     cancelled: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
     sample: Sample | None = field(default=None, init=False)
+    replica: "Replica | None" = field(default=None, init=False)
     _no_leases: trio.Event | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.id = f"{self.namespace}/{self.generation}"
+        self.id = instance_id(self.namespace, self.replica_name, self.generation)
 
     @property
     def takes_calls(self) -> bool:

@@ -76,8 +76,50 @@ class Backoff:
         return delay * (1 + JITTER * (2 * self._rand() - 1))
 
 
-class Keeper:
-    """Runs the generations of one namespace.
+class Operated:
+    """What has one ``operation`` at a time (reload, restart, drain), and runs it in a task."""
+
+    def __init__(self, spec: InstanceSpec) -> None:
+        self.spec = spec
+        self.operation: str | None = None
+        self.stopping = False
+        self.stale = ""
+        self._nursery: trio.Nursery | None = None
+
+    @contextmanager
+    def claimed(self, operation: str) -> Iterator[None]:
+        """Within it ``operation`` is the one that runs on the namespace.
+
+        Raises:
+            OperationInProgress: there is one already.
+        """
+        if self.operation is not None:
+            raise OperationInProgress(self.spec.namespace, self.operation)
+        self.operation = operation
+        try:
+            yield
+        finally:
+            self.operation = None
+
+    async def perform(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run ``work`` as the namespace's one operation, in a task of its own.
+
+        Cancelling stops the waiting, not the work.
+
+        Raises:
+            OperationInProgress: there is one already.
+            Draining: the keeper stops, or has not begun.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self.claimed(operation))
+            if self.stopping or self._nursery is None:
+                raise Draining(STOPPING)
+            claim = stack.pop_all()
+        return await run_detached(self._nursery, work, claim.close)
+
+
+class Keeper(Operated):
+    """Runs the generations of one namespace, or of one of several replicas.
 
     ``current`` is the generation in the slot, ``newest`` the last begun since a reset, and
     ``generations`` are all that are not over. ``operation`` is what runs on the namespace
@@ -87,25 +129,22 @@ class Keeper:
     """
 
     def __init__(self, spec: InstanceSpec, slot: Slot, journal: Journal | None = None) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.slot = slot
         self.journal = journal or Journal(spec.namespace)
         self.current: Generation | None = None
         self.newest: Generation | None = None
         self.generations: list[Generation] = []
-        self.operation: str | None = None
         self.last_failure: LaunchError | None = None
         self.tried: Mapping[str, str] | None = None
-        self.stale = ""
         self.paused = False
-        self.stopping = False
         self.made = self.journal.events.clock()
-        self._number = 0
+        # One that comes later, for a replica that was there before, uses no number again.
+        self._number = self.journal.highest
         self._delay = 0.0
         self._backoff = Backoff(spec.plugin.restart)
         self._step = trio.CancelScope()
         self._sockets = DialInSockets(spec.namespace)
-        self._nursery: trio.Nursery | None = None
         self._attempted = trio.Event()
         self._stopped = trio.Event()
 
@@ -215,8 +254,8 @@ class Keeper:
             way_out = f"`prism plugin reset {self.spec.namespace}` starts it again"
             self._say_absent(f"{crashes}; {way_out}", failure, retry_at=math.inf)
             log.error(
-                "namespace %s: gave up on %s until it is reset",
-                self.spec.namespace,
+                "%s: gave up on %s until it is reset",
+                self.spec.place,
                 self.spec.label,
             )
             self.paused = True
@@ -241,7 +280,7 @@ class Keeper:
         retry_at: float | None = None,
     ) -> None:
         if self.slot.absence != reason:
-            log.warning("namespace %s has no plugin: %s", self.spec.namespace, reason)
+            log.warning("%s has no plugin: %s", self.spec.place, reason)
         self.slot.say_absent(reason, expected=expected, retry_at=retry_at, output=failure.output)
 
     def _note_leaving(self, generation: Generation) -> None:
@@ -257,37 +296,6 @@ class Keeper:
         self.slot.clear(generation.instance)
 
     # -- what operations do -------------------------------------------------------------
-
-    @contextmanager
-    def claimed(self, operation: str) -> Iterator[None]:
-        """Within it ``operation`` is the one that runs on the namespace.
-
-        Raises:
-            OperationInProgress: there is one already.
-        """
-        if self.operation is not None:
-            raise OperationInProgress(self.spec.namespace, self.operation)
-        self.operation = operation
-        try:
-            yield
-        finally:
-            self.operation = None
-
-    async def perform(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run ``work`` as the namespace's one operation, in a task of the keeper's.
-
-        Cancelling stops the waiting, not the work.
-
-        Raises:
-            OperationInProgress: there is one already.
-            Draining: the keeper stops, or has not begun.
-        """
-        with ExitStack() as stack:
-            stack.enter_context(self.claimed(operation))
-            if self.stopping or self._nursery is None:
-                raise Draining(STOPPING)
-            claim = stack.pop_all()
-        return await run_detached(self._nursery, work, claim.close)
 
     async def launch(
         self,
@@ -310,6 +318,7 @@ class Keeper:
         if self.stopping or self._nursery is None:
             raise LaunchError(STOPPING)
         self._number += 1
+        self.journal.highest = max(self.journal.highest, self._number)
         generation = Generation(
             spec,
             self._number,
@@ -347,8 +356,8 @@ class Keeper:
         self.paused = False
         self._step.cancel()
         log.info(
-            "namespace %s is served by %s (instance %s)",
-            instance.namespace,
+            "%s is served by %s (instance %s)",
+            self.spec.place,
             f"{generation.spec.label} {instance.version}".rstrip(),
             instance.id,
         )
@@ -393,6 +402,19 @@ class Keeper:
 
     # -- what others do -----------------------------------------------------------------
 
+    def runs(self, spec: InstanceSpec) -> bool:
+        """Is what runs as ``spec`` says?"""
+        return self.spec == spec
+
+    @property
+    def serving(self) -> list[Generation]:
+        """What serves now."""
+        return [] if self.current is None else [self.current]
+
+    def keepers(self) -> list["Keeper"]:
+        """Those of each replica: here this one alone."""
+        return [self]
+
     def reset(self) -> None:
         """Forget past failures; if there is no instance, try now.
 
@@ -409,6 +431,13 @@ class Keeper:
             self.slot.say_absent("it is being started, as an operator asked")
             self._step.cancel()
 
+    def renew(self, spec: InstanceSpec) -> None:
+        """There is no instance: have the next one be one for ``spec``, and try now."""
+        self.spec = spec
+        self.forgive()
+        self.paused = False
+        self._step.cancel()
+
     def try_now(self) -> None:
         """Make the attempt now that was to come after a pause, if one was."""
         newest = self.newest
@@ -423,6 +452,10 @@ class Keeper:
         self._step.cancel()
         for generation in list(self.generations):
             generation.retire(reason)
+
+    async def wait_attempted(self) -> None:
+        """Wait until the first attempt has ended, well or badly."""
+        await self._attempted.wait()
 
     async def wait_stopped(self) -> None:
         """Wait until ``run`` has ended, and with it all that it started."""

@@ -299,8 +299,8 @@ class Replacement:
             outcome=outcome,
             reason=reason or self._verdict,
             time=self._time,
-            old=_name(old),
-            new=_name(new),
+            old=name_of(old),
+            new=name_of(new),
             calls=CallCounts(
                 finished_on_old=of_old.finished - self._before.finished,
                 finished_on_new=of_new.finished,
@@ -319,8 +319,10 @@ class Replacement:
                 total=now - self._began,
             ),
             killed=old is not None and "SIGKILL" in old.ending,
+            replica=self.spec.replica,
         )
-        self.keeper.journal.reloads[outcome] += 1
+        if not self.spec.replica:
+            self.keeper.journal.reloads[outcome] += 1
         self._say(f"{outcome.replace('_', ' ')}{f': {receipt.reason}' if receipt.reason else ''}")
         return receipt
 
@@ -358,7 +360,8 @@ def _seconds(
     return None if generation is None else generation.seconds(since, until)
 
 
-def _name(generation: Generation | None) -> InstanceName | None:
+def name_of(generation: Generation | None) -> InstanceName | None:
+    """Which instance it is, as far as that is known."""
     if generation is None:
         return None
     spec, instance = generation.spec, generation.instance

@@ -23,8 +23,8 @@ import trio
 from prism.config.errors import ConfigError
 from prism.contract.errors import CallError
 from prism.secrets import Credentials, Secrets
-from prism.supervision.keeper import Keeper
-from prism.supervision.replacement import Replacement
+from prism.supervision.replicas import AnyKeeper
+from prism.supervision.roll import replacement_for
 
 INTERVAL = 1.0
 """Seconds between two looks."""
@@ -50,10 +50,10 @@ class _Followed:
 class Rotation:
     """Follows the ``secrets`` of the namespaces in ``keepers``, which come and go."""
 
-    def __init__(self, keepers: Mapping[str, Keeper], secrets: Secrets) -> None:
+    def __init__(self, keepers: Mapping[str, AnyKeeper], secrets: Secrets) -> None:
         self._keepers = keepers
         self._secrets = secrets
-        self._followed: dict[Keeper, _Followed] = {}
+        self._followed: dict[AnyKeeper, _Followed] = {}
 
     async def run(self) -> None:
         """Follow them until cancelled, which leaves reloads that were begun to their end."""
@@ -105,21 +105,21 @@ class Rotation:
             if is_settled:
                 self._compare(keeper, state, filled, nursery)
 
-    def _is_missing(self, keeper: Keeper, state: _Followed, error: ConfigError) -> None:
+    def _is_missing(self, keeper: AnyKeeper, state: _Followed, error: ConfigError) -> None:
         state.seen = None
         if keeper.current is not None:
             missing = "; ".join(str(problem) for problem in error.problems)
             self._tell(keeper, f"{missing}; what it has serves on, and a new start would fail")
 
     def _compare(
-        self, keeper: Keeper, state: _Followed, filled: Mapping[str, str], nursery: trio.Nursery
+        self, keeper: AnyKeeper, state: _Followed, filled: Mapping[str, str], nursery: trio.Nursery
     ) -> None:
-        current = keeper.current
-        if current is None:
+        serving = keeper.serving
+        if not serving:
             if not keeper.paused and keeper.operation is None and keeper.tried != filled:
                 keeper.try_now()
             return
-        if current.credentials == filled:
+        if all(generation.credentials == filled for generation in serving):
             if keeper.stale:
                 log.info(
                     "namespace %s has the credentials again that its secrets say",
@@ -133,15 +133,15 @@ class Rotation:
             state.busy = True
             nursery.start_soon(self._rotate, keeper, state, filled)
 
-    async def _rotate(self, keeper: Keeper, state: _Followed, filled: Mapping[str, str]) -> None:
+    async def _rotate(self, keeper: AnyKeeper, state: _Followed, filled: Mapping[str, str]) -> None:
         """Reload the namespace for ``filled``; the outcome is told."""
         name, spec = keeper.spec.namespace, keeper.spec
-        had = keeper.current.credentials if keeper.current is not None else None
+        had = next((each.credentials for each in keeper.serving if each.credentials != filled), {})
         keys = ", ".join(key for key in filled if (had or {}).get(key) != filled[key])
         log.info("namespace %s: the secrets in credentials.%s have changed", name, keys)
 
         async def work() -> str:
-            replacement = Replacement(keeper, spec)
+            replacement = replacement_for(keeper, spec)
             overlap = spec.may_overlap
             receipt = await (replacement.reload() if overlap else replacement.restart())
             keeper.journal.rotations[receipt.outcome] += 1
@@ -171,7 +171,7 @@ class Rotation:
         )
 
     @staticmethod
-    def _tell(keeper: Keeper, why: str) -> None:
+    def _tell(keeper: AnyKeeper, why: str) -> None:
         if keeper.stale != why:
             keeper.stale = why
             log.warning("namespace %s: %s", keeper.spec.namespace, why)

@@ -52,8 +52,17 @@ class Slot:
         self._owed = 0.0
         self._changed = trio.lowlevel.ParkingLot()
 
-    def choose(self) -> Instance:
-        """The instance for the next call.
+    @property
+    def is_ready(self) -> bool:
+        """Is there an instance that takes calls?"""
+        return self.current is not None and self.current.takes_calls
+
+    def instances(self) -> list[Instance]:
+        """All that get calls, but for one on trial."""
+        return [] if self.current is None else [self.current]
+
+    def choose(self, avoid: Instance | None = None) -> Instance:
+        """The instance for the next call: another than ``avoid``, if there is one.
 
         Raises:
             PluginUnavailable: there is none.
@@ -145,7 +154,7 @@ class Slot:
         """
         self.waiting += 1
         try:
-            while self.current is None or not self.current.takes_calls:
+            while not self.is_ready:
                 if self.current is None and not self.expected:
                     raise self.unavailable()
                 await self._changed.park()

@@ -6,15 +6,19 @@ are in seconds.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 import trio
 
-from prism.supervision.keeper import Keeper
+from prism.supervision.generation import Generation
+from prism.supervision.instance import Instance
 from prism.supervision.lifecycle import State
+from prism.supervision.replicas import AnyKeeper, Replicas
+from prism.supervision.slot import Slot
 
-Outcome = Literal["swapped", "rolled_back", "failed", "drained"]
+Outcome = Literal["swapped", "rolled_back", "partial", "failed", "drained"]
 
 
 class Phases(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,6 +72,10 @@ class Receipt(msgspec.Struct, frozen=True):
     could not overlap, was started again), and ``reason`` says why. ``failed``: neither serves,
     for that reason. ``drained``: there is no instance until a restart. ``killed``: ``old`` did
     not end when it was asked to.
+
+    Where there are several replicas, ``replicas`` has a receipt of each whose turn came, with its
+    name in ``replica``, and the sums are here. ``partial``: one failed, which stopped the rest;
+    ``reason`` says how many run which version.
     """
 
     namespace: str
@@ -79,6 +87,8 @@ class Receipt(msgspec.Struct, frozen=True):
     calls: CallCounts
     phases: Phases
     killed: bool = False
+    replica: str = ""
+    replicas: list["Receipt"] = []
 
 
 class GenerationStatus(msgspec.Struct, frozen=True):
@@ -113,6 +123,30 @@ class CanaryStatus(msgspec.Struct, frozen=True):
     max_seconds: float
 
 
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """One of several replicas. ``name`` is the number of its process, or its address.
+
+    ``state``, ``reason``, ``instance``, ``version``, ``pid``, ``health``, ``retry_in`` are as those
+    of a namespace. ``share`` (0 to 1) is what it would get of the calls while all are idle: less
+    than the others' while it is new, 0 while it is ejected. ``ejected_for`` are the seconds until
+    it gets calls again, null where it is not ejected; ``ejections`` counts how often it was.
+    """
+
+    name: str
+    zone: str
+    state: State
+    reason: str
+    instance: str | None
+    version: str | None
+    pid: int | None
+    in_flight: int
+    health: str | None
+    retry_in: float | None
+    share: float
+    ejected_for: float | None
+    ejections: int
+
+
 class NamespaceStatus(msgspec.Struct, frozen=True):
     """A namespace's plugin at one moment.
 
@@ -126,7 +160,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     the namespace: ``reload``, ``canary``, ``restart``, ``drain`` or ``secrets`` (a reload for
     such as have changed); ``canary`` is how a trial
     stands. ``secrets`` says why the instance has other credentials than its secrets say now,
-    and is empty where it has not.
+    and is empty where it has not. ``replicas`` has each of several, and is empty where there is
+    one; ``instance`` and what goes with it are then those of one that serves.
     """
 
     namespace: str
@@ -151,28 +186,26 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     canary: CanaryStatus | None
     secrets: str
     generations: list[GenerationStatus]
+    replicas: list[ReplicaStatus] = []
 
 
-def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceStatus:
+def status_of(keeper: AnyKeeper, canary: CanaryStatus | None = None) -> NamespaceStatus:
     """The snapshot; nothing in it changes later."""
     spec, slot = keeper.spec, keeper.slot
     shown = keeper.current or keeper.newest
-    instance = keeper.current.instance if keeper.current is not None else None
+    instance = shown.instance if shown is not None and shown is keeper.current else None
     health = instance.health if instance is not None else None
-    retry_in = None
-    if slot.retry_at is not None and slot.retry_at != math.inf:
-        retry_in = max(0.0, slot.retry_at - trio.current_time())
     return NamespaceStatus(
         namespace=spec.namespace,
         plugin=spec.plugin_name,
         type=spec.plugin.type or "",
         state=shown.lifecycle.state if shown is not None else State.STARTING,
         since=shown.lifecycle.since if shown is not None else keeper.made,
-        reason=slot.absence if instance is None else shown.lifecycle.reason if shown else "",
+        reason=_reason(keeper, shown, instance),
         instance=instance.id if instance is not None else None,
         version=instance.version if instance is not None else None,
         configured_version=spec.plugin.version,
-        pid=keeper.current.pid if keeper.current is not None else None,
+        pid=shown.pid if shown is not None and instance is not None else None,
         restarts=keeper.journal.restarts,
         last_error=str(keeper.last_failure or ""),
         last_output=list(_last_output(keeper)),
@@ -180,7 +213,7 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
         waiting=slot.waiting,
         health=health.status.name if health is not None else None,
         health_message=health.message if health is not None else "",
-        retry_in=retry_in,
+        retry_in=_retry_in(slot),
         operation=keeper.operation,
         canary=canary,
         secrets=keeper.stale,
@@ -196,10 +229,52 @@ def status_of(keeper: Keeper, canary: CanaryStatus | None = None) -> NamespaceSt
             )
             for generation in keeper.generations
         ],
+        replicas=list(_replicas(keeper)) if isinstance(keeper, Replicas) else [],
     )
 
 
-def _last_output(keeper: Keeper) -> tuple[str, ...]:
+def _reason(keeper: AnyKeeper, shown: Generation | None, instance: Instance | None) -> str:
+    if instance is None or shown is None:
+        return keeper.slot.absence
+    if isinstance(keeper, Replicas) and len(keeper.serving) < len(keeper.members):
+        return f"{len(keeper.serving)} of {len(keeper.members)} replicas serve"
+    return shown.lifecycle.reason
+
+
+def _retry_in(slot: Slot) -> float | None:
+    if slot.retry_at is None or slot.retry_at == math.inf:
+        return None
+    return max(0.0, slot.retry_at - trio.current_time())
+
+
+def _replicas(keeper: Replicas) -> Iterator[ReplicaStatus]:
+    now = keeper.balance.now()
+    for replica, share in keeper.balance.shares():
+        member = keeper.members[replica.name]
+        shown = member.current or member.newest
+        instance = member.slot.current
+        health = instance.health if instance is not None else None
+        reason = member.slot.absence if instance is None else ""
+        if instance is not None and shown is not None:
+            reason = shown.lifecycle.reason
+        yield ReplicaStatus(
+            name=replica.name,
+            zone=replica.zone,
+            state=shown.lifecycle.state if shown is not None else State.STARTING,
+            reason=reason,
+            instance=instance.id if instance is not None else None,
+            version=instance.version if instance is not None else None,
+            pid=shown.pid if shown is not None and instance is not None else None,
+            in_flight=sum(generation.in_flight for generation in member.generations),
+            health=health.status.name if health is not None else None,
+            retry_in=_retry_in(member.slot),
+            share=share,
+            ejected_for=replica.ejected_until - now if replica.ejected_until else None,
+            ejections=replica.ejections,
+        )
+
+
+def _last_output(keeper: AnyKeeper) -> tuple[str, ...]:
     if keeper.current is None:
         return keeper.slot.output
     return keeper.last_failure.output if keeper.last_failure is not None else ()

@@ -37,6 +37,8 @@ from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper, run_detached
 from prism.supervision.orphans import reap_orphans
 from prism.supervision.replacement import Replacement
+from prism.supervision.replicas import AnyKeeper, Replicas
+from prism.supervision.roll import Roll, replacement_for
 from prism.supervision.rotation import Rotation
 from prism.supervision.slot import Slot
 from prism.supervision.status import NamespaceStatus, Receipt, status_of
@@ -46,17 +48,17 @@ from prism.supervision.status import NamespaceStatus, Receipt, status_of
 class _Reload:
     """One that can be stopped: ``over`` is set when it has ended, with ``receipt`` or without."""
 
-    replacement: Replacement
+    replacement: Replacement | Roll
     receipt: Receipt | None = None
     over: trio.Event = field(default_factory=trio.Event)
 
 
 class Supervisor:
-    """Runs one keeper per namespace. Those whose ``secrets`` change are reloaded."""
+    """Runs what keeps each namespace's plugin. Those whose ``secrets`` change are reloaded."""
 
     def __init__(self, specs: Iterable[InstanceSpec] = (), secrets: Secrets | None = None) -> None:
         self.events = EventFeed()
-        self._keepers: dict[str, Keeper] = {}
+        self._keepers: dict[str, AnyKeeper] = {}
         self._rotation = Rotation(self._keepers, secrets) if secrets is not None else None
         self._nursery: trio.Nursery | None = None
         self._stop = trio.Event()
@@ -66,8 +68,11 @@ class Supervisor:
         for spec in specs:
             self._keepers[spec.namespace] = self._make_keeper(spec)
 
-    def _make_keeper(self, spec: InstanceSpec) -> Keeper:
-        return Keeper(spec, Slot(spec.namespace), Journal(spec.namespace, self.events))
+    def _make_keeper(self, spec: InstanceSpec, journal: Journal | None = None) -> AnyKeeper:
+        journal = journal or Journal(spec.namespace, self.events)
+        if spec.plugin.has_replicas:
+            return Replicas(spec, journal)
+        return Keeper(spec, Slot(spec.namespace), journal)
 
     # -- life -----------------------------------------------------------------
 
@@ -122,7 +127,7 @@ class Supervisor:
         """What is counted and kept of each namespace's plugin, for metrics."""
         return {name: keeper.journal for name, keeper in self._keepers.items()}
 
-    def _find(self, namespace: str) -> Keeper:
+    def _find(self, namespace: str) -> AnyKeeper:
         try:
             return self._keepers[namespace]
         except KeyError:
@@ -136,7 +141,7 @@ class Supervisor:
         """One namespace. Raises UnknownNamespace."""
         return self._status(self._find(namespace))
 
-    def _status(self, keeper: Keeper) -> NamespaceStatus:
+    def _status(self, keeper: AnyKeeper) -> NamespaceStatus:
         reload = self._reloads.get(keeper.spec.namespace)
         return status_of(keeper, reload.replacement.trial if reload is not None else None)
 
@@ -166,6 +171,11 @@ class Supervisor:
         spec = keeper.spec
         if version is not None:
             spec = replace(spec, plugin=spec.at_version(version))
+        if spec.plugin.has_replicas != keeper.spec.plugin.has_replicas:
+            raise InvalidRequest(
+                f"version {version} has {'several replicas' if spec.plugin.has_replicas else 'one'}"
+                ", what runs has not: change it in the configuration"
+            )
         overlap = spec.may_overlap and keeper.spec.may_overlap
         if canary is not None and not overlap:
             raise InvalidRequest(
@@ -174,7 +184,7 @@ class Supervisor:
             )
 
         async def work() -> Receipt:
-            replacement = Replacement(keeper, spec)
+            replacement = replacement_for(keeper, spec)
             if not overlap:
                 return await replacement.restart()
             reload = self._reloads[namespace] = _Reload(replacement)
@@ -227,7 +237,7 @@ class Supervisor:
 
         async def work() -> Receipt:
             keeper.forgive()
-            return await Replacement(keeper, keeper.spec).restart()
+            return await replacement_for(keeper, keeper.spec).restart()
 
         return await keeper.perform("restart", work)
 
@@ -240,7 +250,7 @@ class Supervisor:
         keeper = self._find(namespace)
 
         async def work() -> Receipt:
-            return await Replacement(keeper, keeper.spec).drain()
+            return await replacement_for(keeper, keeper.spec).drain()
 
         return await keeper.perform("drain", work)
 

@@ -7,7 +7,7 @@ import yaml
 from click.testing import CliRunner
 
 from prism.cli.main import prism
-from prism.cli.plugin import _log_line, _show, _trial, _watched, _with_last_line
+from prism.cli.plugin import _log_line, _show, _tell, _trial, _watched, _with_last_line
 
 RECORDS = [{"namespace": "kv", "state": "ready", "pid": None}, {"namespace": "kv", "state": "down"}]
 
@@ -140,3 +140,48 @@ def test_the_receipt_of_a_failure_says_that_there_is_no_instance_still(capsys):
     _show(receipt, "table")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "absent" in line]
     assert line.endswith("absent 0.346 s, total 0.500 s; it has no instance still")
+
+
+REPLICA = {
+    "name": "1",
+    "zone": "",
+    "state": "ready",
+    "reason": "",
+    "instance": "orders/1/1",
+    "version": "v1",
+    "pid": 71,
+    "in_flight": 4,
+    "health": "HEALTHY",
+    "retry_in": None,
+    "share": 0.5,
+    "ejected_for": None,
+    "ejections": 0,
+}
+
+
+def test_the_status_has_a_table_of_the_replicas(capsys):
+    ejected = {"name": "2", "share": 0.0, "ejected_for": 9.5, "pid": None, "version": None}
+    _show({"namespace": "orders", "replicas": [REPLICA, REPLICA | ejected]}, "table")
+    assert capsys.readouterr().out == (
+        "namespace: orders\n"
+        "replicas:\n"
+        "NAME  STATE  VERSION  PID  IN FLIGHT  SHARE  EJECTED FOR  REASON\n"
+        "1     ready  v1       71   4          50%    -            -\n"
+        "2     ready  -        -    4          0%     9.5 s        -\n"
+    )
+
+
+def test_a_receipt_has_a_table_of_the_replicas(capsys):
+    names = {"old": {"id": "orders/1/1"}, "new": {"id": "orders/1/2"}}
+    first = {"replica": "1", "outcome": "swapped", "reason": "", "phases": {"total": 0.5}, **names}
+    second = first | {"replica": "2", "outcome": "rolled_back", "reason": "no table", "new": None}
+    with pytest.raises(SystemExit) as ended:
+        _tell({"outcome": "partial", "replicas": [first, second]}, "table")
+    assert ended.value.code == 1
+    assert capsys.readouterr().out == (
+        "outcome: partial\n"
+        "replicas:\n"
+        "NAME  OUTCOME      OLD         NEW         TOTAL    REASON\n"
+        "1     swapped      orders/1/1  orders/1/2  0.500 s  -\n"
+        "2     rolled_back  orders/1/1  -           0.500 s  no table\n"
+    )

@@ -143,6 +143,12 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: websocket, endpoint: 'ws://a/'", "a is not this machine"),
         ("type: websocket, endpoint: 'ws://[::1]/'", 'plain text needs "insecure: true"'),
         ("type: grpc, endpoint: 'a:1', tls: {cert: c}", '"cert" and "key" go together'),
+        ("type: in_process, module: 'a:B', processes: 2", "run it by a `command`"),
+        ("type: sidecar, socket: a, processes: 2", "the proxy starts several by a `command`"),
+        ("type: grpc, endpoint: 'a:1', tls: {}, processes: 2", "reached at its `endpoint`"),
+        ("type: sidecar, command: a, processes: 2, overlap: false", "so it cannot have replicas"),
+        ("type: sidecar, command: a, balance: {}", "there is one replica, which gets all calls"),
+        ("name: redis, processes: 2", "a plugin in the proxy's own process is there once"),
     ],
 )
 def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: str) -> None:
@@ -164,6 +170,7 @@ def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: 
         "type: websocket, endpoint: 'ws://localhost/a', insecure: true",
         "type: websocket, endpoint: 'wss://a.example/b'",
         "type: remote, endpoint: 'a:1', tls: {}",
+        "type: sidecar, command: a, processes: 2, balance: {max_ejected: 0}",
     ],
 )
 def test_keys_that_go_together(plugin: str) -> None:

@@ -27,7 +27,7 @@ BETWEEN_KILLS = 20
 
 
 @asynccontextmanager
-async def proxy_with_store(directory):
+async def proxy_with_store(directory, **plugin):
     """A proxy whose namespace ``store`` has two versions; yields it, its port and the store."""
     store = directory / "store"
     command = [sys.executable, str(SUPPORT / "store_plugin.py"), "{version}"]
@@ -46,7 +46,7 @@ async def proxy_with_store(directory):
             {
                 "name": "store",
                 "backend": "store",
-                "plugin": {"name": "store", "version": "v1"},
+                "plugin": {"name": "store", "version": "v1", **plugin},
                 "config": {"path": str(store)},
             }
         ],
@@ -72,9 +72,10 @@ async def proxy_with_store(directory):
 
 
 @asynccontextmanager
-async def load(port, results):
+async def load(port, results, operation="put"):
     """Clients that call without a pause within the block; their accounts are in ``results``."""
-    command = [sys.executable, str(SUPPORT / "load_client.py"), str(port), str(results), "4", "4"]
+    program = str(SUPPORT / "load_client.py")
+    command = [sys.executable, program, str(port), str(results), "4", "4", operation]
     clients = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE)
     try:
         yield
@@ -167,3 +168,75 @@ async def test_kills_at_random_cost_only_the_calls_that_they_hit(tmp_path, reloa
     assert sum(call["status"] == 200 for call in calls) > BETWEEN_KILLS * kills / 2
     assert all(receipt.calls.lost == 0 for receipt in receipts)
     check_store(store, calls)
+
+
+@pytest.mark.slow
+async def test_a_reload_of_three_processes_costs_no_call_an_error(tmp_path):
+    async with proxy_with_store(tmp_path, processes=3) as (proxy, port, store):
+        receipts = []
+        async with load(port, tmp_path / "results"):
+            for version in ("v2", "v1", "v2"):
+                receipts.append(await proxy.supervisor.reload("store", version))
+                assert {one.version for one in proxy.supervisor.status_of("store").replicas} == {
+                    version
+                }
+    calls = accounts(tmp_path / "results")
+    assert Counter(call["status"] for call in calls) == {200: len(calls)}
+    assert {call["version"] for call in calls} == {"v1", "v2"}
+    for receipt in receipts:
+        assert receipt.outcome == "swapped"
+        assert [one.replica for one in receipt.replicas] == ["1", "2", "3"]
+        counts = receipt.calls
+        assert (counts.failed, counts.cancelled, counts.lost) == (0, 0, 0)
+        assert counts.finished_on_old == sum(one.calls.finished_on_old for one in receipt.replicas)
+    assert sum(receipt.calls.finished_on_old for receipt in receipts) > 3
+    check_store(store, calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["look", "put"])
+async def test_one_of_three_processes_is_killed(tmp_path, operation):
+    async with proxy_with_store(tmp_path, processes=3) as (proxy, port, store):
+        group = proxy.supervisor.slots["store"]
+        in_flight = 0
+        async with load(port, tmp_path / "results", operation):
+            for _ in range(4):
+                victim = await serving_and_busy(group)
+                pid = next(
+                    one.pid
+                    for one in proxy.supervisor.status_of("store").replicas
+                    if one.instance == victim.id
+                )
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda gone=victim: gone not in group.instances())
+                in_flight += victim.failed
+                assert group.is_ready
+                await until(lambda: len(group.instances()) == 3)
+    calls = accounts(tmp_path / "results")
+    failed = [call for call in calls if call["status"] != 200]
+    if operation == "look":
+        assert not failed
+        assert group.retried["idempotent"] >= 1
+    else:
+        # Those that the killed process had, and no others; what never began was given on.
+        assert {call["reason"] for call in failed} <= {"plugin_crashed"}
+        assert len(failed) <= in_flight
+        check_store(store, calls)
+
+
+async def until(check):
+    with trio.fail_after(60):
+        while not (found := check()):  # noqa: ASYNC110 - another process makes it so
+            await trio.sleep(0.001)
+    return found
+
+
+async def serving_and_busy(group):
+    """A replica that has calls in flight, with all three there."""
+
+    def busy():
+        instances = group.instances()
+        found = [one for one in instances if one.leases and one.finished >= BETWEEN_KILLS]
+        return found[0] if found and len(instances) == 3 else None
+
+    return await until(busy)

@@ -70,6 +70,7 @@ async def test_the_last_lease_wakes_those_who_wait_for_none(autojump_clock):
 def test_its_id_names_the_namespace_and_the_generation():
     assert instance().id == "ns/7"
     assert replace(instance(), generation=8).id == "ns/8"
+    assert replace(instance(), replica_name="10.0.0.1:80").id == "ns/10.0.0.1:80/7"
 
 
 def test_specs_are_equal_when_an_instance_could_serve_for_both(make_spec):

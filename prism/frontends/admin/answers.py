@@ -1,7 +1,8 @@
 """What the routes answer, but for streams: what there is, what changes something, and the
 configuration.
 
-A reload that comes to nothing is no error: its receipt says ``rolled_back`` or ``failed``, and why.
+A reload that comes to nothing is no error: its receipt says ``rolled_back``, ``partial`` or
+``failed``, and why.
 """
 
 import os

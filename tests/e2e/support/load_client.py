@@ -1,10 +1,11 @@
 """HTTP/2 load in a process of its own, that accounts for every call it made.
 
-    load_client.py PORT RESULTS CONNECTIONS STREAMS
+    load_client.py PORT RESULTS CONNECTIONS STREAMS [OPERATION]
 
-calls ``/v1/store/put`` until its standard input ends. Then it waits for the calls
-that are open, and RESULTS has one JSON line for each call ever made: its id, how often
-it was answered, the status, the problem's reason and whether it may be repeated.
+calls ``/v1/store/put``, or another operation, until its standard input ends. Then it
+waits for the calls that are open, and RESULTS has one JSON line for each call ever made:
+its id, how often it was answered, the status, the problem's reason and whether it may be
+repeated.
 """
 
 import json
@@ -38,7 +39,9 @@ class Client(Http2Client):
             self.ends[event.stream_id] = self.ends.get(event.stream_id, 0) + 1
 
 
-def drive(name: str, port: int, streams: int, results: list[dict[str, Any]]) -> None:
+def drive(
+    name: str, port: int, streams: int, operation: str, results: list[dict[str, Any]]
+) -> None:
     """One connection with ``streams`` calls at a time, until told to stop."""
     client = Client(port)
     open_calls: dict[int, str] = {}
@@ -47,7 +50,7 @@ def drive(name: str, port: int, streams: int, results: list[dict[str, Any]]) -> 
         while len(open_calls) < streams and not stop.is_set():
             number += 1
             call = f"{name}-{number}"
-            stream = client.open("/v1/store/put")
+            stream = client.open(f"/v1/store/{operation}")
             body = json.dumps({"id": call, "seconds": PAUSE}).encode()
             client.data(stream, body, end=True)
             open_calls[stream] = call
@@ -78,10 +81,10 @@ def account(call: str, client: Client, stream: int) -> dict[str, Any]:
 stop = threading.Event()
 
 
-def main(port: int, file: TextIO, connections: int, streams: int) -> None:
+def main(port: int, file: TextIO, connections: int, streams: int, operation: str = "put") -> None:
     results: list[dict[str, Any]] = []
     threads = [
-        threading.Thread(target=drive, args=(f"c{number}", port, streams, results))
+        threading.Thread(target=drive, args=(f"c{number}", port, streams, operation, results))
         for number in range(connections)
     ]
     for thread in threads:
@@ -95,4 +98,4 @@ def main(port: int, file: TextIO, connections: int, streams: int) -> None:
 
 if __name__ == "__main__":
     with open(sys.argv[2], "w") as results_file:  # noqa: PTH123
-        main(int(sys.argv[1]), results_file, int(sys.argv[3]), int(sys.argv[4]))
+        main(int(sys.argv[1]), results_file, int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

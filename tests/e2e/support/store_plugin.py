@@ -32,6 +32,11 @@ class Store(Plugin):
         return {"id": params.id, "version": self.version}
 
     @operation(idempotent=True)
+    async def look(self, params: Put) -> dict[str, str]:
+        await anyio.sleep(params.seconds)
+        return {"id": params.id, "version": self.version}
+
+    @operation(idempotent=True)
     async def which(self, params: dict[str, Any]) -> dict[str, str]:
         return {"version": self.version}
 
