@@ -11,17 +11,25 @@ import logging
 import os
 import random
 import time
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
 from prism.calls.call import Call
 from prism.contract.status import StatusCode
+from prism.observability.access_lines import (
+    MAX_LINE_DETAIL,
+    MAX_PATH,
+    MAX_USER_AGENT,
+    NOBODY,
+    Asked,
+    Line,
+    asked_by,
+    printable,
+)
 from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter, time_text
 from prism.server.exchange import Exchange
-from prism.server.log import client_name
 from prism.streams.outlet import at_turn_end
 
 ACCESS_LOGGER = "prism.access"
@@ -32,43 +40,6 @@ _STATUS_NAMES = [status.name for status in StatusCode]
 _TEMPLATE = logging.LogRecord(ACCESS_LOGGER, logging.INFO, "", 0, "request", (), None).__dict__
 _encode_lines = msgspec.json.Encoder().encode_lines
 
-
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A whole line: what every log line has, then its own facts. Those that have a default are
-    left out where they have it."""
-
-    time: str
-    level: str
-    logger: str
-    message: str
-    pid: int
-    namespace: str
-    operation: str
-    status: str
-    http_status: int
-    duration_ms: float
-    plugin_ms: float
-    principal: str
-    request_id: str
-    trace_id: str
-    instance: str
-    bytes_in: int
-    bytes_out: int
-    client: str = ""
-    method: str = ""
-    path: str = ""
-    protocol: str = ""
-    user_agent: str = ""
-    certificate: str = ""
-    retries: int = 0
-    reason: str = ""
-    detail: str = ""
-
-
-MAX_USER_AGENT = 256
-MAX_PATH = 512
-MAX_LINE_DETAIL = 512
-"""Bytes, and characters, of what a client makes up that a line has at most."""
 
 _FAULTS = frozenset(
     {
@@ -82,27 +53,13 @@ _FAULTS = frozenset(
 """What is not the client's doing: logged as warnings."""
 
 
-class _Asked(NamedTuple):
-    """Who asked for what: the part of a line that is the request's."""
-
-    client: str = ""
-    method: str = ""
-    path: str = ""
-    protocol: str = ""
-    user_agent: str = ""
-    certificate: str = ""
-
-
-_NOBODY = _Asked()
-
-
-def _asked(exchange: Exchange) -> _Asked:
+def _asked(exchange: Exchange) -> Asked:
     peer, agent = exchange.peer, b""
     for name, value in exchange.headers:
         if name == b"user-agent":
             agent = value
             break
-    return _told(
+    return asked_by(
         peer.client,
         exchange.method,
         exchange.target[:MAX_PATH],
@@ -110,52 +67,6 @@ def _asked(exchange: Exchange) -> _Asked:
         agent[:MAX_USER_AGENT],
         peer.certificate,
     )
-
-
-@lru_cache(1024)
-def _told(
-    client: tuple[str, int] | None,
-    method: bytes,
-    target: bytes,
-    version: str,
-    agent: bytes,
-    certificate: bytes | None,
-) -> _Asked:
-    return _Asked(
-        "" if client is None else client_name(client),
-        _text(method),
-        _text(target.partition(b"?")[0]),
-        _PROTOCOLS.get(version, ""),
-        _text(agent),
-        "" if certificate is None else _subject(certificate),
-    )
-
-
-_PROTOCOLS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
-
-
-def _text(value: bytes) -> str:
-    """Bytes of a request, fit for a terminal: what is not printable is escaped."""
-    text = value.decode(errors="backslashreplace")
-    return text if text.isprintable() else printable(text)
-
-
-def printable(text: str) -> str:
-    """``text`` with escapes in place of what is not printable."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
-@lru_cache(256)
-def _subject(certificate: bytes) -> str:
-    """Whom a certificate (DER) names, as RFC 4514 writes it."""
-    from cryptography import x509  # here: it takes memory, which is for client certificates alone
-
-    try:
-        return printable(x509.load_der_x509_certificate(certificate).subject.rfc4514_string())
-    except (ValueError, x509.InvalidVersion):
-        return ""
 
 
 class AccessLog:
@@ -168,7 +79,7 @@ class AccessLog:
     ) -> None:
         self._of_failed = requests != "none"
         self._of_good = sample if requests == "all" else 0.0
-        self._lines: list[_Line] = []
+        self._lines: list[Line] = []
         self._moment = 0
         self._pid = os.getpid()
         self._text = ""
@@ -186,10 +97,10 @@ class AccessLog:
         if not _logger.isEnabledFor(level):
             return
         exchange = getattr(call, "exchange", None)
-        asked = _NOBODY if exchange is None else _asked(exchange)
+        asked = NOBODY if exchange is None else _asked(exchange)
         plugin_seconds = call.plugin_seconds
         self._lines.append(
-            _Line(
+            Line(
                 self._now(),
                 name,
                 ACCESS_LOGGER,
@@ -245,7 +156,7 @@ def _json_writer() -> LogWriter | None:
     return None
 
 
-def _log_record(line: _Line) -> logging.LogRecord:
+def _log_record(line: Line) -> logging.LogRecord:
     """As ``Logger.makeRecord``, at a third of the cost: all but time and fields is the same."""
     fields = msgspec.to_builtins(line)
     for name in ("time", "level", "logger", "message", "pid"):

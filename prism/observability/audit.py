@@ -5,11 +5,8 @@ that is full or stuck holds up nobody here. What becomes of calls then is ``fail
 before they reach the plugin, or let pass. Records that find no room are counted; that of a call
 which was let pass while the log was well is never dropped.
 
-The file is made of *chains*, one for each process that writes to it (in a rolling restart two do so
-side by side). A chain's lines are numbered from 1. From time to time the thread adds a *seal*: the
-SHA-256 of the seal before it and of all lines since then. So a line that was changed, removed or
-put elsewhere does not fit its seal any more; and the first line of a chain names the last line that
-it found in the file. ``observability.audit_reading`` checks all this.
+The file is made of *chains* (``observability.audit_lines``), one for each process that writes to
+it: in a rolling restart two do so side by side.
 
 What a record costs is mostly what is the same in the next one, so that is encoded once: of whom a
 line speaks, which its identity keeps, and of what, by operation, rule and outcome. The thread
@@ -18,30 +15,31 @@ held for the first alone.
 """
 
 import fcntl
-import hashlib
 import logging
 import os
-import secrets
 import select
 import stat
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
-from prism import __version__
-from prism.access.identity import Identity
-from prism.access.permissions import needed
 from prism.calls.call import Call
 from prism.config.types import AuditConfig
-from prism.contract.errors import AnswerDropped, Forbidden, PluginError, PrismError, Unauthenticated
-from prism.contract.status import StatusCode
+from prism.contract.errors import PrismError
+from prism.observability.audit_lines import (
+    MAX_KEPT,
+    Chain,
+    Record,
+    client_text,
+    decision_of,
+    what_text,
+    who_text,
+)
 from prism.observability.audit_reading import is_torn, last_line, rotated_files, rotated_name
 from prism.observability.logs import time_text
-from prism.server.log import client_name
 from prism.streams.outlet import at_turn_end
 
 MAX_WAITING = 50_000
@@ -61,78 +59,6 @@ MAX_WRITE = 64 * 1024
 """Bytes handed to the kernel at a time."""
 
 log = logging.getLogger("prism.audit")
-
-_DENIED = frozenset({Unauthenticated.reason, Forbidden.reason})
-_ANSWERED = frozenset({PluginError.reason, AnswerDropped.reason})
-
-_OK = StatusCode.OK
-_STATUS_NAMES = [status.name for status in StatusCode]
-_encode_lines = msgspec.json.Encoder().encode_lines
-_encode = msgspec.json.Encoder().encode
-
-MAX_KEPT = 4096
-"""Outcomes, and clients, whose text is kept: all go when there are more."""
-
-
-class Record(msgspec.Struct, gc=False):
-    """A call's line. ``principal`` and ``namespace`` bring further fields with them, those of
-    ``_Who`` and ``_What``: what is raw is copied as it is."""
-
-    seq: int
-    chain: str
-    time: str
-    request_id: str
-    duration_ms: float
-    principal: msgspec.Raw
-    namespace: msgspec.Raw
-    client: msgspec.Raw | msgspec.UnsetType
-
-
-class _Who(msgspec.Struct, omit_defaults=True):
-    principal: str
-    key: str = ""
-
-
-class _What(msgspec.Struct, omit_defaults=True):
-    """``decision`` is ``allow``, ``deny`` or, where the call ended before there was one, ``none``;
-    ``rule`` what gave it: a row of ``access``, ``open`` (clients are not authenticated) or
-    ``dry_run``. ``ran`` is whether the plugin has run it: ``yes``, ``no``, or ``unknown`` where
-    it was asked and no answer came."""
-
-    namespace: str
-    operation: str
-    decision: str
-    rule: str
-    status: str
-    ran: str
-    http_status: int = 0
-    reason: str = ""
-    instance: str = ""
-    streamed: bool = False
-
-
-class Event(msgspec.Struct, omit_defaults=True, gc=False):
-    """What the log says of itself: ``opened``, ``lost``, ``closed``.
-
-    ``previous`` is the last line that a chain's opening found, and its chain's last seal:
-    ``CHAIN:SEQ:SEAL``."""
-
-    seq: int
-    chain: str
-    time: str
-    event: str
-    pid: int = 0
-    version: str = ""
-    previous: str = ""
-    records: int = 0
-
-
-class Seal(msgspec.Struct):
-    """``hash`` vouches for the lines of ``chain`` up to ``sealed``, and for the seal before."""
-
-    chain: str
-    sealed: int
-    hash: str
 
 
 class AuditFileError(PrismError):
@@ -179,14 +105,15 @@ class AuditLog:
         self._unreported = 0  # lost, and nothing in the log says so yet
         self._moment = 0
         self._text = ""
-        self._outcomes: dict[tuple[str, str, str, int, str, bool], msgspec.Raw] = {}
+        self._outcomes: dict[tuple[str, str, int, str, bool, str], msgspec.Raw] = {}
         self._closing: float | None = None  # when the thread must have ended
         self._idle = False
         self._changed = threading.Condition()
         self._hurry = threading.Event()
         self._file = _File(path, rotate_bytes, keep_files)
-        self._chain = _Chain(sync_seconds)
-        self._thread = threading.Thread(target=self._run, name="prism-audit", daemon=True)
+        self._chain = Chain(sync_seconds)
+        self._name = self._chain.name
+        self._writing = threading.Thread(target=self._run, name="prism-audit", daemon=True)
 
     @classmethod
     def from_config(cls, config: AuditConfig) -> "AuditLog":
@@ -213,7 +140,7 @@ class AuditLog:
         except OSError as error:
             self._file.close()
             raise AuditFileError(self.path, _why(error)) from error
-        self._thread.start()
+        self._writing.start()
 
     # -- the event loop's side --------------------------------------------------
 
@@ -238,8 +165,7 @@ class AuditLog:
 
     def add(self, call: Call, seconds: float) -> None:
         """Record ``call``, which ended after ``seconds``."""
-        is_full = self._fail_closed and self._unwritten >= self._capacity
-        if is_full and call.plugin_seconds is None:
+        if self._unwritten >= self._capacity and self._fail_closed and call.plugin_seconds is None:
             # It has not run, and such calls go on coming for as long as the log takes none.
             with self._changed:
                 self.lost += 1
@@ -256,13 +182,13 @@ class AuditLog:
         turn.append(
             Record(
                 0,
-                self._chain.name,
+                self._name,
                 self._text,
                 call.request_id,
                 int(seconds * 1e6) / 1000,
-                _who(call.identity) if who is None else who,
+                who_text(call.identity) if who is None else who,
                 self._outcome(call),
-                msgspec.UNSET if exchange is None else _client(exchange.peer.client),
+                msgspec.UNSET if exchange is None else client_text(exchange.peer.client),
             )
         )
         if len(turn) == 1:
@@ -272,26 +198,27 @@ class AuditLog:
         """What was decided and done about ``call``: the same for most calls of an operation."""
         decision, target = call.decision, call.target
         if call.reason or call.plugin_seconds is None or target is None:
-            return _what(call, *_decision(call))
+            return what_text(call, *decision_of(call))
         if decision is not None:
-            rule = decision.rule(call.needs)
+            row = decision.grants.get(call.needs)
+            rule = "dry_run" if row is None else row.place
         elif target.access is None:
             rule = "open"
         else:
-            return _what(call, *_decision(call))
+            return what_text(call, *decision_of(call))
         key = (
-            call.namespace,
             call.operation,
             rule,
             call.http_status,
             call.instance_id,
             call.stream is None,
+            call.namespace,
         )
         found = self._outcomes.get(key)
         if found is None:
             if len(self._outcomes) >= MAX_KEPT:
                 self._outcomes.clear()
-            found = self._outcomes[key] = _what(call, "allow", rule)
+            found = self._outcomes[key] = what_text(call, "allow", rule)
         return found
 
     def flush(self) -> None:
@@ -332,14 +259,15 @@ class AuditLog:
             self._closing = time.monotonic() + LAST_WRITE
             self._changed.notify()
         self._hurry.set()
-        self._thread.join(LAST_WRITE + 1)
+        self._writing.join(LAST_WRITE + 1)
         if self._unwritten:
             log.error("%s: %d records could not be written", self.path, self._unwritten)
 
     # -- the thread ---------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        is_over = False
+        while not is_over:
             records, lost = self._take()
             if lost:
                 self._file.add(self._chain.lost(lost))
@@ -353,8 +281,7 @@ class AuditLog:
                 self._unreported -= lost
                 self._busy_since = time.monotonic() if self._unwritten else None
                 self.written += len(records)
-                if self._closing is not None and not self._waiting:
-                    break
+                is_over = self._closing is not None and not self._waiting
         self._file.add(self._chain.closed())
         self._seal()
         self._file.close()
@@ -405,128 +332,8 @@ class AuditLog:
                 time.sleep(RETRY / 10)
 
 
-@lru_cache(MAX_KEPT)
-def _client(address: tuple[str, int] | None) -> msgspec.Raw | msgspec.UnsetType:
-    return msgspec.UNSET if address is None else msgspec.Raw(_encode(client_name(address)))
-
-
-def _who(identity: Identity) -> msgspec.Raw:
-    who = identity.audited = _value(_Who(identity.name, identity.key))
-    return who
-
-
-def _what(call: Call, decision: str, rule: str) -> msgspec.Raw:
-    return _value(
-        _What(
-            call.namespace,
-            call.operation,
-            decision,
-            rule,
-            _STATUS_NAMES[call.status],
-            _ran(call),
-            call.http_status,
-            call.reason,
-            call.instance_id,
-            call.stream is not None,
-        )
-    )
-
-
-def _value(part: msgspec.Struct) -> msgspec.Raw:
-    """The value of the first field of ``part``, with all others behind it."""
-    return msgspec.Raw(_encode(part).partition(b":")[2][:-1])
-
-
 def _why(error: OSError) -> str:
     return error.strerror or type(error).__name__
-
-
-def _decision(call: Call) -> tuple[str, str]:
-    """What was decided about ``call``, and by which rule."""
-    if call.reason in _DENIED and call.plugin_seconds is None:
-        return "deny", ""
-    if call.decision is not None:  # a stream that is ended by its permission's end had one
-        return "allow", call.decision.rule(call.needs)
-    target = call.target
-    if target is None:
-        return "none", ""
-    if target.access is None:
-        return "allow", "open"
-    declared = target.slot.operations.get(call.operation)
-    if declared is None:
-        return "none", ""
-    row = target.access.deciding(call.identity, needed(declared))
-    if row is not None:
-        return "allow", row.place
-    return ("allow", "dry_run") if target.access.is_dry_run else ("none", "")
-
-
-def _ran(call: Call) -> str:
-    """Whether the plugin has run ``call``."""
-    if call.plugin_seconds is None:
-        return "no"
-    return "yes" if call.status is _OK or call.reason in _ANSWERED else "unknown"
-
-
-class _Chain:
-    """The lines of one process: numbered, and sealed from time to time."""
-
-    def __init__(self, sync_seconds: float) -> None:
-        self.name = secrets.token_hex(6)
-        self._sync_seconds = sync_seconds
-        self._seq = 0
-        self._hash = hashlib.sha256()
-        self._last_seal = ""
-        self._seal_due: float | None = None
-
-    def __str__(self) -> str:
-        return f"chain {self.name} up to {self._seq}, sealed by {self._last_seal}"
-
-    def opened(self, previous: str) -> bytes:
-        """The first line; ``previous`` is the one before it in the file."""
-        return self._event("opened", pid=os.getpid(), version=__version__, previous=previous)
-
-    def lost(self, records: int) -> bytes:
-        """A line that says how many records are not there."""
-        return self._event("lost", records=records)
-
-    def closed(self) -> bytes:
-        """The last line but for its seal."""
-        return self._event("closed")
-
-    def lines(self, records: list[Record]) -> bytes:
-        """The next lines."""
-        for record in records:
-            self._seq += 1
-            record.seq = self._seq
-        return self._hashed(_encode_lines(records))
-
-    def seal_in(self) -> float | None:
-        """Seconds until a seal is due; None if there is nothing to seal."""
-        if self._seal_due is None:
-            return None
-        return max(self._seal_due - time.monotonic(), 0)
-
-    def seal(self) -> bytes:
-        """A line that vouches for those since the last seal, and for that."""
-        self._last_seal = self._hash.hexdigest()
-        self._hash = hashlib.sha256(self._last_seal.encode())
-        self._seal_due = None
-        return _encode(Seal(self.name, self._seq, self._last_seal)) + b"\n"
-
-    def _event(
-        self, event: str, pid: int = 0, version: str = "", previous: str = "", records: int = 0
-    ) -> bytes:
-        self._seq += 1
-        moment = time_text(int(time.time() * 1000))
-        line = Event(self._seq, self.name, moment, event, pid, version, previous, records)
-        return self._hashed(_encode(line) + b"\n")
-
-    def _hashed(self, lines: bytes) -> bytes:
-        self._hash.update(lines)
-        if self._seal_due is None:
-            self._seal_due = time.monotonic() + self._sync_seconds
-        return lines
 
 
 class _File:

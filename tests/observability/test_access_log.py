@@ -15,7 +15,8 @@ from prism.contract.errors import (
     UnsupportedContentType,
 )
 from prism.contract.status import StatusCode
-from prism.observability.access_log import MAX_LINE_DETAIL, AccessLog
+from prism.observability.access_lines import MAX_LINE_DETAIL
+from prism.observability.access_log import AccessLog
 from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter
 from prism.server.exchange import Peer
