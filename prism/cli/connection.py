@@ -344,7 +344,7 @@ class Admin:
     def __init__(
         self, address: str, token_file: str | None, ca_cert: str | None, cert: str | None
     ) -> None:
-        self._address = address
+        self.address = address
         self._token_file = token_file
         self._ca_cert = ca_cert
         self._cert = cert
@@ -354,9 +354,9 @@ class Admin:
         """What speaks HTTP with it."""
         import httpx
 
-        path = unix_path(self._address)
+        path = unix_path(self.address)
         return httpx.Client(
-            base_url="http://localhost" if path is not None else self._address,
+            base_url="http://localhost" if path is not None else self.address,
             transport=httpx.HTTPTransport(uds=path) if path is not None else None,
             headers=credential_headers(self._token_file),
             verify=tls_context(self._ca_cert, self._cert) or True,
@@ -374,13 +374,19 @@ class Admin:
 
     def peek(self, path: str) -> Any:
         """The JSON at ``path``, or None where it cannot be had."""
+        return self.attempt(path)[0]
+
+    def attempt(self, path: str, longest: float | None = None) -> tuple[Any, str]:
+        """The JSON at ``path``, asked for ``longest`` seconds; or None, and why."""
         import httpx
 
         try:
-            response = self.client.get(path)
-        except (httpx.HTTPError, httpx.InvalidURL):
-            return None
-        return response.json() if response.is_success else None
+            response = self.client.get(path, timeout=longest or self.client.timeout)
+            if not response.is_success:
+                return None, refused(response.status_code, response.text).removeprefix("prism: ")
+            return response.json(), ""
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return None, f"cannot reach the admin port at {self.address}: {_reason(error)}"
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """What a change answers. It is waited for: a reload takes as long as it drains."""
@@ -425,7 +431,7 @@ class Admin:
             status == 401 and not asks_for_token and '"reason":"unauthenticated"' in text
         ):
             return (
-                f"{self._address} is the data port; the admin port is on another (prism serve says "
+                f"{self.address} is the data port; the admin port is on another (prism serve says "
                 "it)"
             )
         if asks_for_token and self._token_file is not None:
@@ -440,8 +446,8 @@ class Admin:
 
     def _unreachable(self, error: Exception) -> None:
         click.echo(
-            f"prism: cannot reach the admin port at {self._address}: {_reason(error)}", err=True
+            f"prism: cannot reach the admin port at {self.address}: {_reason(error)}", err=True
         )
-        hint = _hint(self._address, error, self._ca_cert)
+        hint = _hint(self.address, error, self._ca_cert)
         click.echo(hint or "Where it is: --url, or PRISM_ADMIN (prism serve says it)", err=True)
         sys.exit(1)

@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": "serve",
     "tail": "tail",
     "token": "token",
+    "top": "top",
 }
 """Each command, and the module of ``prism.cli`` that has it under its name."""
 

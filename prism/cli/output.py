@@ -37,7 +37,7 @@ output_option = click.option(
 def show(records: Sequence[Mapping[str, Any]], output: str, columns: Sequence[str]) -> None:
     """Print records that have the same fields; ``columns`` are the table's."""
     if output != "table":
-        _show_data([dict(record) for record in records], output)
+        show_data([dict(record) for record in records], output)
         return
     rows = [[column.replace("_", " ").upper() for column in columns]]
     rows += [[cell(record.get(column)) for column in columns] for record in records]
@@ -50,14 +50,15 @@ def show(records: Sequence[Mapping[str, Any]], output: str, columns: Sequence[st
 def show_one(record: Mapping[str, Any], output: str) -> None:
     """Print one record, a line for each field."""
     if output != "table":
-        _show_data(dict(record), output)
+        show_data(dict(record), output)
         return
     width = max(map(len, record)) + 1
     for name, value in record.items():
         click.echo(f"{(name.replace('_', ' ') + ':').ljust(width)} {cell(value)}")
 
 
-def _show_data(data: Any, output: str) -> None:
+def show_data(data: Any, output: str) -> None:
+    """Print ``data`` for programs, as JSON or YAML."""
     if output == "yaml":
         import yaml
 

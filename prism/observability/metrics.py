@@ -60,6 +60,12 @@ class Histogram:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self.sum += seconds
 
+    def add_to(self, counts: list[int]) -> None:
+        """Add what is counted to ``counts``, one for each bucket; the last is that of what is
+        longer than any of ``BOUNDS``."""
+        for place, count in enumerate(self._counts):
+            counts[place] += count
+
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts, as ``HistogramMetricFamily.add_metric`` takes them."""
         return list(zip(_BUCKETS, accumulate(self._counts), strict=True))
@@ -74,6 +80,18 @@ class _Operation:
         self.requests = [0] * len(StatusCode)  # by status
         self.duration = Histogram()
         self.plugin_duration = Histogram()
+
+
+class Totals:
+    """What the calls of one namespace have come to, all operations together: how many by status,
+    how many in each bucket of ``Histogram``, and how many seconds they took."""
+
+    __slots__ = ("by_status", "durations", "seconds")
+
+    def __init__(self) -> None:
+        self.by_status = [0] * len(StatusCode)
+        self.durations = [0] * (len(BOUNDS) + 1)
+        self.seconds = 0.0
 
 
 class Metrics(Collector):
@@ -101,6 +119,19 @@ class Metrics(Collector):
         operation.duration.observe(seconds)
         if call.plugin_seconds is not None:
             operation.plugin_duration.observe(call.plugin_seconds)
+
+    def totals(self) -> dict[str, Totals]:
+        """Of each namespace that had calls, and of those to none (``UNKNOWN``)."""
+        found: dict[str, Totals] = {}
+        for (namespace, _), operation in self._operations.items():
+            totals = found.get(namespace)
+            if totals is None:
+                totals = found[namespace] = Totals()
+            for status, count in enumerate(operation.requests):
+                totals.by_status[status] += count
+            operation.duration.add_to(totals.durations)
+            totals.seconds += operation.duration.sum
+        return found
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics, and their content type, in the format that ``accept`` asks for."""

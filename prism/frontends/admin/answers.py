@@ -6,12 +6,16 @@ A reload that comes to nothing is no error: its receipt says ``rolled_back``, ``
 """
 
 import os
+from typing import Any
+
+import trio
 
 from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
 from prism.config import redacted
 from prism.contract.errors import InvalidRequest
 from prism.contract.messages import HealthStatus
+from prism.contract.status import StatusCode
 from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
@@ -20,15 +24,21 @@ from prism.frontends.admin.messages import (
     NamespaceDescription,
     NamespaceList,
     NamespaceSummary,
+    NamespaceTraffic,
     OperationFacts,
     PluginHealth,
     PluginList,
     Restarted,
     Stopping,
+    Traffic,
 )
 from prism.frontends.probes import HEALTHZ, READYZ, answer_probe
 from prism.frontends.responses import Response
+from prism.observability.metrics import BOUNDS, UNKNOWN, Totals
 from prism.supervision.status import NamespaceStatus, Receipt
+
+AT_A_TIME = 100
+"""Namespaces that are looked at before others have a turn."""
 
 # -- what there is ------------------------------------------------------------
 
@@ -80,6 +90,43 @@ async def namespace(call: AdminCall) -> NamespaceDescription:
         ],
         plugin=call.proxy.supervisor.status_of(found.name),
     )
+
+
+async def traffic(call: AdminCall) -> Traffic:
+    """What every namespace's calls have come to: counters for rates and percentiles."""
+    clock = trio.current_time()
+    totals = call.proxy.metrics.totals()
+    found = []
+    for place, namespace in enumerate(call.proxy.router.namespaces()):
+        if place % AT_A_TIME == AT_A_TIME - 1:
+            await trio.lowlevel.checkpoint()
+        found.append(_traffic_of(namespace, totals.get(namespace.name)))
+    strays = totals.get(UNKNOWN)
+    if strays is not None:
+        found.append(NamespaceTraffic(UNKNOWN, ready=False, **_counted(strays)))
+    return Traffic(os.getpid(), clock, list(BOUNDS), found)
+
+
+def _traffic_of(namespace: Namespace, totals: Totals | None) -> NamespaceTraffic:
+    return NamespaceTraffic(
+        namespace.name,
+        ready=namespace.slot.current is not None,
+        in_flight=namespace.in_flight,
+        max_in_flight=namespace.limits.max_in_flight,
+        open_streams=namespace.streams_by_client.total(),
+        waiting=namespace.slot.waiting,
+        policies={each.name: each.state() for each in namespace.policies if each.name},
+        **({} if totals is None else _counted(totals)),
+    )
+
+
+def _counted(totals: Totals) -> dict[str, Any]:
+    by_status = zip(StatusCode, totals.by_status, strict=True)
+    return {
+        "calls": {status.name: count for status, count in by_status if count},
+        "durations": totals.durations,
+        "seconds": totals.seconds,
+    }
 
 
 def _summary(namespace: Namespace) -> NamespaceSummary:

@@ -173,6 +173,41 @@ class NamespaceDescription(msgspec.Struct, frozen=True):
     plugin: NamespaceStatus
 
 
+class NamespaceTraffic(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a namespace's calls have come to since the process began, and how it stands now. What
+    is 0, or empty, is left out.
+
+    `calls` are those that have ended, by gRPC status; `durations` as many in each of the buckets
+    of `bounds`, the last of which is that of longer ones; `seconds` how long all took together.
+    `waiting` calls wait for the plugin; `ready` is whether there is one. `policies` is what those
+    that are configured show of themselves.
+    """
+
+    namespace: str
+    ready: bool
+    calls: dict[str, int] = {}
+    durations: list[int] = []
+    seconds: float = 0.0
+    in_flight: int = 0
+    max_in_flight: int = 0
+    open_streams: int = 0
+    waiting: int = 0
+    policies: dict[str, dict[str, Any]] = {}
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """Counters, of which `prism top` makes rates and percentiles: differences of two answers.
+
+    `clock` is the time in seconds on a clock that nobody sets; `pid` tells one process's counters
+    from its successor's, which begin at 0. `bounds` are the upper ends of the buckets, in seconds.
+    """
+
+    pid: int
+    clock: float
+    bounds: list[float]
+    namespaces: list[NamespaceTraffic]
+
+
 class ConfigInUse(msgspec.Struct, frozen=True):
     """The configuration in use, as the file would have it, secrets as `***`.
 

@@ -27,6 +27,7 @@ from prism.frontends.admin.messages import (
     Restarted,
     RestartRequest,
     Stopping,
+    Traffic,
 )
 from prism.supervision.events import Event, LogLine
 from prism.supervision.status import NamespaceStatus, Receipt
@@ -85,6 +86,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/admin/plugin/reset", C, answers.reset, NamespaceStatus, NamespaceRequest),
     Route("GET", "/admin/namespaces", R, answers.namespaces, NamespaceList),
     Route("GET", "/admin/namespaces/{namespace}", R, answers.namespace, NamespaceDescription),
+    Route("GET", "/admin/traffic", R, answers.traffic, Traffic),
     Route(
         "GET",
         "/admin/events",

@@ -4,7 +4,9 @@ import pytest
 import trio
 
 from prism.contract.messages import HealthCheckResponse, HealthStatus
+from prism.contract.status import StatusCode
 from prism.frontends.admin import Access, AdminToken, Right
+from prism.frontends.admin.app import AdminRequest
 from prism.frontends.admin.messages import Restarted
 
 
@@ -30,6 +32,36 @@ async def test_namespaces_are_listed_and_described(admin):
     assert described["plugin"]["state"] == "ready"
     operations = {item["name"]: item for item in described["operations"]}
     assert operations["get"]["idempotent"]
+
+
+async def test_traffic_is_what_calls_have_come_to(admin, make_exchange):
+    namespace = admin.proxy.router.find("kv")
+
+    def count(target, name, operation, seconds, status):
+        call = AdminRequest(make_exchange(), "/")
+        call.target, call.namespace, call.operation, call.status = target, name, operation, status
+        admin.proxy.metrics.observe(call, seconds)
+
+    count(namespace, "kv", "get", 0.0004, StatusCode.OK)
+    count(namespace, "kv", "get", 0.002, StatusCode.NOT_FOUND)
+    count(namespace, "kv", "set", 31.0, StatusCode.OK)
+    count(None, "nobody", "get", 0.0, StatusCode.NOT_FOUND)
+    namespace.in_flight = 2
+    answer = (await admin.ask("GET", "/admin/traffic")).json
+    assert answer["pid"] == os.getpid()
+    kv, other, unknown = answer["namespaces"]
+    assert kv == {
+        "namespace": "kv",
+        "ready": True,
+        "calls": {"OK": 2, "NOT_FOUND": 1},
+        "durations": [1, 0, 1, *[0] * 12, 1],
+        "seconds": pytest.approx(31.0024),
+        "in_flight": 2,
+        "max_in_flight": 1024,
+    }
+    assert len(kv["durations"]) == len(answer["bounds"]) + 1
+    assert other == {"namespace": "other", "ready": True, "max_in_flight": 1024}
+    assert (unknown["namespace"], unknown["calls"]) == ("_unknown", {"NOT_FOUND": 1})
 
 
 async def test_logs(admin):

@@ -1,0 +1,330 @@
+"""``prism top``: what the namespaces of a running proxy have to do now, in a table that stays.
+
+The proxy tells counters (``/admin/traffic``); all rates and percentiles are made here, of the
+differences of two answers of one process. One that is replaced, or cannot be reached for a while,
+costs the table as much time as it is away, and one interval.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import click
+
+from prism.cli.connection import Admin, admin_options
+from prism.cli.output import (
+    GAP,
+    ReaderGone,
+    cell,
+    end_on_interrupt,
+    output_option,
+    print_line,
+    show_data,
+)
+from prism.cli.screen import ENDED, RESUMED, Screen
+
+PATH = "/admin/traffic"
+LONGEST = 5.0
+"""Seconds for one answer, after which the proxy counts as gone."""
+FAULTS = ("UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
+"""What is not the client's doing: the errors that are counted."""
+REFUSED = "RESOURCE_EXHAUSTED"
+"""What a limit has refused."""
+
+Sample = dict[str, Any]
+"""An answer of the admin port: ``Traffic`` in ``prism.frontends.admin.messages``."""
+Row = dict[str, Any]
+"""A namespace in the interval between two of them."""
+
+SORTS = {
+    "rate": "calls_per_second",
+    "p50": "p50_seconds",
+    "p99": "p99_seconds",
+    "errors": "errors_per_second",
+    "refused": "refused_per_second",
+    "in-flight": "in_flight",
+    "name": "namespace",
+}
+HEAD = ["NAMESPACE", "CALLS/S", "P50 MS", "P99 MS", "ERRORS/S", "REFUSED/S", "IN FLIGHT"]
+HEAD += ["STREAMS", "WAITING"]
+KEYS = {
+    "r": "rate",
+    "5": "p50",
+    "9": "p99",
+    "e": "errors",
+    "f": "refused",
+    "i": "in-flight",
+    "n": "name",
+}
+
+EPILOG = """\b
+Examples:
+  prism top
+  prism top --sort p99 --interval 5
+  prism top --once --rows 10
+  prism top --output json | jq '.namespaces[0].calls_per_second'
+
+\b
+Keys: r 5 9 e f i n sort by rate, p50, p99, errors, refusals, calls in flight, or name; q ends.
+Errors are the calls that ended with a status that is not the client's doing: UNKNOWN,
+DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE or DATA_LOSS; refused those with RESOURCE_EXHAUSTED.
+Percentiles are read from a histogram: exact to its bucket, and at most 30 seconds.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--once", is_flag=True, help="One interval; also where no terminal is written to.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option(
+    "--sort", type=click.Choice(list(SORTS)), default="rate", show_default=True, help="By what."
+)
+@click.option(
+    "--rows", type=click.IntRange(1), help="Namespaces at most; else as many as there is room for."
+)
+@output_option
+@admin_options
+def top(
+    once: bool, interval: float, sort: str, rows: int | None, output: str, admin: Admin
+) -> None:
+    """Watch what the namespaces have to do: rates, latencies, errors.
+
+    With --output json or yaml each interval is a line of JSON, or a YAML document.
+    """
+    board = Board(admin.address, sort, rows)
+    if output == "table" and not once and sys.stdout.isatty():
+        board.take(admin.get(PATH))
+        sys.exit(_live(board, admin, interval))
+    end_on_interrupt()
+    board.take(admin.get(PATH))
+    try:
+        _print(board, admin, interval, output, once=once or output == "table")
+    except ReaderGone:
+        return
+
+
+def _print(board: "Board", admin: Admin, interval: float, output: str, *, once: bool) -> None:
+    """Print one interval, or one after the other."""
+    while True:
+        time.sleep(interval)
+        told = board.trouble
+        answer = (admin.get(PATH), "") if once else admin.attempt(PATH, LONGEST)
+        if not board.take(*answer):
+            if board.trouble and not told:
+                click.echo(f"prism: {board.trouble}; trying again", err=True)
+            continue
+        if output == "table":
+            for line in board.lines(sys.maxsize):
+                print_line(line)
+        elif once:
+            show_data(board.record(), output)
+        else:
+            print_line(_line(board.record(), output))
+        if once:
+            return
+
+
+def _line(record: Mapping[str, Any], output: str) -> str:
+    if output == "json":
+        return json.dumps(record)
+    import yaml
+
+    text: str = yaml.safe_dump(record, explicit_start=True, sort_keys=False)
+    return text.rstrip("\n")
+
+
+def _live(board: "Board", admin: Admin, interval: float) -> int:
+    """Keep the table on the terminal until somebody ends it; the exit status."""
+    samples: SimpleQueue[tuple[Sample | None, str]] = SimpleQueue()
+    with Screen() as screen:
+
+        def ask() -> None:
+            while True:
+                time.sleep(interval)
+                samples.put(admin.attempt(PATH, LONGEST))
+                screen.wake()
+
+        # Of a kind that need not be waited for: it may wait for a proxy that does not answer.
+        threading.Thread(target=ask, daemon=True).start()
+        while True:
+            width, height = screen.size()
+            screen.draw(board.lines(height, width))
+            for key in screen.wait():
+                if key in ("q", ENDED):
+                    return 0
+                if key in KEYS:
+                    board.sort = KEYS[key]
+                if key == RESUMED:
+                    board.forget()  # or all of the pause would be one interval
+            while not samples.empty():
+                board.take(*samples.get())
+
+
+class Board:
+    """What is shown, of the samples that were taken.
+
+    ``sort`` is one of ``SORTS``. ``trouble`` says why the last sample could not be had; the rows
+    of the interval before it stay.
+    """
+
+    def __init__(self, address: str, sort: str = "rate", most: int | None = None) -> None:
+        self.sort = sort
+        self.trouble = ""
+        self._address = address
+        self._most = most
+        self._before: Sample | None = None
+        self._seconds = 0.0
+        self._rows: list[Row] = []
+
+    def forget(self) -> None:
+        """The next sample is the first of an interval."""
+        self._before = None
+
+    def take(self, sample: Sample | None, trouble: str = "") -> bool:
+        """Go on with ``sample``, or without, for the reason ``trouble``. Returns whether it ends
+        an interval: the one before is there, and of the same process."""
+        self.trouble = trouble
+        before, self._before = self._before, sample
+        if before is None or sample is None or before["pid"] != sample["pid"]:
+            return False
+        self._seconds = sample["clock"] - before["clock"]
+        self._rows = differences(before, sample)
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """The interval, for programs."""
+        pid = self._before["pid"] if self._before is not None else 0
+        rows = in_order(self._rows, self.sort)[: self._most]
+        return {"pid": pid, "seconds": self._seconds, "namespaces": rows}
+
+    def lines(self, height: int, width: int | None = None) -> list[str]:
+        """The table, of at most ``height`` lines and ``width`` columns."""
+        shown = self._rows
+        busy = sum(row["calls_per_second"] > 0 for row in shown)
+        total = sum(row["calls_per_second"] for row in shown)
+        errors = sum(row["errors_per_second"] for row in shown)
+        said = f"{self._address}: {total:,.0f} calls/s, {errors:,.1f} errors/s, "
+        said += f"{busy:,} of {len(shown):,} namespaces have calls; by {self.sort}"
+        if self.trouble:
+            said = f"{self.trouble}; trying again"
+        elif not self._seconds:
+            said = f"{self._address}: a moment, for an interval"
+        room = max(height - 4, 1)  # the line above, one empty, the head, and one for the rest
+        most = room if self._most is None else min(room, self._most)
+        rows = in_order(shown, self.sort)
+        lines = [said, "", *table(rows[:most])]
+        if len(rows) > most:
+            lines.append(f"... and {len(rows) - most:,} more")
+        return [line[:width] for line in lines[:height]]
+
+
+def differences(before: Sample, after: Sample) -> list[Row]:
+    """What each namespace of ``after`` has had to do since ``before``, which is of the same
+    process."""
+    earlier = {each["namespace"]: each for each in before["namespaces"]}
+    seconds = after["clock"] - before["clock"]
+    return [
+        _row(earlier.get(each["namespace"], {}), each, after["bounds"], seconds)
+        for each in after["namespaces"]
+    ]
+
+
+def _row(before: Sample, after: Sample, bounds: Sequence[float], seconds: float) -> Row:
+    calls = after.get("calls", {})
+    ended = {
+        status: max(count - before.get("calls", {}).get(status, 0), 0)
+        for status, count in calls.items()
+    }
+    durations = after.get("durations", [])
+    known = before.get("durations") or [0] * len(durations)
+    counts = [max(now - then, 0) for now, then in zip(durations, known, strict=True)]
+    return {
+        "namespace": after["namespace"],
+        "ready": after["ready"],
+        "calls_per_second": sum(ended.values()) / seconds,
+        "p50_seconds": percentile(bounds, counts, 0.5),
+        "p99_seconds": percentile(bounds, counts, 0.99),
+        "errors_per_second": sum(ended.get(status, 0) for status in FAULTS) / seconds,
+        "refused_per_second": ended.get(REFUSED, 0) / seconds,
+        **{name: after.get(name, 0) for name in ("in_flight", "max_in_flight")},
+        **{name: after.get(name, 0) for name in ("open_streams", "waiting")},
+        "policies": after.get("policies", {}),
+    }
+
+
+def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Seconds that ``share`` (0 to 1) of the calls did not exceed; None if there are none.
+
+    ``counts`` are those of the buckets that ``bounds`` tells apart, and of what is longer, of
+    which the last bound is said. Within a bucket they count as evenly spread.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    rank, below, lower = share * total, 0, 0.0
+    for upper, count in zip(bounds, counts, strict=False):
+        if count and below + count >= rank:
+            return lower + (upper - lower) * (rank - below) / count
+        below, lower = below + count, upper
+    return bounds[-1]
+
+
+def in_order(rows: Iterable[Row], sort: str) -> list[Row]:
+    """The rows by what ``SORTS`` says, the largest first; equal ones, and names, as the alphabet
+    has them."""
+    name = SORTS[sort]
+    if name == "namespace":
+        return sorted(rows, key=lambda row: str(row["namespace"]))
+    return sorted(rows, key=lambda row: (-(row[name] or 0), row["namespace"]))
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """A line for the head, and one for each row; a column for each policy that one of them has."""
+    policies = sorted({name for row in rows for name in row["policies"]})
+    head = [*HEAD, *(name.replace("_", " ").upper() for name in policies)]
+    cells = [head, *(_cells(row, policies) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        GAP.join(
+            text.rjust(width) if 0 < place < len(HEAD) else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _cells(row: Row, policies: Sequence[str]) -> list[str]:
+    return [
+        row["namespace"] if row["ready"] else f"{row['namespace']} (no plugin)",
+        f"{row['calls_per_second']:,.1f}",
+        _milliseconds(row["p50_seconds"]),
+        _milliseconds(row["p99_seconds"]),
+        f"{row['errors_per_second']:,.1f}",
+        f"{row['refused_per_second']:,.1f}",
+        f"{row['in_flight']}/{row['max_in_flight']}",
+        str(row["open_streams"]),
+        str(row["waiting"]),
+        *(_state(row["policies"].get(name)) for name in policies),
+    ]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:,.1f}"
+
+
+def _state(state: Mapping[str, Any] | None) -> str:
+    """What a policy shows of itself, on one line: its state, if it has one, or all."""
+    if state is None:
+        return "-"
+    if isinstance(state.get("state"), str):
+        return cell(state["state"])
+    return ", ".join(f"{key.replace('_', ' ')} {cell(value)}" for key, value in state.items())
