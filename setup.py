@@ -14,7 +14,8 @@ from setuptools.command.build_ext import build_ext
 COMPILED = {
     "calls": "call deadlines ids invoke memory namespace router trace",
     "calls/policies": (
-        "audited authorize await_plugin deadline in_flight policy read_params stream_limit"
+        "audited authorize await_plugin circuit_breaker deadline in_flight policy read_params "
+        "stream_limit"
     ),
     "channels/frames": "channel link",
     "frontends": "answering data_port headers web_pages",
@@ -24,7 +25,7 @@ COMPILED = {
     "server/http1": "chunks connection exchange fields head parser response websocket",
     "server/http2": "connection h2_codec limits stream writer",
     "streams": "outlet sockets",
-    "supervision": "balance instance replica_slot slot",
+    "supervision": "balance breaker instance replica_slot slot",
     "wire": "_state codecs connection frames outbox prepared serialization stream",
 }
 """The modules that ``PRISM_COMPILE=1`` has compiled, each in its folder of ``prism/``."""

@@ -72,6 +72,11 @@ contract's name and unit.""",
         ("prism_connections", "prism_tls"),
         "Of Prism's own server; the `tls` ones are there with `listen.tls`.",
     ),
+    (
+        "Limits, breakers, shedding",
+        ("prism_breaker", "prism_shed"),
+        "With what [resilience](resilience.md) has of it in the configuration.",
+    ),
     ("Audit", ("prism_audit",), "With [`audit`](security.md#who-did-what)."),
     ("Configuration", ("prism_config",), "[The admin port](admin.md#the-configuration)."),
     (

@@ -27,6 +27,7 @@ from prism.access.permissions import Decision
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.policy import Policy
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
@@ -86,6 +87,7 @@ class Call(ABC):
     tell the plugin by itself; ``principal``, the name of ``identity``, the proxy tells it.
     ``stream`` is there when the caller wants a stream; the params are its first message then.
     ``client`` is the address by which streams are counted. ``tasks`` runs what has to wait.
+    ``circuit`` is told of each attempt, where the namespace has circuit breakers.
 
     ``decision`` is what let the call pass, where clients are authenticated, by the permission
     ``needs``: the table may be another by the time it ends.
@@ -97,11 +99,13 @@ class Call(ABC):
 
     __slots__ = (
         "_attempt_began",
+        "_breaker_period",
         "_entered",
         "_policies",
         "_waiting",
         "bytes_in",
         "bytes_out",
+        "circuit",
         "client",
         "deadline",
         "decision",
@@ -162,6 +166,7 @@ class Call(ABC):
         self.stream: ClientStream | None = None
         self.deadline = 0.0
         self.held: Hold | None = None
+        self.circuit: CircuitBreaker | None = None
         self.reading_until: float | None = None
         self.instance: Instance | None = None
         self.instance_id = ""
@@ -179,6 +184,7 @@ class Call(ABC):
         self._policies: tuple[Policy, ...] = ()
         self._waiting: Waiting | None = None
         self._attempt_began = 0.0
+        self._breaker_period = 0
 
     # -- what a front end fills in ---------------------------------------------
 
@@ -320,7 +326,13 @@ class Call(ABC):
     # -- the plugin ---------------------------------------------------------------
 
     def begin_attempt(self, instance: Instance) -> None:
-        """Hold ``instance`` until its answer, or the call's end."""
+        """Hold ``instance`` until its answer, or the call's end.
+
+        Raises:
+            CircuitOpen: it gets no calls now.
+        """
+        if self.circuit is not None:
+            self._breaker_period = self.circuit.begin(instance)
         instance.acquire()
         self.instance = instance
         self.instance_id = instance.id
@@ -337,7 +349,19 @@ class Call(ABC):
             instance.sample.take(seconds, status)
         if instance.replica is not None:
             instance.replica.take(seconds, status)
+        circuit = self.circuit
+        if circuit is not None:
+            period, self._breaker_period = self._breaker_period, 0
+            took = None if self.stream is not None else seconds
+            circuit.end(instance, period, error, status, took)
         instance.release(error)
+
+    def stream_opened(self) -> None:
+        """The plugin has sent the first message of a stream: for its breaker, that counts."""
+        instance = self.instance
+        if self.circuit is not None and instance is not None:
+            period, self._breaker_period = self._breaker_period, 0
+            self.circuit.end(instance, period, None, _OK, None)
 
     def answered(self, response: ExecuteResponse) -> None:
         """The plugin's answer has come."""

@@ -57,6 +57,7 @@ class OpenStream:
         self.call = call
         self._sending = call.new_answer_memory() if call is not None else None
         self.ending: CallError | None = None
+        self._opened = call is None
         self._waiting: trio.CancelScope | None = None
 
     def end(self, reason: CallError) -> None:
@@ -76,7 +77,11 @@ class OpenStream:
             raise self.ending
         try:
             with trio.move_on_after(seconds) as self._waiting:
-                return await call.receive_some()
+                responses = await call.receive_some()
+                if not self._opened and self.call is not None:
+                    self._opened = True
+                    self.call.stream_opened()
+                return responses
         finally:
             self._waiting = None
         if self.ending is not None:

@@ -62,7 +62,7 @@ def plugin() -> None:
 
 @click.group()
 def namespace() -> None:
-    """Look at namespaces."""
+    """Look at namespaces, and operate their circuit breakers."""
 
 
 @namespace.command("list")
@@ -94,6 +94,23 @@ def describe(name: str, output: str, admin: Admin) -> None:
         show_one(found, output)
         _show_replicas(status)
         return
+    show_one(found, output)
+
+
+@namespace.command()
+@click.argument("name", shell_complete=completion.administered)
+@click.argument("action", type=click.Choice(["open", "close", "auto"]))
+@output_option
+@admin_options
+def breaker(name: str, action: str, output: str, admin: Admin) -> None:
+    """Keep a namespace's circuit breaker open, or closed, or leave it to itself (auto).
+
+    While it is open every call is refused. What is asked for holds for the plugins that follow,
+    too, until it is taken back with auto, or the proxy is restarted.
+    """
+    found = admin.post("/admin/breaker", {"namespace": name, "action": action})
+    if output == "table":
+        found = {"namespace": found["namespace"], **found["breaker"]}
     show_one(found, output)
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "AdminTokenConfig",
     "AuditConfig",
     "AuthenticationConfig",
+    "BreakerConfig",
     "CacheConfig",
     "CataloguePlugin",
     "CatalogueVersion",
@@ -548,6 +549,50 @@ class CacheConfig(Block, frozen=True):
     ] = False
 
 
+Rate = Annotated[float, Meta(gt=0, le=1)]
+"""A share of calls."""
+
+
+class BreakerConfig(Block, frozen=True):
+    """A circuit breaker: a plugin that fails, or is slow, gets no calls for a while."""
+
+    error_rate: Annotated[
+        Rate,
+        Meta(
+            description="It opens when so many of the calls failed: those that the plugin "
+            "answered UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL or RESOURCE_EXHAUSTED, did not "
+            "answer in time, or crashed under."
+        ),
+    ] = 0.5
+    slow_seconds: Annotated[
+        Seconds | None,
+        Meta(description="From when on a call is slow; without it none is. Streams are not."),
+    ] = None
+    slow_rate: Annotated[
+        Rate, Meta(description="It opens when so many of the calls were slow.")
+    ] = 0.8
+    window_seconds: Annotated[
+        Seconds, Meta(description="The calls that count are those of so long.")
+    ] = 10.0
+    min_calls: Annotated[
+        Count, Meta(description="It does not open for fewer calls within that time.")
+    ] = 20
+    open_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="How long it stays open, give or take a fifth; twice as long each time "
+            "that it opens again before it was well, up to twelve times as long."
+        ),
+    ] = 5.0
+    probes: Annotated[
+        Count,
+        Meta(
+            description="Then calls are let through one after another; it closes when so many in "
+            "a row were good, and opens again with the first that is not."
+        ),
+    ] = 3
+
+
 class NamespaceConfig(Block, frozen=True):
     """One namespace: a name for clients, and the plugin behind it."""
 
@@ -591,6 +636,10 @@ class NamespaceConfig(Block, frozen=True):
     limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
         NamespaceLimits()
     )
+    breaker: Annotated[
+        BreakerConfig | None,
+        Meta(description="Its circuit breaker; without it there is none. `{}` takes the defaults."),
+    ] = None
     while_unavailable: Annotated[
         Literal["wait", "fail"],
         Meta(

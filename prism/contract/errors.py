@@ -45,6 +45,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── PluginMisbehaved        502  the plugin broke the protocol; outcome unknown
         ├── AuthenticationUnavailable 503 a credential cannot be judged now; the call never ran
         ├── PluginUnavailable       503  no instance can take the call; it never ran
+        ├── CircuitOpen             503  the plugin fails, and is left alone for a while; never ran
         ├── Overloaded              503  the plugin takes no more work now; it never ran
         ├── Draining                503  the proxy is stopping, or the instance replaced
         ├── DeadlineExceeded        504  the call's time is up; outcome unknown
@@ -54,6 +55,7 @@ Classes take facts and build their sentence in ``__str__``. ``PluginError`` is
 also what a plugin raises (through ``prism.sdk``) to answer a call with an error.
 """
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -478,6 +480,23 @@ class PluginUnavailable(CallError):
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(CallError):
+    """The plugin fails most of its calls, or an operator wants it to get none. It never ran.
+
+    ``why`` are the breaker's words; ``retry_after`` the seconds until the next call is let through,
+    infinite where an operator decides on that.
+    """
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "circuit_open"
+    retryable = True
+
+    def __init__(self, namespace: str, why: str, *, retry_after: float = math.inf) -> None:
+        super().__init__(f"the circuit breaker of namespace {namespace!r} is open: {why}")
         self.retry_after = retry_after
 
 

@@ -26,6 +26,7 @@ from typing import Literal
 
 from prism.config.plugin_types import BalanceConfig
 from prism.contract.status import StatusCode
+from prism.streams.outlet import turn_time
 from prism.supervision.canary import PLUGIN_AT_FAULT
 from prism.supervision.instance import Instance
 
@@ -358,8 +359,8 @@ class Balance:
 
 
 def is_usable(instance: Instance) -> bool:
-    """Is nothing against giving it a call?"""
-    return instance.takes_calls
+    """Is nothing against giving it a call: it is there, and its circuit breaker lets it pass?"""
+    return instance.takes_calls and (instance.breaker is None or not instance.is_open(turn_time()))
 
 
 def _leases(replica: Replica) -> int:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
-EventKind = Literal["state", "reload", "canary", "replica", "added", "removed"]
+EventKind = Literal["state", "reload", "canary", "replica", "breaker", "added", "removed"]
 
 EVENTS_KEPT = 1000
 LINES_KEPT = 500
@@ -61,7 +61,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     ``number`` counts up without a gap, so a reader sees what it missed. ``kind``
     is ``state`` (a transition: ``previous`` and ``state``), ``reload`` (a step of a
     reload, in ``reason``), ``canary``, ``replica`` (one of several is ejected, or has come back,
-    in ``reason``), ``added`` or ``removed`` (a namespace).
+    in ``reason``), ``breaker`` (its circuit breaker changed), ``added`` or ``removed`` (a
+    namespace).
     """
 
     number: int
@@ -240,10 +241,15 @@ class Journal:
         )
 
     def step(
-        self, kind: Literal["reload", "canary", "replica"], instance: str, reason: str
+        self,
+        kind: Literal["reload", "canary", "replica", "breaker"],
+        instance: str,
+        reason: str,
+        *,
+        level: int = logging.INFO,
     ) -> None:
-        """A reload came a step further."""
-        log.info("%s of namespace %s: %s", kind, self.namespace, reason)
+        """A reload came a step further, or a breaker changed."""
+        log.log(level, "%s of namespace %s: %s", kind, self.namespace, reason)
         self.events.record(kind, self.namespace, instance=instance, reason=reason)
 
     def line(

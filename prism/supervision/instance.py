@@ -23,6 +23,7 @@ from prism.contract.messages import (
     OperationDeclaration,
     PluginMetrics,
 )
+from prism.supervision.breaker import Breaker
 from prism.supervision.canary import Sample
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Instance:
     every name of ``supported_operations`` to its declaration (an empty one
     where the plugin declared nothing), ``groups`` are the vocabularies it declares.
     ``sample`` is there while its calls are compared with another's, ``replica`` where it is one
-    of several. One that gets no more calls is out of its slot.
+    of several, ``breaker`` once it was called where the namespace has circuit breakers. One that
+    gets no more calls is out of its slot.
 
     The counters: ``opened`` leases are ``leases`` that are held, and those that were
     closed: ``finished`` (answered, an error included), ``refused`` (the call never
@@ -129,6 +131,7 @@ class Instance:
     failed: int = field(default=0, init=False)
     sample: Sample | None = field(default=None, init=False)
     replica: "Replica | None" = field(default=None, init=False)
+    breaker: Breaker | None = field(default=None, init=False)
     _no_leases: trio.Event | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -138,6 +141,10 @@ class Instance:
     def takes_calls(self) -> bool:
         """Can it be given a call? Its channel may have broken, and its slot not know yet."""
         return self.channel.ended is None
+
+    def is_open(self, now: float) -> bool:
+        """Does its circuit breaker refuse a call that comes now?"""
+        return self.breaker is not None and self.breaker.refused_for(now) is not None
 
     @property
     def lost(self) -> int:

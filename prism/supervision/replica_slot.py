@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prism.supervision.balance import Balance, Replica
+from prism.supervision.events import Journal
 from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 
@@ -20,8 +21,8 @@ class SharedSlot(Slot):
     ``on_lost`` is called when a member has lost its instance, or could not get one.
     """
 
-    def __init__(self, namespace: str, balance: Balance) -> None:
-        super().__init__(namespace)
+    def __init__(self, namespace: str, balance: Balance, journal: Journal | None = None) -> None:
+        super().__init__(namespace, journal)
         self.balance = balance
         self.members: list[ReplicaSlot] = []
         self.on_lost: Callable[[], None] = lambda: None
@@ -34,11 +35,9 @@ class SharedSlot(Slot):
         return [slot.current for slot in self.members if slot.current is not None]
 
     def choose(self, avoid: Instance | None = None) -> Instance:
-        if self.canary is not None and self.canary.takes_calls:
-            self._owed += self.share
-            if self._owed >= 1:
-                self._owed -= 1
-                return self.canary
+        canary = self._next_canary()
+        if canary is not None:
+            return canary
         instance = self.balance.choose(avoid)
         if instance is None:
             raise self.unavailable()
@@ -117,8 +116,8 @@ class SharedSlot(Slot):
 class ReplicaSlot(Slot):
     """Where one replica's instance is. ``whole`` is the slot over it, once it has joined that."""
 
-    def __init__(self, namespace: str, name: str) -> None:
-        super().__init__(namespace)
+    def __init__(self, namespace: str, name: str, journal: Journal | None = None) -> None:
+        super().__init__(namespace, journal)
         self.name = name
         self.whole: SharedSlot | None = None
         self.replica: Replica | None = None

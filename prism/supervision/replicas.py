@@ -56,7 +56,7 @@ class Replicas(Operated):
         self.balance = Balance(
             spec.plugin.balance, spec.zone, now=turn_time, on_event=self._note_event
         )
-        self.slot = SharedSlot(spec.namespace, self.balance)
+        self.slot = SharedSlot(spec.namespace, self.balance, self.journal)
         self.members: dict[str, Keeper] = {}
         self.coming: list[Keeper] = []
         self.leaving: list[Keeper] = []
@@ -114,7 +114,7 @@ class Replicas(Operated):
 
     def make_member(self, spec: InstanceSpec) -> Keeper:
         """A replica that does not run yet, and has no part in the calls."""
-        return Keeper(spec, ReplicaSlot(spec.namespace, spec.replica), self.journal)
+        return Keeper(spec, ReplicaSlot(spec.namespace, spec.replica, self.journal), self.journal)
 
     def join(self, member: Keeper) -> None:
         """``member`` belongs to it from now on, and gets calls as soon as it serves."""

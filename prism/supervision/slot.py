@@ -17,6 +17,8 @@ import trio
 
 from prism.contract.errors import PluginUnavailable
 from prism.contract.messages import OperationDeclaration
+from prism.streams.outlet import turn_time
+from prism.supervision.events import Journal
 from prism.supervision.instance import Instance
 
 
@@ -31,12 +33,14 @@ class Slot:
     has to ask for it (``math.inf``), ``None`` where that is not known. ``waiting`` calls
     wait for one; ``retried`` counts calls that were given to another instance, by reason.
     ``on_change`` is called when there is an instance again, or none any more: it must not block.
+    ``journal`` is told what happens to its instances.
     ``canary`` is an instance that gets ``share`` of the calls. ``operations`` are the current
     instance's, or, where there is none, those of the last.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, journal: Journal | None = None) -> None:
         self.namespace = namespace
+        self.journal = journal or Journal(namespace)
         self.current: Instance | None = None
         self.canary: Instance | None = None
         self.share = 0.0
@@ -62,7 +66,8 @@ class Slot:
         return [] if self.current is None else [self.current]
 
     def choose(self, avoid: Instance | None = None) -> Instance:
-        """The instance for the next call: another than ``avoid``, if there is one.
+        """The instance for the next call: another than ``avoid``, if there is one. A
+        canary that fails is passed over.
 
         Raises:
             PluginUnavailable: there is none.
@@ -70,12 +75,19 @@ class Slot:
         instance = self.current
         if instance is None:
             raise self.unavailable()
-        if self.canary is not None and self.canary.takes_calls:
+        canary = self._next_canary()
+        return instance if canary is None else canary
+
+    def _next_canary(self) -> Instance | None:
+        """The one on trial, if the next call is of its share, and it can be called."""
+        canary = self.canary
+        if canary is not None and canary.takes_calls:
             self._owed += self.share
             if self._owed >= 1:
                 self._owed -= 1
-                return self.canary
-        return instance
+                if canary.breaker is None or not canary.is_open(turn_time()):
+                    return canary
+        return None
 
     def unavailable(self) -> PluginUnavailable:
         """What a call is told that finds no instance."""

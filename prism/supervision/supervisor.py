@@ -72,7 +72,7 @@ class Supervisor:
         journal = journal or Journal(spec.namespace, self.events)
         if spec.plugin.has_replicas:
             return Replicas(spec, journal)
-        return Keeper(spec, Slot(spec.namespace), journal)
+        return Keeper(spec, Slot(spec.namespace, journal), journal)
 
     # -- life -----------------------------------------------------------------
 

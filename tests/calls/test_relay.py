@@ -243,6 +243,9 @@ class Counted:
     def new_answer_memory(self):
         return AnswerHold(self.account)
 
+    def stream_opened(self):
+        """It has no instance, whose breaker would be told."""
+
 
 async def test_what_is_being_sent_is_counted_until_the_client_has_it(autojump_clock):
     account = Account("all", 100_000)

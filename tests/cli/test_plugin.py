@@ -128,6 +128,21 @@ def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
     assert "breaker:    state open, since -\nretries:    -\n" in result.output
 
 
+def test_a_breaker_is_operated(monkeypatch):
+    asked = []
+
+    def post(_self, path, body):
+        asked.append((path, body))
+        return {"namespace": "kv", "breaker": {"action": "open", "state": "open", "refused": 3}}
+
+    monkeypatch.setattr("prism.cli.plugin.Admin.post", post)
+    result = CliRunner().invoke(prism, ["namespace", "breaker", "kv", "open"])
+    assert asked == [("/admin/breaker", {"namespace": "kv", "action": "open"})]
+    assert result.output == "namespace: kv\naction:    open\nstate:     open\nrefused:   3\n"
+    result = CliRunner().invoke(prism, ["namespace", "breaker", "kv", "shut"])
+    assert "'open', 'close', 'auto'" in result.output
+
+
 def test_seconds_of_a_canary_that_takes_an_hour(capsys):
     _show({"canary": {"error_rate": 0.01234, "seconds": 12.345, "max_seconds": 3600.0}}, "table")
     assert capsys.readouterr().out == (

@@ -24,6 +24,7 @@ PAGES = [
     "docs/plugin-verification.md",
     "docs/admin.md",
     "docs/security.md",
+    "docs/resilience.md",
 ]
 PRISM = Path(sys.executable).parent / "prism"
 PROGRESS = re.compile(r"^\S+/\d+ .* in flight\n", re.MULTILINE)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 from endings import DOORS, NOTHING, Door, House, Request, Socket, Told
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.call import SMALL_ANSWER
 from prism.calls.stream import ClientStream
-from prism.config.types import NamespaceLimits
+from prism.config.types import BreakerConfig, NamespaceLimits
 from prism.contract.errors import Draining
 from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
@@ -121,6 +122,11 @@ def replace_on_purpose(house: House) -> None:
     house.slot.clear(house.instance)
 
 
+def open_breaker(house: House) -> None:
+    house.namespace.update(replace(house.namespace.config, breaker=BreakerConfig()))
+    house.namespace.policies[-1].operate("open")
+
+
 class BrokenChannel:
     """A plugin's channel that cannot even be asked whether it is there."""
 
@@ -215,6 +221,9 @@ ENDINGS = {
     ),
     "no plugin": Ending(
         "UNAVAILABLE", 503, "plugin_unavailable", nothing, prepare=take_plugin_away, **NOT_REACHED
+    ),
+    "circuit open": Ending(
+        "UNAVAILABLE", 503, "circuit_open", nothing, prepare=open_breaker, **NOT_REACHED
     ),
     "unknown namespace": Ending(
         "NOT_FOUND",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prism.calls.policies.audited import Audited
 from prism.calls.policies.authorize import Authorize
 from prism.calls.policies.await_plugin import AwaitPlugin
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.deadline import Deadline
 from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.policy import Policy
@@ -37,8 +38,10 @@ POLICIES: tuple[type[Policy], ...] = (
     CheckParams,
     # After all that refuses by itself, whose refusals are recorded once that can be done again.
     Audited,
-    # Last, so that from here to the lease nothing else takes time.
+    # After all that may wait, so that from here to the lease nothing else takes time.
     AwaitPlugin,
+    # Last: it is an instance's breaker that refuses, and that is chosen now.
+    CircuitBreaker,
 )
 
 

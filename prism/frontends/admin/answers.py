@@ -12,6 +12,7 @@ import trio
 
 from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.config import redacted
 from prism.contract.errors import InvalidRequest
 from prism.contract.messages import HealthStatus
@@ -19,6 +20,7 @@ from prism.contract.status import StatusCode
 from prism.control.plan import ConfigOutcome, ConfigPlan
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
+    BreakerState,
     ConfigInUse,
     LogLines,
     NamespaceDescription,
@@ -202,6 +204,22 @@ async def reset(call: AdminCall) -> NamespaceStatus:
 async def abort(call: AdminCall) -> Receipt:
     """Roll back the reload of a plugin that is under way, up to the moment of the swap."""
     return await call.proxy.supervisor.abort(call.find(call.body.namespace).name)
+
+
+async def breaker(call: AdminCall) -> BreakerState:
+    """Keep a namespace's circuit breaker open or closed, or have it go by its calls again.
+
+    That holds for the plugins that follow, too, up to a restart of the proxy.
+    """
+    found = call.find(call.body.namespace)
+    for policy in found.policies:
+        if isinstance(policy, CircuitBreaker):
+            policy.operate(call.body.action)
+            return BreakerState(found.name, policy.state())
+    raise InvalidRequest(
+        f"namespace {found.name!r} has no circuit breaker; `breaker: {{}}` in its configuration "
+        "gives it one"
+    )
 
 
 async def restart_proxy(call: AdminCall) -> Restarted:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from prism.calls.policies.circuit_breaker import Action
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import InvalidRequest
 from prism.supervision.canary import Canary
@@ -110,6 +111,13 @@ class EventsQuery(Asked, frozen=True):
     ] = 0
 
 
+class BreakerRequest(Asked, frozen=True):
+    """Have a namespace's circuit breaker stay open, or closed, or go by the calls again."""
+
+    namespace: str
+    action: Action
+
+
 class PluginList(msgspec.Struct, frozen=True):
     """All namespaces' plugins, sorted by namespace."""
 
@@ -206,6 +214,13 @@ class Traffic(msgspec.Struct, frozen=True):
     clock: float
     bounds: list[float]
     namespaces: list[NamespaceTraffic]
+
+
+class BreakerState(msgspec.Struct, frozen=True):
+    """A namespace's circuit breaker, as among the `policies` of its description."""
+
+    namespace: str
+    breaker: dict[str, Any]
 
 
 class ConfigInUse(msgspec.Struct, frozen=True):

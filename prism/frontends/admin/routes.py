@@ -12,6 +12,8 @@ from prism.frontends.admin import answers, follow
 from prism.frontends.admin.access import Right
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.admin.messages import (
+    BreakerRequest,
+    BreakerState,
     ConfigInUse,
     EventsQuery,
     LogLines,
@@ -84,6 +86,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/admin/plugin/restart", C, answers.restart, Receipt, NamespaceRequest),
     Route("POST", "/admin/plugin/drain", C, answers.drain, Receipt, NamespaceRequest),
     Route("POST", "/admin/plugin/reset", C, answers.reset, NamespaceStatus, NamespaceRequest),
+    Route("POST", "/admin/breaker", C, answers.breaker, BreakerState, BreakerRequest),
     Route("GET", "/admin/namespaces", R, answers.namespaces, NamespaceList),
     Route("GET", "/admin/namespaces/{namespace}", R, answers.namespace, NamespaceDescription),
     Route("GET", "/admin/traffic", R, answers.traffic, Traffic),

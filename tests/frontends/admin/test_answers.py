@@ -2,7 +2,9 @@ import os
 
 import pytest
 import trio
+from msgspec.structs import replace
 
+from prism.config.types import BreakerConfig
 from prism.contract.messages import HealthCheckResponse, HealthStatus
 from prism.contract.status import StatusCode
 from prism.frontends.admin import Access, AdminToken, Right
@@ -192,6 +194,39 @@ async def test_reset_starts_what_was_drained(admin):
         assert answer.json["namespace"] == "kv"
         while (await events.__anext__()).state != "ready":
             pass
+
+
+async def test_a_breaker_is_opened_and_closed_by_hand(admin):
+    namespace = admin.proxy.router.find("kv")
+    namespace.update(replace(namespace.config, breaker=BreakerConfig()))
+    with admin.proxy.supervisor.events.follow() as events, trio.fail_after(60):
+        for action, state in [("open", "open"), ("close", "closed"), ("auto", "closed")]:
+            body = {"namespace": "kv", "action": action}
+            told = (await admin.ask("POST", "/admin/breaker", body)).json
+            assert (told["namespace"], told["breaker"]["state"]) == ("kv", state)
+            described = (await admin.ask("GET", "/admin/namespaces/kv")).json
+            assert described["policies"]["breaker"] == told["breaker"]
+            event = await events.__anext__()
+            assert (event.kind, event.namespace) == ("breaker", "kv")
+        assert event.reason == "left to itself again"
+        assert (await admin.ask("GET", "/readyz")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            {"namespace": "other", "action": "open"},
+            "namespace 'other' has no circuit breaker; `breaker: {}` in its configuration",
+        ),
+        ({"namespace": "kv", "action": "shut"}, "action"),
+        ({"namespace": "kv"}, "action"),
+    ],
+)
+async def test_what_no_breaker_does(admin, body, says):
+    answer = await admin.ask("POST", "/admin/breaker", body)
+    assert answer.status == 400
+    assert says in answer.json["detail"]
 
 
 async def test_a_canary_is_seen_and_stopped(admin):
