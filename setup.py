@@ -12,7 +12,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = {
-    "calls": "call deadlines ids invoke memory namespace router trace",
+    "calls": "admission call deadlines gradient ids invoke memory namespace router trace",
     "calls/policies": (
         "audited authorize await_plugin circuit_breaker deadline in_flight policy read_params "
         "stream_limit"

@@ -33,7 +33,14 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = (
     (
         "Calls",
-        ("prism_request", "prism_plugin_duration", "prism_streams_open", "prism_answer_memory"),
+        (
+            "prism_request",
+            "prism_in_flight",
+            "prism_queue",
+            "prism_plugin_duration",
+            "prism_streams_open",
+            "prism_answer_memory",
+        ),
         f"""\
 `status` is the gRPC status by name, `OK` to `UNAUTHENTICATED`. The durations are histograms in
 seconds, with bounds from {BOUNDS[0]:g} to {BOUNDS[-1]:g}. What is no operation of a known namespace

@@ -24,6 +24,7 @@ from mypy_extensions import mypyc_attr
 
 from prism.access.identity import ANONYMOUS
 from prism.access.permissions import Decision
+from prism.calls.admission import Ticket
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
@@ -426,8 +427,11 @@ class Call(ABC):
         return None
 
     def too_late(self) -> CallError:
-        """What a call ends with at its deadline. One that waited for its plugin all the time
-        never ran, and is told that."""
+        """What a call ends with at its deadline. One that waited for a place or for its plugin all
+        the time never ran, and is told that."""
+        waiting = self._waiting
+        if isinstance(waiting, Ticket):
+            return waiting.too_late()
         if not self.has_params:
             return RequestTimeout("the request's body did not arrive within the call's deadline")
         if self.target is not None and self.instance is None and self.plugin_seconds is None:
@@ -440,6 +444,7 @@ class Call(ABC):
         if self.done:
             return
         waiting = self._waiting
+        self.status = error.status  # for the policies that are left
         self.close(error)
         self._tell(error)
         self.observe()

@@ -492,6 +492,16 @@ def _check_limits(
             "give the plugin a max_frame_bytes of at least "
             f"{limits.max_payload_bytes + ENVELOPE_BYTES}"
         )
+    adaptive = limits.adaptive
+    if adaptive is not None:
+        highest = limits.max_in_flight if adaptive.max is None else adaptive.max
+        if highest > limits.max_in_flight:
+            at["adaptive"]["max"].error(
+                f"{highest} calls are more than max_in_flight, which is {limits.max_in_flight}"
+            )
+        elif adaptive.min > highest:
+            whose = "max_in_flight" if adaptive.max is None else "max"
+            at["adaptive"]["min"].error(f"{adaptive.min} is more than {whose}, which is {highest}")
     for what, drain in (
         ("a reload of its plugin", plugin.drain_timeout_seconds),
         ("a stop of the proxy", stop_seconds),

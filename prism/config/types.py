@@ -476,6 +476,13 @@ class NamespaceAccess(Block, frozen=True):
     ] = "enforce"
 
 
+class AdaptiveLimit(Block, frozen=True):
+    """A limit that follows how long calls take."""
+
+    min: Annotated[Count, Meta(description="Never fewer calls at a time than these.")] = 4
+    max: Annotated[Count | None, Meta(description="Never more; without it `max_in_flight`.")] = None
+
+
 class NamespaceLimits(Block, frozen=True):
     """What one namespace's callers may use."""
 
@@ -495,8 +502,32 @@ class NamespaceLimits(Block, frozen=True):
         ),
     ] = None
     max_in_flight: Annotated[
-        Count, Meta(description="Calls at a time; one more is answered 429.")
+        Count,
+        Meta(description="Calls at a time; one more is answered 429, or waits (`max_queued`)."),
     ] = 1024
+    max_queued: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Calls that wait for a place, the earliest deadline first; one more, or "
+            "one that would wait beyond its deadline, is answered 429.",
+        ),
+    ] = 0
+    fair_shares: Annotated[
+        bool,
+        Meta(
+            description="Whether principals share the places, and the queue, equally where there "
+            "are too few."
+        ),
+    ] = False
+    adaptive: Annotated[
+        AdaptiveLimit | None,
+        Meta(
+            description="Have fewer calls than `max_in_flight` at a time while more would only "
+            "wait for each other in the plugin; without it `max_in_flight` alone holds."
+        ),
+    ] = None
     max_streams: Annotated[
         Count, Meta(description="Open streams, beside the calls; one more is answered 429.")
     ] = 1024

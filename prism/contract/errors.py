@@ -34,6 +34,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── RequestTimeout          408  the request's body did not arrive in time
         ├── OperationInProgress     409  the namespace's plugin is being reloaded already
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
+        ├── QueueTooLong            429  ... and its place in the queue came too late; never ran
         ├── TooManyStreams          429  the limit on open streams is reached
         ├── AuditUnavailable        503  calls cannot be recorded now; it never ran
         ├── MemoryFull              503  what requests may take of memory is taken; never ran
@@ -347,15 +348,47 @@ class OperationInProgress(CallError):
 
 
 class TooManyInFlight(CallError):
-    """The namespace already runs as many calls as it may."""
+    """The namespace already runs as many calls as it may, and has as many in its queue.
+
+    ``why``: ``in_flight``, or ``fair_share`` or ``displaced``, where the place is for callers who
+    have less.
+    """
 
     status = StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
     reason = "too_many_in_flight"
     retryable = True
 
-    def __init__(self, namespace: str, limit: int) -> None:
-        super().__init__(f"namespace {namespace!r} already has {limit} calls in flight, its limit")
+    def __init__(self, namespace: str, limit: int, queued: int = 0, why: str = "in_flight") -> None:
+        if why == "fair_share":
+            told = (
+                f"of the {limit} calls that namespace {namespace!r} may have in flight this caller "
+                "has its share; the rest is kept for others"
+            )
+        else:
+            told = f"namespace {namespace!r} already has {limit} calls in flight, its limit"
+            if queued:
+                told += f", and {queued} in its queue"
+            if why == "displaced":
+                told += ", where this one made room for a caller who has fewer"
+        super().__init__(told)
+
+
+class QueueTooLong(CallError):
+    """The call's deadline would pass in the namespace's queue, or has. It never ran.
+
+    429, as where there is no queue: neither the proxy nor the plugin is ill, as 503 would tell load
+    balancers; and UNAVAILABLE many gRPC clients repeat at once, which is the last thing wanted.
+    """
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    reason = "queue_too_long"
+    retryable = True
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class TooManyStreams(CallError):

@@ -64,6 +64,7 @@ TICK = 0.0137
 """Seconds after each step; no multiple of it is a time-out of a call."""
 DRAIN_TIMEOUT = 0.5
 LIMITS = NamespaceLimits(max_in_flight=4, max_payload_bytes=100)
+WITH_QUEUE = NamespaceLimits(max_in_flight=1, max_queued=3, fair_shares=True, max_payload_bytes=100)
 SETTINGS = ChannelSettings(max_queued=400)
 OPERATIONS = [
     OperationDeclaration(name="get", idempotent=True),
@@ -213,12 +214,13 @@ class World:
         *,
         in_tasks: bool,
         in_process: type[PlayedInProcess] | None = None,
+        limits: NamespaceLimits = LIMITS,
     ) -> None:
         self.in_process = in_process
         self.in_tasks = in_tasks
         self.codec = codec
         self.slot = Slot("kv")
-        self.namespace = Namespace(NamespaceConfig("kv", "memory", limits=LIMITS), self.slot)
+        self.namespace = Namespace(NamespaceConfig("kv", "memory", limits=limits), self.slot)
         self.plugins: list[PlayedPlugin | PlayedInProcess] = []
         self.instances: list[Instance] = []
         self.asked: list[ProbeExchange] = []
@@ -421,6 +423,7 @@ def play(
     *,
     in_tasks: bool,
     in_process: type[PlayedInProcess] | None = None,
+    limits: NamespaceLimits = LIMITS,
 ) -> Seen:
     """What is seen of ``steps``."""
     log: list[dict[str, Any]] = []
@@ -431,7 +434,7 @@ def play(
 
     async def main() -> Seen:
         async with trio.open_nursery() as nursery:
-            world = World(nursery, codec, in_tasks=in_tasks, in_process=in_process)
+            world = World(nursery, codec, in_tasks=in_tasks, in_process=in_process, limits=limits)
             for name, arguments in steps:
                 await getattr(world, name)(*arguments)
                 await trio.sleep(TICK)
@@ -455,10 +458,10 @@ def play(
         logger.propagate = True
 
 
-def compare(steps: list[Step], codec: str = "msgpack") -> Seen:
+def compare(steps: list[Step], codec: str = "msgpack", limits: NamespaceLimits = LIMITS) -> Seen:
     """The same of ``steps`` is seen both ways; returns it."""
-    without_tasks = play(steps, codec, in_tasks=False)
-    same(without_tasks, play(steps, codec, in_tasks=True))
+    without_tasks = play(steps, codec, in_tasks=False, limits=limits)
+    same(without_tasks, play(steps, codec, in_tasks=True, limits=limits))
     return without_tasks
 
 
@@ -540,6 +543,37 @@ def test_a_scenario():
     assert third == Leases(opened=0, finished=0, refused=0, cancelled=0, failed=0)
 
 
+def test_a_scenario_with_a_queue():
+    seen = compare(
+        [
+            Step("start"),
+            Step("ask", ("get",)),
+            Step("ask", ("get", b"{}", "40s")),
+            Step("ask", ("set", b"{}", "2s")),
+            Step("ask", ("set", b"{}", "250ms")),
+            Step("ask", ("get",)),
+            Step("wait", (0.5,)),
+            Step("crash"),
+            Step("start"),
+            Step("answer", (0, *OK)),
+            Step("answer", (2, *OK)),
+            Step("leave", (1, Cancelled.CLIENT_LEFT)),
+        ],
+        limits=WITH_QUEUE,
+    )
+    ended = [(line["http_status"], line.get("reason")) for [line] in seen.log.values()]
+    assert ended == [
+        (429, "too_many_in_flight"),
+        (429, "queue_too_long"),
+        (200, None),
+        (200, None),
+        (499, "client_gone"),
+    ]
+    assert list(seen.log) == ["call-5", "call-4", "call-1", "call-3", "call-2"]
+    told = {call: [plugin for plugin, _ in sent] for call, sent in seen.sent.items()}
+    assert told == {"call-1": [1, 2], "call-3": [2], "call-2": [2]}
+
+
 # The first of each is what is usual, and the last call the one that something happens to.
 ORDINARY = [Step("ask", (operation, b"{}", "", False)) for operation in ("get", "set")]
 BODIES = [b"", b'{"a":"b"}', b"[]", b"{", b'{"a":1,"a":2}', b"{" + b" " * 100]
@@ -573,9 +607,13 @@ steps = st.one_of(
 @pytest.mark.parametrize("examples", [200, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_the_same_is_seen_both_ways(examples):
     @settings(max_examples=examples)
-    @given(st.lists(steps, max_size=14), st.sampled_from(["msgpack", "json"]))
-    def check(steps, codec):
-        compare([Step("start"), *steps], codec)
+    @given(
+        st.lists(steps, max_size=14),
+        st.sampled_from(["msgpack", "json"]),
+        st.sampled_from([LIMITS, LIMITS, WITH_QUEUE]),
+    )
+    def check(steps, codec, limits):
+        compare([Step("start"), *steps], codec, limits)
 
     check()
 

@@ -254,6 +254,23 @@ def test_the_usual_deadline_is_within_the_longest(problems: Problems) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ("adaptive: {min: 8, max: 7}", "adaptive.min: 8 is more than max, which is 7"),
+        ("adaptive: {min: 1025}", "1025 is more than max_in_flight, which is 1024"),
+        ("adaptive: {max: 65}, max_in_flight: 64", "65 calls are more than max_in_flight, which"),
+        ("adaptive: {min: 0}", "expected a whole number from 1"),
+        ("max_queued: -1", "expected a whole number from 0"),
+    ],
+)
+def test_limits_of_calls_agree(problems: Problems, limits: str, told: str) -> None:
+    [found] = problems(f"namespaces: [{{name: a, backend: sqlite, limits: {{{limits}}}}}]")
+    assert told in found
+    text = "{max_in_flight: 8, adaptive: {min: 8, max: 8}, max_queued: 5, fair_shares: true}"
+    parse_config(f"namespaces: [{{name: a, backend: sqlite, limits: {text}}}]", "f")
+
+
+@pytest.mark.parametrize(
     ("entry", "problem"),
     [
         ("type: in_process", 'type in_process needs "module" or "library"'),

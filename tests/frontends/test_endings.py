@@ -163,6 +163,17 @@ def in_body(ending: Ending, **changes: object) -> Ending:
     )
 
 
+QUEUED = NamespaceLimits(max_in_flight=0, max_queued=1)
+"""Calls wait for a place, and there will be none."""
+
+
+def queued(ending: Ending) -> Ending:
+    """The same ending for a call that waits for a place."""
+    return ending._replace(
+        limits=QUEUED, only="unary", reaches_plugin=False, only_early=True, lease="", cancels=""
+    )
+
+
 LEAVES = Ending("CANCELLED", 499, "client_gone", leave, "cancelled", "CANCELLED")
 STOPS = Ending("UNAVAILABLE", 503, "draining", stop, "cancelled", "CANCELLED")
 IN_TIME = Request(seconds=2)
@@ -276,6 +287,18 @@ ENDINGS = {
         only="unary",
         **NOT_REACHED,
     ),
+    "deadline in the queue": Ending(
+        "RESOURCE_EXHAUSTED",
+        429,
+        "queue_too_long",
+        nothing,
+        request=IN_TIME,
+        limits=QUEUED,
+        only="unary",
+        **NOT_REACHED,
+    ),
+    "client leaves the queue": queued(LEAVES),
+    "proxy stops in the queue": queued(STOPS),
     "too many streams": Ending(
         "RESOURCE_EXHAUSTED",
         429,
