@@ -4,7 +4,8 @@ An expired row is a missing one everywhere, whether it was removed already or no
 clock says what has expired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from prism.sdk import PluginError, StatusCode, Value
 from prism.sdk.keyvalue import (
@@ -16,8 +17,12 @@ from prism.sdk.keyvalue import (
     added,
     same_value,
 )
+from prism.sdk.later import Later
 
 from .own_tables import OwnTables, integer, number
+from .pipeline import Answer
+
+T = TypeVar("T")
 
 PAGE_BYTES = 512 * 1024
 """A page of scan ends when its values reach this; it has one item at least."""
@@ -106,6 +111,8 @@ _SWEEP = """DELETE FROM {schema}.keyvalue WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {schema}.keyvalue WHERE namespace = $1 AND expires_at <= clock_timestamp()
     LIMIT $2 FOR UPDATE SKIP LOCKED))"""
 
+_SET = {When.ALWAYS: "set", When.MISSING: "set_missing", When.PRESENT: "set_present"}
+
 FORMATS = {
     "get": (0, 1), "exists": (0, 1), "remaining": (0, 1), "set": (0, 1, 1, 0, 0),
     "set_missing": (0, 1, 1, 0, 0), "set_present": (0, 1, 1, 0, 0),
@@ -127,8 +134,10 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
         self.default_ttl = default_ttl
 
     async def get(self, key: bytes) -> Entry | None:
-        answer = await self._tables.read("get", key)
-        return _entry(answer.rows[0]) if answer.rows else None
+        return _found(await self._tables.read("get", key))
+
+    def get_later(self, key: bytes, make: Callable[[Entry | None], T]) -> Later[T] | None:
+        return self._tables.read_later("get", key, lambda answer: make(_found(answer)))
 
     async def exists(self, key: bytes) -> bool:
         return bool((await self._tables.read("exists", key)).rows)
@@ -145,8 +154,13 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
         return [found.get(key) for key in keys]
 
     async def set(self, item: Item, when: When) -> bool:
-        name = {When.ALWAYS: "set", When.MISSING: "set_missing", When.PRESENT: "set_present"}[when]
-        return bool((await self._tables.write(name, item.key, *_values(item))).affected)
+        answer = await self._tables.write(_SET[when], item.key, *_values(item))
+        return bool(answer.affected)
+
+    def set_later(self, item: Item, when: When, make: Callable[[bool], T]) -> Later[T] | None:
+        return self._tables.write_later(
+            _SET[when], item.key, _values(item), lambda answer: make(bool(answer.affected))
+        )
 
     async def set_if_version(self, item: Item, version: str) -> bool:
         known = _version(version)
@@ -246,6 +260,10 @@ class PostgresKeyValueStore(VersionedKeyValueStore):
         """Remove some of what has expired; True when more may remain."""
         answer = await self._tables.alone(_SWEEP, b"%d" % SWEEP_ROWS)
         return answer.affected == SWEEP_ROWS
+
+
+def _found(answer: Answer) -> Entry | None:
+    return _entry(answer.rows[0]) if answer.rows else None
 
 
 def _entry(row: Sequence[bytes | None]) -> Entry:

@@ -5,10 +5,12 @@ much, have one for themselves, as do all behind a pooler.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 from zlib import crc32
 
 from prism.sdk import PluginError, StatusCode
+from prism.sdk.later import Later
 from prism.sdk.multiplexed import Multiplexed
 
 from .connection import Connection
@@ -18,6 +20,7 @@ from .pool import Pool
 
 Share = Multiplexed[Request, Reply]
 Formats = tuple[int, ...]
+T = TypeVar("T")
 Params = tuple[bytes | None, ...]
 
 
@@ -57,6 +60,17 @@ class OwnTables:
     async def write(self, name: str, key: bytes, *params: bytes | None) -> Answer:
         """Run a short statement that writes ``key`` of this namespace."""
         return await self._short(self._writers, name, key, params, repeatable=False)
+
+    def read_later(self, name: str, key: bytes, make: Callable[[Answer], T]) -> Later[T] | None:
+        """What ``make`` makes of the answer to a short statement that reads ``key``; None where
+        there is no connection that several callers share."""
+        return self._later(self._readers, name, key, (), make, repeatable=True)
+
+    def write_later(
+        self, name: str, key: bytes, params: Params, make: Callable[[Answer], T]
+    ) -> Later[T] | None:
+        """The same of one that writes ``key``."""
+        return self._later(self._writers, name, key, params, make, repeatable=False)
 
     async def alone(
         self,
@@ -105,15 +119,35 @@ class OwnTables:
     async def _short(
         self, shares: Sequence[Share], name: str, key: bytes, params: Params, *, repeatable: bool
     ) -> Answer:
-        formats = self._formats[name]
-        if not shares:
-            sql = self._statements[name]
+        later = self._later(shares, name, key, params, _itself, repeatable=repeatable)
+        if later is None:
+            sql, formats = self._statements[name], self._formats[name]
             return await self.alone(sql, key, *params, formats=formats, repeatable=repeatable)
-        share = shares[crc32(key) % len(shares)]
+        return await later
+
+    def _later(
+        self,
+        shares: Sequence[Share],
+        name: str,
+        key: bytes,
+        params: Params,
+        make: Callable[[Answer], T],
+        *,
+        repeatable: bool,
+    ) -> Later[T] | None:
+        if not shares:
+            return None
+        share = shares[crc32(key) % len(shares)] if len(shares) > 1 else shares[0]
         values = (self._namespace, key, *params)
         size = sum(len(each) for each in values if each is not None)
-        request = Request(name, key, values, formats)
-        return _checked(await share.call(request, size, repeatable=repeatable))
+        request = Request(name, key, values, self._formats[name])
+        return share.later(
+            request, lambda reply: make(_checked(reply)), size, repeatable=repeatable
+        )
+
+
+def _itself(answer: Answer) -> Answer:
+    return answer
 
 
 def integer(cell: bytes | None) -> int:

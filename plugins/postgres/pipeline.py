@@ -76,10 +76,24 @@ class Pipeline:
         self._results: list[Reply] = []  # of the first of _sent, so far
         self._rows: Answer | None = None
         self._flushing = anyio.Lock()
+        self._failure: TransportBroken | None = None  # which flush has yet to raise
 
     def write(self, request: Request) -> None:
         """Add a request to the next group."""
         self._written.append(request)
+
+    def flush_nowait(self) -> bool:
+        """Send what leaves at once; False if ``flush`` is to do the rest."""
+        if self._flushing.locked():  # a group is sent again, one by one
+            return False
+        try:
+            self._send_written()
+            return not self._pgconn.flush()
+        except TransportBroken as broken:
+            self._failure = broken
+        except Error as error:
+            self._failure = self._broken(error)
+        return False
 
     async def flush(self) -> None:
         """Send what was written.
@@ -87,6 +101,12 @@ class Pipeline:
         Raises:
             TransportBroken
         """
+        if self._failure is not None:
+            raise self._failure
+        self._send_written()
+        await self._flush()
+
+    def _send_written(self) -> None:
         written, self._written = self._written, []
         for start in range(0, len(written), GROUP):
             requests = written[start : start + GROUP]
@@ -94,7 +114,6 @@ class Pipeline:
             self._groups.append(group)
             numbers = sorted(range(len(requests)), key=lambda number: requests[number].key)
             self._send(group, numbers)
-        await self._flush()
 
     async def read(self) -> Sequence[Reply]:
         """The replies of the groups that are complete.

@@ -58,12 +58,28 @@ class RedisTransport:
         """Add packed commands to what is to be sent."""
         self._out.append(request)
 
+    def flush_nowait(self) -> bool:
+        """Send what leaves at once; False if ``flush`` is to do the rest."""
+        if not isinstance(self._stream, SocketStream):
+            return False
+        data = self._take_out()
+        try:
+            taken = self._stream.send_nowait(data)
+        except anyio.BrokenResourceError:
+            taken = 0  # who reads, or flushes, meets it, too
+        if taken < len(data):
+            self._out.append(data[taken:])
+        return not self._out
+
     async def flush(self) -> None:
         """Send what was written."""
+        await self._stream.send(self._take_out())
+
+    def _take_out(self) -> bytes:
         out = self._out
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
-        await self._stream.send(data)
+        return data
 
     async def read(self) -> list[Any]:
         """The next replies; none where the server only pushed something."""

@@ -30,6 +30,7 @@ from prism.contract.service import BackendPlugin, Method, StreamRequests, execut
 from prism.contract.status import StatusCode
 from prism.sdk.byte_streams import Writer
 from prism.sdk.plugin import PendingResponse, is_fault
+from prism.sdk.turns import Turns
 from prism.sdk.workers import TURN, Scope, Worker, Workers, await_rest, event_loop
 from prism.wire import ConnectionState
 from prism.wire.connection import Connection
@@ -39,6 +40,10 @@ log = logging.getLogger("prism.sdk")
 
 REPLACED = "replaced"
 """The reason in a Shutdown that is for good: another process has this one's place."""
+
+HEAD_START = 0.0003
+"""Seconds for which answers of a burst are gathered: the host works on them while the next are
+made, and with fewer at a time, sending costs more than it brings."""
 
 # Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
 _CLOSED = ConnectionState.CLOSED
@@ -53,13 +58,17 @@ class Calls:
     that comes once ``draining`` is set is closed as not started.
     """
 
-    def __init__(self, plugin: BackendPlugin, connection: Connection, writer: Writer) -> None:
+    def __init__(
+        self, plugin: BackendPlugin, connection: Connection, writer: Writer, turns: Turns
+    ) -> None:
         self.draining = False
         self.shut_down = False
         self.replaced = False
         self._plugin = plugin
         self._connection = connection
         self._writer = writer
+        self._turns = turns
+        self._write_at = math.inf
         self._tasks: TaskGroup
         self._new_scope, self.now = event_loop()
         self._running: dict[int, Scope | _LeftCall] = {}
@@ -172,13 +181,30 @@ class Calls:
         pending.later.when_settled(left.settled)
 
     def finish_left(self, left: "_LeftCall") -> None:
-        """What a call that was left has waited for is there."""
+        """What a call that was left has waited for is there.
+
+        Of a burst of answers, some are written before the others are made: the host can work on
+        them meanwhile.
+        """
         del self._running[left.opened.stream]
         self._answer(left.opened, left.pending.finish())
-        if self._connection.open_streams:
-            self._writer.wake()
-        else:
+        turns = self._turns
+        if not turns.run:
+            if self._connection.open_streams:
+                self._writer.wake()
+            else:
+                self._writer.write_now()
+        elif self._write_at == math.inf:
+            self._write_at = self.now() + HEAD_START
+            turns.at_end(self._write_answers)
+        elif self.now() >= self._write_at:
             self._writer.write_now()
+            self._write_at = self.now() + HEAD_START
+
+    def _write_answers(self) -> None:
+        """Write those of the turn that ends."""
+        self._write_at = math.inf
+        self._writer.write_now()
 
     def cancel_left(self, left: "_LeftCall") -> None:
         """End a call that was left: it is cancelled, or its time is up."""

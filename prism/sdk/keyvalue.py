@@ -16,7 +16,7 @@ and ``kv_versions``; ``WatchOperations`` is the group ``watch``.
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from msgspec import UNSET
 
@@ -38,6 +38,7 @@ from prism.sdk.keyvalue_store import (
     When,
     added,
 )
+from prism.sdk.later import Later
 from prism.sdk.operation import operation
 from prism.sdk.plugin import Plugin
 from prism.sdk.value import Value, read_value, same_value
@@ -64,6 +65,7 @@ __all__ = [
 MAX_TTL_SECONDS = 100 * 366 * 86_400.0
 """What is longer is cut to this: no backend's clock counts to the end of a float."""
 
+T = TypeVar("T")
 Shown = TypeVar("Shown", m.Found, m.FoundKey, m.ScanItem, m.Changed)
 
 
@@ -182,6 +184,12 @@ class _KeyValueOperations(Plugin, group="key_value"):
         )
 
 
+def _later(result: Later[T]) -> T:
+    """As what it will be: to have a task wait for each result costs more than all the rest of the
+    commonest operations."""
+    return cast("T", result)
+
+
 class KeyValueOperations(_KeyValueOperations):
     """Keys and values: the group ``key_value``."""
 
@@ -222,11 +230,16 @@ class VersionedKeyValueOperations(_KeyValueOperations, group="kv_versions"):
     @operation(idempotent=True, access="read")
     async def get(self, params: m.Key, call: Call) -> m.VersionedFound:
         """Read one key, and its version."""
-        entry = await self.store.get(encode_key(params.key))
-        if entry is None:
-            return m.VersionedFound(False)
-        raw, encoding = entry.value.write(call)
-        return m.VersionedFound(True, raw, encoding, entry.version)
+        key = encode_key(params.key)
+
+        def found(entry: Entry | None) -> m.VersionedFound:
+            if entry is None:
+                return m.VersionedFound(False)
+            raw, encoding = entry.value.write(call)
+            return m.VersionedFound(True, raw, encoding, entry.version)
+
+        later = self.store.get_later(key, found)
+        return found(await self.store.get(key)) if later is None else _later(later)
 
     @operation(idempotent=True, access="read")
     async def mget(self, params: m.Keys, call: Call) -> m.VersionedFoundKeys:
@@ -245,7 +258,8 @@ class VersionedKeyValueOperations(_KeyValueOperations, group="kv_versions"):
         """Set a key, always or on a condition. Not idempotent: it may undo a later write."""
         item, when = self._read_item(params, call), _when(params)
         if params.if_version is UNSET:
-            return m.Stored(await self.store.set(item, when))
+            later = self.store.set_later(item, when, m.Stored)
+            return m.Stored(await self.store.set(item, when)) if later is None else _later(later)
         if when is When.MISSING:
             raise _invalid("if_version and only_if_not_exists exclude each other")
         return m.Stored(await self.store.set_if_version(item, params.if_version))

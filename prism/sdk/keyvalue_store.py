@@ -12,11 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
+from prism.sdk.later import Later
 from prism.sdk.value import Value
+
+T = TypeVar("T")
 
 PAGE = 128
 """Keys that a stream reads at a time, and has for as long as its client takes."""
@@ -180,6 +183,15 @@ class VersionedKeyValueStore(KeyValueStore):
     """A store whose entries have a version: text, never empty, that is another one after each
     write of the value, and after a delete never comes back. ``expire`` and ``persist`` leave it.
     """
+
+    def get_later(self, key: bytes, make: Callable[[Entry | None], T]) -> Later[T] | None:
+        """What ``make`` makes of ``get``'s answer, for an operation to return; None where only a
+        task can wait for that."""
+        return None
+
+    def set_later(self, item: Item, when: When, make: Callable[[bool], T]) -> Later[T] | None:
+        """The same of ``set``."""
+        return None
 
     @abstractmethod
     async def set_if_version(self, item: Item, version: str) -> bool:

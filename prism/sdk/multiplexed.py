@@ -33,6 +33,7 @@ from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
 from prism.sdk.background import BackgroundTask
 from prism.sdk.later import Later
+from prism.sdk.turns import Turns, turns
 from prism.sdk.waiter import Waiter
 
 Divert = Callable[[Later[Any], Any, "BaseException | None"], bool]
@@ -66,6 +67,10 @@ class Transport(Protocol[Request_contra, Reply_co]):
 
     def write(self, request: Request_contra) -> None:
         """Add a request to what is to be sent."""
+
+    def flush_nowait(self) -> bool:
+        """Send of what was written what can leave at once; False if ``flush`` is to do the rest,
+        or to say what is wrong. It is not called while ``flush`` runs, and does not raise."""
 
     async def flush(self) -> None:
         """Send what was written."""
@@ -188,6 +193,9 @@ class Multiplexed(Generic[Request, Reply]):
         self._connect = connect
         self.name = name
         self._transport: Transport[Request, Reply] | None = None
+        """The one that is used."""
+        self._idle = False  # the task that writes: it waits for something to write
+        self._unsent = False
         self._queued: deque[_Call[Request, Reply]] = deque()
         self._written: deque[_Call[Request, Reply]] = deque()
         self._queued_bytes = 0
@@ -299,9 +307,14 @@ class Multiplexed(Generic[Request, Reply]):
             )
         self.calls += 1
         call: _Call[Request, Reply] = _Call(request, size, wanted, make, repeatable=repeatable)
+        if not self._queued:
+            turn = turns.get()
+            if turn is not None and turn.run:
+                turn.at_end(self._write_now)
+            else:
+                self._writer.wake()
         self._queued.append(call)
         self._queued_bytes += size
-        self._writer.wake()
         return call
 
     def _fail_all(self) -> None:
@@ -376,6 +389,7 @@ class Multiplexed(Generic[Request, Reply]):
     async def _use(self, transport: Transport[Request, Reply]) -> str:
         """Write and read until the transport breaks; says why it did."""
         why = ""
+        self._transport = transport
         self._giving_up = anyio.Event()
 
         async def run(part: Callable[[Transport[Request, Reply]], Awaitable[str]]) -> None:
@@ -399,6 +413,7 @@ class Multiplexed(Generic[Request, Reply]):
                 for part in (self._write, self._read, self._watch, self._wait_given_up):
                     tasks.start_soon(run, part)
         finally:
+            self._transport = None
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await transport.aclose()
         return why
@@ -418,39 +433,73 @@ class Multiplexed(Generic[Request, Reply]):
         self._queued_bytes += sum(call.size for call in again)
 
     async def _write(self, transport: Transport[Request, Reply]) -> str:
-        queued, written = self._queued, self._written
+        queued = self._queued
+        self._unsent = False
         while True:
-            while not queued:
-                await self._writer.wait()
+            while not queued and not self._unsent:
+                self._idle = True
+                try:
+                    await self._writer.wait()
+                finally:
+                    self._idle = False
             seen = 0
             for _ in range(GATHER_ROUNDS):
                 if len(queued) == seen:
                     break
                 seen = len(queued)
                 await anyio.lowlevel.checkpoint()
-            size = 0
-            while queued and size < WRITE_SIZE:
-                call = queued.popleft()
-                size += call.size
-                self._queued_bytes -= call.size
-                if not call.abandoned:
-                    written.append(call)
-                    transport.write(call.request)
+            self._hand_over(transport)
             await transport.flush()
+            self._unsent = False
+
+    def _hand_over(self, transport: Transport[Request, Reply]) -> None:
+        """Give the transport what is queued, as far as it is sent together."""
+        queued = self._queued
+        size = 0
+        while queued and size < WRITE_SIZE:
+            call = queued.popleft()
+            size += call.size
+            self._queued_bytes -= call.size
+            if not call.abandoned:
+                self._written.append(call)
+                transport.write(call.request)
+
+    def _write_now(self) -> None:
+        """Send what is queued without the task that writes, unless that is about to, or has to."""
+        transport = self._transport
+        if not self._idle or transport is None:
+            return
+        self._hand_over(transport)
+        self._unsent = not transport.flush_nowait()
+        if self._queued or self._unsent:
+            self._idle = False
+            self._writer.wake()
 
     async def _read(self, transport: Transport[Request, Reply]) -> str:
-        written = self._written
+        turn = turns.get() or Turns()
         while True:
-            for reply in await transport.read():
-                if not written:
+            replies = await transport.read()
+            turn.begin()
+            try:
+                if not self._take_in(replies):
                     return "it brought an answer that nobody asked for"
-                call = written[0]
-                call.replies.append(reply)
-                if len(call.replies) == call.wanted:
-                    written.popleft()
-                    call.settle(call.replies)
+            finally:
+                turn.end()
             self._reads += 1
             self._backoff = self.limits.first_backoff
+
+    def _take_in(self, replies: Sequence[Reply]) -> bool:
+        """Settle the calls whose replies these are; False for one of none."""
+        written = self._written
+        for reply in replies:
+            if not written:
+                return False
+            call = written[0]
+            call.replies.append(reply)
+            if len(call.replies) == call.wanted:
+                written.popleft()
+                call.settle(call.replies)
+        return True
 
     async def _watch(self, transport: Transport[Request, Reply]) -> str:
         """Give up a connection that owes answers and is silent: no error tells of a server that

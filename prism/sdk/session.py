@@ -32,6 +32,7 @@ from prism.sdk.byte_streams import (
     Writer,
 )
 from prism.sdk.calls import Calls
+from prism.sdk.turns import Turns, turns
 from prism.sdk.workers import TURN, Worker
 from prism.wire import ConnectionState, Role
 from prism.wire.codecs import CODEC_NAMES
@@ -78,7 +79,8 @@ class Session:
             ),
         )
         self._writer = Writer(stream, self._connection)
-        self._calls = Calls(plugin, self._connection, self._writer)
+        self._turns = Turns()
+        self._calls = Calls(plugin, self._connection, self._writer, self._turns)
         self._events: deque[Event] = deque()
         self._read_at = 0.0
         self._drain_seen = anyio.Event()
@@ -137,6 +139,7 @@ class Session:
         """
         # Not cancelled with the rest: the last frames, such as logs, have yet to leave.
         writer_scope = anyio.CancelScope(shield=True)
+        belongs = turns.set(self._turns)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._writer.run, writer_scope)
@@ -152,6 +155,7 @@ class Session:
         except* HandshakeFailed as group:
             raise group.exceptions[0] from None
         finally:
+            turns.reset(belongs)
             await self._end()
 
     async def _end(self) -> None:
@@ -228,9 +232,10 @@ class Session:
 
     async def _take_turn(self, worker: Worker) -> None:
         """Read, and do what is read, for as long as this worker can."""
-        calls = self._calls
+        calls, turn = self._calls, self._turns
         turn_ends = calls.now() + TURN
         while True:
+            turn.begin()
             while self._events:
                 event = self._events.popleft()
                 if not isinstance(event, Open):
@@ -241,15 +246,21 @@ class Session:
                 if rest is not None:
                     calls.workers.pass_on(worker)
                     self._writer.wake()
+                    if self._events:
+                        turn.pass_on()
+                    else:
+                        turn.end()
                     await rest
                     if self._events:
                         calls.workers.take_over(worker)
                     return
                 if worker.spent or worker.has_own_context or calls.shut_down:
+                    turn.end()
                     return
                 if now >= turn_ends:
                     break
             worker.set_deadline(math.inf)
+            turn.end()
             self._writer.write_now()
             if worker.spent:
                 return

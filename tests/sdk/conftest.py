@@ -264,6 +264,12 @@ def stream_pair() -> Callable[[], tuple[MemoryStream, MemoryStream]]:
 
 
 @pytest.fixture
+def host_on() -> type[Host]:
+    """A host on a stream."""
+    return Host
+
+
+@pytest.fixture
 def session_of() -> Callable[..., Any]:
     return run_session
 

@@ -1,5 +1,6 @@
 """Results that come later, on both event loops: in a session, and where they are awaited."""
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -7,11 +8,14 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from prism.contract.messages import ExecuteRequest, ShutdownRequest
+from prism.contract.messages import ExecuteRequest, InitializeRequest, ShutdownRequest
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.sdk import Plugin, PluginError, operation
+from prism.sdk.byte_streams import SocketStream
+from prism.sdk.calls import HEAD_START
 from prism.sdk.later import Later
+from prism.sdk.session import Session
 from prism.sdk.testing import run_plugin
 from prism.wire.events import Cancel, Close
 
@@ -211,5 +215,41 @@ def test_who_is_cancelled_while_it_awaits_abandons_it(run):
                 tasks.cancel_scope.cancel()
             assert backend.plugin.asked[0].abandoned
             backend.plugin.asked[0].settle(1)
+
+    run(check)
+
+
+def test_answers_of_a_burst_leave_while_the_next_are_made(run, host_on):
+    async def check() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        plugin = Backend()
+        session = Session(SocketStream(theirs), plugin, name="scripted", version="1")
+        host = host_on(SocketStream(ours))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.run)
+            await host.handshake()
+            await host.call(Method.INITIALIZE, InitializeRequest(namespace="ns"))
+            streams = await host.burst("add", "add", "add", "add")
+            await plugin.wait_asked(4)
+            now = 0.0
+            session._calls.now = lambda: now
+            turn = session._turns
+            turn.begin()
+            plugin.asked[0].settle(1)
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)  # it waits for others
+            now += HEAD_START
+            plugin.asked[1].settle(2)
+            for stream in streams[:2]:
+                assert (await host.expect(Close)).stream == stream
+            plugin.asked[2].settle(3)
+            plugin.asked[3].settle(4)
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)
+            turn.end()
+            for stream in streams[2:]:
+                assert (await host.expect(Close)).stream == stream
+            await host.stream.aclose()
 
     run(check)

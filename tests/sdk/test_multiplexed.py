@@ -1,5 +1,6 @@
 """The multiplexed connection, against a server of lines on a real socket, on both event loops."""
 
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from prism.sdk.multiplexed import (
     QueueFull,
     State,
 )
+from prism.sdk.turns import Turns, turns
 
 QUICK = Limits(first_backoff=0.001, last_backoff=0.01)
 
@@ -33,6 +35,9 @@ class Lines:
     def write(self, request: bytes) -> None:
         self._out += request + b"\n"
 
+    def flush_nowait(self) -> bool:
+        return False
+
     async def flush(self) -> None:
         data, self._out = bytes(self._out), bytearray()
         await self._stream.send(data)
@@ -45,6 +50,27 @@ class Lines:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class Prompt(Lines):
+    """One that sends at once: all, or up to ``takes`` bytes."""
+
+    takes = 1_000_000
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        super().__init__(stream)
+        self.flushed = self.flushed_at_once = 0
+
+    def flush_nowait(self) -> bool:
+        self.flushed_at_once += 1
+        descriptor = self._stream.extra(anyio.abc.SocketAttribute.raw_socket).fileno()
+        sent = os.write(descriptor, self._out[: self.takes])
+        del self._out[:sent]
+        return not self._out
+
+    async def flush(self) -> None:
+        self.flushed += 1
+        await super().flush()
 
 
 class Server:
@@ -107,13 +133,13 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    limits: Limits = QUICK,
+    limits: Limits = QUICK, transport: Callable[[anyio.abc.SocketStream], Lines] = Lines
 ) -> AsyncIterator[tuple[Server, Multiplexed[bytes, bytes]]]:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         server = Server(listener.extra(anyio.abc.SocketAttribute.local_port))
 
         async def connect() -> Lines:
-            return Lines(await anyio.connect_tcp("127.0.0.1", server.port))
+            return transport(await anyio.connect_tcp("127.0.0.1", server.port))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, server.serve)
@@ -460,5 +486,121 @@ def test_what_diverts_a_call_sees_its_outcome_first_and_may_settle_it_itself(run
             ([b"elsewhere"], type(None)),
             (None, AnswerLost),
         ]
+
+    run(check)
+
+
+@asynccontextmanager
+async def in_turns(
+    takes: int = Prompt.takes,
+) -> AsyncIterator[tuple[Server, Multiplexed[bytes, bytes], Turns, list[Prompt]]]:
+    """A connection of a session's, whose task this is."""
+    transports: list[Prompt] = []
+
+    def transport(stream: anyio.abc.SocketStream) -> Prompt:
+        transports.append(Prompt(stream))
+        transports[-1].takes = takes
+        return transports[-1]
+
+    turn = Turns()
+    token = turns.set(turn)
+    try:
+        async with serving(transport=transport) as (server, calls):
+            await until(lambda: calls._idle)
+            yield server, calls, turn, transports
+    finally:
+        turns.reset(token)
+
+
+def test_what_is_asked_in_a_turn_leaves_at_its_end_without_the_task_that_writes(run):
+    async def check() -> None:
+        async with in_turns() as (_, calls, turn, (transport,)):
+            turn.begin()
+            asked = [calls.later(b"%d" % number, bytes.upper) for number in range(3)]
+            assert transport.flushed_at_once == 0
+            turn.end()
+            assert transport.flushed_at_once == 1
+            assert calls.queued_bytes == 0
+            assert [await later for later in asked] == [b"0", b"1", b"2"]
+            assert transport.flushed == 0
+
+    run(check)
+
+
+def test_what_does_not_leave_at_once_is_left_to_the_task_that_writes(run):
+    async def check() -> None:
+        async with in_turns(takes=2) as (_, calls, turn, (transport,)):
+            turn.begin()
+            asked = [calls.later(b"call %d" % number, bytes.upper) for number in range(3)]
+            turn.end()
+            turn.begin()  # the task that writes has yet to send the rest
+            asked.append(calls.later(b"one more", bytes.upper))
+            turn.end()
+            assert transport.flushed_at_once == 1
+            assert [await later for later in asked] == [
+                b"CALL 0",
+                b"CALL 1",
+                b"CALL 2",
+                b"ONE MORE",
+            ]
+            assert transport.flushed >= 1
+
+    run(check)
+
+
+def test_what_is_asked_by_another_task_is_written_by_the_task_that_writes(run):
+    async def check() -> None:
+        async with in_turns() as (_, calls, _, (transport,)):
+            assert await calls.call(b"no turn runs") == b"no turn runs"
+            assert (transport.flushed_at_once, transport.flushed) == (0, 1)
+
+    run(check)
+
+
+def test_a_turn_that_ends_without_a_connection_leaves_what_was_asked_to_the_next(run):
+    async def check() -> None:
+        async with in_turns() as (server, calls, turn, _):
+            await server.cut()
+            await until(lambda: calls._transport is None or server.accepted > 1)
+            turn.begin()
+            later = calls.later(b"whichever has it", bytes.upper)
+            turn.end()
+            assert await later == b"WHICHEVER HAS IT"
+
+    run(check)
+
+
+def test_a_cancelled_call_of_a_turn_is_not_written(run):
+    async def check() -> None:
+        async with in_turns() as (server, calls, turn, _):
+            turn.begin()
+            dropped = calls.later(b"dropped", bytes.upper)
+            kept = calls.later(b"kept", bytes.upper)
+            dropped.abandoned = True
+            turn.end()
+            assert await kept == b"KEPT"
+            assert server.received == [b"kept"]
+
+    run(check)
+
+
+def test_answers_that_come_together_are_settled_in_one_turn(run):
+    async def check() -> None:
+        async with in_turns() as (server, calls, turn, _):
+            ended = []
+
+            def settled() -> None:
+                assert turn.run
+                turn.at_end(lambda: ended.append(len(ended)))
+
+            server.hold()
+            turn.begin()
+            asked = [calls.later(b"%d" % number, bytes.upper) for number in range(3)]
+            turn.end()
+            for later in asked:
+                later.when_settled(settled)
+            server.release()
+            await until(lambda: len(ended) == 3)
+            assert not turn.run
 
     run(check)

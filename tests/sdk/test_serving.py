@@ -47,6 +47,10 @@ class Small(Plugin):
         await asyncio.sleep(0.01)
         return await queue.get()
     @operation
+    async def collector(self, params: Nothing) -> list:
+        import gc
+        return [gc.get_threshold()[0], gc.get_freeze_count() > 10_000]
+    @operation
     async def short(self, params: Nothing) -> str:
         import anyio
         await anyio.sleep(0.5)
@@ -412,3 +416,8 @@ async def test_errors_leave_at_once_and_what_came_before_them(logger, handler, a
         nursery.cancel_scope.cancel()
     logger.error("after its end")
     assert session.written == 1
+
+
+async def test_cycles_are_looked_for_seldom_and_not_among_what_stays(spawn):
+    _, channel = await spawn()
+    assert await execute(channel, "collector") == "[10000,true]"
