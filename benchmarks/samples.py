@@ -12,6 +12,10 @@ NO_LATENCIES = (0.0,) * len(SHARES)
 """Those of a sample of messages, which have none."""
 
 
+RATE = 1000.0
+"""Calls a second where they come at a fixed rate."""
+
+
 class Load(NamedTuple):
     """What one measurement asks of a side.
 
@@ -25,9 +29,15 @@ class Load(NamedTuple):
     body: int = 0
 
     def __str__(self) -> str:
+        if self == PACED:
+            return f"{RATE:,.0f} a second"
         version = "HTTP/1.1, " if self.http1 else ""
         spread = "" if self.connections == 1 else f" on {self.connections} connections"
         return f"{version}{self.in_flight} in flight{spread}"
+
+
+PACED = Load(0)
+"""Stands for a fixed rate where the others have a number of calls in flight."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

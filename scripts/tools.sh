@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the programs that tests run beside Python: curl, Node, a C compiler,
-# HTTP/2 clients, nghttp2's headers, a browser, servers; builds the ones in Go (tests/e2e/programs) into
+# HTTP/2 clients, nghttp2's headers, a browser, servers, and webdis, which benchmarks compare with; builds the ones in Go (tests/e2e/programs) into
 # the virtual environment $1.
 #
 # As root on Debian it installs what is missing. Elsewhere it says what to
@@ -23,6 +23,7 @@ need h2load nghttp2-client
 need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 need redis-server redis-server
+need webdis webdis
 [ -e /usr/sbin/nginx ] || missing="$missing nginx"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"

@@ -31,9 +31,7 @@ async def main(pid: int, port: int) -> None:
         while order := await trio.to_thread.run_sync(next_order):
             in_flight, seconds = order
             meter = Meter(pid, seconds)
-            async with trio.open_nursery() as calls:
-                for _ in range(in_flight):
-                    calls.start_soon(meter.keep_calling, call)
+            await meter.make_calls(in_flight, call)
             meter.report()
 
 

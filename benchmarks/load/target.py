@@ -9,7 +9,7 @@ from benchmarks.load.generator import Order, Outcome
 from benchmarks.load.h2load import h2load
 from benchmarks.machine import cpu_seconds
 from benchmarks.processes import ROOT, module
-from benchmarks.samples import Load, Sample, SideFailed, quantiles
+from benchmarks.samples import PACED, RATE, Load, Sample, SideFailed, quantiles
 
 JSON = (("content-type", "application/json"),)
 LONGEST = 30.0
@@ -49,7 +49,7 @@ class Target:
         return Target(self.urls, (), self.pids, make_body=self._make_body, headers=self._headers)
 
     def __call__(self, load: Load, seconds: float) -> Sample:
-        """As many calls as it answers, measured once.
+        """As many calls as it answers, measured once; ``PACED``, so many as are due.
 
         A server that answers none, since it is slow or is starting again, gets twice
         the time, some times over.
@@ -57,6 +57,8 @@ class Target:
         Raises:
             SideFailed: an answer was not 200, or there was none at all.
         """
+        if load == PACED:
+            return self.at_fixed_rate(RATE, seconds)[0]
         while True:
             before = self._cpu()
             answered = h2load(self.urls, self._make_body(load.body), self._headers, load, seconds)

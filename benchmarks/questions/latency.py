@@ -16,13 +16,20 @@ from benchmarks.load.target import Target, generate, paced_sample
 from benchmarks.report.page import Section
 from benchmarks.report.plots import Axis, line_plot
 from benchmarks.report.tables import absent, microseconds_each, table, verdict
-from benchmarks.samples import SHARES, Load, Results, Sample, Side, percentile, take_turns
+from benchmarks.samples import (
+    PACED,
+    RATE,
+    SHARES,
+    Load,
+    Results,
+    Sample,
+    Side,
+    percentile,
+    take_turns,
+)
 from benchmarks.sides import envoy, grpc_aio, hypercorn, prism
 
-RATE = 1000.0
 SAMPLE_SECONDS = 3.0
-PACED = Load(0)
-"""Stands for the fixed rate where the others have a number of calls in flight."""
 
 PLUGIN = "plugin, called directly"
 UPSTREAM = "upstream, called directly"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.report.plots import Axis, line_plot
-from benchmarks.samples import Load, Results
+from benchmarks.samples import PACED, Load, Results
 
 _TICKS = [(float(number), str(number)) for number in (1, 4, 16, 64, 256)]
 
@@ -14,7 +14,7 @@ def rate_plot(title: str, results: Results, sides: Iterable[str], loads: Sequenc
         name: [
             (load.in_flight, results.median(name, load, lambda sample: sample.rate))
             for load in loads
-            if results.has(name, load) and not load.http1
+            if results.has(name, load) and not load.http1 and load != PACED
         ]
         for name in sides
     }

@@ -115,7 +115,9 @@ def prism(
 
 
 @contextmanager
-def echoes(codec: str, *, compiled: bool = False) -> Iterator[dict[str, Target]]:
+def echoes(
+    codec: str, *, compiled: bool = False, settings: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Target]]:
     """One proxy with the echo plugin reached in ``WAYS``: a side for each way."""
     name_of = partial(side_name, codec=codec, compiled=compiled)
     with (
@@ -125,6 +127,7 @@ def echoes(codec: str, *, compiled: bool = False) -> Iterator[dict[str, Target]]
             Path(name),
             [echo("local", IN_PROCESS), echo("spawned", SPAWNED), echo("remote", remote)],
             codec,
+            settings,
             compiled=compiled,
         ) as (pid, url),
     ):
