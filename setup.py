@@ -12,9 +12,10 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = {
-    "calls": "admission call deadlines gradient ids invoke memory namespace router trace",
+    "calls": ("admission budget call deadlines gradient ids invoke memory namespace router trace"),
     "calls/policies": (
-        "audited authorize await_plugin circuit_breaker deadline in_flight policy read_params "
+        "audited authorize await_plugin circuit_breaker deadline hedging in_flight policy "
+        "read_params retries "
         "stream_limit"
     ),
     "channels/frames": "channel link",
@@ -25,7 +26,7 @@ COMPILED = {
     "server/http1": "chunks connection exchange fields head parser response websocket",
     "server/http2": "connection h2_codec limits stream writer",
     "streams": "outlet sockets",
-    "supervision": "balance breaker instance replica_slot slot",
+    "supervision": "balance breaker instance latencies replica_slot slot",
     "wire": "_state codecs connection frames outbox prepared serialization stream",
 }
 """The modules that ``PRISM_COMPILE=1`` has compiled, each in its folder of ``prism/``."""

@@ -325,7 +325,8 @@ def _value(field: FieldInfo) -> str:
     if one.kind is int:
         return f"{unit}, {one.meta('ge')} to {one.meta('le')}".removeprefix(", ")
     if one.kind is float:
-        return f"{unit}, above 0, up to {one.meta('le'):g}"
+        least = "above 0" if one.meta("ge") is None else f"from {one.meta('ge'):g}"
+        return f"{unit or 'a number'}, {least}, up to {one.meta('le'):g}"
     if get_origin(one.kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(one.kind))
     if one.meta("form") == names.NAMESPACE_FORM:

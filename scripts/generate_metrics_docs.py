@@ -37,6 +37,8 @@ SECTIONS = (
             "prism_request",
             "prism_in_flight",
             "prism_queue",
+            "prism_retries",
+            "prism_hedges",
             "prism_plugin_duration",
             "prism_streams_open",
             "prism_answer_memory",

@@ -18,7 +18,7 @@ that leaves, the proxy that stops. Each of them calls ``end``; all but the first
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from mypy_extensions import mypyc_attr
 
@@ -29,6 +29,7 @@ from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.policies.circuit_breaker import CircuitBreaker
+from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
@@ -51,6 +52,9 @@ from prism.supervision.instance import Instance
 log = logging.getLogger("prism.calls")
 
 _OK = StatusCode.OK  # on every call's way: on Python 3.11 an enum's attribute costs a call
+_UNAVAILABLE = StatusCode.UNAVAILABLE
+
+P = TypeVar("P", bound=Policy)
 
 MAX_DETAIL = 4096
 """Characters of a plugin's error message that a client gets to see."""
@@ -94,7 +98,8 @@ class Call(ABC):
     ``needs``: the table may be another by the time it ends.
 
     Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
-    ``retries`` counts further attempts, on another instance; ``status``, ``http_status``
+    ``retries`` counts further attempts, one after the other; ``hedge`` is there where one beside
+    the first may be made. ``status``, ``http_status``
     and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
     """
 
@@ -113,6 +118,7 @@ class Call(ABC):
         "detail",
         "done",
         "has_params",
+        "hedge",
         "held",
         "http_status",
         "identity",
@@ -174,6 +180,7 @@ class Call(ABC):
         self.stream_number = 0
         self.plugin_seconds: float | None = None
         self.retries = 0
+        self.hedge: Hedge | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self.status = _OK
@@ -232,9 +239,10 @@ class Call(ABC):
             metadata["tracestate"] = self.tracestate
         return {**metadata, **self.metadata} if self.metadata else metadata
 
-    def proceed(self) -> None:
-        """Enter the policies that were not entered yet, and invoke the plugin then. The first
-        time, ``target`` and ``deadline`` are set."""
+    def proceed(self, avoid: Instance | None = None) -> None:
+        """Enter the policies that were not entered yet, and invoke the plugin then, on another
+        instance than ``avoid`` if there is one. The first time, ``target`` and ``deadline`` are
+        set."""
         if self.done or self.target is None:
             return
         self._waiting = None
@@ -246,7 +254,7 @@ class Call(ABC):
                 self._entered += 1
                 if waits:
                     return
-            invoke(self)
+            invoke(self, avoid)
         except CallError as error:
             self.end(error)
         except Exception:
@@ -304,6 +312,13 @@ class Call(ABC):
         counts what of it is being sent, so that the exchange need not."""
         return self.new_answer_memory()
 
+    def find_policy(self, kind: type[P]) -> P | None:
+        """The policy of this kind among those that the call has entered."""
+        for policy in self._policies[: self._entered]:
+            if isinstance(policy, kind):
+                return policy
+        return None
+
     def wait_for(self, waiting: Waiting) -> None:
         """The call waits for something that calls ``proceed``, and is told if it ends before."""
         self._waiting = waiting
@@ -346,16 +361,39 @@ class Call(ABC):
             return
         self.instance = None
         seconds = self.plugin_seconds = turn_time() - self._attempt_began
-        if instance.sample is not None:
-            instance.sample.take(seconds, status)
-        if instance.replica is not None:
-            instance.replica.take(seconds, status)
         circuit = self.circuit
         if circuit is not None:
             period, self._breaker_period = self._breaker_period, 0
             took = None if self.stream is not None else seconds
             circuit.end(instance, period, error, status, took)
-        instance.release(error)
+        instance.end_lease(seconds, error, status)
+
+    def abandon_attempt(self, error: CallError, status: StatusCode) -> None:
+        """Nobody waits for the answer of the attempt that runs, if one does."""
+        instance, waiting = self.instance, self._waiting
+        if instance is not None:
+            self._waiting = None
+            instance.channel.cancel(self, status)
+            self.end_attempt(error, status)
+            if waiting is not None:
+                waiting.cancel()
+
+    def take_attempt(self, instance: Instance, began: float, period: int) -> None:
+        """The second attempt, and the lease that it holds, are the call's own from now on."""
+        self._breaker_period = period
+        self.instance = instance
+        self.instance_id = instance.id
+        self._attempt_began = began
+
+    @property
+    def is_hedged(self) -> bool:
+        """Was it made a second time beside the first?"""
+        return self.hedge is not None and self.hedge.second is not None
+
+    @property
+    def attempts(self) -> int:
+        """How often it was made, if it came to that at all."""
+        return 1 + self.retries + self.is_hedged
 
     def stream_opened(self) -> None:
         """The plugin has sent the first message of a stream: for its breaker, that counts."""
@@ -375,7 +413,11 @@ class Call(ABC):
             # A plugin that fails without naming a status has not said what went wrong.
             status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
             self.end_attempt(None, status)
-            self.end(PluginError(status, response.error[:MAX_DETAIL]))
+            refusal = PluginError(status, response.error[:MAX_DETAIL])
+            if status is _UNAVAILABLE:
+                retry(self, refusal, instance)
+            else:
+                self.end(refusal)
             return
         self.end_attempt(None, _OK)
         content_type = b"application/json"
@@ -402,9 +444,10 @@ class Call(ABC):
 
     def failed(self, error: CallError) -> None:
         """The plugin gave no answer, and will give none."""
+        instance = self.instance
         self.end_attempt(error, error.status)
         if not self.done and self.target is not None:
-            retry(self, error)
+            retry(self, error, instance)
 
     # -- its end --------------------------------------------------------------------
 
@@ -496,6 +539,8 @@ class Call(ABC):
             self.held.release()
             self.held = None
             self.drop_params()
+        if self.hedge is not None:
+            self.hedge.close(error)
         instance = self.instance
         if instance is not None:
             late = isinstance(error, DeadlineExceeded)

@@ -1,12 +1,16 @@
-"""The innermost step of a call: it is handed to an instance of the plugin, and once more to
-the next one if the first has gone and that is safe."""
+"""The innermost step of a call: it is handed to an instance of the plugin, and again, to that or
+to the next one, if it failed and that is safe."""
 
 import logging
 from typing import TYPE_CHECKING
 
 from prism.access.permissions import needed
+from prism.calls.budget import Budget
+from prism.calls.deadlines import Alarm
 from prism.calls.policies.await_plugin import wait_for_plugin
+from prism.calls.policies.retries import Retries
 from prism.calls.relay import relay_stream
+from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     CallError,
     Draining,
@@ -14,10 +18,13 @@ from prism.contract.errors import (
     InvalidRequest,
     Overloaded,
     PluginCrashed,
+    PluginError,
     PluginMisbehaved,
     PluginUnavailable,
     UnknownOperation,
 )
+from prism.contract.status import StatusCode
+from prism.streams.outlet import turn_time
 from prism.supervision.instance import Instance
 
 if TYPE_CHECKING:
@@ -31,18 +38,22 @@ MAY_HAVE_RUN = (PluginCrashed, PluginMisbehaved, Draining)
 """What it ends with when the instance went away under it: safe if declared idempotent."""
 
 
-def invoke(call: "Call") -> None:
-    """Hand ``call``, which every policy has let pass, to the namespace's current instance.
+def invoke(call: "Call", avoid: Instance | None = None) -> None:
+    """Hand ``call``, which every policy has let pass, to an instance of the namespace's plugin, to
+    another one than ``avoid`` if there is any.
 
     Raises:
         PluginUnavailable: there is none.
+        CircuitOpen: it gets no calls now.
         UnknownOperation, InvalidRequest: it does not offer this.
     """
     assert call.target is not None  # noqa: S101 - no call comes here without
-    instance = call.target.slot.choose()
+    instance = call.target.slot.choose(avoid)
     call.instance_id = instance.id
     _check_offered(call, instance)
     call.begin_attempt(instance)
+    if call.hedge is not None:
+        call.hedge.begin(instance)
     if call.stream is not None:
         relay_stream(call, instance, call.stream)
         return
@@ -79,54 +90,134 @@ def _check_offered(call: "Call", instance: Instance) -> None:
         )
 
 
-def retry(call: "Call", error: CallError) -> None:
-    """Make a call again that got no answer, if its instance is gone and that is safe; once.
+def retry(call: "Call", error: CallError, failed: Instance | None) -> None:
+    """Make a call again that ``failed`` has not answered, or with UNAVAILABLE, if that is safe and
+    allowed.
 
-    One that an instance in service refuses stays refused. The second attempt has what is left
-    of the call's deadline.
+    Without ``retries`` in the configuration that is once, and only if its instance is gone: one
+    that an instance in service refuses stays refused. Further attempts have what is left of the
+    call's deadline.
     """
+    hedge = call.hedge
+    if hedge is not None and hedge.is_running:
+        return  # it has an attempt that may still answer
     assert call.target is not None  # noqa: S101 - it was invoked
-    slot = call.target.slot
-    why = _why_safe(call, error)
-    if why is None:
+    is_gone = not call.target.slot.still_serves(call.instance_id)
+    retries = call.find_policy(Retries)
+    why = _why_safe(call, error, retries, is_gone=is_gone)
+    if why is None or _is_kept_away(call):
         call.end(error)
-    elif slot.is_ready:
-        _again(call, why)
-        call.proceed()
+        return
+    if retries is None:
+        _Next(call, error, why, failed, None, 0.0).ring()
+        return
+    pause = retries.pause(call, error.retry_after, at_once=is_gone)
+    due = turn_time() + pause
+    if due >= call.deadline or not retries.budget.take():
+        call.end(error)
+        return
+    following = _Next(call, error, why, failed, retries.budget, due)
+    if pause:
+        call.target.deadlines.alarms.add(following)
+        call.wait_for(following)
     else:
-        call.wait_in_task(lambda: _wait_for_next(call, error, why))
+        following.ring()
 
 
-def _why_safe(call: "Call", error: CallError) -> str | None:
+def _why_safe(
+    call: "Call", error: CallError, retries: Retries | None, *, is_gone: bool
+) -> str | None:
     """The reason for which the call may be repeated; None if it may not."""
     assert call.target is not None  # noqa: S101 - it was invoked
-    slot = call.target.slot
-    if call.retries or slot.still_serves(call.instance_id):
+    if call.retries >= (1 if retries is None else retries.attempts - 1):
         return None
-    if call.stream is not None and not isinstance(error, PluginUnavailable):
-        return None  # its messages may have been read
+    if not (is_gone or retries is not None):
+        return None
+    if call.stream is not None and not _may_begin_anew(call.stream, error, retries):
+        return None
     if isinstance(error, NEVER_BEGAN):
-        call.plugin_seconds = None  # what was measured was not a call
-        return "not_started"
-    if isinstance(error, MAY_HAVE_RUN) and slot.is_idempotent(call.operation):
-        return "idempotent"
-    return None
+        return "not_started" if is_gone else "refused"
+    if not call.target.slot.is_idempotent(call.operation):
+        return None
+    if isinstance(error, PluginError):
+        is_refusal = retries is not None and error.status is StatusCode.UNAVAILABLE
+        return "unavailable" if is_refusal else None
+    return "idempotent" if is_gone and isinstance(error, MAY_HAVE_RUN) else None
 
 
-def _again(call: "Call", why: str) -> None:
-    assert call.target is not None  # noqa: S101 - it was invoked
-    call.retries += 1
-    call.target.slot.retried[why] += 1
+def _may_begin_anew(stream: ClientStream, error: CallError, retries: Retries | None) -> bool:
+    """What the client has sent behind its first message may have been read, and is not kept."""
+    return isinstance(error, PluginUnavailable) or (retries is not None and stream.one_way)
 
 
-async def _wait_for_next(call: "Call", error: CallError, why: str) -> None:
-    """Wait for the next instance; if none comes, the call ends as it did, or as never begun."""
-    assert call.target is not None  # noqa: S101 - it was invoked
-    try:
-        await wait_for_plugin(call.target, call.deadline)
-    except PluginUnavailable as unavailable:
+def _is_kept_away(call: "Call") -> bool:
+    """Do the circuit breakers of all instances that there are let no call pass?"""
+    return call.circuit is not None and call.circuit.refuses()
+
+
+class _Next(Alarm):
+    """The next attempt of a call that ``failed`` ended with ``error``, after its pause; the
+    ``budget`` has paid for it."""
+
+    __slots__ = ("_budget", "_call", "_error", "_failed", "_why")
+
+    def __init__(
+        self,
+        call: "Call",
+        error: CallError,
+        why: str,
+        failed: Instance | None,
+        budget: Budget | None,
+        due: float,
+    ) -> None:
+        super().__init__(due)
         if isinstance(error, NEVER_BEGAN):
-            raise unavailable from None
-        error.retry_after = unavailable.retry_after
-        raise error from None
-    _again(call, why)
+            call.plugin_seconds = None  # what was measured was not a call
+        self._call = call
+        self._error = error
+        self._why = why
+        self._failed = failed
+        self._budget = budget
+
+    def ring(self) -> None:
+        """Make it, or wait for an instance that it can be made on."""
+        call = self._call
+        assert call.target is not None  # noqa: S101 - it was invoked
+        if _is_kept_away(call):
+            self._give_back()
+            call.end(self._error)
+        elif call.target.slot.is_ready:
+            self._count()
+            call.proceed(self._failed)
+        else:
+            call.wait_in_task(self._wait)
+
+    def cancel(self) -> None:
+        """The call has ended in the pause."""
+        assert self._call.target is not None  # noqa: S101 - it was invoked
+        self._call.target.deadlines.alarms.forget(self)
+        self._give_back()
+
+    def _count(self) -> None:
+        call = self._call
+        assert call.target is not None  # noqa: S101 - it was invoked
+        call.retries += 1
+        call.target.slot.retried[self._why] += 1
+
+    def _give_back(self) -> None:
+        if self._budget is not None:
+            self._budget.give_back()
+
+    async def _wait(self) -> None:
+        """Wait for the next instance; if none comes, the call ends as it did, or as never begun."""
+        call, error = self._call, self._error
+        assert call.target is not None  # noqa: S101 - it was invoked
+        try:
+            await wait_for_plugin(call.target, call.deadline)
+        except PluginUnavailable as unavailable:
+            self._give_back()
+            if isinstance(error, NEVER_BEGAN):
+                raise unavailable from None
+            error.retry_after = unavailable.retry_after
+            raise error from None
+        self._count()

@@ -77,6 +77,10 @@ Who = Annotated[
         'a principal, one that ends in "*", "group:NAME", "scope:NAME", or "*" for all',
     ),
 ]
+Percentile = Annotated[
+    str,
+    _form(r"p(?:[5-8][0-9]|9[0-9](?:\.[0-9])?)", 'a percentile such as "p95", from p50 to p99.9'),
+]
 Text = Annotated[str, Meta(min_length=1)]
 SecretName = Annotated[
     str,

@@ -21,6 +21,7 @@ from prism.config.fields import (
     OperationName,
     Origin,
     PathText,
+    Percentile,
     Port,
     PublicKey,
     Revoked,
@@ -59,6 +60,7 @@ __all__ = [
     "ClientTLS",
     "Config",
     "HealthConfig",
+    "HedgingConfig",
     "IntrospectionConfig",
     "JWTIssuerConfig",
     "Launch",
@@ -73,6 +75,7 @@ __all__ = [
     "PluginForm",
     "PluginType",
     "RestartConfig",
+    "RetriesConfig",
     "SecretsConfig",
     "SignaturePolicy",
     "TrustedKey",
@@ -549,6 +552,49 @@ class NamespaceLimits(Block, frozen=True):
     ] = 300.0
 
 
+class RetriesConfig(Block, frozen=True):
+    """Calls that failed are made again, where that is safe ([Retries](resilience.md#retries))."""
+
+    attempts: Annotated[
+        int,
+        Meta(ge=2, le=10, description="How often a call is made at most, the first time included."),
+    ] = 2
+    budget: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="How many retries there may be for each call of the last seconds; "
+            "one a second is allowed beside.",
+        ),
+    ] = 0.1
+
+
+class HedgingConfig(Block, frozen=True):
+    """Calls that take long are made a second time, and the first answer counts.
+
+    Only where the plugin has declared the operation idempotent ([Hedging](resilience.md#hedging)).
+    """
+
+    after: Annotated[
+        Percentile | Seconds,
+        Meta(
+            description="What is long: a number of seconds, or a percentile of what the "
+            "operation's calls take, from `p50` to `p99.9`.",
+            examples=["p95", 0.05],
+        ),
+    ] = "p95"
+    budget: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="How many second attempts there may be for each call of the last seconds; "
+            "one a second is allowed beside.",
+        ),
+    ] = 0.05
+
+
 class CacheConfig(Block, frozen=True):
     """What a plugin may keep of its results."""
 
@@ -670,6 +716,17 @@ class NamespaceConfig(Block, frozen=True):
     breaker: Annotated[
         BreakerConfig | None,
         Meta(description="Its circuit breaker; without it there is none. `{}` takes the defaults."),
+    ] = None
+    retries: Annotated[
+        RetriesConfig | None,
+        Meta(
+            description="Calls that failed are made again. Without it, once, and only if their "
+            "plugin's process or connection is gone and that is safe."
+        ),
+    ] = None
+    hedging: Annotated[
+        HedgingConfig | None,
+        Meta(description="Calls that take long are made a second time; without it never."),
     ] = None
     while_unavailable: Annotated[
         Literal["wait", "fail"],

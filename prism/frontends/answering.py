@@ -267,7 +267,14 @@ class ExchangeCall(Call):
         """Send the whole response. The call is over, so that nothing can happen to it any more."""
         self.exchange.unwatch()
         headers = [*headers, (b"x-request-id", self.request_id.encode()), *self.extra_headers]
+        if self.retries or self.hedge is not None:
+            headers += self.attempts_headers()
         self.exchange.respond(status, headers, body)
+
+    def attempts_headers(self) -> Headers:
+        """How often the call was made, where that was more than once."""
+        attempts = self.attempts
+        return [(b"prism-attempts", b"%d" % attempts)] if attempts > 1 else []
 
     def observe(self) -> None:
         if self.observer is not None:

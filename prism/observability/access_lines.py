@@ -44,7 +44,8 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     protocol: str = ""
     user_agent: str = ""
     certificate: str = ""
-    retries: int = 0
+    attempts: int = 1
+    hedged: bool = False
     reason: str = ""
     detail: str = ""
 

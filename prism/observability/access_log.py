@@ -99,6 +99,7 @@ class AccessLog:
         exchange = getattr(call, "exchange", None)
         asked = NOBODY if exchange is None else _asked(exchange)
         plugin_seconds = call.plugin_seconds
+        is_plain = not call.retries and call.hedge is None
         self._lines.append(
             Line(
                 self._now(),
@@ -119,7 +120,8 @@ class AccessLog:
                 call.bytes_in,
                 call.bytes_out,
                 *asked,
-                call.retries,
+                1 if is_plain else call.attempts,
+                not is_plain and call.is_hedged,
                 call.reason,
                 call.detail and printable(call.detail[:MAX_LINE_DETAIL]),
             )

@@ -199,6 +199,8 @@ class AuditLog:
         decision, target = call.decision, call.target
         if call.reason or call.plugin_seconds is None or target is None:
             return what_text(call, *decision_of(call))
+        if (call.retries or call.hedge is not None) and call.attempts > 1:
+            return what_text(call, *decision_of(call))
         if decision is not None:
             row = decision.grants.get(call.needs)
             rule = "dry_run" if row is None else row.place

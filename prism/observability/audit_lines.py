@@ -62,7 +62,8 @@ class What(msgspec.Struct, omit_defaults=True):
     """``decision`` is ``allow``, ``deny`` or, where the call ended before there was one, ``none``;
     ``rule`` what gave it: a row of ``access``, ``open`` (clients are not authenticated) or
     ``dry_run``. ``ran`` is whether the plugin has run it: ``yes``, ``no``, or ``unknown`` where
-    it was asked and no answer came."""
+    it was asked and no answer came; ``attempts`` how often it was asked, if more than once, and
+    ``hedged`` whether two of them were made side by side."""
 
     namespace: str
     operation: str
@@ -74,6 +75,8 @@ class What(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     instance: str = ""
     streamed: bool = False
+    attempts: int = 1
+    hedged: bool = False
 
 
 class Event(msgspec.Struct, omit_defaults=True, gc=False):
@@ -126,6 +129,8 @@ def what_text(call: Call, decision: str, rule: str) -> msgspec.Raw:
             call.reason,
             call.instance_id,
             call.stream is not None,
+            call.attempts,
+            call.is_hedged,
         )
     )
 

@@ -135,7 +135,9 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         "prism_requests_waiting", "Calls that wait for a plugin to come back", labels=["namespace"]
     )
     retries = CounterMetricFamily(
-        "prism_request_retries", "Calls given to a second instance", labels=["namespace", "reason"]
+        "prism_request_retries",
+        "Calls made again, by the reason for which that was safe and useful",
+        labels=["namespace", "reason"],
     )
     rotations = CounterMetricFamily(
         "prism_secret_rotations",

@@ -6,23 +6,16 @@ the old version, and not much slower.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from prism.contract.status import StatusCode
+from prism.supervision.latencies import Latencies
 
 PERCENTILE = 0.95
 """Of the latencies that are compared; the mean would hide what a few callers feel."""
 SLACK_SECONDS = 0.005
 """Latency differences below this are the machine's, not the version's."""
-BUCKETS_PER_DOUBLING = 4
-"""Latencies are kept to within a fifth: enough to tell one version from another."""
-SMALLEST = 1e-5
-"""Seconds; shorter calls count as this long."""
-_BUCKETS = 96
-_LIMITS: Sequence[float] = [SMALLEST * 2 ** (n / BUCKETS_PER_DOUBLING) for n in range(_BUCKETS)]
 
 PLUGIN_AT_FAULT = frozenset(
     {
@@ -40,19 +33,19 @@ PLUGIN_AT_FAULT = frozenset(
 class Sample:
     """An instance's calls, counted: how many failed, and how long they took.
 
-    Kept only while two instances are compared; a call costs it one search in a short list.
+    Kept only while two instances are compared.
     """
 
     def __init__(self) -> None:
         self.calls = 0
         self.errors = 0
-        self._latencies = [0] * _BUCKETS
+        self._latencies = Latencies()
 
     def take(self, seconds: float, status: StatusCode) -> None:
         """Count a call that the plugin took ``seconds`` for and that ended with ``status``."""
         self.calls += 1
         self.errors += status in PLUGIN_AT_FAULT
-        self._latencies[min(bisect_left(_LIMITS, seconds), _BUCKETS - 1)] += 1
+        self._latencies.take(seconds)
 
     @property
     def error_rate(self) -> float:
@@ -61,13 +54,7 @@ class Sample:
 
     def latency(self, share: float) -> float:
         """Seconds within which ``share`` of the calls ended: 0.95 gives the 95th percentile."""
-        wanted = share * self.calls
-        seen = 0
-        for limit, number in zip(_LIMITS, self._latencies, strict=True):
-            seen += number
-            if number and seen >= wanted:
-                return limit
-        return 0.0
+        return self._latencies.percentile(share)
 
 
 class Verdict(Enum):

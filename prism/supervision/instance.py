@@ -23,6 +23,7 @@ from prism.contract.messages import (
     OperationDeclaration,
     PluginMetrics,
 )
+from prism.contract.status import StatusCode
 from prism.supervision.breaker import Breaker
 from prism.supervision.canary import Sample
 
@@ -172,6 +173,14 @@ class Instance:
             self.finished += 1
         if not self.leases and self._no_leases is not None:
             self._no_leases.set()
+
+    def end_lease(self, seconds: float, error: CallError | None, status: StatusCode) -> None:
+        """As ``release``, of an attempt that took ``seconds`` and ended with ``status``."""
+        if self.sample is not None:
+            self.sample.take(seconds, status)
+        if self.replica is not None:
+            self.replica.take(seconds, status)
+        self.release(error)
 
     async def wait_no_leases(self) -> None:
         """Wait until no call holds this instance; call it once it is out of its slot.

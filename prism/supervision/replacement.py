@@ -55,7 +55,7 @@ class Replacement:
         self._time = keeper.journal.events.clock()
         self._began = trio.current_time()
         self._before = _Counts.of(self.old)
-        self._retried_before = keeper.slot.retried.total()
+        self._moved_before = keeper.slot.moved
         self._verdict = ""
         self._until_swap = trio.CancelScope()
         self._abortable = False
@@ -304,7 +304,7 @@ class Replacement:
             calls=CallCounts(
                 finished_on_old=of_old.finished - self._before.finished,
                 finished_on_new=of_new.finished,
-                retried=self.keeper.slot.retried.total() - self._retried_before,
+                retried=self.keeper.slot.moved - self._moved_before,
                 cancelled=of_old.cancelled - self._before.cancelled + of_new.cancelled,
                 failed=of_old.failed - self._before.failed + of_new.failed,
                 lost=of_old.lost + of_new.lost,

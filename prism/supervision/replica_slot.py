@@ -35,7 +35,7 @@ class SharedSlot(Slot):
         return [slot.current for slot in self.members if slot.current is not None]
 
     def choose(self, avoid: Instance | None = None) -> Instance:
-        canary = self._next_canary()
+        canary = self._next_canary(avoid)
         if canary is not None:
             return canary
         instance = self.balance.choose(avoid)

@@ -31,7 +31,8 @@ class Slot:
     it, ``output`` is what the process wrote last of whose failure ``absence`` tells, and
     ``retry_at`` (on trio's clock) when the next start is due: never where an operator
     has to ask for it (``math.inf``), ``None`` where that is not known. ``waiting`` calls
-    wait for one; ``retried`` counts calls that were given to another instance, by reason.
+    wait for one; ``retried`` counts further attempts by reason: ``not_started`` and ``idempotent``
+    on another instance, the other ones on one that still served.
     ``on_change`` is called when there is an instance again, or none any more: it must not block.
     ``journal`` is told what happens to its instances.
     ``canary`` is an instance that gets ``share`` of the calls. ``operations`` are the current
@@ -75,12 +76,15 @@ class Slot:
         instance = self.current
         if instance is None:
             raise self.unavailable()
-        canary = self._next_canary()
+        canary = self._next_canary(avoid)
         return instance if canary is None else canary
 
-    def _next_canary(self) -> Instance | None:
-        """The one on trial, if the next call is of its share, and it can be called."""
+    def _next_canary(self, avoid: Instance | None) -> Instance | None:
+        """The one on trial, if the next call is of its share, and it can be called. A further
+        attempt is not: where it goes is to say nothing of either version."""
         canary = self.canary
+        if avoid is not None:
+            return None
         if canary is not None and canary.takes_calls:
             self._owed += self.share
             if self._owed >= 1:
@@ -148,6 +152,11 @@ class Slot:
         """Did the last instance declare that the operation may be repeated?"""
         declared = self.operations.get(operation)
         return declared is not None and declared.idempotent
+
+    @property
+    def moved(self) -> int:
+        """How many calls were given to another instance, since theirs was gone."""
+        return self.retried["not_started"] + self.retried["idempotent"]
 
     def still_serves(self, instance: str) -> bool:
         """Is the instance with this id here, and does it take calls?"""

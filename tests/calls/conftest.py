@@ -109,8 +109,10 @@ def make_call(running) -> Callable[..., ProbeCall]:
 def ask(make_call):
     """Make a call and wait for its end: the result, or the error raised."""
 
-    async def ask(namespace, operation="get", body=b"{}", **more) -> bytes:
+    async def ask(namespace, operation="get", body=b"{}", prepare=None, **more) -> bytes:
         call = make_call(namespace, operation, body, **more)
+        if prepare is not None:
+            prepare(call)
         call.proceed()
         return await call.outcome()
 

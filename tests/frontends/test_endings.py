@@ -538,7 +538,9 @@ async def test_a_call_that_is_made_again(
     assert await door.told() == door.early("OK", 200, "")
     await settle(house)
     assert logged(access_lines) == ("OK", 200, "")
-    assert access_lines[0]["retries"] == 1
+    assert access_lines[0]["attempts"] == 2
+    response = door.transport.response
+    assert (response.trailers or response.headers)[b"prism-attempts"] == b"2"
     assert access_lines[0]["instance"] == house.instance.id != first.id
     assert house.counted() == {"OK": 1}
     assert house.left_over() == {}

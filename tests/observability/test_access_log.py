@@ -114,7 +114,7 @@ async def test_the_lines_of_a_turn_are_those_that_the_formatter_would_make(
     assert first | {"time": ""} == expected | {"time": ""}
     assert first["time"].endswith("Z")
     assert "reason" not in second
-    assert second["retries"] == 1
+    assert second["attempts"] == 2
 
 
 def test_nothing_waits_for_a_turn_where_there_is_none(call, json_log):

@@ -15,9 +15,11 @@ from prism.calls.policies.authorize import Authorize
 from prism.calls.policies.await_plugin import AwaitPlugin
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.deadline import Deadline
+from prism.calls.policies.hedging import Hedging
 from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.policy import Policy
 from prism.calls.policies.read_params import CheckParams, ReadParams
+from prism.calls.policies.retries import Retries
 from prism.calls.policies.stream_limit import StreamLimit
 
 if TYPE_CHECKING:
@@ -40,8 +42,11 @@ POLICIES: tuple[type[Policy], ...] = (
     Audited,
     # After all that may wait, so that from here to the lease nothing else takes time.
     AwaitPlugin,
-    # Last: it is an instance's breaker that refuses, and that is chosen now.
+    # Last of those that refuse: it is an instance's breaker that does, and that is chosen now.
     CircuitBreaker,
+    # They only count what reaches the plugin; what they do comes in ``calls.invoke``, or later.
+    Retries,
+    Hedging,
 )
 
 

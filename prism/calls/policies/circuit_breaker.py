@@ -102,6 +102,17 @@ class CircuitBreaker(Policy):
         if least is not None:
             self._refuse(least[1], least[0])
 
+    def refuses(self) -> bool:
+        """Would each instance's breaker refuse a call now? Nothing is counted."""
+        if self.by_hand != "auto":
+            return self.by_hand == "open"
+        now, instances = turn_time(), self._instances()
+        return bool(instances) and all(instance.is_open(now) for instance in instances)
+
+    def is_closed(self, instance: Instance) -> bool:
+        """Do all calls of ``instance`` pass?"""
+        return self._state_of(instance) is State.CLOSED
+
     # -- one attempt ----------------------------------------------------------------
 
     def begin(self, instance: Instance) -> int:

@@ -179,21 +179,22 @@ class GrpcCall(ExchangeCall):
     async def finish(self, error: CallError | None = None) -> None:
         """End the answer, whatever has been sent of it."""
         if self.exchange.phase is Phase.WAITING:
-            self.exchange.respond(200, self._head(), b"", _trailers(error))
+            self.exchange.respond(200, self._head(), b"", self._trailers(error))
         else:
-            await self.exchange.finish(_trailers(error))
+            await self.exchange.finish(self._trailers(error))
 
     def send_message(self, payload: bytes) -> None:
         """The whole answer: one message. Never waits."""
         data = self._packed(payload)
         self.bytes_out = len(data)
         self.exchange.unwatch()
-        self.exchange.respond(200, self._head(), data, _OK)
+        trailers = _OK if self.hedge is None and not self.retries else self._trailers(None)
+        self.exchange.respond(200, self._head(), data, trailers)
 
     def send_error(self, error: CallError) -> None:
         if self.exchange.phase is Phase.WAITING:
             self.exchange.unwatch()
-            self.exchange.respond(200, self._head(), b"", _trailers(error))
+            self.exchange.respond(200, self._head(), b"", self._trailers(error))
         else:
             self.exchange.abort()
 
@@ -214,18 +215,17 @@ class GrpcCall(ExchangeCall):
             headers.append((b"grpc-encoding", self._answer_encoding.encode("ascii")))
         return headers
 
-
-def _trailers(error: CallError | None) -> Headers:
-    if error is None:
-        return _OK
-    trailers = [(b"grpc-status", b"%d" % error.status)]
-    if error.detail:
-        trailers.append((b"grpc-message", encode_message(error.detail).encode("ascii")))
-    trailers.append((b"prism-reason", error.reason.encode("ascii")))
-    if error.retry_after is not None and error.retry_after != inf:
-        details = encode_retry_info(error.status, error.detail, error.retry_after)
-        trailers.append((b"grpc-status-details-bin", details.encode("ascii")))
-    return trailers
+    def _trailers(self, error: CallError | None) -> Headers:
+        if error is None:
+            return [*_OK, *self.attempts_headers()]
+        trailers = [(b"grpc-status", b"%d" % error.status)]
+        if error.detail:
+            trailers.append((b"grpc-message", encode_message(error.detail).encode("ascii")))
+        trailers.append((b"prism-reason", error.reason.encode("ascii")))
+        if error.retry_after is not None and error.retry_after != inf:
+            details = encode_retry_info(error.status, error.detail, error.retry_after)
+            trailers.append((b"grpc-status-details-bin", details.encode("ascii")))
+        return trailers + self.attempts_headers()
 
 
 _ENCODINGS = frozenset(Encoding)

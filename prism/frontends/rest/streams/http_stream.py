@@ -30,6 +30,7 @@ class HTTPStream(ClientStream):
         self.begun = True
         self._call.http_status = 200
         headers = stream_headers(self._form.content_type, self._call.request_id)
+        headers += self._call.attempts_headers()
         await self._exchange.begin(200, [*headers, *self._call.extra_headers])
         await self._write(self._form.beat())
 
