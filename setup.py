@@ -12,11 +12,12 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = {
-    "calls": ("admission budget call deadlines gradient ids invoke memory namespace router trace"),
+    "calls": (
+        "admission budget call deadlines gradient ids invoke memory namespace overload router trace"
+    ),
     "calls/policies": (
         "audited authorize await_plugin circuit_breaker deadline hedging in_flight policy "
-        "read_params retries "
-        "stream_limit"
+        "read_params retries shed stream_limit"
     ),
     "channels/frames": "channel link",
     "frontends": "answering data_port headers web_pages",

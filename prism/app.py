@@ -19,6 +19,7 @@ from prism.access.authentication import Authentication
 from prism.calls import is_compiled
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
+from prism.calls.overload import Overload
 from prism.calls.router import Router
 from prism.config.types import Config, ListenerTLS
 from prism.contract.errors import CallError, Draining, OperationInProgress
@@ -34,6 +35,7 @@ from prism.observability.collectors import (
     config_metrics,
     memory_metrics,
     server_metrics,
+    shedding_metrics,
     vault_metrics,
 )
 from prism.observability.metrics import Metrics
@@ -118,11 +120,13 @@ class Proxy:
             _memory(self.config),
             is_good,
             None if self._audit is None else self._audit.refusal,
+            Overload(self.config.shedding, self._note_shedding),
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load, self.secrets)
         self._metrics = Metrics(self.router, self.supervisor)
         self._metrics.register(partial(config_metrics, self.live))
         self._metrics.register(partial(memory_metrics, self.router.memory))
+        self._metrics.register(partial(shedding_metrics, self.router.overload))
         self._metrics.register(partial(vault_metrics, self.secrets))
         if self._audit is not None:
             self._metrics.register(partial(audit_metrics, self._audit))
@@ -213,6 +217,7 @@ class Proxy:
                 )
                 async with trio.open_nursery() as deadlines:
                     deadlines.start_soon(self.router.deadlines.run)
+                    deadlines.start_soon(self.router.overload.run)
                     if self._authentication is not None:
                         deadlines.start_soon(self._authentication.run)
                     await self._serve_data(listeners, settings)
@@ -290,6 +295,9 @@ class Proxy:
             namespace.name: "" if namespace.slot.current else namespace.slot.absence
             for namespace in self.router.namespaces()
         }
+
+    def _note_shedding(self, said: str) -> None:
+        self.supervisor.events.record("shedding", "", reason=said)
 
     def _review_streams(self) -> None:
         """End the streams of those whose credential is not good any more."""

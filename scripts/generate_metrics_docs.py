@@ -13,7 +13,8 @@ import trio
 from prometheus_client.core import Metric
 
 from prism.app import Proxy
-from prism.config.types import Config, NamespaceConfig
+from prism.calls.overload import Overload
+from prism.config.types import Config, NamespaceConfig, SheddingConfig
 from prism.observability.audit import AuditLog
 from prism.observability.collectors import (
     MAX_CUSTOM_METRICS,
@@ -21,6 +22,7 @@ from prism.observability.collectors import (
     config_metrics,
     memory_metrics,
     server_metrics,
+    shedding_metrics,
     vault_metrics,
 )
 from prism.observability.metrics import BOUNDS, UNKNOWN, Metrics
@@ -106,6 +108,7 @@ async def families() -> list[Metric]:
     metrics.register(partial(config_metrics, proxy.live))
     metrics.register(partial(vault_metrics, Secrets()))
     metrics.register(partial(memory_metrics, proxy.router.memory))
+    metrics.register(partial(shedding_metrics, Overload(SheddingConfig())))
     metrics.register(partial(audit_metrics, AuditLog(Path("audit.jsonl"))))
     metrics.register(partial(server_metrics, statistics, cast("ServerTLS", tls)))
     return sorted(metrics.collect(), key=lambda family: family.name)

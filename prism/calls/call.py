@@ -28,6 +28,7 @@ from prism.calls.admission import Ticket
 from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
+from prism.calls.overload import HIGH
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy
@@ -91,7 +92,8 @@ class Call(ABC):
     ``metadata`` is what a client may
     tell the plugin by itself; ``principal``, the name of ``identity``, the proxy tells it.
     ``stream`` is there when the caller wants a stream; the params are its first message then.
-    ``client`` is the address by which streams are counted. ``tasks`` runs what has to wait.
+    ``client`` is the address by which streams are counted. ``priority`` is what its client takes
+    it for (``calls.overload``), the highest where it does not say. ``tasks`` runs what has to wait.
     ``circuit`` is told of each attempt, where the namespace has circuit breakers.
 
     ``decision`` is what let the call pass, where clients are authenticated, by the permission
@@ -133,6 +135,7 @@ class Call(ABC):
         "place",
         "plugin_seconds",
         "principal",
+        "priority",
         "raw",
         "reading_until",
         "reason",
@@ -161,6 +164,7 @@ class Call(ABC):
         self.decision: Decision | None = None
         self.needs = 0
         self.client = ""
+        self.priority = HIGH
         self.target: Namespace | None = None
         self.namespace = ""
         self.operation = ""

@@ -9,6 +9,7 @@ from prism.access.identity import Identity
 from prism.access.permissions import AccessTable, needed
 from prism.calls.deadlines import Deadlines
 from prism.calls.memory import Account, Memory
+from prism.calls.overload import Overload
 from prism.calls.policies import build_policies
 from prism.calls.policies.policy import Policy
 from prism.config.types import NamespaceAccess, NamespaceConfig, NamespaceLimits
@@ -33,9 +34,9 @@ class Namespace:
     ``access`` says who may do what; without it, everybody may do everything.
     ``policies`` are what its calls enter; a call keeps to those that there were when it came.
     ``deadlines``, ``is_good`` (would this identity be found
-    again?) and ``audit_refusal`` (why can no call be recorded?) are the router's: set by
-    ``attach`` once it is there, as are the proxy's accounts, the parents of ``requests`` and
-    ``answers``.
+    again?), ``audit_refusal`` (why can no call be recorded?) and ``overload`` (has the proxy too
+    much to do?) are the router's: set by ``attach`` once it is there, as are the proxy's
+    accounts, the parents of ``requests`` and ``answers``.
     """
 
     config: NamespaceConfig
@@ -49,6 +50,7 @@ class Namespace:
     deadlines: Deadlines = field(default_factory=Deadlines, init=False)
     is_good: Callable[[Identity], bool] = field(default=_is_good, init=False)
     audit_refusal: Callable[[], str] | None = field(default=None, init=False)
+    overload: Overload = field(default_factory=Overload, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
     requests: Account = field(init=False)
     answers: Account = field(init=False)
@@ -90,10 +92,14 @@ class Namespace:
         deadlines: Deadlines,
         is_good: Callable[[Identity], bool],
         audit_refusal: Callable[[], str] | None,
+        overload: Overload,
     ) -> None:
         """Have what the router's namespaces have in common."""
         self.deadlines = deadlines
         self.is_good = is_good
+        if overload is not self.overload:
+            self.overload = overload
+            self.policies = build_policies(self, self.policies)
         if audit_refusal is not self.audit_refusal:
             self.audit_refusal = audit_refusal
             self.policies = build_policies(self, self.policies)

@@ -9,6 +9,7 @@ from prism.access.permissions import closed_namespace
 from prism.calls.deadlines import Deadlines
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
+from prism.calls.overload import Overload
 from prism.contract.errors import Draining, UnknownNamespace
 from prism.supervision.slot import Slot
 
@@ -19,8 +20,8 @@ def _everybody(_: Identity) -> bool:
 
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
-    Run ``deadlines.run``. ``is_good``: would this identity be found again? ``audit_refusal``: why
-    can no call be recorded? Without it none is.
+    Run ``deadlines.run`` and ``overload.run``. ``is_good``: would this identity be found again?
+    ``audit_refusal``: why can no call be recorded? Without it none is.
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
@@ -32,12 +33,14 @@ class Router:
         memory: Memory | None = None,
         is_good: Callable[[Identity], bool] | None = None,
         audit_refusal: Callable[[], str] | None = None,
+        overload: Overload | None = None,
     ) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
         self.memory = memory or Memory()
         self.is_good = is_good or _everybody
         self.audit_refusal = audit_refusal
+        self.overload = overload or Overload()
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
@@ -47,7 +50,7 @@ class Router:
     def add(self, namespace: Namespace) -> None:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
-        namespace.attach(self.deadlines, self.is_good, self.audit_refusal)
+        namespace.attach(self.deadlines, self.is_good, self.audit_refusal, self.overload)
         namespace.use_memory(self.memory)
         self.use_slot(namespace, namespace.slot)
 

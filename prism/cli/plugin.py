@@ -248,7 +248,7 @@ def _event_line(event: dict[str, Any]) -> str:
         return json.dumps(event)  # so many were lost, or the stream's end
     when = datetime.fromtimestamp(event["time"], UTC).isoformat(timespec="milliseconds")
     what = event.get("state", "") if event["kind"] == "state" else event["kind"]
-    who = event.get("instance") or event["namespace"]
+    who = event.get("instance") or event["namespace"] or "the proxy"
     return f"{when} {who:20} {what:12} {_plain(event.get('reason', ''))}".rstrip()
 
 

@@ -77,6 +77,7 @@ __all__ = [
     "RestartConfig",
     "RetriesConfig",
     "SecretsConfig",
+    "SheddingConfig",
     "SignaturePolicy",
     "TrustedKey",
     "VaultConfig",
@@ -713,6 +714,13 @@ class NamespaceConfig(Block, frozen=True):
     limits: Annotated[NamespaceLimits, Meta(description="Limits of this namespace.")] = (
         NamespaceLimits()
     )
+    priority: Annotated[
+        Literal["high", "normal", "low"],
+        Meta(
+            description="How important its calls are, with `shedding`: the low ones are refused "
+            "first, the high ones last. A client may say `prism-priority: low` of its own."
+        ),
+    ] = "normal"
     breaker: Annotated[
         BreakerConfig | None,
         Meta(description="Its circuit breaker; without it there is none. `{}` takes the defaults."),
@@ -913,6 +921,25 @@ class LogConfig(Block, frozen=True):
     access: Annotated[AccessLogConfig, Meta(description="Lines for requests.")] = AccessLogConfig()
 
 
+class SheddingConfig(Block, frozen=True):
+    """When the proxy has more to do than it can: it refuses calls, the least important first."""
+
+    loop_lag_seconds: Annotated[
+        Seconds | None,
+        Meta(
+            description="How late its event loop may be, which is by how much longer every call "
+            "takes; null: that is not looked at."
+        ),
+    ] = 0.2
+    memory_bytes: Annotated[
+        Annotated[int, Meta(ge=64 * MIB, le=1024 * 1024 * MIB)] | None,
+        Meta(
+            description="What the process may take of memory; calls are refused from nine tenths "
+            "of it. Without it, nine tenths of what its control group may take, if that is limited."
+        ),
+    ] = None
+
+
 class AuditConfig(Block, frozen=True, kw_only=True):
     """A record of every call, refused ones too, which shows if it was changed since."""
 
@@ -959,6 +986,13 @@ class Config(Block, frozen=True):
     )
     log: Annotated[LogConfig, Meta(description="Logging.")] = LogConfig()
     audit: Annotated[AuditConfig | None, Meta(description="A record of every call.")] = None
+    shedding: Annotated[
+        SheddingConfig | None,
+        Meta(
+            description="Which calls are refused while there are too many; without it, none. "
+            "`{}` takes the defaults."
+        ),
+    ] = None
     drain_timeout_seconds: Annotated[
         Seconds,
         Meta(

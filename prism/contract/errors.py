@@ -37,6 +37,7 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── QueueTooLong            429  ... and its place in the queue came too late; never ran
         ├── TooManyStreams          429  the limit on open streams is reached
         ├── AuditUnavailable        503  calls cannot be recorded now; it never ran
+        ├── LoadShed                503  the proxy has more to do than it can; it never ran
         ├── MemoryFull              503  what requests may take of memory is taken; never ran
         ├── AnswerDropped           503  ... or what answers may take; it ran
         ├── CallCancelled           499  the caller went away
@@ -414,6 +415,22 @@ class AuditUnavailable(CallError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"calls are not allowed while they cannot be recorded: {why}")
+
+
+class LoadShed(CallError):
+    """The proxy has more to do than it can, and this call is among the less important. It never
+    ran. ``retry_after``: seconds after which to come again."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "overloaded_proxy"
+    retryable = True
+
+    def __init__(self, priority: str, *, retry_after: float) -> None:
+        super().__init__(
+            f"the proxy has more to do than it can, and refuses calls of {priority} priority"
+        )
+        self.retry_after = retry_after
 
 
 class MemoryFull(CallError):

@@ -134,6 +134,7 @@ class LiveConfig:
         return specs, make_plan(loaded, self.current, running, self._supervisor.plan(specs))
 
     def _take_effect(self, config: Config, added: dict[str, Slot], removed: list[str]) -> None:
+        self._router.overload.configure(config.shedding)
         for name in removed:
             self._router.remove(name, REMOVED)
         for namespace in config.namespaces:

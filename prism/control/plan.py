@@ -26,7 +26,14 @@ from prism.supervision.apply import Action, Change
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.status import Receipt
 
-AT_ONCE = ("handover_timeout_seconds", "log.level", "plugins", "secrets", "verification")
+AT_ONCE = (
+    "handover_timeout_seconds",
+    "log.level",
+    "plugins",
+    "secrets",
+    "shedding",
+    "verification",
+)
 """Settings of the whole process that a running one takes over: these, and all below them."""
 
 

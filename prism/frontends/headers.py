@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
+from prism.calls.overload import HIGH, parse_priority
 from prism.calls.timeout import parse_timeout
 from prism.calls.trace import Trace, parse_trace
 from prism.contract.errors import InvalidRequest, UnsupportedContentType
@@ -24,6 +25,7 @@ _READ = frozenset(
         b"host",
         b"last-event-id",
         b"origin",
+        b"prism-priority",
         b"prism-timeout",
         b"sec-fetch-mode",
         b"sec-fetch-site",
@@ -57,15 +59,18 @@ class RequestHeaders:
     which no value but those of lists survives.
 
     ``content_length`` is the declared size of the body, if there is one that can be read;
-    ``is_grpc`` whether the body is gRPC's, ``sends_lines`` whether it is newline-delimited JSON.
+    ``has_priority`` whether there is a ``prism-priority``, ``is_grpc`` whether the body is gRPC's,
+    ``sends_lines`` whether it is newline-delimited JSON.
     """
 
     __slots__ = (
         "_foreign_origin",
         "_is_plain",
+        "_priority",
         "_timeout",
         "_values",
         "content_length",
+        "has_priority",
         "is_grpc",
         "is_particular",
         "sends_lines",
@@ -87,6 +92,8 @@ class RequestHeaders:
         self._foreign_origin: str | None = None
         self._is_plain = False
         self._timeout: float | None = None
+        self.has_priority = b"prism-priority" in values
+        self._priority: int | None = None
 
     @staticmethod
     def is_particular_of(values: Mapping[bytes, bytes]) -> bool:
@@ -117,6 +124,17 @@ class RequestHeaders:
         if self._timeout is None:
             self._timeout = parse_timeout(given.decode("latin-1"))
         return self._timeout
+
+    def priority(self) -> int:
+        """What ``prism-priority`` asks for, the highest if it is not there.
+
+        Raises:
+            InvalidRequest: the value is none of the words.
+        """
+        if self._priority is None:
+            given = self._values.get(b"prism-priority")
+            self._priority = HIGH if given is None else parse_priority(given.decode("latin-1"))
+        return self._priority
 
     def accept(self) -> bytes:
         """What the client takes; empty when it does not say."""

@@ -15,8 +15,8 @@ _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
     (
         b"access-control-allow-headers",
-        b"authorization, content-type, last-event-id, prism-timeout, traceparent, tracestate, "
-        b"x-request-id",
+        b"authorization, content-type, last-event-id, prism-priority, prism-timeout, traceparent, "
+        b"tracestate, x-request-id",
     ),
     (b"access-control-max-age", b"600"),
 ]

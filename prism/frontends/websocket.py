@@ -97,6 +97,8 @@ class WebSocketApp:
                 raise NotFound("WebSockets are at /v1/{namespace}/{operation}")
         self._pages.check(headers)
         call.target = self._router.find_for(call.namespace, call.identity)
+        if headers.has_priority:
+            call.priority = headers.priority()
         timeout = headers.timeout()
         call.deadline = inf if timeout is None else call.started + timeout
         if resume_after := headers.last_event_id():

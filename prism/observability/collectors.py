@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
+from prism.calls.overload import STEPS, Overload
 from prism.calls.policies import POLICIES
 from prism.calls.policies.policy import Measure
 from prism.contract.messages import PluginMetrics
@@ -227,6 +228,20 @@ def memory_metrics(memory: Memory) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             f"prism_{kind}_memory_limit_bytes", f"Bytes that {kind}s may take", account.limit
         )
+
+
+def shedding_metrics(overload: Overload) -> Iterator[Metric]:
+    """How much the proxy has to do, and refuses for that."""
+    if overload.config is None:
+        return
+    yield GaugeMetricFamily(
+        "prism_shedding_step",
+        f"How much is refused: 0 is nothing, {len(STEPS) - 1} all calls",
+        overload.step,
+    )
+    yield GaugeMetricFamily(
+        "prism_shedding_loop_lag_seconds", "How late the event loop is", overload.delay
+    )
 
 
 def server_metrics(statistics: ServerStatistics, tls: ServerTLS | None) -> Iterator[Metric]:

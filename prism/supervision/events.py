@@ -28,7 +28,9 @@ T = TypeVar("T")
 
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
-EventKind = Literal["state", "reload", "canary", "replica", "breaker", "added", "removed"]
+EventKind = Literal[
+    "state", "reload", "canary", "replica", "breaker", "shedding", "added", "removed"
+]
 
 EVENTS_KEPT = 1000
 LINES_KEPT = 500
@@ -61,8 +63,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     ``number`` counts up without a gap, so a reader sees what it missed. ``kind``
     is ``state`` (a transition: ``previous`` and ``state``), ``reload`` (a step of a
     reload, in ``reason``), ``canary``, ``replica`` (one of several is ejected, or has come back,
-    in ``reason``), ``breaker`` (its circuit breaker changed), ``added`` or ``removed`` (a
-    namespace).
+    in ``reason``), ``breaker`` (its circuit breaker changed), ``shedding`` (the proxy
+    refuses more, or fewer, calls: of no namespace), ``added`` or ``removed`` (a namespace).
     """
 
     number: int

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from prism.calls.call import BODY_PAUSE, Call
+from prism.calls.overload import HIGH
 from prism.contract.errors import CallError, PayloadTooLarge
 from prism.streams.tasks import TaskPool
 
@@ -88,7 +89,7 @@ def make_call(running) -> Callable[..., ProbeCall]:
     watched: set[int] = set()
 
     def make(
-        namespace, operation="get", body=b"{}", timeout=30.0, client="", stream=None
+        namespace, operation="get", body=b"{}", timeout=30.0, client="", stream=None, priority=HIGH
     ) -> ProbeCall:
         if id(namespace.deadlines) not in watched:
             watched.add(id(namespace.deadlines))
@@ -98,7 +99,7 @@ def make_call(running) -> Callable[..., ProbeCall]:
         call.request_id, call.trace_id = "id", "0af7651916cd43dd8448eb211c80319c"
         call.traceparent = f"00-{call.trace_id}-b7ad6b7169203331-00"
         call.is_call = True
-        call.client, call.stream = client, stream
+        call.client, call.stream, call.priority = client, stream, priority
         call.deadline = call.started + timeout
         return call
 

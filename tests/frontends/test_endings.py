@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.call import SMALL_ANSWER
 from prism.calls.stream import ClientStream
-from prism.config.types import BreakerConfig, NamespaceLimits
+from prism.config.types import BreakerConfig, NamespaceLimits, SheddingConfig
 from prism.contract.errors import Draining
 from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
@@ -125,6 +125,12 @@ def replace_on_purpose(house: House) -> None:
 def open_breaker(house: House) -> None:
     house.namespace.update(replace(house.namespace.config, breaker=BreakerConfig()))
     house.namespace.policies[-1].operate("open")
+
+
+def shed_all(house: House) -> None:
+    house.router.overload.configure(SheddingConfig())
+    house.namespace.update(house.namespace.config)
+    house.router.overload.step = 5
 
 
 class BrokenChannel:
@@ -235,6 +241,9 @@ ENDINGS = {
     ),
     "circuit open": Ending(
         "UNAVAILABLE", 503, "circuit_open", nothing, prepare=open_breaker, **NOT_REACHED
+    ),
+    "proxy overloaded": Ending(
+        "UNAVAILABLE", 503, "overloaded_proxy", nothing, prepare=shed_all, **NOT_REACHED
     ),
     "unknown namespace": Ending(
         "NOT_FOUND",

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prism.calls.overload import HIGH, LOW
 from prism.contract.errors import InvalidRequest, UnsupportedContentType
 from prism.frontends.headers import (
     _MEMORABLE,
@@ -49,6 +50,15 @@ def test_a_header_twice_is_none_of_its_values():
     assert twice.content_length is None
     with pytest.raises(InvalidRequest):
         twice.timeout()
+
+
+def test_priorities():
+    assert (headers().has_priority, headers().priority()) == (False, HIGH)
+    low = headers(prism_priority="low")
+    assert (low.has_priority, low.priority(), low.priority()) == (True, LOW, LOW)
+    for wrong in ("", "LOW", "low,low", "urgent"):
+        with pytest.raises(InvalidRequest, match="prism-priority must be high, normal or low"):
+            headers(prism_priority=wrong).priority()
 
 
 @pytest.mark.parametrize("value", ["", "-1", "+1", "1_0", "1" * 20, "ten"])

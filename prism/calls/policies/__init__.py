@@ -20,6 +20,7 @@ from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.policy import Policy
 from prism.calls.policies.read_params import CheckParams, ReadParams
 from prism.calls.policies.retries import Retries
+from prism.calls.policies.shed import Shed
 from prism.calls.policies.stream_limit import StreamLimit
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 POLICIES: tuple[type[Policy], ...] = (
     # First, so that the client gets its answer in time whatever any other does.
     Deadline,
+    # Before all that costs anything: it is there because there is too much to do.
+    Shed,
     # Before all that counts or takes in: who may not call uses up nothing.
     Authorize,
     # Before the places of execution, so that clients that do not send what they have

@@ -12,6 +12,7 @@ import trio
 
 from prism.calls.call import BODY_PAUSE
 from prism.calls.json_text import check_params
+from prism.calls.overload import parse_priority
 from prism.calls.router import Router
 from prism.calls.stream import ClientStream, taken_from
 from prism.contract.errors import (
@@ -33,6 +34,7 @@ from prism.grpc.framing import PREFIX_SIZE
 from prism.grpc.protobuf import decode, encode
 
 NAMESPACE = b"prism-namespace"
+PRIORITY = b"prism-priority"
 PLACE = "params_json"
 BESIDE_PARAMS = 64 * 1024
 """Bytes of a message for what is not params: the operation's name, metadata."""
@@ -154,6 +156,9 @@ def begin(call: ExecuteCall | ExecuteStreamCall, router: Router) -> None:
     call.is_call = True
     call.namespace = namespace_name(name)
     namespace = call.target = router.find_for(call.namespace, call.identity)
+    priority = call.request_headers.get(PRIORITY)
+    if priority is not None:
+        call.priority = parse_priority(priority.decode("latin-1"))
     timeout = call.timeout()
     if isinstance(call, ExecuteStreamCall):
         call.deadline = inf if timeout is None else call.started + timeout

@@ -236,6 +236,8 @@ class RestApp:
             raise MethodNotAllowed(method.decode(), call.path.decode(), ("POST",), hint)
         call.target = namespace
         call.declared = headers.content_length
+        if headers.has_priority:
+            call.priority = headers.priority()
         if kind is EventStream and headers.has_seen_the_end():
             call.answer(Response(204, [], b""))
             return

@@ -15,6 +15,7 @@ from prism.access.authentication import Authentication
 from prism.access.identity import ANONYMOUS, Identity
 from prism.access.permissions import NAMES, needed
 from prism.calls.namespace import Namespace
+from prism.calls.overload import PRIORITIES
 from prism.contract.messages import OperationDeclaration
 from prism.frontends.rest.describe import usable
 from prism.frontends.stream_text import EVENTS, LINES
@@ -48,6 +49,13 @@ _TIMEOUT: dict[str, Any] = {
     "in": "header",
     "description": "How long the call may take, such as `1.5s` or `200ms`.",
     "schema": {"type": "string"},
+}
+_PRIORITY: dict[str, Any] = {
+    "name": "prism-priority",
+    "in": "header",
+    "description": "Where this call is less important than others: it is refused before them "
+    "while the proxy has more to do than it can.",
+    "schema": {"enum": list(reversed(PRIORITIES))},
 }
 
 
@@ -108,7 +116,7 @@ def _operation(declared: OperationDeclaration, components: "Components") -> dict
         "operationId": name,
         "summary": declared.description.partition("\n")[0],
         "description": declared.description,
-        "parameters": [_TIMEOUT],
+        "parameters": [_TIMEOUT, _PRIORITY],
         "requestBody": {
             "required": _has_required(declared.params_schema),
             "content": {"application/json": {"schema": params}},

@@ -21,7 +21,14 @@ _OF_A_CONNECTION = frozenset(
 _COMMON = frozenset(
     {
         *(b"accept", b"accept-encoding", b"authorization", b"content-encoding", b"content-type"),
-        *(b"grpc-timeout", b"prism-timeout", b"traceparent", b"user-agent", b"x-request-id"),
+        *(
+            b"grpc-timeout",
+            b"prism-priority",
+            b"prism-timeout",
+            b"traceparent",
+            b"user-agent",
+            b"x-request-id",
+        ),
     }
 )
 """Names that need no check, and no treatment either."""

@@ -109,6 +109,7 @@ async def test_a_call_however_it_is_cut(call, step):
         (EXECUTE, GET, {"grpc_encoding": "br"}, "UNIMPLEMENTED", "use identity or gzip"),
         (EXECUTE, pack(b"\xff\xff"), {}, "INTERNAL", "ExecuteRequest"),
         (EXECUTE, GET, {"grpc_timeout": "soon"}, "INVALID_ARGUMENT", "grpc-timeout"),
+        (STREAM, GET, {"prism_priority": "soon"}, "INVALID_ARGUMENT", "prism-priority must be"),
         (EXECUTE, GET, {"prism_namespace": "no"}, "NOT_FOUND", "'no'"),
         (EXECUTE, GET, {"prism_namespace": "../kv"}, "INVALID_ARGUMENT", "namespace"),
         (STREAM, b"", {}, "INVALID_ARGUMENT", "no first message"),
