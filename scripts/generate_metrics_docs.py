@@ -37,8 +37,6 @@ SECTIONS = (
         "Calls",
         (
             "prism_request",
-            "prism_in_flight",
-            "prism_queue",
             "prism_retries",
             "prism_hedges",
             "prism_plugin_duration",
@@ -85,7 +83,7 @@ contract's name and unit.""",
     ),
     (
         "Limits, breakers, shedding",
-        ("prism_breaker", "prism_shed"),
+        ("prism_breaker", "prism_in_flight", "prism_queue", "prism_shed"),
         "With what [resilience](resilience.md) has of it in the configuration.",
     ),
     ("Audit", ("prism_audit",), "With [`audit`](security.md#who-did-what)."),

@@ -6,9 +6,10 @@ proxy's memory and its event loop. What is contained are its exceptions.
 Ordinary calls (``start``) stand in a queue, and a *worker*, a pooled task, runs one after the
 other. Before it runs one while more wait, it has a second worker come, so that none of them
 depends on a handler that waits for something; a handler that never waits costs no more than
-its own work. A worker's cancel scope serves call after call, until one is cancelled in it. A
-handler that leaves its answer for later (``PendingExecution``) is done with: no task waits, and
-who settles it answers the call.
+its own work. After ``WORKER_SECONDS`` it leaves the rest to that second one, whose turn comes when
+all others had theirs: a flood of calls is not run in one go. A worker's cancel scope serves call
+after call, until one is cancelled in it. A handler that leaves its answer for later
+(``PendingExecution``) is done with: no task waits, and who settles it answers the call.
 
 A stream's handler runs only as far as its next message, and on when that is asked for, or a few
 short ones ahead: there is one message of it on the way, and the handler's own memory is the only
@@ -25,6 +26,7 @@ from contextvars import ContextVar
 from copy import copy
 from functools import partial
 from math import inf
+from time import perf_counter
 from typing import Any, TypeVar
 
 import trio
@@ -79,6 +81,8 @@ speaker: ContextVar[object] = ContextVar("speaker", default=None)
 _FAULT = "the plugin failed; the proxy's log has the cause"
 _RAISED = "raised where the contract wants an answer"
 
+WORKER_SECONDS = 0.002
+"""How long a worker takes calls before others have their turn; some dozens of short ones."""
 MESSAGE_COST = 256
 """Bytes that a message takes beside its own, by which the number of short ones is bounded."""
 KEPT = COPIES + 1
@@ -166,6 +170,7 @@ class InProcessChannel(PluginChannel):
 
     async def _run_calls(self, scope: trio.CancelScope) -> None:
         waiting, deadline = self._waiting, inf
+        until = perf_counter() + WORKER_SECONDS
         while waiting:
             call = waiting.popleft()
             if waiting:
@@ -188,6 +193,9 @@ class InProcessChannel(PluginChannel):
             elif is_wanted:
                 call.answered(self._checked(response))
             if scope.cancel_called:
+                return
+            if waiting and perf_counter() >= until:
+                self._call_worker(waiting[0].tasks)
                 return
 
     def _leave(self, call: UnaryCall, pending: PendingExecution, *, is_wanted: bool) -> None:

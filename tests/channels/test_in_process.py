@@ -6,6 +6,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.memory import Account, AnswerHold, Hold
+from prism.channels import in_process
 from prism.channels.in_process import InProcessChannel, speaker
 from prism.contract.errors import AnswerDropped, PluginCrashed, PluginError
 from prism.contract.messages import (
@@ -352,6 +353,31 @@ async def test_a_late_answer_that_is_none_has_failed(caplog):
     call = await answer_of(InProcessChannel(Leaves(), "it"))
     assert call.response.error_code == StatusCode.INTERNAL
     assert "answered with a str" in caplog.text
+
+
+async def test_a_flood_of_one_plugin_lets_others_have_their_turn(monkeypatch):
+    """Though none of its handlers ever waits; each takes a millisecond here."""
+
+    class Counts(Plugin):
+        async def execute(self, _request):
+            order.append(self)
+            return ExecuteResponse(success=True)
+
+    clock = iter(range(10_000))
+    monkeypatch.setattr(in_process, "perf_counter", lambda: next(clock) / 1000)
+    order = []
+    flood, other = Counts(), Counts()
+    channels = InProcessChannel(flood), InProcessChannel(other)
+    async with trio.open_nursery() as nursery:
+        tasks = TaskPool(nursery, max_idle=0)
+        calls = [OneCall(tasks) for _ in range(501)]
+        for call in calls[:500]:
+            channels[0].start(call)
+        channels[1].start(calls[500])
+        await wait_all_tasks_blocked()
+    assert all(call.done for call in calls)
+    assert order.index(other) <= 6
+    assert order.count(flood) == 500
 
 
 async def test_who_has_an_execute_of_its_own_is_called_by_that():
