@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from prism.access.api_keys import create_key
+from prism.calls.namespace import Namespace
+from prism.config.types import NamespaceConfig
 from prism.frontends.rest.openapi import openapi
 from prism.sdk.declaration import declare
+from prism.supervision.slot import Slot
 
 pytestmark = pytest.mark.slow
 SETTINGS = """\
@@ -61,22 +64,11 @@ def test_every_operation_of_a_plugin_is_in_its_client(
 def make_described():
     """A description as the door gives it, of these operations."""
 
-    class Instance:
-        version = "1.0.0"
-
-    class Slot:
-        current = Instance()
-
-    class Described:
-        name = "demo"
-        description = ""
-        access = None
-
     def make(declared: list[Any]) -> dict[str, Any]:
-        namespace: Any = Described()
-        namespace.slot = Slot()
-        namespace.slot.current.operations = {each.name: each for each in declared}
-        namespace.slot.operations = namespace.slot.current.operations
+        namespace = Namespace(NamespaceConfig("demo", "sqlite"), Slot("demo"))
+        operations = {each.name: each for each in declared}
+        current: Any = SimpleNamespace(version="1.0.0", operations=operations)
+        namespace.slot.current, namespace.slot.operations = current, operations
         return openapi(namespace)
 
     return make
