@@ -98,11 +98,13 @@ def _broken(error: ConnectionClosed) -> trio.BrokenResourceError:
     return (ConnectionAged if closed.code in AGED else trio.BrokenResourceError)(said)
 
 
-async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSocketStream:
+async def dial(
+    url: str, tls: TLSFiles | None, nursery: trio.Nursery, *, address: str = ""
+) -> WebSocketStream:
     """Connect to a plugin; what reads its messages runs in ``nursery``, and never fails there.
 
-    ``tls`` applies to ``wss://``; plain ``ws://`` is for loopback. The caller sets the
-    deadline; cancelling closes the connection.
+    ``address`` is dialled, where the URL's host has several. ``tls`` applies to ``wss://``;
+    plain ``ws://`` is for loopback. The caller sets the deadline; cancelling closes the connection.
 
     Raises:
         LaunchError: nobody listens there, it is not who it should be, or no WebSocket.
@@ -110,7 +112,9 @@ async def dial(url: str, tls: TLSFiles | None, nursery: trio.Nursery) -> WebSock
     endpoint = WebSocketURL.parse(url)
     files = (tls or TLSFiles()) if endpoint.secure else None
     protocols = ["http/1.1"] if endpoint.secure else []
-    transport = await tcp.dial(endpoint.host, endpoint.port, files, protocols=protocols)
+    transport = await tcp.dial(
+        endpoint.host, endpoint.port, files, protocols=protocols, address=address
+    )
     stream: WebSocketStream = await nursery.start(_hold_open, transport, url)
     return stream
 

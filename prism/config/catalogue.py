@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from prism.config.plugin_types import Endpoint
 from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
 from prism.contract.settings import did_you_mean
 
@@ -111,6 +112,8 @@ def _spelled(version: str, key: str) -> str:
 def _with_version(value: Any, version: str) -> Any:
     if isinstance(value, list):
         return [_with_version(item, version) for item in value]
+    if isinstance(value, Endpoint):
+        return msgspec.structs.replace(value, address=_with_version(value.address, version))
     return value.replace(PLACEHOLDER, version) if isinstance(value, str) else value
 
 

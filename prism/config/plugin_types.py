@@ -15,6 +15,7 @@ from prism.config.fields import (
     PathText,
     PythonClass,
     Seconds,
+    Text,
     Version,
 )
 from prism.streams.addresses import parse_endpoint
@@ -46,6 +47,18 @@ class ClientTLS(Block, frozen=True):
         str | None,
         Meta(description="Name the plugin's certificate must carry, if not the endpoint's host."),
     ] = None
+
+
+class Endpoint(Block, frozen=True, kw_only=True):
+    """One of several places where a plugin listens."""
+
+    address: Annotated[
+        Text,
+        Meta(description="`host:port`; for `websocket` a URL.", examples=["a.example.com:20100"]),
+    ]
+    zone: Annotated[
+        str, Meta(description="Where it is, in the words of the top level's `zone`.")
+    ] = ""
 
 
 class Launch(Block, frozen=True):
@@ -99,10 +112,10 @@ class Launch(Block, frozen=True):
         ),
     ] = None
     endpoint: Annotated[
-        str | None,
+        str | Annotated[list[str | Endpoint], Meta(min_length=1)] | None,
         Meta(
             description="Where the plugin listens, `host:port`; for `websocket` a URL, "
-            "`wss://host/path`.",
+            "`wss://host/path`. A list: there are several of it, which share the calls.",
             examples=["plugin.example.com:20100"],
             extra={"types": REMOTE},
         ),
@@ -163,6 +176,19 @@ class Launch(Block, frozen=True):
     ] = None
 
     @property
+    def endpoints(self) -> list[Endpoint]:
+        """``endpoint`` as a list."""
+        if self.endpoint is None:
+            return []
+        listed = [self.endpoint] if isinstance(self.endpoint, str) else self.endpoint
+        return [Endpoint(address=one) if isinstance(one, str) else one for one in listed]
+
+    @property
+    def endpoint_text(self) -> str:
+        """The first ``endpoint``, as it is written; empty where there is none."""
+        return self.endpoints[0].address if self.endpoint else ""
+
+    @property
     def argv(self) -> list[str]:
         """``command`` as a list; a single line is split as a shell would (ValueError if torn)."""
         if isinstance(self.command, str):
@@ -171,17 +197,18 @@ class Launch(Block, frozen=True):
 
     @property
     def address(self) -> tuple[str, int]:
-        """``endpoint`` as (host, port); brackets of an IPv6 address are taken off.
+        """``endpoint``, the first if there are several, as (host, port); brackets of an IPv6
+        address are taken off.
 
         Raises:
             ValueError: it is not ``host:port``; the message says why.
         """
-        return parse_endpoint(self.endpoint or "")
+        return parse_endpoint(self.endpoint_text)
 
     @property
     def websocket_url(self) -> str:
         """``endpoint`` as a URL; ``host:port`` alone is its root."""
-        endpoint = self.endpoint or ""
+        endpoint = self.endpoint_text
         if "://" in endpoint:
             return endpoint
         secure = self.tls is not None and self.tls.enabled
@@ -337,6 +364,21 @@ class PluginConfig(Launch, frozen=True):
             "so."
         ),
     ] = 1
+    resolve: Annotated[
+        Literal["first", "all"],
+        Meta(
+            description="`all`: every address that DNS has for the endpoint's host is a plugin of "
+            "its own, and they share the calls; who comes and goes is followed. `first`: one that "
+            "can be reached is chosen."
+        ),
+    ] = "first"
+    resolve_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Time between two look-ups with `resolve: all`. One that is lost is reason "
+            "for another, at once."
+        ),
+    ] = 30.0
     balance: Annotated[BalanceConfig, Meta(description="How several replicas share the calls.")] = (
         BalanceConfig()
     )
@@ -383,7 +425,7 @@ class PluginConfig(Launch, frozen=True):
     @property
     def has_replicas(self) -> bool:
         """May there be several of it?"""
-        return self.processes > 1
+        return self.processes > 1 or isinstance(self.endpoint, list) or self.resolve == "all"
 
     @property
     def unsupported(self) -> str | None:

@@ -43,6 +43,7 @@ from prism.streams.addresses import (
     WebSocketURL,
     can_be_listened_on,
     check_socket_path,
+    is_address,
     is_loopback,
     parse_endpoint,
     unix_path,
@@ -89,6 +90,7 @@ def check_rules(config: Config, at: Place) -> None:
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
+            _check_zones(config, namespace, place["plugin"])
     for place in unsound if at["plugins"].is_sound else ():
         _check_unsound(config, place)
     if not config.namespaces and at.is_sound:
@@ -447,23 +449,37 @@ def _check_launch(launch: Launch, plugin_type: PluginType, at: Place, entry: Pla
         place("tls").error('"cert" and "key" go together')
     if launch.endpoint is None:
         return
-    is_secure = tls is not None and tls.enabled
+    if isinstance(launch.endpoint, str):
+        _check_endpoint(launch.endpoint, launch, plugin_type, place("endpoint"))
+        return
+    taken: dict[tuple[str, int], Place] = {}
+    for here, one in zip(place("endpoint").items(), launch.endpoints, strict=True):
+        where = here["address"] if isinstance(here.node.value, dict) else here
+        address = _check_endpoint(one.address, launch, plugin_type, where)
+        if address is not None and taken.setdefault(address, where) is not where:
+            where.error(f"it is the one of line {taken[address].line}, too")
+
+
+def _check_endpoint(
+    text: str, launch: Launch, plugin_type: PluginType, at: Place
+) -> tuple[str, int] | None:
+    """The host and the port, if they can be read."""
+    is_secure = launch.tls is not None and launch.tls.enabled
     try:
-        if plugin_type == "websocket" and "://" in launch.endpoint:
-            is_secure, host, _, _ = WebSocketURL.parse(launch.endpoint)
+        if plugin_type == "websocket" and "://" in text:
+            is_secure, host, port, _ = WebSocketURL.parse(text)
         else:
-            host, _ = parse_endpoint(launch.endpoint)
+            host, port = parse_endpoint(text)
     except ValueError as error:
-        place("endpoint").error(str(error))
-        return
+        at.error(str(error))
+        return None
     if is_secure:
-        return
-    if not is_loopback(host):
-        place("endpoint").error(
-            f"{host} is not this machine: add a `tls` block (plain text only to loopback)"
-        )
+        pass
+    elif not is_loopback(host):
+        at.error(f"{host} is not this machine: add a `tls` block (plain text only to loopback)")
     elif not launch.insecure:
-        place("endpoint").error('plain text needs "insecure: true", or add a `tls` block')
+        at.error('plain text needs "insecure: true", or add a `tls` block')
+    return host, port
 
 
 # -- namespaces ---------------------------------------------------------------
@@ -589,11 +605,43 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
                 here.error("one process dials a socket; the proxy starts several by a `command`")
             case _:
                 here.error("the proxy starts none of it: it is reached at its `endpoint`")
+    if plugin.resolve == "all":
+        _check_resolve_all(plugin, at)
     if plugin.has_replicas and plugin.overlap is False:
         here = at["processes"] if plugin.processes > 1 else at
         here.error("it must not run twice at a time (overlap: false), so it cannot have replicas")
     if at["balance"].is_written and not plugin.has_replicas:
-        at["balance"].error("there is one replica, which gets all calls; set `processes`")
+        at["balance"].error(
+            "there is one replica, which gets all calls; set `processes`, a list as `endpoint`, or "
+            "`resolve: all`"
+        )
+
+
+def _check_resolve_all(plugin: PluginConfig, at: Place) -> None:
+    here = at["resolve"]
+    if plugin.form is not PluginForm.ENDPOINT:
+        here.error("it is not reached at an `endpoint` whose host DNS could have addresses of")
+        return
+    if not isinstance(plugin.endpoint, str):
+        here.error("it goes with one `endpoint`; a list says itself which there are")
+        return
+    if plugin.type == "websocket":
+        host = WebSocketURL.parse(plugin.websocket_url).host
+    else:
+        host = plugin.address[0]
+    if is_address(host):
+        here.error(f"{host} is an address, and no name that could have several")
+
+
+def _check_zones(config: Config, namespace: NamespaceConfig, at: Place) -> None:
+    if config.zone or isinstance(namespace.plugin.endpoint, str | None):
+        return
+    for place, endpoint in zip(at["endpoint"].items(), namespace.plugin.endpoints, strict=True):
+        if endpoint.zone:
+            place["zone"].warning(
+                'it means nothing without "zone" at the top level: where is this?'
+            )
+            return
 
 
 def _check_settings(kind: type[msgspec.Struct], namespace: NamespaceConfig, at: Place) -> None:

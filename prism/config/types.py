@@ -993,6 +993,14 @@ class Config(Block, frozen=True):
             "`{}` takes the defaults."
         ),
     ] = None
+    zone: Annotated[
+        str,
+        Meta(
+            description="Where this proxy runs: calls go to endpoints of the same `zone` while "
+            "enough of them are there.",
+            examples=["eu-west-1a"],
+        ),
+    ] = ""
     drain_timeout_seconds: Annotated[
         Seconds,
         Meta(

@@ -126,6 +126,7 @@ def instance_spec(namespace: NamespaceConfig, config: Config, secrets: Secrets) 
         verification=config.verification,
         at_version=partial(_plugin_at_version, config, namespace),
         cache=_cache_settings(namespace.cache),
+        zone=config.zone,
     )
 
 

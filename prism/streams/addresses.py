@@ -97,13 +97,18 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-def can_be_listened_on(host: str) -> bool:
-    """Whether ``host`` is an IP address or ``localhost``, rather than a name to be resolved."""
+def is_address(host: str) -> bool:
+    """Whether ``host`` is an IP address, rather than a name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return False
     return True
+
+
+def can_be_listened_on(host: str) -> bool:
+    """Whether ``host`` is an IP address or ``localhost``, rather than a name to be resolved."""
+    return is_address(host) or host == "localhost"
 
 
 def unix_path(address: str) -> str | None:

@@ -19,26 +19,27 @@ UNACKNOWLEDGED_MS = 30_000
 
 
 async def dial(
-    host: str, port: int, tls: TLSFiles | None, *, protocols: Sequence[str] = ()
+    host: str, port: int, tls: TLSFiles | None, *, protocols: Sequence[str] = (), address: str = ""
 ) -> trio.abc.Stream:
     """Connect to a plugin; with ``tls``, verify its name before anything is sent.
 
-    ``protocols`` are offered by ALPN, and then one of them must be agreed on. Without
+    ``protocols`` are offered by ALPN, and then one of them must be agreed on. ``address`` is
+    dialled, where the name of ``host`` has several. Without
     ``tls`` only loopback addresses are dialled: the contract carries credentials. The
     caller sets the deadline.
 
     Raises:
         LaunchError: nobody listens there, or the peer is not who it should be.
     """
-    where = f"{host}:{port}"
-    if tls is None and not is_loopback(host):
+    where = f"{host}:{port} ({address})" if address else f"{host}:{port}"
+    if tls is None and not (is_loopback(host) and is_loopback(address or host)):
         raise LaunchError(f"refusing plain text to {where}: configure tls")
     try:
         context = await client_context(tls, protocols) if tls is not None else None
     except TLSFilesError as error:
         raise LaunchError(str(error)) from None
     try:
-        stream = await trio.open_tcp_stream(host, port)
+        stream = await trio.open_tcp_stream(address or host, port)
     except (OSError, UnicodeError) as error:
         raise LaunchError(f"cannot connect to {where}: {_reason(error)}") from None
     _keep_alive(stream.socket)

@@ -141,7 +141,7 @@ class Connector:
         return GrpcChannel(
             stream,
             settings,
-            authority=self._spec.plugin.endpoint or "",
+            authority=self._spec.plugin.endpoint_text,
             namespace=self._spec.namespace,
             name=self._spec.label,
             version=__version__,
@@ -176,19 +176,22 @@ class Connector:
         spec, plugin = self._spec, self._spec.plugin
         if self._listener is not None:
             return await self._accept(self._listener)
-        place = plugin.socket if plugin.form is PluginForm.SOCKET else plugin.endpoint
+        place = plugin.socket or spec.replica or plugin.endpoint_text
+        files, address = _tls_files(plugin), spec.address
         with trio.move_on_after(plugin.start_timeout_seconds):
             match plugin.form, plugin.type:
                 case PluginForm.SOCKET, _:
-                    return await unix.dial(Path(place or ""), group=plugin.group)
+                    return await unix.dial(Path(place), group=plugin.group)
                 case PluginForm.ENDPOINT, "remote":
-                    return await tcp.dial(*plugin.address, _tls_files(plugin))
+                    return await tcp.dial(*plugin.address, files, address=address)
                 case PluginForm.ENDPOINT, "grpc":
-                    return await tcp.dial(*plugin.address, _tls_files(plugin), protocols=["h2"])
+                    return await tcp.dial(*plugin.address, files, protocols=["h2"], address=address)
                 case PluginForm.ENDPOINT, "websocket":
                     from prism.channels import websocket  # here, as with gRPC
 
-                    return await websocket.dial(plugin.websocket_url, _tls_files(plugin), nursery)
+                    return await websocket.dial(
+                        plugin.websocket_url, files, nursery, address=address
+                    )
                 case PluginForm.ENDPOINT, kind:
                     raise LaunchError(f"{spec.label}: type {kind!r} is not supported yet")
                 case PluginForm.LIBRARY, _:

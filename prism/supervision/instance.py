@@ -53,8 +53,8 @@ class InstanceSpec:
     must therefore be a value, not just any function. ``verification`` says whose code may
     start, which is of no meaning for what runs.
 
-    ``zone`` is the proxy's own. The spec of one of several replicas has its name in ``replica``;
-    ``address`` is dialled in the place of the endpoint's host, where that has several.
+    ``zone`` is the proxy's own. The spec of one of several replicas has its name in ``replica``,
+    and its own ``zone``; ``address`` is dialled for the endpoint's host, where that has several.
     """
 
     namespace: str

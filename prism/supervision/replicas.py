@@ -16,8 +16,9 @@ from dataclasses import replace
 import msgspec
 import trio
 
-from prism.config.plugin_types import BalanceConfig
+from prism.config.plugin_types import BalanceConfig, PluginConfig
 from prism.contract.errors import OperationInProgress
+from prism.streams.addresses import WebSocketURL, bracketed
 from prism.streams.errors import LaunchError
 from prism.streams.outlet import turn_time
 from prism.supervision.balance import Balance, Happening, Replica
@@ -29,18 +30,65 @@ from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 log = logging.getLogger("prism.supervision")
 
+MAX_ADDRESSES = 256
+"""Of one name: what is more is a mistake, or an attack."""
+LEAST_PAUSE = 1.0
+"""Seconds between two look-ups, at least."""
 HEAD_START = 1.0
 """Seconds that the others have, once one replica serves, until the start counts as done: one that
 hangs must not keep the proxy from serving."""
 
 
-def replica_specs(spec: InstanceSpec) -> dict[str, InstanceSpec]:
-    """The spec of each replica that ``spec`` names, by the replica's name."""
-    plugin = msgspec.structs.replace(spec.plugin, processes=1, balance=BalanceConfig())
-    return {
-        str(number): replace(spec, plugin=plugin, replica=str(number))
-        for number in range(1, spec.plugin.processes + 1)
-    }
+def replica_specs(spec: InstanceSpec, addresses: Iterable[str] = ()) -> dict[str, InstanceSpec]:
+    """The spec of each replica that ``spec`` names, by the replica's name. ``addresses`` are those
+    of its endpoint's host, where each is one."""
+    # What is said of all together is not for one: a change of it must not replace that.
+    plugin = msgspec.structs.replace(
+        spec.plugin, processes=1, resolve="first", resolve_seconds=30.0, balance=BalanceConfig()
+    )
+    if spec.plugin.resolve == "all":
+        _, port = host_and_port(spec.plugin)
+        names = {f"{bracketed(address)}:{port}": address for address in addresses}
+        return {
+            name: replace(spec, plugin=plugin, replica=name, zone="", address=address)
+            for name, address in names.items()
+        }
+    if spec.plugin.endpoint is not None:
+        specs = {}
+        for endpoint in spec.plugin.endpoints:
+            one = msgspec.structs.replace(plugin, endpoint=endpoint.address)
+            host, port = host_and_port(one)
+            name = f"{bracketed(host)}:{port}"
+            specs[name] = replace(spec, plugin=one, replica=name, zone=endpoint.zone)
+        return specs
+    names = {str(number): "" for number in range(1, spec.plugin.processes + 1)}
+    return {name: replace(spec, plugin=plugin, replica=name, zone="") for name in names}
+
+
+def host_and_port(plugin: PluginConfig) -> tuple[str, int]:
+    """Where the first endpoint of ``plugin`` is."""
+    if plugin.type == "websocket":
+        url = WebSocketURL.parse(plugin.websocket_url)
+        return url.host, url.port
+    return plugin.address
+
+
+async def look_up(host: str, port: int) -> list[str]:
+    """The addresses that DNS has for ``host``, sorted. Cancelling leaves nothing behind.
+
+    Raises:
+        LaunchError: it has none, or cannot be asked.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        raise LaunchError(f"no address of {host} is known: {error.strerror or error}") from None
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    if len(addresses) > MAX_ADDRESSES:
+        log.warning("%s has %d addresses; %d are used", host, len(addresses), MAX_ADDRESSES)
+    if not addresses:
+        raise LaunchError(f"no address of {host} is known")
+    return addresses[:MAX_ADDRESSES]
 
 
 class Replicas(Operated):
@@ -61,6 +109,11 @@ class Replicas(Operated):
         self.coming: list[Keeper] = []
         self.leaving: list[Keeper] = []
         self.made = self.journal.events.clock()
+        self._addresses: dict[str, list[str]] = {}
+        self._cannot_look_up = ""
+        self._look_up_asked = trio.Event()
+        self._following = trio.CancelScope()
+        self.slot.on_lost = self._ask_for_look_up
         self._stop = trio.Event()
         self._stopped = trio.Event()
         for wanted in replica_specs(spec).values():
@@ -76,11 +129,16 @@ class Replicas(Operated):
         """
         try:
             async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._follow_addresses)
                 for member in self.members.values():
                     self._nursery.start_soon(member.run)
+                if self._resolves:
+                    with trio.move_on_after(self.spec.plugin.start_timeout_seconds):
+                        await self._look_up()
                 await self.wait_attempted(self.members.values())
                 task_status.started()
                 await self._stop.wait()
+                self._following.cancel()
         finally:
             self._nursery = None
             self._stopped.set()
@@ -161,6 +219,62 @@ class Replicas(Operated):
         """Those of all replicas, also of such as come and go."""
         return [*self.members.values(), *self.coming, *self.leaving]
 
+    # -- who is in the DNS ---------------------------------------------------------------
+
+    @property
+    def _resolves(self) -> bool:
+        return self.spec.plugin.resolve == "all"
+
+    def _ask_for_look_up(self) -> None:
+        self._look_up_asked.set()
+
+    async def _follow_addresses(self) -> None:
+        """Look the addresses up again and again; at once, but not too often, where one is lost."""
+        with self._following:
+            while True:
+                if self._resolves:
+                    seconds = self.spec.plugin.resolve_seconds
+                    pause = min(seconds, LEAST_PAUSE) if self._cannot_look_up else seconds
+                    with trio.move_on_after(pause):
+                        await self._look_up_asked.wait()
+                else:
+                    await self._look_up_asked.wait()
+                await trio.sleep(LEAST_PAUSE)
+                self._look_up_asked = trio.Event()
+                if self._resolves and self.operation is None:
+                    await self._look_up()
+
+    async def _look_up(self) -> None:
+        """Look the addresses up, and follow them. Where that fails, those that are known stay."""
+        endpoint = self.spec.plugin.endpoint_text
+        try:
+            addresses = await look_up(*host_and_port(self.spec.plugin))
+        except LaunchError as error:
+            if str(error) != self._cannot_look_up:
+                kept = "; those that are known stay" if self.members else ""
+                log.warning("namespace %s: %s%s", self.spec.namespace, error, kept)
+            self._cannot_look_up = str(error)
+            if not self.members:
+                self.slot.say_absent(str(error), retry_at=trio.current_time() + LEAST_PAUSE)
+            return
+        self._cannot_look_up = ""
+        # An operation decides on the replicas, and may have begun meanwhile.
+        if self.stopping or self.operation is not None:
+            return
+        if endpoint != self.spec.plugin.endpoint_text:
+            return
+        self._addresses[endpoint] = addresses
+        wanted = self.wanted(self.spec)
+        for name in [name for name in self.members if name not in wanted]:
+            self.journal.step("replica", "", f"{name} leaves: it is not in the DNS any more")
+            self.dismiss(self.members[name], "it is not in the DNS any more")
+        for name, spec in wanted.items():
+            if name not in self.members:
+                self.journal.step("replica", "", f"{name} joins: it is in the DNS")
+                member = self.make_member(spec)
+                self.begin(member)
+                self.join(member)
+
     # -- as of one keeper ---------------------------------------------------------------
 
     @property
@@ -209,8 +323,19 @@ class Replicas(Operated):
         )
 
     def wanted(self, spec: InstanceSpec) -> dict[str, InstanceSpec]:
-        """The spec of each replica that ``spec`` asks for now."""
-        return replica_specs(spec)
+        """The spec of each replica that ``spec`` asks for, as far as addresses are known."""
+        return replica_specs(spec, self._addresses.get(spec.plugin.endpoint_text, ()))
+
+    async def find(self, spec: InstanceSpec) -> dict[str, InstanceSpec]:
+        """The spec of each replica that ``spec`` asks for.
+
+        Raises:
+            LaunchError: the addresses are not known.
+        """
+        endpoint = spec.plugin.endpoint_text
+        if spec.plugin.resolve == "all" and endpoint not in self._addresses:
+            self._addresses[endpoint] = await look_up(*host_and_port(spec.plugin))
+        return self.wanted(spec)
 
     def adopt(self, spec: InstanceSpec) -> None:
         """Take the catalogue and the policy of ``spec`` for what is started from now on."""
@@ -221,7 +346,13 @@ class Replicas(Operated):
     def take_over(self, spec: InstanceSpec) -> None:
         """From now on ``spec`` is what is wanted; its replicas are seen to elsewhere."""
         self.spec = spec
+        for name, one in self.wanted(spec).items():
+            if name in self.balance.replicas:
+                self.balance.replicas[name].zone = one.zone
         self.balance.configure(spec.plugin.balance)
+        kept = self._addresses.get(spec.plugin.endpoint_text)
+        self._addresses = {spec.plugin.endpoint_text: kept} if kept else {}
+        self._ask_for_look_up()
 
     def forgive(self) -> None:
         """Forget past failures."""

@@ -11,6 +11,7 @@ replica's start, the others follow when the change has been made.
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 
 import trio
 
@@ -36,16 +37,10 @@ class Roll:
     def __init__(self, group: Replicas, spec: InstanceSpec, *, anew: bool = True) -> None:
         self.group = group
         self.spec = spec
-        wanted = group.wanted(spec)
-        self._turns = [
-            (member, wanted[name])
-            for name, member in group.members.items()
-            if name in wanted and (anew or not member.runs(wanted[name]))
-        ]
-        self._gone = [member for name, member in group.members.items() if name not in wanted]
-        self._come = [
-            group.make_member(one) for name, one in wanted.items() if name not in group.members
-        ]
+        self._anew = anew
+        self._turns: list[tuple[Keeper, InstanceSpec]] = []
+        self._gone: list[Keeper] = []
+        self._come: list[Keeper] = []
         self._time = group.journal.events.clock()
         self._began = trio.current_time()
         self._retried_before = group.slot.retried.total()
@@ -53,11 +48,27 @@ class Roll:
         self._receipts: list[Receipt] = []
         self._stopped = self._failed = ""
 
+    def _plan(self, wanted: Mapping[str, InstanceSpec]) -> None:
+        """Find out whose turn will come, who goes, and who comes."""
+        members = self.group.members
+        for name, member in members.items():
+            if name not in wanted:
+                self._gone.append(member)
+            elif self._anew or not member.runs(wanted[name]):
+                self._turns.append((member, wanted[name]))
+        self._come = [
+            self.group.make_member(wanted[name]) for name in wanted if name not in members
+        ]
+
     # -- what operators ask for ---------------------------------------------------------
 
     async def reload(self, canary: Canary | None = None) -> Receipt:
         """Replace them, one at a time. ``canary``: the first one is tried on its share of all
         calls; if it is as good, the others follow. Whatever fails is in the receipt."""
+        try:
+            self._plan(await self.group.find(self.spec))
+        except LaunchError as error:
+            return await self.roll_back(error.explained)
         if self._come or self._gone:
             return await self._reload_in_steps()
         await self._roll(canary)
@@ -68,7 +79,7 @@ class Roll:
     async def _reload_in_steps(self) -> Receipt:
         """A reload to a version that has other replicas."""
         try:
-            await self.prepare()
+            await self._prepare()
         except LaunchError as error:
             return await self.roll_back(error.explained)
         except BaseException:
@@ -110,6 +121,7 @@ class Roll:
 
     async def restart(self) -> Receipt:
         """End and start them, one at a time; the others serve meanwhile."""
+        self._plan(self.group.wanted(self.spec))
         while self._turns:
             member, spec = self._turns.pop(0)
             self._now = Replacement(member, spec)
@@ -120,6 +132,8 @@ class Roll:
 
     async def drain(self) -> Receipt:
         """End all of them after their calls, and start none until a restart."""
+
+        self._plan(self.group.wanted(self.spec))
 
         async def drain(member: Keeper, spec: InstanceSpec) -> None:
             self._took(await Replacement(member, spec).drain())
@@ -138,6 +152,10 @@ class Roll:
         Raises:
             LaunchError: it did not come to that; ``roll_back`` is next.
         """
+        self._plan(await self.group.find(self.spec))
+        await self._prepare()
+
+    async def _prepare(self) -> None:
         for member in self._come:
             self.group.begin(member)
         await self.group.wait_attempted(self._come)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from prism.config import parse_config
-from prism.config.catalogue import BUILT_IN
+from prism.config.catalogue import BUILT_IN, resolve_plugin
 from prism.config.errors import ConfigError
 from prism.config.plugin_types import PluginConfig
 from prism.config.rules import ENVELOPE_BYTES
@@ -147,6 +147,16 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: sidecar, socket: a, processes: 2", "the proxy starts several by a `command`"),
         ("type: grpc, endpoint: 'a:1', tls: {}, processes: 2", "reached at its `endpoint`"),
         ("type: sidecar, command: a, processes: 2, overlap: false", "so it cannot have replicas"),
+        ("type: grpc, endpoint: []", "the list is empty"),
+        ("type: grpc, endpoint: [{zone: a}], tls: {}", 'the required key "address" is missing'),
+        ("type: grpc, endpoint: ['b:2', 'a'], tls: {}", "write host:port"),
+        ("type: grpc, endpoint: [{address: 'a:1'}], insecure: true", "a is not this machine"),
+        ("type: grpc, endpoint: ['a:1', {address: 'a:1'}], tls: {}", "the one of line 4, too"),
+        ("type: grpc, endpoint: ['a:1'], tls: {}, resolve: all", "goes with one `endpoint`"),
+        ("type: grpc, endpoint: '10.0.0.1:1', tls: {}, resolve: all", "10.0.0.1 is an address"),
+        ("type: websocket, endpoint: 'wss://[::1]/', resolve: all", "::1 is an address"),
+        ("type: sidecar, command: a, resolve: all", "it is not reached at an `endpoint`"),
+        ("type: grpc, endpoint: ['a:1'], tls: {}, overlap: false", "so it cannot have replicas"),
         ("type: sidecar, command: a, balance: {}", "there is one replica, which gets all calls"),
         ("name: redis, processes: 2", "a plugin in the proxy's own process is there once"),
     ],
@@ -171,11 +181,33 @@ def test_keys_that_do_not_go_together(problems: Problems, plugin: str, problem: 
         "type: websocket, endpoint: 'wss://a.example/b'",
         "type: remote, endpoint: 'a:1', tls: {}",
         "type: sidecar, command: a, processes: 2, balance: {max_ejected: 0}",
+        "type: grpc, endpoint: ['a:1', {address: 'b:1', zone: ''}], tls: {}, balance: {}",
+        "type: websocket, endpoint: ['wss://a/x', 'wss://b/x']",
+        "type: remote, endpoint: 'a.example:1', tls: {}, resolve: all, resolve_seconds: 5",
     ],
 )
 def test_keys_that_go_together(plugin: str) -> None:
     (loaded,) = parse_config(namespace(plugin), "/f").config.namespaces
     assert loaded.plugin.type is not None
+
+
+def test_zones_of_endpoints_need_the_proxy_s_own() -> None:
+    text = namespace("type: grpc, endpoint: [{address: 'a:1', zone: x}], tls: {}")
+    [warning] = parse_config(text, "f").warnings
+    assert 'it means nothing without "zone" at the top level' in str(warning)
+    assert not parse_config(f"zone: y\n{text}", "f").warnings
+
+
+def test_versions_of_endpoints() -> None:
+    text = (
+        "plugins:\n  - {name: p, type: grpc, tls: {}, versions: {v1: {}},"
+        " endpoint: ['a-{version}:1', {address: 'b-{version}:1', zone: x}]}\n"
+        "namespaces: [{name: n, backend: p}]\n"
+    )
+    config = parse_config(text, "f").config
+    plugin = resolve_plugin(config, config.namespaces[0])
+    assert [one.address for one in plugin.endpoints] == ["a-v1:1", "b-v1:1"]
+    assert plugin.has_replicas
 
 
 def test_names_are_unique(problems: Problems) -> None:

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from supervised_plugin import call, eventually, held, supervised
 
 from prism.contract.errors import InvalidRequest, OperationInProgress, PluginUnavailable
+from prism.streams.errors import LaunchError
 from prism.supervision.canary import Canary
-from prism.supervision.replicas import Replicas
+from prism.supervision.replicas import MAX_ADDRESSES, Replicas, look_up, replica_specs
 from prism.supervision.status import NamespaceStatus
 
 
@@ -273,6 +274,58 @@ async def test_reset_after_too_many_crashes(several, model, autojump_clock):
         status = supervisor.reset("ns")
         assert isinstance(status, NamespaceStatus)
         await eventually(lambda: len(supervisor.slots["ns"].instances()) == 2)
+
+
+# -- who they are ---------------------------------------------------------------
+
+
+def test_the_specs_of_replicas(make_spec):
+    processes = replica_specs(make_spec(processes=2))
+    assert list(processes) == ["1", "2"]
+    assert (processes["2"].replica, processes["2"].plugin.processes) == ("2", 1)
+    endpoints = ["a:1", {"address": "[::1]:2", "zone": "x"}]
+    listed = replica_specs(make_spec(type="grpc", endpoint=endpoints))
+    assert [(name, one.plugin.endpoint, one.zone) for name, one in listed.items()] == [
+        ("a:1", "a:1", ""),
+        ("[::1]:2", "[::1]:2", "x"),
+    ]
+    urls = replica_specs(make_spec(type="websocket", endpoint=["wss://a/x", "b:80"]))
+    assert list(urls) == ["a:443", "b:80"]
+    spec = make_spec(type="remote", endpoint="a.example:1", resolve="all", resolve_seconds=7)
+    assert replica_specs(spec) == {}
+    found = replica_specs(spec, ["10.0.0.1", "::1"])
+    assert [(name, one.address, one.plugin.endpoint) for name, one in found.items()] == [
+        ("10.0.0.1:1", "10.0.0.1", "a.example:1"),
+        ("[::1]:1", "::1", "a.example:1"),
+    ]
+
+
+class Names(trio.abc.HostnameResolver):
+    def __init__(self, *addresses):
+        self.addresses = addresses
+
+    async def getaddrinfo(self, host, port, *_args, **_more):
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.addresses[0], OSError):
+            raise self.addresses[0]
+        return [(0, 0, 0, "", (one, port)) for one in self.addresses]
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+async def test_addresses_are_sorted_each_once_and_not_without_end():
+    trio.socket.set_custom_hostname_resolver(Names("10.0.0.2", "10.0.0.1", "10.0.0.2"))
+    assert await look_up("a.example", 1) == ["10.0.0.1", "10.0.0.2"]
+    many = [f"10.0.{number // 256}.{number % 256}" for number in range(2 * MAX_ADDRESSES)]
+    trio.socket.set_custom_hostname_resolver(Names(*many))
+    assert len(await look_up("a.example", 1)) == MAX_ADDRESSES
+
+
+async def test_a_name_without_addresses():
+    trio.socket.set_custom_hostname_resolver(Names(OSError(2, "no such name")))
+    with pytest.raises(LaunchError, match=r"no address of a\.example is known: no such name"):
+        await look_up("a.example", 1)
 
 
 # -- changes of the configuration ---------------------------------------------
