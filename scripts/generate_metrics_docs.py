@@ -64,7 +64,8 @@ is counted as `{UNKNOWN}`, so that no client can make up series.""",
         "[The life of a plugin](lifecycle.md) explains the states; alert on `prism_plugin_state{"
         'state="failed"} == 1`, on `prism_plugin_state{state="degraded"} == 1` for some minutes '
         "(a backend that is down shows there), and on `prism_secrets_stale == 1` "
-        "([secrets](security.md#secrets)). `prism_replica_…` are of plugins with several replicas.",
+        "([secrets](security.md#secrets)). `prism_replica_…` are of plugins with "
+        "[several replicas](resilience.md#replicas).",
     ),
     (
         "Plugins, as they report themselves",

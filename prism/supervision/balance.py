@@ -26,7 +26,6 @@ from typing import Literal
 
 from prism.config.plugin_types import BalanceConfig
 from prism.contract.status import StatusCode
-from prism.streams.outlet import turn_time
 from prism.supervision.canary import PLUGIN_AT_FAULT
 from prism.supervision.instance import Instance
 
@@ -201,21 +200,24 @@ class Balance:
             if _leases(second) < _leases(chosen):
                 chosen = second
         instance = chosen.instance
-        if instance is None or instance is avoid or not is_usable(instance):
+        if (
+            instance is None
+            or instance is avoid
+            or not instance.takes_calls
+            or (instance.breaker is not None and instance.is_open(self.now()))
+        ):
             return self._best(avoid)
         return instance
 
     def _draw_weighted(self, pool: list[Replica]) -> Replica:
-        """As without weights, but a replica is drawn, and loaded, by its weight."""
+        """As without weights, but a replica is drawn by its weight. Not weighed are the calls in
+        flight: where several are new at a time, the old ones must not get all the rest."""
         now = self.now()
         weights = [self._ramp(replica, now) for replica in pool]
         one = self._draw(weights)
-        weight = weights[one]
         weights[one] = 0.0
-        other = self._draw(weights)
-        if _leases(pool[other]) / weights[other] < _leases(pool[one]) / weight:
-            return pool[other]
-        return pool[one]
+        chosen, second = pool[one], pool[self._draw(weights)]
+        return second if _leases(second) < _leases(chosen) else chosen
 
     def _draw(self, weights: list[float]) -> int:
         left = self._rand() * sum(weights)
@@ -230,15 +232,17 @@ class Balance:
 
     def _best(self, avoid: Instance | None) -> Instance | None:
         """The one that there is least against: for when the dice have brought one to avoid."""
+        now = self.now()
         best: Instance | None = None
-        least: tuple[bool, bool, bool, bool, int] | None = None
+        least: tuple[bool, bool, bool, bool, bool, int] | None = None
         for replica in self.replicas.values():
             instance = replica.instance
             if instance is None:
                 continue
             against = (
                 instance is avoid,
-                not is_usable(instance),
+                not instance.takes_calls,
+                instance.is_open(now),
                 replica.ejected_until > 0,
                 replica not in self._near,
                 instance.leases,
@@ -356,11 +360,6 @@ class Balance:
                 weights[replica.name] = part * ramp / sum(ramps)
         for name, replica in self.replicas.items():
             yield replica, weights.get(name, 0.0)
-
-
-def is_usable(instance: Instance) -> bool:
-    """Is nothing against giving it a call: it is there, and its circuit breaker lets it pass?"""
-    return instance.takes_calls and (instance.breaker is None or not instance.is_open(turn_time()))
 
 
 def _leases(replica: Replica) -> int:
