@@ -12,6 +12,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 COMPILED = {
+    "access": "authentication permissions",
     "calls": (
         "admission budget call deadlines gradient ids invoke memory namespace overload router trace"
     ),
@@ -22,7 +23,8 @@ COMPILED = {
     "channels/frames": "channel link",
     "frontends": "answering data_port headers web_pages",
     "frontends/rest": "app",
-    "observability": "metrics",
+    "grpc": "framing",
+    "observability": "access_log audit metrics",
     "server": "exchange rules",
     "server/http1": "chunks connection exchange fields head parser response websocket",
     "server/http2": "connection h2_codec limits stream writer",

@@ -36,11 +36,12 @@ def h2load(
     headers: Sequence[tuple[str, str]],
     load: Load,
     seconds: float,
+    answers: bytes = b"200",
 ) -> Answered:
     """POST ``body`` to each of ``urls`` in turn, for ``seconds``.
 
     Raises:
-        SideFailed: an answer was not 200.
+        SideFailed: the status of an answer was not ``answers``, nor 200.
     """
     in_each = max(1, load.in_flight // load.connections)
     shape = ["--h1", "-c", str(load.in_flight)]
@@ -71,6 +72,6 @@ def h2load(
             raise SideFailed(f"h2load ended with {process.returncode} on {urls[0]}, {load}")
         rows = [line.split(b"\t") for line in log.read_bytes().splitlines()]
     # 0 stands for an HTTP/1.1 status line without a reason phrase, such as hypercorn's.
-    if wrong := {status for _, status, _ in rows} - {b"200", b"0"}:
+    if wrong := {status for _, status, _ in rows} - {b"200", b"0", answers}:
         raise SideFailed(f"{urls[0]} answered {sorted(wrong)}")
     return Answered([int(row[2]) / 1e6 for row in rows], usage.ru_utime + usage.ru_stime)

@@ -26,7 +26,8 @@ class Target:
     """One or several URLs to POST to, each in turn.
 
     The CPU times of the processes ``pids``, and of ``peers`` behind them, are noted.
-    ``make_body`` gives the body for a size.
+    ``make_body`` gives the body for a size; ``answers`` is the status that answers have, if it is
+    not 200.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Target:
         *,
         make_body: Callable[[int], bytes] = json_of,
         headers: tuple[tuple[str, str], ...] = JSON,
+        answers: bytes = b"200",
     ) -> None:
         self.urls = [urls] if isinstance(urls, str) else list(urls)
         self.pids = pids
         self._peers = peers
         self._make_body = make_body
         self._headers = headers
+        self._answers = answers
 
     def as_peer(self) -> "Target":
         """The same server, counted as the one behind a proxy."""
@@ -61,7 +64,9 @@ class Target:
             return self.at_fixed_rate(RATE, seconds)[0]
         while True:
             before = self._cpu()
-            answered = h2load(self.urls, self._make_body(load.body), self._headers, load, seconds)
+            answered = h2load(
+                self.urls, self._make_body(load.body), self._headers, load, seconds, self._answers
+            )
             after = self._cpu()
             if answered.latencies:
                 return Sample(

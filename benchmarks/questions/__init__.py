@@ -10,6 +10,7 @@ from benchmarks.questions import (
     kafka,
     latency,
     memory,
+    policies,
     postgres,
     proxied,
     redis,
@@ -31,5 +32,6 @@ QUESTIONS: dict[str, ModuleType] = {
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
     "memory": memory,  # What does it all keep in memory?
     "access": access,  # What does it cost to know who calls, and to write it down?
+    "policies": policies,  # What do limits, breakers, retries cost, and what do refusals?
     "supervision": supervision,  # What do reloads cost who calls?
 }

@@ -50,7 +50,9 @@ SORTS = {
     "name": "namespace",
 }
 HEAD = ["NAMESPACE", "CALLS/S", "P50 MS", "P99 MS", "ERRORS/S", "REFUSED/S", "IN FLIGHT"]
-HEAD += ["STREAMS", "WAITING"]
+HEAD += ["QUEUED", "STREAMS", "WAITING"]
+ADMISSION = "concurrency"
+"""The policy that all have: what it shows is in columns of its own."""
 KEYS = {
     "r": "rate",
     "5": "p50",
@@ -247,6 +249,7 @@ def _row(before: Sample, after: Sample, bounds: Sequence[float], seconds: float)
     durations = after.get("durations", [])
     known = before.get("durations") or [0] * len(durations)
     counts = [max(now - then, 0) for now, then in zip(durations, known, strict=True)]
+    admission = after.get("policies", {}).get(ADMISSION, {})
     return {
         "namespace": after["namespace"],
         "ready": after["ready"],
@@ -255,8 +258,12 @@ def _row(before: Sample, after: Sample, bounds: Sequence[float], seconds: float)
         "p99_seconds": percentile(bounds, counts, 0.99),
         "errors_per_second": sum(ended.get(status, 0) for status in FAULTS) / seconds,
         "refused_per_second": ended.get(REFUSED, 0) / seconds,
-        **{name: after.get(name, 0) for name in ("in_flight", "max_in_flight")},
+        "in_flight": after.get("in_flight", 0),
+        "max_in_flight": admission.get("limit", after.get("max_in_flight", 0)),
+        "queued": admission.get("queued", 0),
         **{name: after.get(name, 0) for name in ("open_streams", "waiting")},
+        "replicas": after.get("replicas", 1),
+        "replicas_ready": after.get("replicas_ready", int(after["ready"])),
         "policies": after.get("policies", {}),
     }
 
@@ -288,10 +295,13 @@ def in_order(rows: Iterable[Row], sort: str) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """A line for the head, and one for each row; a column for each policy that one of them has."""
-    policies = sorted({name for row in rows for name in row["policies"]})
-    head = [*HEAD, *(name.replace("_", " ").upper() for name in policies)]
-    cells = [head, *(_cells(row, policies) for row in rows)]
+    """A line for the head, and one for each row. There is a column for replicas, and one for each
+    policy, where one of the rows has them."""
+    several = ["replicas"] if any(row["replicas"] > 1 for row in rows) else []
+    policies = {name for row in rows for name in row["policies"]} - {ADMISSION}
+    more = [*several, *sorted(policies)]
+    head = [*HEAD, *(name.replace("_", " ").upper() for name in more)]
+    cells = [head, *([*_cells(row), *(_more(row, name) for name in more)] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         GAP.join(
@@ -302,7 +312,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _cells(row: Row, policies: Sequence[str]) -> list[str]:
+def _cells(row: Row) -> list[str]:
     return [
         row["namespace"] if row["ready"] else f"{row['namespace']} (no plugin)",
         f"{row['calls_per_second']:,.1f}",
@@ -311,9 +321,9 @@ def _cells(row: Row, policies: Sequence[str]) -> list[str]:
         f"{row['errors_per_second']:,.1f}",
         f"{row['refused_per_second']:,.1f}",
         f"{row['in_flight']}/{row['max_in_flight']}",
+        str(row["queued"]),
         str(row["open_streams"]),
         str(row["waiting"]),
-        *(_state(row["policies"].get(name)) for name in policies),
     ]
 
 
@@ -321,10 +331,13 @@ def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.1f}"
 
 
-def _state(state: Mapping[str, Any] | None) -> str:
-    """What a policy shows of itself, on one line: its state, if it has one, or all."""
+def _more(row: Row, name: str) -> str:
+    """A cell of a column that not all tables have."""
+    if name == "replicas":
+        return f"{row['replicas_ready']}/{row['replicas']}"
+    state = row["policies"].get(name)
     if state is None:
         return "-"
-    if isinstance(state.get("state"), str):
+    if isinstance(state.get("state"), str):  # of all that it shows, what it does
         return cell(state["state"])
     return ", ".join(f"{key.replace('_', ' ')} {cell(value)}" for key, value in state.items())

@@ -34,6 +34,10 @@ class SharedSlot(Slot):
     def instances(self) -> list[Instance]:
         return [slot.current for slot in self.members if slot.current is not None]
 
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
     def choose(self, avoid: Instance | None = None) -> Instance:
         canary = self._next_canary(avoid)
         if canary is not None:

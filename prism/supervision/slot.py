@@ -66,6 +66,11 @@ class Slot:
         """All that get calls, but for one on trial."""
         return [] if self.current is None else [self.current]
 
+    @property
+    def size(self) -> int:
+        """How many there would be if all were there."""
+        return 1
+
     def choose(self, avoid: Instance | None = None) -> Instance:
         """The instance for the next call: another than ``avoid``, if there is one. A
         canary that fails is passed over.

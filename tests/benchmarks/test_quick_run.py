@@ -19,6 +19,7 @@ from tests.services.kafka import Kafka
 
 WITH_TARGETS = {
     "access",
+    "policies",
     "constant",
     "proxied",
     "postgres",

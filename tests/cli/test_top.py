@@ -39,7 +39,7 @@ def test_rates_and_percentiles_are_differences_of_two_answers():
             {"OK": 1006, "NOT_FOUND": 2, "UNAVAILABLE": 2, "RESOURCE_EXHAUSTED": 1},
             [1001, 10, 0, 0],
             in_flight=3,
-            policies={"breaker": {"state": "open"}},
+            policies={"concurrency": {"limit": 8, "queued": 4}},
         ),
     )
     (row,) = differences(before, after)
@@ -52,10 +52,13 @@ def test_rates_and_percentiles_are_differences_of_two_answers():
         "errors_per_second": 1.0,
         "refused_per_second": 0.5,
         "in_flight": 3,
-        "max_in_flight": 10,
+        "max_in_flight": 8,
+        "queued": 4,
         "open_streams": 0,
         "waiting": 0,
-        "policies": {"breaker": {"state": "open"}},
+        "replicas": 1,
+        "replicas_ready": 1,
+        "policies": {"concurrency": {"limit": 8, "queued": 4}},
     }
 
 
@@ -98,7 +101,12 @@ def test_the_busiest_comes_first_and_then_the_alphabet():
 def test_policies_have_columns_where_one_of_the_rows_has_them():
     rows = [
         a_row("kv", 12.25, policies={"breaker": {"state": "half\x1bopen", "errors": 3}}),
-        a_row("other", 0.0, ready=False, policies={"rate": {"refused_calls": 3, "keys": 1}}),
+        a_row(
+            "other",
+            0.0,
+            ready=False,
+            policies={"rate": {"refused_calls": 3, "keys": 1}, "concurrency": {}},
+        ),
     ]
     head, first, second = table(rows)
     assert head.startswith("NAMESPACE          CALLS/S  P50 MS")
@@ -106,6 +114,14 @@ def test_policies_have_columns_where_one_of_the_rows_has_them():
     assert first.endswith("0  half\ufffdopen  -")
     assert second.startswith("other (no plugin)      0.0       -")
     assert second.endswith("0  -          refused calls 3, keys 1")
+
+
+def test_replicas_have_a_column_where_there_are_any():
+    rows = [a_row("kv", 0.0, replicas=3, replicas_ready=2), a_row("gone", 0.0, ready=False)]
+    head, first, second = table(rows)
+    assert head.endswith("WAITING  REPLICAS")
+    assert first.endswith("0  2/3")
+    assert second.endswith("0  0/1")
 
 
 def test_thousands_have_as_many_lines_and_columns_as_there_is_room_for():

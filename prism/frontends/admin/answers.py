@@ -110,13 +110,17 @@ async def traffic(call: AdminCall) -> Traffic:
 
 
 def _traffic_of(namespace: Namespace, totals: Totals | None) -> NamespaceTraffic:
+    slot = namespace.slot
+    several = slot.size > 1
     return NamespaceTraffic(
         namespace.name,
-        ready=namespace.slot.current is not None,
+        ready=slot.is_ready,
         in_flight=namespace.in_flight,
         max_in_flight=namespace.limits.max_in_flight,
         open_streams=namespace.streams_by_client.total(),
-        waiting=namespace.slot.waiting,
+        waiting=slot.waiting,
+        replicas=slot.size if several else 1,
+        replicas_ready=sum(each.takes_calls for each in slot.instances()) if several else 0,
         policies={each.name: each.state() for each in namespace.policies if each.name},
         **({} if totals is None else _counted(totals)),
     )

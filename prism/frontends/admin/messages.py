@@ -183,12 +183,13 @@ class NamespaceDescription(msgspec.Struct, frozen=True):
 
 class NamespaceTraffic(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a namespace's calls have come to since the process began, and how it stands now. What
-    is 0, or empty, is left out.
+    is 0, or empty, is left out, and what is of replicas where there is one.
 
     `calls` are those that have ended, by gRPC status; `durations` as many in each of the buckets
     of `bounds`, the last of which is that of longer ones; `seconds` how long all took together.
-    `waiting` calls wait for the plugin; `ready` is whether there is one. `policies` is what those
-    that are configured show of themselves.
+    `waiting` calls wait for the plugin; `ready` is whether there is one. Where it has several
+    `replicas`, `replicas_ready` take calls. `policies` is what those that are configured show of
+    themselves.
     """
 
     namespace: str
@@ -200,6 +201,8 @@ class NamespaceTraffic(msgspec.Struct, frozen=True, omit_defaults=True):
     max_in_flight: int = 0
     open_streams: int = 0
     waiting: int = 0
+    replicas: int = 1
+    replicas_ready: int = 0
     policies: dict[str, dict[str, Any]] = {}
 
 

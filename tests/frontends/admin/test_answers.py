@@ -4,12 +4,15 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from prism.config.plugin_types import BalanceConfig
 from prism.config.types import BreakerConfig
 from prism.contract.messages import HealthCheckResponse, HealthStatus
 from prism.contract.status import StatusCode
 from prism.frontends.admin import Access, AdminToken, Right
 from prism.frontends.admin.app import AdminRequest
 from prism.frontends.admin.messages import Restarted
+from prism.supervision.balance import Balance
+from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 
 async def test_plugins_are_listed_by_namespace(admin):
@@ -52,6 +55,11 @@ async def test_traffic_is_what_calls_have_come_to(admin, make_exchange):
     answer = (await admin.ask("GET", "/admin/traffic")).json
     assert answer["pid"] == os.getpid()
     kv, other, unknown = answer["namespaces"]
+    assert (
+        kv.pop("policies")
+        == other.pop("policies")
+        == {"concurrency": {"limit": 1024, "refused": 0}}
+    )
     assert kv == {
         "namespace": "kv",
         "ready": True,
@@ -64,6 +72,18 @@ async def test_traffic_is_what_calls_have_come_to(admin, make_exchange):
     assert len(kv["durations"]) == len(answer["bounds"]) + 1
     assert other == {"namespace": "other", "ready": True, "max_in_flight": 1024}
     assert (unknown["namespace"], unknown["calls"]) == ("_unknown", {"NOT_FOUND": 1})
+
+
+async def test_traffic_tells_how_many_replicas_take_calls(admin):
+    namespace = admin.proxy.router.find("kv")
+    instance = namespace.slot.current
+    shared = SharedSlot("kv", Balance(BalanceConfig(), "", trio.current_time))
+    for name in ("a", "b"):
+        shared.join(ReplicaSlot("kv", name), "")
+    shared.members[0].fill(instance)
+    namespace.slot = shared
+    kv = (await admin.ask("GET", "/admin/traffic")).json["namespaces"][0]
+    assert (kv["ready"], kv["replicas"], kv["replicas_ready"]) == (True, 2, 1)
 
 
 async def test_logs(admin):

@@ -1,0 +1,172 @@
+"""What do limits, breakers and the like cost the calls that they let pass, and those they refuse?
+
+The same load on a proxy without any, on one for each of them, and on one with all, so wide that
+none refuses anything. Then calls that are refused, whole: read, refused and answered. And limits of
+a thousand namespaces, beside those of one.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.effort import Effort
+from benchmarks.lineup import Lineup
+from benchmarks.load.target import Target
+from benchmarks.processes import children
+from benchmarks.report.page import Section
+from benchmarks.report.tables import absent, load_table, microseconds_each, verdict
+from benchmarks.samples import Load, take_turns
+from benchmarks.sides import prism
+
+BUSY = Load(64)
+POLICIES: dict[str, dict[str, Any]] = {
+    "queue and fair shares": {"limits": {"max_queued": 256, "fair_shares": True}},
+    "adaptive limit": {"limits": {"adaptive": {"min": 2 * BUSY.in_flight}}},
+    "breaker": {"breaker": {}},
+    "retries": {"retries": {}},
+    "hedging": {"hedging": {"after": 5}},  # of no call: that would be another call
+}
+"""What a namespace has, for each of them."""
+NONE, ALL = "no policy", "all of them"
+MOST_OF_ALL = 1.1
+"""Times a proxied call's CPU time: what all of them may cost together."""
+REFUSED: dict[str, dict[str, Any]] = {
+    # The first call that is answered opens it.
+    "breaker": {
+        "breaker": {"slow_seconds": 1e-6, "slow_rate": 0.01, "min_calls": 1, "open_seconds": 3600}
+    },
+}
+REFUSAL = {"breaker": b"503"}
+MOST_OF_REFUSAL = 25.0
+"""Microseconds."""
+LIMITED = POLICIES["queue and fair shares"]
+MANY = 1_000
+FEW = 20
+"""Namespaces in a quick run."""
+
+
+def measure(effort: Effort) -> Section:
+    parts = [_passing(effort), _refused(effort), _many(effort)]
+    failed = {name: why for part in parts for name, why in part.failed.items()}
+    return Section("\n\n".join(part.text for part in parts), failed=failed)
+
+
+def _passing(effort: Effort) -> Section:
+    """Calls to a spawned plugin, of which none is refused."""
+    sides = {NONE: {}, **POLICIES, ALL: _together(list(POLICIES.values()))}
+    with Lineup() as lineup:
+        for name, settings in sides.items():
+            lineup.add(name, _proxy(settings))
+        results = take_turns(lineup.sides, [BUSY], rounds=effort.rounds, seconds=effort.seconds)
+    spent = microseconds_each(lambda sample: sample.cpu)
+    text = [
+        load_table(results, lineup.sides, [BUSY], servers=("proxy", "plugin")),
+        "",
+        *absent(lineup.missing | results.failed),
+    ]
+    for name in POLICIES:
+        found = results.ratio(name, NONE, BUSY, spent)
+        if found is not None:
+            text.append(f"- CPU time of the proxy per call, {name} / {NONE}: **{found:.2f}**")
+    what = f"CPU time of the proxy per call, {ALL} / {NONE}"
+    text.append(verdict(what, results.ratio(ALL, NONE, BUSY, spent), MOST_OF_ALL, at_least=False))
+    return Section("\n".join(text), failed=results.failed)
+
+
+def _together(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One namespace with all of ``settings``."""
+    found: dict[str, Any] = {}
+    for each in settings:
+        found = _with(found, each)
+    return found
+
+
+def _with(namespace: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    limits = {**namespace.get("limits", {}), **settings.get("limits", {})}
+    return {**namespace, **settings, "limits": limits}
+
+
+@contextmanager
+def _proxy(settings: dict[str, Any], answers: bytes = b"200") -> Iterator[Target]:
+    """A proxy before a spawned echo plugin, in a namespace with ``settings``."""
+    namespace = _with(prism.echo("echo", prism.SPAWNED), settings)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        prism.prism(Path(folder), [namespace], prism.fastest_codec()) as (pid, url),
+    ):
+        (spawned,) = children(pid, prism.ECHO_PLUGIN)
+        yield Target(f"{url}/v1/echo/echo", [pid], [spawned], answers=answers)
+
+
+def _refused(effort: Effort) -> Section:
+    """Calls that are refused."""
+    with Lineup() as lineup:
+        for name, settings in REFUSED.items():
+            lineup.add(f"refused: {name}", _proxy(settings, answers=REFUSAL[name]))
+        results = take_turns(lineup.sides, [BUSY], rounds=effort.rounds, seconds=effort.seconds)
+    spent = microseconds_each(lambda sample: sample.cpu)
+    text = [
+        load_table(results, lineup.sides, [BUSY], servers=("proxy", "plugin")),
+        "",
+        *absent(lineup.missing | results.failed),
+    ]
+    text += [
+        verdict(
+            f"CPU time of the proxy for a call, {name}, read and answered",
+            results.median(name, BUSY, spent) if results.has(name, BUSY) else None,
+            MOST_OF_REFUSAL,
+            at_least=False,
+            unit=" µs",
+        )
+        for name in lineup.sides
+    ]
+    return Section("\n".join(text), failed=results.failed)
+
+
+def _many(effort: Effort) -> Section:
+    """Calls that go round all namespaces of a proxy, with limits of their own and without."""
+    counts = (1, FEW if effort.quick else MANY)
+    names = {
+        (count, limited): f"{count:,} namespace{'s' if count > 1 else ''}, "
+        f"{'with limits' if limited else 'no limits'}"
+        for count in counts
+        for limited in (False, True)
+    }
+    with Lineup() as lineup:
+        for (count, limited), name in names.items():
+            lineup.add(name, _namespaces(count, LIMITED if limited else {}))
+        results = take_turns(lineup.sides, [BUSY], rounds=effort.rounds, seconds=effort.seconds)
+    spent = microseconds_each(lambda sample: sample.cpu)
+    extra = [
+        results.difference(names[count, True], names[count, False], BUSY, spent) for count in counts
+    ]
+    one, many = extra
+    more = None if one is None or many is None else many - one
+    text = [
+        "Calls that go round all namespaces, in-process plugins.",
+        "",
+        load_table(results, lineup.sides, [BUSY], servers=("proxy", "")),
+        "",
+        *absent(lineup.missing | results.failed),
+        verdict(
+            f"What limits cost a call more with {counts[1]:,} namespaces than with one",
+            more,
+            1,
+            at_least=False,
+            unit=" µs",
+        ),
+    ]
+    return Section("\n".join(text), failed=results.failed)
+
+
+@contextmanager
+def _namespaces(count: int, settings: dict[str, Any]) -> Iterator[Target]:
+    names = [f"echo-{number}" for number in range(count)]
+    namespaces = [_with(prism.echo(name, prism.IN_PROCESS), settings) for name in names]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        prism.prism(Path(folder), namespaces, prism.fastest_codec()) as (pid, url),
+    ):
+        yield Target([f"{url}/v1/{name}/echo" for name in names], [pid])
