@@ -90,12 +90,13 @@ _PROTOCOLS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 
 def _text(value: bytes) -> str:
     """Bytes of a request, fit for a terminal: what is not printable is escaped."""
-    text = value.decode(errors="backslashreplace")
-    return text if text.isprintable() else printable(text)
+    return printable(value.decode(errors="backslashreplace"))
 
 
 def printable(text: str) -> str:
     """``text`` with escapes in place of what is not printable."""
+    if text.isprintable():  # as nearly all are; character by character is what a refusal can cost
+        return text
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
