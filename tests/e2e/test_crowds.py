@@ -84,19 +84,30 @@ def test_one_address_cannot_take_all_places(start_prism, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.soak)])
 def test_many_clients_at_once_over_tls(start_prism, tmp_path, clients):
-    """As after a restart: every handshake is answered, and so is every request.
+    """As after a restart: every client is served.
 
-    A thousand take some seven seconds of CPU time, and may take no longer than ten.
+    A thousand handshakes take some seven seconds of CPU time, and a client waits ten for its own:
+    where other programs have the cores, some are turned away, and come again.
     """
     proxy = open_door(start_prism, tmp_path, "tls", "h2", limits={"max_connections_per_peer": 1000})
     context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
     statuses = []
 
+    async def connect():
+        while True:
+            stream = await trio.open_ssl_over_tcp_stream(
+                "127.0.0.1", proxy.port, ssl_context=context, https_compatible=True
+            )
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError:
+                await trio.aclose_forcefully(stream)
+            else:
+                return stream
+
     async def client():
         received = b""
-        async with await trio.open_ssl_over_tcp_stream(
-            "127.0.0.1", proxy.port, ssl_context=context, https_compatible=True
-        ) as stream:
+        async with await connect() as stream:
             await stream.send_all(ALIVE)
             async for chunk in stream:
                 received += chunk
