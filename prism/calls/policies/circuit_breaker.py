@@ -53,6 +53,7 @@ CHANGES = Measure(
 REFUSED = Measure("prism_breaker_refused", "counter", "Calls that a circuit breaker refused")
 
 _OK = StatusCode.OK
+_CLOSED = State.CLOSED
 _GOOD, _BAD, _NOTHING = Outcome.GOOD, Outcome.BAD, Outcome.NOTHING
 
 
@@ -130,6 +131,8 @@ class CircuitBreaker(Policy):
             breaker = instance.breaker = self._new_breaker(instance)
         elif breaker.config is not self._config:
             breaker.configure(self._config)
+        if breaker.state is _CLOSED:
+            return breaker.period
         now = turn_time()
         seconds = breaker.refused_for(now)
         if seconds is not None:
@@ -147,7 +150,7 @@ class CircuitBreaker(Policy):
         """The attempt has ended with ``error``, or the plugin's answer of ``status``, after
         ``seconds``. Of a stream, for which that is None, it is the opening that counts."""
         breaker = instance.breaker
-        if breaker is None:
+        if breaker is None or period != breaker.period:
             return
         if error is None and status is _OK:
             outcome = _GOOD
