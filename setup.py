@@ -18,12 +18,13 @@ COMPILED = {
     ),
     "calls/policies": (
         "audited authorize await_plugin circuit_breaker deadline hedging in_flight policy "
-        "read_params retries shed stream_limit"
+        "rate_limit read_params retries shed stream_limit"
     ),
     "channels/frames": "channel link",
     "frontends": "answering data_port headers web_pages",
     "frontends/rest": "app",
     "grpc": "framing",
+    "limits": "gcra leases",
     "observability": "access_log audit metrics",
     "server": "exchange rules",
     "server/http1": "chunks connection exchange fields head parser response websocket",

@@ -28,11 +28,13 @@ from prism.control.plan import instance_specs
 from prism.frontends.admin import Access, AdminApp, Administered, Restarting
 from prism.frontends.answering import Observer
 from prism.frontends.data_port import DataPort
+from prism.limits.store import LimitsStore
 from prism.observability.access_log import AccessLog
 from prism.observability.audit import AuditLog
 from prism.observability.collectors import (
     audit_metrics,
     config_metrics,
+    limits_metrics,
     memory_metrics,
     server_metrics,
     shedding_metrics,
@@ -57,6 +59,7 @@ from prism.streams.listeners import (
     open_unix_listener,
 )
 from prism.streams.tls import ServerTLS
+from prism.supervision.events import EventFeed
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")
@@ -108,6 +111,10 @@ class Proxy:
         if self.config.audit is not None:
             self._audit = AuditLog.from_config(self.config.audit)
         self.supervisor = Supervisor(instance_specs(self.config, self.secrets), self.secrets)
+        limits_store = LimitsStore.from_config(
+            self.config.limits_store, self.config.secrets, self.secrets
+        )
+        limits_store.on_change = partial(_tell_of_limits, self.supervisor.events)
         self.router = Router(
             (
                 Namespace.from_config(
@@ -121,6 +128,7 @@ class Proxy:
             is_good,
             None if self._audit is None else self._audit.refusal,
             Overload(self.config.shedding, self._note_shedding),
+            limits_store,
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load, self.secrets)
         self._metrics = Metrics(self.router, self.supervisor)
@@ -128,6 +136,7 @@ class Proxy:
         self._metrics.register(partial(memory_metrics, self.router.memory))
         self._metrics.register(partial(shedding_metrics, self.router.overload))
         self._metrics.register(partial(vault_metrics, self.secrets))
+        self._metrics.register(partial(limits_metrics, limits_store))
         if self._audit is not None:
             self._metrics.register(partial(audit_metrics, self._audit))
         self._statistics = ServerStatistics()
@@ -218,6 +227,7 @@ class Proxy:
                 async with trio.open_nursery() as deadlines:
                     deadlines.start_soon(self.router.deadlines.run)
                     deadlines.start_soon(self.router.overload.run)
+                    deadlines.start_soon(self.router.limits_store.run)
                     if self._authentication is not None:
                         deadlines.start_soon(self._authentication.run)
                     await self._serve_data(listeners, settings)
@@ -376,6 +386,12 @@ class Proxy:
                     "all who can reach %s may call every namespace: clients are not authenticated",
                     address,
                 )
+
+
+def _tell_of_limits(events: EventFeed, why: str) -> None:
+    """The limits store went down, for that reason, or came back."""
+    reason = f"the limits store is down: {why}" if why else "the limits store answers again"
+    events.record("limits", "", reason=reason)
 
 
 async def _server_tls(

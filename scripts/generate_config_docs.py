@@ -321,12 +321,14 @@ def _value(field: FieldInfo) -> str:
     unit = next((u for u in ("seconds", "bytes") if field.name.endswith(f"_{u}")), "")
     block, suffix = _block_in(field.type)
     if block is not None:
+        if any(get_origin(one.kind) is list for one in alternatives(field.type)) and not suffix:
+            return "block, or a list of such"
         return {"": "block", "[]": "list of blocks"}.get(suffix, "blocks by name")
     if one.kind is int:
         return f"{unit}, {one.meta('ge')} to {one.meta('le')}".removeprefix(", ")
     if one.kind is float:
         least = "above 0" if one.meta("ge") is None else f"from {one.meta('ge'):g}"
-        return f"{unit or 'a number'}, {least}, up to {one.meta('le'):g}"
+        return f"{unit or 'a number'}, {least}, up to {one.meta('le'):.10g}"
     if get_origin(one.kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(one.kind))
     if one.meta("form") == names.NAMESPACE_FORM:

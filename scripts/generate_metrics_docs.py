@@ -14,12 +14,20 @@ from prometheus_client.core import Metric
 
 from prism.app import Proxy
 from prism.calls.overload import Overload
-from prism.config.types import Config, NamespaceConfig, SheddingConfig
+from prism.config.types import (
+    Config,
+    LimitsStoreConfig,
+    NamespaceConfig,
+    SecretsConfig,
+    SheddingConfig,
+)
+from prism.limits.store import LimitsStore
 from prism.observability.audit import AuditLog
 from prism.observability.collectors import (
     MAX_CUSTOM_METRICS,
     audit_metrics,
     config_metrics,
+    limits_metrics,
     memory_metrics,
     server_metrics,
     shedding_metrics,
@@ -84,8 +92,17 @@ contract's name and unit.""",
     ),
     (
         "Limits, breakers, shedding",
-        ("prism_breaker", "prism_in_flight", "prism_queue", "prism_shed"),
-        "With what [resilience](resilience.md) has of it in the configuration.",
+        (
+            "prism_rate",
+            "prism_limits_store",
+            "prism_breaker",
+            "prism_in_flight",
+            "prism_queue",
+            "prism_shed",
+        ),
+        "With what [resilience](resilience.md) has of it in the configuration. `limit` is a rate "
+        "limit's `per`, numbered where a namespace has several; those of the store are there with "
+        "`limits_store`: alert on `prism_limits_store_up == 0`.",
     ),
     ("Audit", ("prism_audit",), "With [`audit`](security.md#who-did-what)."),
     ("Configuration", ("prism_config",), "[The admin port](admin.md#the-configuration)."),
@@ -106,11 +123,18 @@ async def families() -> list[Metric]:
     metrics = Metrics(proxy.router, proxy.supervisor)
     metrics.register(partial(config_metrics, proxy.live))
     metrics.register(partial(vault_metrics, Secrets()))
+    metrics.register(partial(limits_metrics, _limits_store()))
     metrics.register(partial(memory_metrics, proxy.router.memory))
     metrics.register(partial(shedding_metrics, Overload(SheddingConfig())))
     metrics.register(partial(audit_metrics, AuditLog(Path("audit.jsonl"))))
     metrics.register(partial(server_metrics, statistics, cast("ServerTLS", tls)))
     return sorted(metrics.collect(), key=lambda family: family.name)
+
+
+def _limits_store() -> LimitsStore:
+    store = LimitsStore()
+    store.configure(LimitsStoreConfig(url="redis://127.0.0.1"), SecretsConfig())
+    return store
 
 
 def page() -> str:

@@ -221,6 +221,14 @@ class Call(ABC):
             AnswerDropped: there is no room for it.
         """
 
+    def address(self) -> str:
+        """The client's address; empty if it has none."""
+        return self.client
+
+    def tell(self, name: bytes, value: bytes) -> None:
+        """Add a header to the answer, whatever that will be, in place of one of that name. Over
+        what has none, nothing is told."""
+
     @abstractmethod
     def send_error(self, error: CallError) -> None:
         """Send ``error`` to the client, if it is still there. Never waits."""

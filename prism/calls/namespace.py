@@ -14,6 +14,7 @@ from prism.calls.policies import build_policies
 from prism.calls.policies.policy import Policy
 from prism.config.types import NamespaceAccess, NamespaceConfig, NamespaceLimits
 from prism.contract.errors import CallError, Unauthenticated
+from prism.limits.store import LimitsStore
 from prism.supervision.slot import Slot
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ class Namespace:
 
     ``access`` says who may do what; without it, everybody may do everything.
     ``policies`` are what its calls enter; a call keeps to those that there were when it came.
-    ``deadlines``, ``is_good`` (would this identity be found
-    again?), ``audit_refusal`` (why can no call be recorded?) and ``overload`` (has the proxy too
-    much to do?) are the router's: set by ``attach`` once it is there, as are the proxy's
+    ``deadlines``, ``is_good`` (would this identity be found again?), ``audit_refusal`` (why can no
+    call be recorded?), ``overload`` (has the proxy too much to do?) and ``limits_store`` (who else
+    counts its calls?) are the router's: set by ``attach`` once it is there, as are the proxy's
     accounts, the parents of ``requests`` and ``answers``.
     """
 
@@ -51,6 +52,7 @@ class Namespace:
     is_good: Callable[[Identity], bool] = field(default=_is_good, init=False)
     audit_refusal: Callable[[], str] | None = field(default=None, init=False)
     overload: Overload = field(default_factory=Overload, init=False)
+    limits_store: LimitsStore = field(default_factory=LimitsStore, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
     requests: Account = field(init=False)
     answers: Account = field(init=False)
@@ -93,8 +95,10 @@ class Namespace:
         is_good: Callable[[Identity], bool],
         audit_refusal: Callable[[], str] | None,
         overload: Overload,
+        limits_store: LimitsStore,
     ) -> None:
         """Have what the router's namespaces have in common."""
+        self.limits_store = limits_store
         self.deadlines = deadlines
         self.is_good = is_good
         if overload is not self.overload:

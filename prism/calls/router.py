@@ -11,6 +11,7 @@ from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.calls.overload import Overload
 from prism.contract.errors import Draining, UnknownNamespace
+from prism.limits.store import LimitsStore
 from prism.supervision.slot import Slot
 
 
@@ -20,8 +21,8 @@ def _everybody(_: Identity) -> bool:
 
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
-    Run ``deadlines.run`` and ``overload.run``. ``is_good``: would this identity be found again?
-    ``audit_refusal``: why can no call be recorded? Without it none is.
+    Run ``deadlines.run``, ``overload.run`` and ``limits_store.run``. ``is_good``: would this
+    identity be found again? ``audit_refusal``: why can no call be recorded? Without it none is.
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
@@ -34,6 +35,7 @@ class Router:
         is_good: Callable[[Identity], bool] | None = None,
         audit_refusal: Callable[[], str] | None = None,
         overload: Overload | None = None,
+        limits_store: LimitsStore | None = None,
     ) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
@@ -41,6 +43,7 @@ class Router:
         self.is_good = is_good or _everybody
         self.audit_refusal = audit_refusal
         self.overload = overload or Overload()
+        self.limits_store = limits_store or LimitsStore()
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
@@ -50,7 +53,9 @@ class Router:
     def add(self, namespace: Namespace) -> None:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
-        namespace.attach(self.deadlines, self.is_good, self.audit_refusal, self.overload)
+        namespace.attach(
+            self.deadlines, self.is_good, self.audit_refusal, self.overload, self.limits_store
+        )
         namespace.use_memory(self.memory)
         self.use_slot(namespace, namespace.slot)
 

@@ -88,6 +88,7 @@ def describe(name: str, output: str, admin: Admin) -> None:
         found["limits"] = ", ".join(
             f"{key} {'-' if value is None else f'{value:.10g}'}"
             for key, value in found["limits"].items()
+            if key != "rate"  # the policy shows it
         )
         for name, state in found.pop("policies").items():
             found[name] = ", ".join(f"{key} {cell(value)}" for key, value in state.items())

@@ -3,6 +3,7 @@
 They see the part of the file whose types are right, and point at its places.
 """
 
+import importlib.util
 import os.path
 from datetime import date
 from ipaddress import ip_network
@@ -37,6 +38,7 @@ from prism.config.types import (
     PluginConfig,
     PluginForm,
     PluginType,
+    RateLimitConfig,
 )
 from prism.contract.settings import settings_problems
 from prism.streams.addresses import (
@@ -46,6 +48,7 @@ from prism.streams.addresses import (
     is_address,
     is_loopback,
     parse_endpoint,
+    parse_store_url,
     unix_path,
 )
 
@@ -74,6 +77,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_client_certificates(config, at)
     _check_authentication(config, at)
     _check_vault(config, at["secrets"])
+    _check_limits_store(config, at["limits_store"])
     _check_verification(config, at["verification"])
     _check_unique(at["namespaces"], "name")
     _check_unique(at["plugins"], "name")
@@ -87,6 +91,7 @@ def check_rules(config: Config, at: Place) -> None:
             namespace.limits, namespace.plugin, config.drain_timeout_seconds, place["limits"]
         )
         _check_memory(namespace.limits, config.listen.limits.request_memory_bytes, place["limits"])
+        _check_rates(namespace.limits, place["limits"]["rate"], at)
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
@@ -540,6 +545,57 @@ def _check_memory(limits: NamespaceLimits, of_proxy: int, at: Place) -> None:
         at["max_payload_bytes"].error(
             f"{limits.max_payload_bytes} bytes are more than all requests may take; "
             f"listen.limits.request_memory_bytes is {of_proxy}"
+        )
+
+
+def _check_rates(limits: NamespaceLimits, at: Place, root: Place) -> None:
+    places = [at] if isinstance(limits.rate, RateLimitConfig) else at.items()
+    if limits.rate == []:
+        at.error("it has no limit in it; remove it")
+    for place, rate in zip(places, limits.rates, strict=True):
+        burst = rate.most_at_once
+        for operation, cost in rate.costs.items():
+            here = place["costs"][operation]
+            if cost > burst:
+                here.error(
+                    f"a call of {operation!r} uses {cost}, and no more than {burst} can be there "
+                    "at once, so that none would ever pass; lower it, or raise burst"
+                )
+            elif rate.operations and operation not in rate.operations:
+                here.error(f"{operation!r} is not among the operations that are limited here")
+        if rate.when_store_is_down is not None and not root["limits_store"].is_written:
+            place["when_store_is_down"].error(
+                "there is no store that could be down; set limits_store at the top level, or "
+                "remove this"
+            )
+        if rate.per == "principal" and not root["authentication"].is_written:
+            place["per"].warning(
+                "all callers are anonymous, and have one budget together; set authentication, or "
+                "limit per client"
+            )
+
+
+def _check_limits_store(config: Config, at: Place) -> None:
+    store = config.limits_store
+    if store is None or not at.is_sound:
+        return
+    try:
+        host = parse_store_url(store.url).host
+    except ValueError as error:
+        at["url"].error(str(error))
+        return
+    is_plain = store.url.startswith("redis:")
+    if store.ca_cert is not None and is_plain:
+        at["ca_cert"].error("redis: is plain text; use rediss: in the url, or remove this")
+    if store.username is not None and store.password is None:
+        at["username"].error("it goes with password, which is not set")
+    if is_plain and store.password is not None and not is_loopback(host):
+        at["url"].warning(f"the password passes in plain text to {host}; use rediss:")
+    if not any(namespace.limits.rates for namespace in config.namespaces):
+        at.warning("no namespace has limits.rate, so there is nothing to count")
+    if importlib.util.find_spec("coredis") is None:
+        at.warning(
+            "it needs coredis, which is not installed: pip install 'prism-data-proxy[limits]'"
         )
 
 

@@ -19,6 +19,7 @@ HIDDEN = "***"
 _SECRETS = frozenset(
     {
         ("authentication", "introspection", "client_secret"),
+        ("limits_store", "password"),
         ("secrets", "vault", "token"),
         ("secrets", "vault", "secret_id"),
     }
@@ -61,8 +62,8 @@ def check_secrets(at: Place) -> None:
                 continue  # which has been told; where it is meant to be, this may be right
             place.error(
                 "{{ secret:… }} is replaced in the values of `credentials` only, and in "
-                "`authentication.introspection.client_secret`, and `token` and `secret_id` of "
-                "`secrets.vault`"
+                "`authentication.introspection.client_secret`, `limits_store.password`, and "
+                "`token` and `secret_id` of `secrets.vault`"
             )
         elif not is_key and is_secret(path[-1] if path else "", text):
             place.warning(

@@ -6,6 +6,7 @@ What concerns several keys is in ``prism.config.rules``: a new section is a type
 here, and a function there.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -64,6 +65,7 @@ __all__ = [
     "IntrospectionConfig",
     "JWTIssuerConfig",
     "Launch",
+    "LimitsStoreConfig",
     "ListenConfig",
     "ListenLimits",
     "ListenerTLS",
@@ -74,6 +76,7 @@ __all__ = [
     "PluginConfig",
     "PluginForm",
     "PluginType",
+    "RateLimitConfig",
     "RestartConfig",
     "RetriesConfig",
     "SecretsConfig",
@@ -487,6 +490,63 @@ class AdaptiveLimit(Block, frozen=True):
     max: Annotated[Count | None, Meta(description="Never more; without it `max_in_flight`.")] = None
 
 
+class RateLimitConfig(Block, frozen=True, kw_only=True):
+    """How many calls may come: a steady rate, and a burst on top ([Resilience](resilience.md))."""
+
+    calls_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1_000_000,
+            description="The rate at which what was used comes back; below 1 for less than one a "
+            "second.",
+            examples=[100, 0.5],
+        ),
+    ]
+    burst: Annotated[
+        Count | None,
+        Meta(
+            description="What may be used at once. Without it what comes back in one second, at "
+            "least 1.",
+            examples=[200],
+        ),
+    ] = None
+    per: Annotated[
+        Literal["namespace", "principal", "operation", "client"],
+        Meta(
+            description="Who has such a budget: the namespace as a whole, or each principal, "
+            "operation or client address (of IPv6, each /64) in it."
+        ),
+    ] = "namespace"
+    operations: Annotated[
+        list[OperationName],
+        Meta(
+            description="The operations that are limited; without it all.",
+            examples=[["get", "scan"]],
+        ),
+    ] = []
+    costs: Annotated[
+        dict[OperationName, Annotated[int, Meta(ge=0, le=1_000_000)]],
+        Meta(
+            description="What a call of an operation uses, before what the plugin declares of it; "
+            "else 1. With 0 it is not limited.",
+            examples=[{"scan": 10, "exists": 0}],
+        ),
+    ] = {}
+    when_store_is_down: Annotated[
+        Literal["local", "deny", "allow"] | None,
+        Meta(
+            description="With a `limits_store` that cannot be asked: each proxy limits by itself "
+            "(`local`, so without this key), calls are answered 503, or let pass."
+        ),
+    ] = None
+
+    @property
+    def most_at_once(self) -> int:
+        """The burst, also where it is not written."""
+        return max(1, math.ceil(self.calls_per_second)) if self.burst is None else self.burst
+
+
 class NamespaceLimits(Block, frozen=True):
     """What one namespace's callers may use."""
 
@@ -551,6 +611,20 @@ class NamespaceLimits(Block, frozen=True):
     max_timeout_seconds: Annotated[
         Seconds, Meta(description="Longest deadline that a caller may ask for.")
     ] = 300.0
+    rate: Annotated[
+        RateLimitConfig | list[RateLimitConfig] | None,
+        Meta(
+            description="How many calls may come; one more is answered 429. Of several limits each "
+            "call must pass all."
+        ),
+    ] = None
+
+    @property
+    def rates(self) -> list[RateLimitConfig]:
+        """The rate limits, none or more."""
+        if self.rate is None:
+            return []
+        return [self.rate] if isinstance(self.rate, RateLimitConfig) else self.rate
 
 
 class RetriesConfig(Block, frozen=True):
@@ -966,6 +1040,39 @@ class AuditConfig(Block, frozen=True, kw_only=True):
     ] = None
 
 
+class LimitsStoreConfig(Block, frozen=True, kw_only=True):
+    """A Redis, or Valkey, by which several proxies share their rate limits."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="Where it is: `rediss://HOST:PORT/DATABASE`, or `redis://` in plain text.",
+            examples=["rediss://limits.example.com:6379/0"],
+        ),
+    ]
+    username: Annotated[
+        Text | None,
+        Meta(description="As whom; without it as `default`, where there is a password."),
+    ] = None
+    password: Annotated[
+        Text | None,
+        Meta(
+            description='Its password; better `"{{ secret:name }}"`.',
+            examples=["{{ secret:limits_password }}"],
+        ),
+    ] = None
+    ca_cert: Annotated[
+        PathText | None, Meta(description="Authorities for `url`; without it the system's.")
+    ] = None
+    timeout_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=10)],
+        Meta(
+            description="For each answer; then it counts as down. A call waits for it twice as "
+            "long at most."
+        ),
+    ] = 0.1
+
+
 class Config(Block, frozen=True):
     """The whole file."""
 
@@ -1001,6 +1108,13 @@ class Config(Block, frozen=True):
             examples=["eu-west-1a"],
         ),
     ] = ""
+    limits_store: Annotated[
+        LimitsStoreConfig | None,
+        Meta(
+            description="Where rate limits are counted for several proxies together; without it "
+            "each counts by itself."
+        ),
+    ] = None
     drain_timeout_seconds: Annotated[
         Seconds,
         Meta(

@@ -36,6 +36,8 @@ Errors of one floor stand there: ``config.errors``, ``streams.errors``, ``verifi
         ├── TooManyInFlight         429  the namespace's in-flight limit is reached
         ├── QueueTooLong            429  ... and its place in the queue came too late; never ran
         ├── TooManyStreams          429  the limit on open streams is reached
+        ├── RateLimited             429  calls come faster than a rate limit lets them; never ran
+        ├── LimitsUnavailable       503  ... or how fast they come cannot be said now; never ran
         ├── AuditUnavailable        503  calls cannot be recorded now; it never ran
         ├── LoadShed                503  the proxy has more to do than it can; it never ran
         ├── MemoryFull              503  what requests may take of memory is taken; never ran
@@ -402,6 +404,68 @@ class TooManyStreams(CallError):
 
     def __init__(self, whose: str, limit: int) -> None:
         super().__init__(f"{whose} already has {limit} streams open, the limit")
+
+
+_WHOSE = {
+    "namespace": "namespace {!r} takes",
+    "principal": "each principal may make in namespace {!r}",
+    "operation": "each operation of namespace {!r} takes",
+    "client": "each client address may make in namespace {!r}",
+}
+
+
+class RateLimited(CallError):
+    """Calls come faster than a rate limit lets them. This one never ran.
+
+    ``per`` is who has the limit, ``cost`` what the call would have used of it; it fits after
+    ``retry_after`` seconds, never if that is infinite.
+    """
+
+    status = StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    reason = "rate_limited"
+    retryable = True
+
+    def __init__(
+        self,
+        namespace: str,
+        per: str,
+        calls_per_second: float,
+        burst: int,
+        cost: int,
+        retry_after: float,
+    ) -> None:
+        self.namespace = namespace
+        self.per = per
+        self.calls_per_second = calls_per_second
+        self.burst = burst
+        self.cost = cost
+        self.retry_after = retry_after
+        takes = f"{_WHOSE[per].format(namespace)} {calls_per_second:g} calls a second"
+        takes = f"{takes}, {burst} at once"
+        if cost > burst:
+            super().__init__(f"{takes}: one that uses {cost} can never pass")
+            self.retryable = False
+            return
+        uses = f"this one uses {cost}, and " if cost > 1 else ""
+        super().__init__(f"{takes}; {uses}there is room for it in {retry_after:.3g} s")
+
+    def members(self) -> dict[str, object]:
+        limit = {"per": self.per, "calls_per_second": self.calls_per_second, "burst": self.burst}
+        return {"limit": limit}
+
+
+class LimitsUnavailable(CallError):
+    """What is used of a rate limit cannot be said now, and the call is not to run without. It
+    never ran."""
+
+    status = StatusCode.UNAVAILABLE
+    http_status = 503
+    reason = "limits_unavailable"
+    retryable = True
+
+    def __init__(self, why: str = "the limits store does not answer") -> None:
+        super().__init__(f"calls are not allowed while they cannot be counted: {why}")
 
 
 class AuditUnavailable(CallError):

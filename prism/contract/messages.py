@@ -81,7 +81,8 @@ class OperationDeclaration(Message, frozen=True):
     The schemas are JSON Schema (2020-12) as JSON text, empty where nothing is told: of the
     params and the result, or, of a ``streaming`` operation, of the first message to it and of
     each message from it. ``stream_params_schema`` and ``stream_result_schema`` are the latter
-    for an operation that is ``also_streaming``.
+    for an operation that is ``also_streaming``. ``cost`` is what a call uses of a rate limit, where
+    the configuration does not say it; 0 stands for 1.
     """
 
     name: str = ""
@@ -94,6 +95,7 @@ class OperationDeclaration(Message, frozen=True):
     result_schema: str = ""
     stream_params_schema: str = ""
     stream_result_schema: str = ""
+    cost: Int32 = 0
 
 
 class InitializeResponse(Message, frozen=True):
@@ -240,6 +242,7 @@ FIELD_NUMBERS: dict[type[Message], dict[str, int]] = {
         "result_schema": 8,
         "stream_params_schema": 9,
         "stream_result_schema": 10,
+        "cost": 11,
     },
     ExecuteRequest: {"operation": 1, "params_json": 2, "metadata": 3, "params_raw": 4},
     ExecuteResponse: {

@@ -135,6 +135,7 @@ class LiveConfig:
 
     def _take_effect(self, config: Config, added: dict[str, Slot], removed: list[str]) -> None:
         self._router.overload.configure(config.shedding)
+        self._router.limits_store.configure(config.limits_store, config.secrets)
         for name in removed:
             self._router.remove(name, REMOVED)
         for namespace in config.namespaces:

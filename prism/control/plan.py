@@ -28,6 +28,7 @@ from prism.supervision.status import Receipt
 
 AT_ONCE = (
     "handover_timeout_seconds",
+    "limits_store",
     "log.level",
     "plugins",
     "secrets",

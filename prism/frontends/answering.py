@@ -241,6 +241,14 @@ class ExchangeCall(Call):
 
     # -- its end ------------------------------------------------------------------
 
+    def address(self) -> str:
+        client = self.exchange.peer.client
+        return client[0] if client else ""
+
+    def tell(self, name: bytes, value: bytes) -> None:
+        others = [header for header in self.extra_headers if header[0] != name]
+        self.extra_headers = [*others, (name, value)]
+
     def cancelled(self, why: Cancelled) -> None:
         """From the exchange: nobody waits for the response, or the proxy cannot."""
         self.end(cancellation(why))

@@ -20,7 +20,10 @@ _PREFLIGHT = [
     ),
     (b"access-control-max-age", b"600"),
 ]
-_EXPOSED = (b"access-control-expose-headers", b"prism-attempts, retry-after, x-request-id")
+_EXPOSED = (
+    b"access-control-expose-headers",
+    b"prism-attempts, ratelimit, ratelimit-policy, retry-after, x-request-id",
+)
 
 
 class WebPages:

@@ -14,6 +14,7 @@ from prism.calls.policies import POLICIES
 from prism.calls.policies.policy import Measure
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
+from prism.limits.store import LimitsStore
 from prism.observability.audit import AuditLog
 from prism.secrets import Secrets
 from prism.server.statistics import ServerStatistics
@@ -217,6 +218,21 @@ def vault_metrics(secrets: Secrets) -> Iterator[Metric]:
     for vault in secrets.vaults:
         up.add_metric([vault.config.address], float(not vault.down))
     yield up
+
+
+def limits_metrics(store: LimitsStore) -> Iterator[Metric]:
+    """How the store stands that rate limits are shared by, if there is one."""
+    if not store.is_shared:
+        return
+    yield GaugeMetricFamily(
+        "prism_limits_store_up", "1 while the limits store answers", float(not store.down)
+    )
+    yield CounterMetricFamily(
+        "prism_limits_store_round_trips", "Times the limits store was asked", store.asked
+    )
+    yield CounterMetricFamily(
+        "prism_limits_store_failures", "Times the limits store went down", store.failures
+    )
 
 
 def memory_metrics(memory: Memory) -> Iterator[Metric]:

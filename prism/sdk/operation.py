@@ -27,6 +27,8 @@ T = TypeVar("T")
 Handler = TypeVar("Handler", bound=Callable[..., object])
 Access = Literal["read", "write", "admin"]
 
+MAX_COST = 1_000_000
+"""The largest burst that a rate limit can have."""
 _MARK = "__prism_operation__"
 _PLAIN = frozenset({"builtins", "collections", "collections.abc", "datetime", "decimal", "uuid"})
 """Modules whose types are values: none of them is a ``Call``, which is not known here."""
@@ -71,6 +73,7 @@ class _Mark:
     name: str
     idempotent: bool
     access: OperationAccess
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Operation:
     streaming: bool
     idempotent: bool
     access: OperationAccess = OperationAccess.UNDECLARED
+    cost: int = 0
     stream: "Operation | None" = None
 
     @property
@@ -103,6 +107,7 @@ class Operation:
             streaming=self.streaming,
             also_streaming=self.stream is not None,
             access=self.access,
+            cost=self.cost,
         )
 
 
@@ -112,7 +117,7 @@ def operation(handler: Handler, /) -> Handler: ...
 
 @overload
 def operation(
-    *, name: str = "", idempotent: bool = False, access: Access | None = None
+    *, name: str = "", idempotent: bool = False, access: Access | None = None, cost: int = 0
 ) -> Callable[[Handler], Handler]: ...
 
 
@@ -123,6 +128,7 @@ def operation(
     name: str = "",
     idempotent: bool = False,
     access: Access | None = None,
+    cost: int = 0,
 ) -> Handler | Callable[[Handler], Handler]:
     """Offer a method as an operation.
 
@@ -137,16 +143,20 @@ def operation(
             such calls when a connection breaks, and only such calls.
         access: which permission its callers need, where the proxy knows its clients:
             ``read``, ``write`` or ``admin``. Without it ``write``.
+        cost: what a call uses of a rate limit, where the proxy's configuration does not say it:
+            more than 1 for one that takes more than others. Without it 1.
 
     Raises:
-        TypeError: there is no such access.
+        TypeError: there is no such access, or cost.
     """
     if access not in (None, "read", "write", "admin"):
         raise TypeError(f"access is 'read', 'write' or 'admin', not {access!r}")
+    if isinstance(cost, bool) or not isinstance(cost, int) or not 0 <= cost <= MAX_COST:
+        raise TypeError(f"cost is a whole number from 1 to {MAX_COST}, not {cost!r}")
     needed = OperationAccess[(access or "undeclared").upper()]
 
     def mark(function: Handler) -> Handler:
-        setattr(function, _MARK, _Mark(name, idempotent, needed))
+        setattr(function, _MARK, _Mark(name, idempotent, needed, cost))
         return function
 
     return mark if handler is None else mark(handler)
@@ -174,6 +184,8 @@ def compile_operations(plugin: type, reserved: frozenset[str]) -> dict[str, Oper
             if other.streaming is found.streaming or other.stream is not None:
                 raise TypeError(f"{where}: the class already has an operation named {found.name!r}")
             single, stream = (other, found) if found.streaming else (found, other)
+            if single.cost != stream.cost:
+                raise TypeError(f"{where}: both forms of an operation have the same cost")
             if single.access is not stream.access:
                 raise TypeError(f"{where}: both forms of an operation have the same access")
             found = replace(single, stream=stream)
@@ -235,6 +247,7 @@ def _compile(where: str, mark: _Mark, name: str, function: object) -> Operation:
         streaming=streaming,
         idempotent=mark.idempotent,
         access=mark.access,
+        cost=mark.cost,
     )
 
 

@@ -65,6 +65,39 @@ class WebSocketURL(NamedTuple):
         return host if self.port == default else f"{host}:{self.port}"
 
 
+class StoreURL(NamedTuple):
+    """Where a Redis is."""
+
+    secure: bool
+    host: str
+    port: int
+    database: int
+
+
+def parse_store_url(url: str) -> StoreURL:
+    """Read ``rediss://host[:port][/database]`` or ``redis://…``.
+
+    Raises:
+        ValueError: anything else; the message is a sentence for the operator, without the URL, as
+            that may have a password in it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+        raise ValueError("write rediss://host:6379/0, or redis:// for plain text")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("leave user and password out of the URL: they are keys beside it")
+    if parts.query or parts.fragment:
+        raise ValueError("the URL ends with the number of a database, as in redis://host:6379/0")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(_NO_PORT) from None
+    database = parts.path.removeprefix("/") or "0"
+    if not (database.isascii() and database.isdigit() and len(database) < 5):
+        raise ValueError("after the host stands the number of a database, as in redis://host/0")
+    return StoreURL(parts.scheme == "rediss", parts.hostname, port or 6379, int(database))
+
+
 def parse_endpoint(text: str) -> tuple[str, int]:
     """Split ``host:port`` or ``[IPv6]:port``; the brackets are taken off.
 

@@ -29,7 +29,7 @@ T = TypeVar("T")
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
 EventKind = Literal[
-    "state", "reload", "canary", "replica", "breaker", "shedding", "added", "removed"
+    "state", "reload", "canary", "replica", "breaker", "shedding", "limits", "added", "removed"
 ]
 
 EVENTS_KEPT = 1000
@@ -64,7 +64,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     is ``state`` (a transition: ``previous`` and ``state``), ``reload`` (a step of a
     reload, in ``reason``), ``canary``, ``replica`` (one of several is ejected, or has come back,
     in ``reason``), ``breaker`` (its circuit breaker changed), ``shedding`` (the proxy
-    refuses more, or fewer, calls: of no namespace), ``added`` or ``removed`` (a namespace).
+    refuses more, or fewer, calls: of no namespace), ``limits`` (the store of rate limits went down,
+    or came back: of none, too), ``added`` or ``removed`` (a namespace).
     """
 
     number: int

@@ -688,3 +688,79 @@ def test_proxies_that_are_trusted_have_addresses(problems: Problems) -> None:
         "namespaces: [{name: a, backend: sqlite}]"
     )
     assert "proxy_protocol: hypercorn reads no PROXY headers; use server: prism" in problem
+
+
+# -- rate limits --------------------------------------------------------------
+
+STORE = "limits_store: {url: 'redis://127.0.0.1'}\n"
+
+
+def with_rate(rate: str, root: str = "") -> str:
+    return f"{root}namespaces: [{{name: a, backend: sqlite, limits: {{rate: {rate}}}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        ("{calls_per_second: 0}", "calls_per_second: expected a number above 0, at most 1e+06"),
+        ("{calls_per_second: 1, burst: 0}", "burst: expected a whole number from 1 to 1000000"),
+        ("{burst: 1}", 'rate: the required key "calls_per_second" is missing'),
+        ("[]", "rate: it has no limit in it; remove it"),
+        ("{calls_per_second: 1, per: user}", "per: expected one of namespace, principal"),
+        (
+            "{calls_per_second: 5, costs: {scan: 6}}",
+            "costs.scan: a call of 'scan' uses 6, and no more than 5 can be there at once",
+        ),
+        (
+            "[{calls_per_second: 1}, {calls_per_second: 1, operations: [get], costs: {scan: 0}}]",
+            "rate[1].costs.scan: 'scan' is not among the operations that are limited here",
+        ),
+        (
+            "{calls_per_second: 1, when_store_is_down: deny}",
+            "when_store_is_down: there is no store that could be down; set limits_store at the top",
+        ),
+    ],
+)
+def test_rates_that_cannot_be_meant(problems: Problems, rate: str, said: str) -> None:
+    (problem,) = problems(with_rate(rate))
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("{url: 'http://a'}", "url: write rediss://host:6379/0, or redis:// for plain text"),
+        ("{url: 'redis://:hunter2@a'}", "url: leave user and password out of the URL"),
+        ("{url: 'redis://a?db=1'}", "url: the URL ends with the number of a database"),
+        ("{url: 'redis://a/b'}", "url: after the host stands the number of a database"),
+        ("{url: 'redis://a:0x'}", "url: the port must be a number from 1 to 65535"),
+        ("{url: 'redis://a', ca_cert: c}", "ca_cert: redis: is plain text; use rediss:"),
+        ("{url: 'rediss://a', username: u}", "username: it goes with password, which is not set"),
+        ("{url: 'rediss://a', timeout_seconds: 11}", "timeout_seconds: expected a number above 0"),
+    ],
+)
+def test_stores_that_cannot_be_meant(problems: Problems, store: str, said: str) -> None:
+    (problem,) = problems(with_rate("{calls_per_second: 1}", f"limits_store: {store}\n"))
+    assert said in problem
+    assert "hunter2" not in problem
+
+
+def test_what_is_probably_not_meant_of_limits_is_told() -> None:
+    def warned(text: str) -> list[str]:
+        return [str(one) for one in parse_config(text, "f").warnings]
+
+    (one,) = warned(with_rate("{calls_per_second: 1, per: principal}"))
+    assert one.endswith("have one budget together; set authentication, or limit per client")
+    (one,) = warned(STORE + "namespaces: [{name: a, backend: sqlite}]\n")
+    assert one.endswith("no namespace has limits.rate, so there is nothing to count")
+    plain = "limits_store: {url: 'redis://limits', password: '{{ secret:a }}'}\n"
+    (one,) = warned(with_rate("{calls_per_second: 1, when_store_is_down: deny}", plain))
+    assert one.endswith("the password passes in plain text to limits; use rediss:")
+
+
+def test_one_limit_or_several() -> None:
+    one = parse_config(with_rate("{calls_per_second: 1}"), "f").config.namespaces[0].limits
+    two = parse_config(with_rate("[{calls_per_second: 1}, {calls_per_second: 2}]"), "f").config
+    assert [rate.calls_per_second for rate in one.rates] == [1]
+    assert [rate.calls_per_second for rate in two.namespaces[0].limits.rates] == [1, 2]
+    assert NamespaceLimits().rates == []

@@ -18,6 +18,7 @@ from prism.calls.policies.deadline import Deadline
 from prism.calls.policies.hedging import Hedging
 from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.policy import Policy
+from prism.calls.policies.rate_limit import RateLimit
 from prism.calls.policies.read_params import CheckParams, ReadParams
 from prism.calls.policies.retries import Retries
 from prism.calls.policies.shed import Shed
@@ -37,6 +38,9 @@ POLICIES: tuple[type[Policy], ...] = (
     # announced cannot hold them; ``calls.memory`` bounds what bodies take meanwhile. And
     # before the lease on an instance, so that a slow client cannot hold up a drain.
     ReadParams,
+    # After the params, since over gRPC the operation comes with them; before what holds a place:
+    # a call that waits for the limits store takes none.
+    RateLimit,
     # Before the check, so that refusing is cheap.
     InFlightLimit,
     StreamLimit,

@@ -213,6 +213,7 @@ class GrpcCall(ExchangeCall):
         headers = [_CONTENT_TYPE, _ACCEPT_ENCODING, (b"x-request-id", self.request_id.encode())]
         if self._answer_encoding is not Encoding.IDENTITY:
             headers.append((b"grpc-encoding", self._answer_encoding.encode("ascii")))
+        headers += self.extra_headers
         return headers
 
     def _trailers(self, error: CallError | None) -> Headers:

@@ -78,6 +78,8 @@ def _described(declared: OperationDeclaration) -> dict[str, Any]:
         "also_streaming": declared.also_streaming,
         "access": NAMES[needed(declared)],
     }
+    if declared.cost > 1:
+        described["cost"] = declared.cost
     if declared.description:
         described["description"] = declared.description
     return described | {name: msgspec.Raw(text.encode()) for name, text in schemas.items() if text}
