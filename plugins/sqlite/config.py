@@ -30,6 +30,10 @@ class SQLiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     credential_names: ClassVar[tuple[str, ...]] = ()
+    one_process: ClassVar[str] = (
+        "of several processes on one file each waits for the others' commits, and none sees what "
+        "the others change, for watchers and queues; one commits the calls of many clients together"
+    )
 
     path: Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True})] = (
         "prism.db"

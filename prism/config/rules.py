@@ -640,6 +640,11 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
     if plugin.unsupported is not None:
         at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
     _check_replicas(plugin, at["plugin"])
+    if plugin.has_replicas and namespace.cache is not None:
+        at["cache"].warning(
+            "each replica has a cache of its own, and what is written through the others shows "
+            f"there up to {namespace.cache.ttl_seconds:g} s later (ttl_seconds)"
+        )
     kind = config_type(plugin)
     if kind is not None:
         _check_settings(kind, namespace, at)
@@ -651,7 +656,9 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
         here = at["processes"]
         match plugin.form:
             case PluginForm.COMMAND:
-                pass
+                why = getattr(config_type(plugin), "one_process", "")
+                if why:
+                    here.warning(f"one process serves this better: {why}")
             case PluginForm.MODULE | PluginForm.LIBRARY:
                 here.error(
                     "a plugin in the proxy's own process is there once; run it by a `command` "

@@ -1,9 +1,11 @@
 """What is wrong with a plugin's ``config:`` and ``credentials:`` beyond its types.
 
-The type of a plugin's configuration, a msgspec Struct, may say three things more, which are asked
+The type of a plugin's configuration, a msgspec Struct, may say four things more, which are asked
 where a file is checked and again where the plugin starts:
 
 - ``credential_names``: a class variable, the tuple of all names that ``credentials:`` may have;
+- ``one_process``: a class variable, why several processes of the plugin should not serve a
+  namespace; without it they may;
 - ``problems(self, credentials)``: yields a ``SettingsProblem`` for all that does not fit together,
   without looking at files or servers;
 - ``store(self, namespace, credentials)``: the ``Store`` in which the data of the namespace are, or

@@ -33,6 +33,9 @@ HALF_WINDOW = 5.0
 """Seconds; errors are judged over the present half window and the one before."""
 MIN_CALLS = 20
 """Calls in the window before a rate of errors means anything."""
+SHORTEST = 0.1
+"""Seconds that a replica must have had for a missed deadline to count: it is no fault of its own
+that a client is in too much of a hurry."""
 LEAST_WEIGHT = 0.1
 """The share, relative to a full one, that slow start begins with."""
 ENOUGH = 1 / 1.4
@@ -75,6 +78,8 @@ class Replica:
         balance = self._balance
         now = balance.now()
         self._turn(now)
+        if status is StatusCode.DEADLINE_EXCEEDED and seconds < SHORTEST:
+            return
         if status not in PLUGIN_AT_FAULT:
             # Cancelled by its client, it says neither this nor that.
             if status is not StatusCode.CANCELLED:

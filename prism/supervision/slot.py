@@ -81,6 +81,8 @@ class Slot:
         instance = self.current
         if instance is None:
             raise self.unavailable()
+        if self.canary is None:
+            return instance
         canary = self._next_canary(avoid)
         return instance if canary is None else canary
 

@@ -198,6 +198,20 @@ def test_zones_of_endpoints_need_the_proxy_s_own() -> None:
     assert not parse_config(f"zone: y\n{text}", "f").warnings
 
 
+def test_what_several_processes_do_not_share() -> None:
+    command = "command: [python, -m, prism_plugins.{}], processes: 2"
+    sqlite = (
+        "namespaces:\n  - name: a\n    backend: sqlite\n    config: {path: /a.db}\n"
+        f"    plugin: {{type: sidecar, {command.format('sqlite')}}}\n"
+    )
+    [warning] = parse_config(sqlite, "f").warnings
+    assert "one process serves this better: of several processes on one file" in str(warning)
+    redis = sqlite.replace("sqlite", "redis").replace("path: /a.db", "url: 'redis://127.0.0.1'")
+    redis = redis.replace("    config", "    cache: {operations: [get]}\n    config")
+    told = [str(one) for one in parse_config(redis, "f").warnings]
+    assert any("shows there up to 30 s later" in one for one in told), told
+
+
 def test_versions_of_endpoints() -> None:
     text = (
         "plugins:\n  - {name: p, type: grpc, tls: {}, versions: {v1: {}},"

@@ -146,6 +146,8 @@ def test_a_success_breaks_the_row_and_a_cancelled_call_says_nothing():
     assert not bench.ejected()
     bench.say("a", StatusCode.CANCELLED, FAILED)
     assert bench.ejected() == {"a"}
+    for _ in range(50):
+        bench["b"].take(0.01, StatusCode.DEADLINE_EXCEEDED)
     # What callers do wrong is not the replica's fault.
     bench.say("b", *[StatusCode.NOT_FOUND] * 50)
     assert bench.ejected() == {"a"}

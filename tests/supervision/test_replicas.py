@@ -9,11 +9,15 @@ import trio.testing
 from msgspec.structs import replace
 from supervised_plugin import call, eventually, held, supervised
 
+from prism.config.types import SecretsConfig
 from prism.contract.errors import InvalidRequest, OperationInProgress, PluginUnavailable
+from prism.observability.collectors import supervision_metrics
+from prism.secrets import Secrets
 from prism.streams.errors import LaunchError
 from prism.supervision.canary import Canary
 from prism.supervision.replicas import MAX_ADDRESSES, Replicas, look_up, replica_specs
 from prism.supervision.status import NamespaceStatus
+from prism.supervision.supervisor import Supervisor
 
 
 @pytest.fixture
@@ -388,6 +392,29 @@ async def test_several_that_do_not_start_leave_the_one_alone(several, model, aut
         assert supervisor.status_of("ns").replicas == []
 
 
+async def test_one_that_may_not_run_twice_ends_before_the_several_start(
+    several, model, autojump_clock
+):
+    spec = several(1, overlap=False)
+    async with supervised(spec) as supervisor:
+        one, slots = supervisor.slots["ns"], []
+
+        def commit(added, _removed):
+            slots.append(added["ns"])
+
+        wanted = with_processes(spec, 3, overlap=None)
+        [change] = supervisor.plan([wanted])
+        assert change.action == "restart"
+        async with trio.open_nursery() as nursery:
+            with held(one):
+                nursery.start_soon(supervisor.apply, [wanted], commit)
+                await eventually(lambda: slots)
+                nursery.start_soon(slots[0].wait_filled)
+                await trio.sleep(1)
+                assert len(model.made) == 1
+        assert len(await numbers(slots[0])) == 3
+
+
 async def test_a_change_of_what_they_share_by_replaces_nothing(several, model, autojump_clock):
     spec = several(3)
     async with supervised(spec) as supervisor:
@@ -412,3 +439,40 @@ async def test_a_change_that_the_first_does_not_survive(several, model, autojump
         assert applied.receipts[0].outcome == "swapped"
         assert len(await numbers(supervisor.slots["ns"], 200)) == 4
         assert not {1, 2, 3} & set(await numbers(supervisor.slots["ns"], 200))
+
+
+# -- metrics, secrets -----------------------------------------------------------
+
+
+async def test_metrics_of_each_replica(several, model, autojump_clock):
+    async with supervised(several(2)) as supervisor:
+        supervisor._keepers["ns"].members["2"].current.retire("it is tired")
+        found = {
+            (family.name, sample.labels["replica"]): sample.value
+            for family in supervision_metrics(supervisor)
+            for sample in family.samples
+            if family.name.startswith("prism_replica")
+        }
+        assert found["prism_replica_serving", "1"] == 1
+        assert found["prism_replica_serving", "2"] == 0
+        assert found["prism_replica_share", "1"] == 1
+        assert found["prism_replica_ejected", "1"] == found["prism_replica_ejections", "1"] == 0
+
+
+async def test_changed_secrets_are_given_to_each_replica(several, model, tmp_path):
+    secret = tmp_path / "pw"
+    secret.write_text("first")
+    secret.chmod(0o600)
+    secrets = Secrets()
+    credentials = secrets.credentials(
+        {"password": "{{ secret:pw }}"}, SecretsConfig(directory=str(tmp_path))
+    )
+    spec = replace_spec(several(2), credentials=credentials)
+    supervisor = Supervisor([spec], secrets)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        secret.write_text("second")
+        await eventually(lambda: supervisor.journals["ns"].rotations["swapped"])
+        serving = supervisor._keepers["ns"].serving
+        assert [each.credentials for each in serving] == [{"password": "second"}] * 2
+        supervisor.stop()
