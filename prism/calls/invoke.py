@@ -205,8 +205,9 @@ class _Next(Alarm):
         call.target.slot.retried[self._why] += 1
 
     def _give_back(self) -> None:
-        if self._budget is not None:
-            self._budget.give_back()
+        budget, self._budget = self._budget, None  # once, also where the call's end comes of it
+        if budget is not None:
+            budget.give_back()
 
     async def _wait(self) -> None:
         """Wait for the next instance; if none comes, the call ends as it did, or as never begun."""

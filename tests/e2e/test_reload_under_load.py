@@ -27,7 +27,7 @@ BETWEEN_KILLS = 20
 
 
 @asynccontextmanager
-async def proxy_with_store(directory, **plugin):
+async def proxy_with_store(directory, namespace=None, **plugin):
     """A proxy whose namespace ``store`` has two versions; yields it, its port and the store."""
     store = directory / "store"
     command = [sys.executable, str(SUPPORT / "store_plugin.py"), "{version}"]
@@ -48,6 +48,7 @@ async def proxy_with_store(directory, **plugin):
                 "backend": "store",
                 "plugin": {"name": "store", "version": "v1", **plugin},
                 "config": {"path": str(store)},
+                **(namespace or {}),
             }
         ],
     }
@@ -131,6 +132,34 @@ async def test_reloads_alone_cost_no_call_an_error(tmp_path, reloads):
     assert sum(receipt.calls.finished_on_old for receipt in receipts) > reloads
     check_store(store, calls)
     print(f"{len(calls)} calls, {reloads} reloads")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("operation", ["look", "put"])
+async def test_reloads_lose_nothing_with_retries_and_hedging(tmp_path, operation, processes):
+    policies = {
+        "retries": {"attempts": 3, "budget": 1.0},
+        "hedging": {"after": 0.003, "budget": 1.0},  # about every call is made a second time
+    }
+    async with proxy_with_store(tmp_path, policies, processes=processes) as (proxy, port, store):
+        receipts = []
+        async with load(port, tmp_path / "results", operation):
+            for version in ("v2", "v1", "v2"):
+                receipt = await proxy.supervisor.reload("store", version)
+                assert receipt.outcome == "swapped"
+                receipts.append(receipt)
+        policies = proxy.router.find("store").policies
+        [hedges] = [each.state()["sent"] for each in policies if each.name == "hedging"]
+    calls = accounts(tmp_path / "results")
+    assert Counter(call["status"] for call in calls) == {200: len(calls)}
+    for receipt in receipts:
+        assert (receipt.calls.failed, receipt.calls.lost) == (0, 0)
+    if operation == "put":
+        assert hedges == 0
+        check_store(store, calls)
+    else:
+        assert hedges > 0
 
 
 @pytest.mark.slow

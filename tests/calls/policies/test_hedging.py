@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.budget import FLOOR, WINDOW
 from prism.calls.policies.hedging import ENOUGH, MAX_OPERATIONS, SHORTEST, Hedging
-from prism.config.types import HedgingConfig, RetriesConfig
+from prism.config.types import BreakerConfig, HedgingConfig, RetriesConfig
 from prism.contract.errors import (
     CallCancelled,
     DeadlineExceeded,
@@ -246,6 +246,35 @@ async def test_the_next_instance_is_taken_if_there_is_one(hedging, make_call, au
     assert call.instance_id == "kv/2"
     check_leases(old, opened=1, cancelled=1)
     check_leases(new, opened=1, finished=1)
+
+
+async def test_not_while_a_breaker_is_open(hedging, make_call, ask, autojump_clock):
+    """Nor while it is half open: then one call at a time is let through."""
+    namespace, attempts = hedging((1, fine(1)))
+    breaker = BreakerConfig(min_calls=1, open_seconds=1, probes=5)
+    namespace.update(replace(namespace.config, breaker=breaker))
+    call = make_call(namespace)
+    call.proceed()
+    await wait_all_tasks_blocked()
+    attempts.outcomes = [(0, UNAVAILABLE)]
+    with pytest.raises(PluginError):
+        await ask(namespace)
+    assert await call.outcome() == b'"1"'
+    attempts.outcomes = [(1, fine(2))]
+    await trio.sleep(2)
+    assert await ask(namespace) == b'"2"'
+    assert counted(namespace) == (0, 0, 0)
+    assert len(attempts.begun) == 3
+
+
+async def test_a_loser_is_nothing_to_a_breaker(hedging, ask, autojump_clock):
+    namespace, _attempts = hedging((60, fine(1)), (0.05, fine(2)))
+    namespace.update(replace(namespace.config, breaker=BreakerConfig(min_calls=1)))
+    assert await ask(namespace) == b'"2"'
+    await over(namespace)
+    window = namespace.slot.current.breaker.window
+    window.slide(trio.current_time() - 100)
+    assert (window.calls, window.bad) == (1, 0)
 
 
 async def test_no_plugin_then(hedging, make_call, autojump_clock):

@@ -9,11 +9,13 @@ from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.budget import FLOOR, WINDOW
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.retries import FIRST_PAUSE, MAX_PAUSE, Retries
 from prism.calls.stream import ClientStream
-from prism.config.types import NamespaceLimits, RetriesConfig
+from prism.config.types import BreakerConfig, NamespaceLimits, RetriesConfig
 from prism.contract.errors import (
     CallCancelled,
+    CircuitOpen,
     Draining,
     Overloaded,
     PluginCrashed,
@@ -336,3 +338,61 @@ async def test_what_operators_see_and_change(retrying, ask, autojump_clock):
     measured = {measure.name: value for measure, _labels, value in retries.measure()}
     assert measured["prism_retries_over_budget"] == 2
     assert measured["prism_retries_left"] < 1
+
+
+@pytest.mark.parametrize("opened", ["by its calls", "by hand"])
+async def test_not_where_a_breaker_has_opened(retrying, ask, autojump_clock, opened):
+    """The call keeps its own error: it has run, which ``circuit_open`` would deny."""
+    namespace, times = retrying(UNAVAILABLE, attempts=5)
+    breaker = BreakerConfig(min_calls=3, open_seconds=60)
+    namespace.update(replace(namespace.config, breaker=breaker))
+    [circuit] = [each for each in namespace.policies if isinstance(each, CircuitBreaker)]
+    if opened == "by hand":
+
+        async def open_it(request):
+            times.append(trio.current_time())
+            circuit.operate("open")
+            return UNAVAILABLE
+
+        namespace.slot.current.channel.answer = open_it
+    with pytest.raises(PluginError, match="its backend is away"):
+        await ask(namespace)
+    assert len(times) == (1 if opened == "by hand" else 3)
+    assert circuit.refused == 0
+    with pytest.raises(CircuitOpen):
+        await ask(namespace)
+    assert len(times) == (1 if opened == "by hand" else 3)
+
+
+async def test_one_that_opens_in_the_pause(retrying, make_call, autojump_clock):
+    namespace, times = retrying(UNAVAILABLE, FINE)
+    namespace.update(replace(namespace.config, breaker=BreakerConfig()))
+    [circuit] = [each for each in namespace.policies if isinstance(each, CircuitBreaker)]
+    call = make_call(namespace)
+    call.proceed()
+    await wait_all_tasks_blocked()
+    circuit.operate("open")
+    with pytest.raises(PluginError, match="its backend is away"):
+        await call.outcome()
+    assert (len(times), call.attempts) == (1, 1)
+    assert policy(namespace).budget.left == pytest.approx(RESERVE + 0.1, abs=0.1)
+
+
+async def test_another_replica_is_taken(retrying, make_call, autojump_clock):
+    """The one that has refused is asked again only where there is no other."""
+    namespace, times = retrying(FINE)
+    ill, well = namespace.slot.current, copy.copy(namespace.slot.current)
+    well.generation, well.id = 2, "kv/2"
+    namespace.slot.choose = lambda avoid=None: well if avoid is ill else ill
+    well.channel = type(ill.channel)(ill.channel.answer)
+
+    async def refuse(request):
+        times.append("refused")
+        return UNAVAILABLE
+
+    ill.channel.answer = refuse
+    call = make_call(namespace)
+    call.proceed()
+    assert await call.outcome() == b'"fine"'
+    assert times[0] == "refused"
+    assert call.instance_id == "kv/2"
