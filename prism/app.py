@@ -41,6 +41,7 @@ from prism.observability.collectors import (
     vault_metrics,
 )
 from prism.observability.metrics import Metrics
+from prism.observability.recording import Recordings
 from prism.process.handover import PassedSocket
 from prism.process.sockets import GivenSocket, Role, connections_that_fit, for_place
 from prism.secrets import Secrets
@@ -60,6 +61,7 @@ from prism.streams.listeners import (
 )
 from prism.streams.tls import ServerTLS
 from prism.supervision.events import EventFeed
+from prism.supervision.instance import shadow_name
 from prism.supervision.supervisor import Supervisor
 
 log = logging.getLogger("prism")
@@ -107,6 +109,7 @@ class Proxy:
             )
             self._authentication.changed = self._review_streams
             is_good = self._authentication.is_good
+        self._recordings = Recordings()
         self._audit = None
         if self.config.audit is not None:
             self._audit = AuditLog.from_config(self.config.audit)
@@ -121,6 +124,7 @@ class Proxy:
                     namespace,
                     self.supervisor.slots[namespace.name],
                     is_open=self.config.authentication is None,
+                    shadow=self.supervisor.slots.get(shadow_name(namespace.name)),
                 )
                 for namespace in self.config.namespaces
             ),
@@ -129,6 +133,7 @@ class Proxy:
             None if self._audit is None else self._audit.refusal,
             Overload(self.config.shedding, self._note_shedding),
             limits_store,
+            self._recordings.open,
         )
         self.live = LiveConfig(self.config, self.router, self.supervisor, self.load, self.secrets)
         self._metrics = Metrics(self.router, self.supervisor)
@@ -178,6 +183,8 @@ class Proxy:
             await self._run(on_ready, wait_for_permission)
         finally:
             await self.secrets.aclose()
+            with trio.CancelScope(shield=True):  # bounded, likewise
+                await trio.to_thread.run_sync(self._recordings.close)
             if self._audit is not None:
                 with trio.CancelScope(shield=True):  # bounded: the last records
                     await trio.to_thread.run_sync(self._audit.close)
@@ -225,7 +232,7 @@ class Proxy:
                     )
                 )
                 async with trio.open_nursery() as deadlines:
-                    deadlines.start_soon(self.router.deadlines.run)
+                    deadlines.start_soon(self.router.run)
                     deadlines.start_soon(self.router.overload.run)
                     deadlines.start_soon(self.router.limits_store.run)
                     if self._authentication is not None:

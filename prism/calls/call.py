@@ -31,7 +31,7 @@ from prism.calls.namespace import Namespace
 from prism.calls.overload import HIGH
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.hedging import Hedge
-from prism.calls.policies.policy import Policy
+from prism.calls.policies.policy import Policy, Witness
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     CallCancelled,
@@ -100,6 +100,7 @@ class Call(ABC):
     ``needs``: the table may be another by the time it ends.
 
     Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
+    ``witnesses`` see what becomes of it with the plugin.
     ``retries`` counts further attempts, one after the other; ``hedge`` is there where one beside
     the first may be made. ``status``, ``http_status``
     and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
@@ -150,6 +151,7 @@ class Call(ABC):
         "trace_id",
         "traceparent",
         "tracestate",
+        "witnesses",
     )
 
     def __init__(self, started: float, tasks: TaskPool) -> None:
@@ -192,6 +194,7 @@ class Call(ABC):
         self.reason = ""
         self.detail = ""
         self.done = False
+        self.witnesses: tuple[Witness, ...] = ()
         self._entered = 0
         self._policies: tuple[Policy, ...] = ()
         self._waiting: Waiting | None = None
@@ -361,6 +364,8 @@ class Call(ABC):
         """
         if self.circuit is not None:
             self._breaker_period = self.circuit.begin(instance)
+        for witness in self.witnesses:
+            witness.began(self)
         instance.acquire()
         self.instance = instance
         self.instance_id = instance.id
@@ -428,10 +433,14 @@ class Call(ABC):
             refusal = PluginError(status, response.error[:MAX_DETAIL])
             if status is _UNAVAILABLE:
                 retry(self, refusal, instance)
-            else:
-                self.end(refusal)
+                return
+            for witness in self.witnesses:
+                witness.answered(self, response)
+            self.end(refusal)
             return
         self.end_attempt(None, _OK)
+        for witness in self.witnesses:
+            witness.answered(self, response)
         content_type = b"application/json"
         if response.result_raw and not response.result_json:
             result, content_type = response.result_raw, b"application/msgpack"
@@ -563,3 +572,5 @@ class Call(ABC):
         for policy in reversed(self._policies[:entered]):
             if policy.is_left:
                 policy.leave(self)
+        for witness in self.witnesses:
+            witness.ended(self, error)

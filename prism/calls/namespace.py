@@ -12,9 +12,11 @@ from prism.calls.memory import Account, Memory
 from prism.calls.overload import Overload
 from prism.calls.policies import build_policies
 from prism.calls.policies.policy import Policy
+from prism.calls.policies.record import MakeRecorder
 from prism.config.types import NamespaceAccess, NamespaceConfig, NamespaceLimits
 from prism.contract.errors import CallError, Unauthenticated
 from prism.limits.store import LimitsStore
+from prism.streams.tasks import TaskPool
 from prism.supervision.slot import Slot
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ def _is_good(_: Identity) -> bool:
     return True
 
 
+def _no_tasks() -> TaskPool | None:
+    return None
+
+
 @dataclass(eq=False, slots=True)
 class Namespace:
     """One namespace, as ``config`` says, with its plugin in ``slot``. ``in_flight`` counts its
@@ -34,15 +40,18 @@ class Namespace:
 
     ``access`` says who may do what; without it, everybody may do everything.
     ``policies`` are what its calls enter; a call keeps to those that there were when it came.
+    ``shadow`` is the slot of its shadow's plugin, if it has one.
     ``deadlines``, ``is_good`` (would this identity be found again?), ``audit_refusal`` (why can no
-    call be recorded?), ``overload`` (has the proxy too much to do?) and ``limits_store`` (who else
-    counts its calls?) are the router's: set by ``attach`` once it is there, as are the proxy's
-    accounts, the parents of ``requests`` and ``answers``.
+    call be recorded?), ``overload`` (has the proxy too much to do?), ``limits_store`` (who else
+    counts its calls?), ``recorder`` (opens its recording) and ``tasks`` (for what goes on beside
+    calls) are the router's: set by ``attach`` once it is there, as are the proxy's accounts, the
+    parents of ``requests`` and ``answers``.
     """
 
     config: NamespaceConfig
     slot: Slot
     access: AccessTable | None = None
+    shadow: Slot | None = None
     name: str = field(init=False)
     limits: NamespaceLimits = field(init=False)
     in_flight: int = field(default=0, init=False)
@@ -53,6 +62,8 @@ class Namespace:
     audit_refusal: Callable[[], str] | None = field(default=None, init=False)
     overload: Overload = field(default_factory=Overload, init=False)
     limits_store: LimitsStore = field(default_factory=LimitsStore, init=False)
+    recorder: MakeRecorder | None = field(default=None, init=False)
+    tasks: Callable[[], TaskPool | None] = field(default=_no_tasks, init=False)
     policies: tuple[Policy, ...] = field(default=(), init=False)
     requests: Account = field(init=False)
     answers: Account = field(init=False)
@@ -66,13 +77,19 @@ class Namespace:
 
     @classmethod
     def from_config(
-        cls, config: NamespaceConfig, slot: Slot, *, is_open: bool = True
+        cls,
+        config: NamespaceConfig,
+        slot: Slot,
+        *,
+        is_open: bool = True,
+        shadow: Slot | None = None,
     ) -> "Namespace":
         """The namespace that ``config`` describes, with its plugin in ``slot``.
 
         ``is_open``: clients are not authenticated, so that anybody may use it.
         """
-        return cls(config, slot, None if is_open else AccessTable(config.name, config.access))
+        access = None if is_open else AccessTable(config.name, config.access)
+        return cls(config, slot, access, shadow)
 
     def update(self, config: NamespaceConfig, *, with_access: bool = True) -> None:
         """Take over what can change under calls: it is for those that come from now on, and
@@ -96,17 +113,26 @@ class Namespace:
         audit_refusal: Callable[[], str] | None,
         overload: Overload,
         limits_store: LimitsStore,
+        tasks: Callable[[], TaskPool | None] = _no_tasks,
+        recorder: MakeRecorder | None = None,
     ) -> None:
         """Have what the router's namespaces have in common."""
         self.limits_store = limits_store
         self.deadlines = deadlines
         self.is_good = is_good
+        self.tasks = tasks
         if overload is not self.overload:
             self.overload = overload
             self.policies = build_policies(self, self.policies)
-        if audit_refusal is not self.audit_refusal:
+        if audit_refusal is not self.audit_refusal or recorder is not self.recorder:
             self.audit_refusal = audit_refusal
+            self.recorder = recorder
             self.policies = build_policies(self, self.policies)
+
+    def detach(self) -> None:
+        """It takes no new calls any more: what its policies have beside calls ends."""
+        for policy in self.policies:
+            policy.discard()
 
     def use_memory(self, memory: Memory) -> None:
         """Have the proxy's accounts as parents of the namespace's."""

@@ -10,8 +10,10 @@ from prism.calls.deadlines import Deadlines
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.calls.overload import Overload
+from prism.calls.policies.record import MakeRecorder
 from prism.contract.errors import Draining, UnknownNamespace
 from prism.limits.store import LimitsStore
+from prism.streams.tasks import TaskPool
 from prism.supervision.slot import Slot
 
 
@@ -21,8 +23,9 @@ def _everybody(_: Identity) -> bool:
 
 class Router:
     """All namespaces by name, the deadlines of their calls, and the memory that those may take.
-    Run ``deadlines.run``, ``overload.run`` and ``limits_store.run``. ``is_good``: would this
-    identity be found again? ``audit_refusal``: why can no call be recorded? Without it none is.
+    Run ``run``, ``overload.run`` and ``limits_store.run``. ``is_good``: would this identity be
+    found again? ``audit_refusal``: why can no call be recorded? Without it none is. ``recorder``
+    opens the recordings of namespaces that have one.
 
     Changing the table is safe at any time: calls that already run keep the
     namespace that they started with.
@@ -36,6 +39,7 @@ class Router:
         audit_refusal: Callable[[], str] | None = None,
         overload: Overload | None = None,
         limits_store: LimitsStore | None = None,
+        recorder: MakeRecorder | None = None,
     ) -> None:
         self._namespaces: dict[str, Namespace] = {}
         self.deadlines = Deadlines()
@@ -44,17 +48,37 @@ class Router:
         self.audit_refusal = audit_refusal
         self.overload = overload or Overload()
         self.limits_store = limits_store or LimitsStore()
+        self.recorder = recorder
+        self._tasks: TaskPool | None = None
         self.memory.requests.reclaim = self.deadlines.end_slow_bodies
         self._changes = trio.lowlevel.ParkingLot()
         self._change = 0
         for namespace in namespaces:
             self.add(namespace)
 
+    async def run(self) -> None:
+        """Watch the deadlines of calls, and run what goes on beside them, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._tasks = TaskPool(nursery)
+            try:
+                await self.deadlines.run()
+            finally:
+                self._tasks = None
+
+    def _task_pool(self) -> TaskPool | None:
+        return self._tasks
+
     def add(self, namespace: Namespace) -> None:
         """Make ``namespace`` reachable, in the place of one with the same name."""
         self._namespaces[namespace.name] = namespace
         namespace.attach(
-            self.deadlines, self.is_good, self.audit_refusal, self.overload, self.limits_store
+            self.deadlines,
+            self.is_good,
+            self.audit_refusal,
+            self.overload,
+            self.limits_store,
+            self._task_pool,
+            self.recorder,
         )
         namespace.use_memory(self.memory)
         self.use_slot(namespace, namespace.slot)
@@ -73,6 +97,7 @@ class Router:
         """Make the namespace unreachable for new calls, and end its open streams."""
         namespace = self._namespaces.pop(name)
         namespace.end_streams(Draining(reason))
+        namespace.detach()
         self.changed()
 
     def changed(self) -> None:

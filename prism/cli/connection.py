@@ -316,7 +316,8 @@ def admin_path(collection: str, namespace: str, rest: str = "") -> str:
     Raises:
         click.UsageError: a name that a URL would read otherwise.
     """
-    if not is_plain(namespace):
+    of_plugin = namespace.removesuffix(":shadow") if collection == "plugins" else namespace
+    if not is_plain(of_plugin):
         raise click.UsageError(
             f"NAMESPACE is letters, digits, hyphens, underscores: not {namespace!r}"
         )

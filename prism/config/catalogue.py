@@ -84,6 +84,28 @@ def resolve_plugin(
     )
 
 
+def shadow_as_namespace(namespace: NamespaceConfig) -> NamespaceConfig | None:
+    """The namespace's shadow, as the namespace that it would be by itself; None without one.
+
+    Its name is the namespace's, which its plugin is told.
+    """
+    shadow = namespace.shadow
+    if shadow is None:
+        return None
+    plugin = namespace.plugin if shadow.plugin is None else shadow.plugin
+    if plugin.name is None and plugin.type is None:
+        plugin = msgspec.structs.replace(plugin, name=namespace.plugin.name)
+    return msgspec.structs.replace(
+        namespace,
+        plugin=plugin,
+        config=namespace.config if shadow.config is None else shadow.config,
+        credentials=namespace.credentials if shadow.credentials is None else shadow.credentials,
+        shadow=None,
+        record=None,
+        cache=None,
+    )
+
+
 def launch_keys(entry: CataloguePlugin, version: str | None) -> dict[str, Any]:
     """How this version starts: the entry's keys, replaced one by one by the version's.
 

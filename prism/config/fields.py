@@ -29,6 +29,14 @@ def _form(pattern: str, words: str) -> Meta:
 
 Name = Annotated[str, _form(names.NAMESPACE, names.NAMESPACE_FORM)]
 OperationName = Annotated[str, _form(names.OPERATION, names.OPERATION_FORM)]
+ResultPath = Annotated[
+    str,
+    _form(
+        r"(?:\$[.]?)?(?:\*{1,2}|[^.\[\]*]+|\[(?:\*|[0-9]{1,9})\])"
+        r"(?:\.(?:\*{1,2}|[^.\[\]*]+)|\[(?:\*|[0-9]{1,9})\])*",
+        "a path such as items[*].updated_at",
+    ),
+]
 Version = Annotated[str, _form(names.VERSION, 'a version such as "v1.2"')]
 Origin = Annotated[
     str,

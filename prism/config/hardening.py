@@ -7,7 +7,12 @@ loopback. ``docs/security.md`` has the list for people; a test compares the two.
 
 from collections.abc import Callable, Iterator
 
-from prism.config.catalogue import BUILT_IN, UnresolvedPlugin, resolve_plugin
+from prism.config.catalogue import (
+    BUILT_IN,
+    UnresolvedPlugin,
+    resolve_plugin,
+    shadow_as_namespace,
+)
 from prism.config.document import Place
 from prism.config.secrets import is_reference, is_secret
 from prism.config.types import Config, PluginConfig
@@ -130,6 +135,10 @@ def _secrets(config: Config, at: Place) -> Iterator[Finding]:
             if not is_reference(text) and (is_secret(key, text) or not is_user_key(key)):
                 place = at["namespaces"][index]["credentials"][key]
                 yield place, _WRITTEN_OUT
+        shadow = namespace.shadow
+        for key, text in (shadow.credentials or {}).items() if shadow is not None else ():
+            if not is_reference(text) and (is_secret(key, text) or not is_user_key(key)):
+                yield at["namespaces"][index]["shadow"]["credentials"][key], _WRITTEN_OUT
     vault = config.secrets.vault
     for key in ("token", "secret_id") if vault is not None else ():
         if getattr(vault, key) is not None and not is_reference(getattr(vault, key)):
@@ -139,12 +148,31 @@ def _secrets(config: Config, at: Place) -> Iterator[Finding]:
 def _others_plugins(config: Config, at: Place) -> Iterator[tuple[PluginConfig, Place]]:
     """The plugins that Prism does not bring, each with its namespace's place."""
     for index, namespace in enumerate(config.namespaces):
-        try:
-            plugin = resolve_plugin(config, namespace)
-        except UnresolvedPlugin:
-            continue
-        if plugin.name not in BUILT_IN or plugin.name in {one.name for one in config.plugins}:
-            yield plugin, at["namespaces"][index]["plugin"]
+        place = at["namespaces"][index]
+        for each, where in ((namespace, place), (shadow_as_namespace(namespace), place["shadow"])):
+            if each is None:
+                continue
+            try:
+                plugin = resolve_plugin(config, each)
+            except UnresolvedPlugin:
+                continue
+            if plugin.name not in BUILT_IN or plugin.name in {one.name for one in config.plugins}:
+                yield plugin, where["plugin"]
+
+
+def _recordings(config: Config, at: Place) -> Iterator[Finding]:
+    for index, namespace in enumerate(config.namespaces):
+        place = at["namespaces"][index]
+        if namespace.record is not None and namespace.record.values == "keep":
+            yield (
+                place["record"]["values"],
+                "what clients send and get is written to a file; remove it after the recording",
+            )
+        if namespace.shadow is not None and namespace.shadow.values == "keep":
+            yield (
+                place["shadow"]["values"],
+                "the shadow's report shows what clients get; remove it after the trial",
+            )
 
 
 CHECKLIST: dict[str, Callable[[Config, Place], Iterator[Finding]]] = {
@@ -160,5 +188,6 @@ CHECKLIST: dict[str, Callable[[Config, Place], Iterator[Finding]]] = {
     "signatures": _signatures,
     "isolation": _isolation,
     "secrets": _secrets,
+    "recordings": _recordings,
 }
 """Each item by its id."""

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import NODEFAULT
 from msgspec.structs import replace
 
-from prism.config.catalogue import config_type, resolve_plugin
+from prism.config.catalogue import config_type, resolve_plugin, shadow_as_namespace
 from prism.config.document import Place, read_yaml
 from prism.config.errors import ConfigError, ConfigProblem, Report
 from prism.config.rules import check_rules
@@ -23,7 +23,14 @@ from prism.config.secrets import check_secrets
 from prism.config.sharing import find_shared
 from prism.config.sources import read_file, unusable
 from prism.config.typecheck import Annotation, alternatives, check_types, fields_of, meta_of
-from prism.config.types import CataloguePlugin, Config, Launch, NamespaceConfig, PluginConfig
+from prism.config.types import (
+    CataloguePlugin,
+    Config,
+    Launch,
+    NamespaceConfig,
+    PluginConfig,
+    ShadowConfig,
+)
 
 MAX_PROBLEMS = 100
 """So many are listed one by one; more is a wrong file rather than wrong lines."""
@@ -85,7 +92,10 @@ def parse_config(text: str, file: str) -> LoadedConfig:
         check_rules(config, at)
     if config is None or report.errors:
         raise ConfigError(_first(sorted(report.errors, key=_place), file))
-    namespaces = [_with_settings(config, n, directory) for n in config.namespaces]
+    namespaces = [
+        _with_shadow_settings(config, _with_settings(config, n, directory), directory)
+        for n in config.namespaces
+    ]
     config = replace(config, namespaces=namespaces)
     for place, shared in find_shared(config, at):
         place.warning(shared)
@@ -126,7 +136,14 @@ def _convert_sound_part(at: Place, directory: Path) -> Config | None:
     for entry in config.plugins:
         versions = {name: _startable(launch, directory) for name, launch in entry.versions.items()}
         plugins.append(replace(_startable(entry, directory), versions=versions))
-    namespaces = [replace(n, plugin=_startable(n.plugin, directory)) for n in config.namespaces]
+    namespaces = [
+        replace(
+            n,
+            plugin=_startable(n.plugin, directory),
+            shadow=n.shadow and _startable_shadow(n.shadow, directory),
+        )
+        for n in config.namespaces
+    ]
     return replace(config, plugins=plugins, namespaces=namespaces)
 
 
@@ -176,6 +193,12 @@ def _startable(launch: LaunchType, directory: Path) -> LaunchType:
     return replace(launch, command=command, working_directory=runs_in)
 
 
+def _startable_shadow(shadow: ShadowConfig, directory: Path) -> ShadowConfig:
+    if shadow.plugin is None:
+        return shadow
+    return replace(shadow, plugin=_startable(shadow.plugin, directory))
+
+
 def _with_settings(config: Config, namespace: NamespaceConfig, directory: Path) -> NamespaceConfig:
     """``namespace`` with the paths in the ``config:`` of a built-in plugin absolute."""
     kind = config_type(resolve_plugin(config, namespace))
@@ -188,3 +211,14 @@ def _with_settings(config: Config, namespace: NamespaceConfig, directory: Path) 
     }
     settings = _absolute_block(paths | namespace.config, kind, directory)
     return replace(namespace, config=settings)
+
+
+def _with_shadow_settings(
+    config: Config, namespace: NamespaceConfig, directory: Path
+) -> NamespaceConfig:
+    """Likewise for its shadow, where that has settings of its own."""
+    shadow, whole = namespace.shadow, shadow_as_namespace(namespace)
+    if shadow is None or whole is None or shadow.config is None:
+        return namespace
+    settings = _with_settings(config, whole, directory).config
+    return replace(namespace, shadow=replace(shadow, config=settings))

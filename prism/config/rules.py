@@ -21,6 +21,7 @@ from prism.config.catalogue import (
     launch_keys,
     needs_version,
     resolve_plugin,
+    shadow_as_namespace,
 )
 from prism.config.document import Place
 from prism.config.errors import clip
@@ -84,6 +85,9 @@ def check_rules(config: Config, at: Place) -> None:
     for place, entry in zip(plugins, config.plugins, strict=True):
         _check_catalogue_plugin(entry, place)
     sockets: dict[str, Place] = {}
+    files: dict[str, Place] = {}
+    if config.audit is not None:
+        files[os.path.normpath(config.audit.file)] = at["audit"]["file"]
     for place, namespace in zip(namespaces, config.namespaces, strict=True):
         _check_plugin(namespace.plugin, place["plugin"])
         _check_access(namespace.access, place["access"], at["authentication"])
@@ -96,6 +100,9 @@ def check_rules(config: Config, at: Place) -> None:
         if at["plugins"].is_sound and place["plugin"].is_sound:
             _check_resolves(config, namespace, place)
             _check_zones(config, namespace, place["plugin"])
+        _check_shadow(config, namespace, place, sockets, catalogue_is_sound=at["plugins"].is_sound)
+        if namespace.record is not None:
+            _check_file_is_own(namespace.record.file, place["record"]["file"], files)
     for place in unsound if at["plugins"].is_sound else ():
         _check_unsound(config, place)
     if not config.namespaces and at.is_sound:
@@ -607,6 +614,50 @@ def _check_socket_is_own(plugin: PluginConfig, at: Place, sockets: dict[str, Pla
         at.error(f"the socket is taken by line {earlier.line}; each namespace needs its own")
 
 
+def _check_file_is_own(file: str, at: Place, files: dict[str, Place]) -> None:
+    earlier = files.setdefault(os.path.normpath(file), at)
+    if earlier is not at:
+        at.error(f"the file is taken by line {earlier.line}; each recording needs its own")
+
+
+def _check_shadow(
+    config: Config,
+    namespace: NamespaceConfig,
+    at: Place,
+    sockets: dict[str, Place],
+    *,
+    catalogue_is_sound: bool,
+) -> None:
+    shadow, whole, here = namespace.shadow, shadow_as_namespace(namespace), at["shadow"]
+    if shadow is None or whole is None:
+        return
+    if shadow.plugin is not None:
+        _check_plugin(shadow.plugin, here["plugin"])
+    _check_socket_is_own(whole.plugin, here["plugin"]["socket"], sockets)
+    if shadow.operations and shadow.config is None and shadow.credentials is None:
+        here["operations"].warning(
+            "the shadow has the namespace's own config and credentials: what an operation named "
+            "here writes is written twice to the same place; give the shadow a config of its own"
+        )
+    if not (catalogue_is_sound and here["plugin"].is_sound):
+        return
+    _check_resolves(config, whole, here)
+    try:
+        plugin = resolve_plugin(config, whole)
+    except UnresolvedPlugin:
+        return
+    if plugin.type == "in_process":
+        here["plugin"].warning(
+            "this shadow runs in the proxy itself, so that it can hold up calls; make it a sidecar "
+            f"{_as_sidecar(plugin)}".rstrip()
+        )
+
+
+def _as_sidecar(plugin: PluginConfig) -> str:
+    package = (plugin.module or "").partition(":")[0]
+    return f"(type: sidecar, command: python -m {package})" if package else ""
+
+
 def _check_unsound(config: Config, at: Place) -> None:
     """What can be said of a namespace's plugin is told together with what is wrong beside it."""
     plain = at.node.plain()
@@ -635,7 +686,8 @@ def _check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> No
         else:
             is_known = error.key == "version" or namespace.backend in BUILT_IN
             hint = "" if is_known else "; or describe it in `plugin:`"
-            at["backend"].error(f"{error}{hint}")
+            place = at["backend"] if at["backend"].is_written else at["plugin"]
+            place.error(f"{error}{hint}")
         return
     if plugin.unsupported is not None:
         at["plugin"].warning(f"it cannot start: {plugin.unsupported}")

@@ -54,7 +54,7 @@ def check_secrets(at: Place) -> None:
     """Report placeholders in wrong places, and warn of passwords written in the file."""
     for place, is_key in _texts(at):
         text, path = str(place.node.value), place.path
-        block = path[2] if len(path) > 3 and path[0] == "namespaces" else ""
+        block = _block_of(path)
         if (block == "credentials" or path in _SECRETS) and not is_key:
             _check_credential(place, text)
         elif _SECRET_BRACES.search(text):
@@ -70,6 +70,14 @@ def check_secrets(at: Place) -> None:
                 "this looks like a password in the configuration file; move it to `credentials` "
                 'as "{{ secret:name }}"'
             )
+
+
+def _block_of(path: tuple[str | int, ...]) -> str | int:
+    """The block of a namespace, or of its shadow, that ``path`` is in; else empty."""
+    if path[:1] != ("namespaces",):
+        return ""
+    below = path[3:] if path[2:3] == ("shadow",) else path[2:]
+    return below[0] if len(below) > 1 else ""
 
 
 def _texts(at: Place) -> Iterator[tuple[Place, bool]]:

@@ -25,6 +25,7 @@ from prism.config.fields import (
     Percentile,
     Port,
     PublicKey,
+    ResultPath,
     Revoked,
     Seconds,
     SecretName,
@@ -77,9 +78,11 @@ __all__ = [
     "PluginForm",
     "PluginType",
     "RateLimitConfig",
+    "RecordConfig",
     "RestartConfig",
     "RetriesConfig",
     "SecretsConfig",
+    "ShadowConfig",
     "SheddingConfig",
     "SignaturePolicy",
     "TrustedKey",
@@ -745,6 +748,89 @@ class BreakerConfig(Block, frozen=True):
     ] = 3
 
 
+class ShadowConfig(Block, frozen=True):
+    """A second plugin, which gets copies of calls; its answers are compared, and go nowhere."""
+
+    plugin: Annotated[
+        PluginConfig | None,
+        Meta(
+            description="The plugin and how it runs, as a namespace's `plugin`: `version` alone is "
+            "another version of the namespace's. Without it, the namespace's own."
+        ),
+    ] = None
+    config: Annotated[
+        dict[str, Any] | None,
+        Meta(
+            description="Its backend settings; without it, the namespace's `config`.",
+            extra={"private": True},
+        ),
+    ] = None
+    credentials: Annotated[
+        dict[str, str] | None,
+        Meta(
+            description="Its secrets; without it, the namespace's `credentials`.",
+            extra={"private": True},
+        ),
+    ] = None
+    share: Annotated[
+        float, Meta(ge=0, le=1, description="The share of calls that is copied, at random.")
+    ] = 1.0
+    operations: Annotated[
+        list[OperationName],
+        Meta(
+            description="Further operations that are copied, beside those that the plugin declares "
+            "as idempotent and reads. A write named here is carried out by the shadow, too.",
+        ),
+    ] = []
+    ignore: Annotated[
+        list[ResultPath],
+        Meta(
+            description="Parts of results that are not compared, since they differ each time: "
+            "`*` is any key, `[*]` any index, `**` any number of steps.",
+            examples=[["items[*].updated_at", "**.etag"]],
+        ),
+    ] = []
+    values: Annotated[
+        Literal["redact", "keep"],
+        Meta(
+            description="Whether the report shows values that differ, and all keys of objects, or "
+            "only where and how they differ."
+        ),
+    ] = "redact"
+    max_in_flight: Annotated[
+        Count, Meta(description="Copies at a time; more calls are not copied, and counted.")
+    ] = 64
+    max_bytes: Annotated[
+        Bytes, Meta(description="What the copies, and both answers to each, may take at a time.")
+    ] = 16 * MIB
+
+
+class RecordConfig(Block, frozen=True, kw_only=True):
+    """A recording of calls, for `prism replay`."""
+
+    file: Annotated[
+        PathText,
+        Meta(description="Where calls are added, as JSON lines; only this user may read it."),
+    ]
+    share: Annotated[
+        float, Meta(ge=0, le=1, description="The share of calls that is recorded, at random.")
+    ] = 1.0
+    values: Annotated[
+        Literal["redact", "keep"],
+        Meta(
+            description="`redact` keeps the types and lengths of params and results. `keep` keeps "
+            "all that clients send and get, which a replay needs to compare results."
+        ),
+    ] = "redact"
+    max_bytes: Annotated[
+        Annotated[int, Meta(ge=MIB, le=1024 * 1024 * MIB)],
+        Meta(description="Size from which a file is put aside under a name with the time in it."),
+    ] = 64 * MIB
+    keep_files: Annotated[
+        Count, Meta(description="Files put aside that are kept; older ones are deleted.")
+    ] = 4
+
+
 class NamespaceConfig(Block, frozen=True):
     """One namespace: a name for clients, and the plugin behind it."""
 
@@ -809,6 +895,14 @@ class NamespaceConfig(Block, frozen=True):
     hedging: Annotated[
         HedgingConfig | None,
         Meta(description="Calls that take long are made a second time; without it never."),
+    ] = None
+    shadow: Annotated[
+        ShadowConfig | None,
+        Meta(description="A plugin that gets copies of its calls; without it there is none."),
+    ] = None
+    record: Annotated[
+        RecordConfig | None,
+        Meta(description="A recording of its calls; without it there is none."),
     ] = None
     while_unavailable: Annotated[
         Literal["wait", "fail"],

@@ -21,7 +21,7 @@ from prism.contract.errors import InvalidRequest
 from prism.control.plan import ConfigOutcome, ConfigPlan, make_plan, next_specs, taken_over
 from prism.secrets import Secrets
 from prism.supervision.apply import REMOVED, Applied
-from prism.supervision.instance import InstanceSpec
+from prism.supervision.instance import SHADOW, InstanceSpec, shadow_name
 from prism.supervision.slot import Slot
 from prism.supervision.supervisor import Supervisor
 
@@ -137,16 +137,22 @@ class LiveConfig:
         self._router.overload.configure(config.shedding)
         self._router.limits_store.configure(config.limits_store, config.secrets)
         for name in removed:
-            self._router.remove(name, REMOVED)
+            if not name.endswith(SHADOW):
+                self._router.remove(name, REMOVED)
         for namespace in config.namespaces:
             slot = added.get(namespace.name)
+            shadow = added.get(shadow_name(namespace.name))
             if slot is not None and not self._router.has(namespace.name):
                 is_open = self.current.authentication is None
-                self._router.add(Namespace.from_config(namespace, slot, is_open=is_open))
+                self._router.add(
+                    Namespace.from_config(namespace, slot, is_open=is_open, shadow=shadow)
+                )
             else:
                 found = self._router.find(namespace.name)
                 if slot is not None:
                     self._router.use_slot(found, slot)
+                if shadow is not None:
+                    found.shadow = shadow
                 # A file without authentication has no access either, and takes a new process:
                 # until then this one's rules stay.
                 with_access = config.authentication is not None

@@ -21,7 +21,7 @@ import trio
 
 from prism.access.api_keys import read_keys
 from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
-from prism.config.catalogue import config_type, missing_library
+from prism.config.catalogue import config_type, missing_library, shadow_as_namespace
 from prism.config.document import Place
 from prism.config.errors import ConfigError, ConfigProblem
 from prism.config.hardening import find_weaknesses
@@ -81,7 +81,13 @@ def check_machine(
         place.error(shared)
     for index, namespace in enumerate(config.namespaces):
         directory = Path(loaded.file).absolute().parent
-        _Namespace(config, namespace, root, index, directory, secrets).check()
+        place = root["namespaces"][index]
+        _Namespace(config, namespace, root, place, directory, secrets).check()
+        shadow = shadow_as_namespace(namespace)
+        if shadow is not None:
+            _Namespace(config, shadow, root, place["shadow"], directory, secrets).check()
+        if namespace.record is not None:
+            _check_audit(Path(namespace.record.file), place["record"]["file"])
     return _in_order(report.errors[errors:]), _in_order(report.warnings[warnings:])
 
 
@@ -260,14 +266,14 @@ class _Namespace:
         config: Config,
         namespace: NamespaceConfig,
         root: Place,
-        index: int,
+        at: Place,
         directory: Path,
         secrets: _SecretsHere,
     ) -> None:
         self._config = config
         self._namespace = namespace
         self._root = root
-        self._at = root["namespaces"][index]
+        self._at = at
         self._directory = directory
         self._secrets = secrets
 

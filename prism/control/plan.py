@@ -17,13 +17,14 @@ import msgspec
 from msgspec.structs import replace
 
 from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
+from prism.config.catalogue import shadow_as_namespace
 from prism.config.secrets import as_written, redact
 from prism.config.types import CacheConfig, Config, NamespaceConfig, PluginConfig
 from prism.contract.errors import UnknownVersion
 from prism.contract.messages import CacheSettings
 from prism.secrets import Secrets
 from prism.supervision.apply import Action, Change
-from prism.supervision.instance import InstanceSpec
+from prism.supervision.instance import InstanceSpec, shadow_name
 from prism.supervision.status import Receipt
 
 AT_ONCE = (
@@ -110,15 +111,24 @@ class ConfigOutcome(msgspec.Struct, frozen=True):
 
 
 def instance_specs(config: Config, secrets: Secrets) -> list[InstanceSpec]:
-    """One spec for each namespace of ``config``; ``secrets`` reads those that it names."""
-    return [instance_spec(namespace, config, secrets) for namespace in config.namespaces]
+    """One spec for each namespace of ``config``, and for its shadow; ``secrets`` reads those that
+    it names."""
+    specs = [instance_spec(namespace, config, secrets) for namespace in config.namespaces]
+    for namespace in config.namespaces:
+        shadow = shadow_as_namespace(namespace)
+        if shadow is not None:
+            specs.append(instance_spec(shadow, config, secrets, shadow_of=namespace.name))
+    return specs
 
 
-def instance_spec(namespace: NamespaceConfig, config: Config, secrets: Secrets) -> InstanceSpec:
+def instance_spec(
+    namespace: NamespaceConfig, config: Config, secrets: Secrets, *, shadow_of: str = ""
+) -> InstanceSpec:
     """What the supervision needs to know of ``namespace``'s plugin."""
     plugin = resolve_plugin(config, namespace)
     return InstanceSpec(
-        namespace=namespace.name,
+        namespace=shadow_name(shadow_of) if shadow_of else namespace.name,
+        shadow_of=shadow_of,
         backend=namespace.backend,
         plugin_name=namespace.plugin.name or namespace.backend,
         plugin=plugin,
@@ -208,6 +218,8 @@ def _namespace_changes(
         )
         if change.action != "stay":
             yield NamespaceChange(name, change.action, differences=found)
+            continue
+        if not both:  # a shadow: what of it changes is told with its namespace
             continue
         is_same = _updatable(before[name]) == _updatable(after[name])
         note = _difference(running[name].plugin, resolve_plugin(wanted, after[name]))

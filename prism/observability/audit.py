@@ -14,11 +14,7 @@ encodes the rest of a batch in one go and hashes it in another, of which the int
 held for the first alone.
 """
 
-import fcntl
 import logging
-import os
-import select
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -38,8 +34,9 @@ from prism.observability.audit_lines import (
     what_text,
     who_text,
 )
-from prism.observability.audit_reading import is_torn, last_line, rotated_files, rotated_name
+from prism.observability.audit_reading import last_line
 from prism.observability.logs import time_text
+from prism.observability.rotating_file import RotatingFile, why
 from prism.streams.outlet import at_turn_end
 
 MAX_WAITING = 50_000
@@ -54,9 +51,6 @@ RETRY = 0.5
 """Seconds until a write that failed is tried again."""
 LAST_WRITE = 5.0
 """Seconds that the end of the proxy waits for the last records."""
-
-MAX_WRITE = 64 * 1024
-"""Bytes handed to the kernel at a time."""
 
 log = logging.getLogger("prism.audit")
 
@@ -110,7 +104,7 @@ class AuditLog:
         self._idle = False
         self._changed = threading.Condition()
         self._hurry = threading.Event()
-        self._file = _File(path, rotate_bytes, keep_files)
+        self._file = RotatingFile(path, rotate_bytes, keep_files)
         self._chain = Chain(sync_seconds)
         self._name = self._chain.name
         self._writing = threading.Thread(target=self._run, name="prism-audit", daemon=True)
@@ -139,7 +133,7 @@ class AuditLog:
             self._file.write()
         except OSError as error:
             self._file.close()
-            raise AuditFileError(self.path, _why(error)) from error
+            raise AuditFileError(self.path, why(error)) from error
         self._writing.start()
 
     # -- the event loop's side --------------------------------------------------
@@ -320,8 +314,8 @@ class AuditLog:
             except OSError as error:
                 if not self.trouble:
                     then = "calls are refused" if self._fail_closed else "calls go on without"
-                    log.error("%s: %s; until it can be written, %s", self.path, _why(error), then)
-                self.trouble = f"{self.path.name} cannot be written: {_why(error)}"
+                    log.error("%s: %s; until it can be written, %s", self.path, why(error), then)
+                self.trouble = f"{self.path.name} cannot be written: {why(error)}"
             else:
                 if self.trouble:
                     log.warning("%s can be written again", self.path)
@@ -332,100 +326,3 @@ class AuditLog:
                 if time.monotonic() >= self._closing:
                     return
                 time.sleep(RETRY / 10)
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__
-
-
-class _File:
-    """The file, and its successors; what is added waits until it is written. For one thread."""
-
-    def __init__(self, path: Path, rotate_bytes: int, keep_files: int | None) -> None:
-        self.path = path
-        self._rotate_bytes = rotate_bytes
-        self._keep_files = keep_files
-        self._descriptor = -1
-        self._is_regular = False
-        self._unwritten = b""
-
-    def open(self) -> None:
-        """Open what ``path`` names now. Raises OSError: it cannot be."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY
-        # Without waiting: nobody may read the pipe, or the path may name one by mistake.
-        descriptor = os.open(self.path, flags | os.O_NONBLOCK, 0o600)
-        self.close()
-        self._descriptor = descriptor
-        self._is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        if self._is_regular:
-            os.set_blocking(descriptor, True)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # tells readers that a process writes
-            if is_torn(self.path):  # by a process that was killed
-                self._unwritten = b"\n" + self._unwritten
-
-    def add(self, lines: bytes) -> None:
-        """Have whole lines written with the next ``write``."""
-        self._unwritten += lines
-
-    def write(self) -> None:
-        """Write what waits. Raises OSError: not all of it could be; the rest waits on."""
-        if self._descriptor < 0 or (self._is_regular and self._was_moved()):
-            self.open()
-        data = self._unwritten
-        position = 0
-        try:
-            while position < len(data):
-                try:
-                    position += os.write(self._descriptor, data[position : position + MAX_WRITE])
-                except BlockingIOError:  # a pipe, whose reader is slow
-                    poll = select.poll()
-                    poll.register(self._descriptor, select.POLLOUT)
-                    poll.poll()
-        finally:
-            self._unwritten = rest_after(data, position)
-
-    def _was_moved(self) -> bool:
-        """Does the path name another file by now, or none?"""
-        ours = os.fstat(self._descriptor)
-        try:
-            theirs = self.path.stat()
-        except FileNotFoundError:
-            return True
-        return (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino)
-
-    def sync(self) -> None:
-        """Have the disk keep what was written."""
-        if self._is_regular:
-            os.fdatasync(self._descriptor)
-
-    def rotate(self) -> bool:
-        """Give the file another name if it is large enough; True if that was done."""
-        if not self._is_regular or self._unwritten:
-            return False
-        try:
-            if os.fstat(self._descriptor).st_size < self._rotate_bytes or self._was_moved():
-                return False
-            self.path.rename(rotated_name(self.path, time.time()))
-            old = rotated_files(self.path)
-            for each in old[: len(old) - self._keep_files] if self._keep_files is not None else ():
-                each.unlink(missing_ok=True)
-        except OSError as error:  # the file grows on, which loses nothing
-            log.warning("%s cannot be rotated: %s", self.path, _why(error))
-            return False
-        return True
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def rest_after(data: bytes, position: int) -> bytes:
-    """What is to be written after ``position`` bytes of ``data`` were: a line that was torn is
-    written once more, from the beginning of a new one."""
-    if position in (0, len(data)) or data[position - 1 : position] == b"\n":
-        return data[position:]
-    if data[position : position + 1] == b"\n":
-        return data[position:]
-    return b"\n" + data[data.rfind(b"\n", 0, position) + 1 :]

@@ -20,6 +20,11 @@ def _number(text: str) -> Decimal | tuple[str]:
 _decoder = msgspec.json.Decoder(float_hook=_number)
 
 
+def decode_exactly(text: bytes | str) -> Any:
+    """JSON's value, no digit of its numbers lost. Raises msgspec.MsgspecError, RecursionError."""
+    return _decoder.decode(text)
+
+
 def equal(one: bytes, other: bytes) -> bool:
     """Whether two JSON texts are equal as values.
 

@@ -4,7 +4,8 @@ What a configuration reload stands on. Everything that can fail is done first,
 beside what serves: new namespaces start, changed ones start their new instance. If
 one of them does not come up, all of that is rolled back, and nothing has changed. The commit
 is one piece of plain code. Only plugins that may not run
-twice are replaced after that, one way or the other.
+twice are replaced after that, one way or the other, and shadows, for which no change waits:
+whether they come up is nothing to the namespaces.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -70,7 +71,7 @@ def plan(keepers: Mapping[str, AnyKeeper], specs: Iterable[InstanceSpec]) -> lis
             changes.append(Change(name, "start"))
         elif keeper.runs(spec):
             changes.append(Change(name, "stay"))
-        elif spec.may_overlap and keeper.spec.may_overlap:
+        elif spec.may_overlap and keeper.spec.may_overlap and not spec.shadow_of:
             changes.append(Change(name, "reload"))
         else:
             changes.append(Change(name, "restart"))
@@ -150,6 +151,9 @@ class Transaction:
 
     async def _prepare(self, reloads: dict[str, Step]) -> None:
         async def start(name: str, keeper: AnyKeeper) -> None:
+            if keeper.spec.shadow_of:
+                self._nursery.start_soon(keeper.run)
+                return
             await self._nursery.start(keeper.run)
             if keeper.slot.current is None and not keeper.spec.dials_in:
                 failure = keeper.last_failure

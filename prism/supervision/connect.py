@@ -353,7 +353,7 @@ async def initialize(
     """
     limit = spec.plugin.start_timeout_seconds
     request = InitializeRequest(
-        namespace=spec.namespace,
+        namespace=spec.shadow_of or spec.namespace,
         backend_type=spec.backend,
         config_json=spec.config_json,
         credentials=credentials,

@@ -29,7 +29,16 @@ T = TypeVar("T")
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
 EventKind = Literal[
-    "state", "reload", "canary", "replica", "breaker", "shedding", "limits", "added", "removed"
+    "state",
+    "reload",
+    "canary",
+    "replica",
+    "breaker",
+    "shedding",
+    "limits",
+    "shadow",
+    "added",
+    "removed",
 ]
 
 EVENTS_KEPT = 1000
@@ -65,7 +74,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     reload, in ``reason``), ``canary``, ``replica`` (one of several is ejected, or has come back,
     in ``reason``), ``breaker`` (its circuit breaker changed), ``shedding`` (the proxy
     refuses more, or fewer, calls: of no namespace), ``limits`` (the store of rate limits went down,
-    or came back: of none, too), ``added`` or ``removed`` (a namespace).
+    or came back: of none, too), ``shadow`` (its answers differ), ``added`` or ``removed`` (a
+    namespace).
     """
 
     number: int
@@ -254,6 +264,11 @@ class Journal:
         """A reload came a step further, or a breaker changed."""
         log.log(level, "%s of namespace %s: %s", kind, self.namespace, reason)
         self.events.record(kind, self.namespace, instance=instance, reason=reason)
+
+    def differs(self, instance: str, what: str) -> None:
+        """A shadow's answers differ from those of its namespace."""
+        log.warning("shadow %s: %s", instance, what)
+        self.events.record("shadow", self.namespace, instance=instance, reason=what)
 
     def line(
         self, instance: str, pid: int | None, source: LineSource, level: str, text: str

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from prism.supervision.balance import Replica
 
 
+SHADOW = ":shadow"
+"""Follows the name of a namespace in the name of its shadow; no namespace's own has a colon."""
+
+
+def shadow_name(namespace: str) -> str:
+    """What operators call the shadow of ``namespace``."""
+    return namespace + SHADOW
+
+
 def instance_id(namespace: str, replica: str, generation: int) -> str:
     """The id of an instance, unique for ever; ``replica`` is empty where there is one."""
     return f"{namespace}/{replica}/{generation}" if replica else f"{namespace}/{generation}"
@@ -55,6 +64,8 @@ class InstanceSpec:
 
     ``zone`` is the proxy's own. The spec of one of several replicas has its name in ``replica``,
     and its own ``zone``; ``address`` is dialled for the endpoint's host, where that has several.
+    ``shadow_of`` is the namespace whose shadow this is: the plugin is told that name, while
+    ``namespace`` is the one that operators see (``shadow_name``).
     """
 
     namespace: str
@@ -66,6 +77,7 @@ class InstanceSpec:
     verification: VerificationConfig = field(default_factory=VerificationConfig, compare=False)
     at_version: Callable[[str], PluginConfig] = field(default=no_versions, compare=False)
     cache: CacheSettings | None = None
+    shadow_of: str = ""
     zone: str = field(default="", compare=False)
     replica: str = ""
     address: str = ""

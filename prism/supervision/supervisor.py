@@ -88,7 +88,10 @@ class Supervisor:
                 async with trio.open_nursery() as self._nursery:
                     async with trio.open_nursery() as starting:
                         for keeper in self._keepers.values():
-                            starting.start_soon(self._nursery.start, keeper.run)
+                            if keeper.spec.shadow_of:  # nothing waits for it
+                                self._nursery.start_soon(keeper.run)
+                            else:
+                                starting.start_soon(self._nursery.start, keeper.run)
                     if self._rotation is not None:
                         beside.start_soon(self._rotation.run)
                     task_status.started()

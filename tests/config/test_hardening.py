@@ -66,6 +66,16 @@ def test_a_hard_file(tmp_path):
         ("signatures", 7, "policy: require", "policy: allow_missing"),
         ("isolation", 24, "type: sidecar, command: [./mine]", "type: in_process, module: 'a:A'"),
         ("secrets", 18, "{{ secret:a }}", "hunter2"),
+        ("secrets", 26, "access: {owners: [ann]}\n",
+         "access: {owners: [ann]}\n    shadow: {credentials: {password: hunter2}}\n"),
+        ("isolation", 26, "access: {owners: [ann]}\n",
+         "access: {owners: [ann]}\n"
+         "    shadow: {plugin: {type: in_process, module: 'a:A'}}\n"),
+        ("recordings", 26, "access: {owners: [ann]}\n",
+         "access: {owners: [ann]}\n    record: {file: calls.jsonl, values: keep}\n"),
+        ("recordings", 26, "access: {owners: [ann]}\n",
+         "access: {owners: [ann]}\n"
+         "    shadow: {values: keep, plugin: {type: sidecar, command: [x]}}\n"),
     ],
 )  # fmt: skip
 def test_one_weakness(tmp_path, name, line, was, becomes):

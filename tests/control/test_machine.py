@@ -107,7 +107,7 @@ def test_every_path_of_the_configuration_is_thought_of() -> None:
         "ListenerTLS.client_crl",
         "AdminConfig.token_file", "AdminTokenConfig.file",
         "APIKeysConfig.file", "JWTIssuerConfig.ca_cert", "IntrospectionConfig.ca_cert",
-        "AuditConfig.file",
+        "AuditConfig.file", "RecordConfig.file",
         "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
         "SecretsConfig.directory", "VaultConfig.ca_cert", "VaultConfig.kubernetes_token_file",
         "PluginConfig.socket",

@@ -18,7 +18,7 @@ from prism.config.types import AccessRule, NamespaceAccess, NamespaceConfig
 from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
 from prism.observability import audit as module
-from prism.observability.audit import AuditFileError, AuditLog, rest_after
+from prism.observability.audit import AuditFileError, AuditLog
 from prism.observability.audit_reading import (
     Verification,
     is_written,
@@ -26,6 +26,7 @@ from prism.observability.audit_reading import (
     rotated_files,
     rotated_name,
 )
+from prism.observability.rotating_file import rest_after
 from prism.supervision.slot import Slot
 
 LIMIT = 60.0

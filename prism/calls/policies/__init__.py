@@ -20,7 +20,9 @@ from prism.calls.policies.in_flight import InFlightLimit
 from prism.calls.policies.policy import Policy
 from prism.calls.policies.rate_limit import RateLimit
 from prism.calls.policies.read_params import CheckParams, ReadParams
+from prism.calls.policies.record import Record
 from prism.calls.policies.retries import Retries
+from prism.calls.policies.shadow import Shadow
 from prism.calls.policies.shed import Shed
 from prism.calls.policies.stream_limit import StreamLimit
 
@@ -54,6 +56,9 @@ POLICIES: tuple[type[Policy], ...] = (
     # They only count what reaches the plugin; what they do comes in ``calls.invoke``, or later.
     Retries,
     Hedging,
+    # They only watch: what is refused is neither copied nor recorded.
+    Shadow,
+    Record,
 )
 
 
@@ -70,4 +75,7 @@ def build_policies(namespace: "Namespace", kept: Iterable[Policy] = ()) -> tuple
             else:
                 policy.configure()
             policies.append(policy)
+    for gone in present.values():
+        if gone not in policies:
+            gone.discard()
     return tuple(policies)

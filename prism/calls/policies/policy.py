@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from mypy_extensions import mypyc_attr
 
+from prism.contract.errors import CallError
+from prism.contract.messages import ExecuteResponse
+
 if TYPE_CHECKING:
     from prism.calls.call import Call
     from prism.calls.namespace import Namespace
@@ -18,6 +21,24 @@ class Measure(NamedTuple):
     kind: Literal["counter", "gauge"]
     text: str
     labels: tuple[str, ...] = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Witness:
+    """Sees what becomes of one call with the plugin: a policy puts it into ``call.witnesses``.
+
+    It changes nothing, takes next to no time, and raises nothing: the client's answer waits.
+    """
+
+    def began(self, call: "Call") -> None:
+        """The call, which may be made, is about to be given to an instance; once more for each
+        further attempt."""
+
+    def answered(self, call: "Call", response: ExecuteResponse) -> None:
+        """The plugin has answered, well or badly."""
+
+    def ended(self, call: "Call", error: CallError | None) -> None:
+        """The call is over: with ``error``, or because it was answered."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -45,6 +66,9 @@ class Policy(ABC):
     def configure(self) -> None:
         """Take over the namespace's configuration, which may be another one than before. What the
         policy has learnt or counted stays."""
+
+    def discard(self) -> None:
+        """It is not among the namespace's policies any more; calls that entered still leave."""
 
     def state(self) -> dict[str, object]:
         """What operators are shown of it, as JSON: ``prism namespace describe``, the admin API."""

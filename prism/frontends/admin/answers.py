@@ -11,10 +11,12 @@ from typing import Any
 import trio
 
 from prism.access.permissions import NAMES, needed
+from prism.calls.comparison import ShadowReport
 from prism.calls.namespace import Namespace
 from prism.calls.policies.circuit_breaker import CircuitBreaker
+from prism.calls.policies.shadow import Shadow
 from prism.config import redacted
-from prism.contract.errors import InvalidRequest
+from prism.contract.errors import InvalidRequest, NotFound
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
 from prism.control.plan import ConfigOutcome, ConfigPlan
@@ -52,18 +54,18 @@ async def plugins(call: AdminCall) -> PluginList:
 
 async def plugin(call: AdminCall) -> NamespaceStatus:
     """One namespace's plugin."""
-    return call.proxy.supervisor.status_of(call.namespace.name)
+    return call.proxy.supervisor.status_of(call.plugin)
 
 
 async def health(call: AdminCall) -> PluginHealth:
     """What the plugin said of its health last."""
-    status = call.proxy.supervisor.status_of(call.namespace.name)
+    status = call.proxy.supervisor.status_of(call.plugin)
     return PluginHealth(status.namespace, status.state, status.health, status.health_message)
 
 
 async def logs(call: AdminCall) -> LogLines:
     """What the plugin wrote last; with `follow`, as a stream that goes on."""
-    name = call.namespace.name
+    name = call.plugin
     return LogLines(name, call.proxy.supervisor.logs(name).recent(call.query.tail))
 
 
@@ -135,6 +137,14 @@ def _counted(totals: Totals) -> dict[str, Any]:
     }
 
 
+async def shadow(call: AdminCall) -> ShadowReport:
+    """What a namespace's shadow answered, compared with what its plugin did."""
+    for policy in call.namespace.policies:
+        if isinstance(policy, Shadow):
+            return policy.report()
+    raise NotFound(f"namespace {call.namespace.name!r} has no shadow; set namespaces[].shadow")
+
+
 def _summary(namespace: Namespace) -> NamespaceSummary:
     instance = namespace.slot.current
     return NamespaceSummary(
@@ -186,28 +196,28 @@ def _readiness(call: AdminCall, namespace: Namespace) -> str:
 async def reload(call: AdminCall) -> Receipt:
     """Replace a plugin without losing a call; answers when the old instance has ended."""
     body = call.body
-    name = call.find(body.namespace).name
+    name = call.find_plugin(body.namespace)
     return await call.proxy.supervisor.reload(name, body.version, body.trial())
 
 
 async def restart(call: AdminCall) -> Receipt:
     """End a plugin, then start it again; calls wait meanwhile. Also after a drain."""
-    return await call.proxy.supervisor.restart(call.find(call.body.namespace).name)
+    return await call.proxy.supervisor.restart(call.find_plugin(call.body.namespace))
 
 
 async def drain(call: AdminCall) -> Receipt:
     """Let a plugin finish its calls and end; none is started until a restart."""
-    return await call.proxy.supervisor.drain(call.find(call.body.namespace).name)
+    return await call.proxy.supervisor.drain(call.find_plugin(call.body.namespace))
 
 
 async def reset(call: AdminCall) -> NamespaceStatus:
     """Forget a plugin's failures, and try to start it now if it does not run."""
-    return call.proxy.supervisor.reset(call.find(call.body.namespace).name)
+    return call.proxy.supervisor.reset(call.find_plugin(call.body.namespace))
 
 
 async def abort(call: AdminCall) -> Receipt:
     """Roll back the reload of a plugin that is under way, up to the moment of the swap."""
-    return await call.proxy.supervisor.abort(call.find(call.body.namespace).name)
+    return await call.proxy.supervisor.abort(call.find_plugin(call.body.namespace))
 
 
 async def breaker(call: AdminCall) -> BreakerState:

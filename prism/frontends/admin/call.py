@@ -13,6 +13,7 @@ from prism.control.live_config import LiveConfig
 from prism.frontends.admin.messages import Restarted
 from prism.frontends.answering import ExchangeCall
 from prism.observability.metrics import Metrics
+from prism.supervision.instance import SHADOW
 from prism.supervision.supervisor import Supervisor
 
 
@@ -60,6 +61,19 @@ class AdminCall(NamedTuple):
     def namespace(self) -> Namespace:
         """The one in the path. Raises UnknownNamespace, which says what there is."""
         return self.find(self.values["namespace"])
+
+    @property
+    def plugin(self) -> str:
+        """Of the plugin in the path, the supervisor's name. Raises UnknownNamespace."""
+        return self.find_plugin(self.values["namespace"])
+
+    def find_plugin(self, name: str) -> str:
+        """The supervisor's name of a namespace's plugin, or of its shadow's (``NAME:shadow``).
+        Raises UnknownNamespace, which says what there is."""
+        namespace = self.find(name.removesuffix(SHADOW))
+        if name.endswith(SHADOW) and namespace.config.shadow is None:
+            raise UnknownNamespace(name, [namespace.name])
+        return name
 
     def find(self, name: str) -> Namespace:
         """A namespace by name. Raises UnknownNamespace, which says what there is."""

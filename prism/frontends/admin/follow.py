@@ -24,7 +24,7 @@ async def events(call: AdminCall) -> None:
     """
     wanted = call.query.namespace
     if wanted is not None:
-        call.find(wanted)
+        call.find_plugin(wanted)
     feed = call.proxy.supervisor.events
     recent = max(call.query.tail, _missed(call, feed))
     stream = _Stream(call, stream_text.EVENTS)
@@ -38,7 +38,7 @@ async def events(call: AdminCall) -> None:
 
 async def logs(call: AdminCall) -> None:
     """A plugin's last lines, and then each as it comes."""
-    feed = call.proxy.supervisor.logs(call.namespace.name)
+    feed = call.proxy.supervisor.logs(call.plugin)
     stream = _Stream(call, stream_text.LINES)
     await stream.follow(feed, recent=call.query.tail, unread=LINES_KEPT)
 

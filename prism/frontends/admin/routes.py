@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from prism.calls.comparison import ShadowReport
 from prism.contract.errors import MethodNotAllowed, NotFound
 from prism.contract.names import namespace_name
 from prism.control.plan import ConfigOutcome, ConfigPlan
@@ -32,6 +33,7 @@ from prism.frontends.admin.messages import (
     Traffic,
 )
 from prism.supervision.events import Event, LogLine
+from prism.supervision.instance import SHADOW
 from prism.supervision.status import NamespaceStatus, Receipt
 
 Handler = Callable[[AdminCall], Awaitable[Any]]
@@ -90,6 +92,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/admin/namespaces", R, answers.namespaces, NamespaceList),
     Route("GET", "/admin/namespaces/{namespace}", R, answers.namespace, NamespaceDescription),
     Route("GET", "/admin/traffic", R, answers.traffic, Traffic),
+    Route("GET", "/admin/namespaces/{namespace}/shadow", R, answers.shadow, ShadowReport),
     Route(
         "GET",
         "/admin/events",
@@ -127,7 +130,10 @@ def find_route(method: str, path: bytes) -> tuple[Route, dict[str, str]]:
     values = {}
     template = route.path.split("/")
     if PLACE in template:
-        values["namespace"] = namespace_name(parts[template.index(PLACE)].encode("latin-1"))
+        given = parts[template.index(PLACE)]
+        suffix = SHADOW if template[2] == "plugins" and given.endswith(SHADOW) else ""
+        name = namespace_name(given.removesuffix(suffix).encode("latin-1"))
+        values["namespace"] = name + suffix
     return route, values
 
 
