@@ -18,7 +18,7 @@ COMPILED = {
     ),
     "calls/policies": (
         "audited authorize await_plugin circuit_breaker deadline hedging in_flight policy "
-        "rate_limit read_params retries shed stream_limit"
+        "rate_limit read_params record retries shadow shed stream_limit"
     ),
     "channels/frames": "channel link",
     "frontends": "answering data_port headers web_pages",
