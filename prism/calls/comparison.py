@@ -62,7 +62,7 @@ class Answer(NamedTuple):
         return len(self.text) + len(self.raw)
 
 
-class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResultDifference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where two answers differ: ``missing`` and ``extra`` are of the new one, ``length`` is a
     list's; ``size``: they are too large to say more. ``old`` and ``new`` are types, lengths and
     statuses; values only where they may be shown."""
@@ -189,19 +189,19 @@ def compare(
     names: Names = ALL_NAMES,
     *,
     show_values: bool = False,
-) -> list[Difference]:
+) -> list[ResultDifference]:
     """The first ``MAX_DIFFERENCES`` differences; none: they are equal. Never raises."""
     if old.status != new.status:
-        return [Difference("$", "status", old.status.name, new.status.name)]
+        return [ResultDifference("$", "status", old.status.name, new.status.name)]
     if old.text == new.text and old.raw == new.raw:
         return []
     if max(old.size, new.size) > MAX_COMPARED:
-        return [Difference("$", "size", str(old.size), str(new.size))]
+        return [ResultDifference("$", "size", str(old.size), str(new.size))]
     try:
         walk = _Walk(ignored, names, show_values=show_values)
         return walk.run(_decoded(old), _decoded(new))
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
-        return [Difference("$", "type", "JSON", "no JSON")]
+        return [ResultDifference("$", "type", "JSON", "no JSON")]
 
 
 def _decoded(answer: Answer) -> Any:
@@ -217,9 +217,9 @@ class _Walk:
         self._ignored = ignored
         self._names = names
         self._show_values = show_values
-        self._found: list[Difference] = []
+        self._found: list[ResultDifference] = []
 
-    def run(self, old: Any, new: Any) -> list[Difference]:
+    def run(self, old: Any, new: Any) -> list[ResultDifference]:
         """The differences."""
         waiting: list[tuple[tuple[Segment, ...], Any, Any]] = [((), old, new)]
         while waiting and len(self._found) < MAX_DIFFERENCES:
@@ -264,7 +264,7 @@ class _Walk:
         return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
     def _note(self, path: tuple[Segment, ...], kind: Kind, old: str, new: str) -> None:
-        self._found.append(Difference(path_text(path, self._names), kind, old, new))
+        self._found.append(ResultDifference(path_text(path, self._names), kind, old, new))
 
 
 def path_text(path: tuple[Segment, ...], names: Names) -> str:
@@ -321,7 +321,7 @@ class DifferentCall(msgspec.Struct, frozen=True):
     time: float
     operation: str
     request_id: str
-    differences: list[Difference]
+    differences: list[ResultDifference]
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -349,7 +349,7 @@ class Tally:
         request_id: str,
         old: Answer,
         new: Answer,
-        differences: list[Difference],
+        differences: list[ResultDifference],
         time: float,
     ) -> Outcome:
         """Count one call."""
@@ -388,7 +388,7 @@ def _latency(sample: Sample) -> Latency:
     return Latency(*(sample.latency(share) for share in (0.5, 0.95, 0.99)))
 
 
-def _outcome(old: Answer, new: Answer, differences: list[Difference]) -> Outcome:
+def _outcome(old: Answer, new: Answer, differences: list[ResultDifference]) -> Outcome:
     if not differences:
         return "equal"
     if old.status is not _OK and new.status is _OK:

@@ -401,7 +401,7 @@ class Replay:
             await self._play(call)
 
     async def _play(self, call: "RecordedCall") -> None:
-        from prism.calls.comparison import ALL_NAMES, Difference, Names, compare
+        from prism.calls.comparison import ALL_NAMES, Names, ResultDifference, compare
 
         self.played += 1
         new = await self._target.call(call)
@@ -409,7 +409,7 @@ class Replay:
             self.unanswered += 1
             return
         old = _recorded_answer(call)
-        found: list[Difference] = []
+        found: list[ResultDifference] = []
         if call.redacted:
             self.compares = False
         else:

@@ -13,9 +13,9 @@ from prism.calls.comparison import (
     MAX_GROUPS,
     MAX_RECENT,
     Answer,
-    Difference,
     Ignored,
     Names,
+    ResultDifference,
     Tally,
     compare,
     declared_names,
@@ -82,7 +82,7 @@ def test_the_kind_and_the_path(old, new, expected):
 def test_statuses_are_compared_and_words_are_not():
     assert compare(Answer(StatusCode.NOT_FOUND), Answer(StatusCode.NOT_FOUND)) == []
     assert compare(Answer(OK, "{}"), Answer(StatusCode.INTERNAL)) == [
-        Difference("$", "status", "OK", "INTERNAL")
+        ResultDifference("$", "status", "OK", "INTERNAL")
     ]
 
 
@@ -169,7 +169,7 @@ def test_it_finds_nothing_exactly_where_values_are_equal(old, new):
 def test_the_tally_is_bounded():
     tally = Tally()
     for number in range(MAX_GROUPS + 10):
-        differs = [Difference(f"$.field{number}[{number}]", "value")]
+        differs = [ResultDifference(f"$.field{number}[{number}]", "value")]
         tally.add("get", f"r{number}", answer(1), answer(2), differs, 0.0)
     assert len(tally.groups) == MAX_GROUPS
     assert tally.other_differences == 10

@@ -25,10 +25,10 @@ from prism.calls.comparison import (
     MAX_COMPARED,
     NOTHING_IGNORED,
     Answer,
-    Difference,
     Ignored,
     Names,
     Outcome,
+    ResultDifference,
     ShadowReport,
     Tally,
     compare,
@@ -226,10 +226,10 @@ class Shadow(Policy):
         if not show_values:
             names = self._names(copy.operation)
         ignored, tally = self._ignored, self.tally
-        found: list[Difference]
+        found: list[ResultDifference]
         if SMALL < old.size + new.size < 2 * MAX_COMPARED:
 
-            def in_thread() -> list[Difference]:
+            def in_thread() -> list[ResultDifference]:
                 return compare(old, new, ignored, names, show_values=show_values)
 
             found = await trio.to_thread.run_sync(in_thread)
@@ -253,7 +253,7 @@ class Shadow(Policy):
             self._known_names[operation] = found
         return found[2]
 
-    def _tell(self, copy: "Copy", first: Difference) -> None:
+    def _tell(self, copy: "Copy", first: ResultDifference) -> None:
         """Say that answers differ: once for each operation of an instance."""
         key = (copy.instance_id, copy.operation)
         shadow = self.namespace.shadow
