@@ -95,7 +95,8 @@ class Replicas(Operated):
     """Runs the replicas of one namespace's plugin; in the place of a ``Keeper``.
 
     ``members`` are those that are wanted, by name, ``coming`` those that are tried and may become
-    members, ``leaving`` those that are being drained.
+    members, ``leaving`` those that are being drained. ``is_incomplete``: not all of them are as the
+    configuration says, since its change was stopped by a replica that failed.
     """
 
     def __init__(self, spec: InstanceSpec, journal: Journal | None = None) -> None:
@@ -108,6 +109,7 @@ class Replicas(Operated):
         self.members: dict[str, Keeper] = {}
         self.coming: list[Keeper] = []
         self.leaving: list[Keeper] = []
+        self.is_incomplete = False
         self.made = self.journal.events.clock()
         self._addresses: dict[str, list[str]] = {}
         self._cannot_look_up = ""
@@ -265,9 +267,17 @@ class Replicas(Operated):
             return
         self._addresses[endpoint] = addresses
         wanted = self.wanted(self.spec)
-        for name in [name for name in self.members if name not in wanted]:
+        another_serves = any(
+            name in wanted and member.current is not None for name, member in self.members.items()
+        )
+        for name, member in list(self.members.items()):
+            if name in wanted:
+                continue
+            if member.current is not None and not another_serves:
+                self._ask_for_look_up()  # all are new: what serves goes once one of them does
+                continue
             self.journal.step("replica", "", f"{name} leaves: it is not in the DNS any more")
-            self.dismiss(self.members[name], "it is not in the DNS any more")
+            self.dismiss(member, "it is not in the DNS any more")
         for name, spec in wanted.items():
             if name not in self.members:
                 self.journal.step("replica", "", f"{name} joins: it is in the DNS")
@@ -316,11 +326,11 @@ class Replicas(Operated):
         return next((member.tried for member in self.members.values() if member.tried), None)
 
     def runs(self, spec: InstanceSpec) -> bool:
-        """Is what runs, of each replica, as ``spec`` says?"""
-        wanted = self.wanted(spec)
-        return self.spec == spec and all(
-            name in wanted and member.runs(wanted[name]) for name, member in self.members.items()
-        )
+        """Is ``spec`` what is wanted, and was all done for it?
+
+        What an operator's reload has left half-way stays as it is.
+        """
+        return self.spec == spec and not self.is_incomplete
 
     def wanted(self, spec: InstanceSpec) -> dict[str, InstanceSpec]:
         """The spec of each replica that ``spec`` asks for, as far as addresses are known."""

@@ -74,6 +74,7 @@ class Roll:
         await self._roll(canary)
         if not self._failed:
             self.group.take_over(self.spec)
+            self.group.is_incomplete = False
         return self._receipt()
 
     async def _reload_in_steps(self) -> Receipt:
@@ -188,6 +189,7 @@ class Roll:
             await self._roll()
         for member in self._gone:
             await member.wait_stopped()
+        self.group.is_incomplete = bool(self._failed)
         return self._receipt()
 
     async def roll_back(self, reason: str) -> Receipt:

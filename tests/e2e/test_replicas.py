@@ -309,6 +309,23 @@ async def test_addresses_that_come_and_go_in_the_dns(tmp_path):
             assert (receipt.outcome, len(receipt.replicas)) == ("swapped", 2)
 
 
+async def test_when_all_addresses_change_the_old_serve_until_one_of_the_new_does(tmp_path):
+    port = free_port()
+    dns = Names(HOSTS[:1])
+    trio.socket.set_custom_hostname_resolver(dns)
+    how = {"resolve": "all", "resolve_seconds": 0.1}
+    async with (
+        listening(HOSTS[0], port),
+        proxy_with(tmp_path, f"localhost:{port}", **how) as (proxy, http),
+    ):
+        dns.addresses, asked = HOSTS[1:2], dns.asked
+        await until(lambda: dns.asked > asked + 1)
+        assert await ask(http) == (200, HOSTS[0])
+        async with listening(HOSTS[1], port):
+            await until(lambda: serving(proxy) == {HOSTS[1]})
+            assert await ask(http) == (200, HOSTS[1])
+
+
 async def test_a_name_that_is_not_known_at_the_start(tmp_path):
     port = free_port()
     dns = Names([])

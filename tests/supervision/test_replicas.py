@@ -425,6 +425,44 @@ async def test_a_change_of_what_they_share_by_replaces_nothing(several, model, a
         assert supervisor._keepers["ns"].balance.config.max_ejected == 0
 
 
+async def test_a_change_that_is_stopped_half_way_is_finished_by_the_next(
+    several, model, autojump_clock, monkeypatch
+):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+
+        async def start(self):
+            if self.number == 5:
+                raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        changed = with_processes(spec, 3, drain_timeout_seconds=3.0)
+        applied = await supervisor.apply([changed])
+        assert (applied.applied, applied.receipts[0].outcome) == (True, "partial")
+        assert [change.action for change in supervisor.plan([changed])] == ["reload"]
+        before = set(await numbers(supervisor.slots["ns"]))
+        applied = await supervisor.apply([changed])
+        [receipt] = applied.receipts
+        assert (receipt.outcome, len(receipt.replicas)) == ("swapped", 2)
+        assert len(before & set(await numbers(supervisor.slots["ns"]))) == 1
+        assert [change.action for change in supervisor.plan([changed])] == ["stay"]
+
+
+async def test_what_an_operator_s_reload_left_half_way_no_other_change_touches(
+    several, model, autojump_clock, monkeypatch
+):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+
+        async def start(self):
+            if self.number == 5:
+                raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        assert (await supervisor.reload("ns")).outcome == "partial"
+        assert [change.action for change in supervisor.plan([spec])] == ["stay"]
+
+
 async def test_a_change_that_the_first_does_not_survive(several, model, autojump_clock):
     spec = several(3)
     async with supervised(spec) as supervisor:
