@@ -12,7 +12,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $$([ -t 1
 COMPILED := build/compiled/site
 WITH_COMPILED = PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR) PYTHONSAFEPATH=1
 # The tests of what is compiled, and of what builds on it.
-COMPILED_TESTS ?= tests/calls tests/channels tests/e2e tests/frontends tests/observability tests/server \
+COMPILED_TESTS ?= tests/calls tests/channels tests/e2e tests/frontends tests/limits tests/observability tests/server \
 	tests/streams tests/supervision tests/wire
 
 .PHONY: help serve test test-fast test-compiled soak check services-up services-down bench format generate generate-matrix wheel clean

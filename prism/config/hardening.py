@@ -139,6 +139,9 @@ def _secrets(config: Config, at: Place) -> Iterator[Finding]:
         for key, text in (shadow.credentials or {}).items() if shadow is not None else ():
             if not is_reference(text) and (is_secret(key, text) or not is_user_key(key)):
                 yield at["namespaces"][index]["shadow"]["credentials"][key], _WRITTEN_OUT
+    store = config.limits_store
+    if store is not None and store.password is not None and not is_reference(store.password):
+        yield at["limits_store"]["password"], _WRITTEN_OUT
     vault = config.secrets.vault
     for key in ("token", "secret_id") if vault is not None else ():
         if getattr(vault, key) is not None and not is_reference(getattr(vault, key)):

@@ -106,6 +106,12 @@ def test_what_logs_in_to_vault_is_a_secret_too(tmp_path, way):
     assert ("secrets", last) not in found(tmp_path, f"{HARD}{placeholder}\n")
 
 
+@pytest.mark.parametrize(("password", "weak"), [("hunter2", True), ("{{ secret:l }}", False)])
+def test_what_logs_in_to_the_limits_store_is_one(tmp_path, password, weak):
+    store = f"limits_store: {{url: 'rediss://l', password: '{password}'}}\n"
+    assert (("secrets", len(HARD.splitlines()) + 1) in found(tmp_path, HARD + store)) is weak
+
+
 def test_nobody_is_authenticated(tmp_path):
     text = "namespaces: [{name: a, backend: sqlite, config: {path: a.db}}]\n"
     names = [name for name, _ in found(tmp_path, text)]
