@@ -17,7 +17,14 @@ from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.call import SMALL_ANSWER
 from prism.calls.stream import ClientStream
-from prism.config.types import BreakerConfig, NamespaceLimits, SheddingConfig
+from prism.config.types import (
+    BreakerConfig,
+    LimitsStoreConfig,
+    NamespaceLimits,
+    RateLimitConfig,
+    SecretsConfig,
+    SheddingConfig,
+)
 from prism.contract.errors import Draining
 from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
@@ -125,6 +132,13 @@ def replace_on_purpose(house: House) -> None:
 def open_breaker(house: House) -> None:
     house.namespace.update(replace(house.namespace.config, breaker=BreakerConfig()))
     house.namespace.policies[-1].operate("open")
+
+
+def lose_store(house: House) -> None:
+    """What counts for several proxies is down."""
+    store = house.namespace.limits_store
+    store.configure(LimitsStoreConfig(url="redis://127.0.0.1"), SecretsConfig())
+    store.down = "it does not answer"
 
 
 def shed_all(house: House) -> None:
@@ -308,6 +322,23 @@ ENDINGS = {
     ),
     "client leaves the queue": queued(LEAVES),
     "proxy stops in the queue": queued(STOPS),
+    "too many a second": Ending(
+        "RESOURCE_EXHAUSTED",
+        429,
+        "rate_limited",
+        nothing,
+        limits=NamespaceLimits(rate=RateLimitConfig(calls_per_second=1, burst=0)),
+        **NOT_REACHED,
+    ),
+    "limits store down": Ending(
+        "UNAVAILABLE",
+        503,
+        "limits_unavailable",
+        nothing,
+        limits=NamespaceLimits(rate=RateLimitConfig(calls_per_second=1, when_store_is_down="deny")),
+        prepare=lose_store,
+        **NOT_REACHED,
+    ),
     "too many streams": Ending(
         "RESOURCE_EXHAUSTED",
         429,
