@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the programs that tests run beside Python: curl, Node, a C compiler,
-# HTTP/2 clients, nghttp2's headers, a browser, servers, and webdis, which benchmarks compare with; builds the ones in Go (tests/e2e/programs) into
-# the virtual environment $1.
+# Installs the programs that tests and benchmarks run beside Python: curl, Node, a C
+# compiler, HTTP/2 clients, nghttp2's headers, a browser, servers; builds the ones in Go
+# (tests/e2e/programs) into the virtual environment $1.
 #
 # As root on Debian it installs what is missing. Elsewhere it says what to
 # install; the tests that need it are skipped then, except in CI.

@@ -11,7 +11,7 @@ from . import params as p
 from .background import run_beside
 from .connection import Connection
 from .publisher import Batch, Outcome
-from .records import Record, read_record
+from .records import Record, read_record, read_records
 
 MAX_OUTSTANDING = 1_000
 """Messages of one stream that wait for their receipts."""
@@ -35,14 +35,16 @@ class PublishOperations(Connection):
     @operation(access="write")
     async def publish_batch(self, params: p.PublishBatch, call: Call) -> p.Published:
         """Publish messages in their order; each has a result of its own."""
-        records = [read_record(message, call) for message in params.messages]
+        records = read_records(params.messages, call)
         full = await self.cluster.require(params.topic, self.time_to_answer_in(call))
         if not records:
             return p.Published(0, 0, [])
         time_left = self.time_to_answer_in(call)
         outcomes = await self.publisher.publish(params.topic, full, records, time_left)
-        results = [_result(outcome) for outcome in outcomes]
-        failed = sum(isinstance(result, p.Failure) for result in results)
+        results = [
+            outcome if type(outcome) is p.Receipt else _result(outcome) for outcome in outcomes
+        ]
+        failed = [type(result) for result in results].count(p.Failure)
         return p.Published(len(results) - failed, failed, results)
 
     @operation(name="publish", access="write")

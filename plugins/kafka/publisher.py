@@ -173,10 +173,14 @@ class Publisher:
     # -- in the event loop, called by the thread ------------------------------
 
     def _settle(self, reports: list[Report]) -> None:
+        receipt = p.Receipt
         for batch, index, error, partition, offset, timestamp in reports:
             if error is None:
                 self.delivered += 1
-                batch.settle(index, p.Receipt(partition, offset, timestamp))
+                batch.outcomes[index] = receipt(partition, offset, timestamp)
+                batch.left -= 1
+                if not batch.left:
+                    batch.done.set()
                 continue
             if status_of(error) is StatusCode.NOT_FOUND:
                 self._forget(batch.full)

@@ -1,6 +1,7 @@
 """Between messages as clients write and read them, and as Kafka keeps them."""
 
 import binascii
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,30 @@ class Record(NamedTuple):
         """Roughly what it takes in Kafka: value, key and headers."""
         headers = sum(len(name) + len(value or b"") for name, value in self.headers)
         return len(self.value or b"") + len(self.key or b"") + headers
+
+
+def read_records(messages: Sequence[p.Publishing], call: Call) -> list[Record]:
+    """The same as ``read_record`` of each."""
+    if call.binary:
+        return [read_record(message, call) for message in messages]
+    # As most are: nothing but a value.
+    plain: tuple[object, ...] = (UNSET, UNSET, False, None, [], None, None)
+    records = []
+    for message in messages:
+        value = message.value
+        if value is not UNSET and plain == (
+            message.encoding,
+            message.key_encoding,
+            message.tombstone,
+            message.key,
+            message.headers,
+            message.partition,
+            message.timestamp,
+        ):
+            records.append(Record(bytes(value)))
+        else:
+            records.append(read_record(message, call))
+    return records
 
 
 def read_record(message: p.Publishing, call: Call) -> Record:

@@ -71,8 +71,7 @@ class SubscribeOperations(Connection):
                 shown = [_show(delivery, values, call) for delivery in taken]
                 yield shown[0] if params.batch_size == 1 else p.Messages(shown)
                 if auto:
-                    for delivery in taken:
-                        subscription.settle(delivery)
+                    subscription.settle_all(taken)
         finally:
             self._close(subscription)
             for scope in scopes:

@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
@@ -67,12 +67,13 @@ BROKER_SECONDS = 10.0
 class Part:
     """One partition for as long as it is assigned once."""
 
-    __slots__ = ("full", "handed", "number", "position", "progress", "topic")
+    __slots__ = ("full", "handed", "name", "number", "position", "progress", "topic")
 
     def __init__(self, topic: str, full: str, number: int) -> None:
         self.topic = topic
         self.full = full
         self.number = number
+        self.name = f"{topic}/{number}/"  # which the ids of its messages begin with
         self.progress = Progress()
         self.handed: dict[int, Delivery] = {}
         self.position: int | None = None
@@ -88,7 +89,7 @@ class Delivery:
         self.part = part
         self.message = message
         self.offset = offset
-        self.id = f"{part.topic}/{part.number}/{offset}"
+        self.id = f"{part.name}{offset}"
         self.deliveries = 0
         self.with_client = False
 
@@ -136,6 +137,7 @@ class Subscription:
         self._to_store: deque[tuple[Part, int]] = deque()
         self._has_room = threading.Event()
         self._wanted = 0  # the room that the thread waits for
+        self._look_at = 0  # how much must have been released before there can be so much
         self._stopping = False
         # The thread's own.
         self._handed = self._handed_bytes = 0
@@ -279,22 +281,43 @@ class Subscription:
 
     def settle(self, delivery: Delivery) -> None:
         """A message is done with; nothing happens if it is no longer this subscription's."""
-        part = delivery.part
-        if not delivery.is_open:
+        self.settle_all((delivery,))
+
+    def settle_all(self, deliveries: Iterable[Delivery]) -> None:
+        """The same of several."""
+        by_id = self._by_id
+        moved: Part | None = None
+        number = size = 0
+        for delivery in deliveries:
+            part, offset = delivery.part, delivery.offset
+            if part.handed.get(offset) is not delivery:
+                continue
+            del part.handed[offset]
+            del by_id[delivery.id]
+            passed = part.progress.settle(offset)
+            if passed:
+                self._out_of_order -= passed - 1
+                if moved is not None and moved is not part:
+                    self._store_soon(moved)
+                moved = part
+            else:
+                self._out_of_order += 1
+            number += 1
+            size += len(delivery.message)
+        if not number:
             return
-        del part.handed[delivery.offset]
-        del self._by_id[delivery.id]
-        passed = part.progress.settle(delivery.offset)
-        if passed:
-            self._out_of_order -= passed - 1
-            assert part.progress.next is not None  # noqa: S101 - something has just passed
-            self._to_store.append((part, part.progress.next))
-        else:
-            self._out_of_order += 1
-        self.settled += 1
-        self._release(len(delivery.message))
-        if self.settled == self._params.limit:
+        if moved is not None:
+            self._store_soon(moved)
+        self.settled += number
+        self._release(number, size)
+        limit = self._params.limit
+        if limit is not None and self.settled >= limit:
             self._wake.set()
+
+    def _store_soon(self, part: Part) -> None:
+        """Have the thread store how far a partition has come."""
+        assert part.progress.next is not None  # noqa: S101 - something has passed
+        self._to_store.append((part, part.progress.next))
 
     def bury(self, delivery: Delivery, topic: str) -> None:
         """A message is in the dead-letter topic: settle it, and tell the client."""
@@ -303,11 +326,11 @@ class Subscription:
             self.inbox.append(p.DeadLettered(delivery.id, topic))
             self._wake.set()
 
-    def _release(self, size: int) -> None:
-        self._released += 1
+    def _release(self, number: int, size: int) -> None:
+        self._released += number
         self._released_bytes += size
         self.moved_at = monotonic()
-        if self._wanted and self._room() >= self._wanted:
+        if self._wanted and self._released >= self._look_at and self._room() >= self._wanted:
             self._wanted = 0
             self._has_room.set()
 
@@ -347,7 +370,7 @@ class Subscription:
             self._dropped += len(part.handed)
             for delivery in part.handed.values():
                 self._by_id.pop(delivery.id, None)
-                self._release(len(delivery.message))
+            self._release(len(part.handed), sum(len(each.message) for each in part.handed.values()))
             part.handed.clear()
         self._tell("revoked", dropped)
 
@@ -427,6 +450,8 @@ class Subscription:
 
     def _wait_for_room(self, wanted: int, seconds: float) -> bool:
         self._has_room.clear()
+        released = self._released  # before the room, which grows meanwhile
+        self._look_at = released + wanted - self._room()
         self._wanted = wanted
         if self._room() < wanted and not self._stopping:
             self._has_room.wait(seconds)

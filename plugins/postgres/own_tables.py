@@ -141,9 +141,7 @@ class OwnTables:
         values = (self._namespace, key, *params)
         size = sum(len(each) for each in values if each is not None)
         request = Request(name, key, values, self._formats[name])
-        return share.later(
-            request, lambda reply: make(_checked(reply)), size, repeatable=repeatable
-        )
+        return share.later(request, make, size, repeatable=repeatable, check=_checked)
 
 
 def _itself(answer: Answer) -> Answer:

@@ -142,7 +142,6 @@ class Cluster(Connection):
         key = command[1]
         assert isinstance(key, bytes)  # noqa: S101 - keys are, in the plugin
         request = Request(key, packed(command), 1, repeatable)
-        made = self.made(make)
         node = self.map.owners[slot_of(key)]
 
         def divert(call: Later[Any], answer: Any, error: BaseException | None) -> bool:
@@ -154,13 +153,20 @@ class Cluster(Connection):
 
         if node is not None and not node.shared.problem:
             data = request.data
-            return node.shared.later(data, made, len(data), repeatable=repeatable, divert=divert)
+            return node.shared.later(
+                data,
+                make,
+                len(data),
+                repeatable=repeatable,
+                check=self.checked,
+                divert=divert,
+            )
         if self._is_full():
             raise QueueFull(
                 f"{self._following} calls wait for servers of the cluster; the limit is that "
                 "(max_in_flight, for each master)"
             )
-        call: Later[T] = Later(lambda replies: made(replies[0]))
+        call: Later[T] = Later(lambda replies: make(self.checked(replies[0])))
         self._go_on(call, request, None)
         return call
 

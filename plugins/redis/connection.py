@@ -134,18 +134,13 @@ class Connection:
             PluginError: the server cannot be reached.
         """
         data = packed(command)
-        made = self.made(make)
-        return self.shared.later(data, made, len(data), repeatable=repeatable)
+        return self.shared.later(data, make, len(data), repeatable=repeatable, check=self.checked)
 
-    def made(self, make: Callable[[Any], T]) -> Callable[[Any], T]:
-        """``make``, which raises what is an error."""
-
-        def made(reply: Any) -> T:
-            if type(reply) is ReplyError:
-                raise self.translate(reply)
-            return make(reply)
-
-        return made
+    def checked(self, reply: Any) -> Any:
+        """A reply; raises what is an error."""
+        if type(reply) is ReplyError:
+            raise self.translate(reply)
+        return reply
 
     async def run(
         self, script: Script, keys: Sequence[bytes], *arguments: Argument, repeatable: bool = False

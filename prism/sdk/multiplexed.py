@@ -133,18 +133,19 @@ class QueueFull(PluginError):
 class _Call(Later[list[Reply]], Generic[Request, Reply]):
     """A request and its place: until ``wanted`` answers have come."""
 
-    __slots__ = ("divert", "repeatable", "replies", "request", "size", "wanted")
+    __slots__ = ("check", "divert", "repeatable", "replies", "request", "size", "wanted")
 
     def __init__(
         self,
         request: Request,
         size: int,
         wanted: int,
-        make: Callable[[list[Reply]], Any],
+        make: Callable[[Any], Any],
         *,
         repeatable: bool,
     ) -> None:
         super().__init__(make)
+        self.check: Callable[[Reply], Any] | None = None
         self.request = request
         self.size = size
         self.wanted = wanted
@@ -157,12 +158,21 @@ class _Call(Later[list[Reply]], Generic[Request, Reply]):
         if divert is None or not divert(self, answer, error):
             super().settle(answer, error)
 
+    def result(self) -> Any:
+        if self.check is None or self._error is not None:
+            return super().result()
+        return self._make(self.check(self._answer[0]))
+
     def fail(self, error: PluginError) -> None:
         self.settle(None, error)
 
 
 def _first(replies: list[Reply]) -> Reply:
     return replies[0]
+
+
+def _itself(reply: Reply) -> Reply:
+    return reply
 
 
 def _all(replies: list[Reply]) -> list[Reply]:
@@ -257,13 +267,16 @@ class Multiplexed(Generic[Request, Reply]):
     def later(
         self,
         request: Request,
-        make: Callable[[Reply], T],
+        make: Callable[[Any], T],
         size: int = 0,
         *,
         repeatable: bool = False,
+        check: Callable[[Reply], Any] = _itself,
         divert: Divert | None = None,
     ) -> Later[T]:
         """Like ``call``, for an operation to return: ``make`` turns the answer into its result.
+
+        ``check`` is given the answer first, and ``make`` what it returns; it may raise.
 
         ``divert`` is shown, once, what the call is about to be settled with: a list of one
         answer, or an error. Where it returns True, it settles the call itself, in its own time.
@@ -271,9 +284,8 @@ class Multiplexed(Generic[Request, Reply]):
         Raises:
             NotSent, QueueFull
         """
-        call: Any = self._ask(
-            request, size, 1, lambda replies: make(replies[0]), repeatable=repeatable
-        )
+        call: Any = self._ask(request, size, 1, make, repeatable=repeatable)
+        call.check = check
         call.divert = divert
         return call  # type: ignore[no-any-return]  # a Later of what ``make`` returns
 
@@ -290,7 +302,7 @@ class Multiplexed(Generic[Request, Reply]):
         request: Request,
         size: int,
         wanted: int,
-        make: Callable[[list[Reply]], Any],
+        make: Callable[[Any], Any],
         *,
         repeatable: bool,
     ) -> Any:

@@ -147,11 +147,19 @@ def _said_on_purpose(error: BaseException) -> CallError | None:
 class PendingResponse(PendingExecution):
     """The answer of a call that its operation has left for ``later``; it can be awaited."""
 
-    __slots__ = ("_finish", "later")
+    __slots__ = ("_finish", "_request", "_started", "later")
 
-    def __init__(self, later: Later[Any], finish: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        later: Later[Any],
+        finish: Callable[[ExecuteRequest, Later[Any], float], Any],
+        request: ExecuteRequest,
+        started: float,
+    ) -> None:
         self.later = later
         self._finish = finish
+        self._request = request
+        self._started = started
 
     def when_settled(self, tell: Callable[[], None]) -> None:
         """Have ``tell`` called once ``finish`` can be: at once, if it can."""
@@ -159,13 +167,13 @@ class PendingResponse(PendingExecution):
 
     def finish(self) -> ExecuteResponse:
         """The answer; never raises."""
-        response: ExecuteResponse = self._finish()
+        response: ExecuteResponse = self._finish(self._request, self.later, self._started)
         return response
 
     def abandon(self) -> None:
         """Nobody wants it any more."""
         self.later.abandoned = True
-        self._finish()
+        self._finish(self._request, self.later, self._started)
 
     def __await__(self) -> Generator[Any, Any, ExecuteResponse]:
         try:
@@ -356,7 +364,7 @@ class Plugin:
                 result = await operation.handler(self, params)
             if isinstance(result, Later):
                 pending = True
-                return PendingResponse(result, lambda: self.__finish(request, result, started))
+                return PendingResponse(result, self.__finish, request, started)
             return self.__answer(result, started, binary=binary)
         except BaseException as error:
             if not is_fault(error):

@@ -157,7 +157,7 @@ class PlayedInProcess:
         later: Later[ExecuteResponse] = Later(lambda answer: answer)
         self.owed[call] = later
 
-        def finish() -> ExecuteResponse | None:
+        def finish(*_: object) -> ExecuteResponse | None:
             self.finished += 1
             if not later.abandoned:
                 return later.result()
@@ -165,7 +165,7 @@ class PlayedInProcess:
             self.sent[call].append("abandoned")
             return None
 
-        return PendingResponse(later, finish)
+        return PendingResponse(later, finish, request, 0.0)
 
     async def close(self, call: str, status: StatusCode, **fields: Any) -> None:
         later = self.owed.pop(call, None)
