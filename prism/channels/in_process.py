@@ -196,6 +196,8 @@ class InProcessChannel(PluginChannel):
                 return
             if waiting and perf_counter() >= until:
                 self._call_worker(waiting[0].tasks)
+                # The pool may give it to this very task.
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 return
 
     def _leave(self, call: UnaryCall, pending: PendingExecution, *, is_wanted: bool) -> None:

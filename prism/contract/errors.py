@@ -62,6 +62,7 @@ also what a plugin raises (through ``prism.sdk``) to answer a call with an error
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 
 from prism.contract.status import StatusCode
 
@@ -262,6 +263,14 @@ class NotFound(CallError):
     reason = "not_found"
 
 
+@lru_cache(maxsize=256)
+def _nearest(name: str, names: tuple[str, ...]) -> str:
+    """Which of ``names`` was probably meant by ``name``; empty if none. It takes some hundred
+    microseconds, and clients that ask for what there is not often do so again and again."""
+    close = get_close_matches(name, names, 1, 0.7)
+    return close[0] if close else ""
+
+
 MOST_NAMES_COMPARED = 100
 """Namespaces among which one that is probably meant is looked for."""
 
@@ -286,8 +295,8 @@ class UnknownNamespace(NotFound):
         choices = known or near
         # Who may be anybody must not have many names compared with each of many requests.
         is_few = len(choices) <= MOST_NAMES_COMPARED
-        close = get_close_matches(namespace[:64], choices, 1, 0.7) if is_few else []
-        meant = f"; did you mean {close[0]!r}?" if close else ""
+        close = _nearest(namespace[:64], tuple(choices)) if is_few else ""
+        meant = f"; did you mean {close!r}?" if close else ""
         separator = " " if meant else "; "
         told = f"there is no namespace {namespace[:200]!r}{meant}"
         super().__init__(f"{told}{separator}{rest}" if rest else told)
@@ -301,8 +310,8 @@ class UnknownOperation(NotFound):
     reason = "unknown_operation"
 
     def __init__(self, namespace: str, operation: str, supported: Sequence[str]) -> None:
-        close = get_close_matches(operation[:64], supported, 1, 0.7)
-        meant = f"; did you mean {close[0]!r}?" if close else ";"
+        close = _nearest(operation[:64], tuple(supported))
+        meant = f"; did you mean {close!r}?" if close else ";"
         offered = ", ".join(sorted(supported)) or "none"
         super().__init__(
             f"namespace {namespace!r} has no operation {operation!r}{meant} it offers: {offered}"

@@ -360,8 +360,13 @@ async def test_a_flood_of_one_plugin_lets_others_have_their_turn(monkeypatch):
 
     class Counts(Plugin):
         async def execute(self, _request):
+            if not order:
+                nursery.start_soon(others)
             order.append(self)
             return ExecuteResponse(success=True)
+
+    async def others():
+        order.append("others")
 
     clock = iter(range(10_000))
     monkeypatch.setattr(in_process, "perf_counter", lambda: next(clock) / 1000)
@@ -376,7 +381,8 @@ async def test_a_flood_of_one_plugin_lets_others_have_their_turn(monkeypatch):
         channels[1].start(calls[500])
         await wait_all_tasks_blocked()
     assert all(call.done for call in calls)
-    assert order.index(other) <= 6
+    assert order.index(other) <= 8
+    assert order.index("others") <= 30
     assert order.count(flood) == 500
 
 

@@ -58,6 +58,12 @@ MAX_UNTAKEN = MIB
 """Bytes of answers that wait for the client, beyond which no further request is begun: it
 does not take what it has asked for. What is in flight by then still adds its own."""
 
+TURN_SECONDS = 0.001
+"""How long requests of one read are begun before other connections have their turn: some twenty.
+Else a client that sends many at a time delays everybody by all of them, refused ones too."""
+LOOK_EVERY = 8
+"""Requests that are begun between two looks at the clock."""
+
 
 class HTTP2Connection:
     """One HTTP/2 connection; ``run`` serves it to its end.
@@ -329,7 +335,8 @@ class HTTP2Connection:
     def _begin_streams(self) -> None:
         """Hand new requests to the front end; those already reset are none of its business.
 
-        None while the client does not take the answers of those before.
+        None while the client does not take the answers of those before; and only as many as one
+        turn has time for: the others follow in the next.
         """
         answers = self.memory.answers
         if answers.used > MAX_UNTAKEN and not self._stop_requests:
@@ -338,9 +345,20 @@ class HTTP2Connection:
                 answers.waiting.append(self._answer_taken)
             return
         starting, self._starting = self._starting, {}
-        for stream in starting:
+        for number, stream in enumerate(starting):
+            if number and not number % LOOK_EVERY and not self._stop_requests and self._is_late():
+                rest = list(starting)[number:]
+                self._starting = dict.fromkeys([*rest, *self._starting])
+                if not self._resuming:
+                    self._resuming = True
+                    self.tasks.start(self._resume)
+                return
             if stream.cancelled is None:
                 self._begin(stream)
+
+    def _is_late(self) -> bool:
+        """Has this turn taken so long that others should have theirs?"""
+        return trio.current_time() - self.now > TURN_SECONDS
 
     def _begin(self, stream: HTTP2Exchange) -> None:
         try:
@@ -429,8 +447,10 @@ class HTTP2Connection:
         self.memory.answers.tell_next()
 
     async def _resume(self) -> None:
-        """Begin the requests that have waited for answers to be taken."""
+        """Begin the requests that have waited for answers to be taken, or for their turn."""
+        await trio.lowlevel.checkpoint()  # a pooled task may have come here in the same one
         self._resuming = False
+        self.now = trio.current_time()
         self._handle([])
 
     def give_up_stalled(self, since: float) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import resource
+import time
 
 import h2.events
 import pytest
@@ -684,3 +685,36 @@ async def test_a_client_cannot_make_the_header_table_grow(open_client):
     client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**30})
     assert await client.response(await client.request()) == (200, b"")
     assert client.h2.decoder.header_table_size <= 4096
+
+
+async def test_a_flood_on_one_connection_lets_others_have_their_turn(h2_client, codec_name):
+    """What is to run when the first request of a read begins runs before the last one does."""
+    begun = []
+
+    class Front:
+        def begin(self, exchange):
+            if not begun:
+                nursery.start_soon(others)
+            time.sleep(0.001)
+            begun.append(exchange.target)
+            exchange.respond(200, [], b"")
+
+    async def others():
+        begun.append(b"others")
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    settings = ServerSettings(http2_codec=codec_name)
+    async with trio.open_nursery() as nursery:
+        connection = HTTP2Connection(Front(), theirs, Peer("http"), settings, TaskPool(nursery))
+        nursery.start_soon(connection.run)
+        client = h2_client(ours)
+        head = [(":method", "GET"), (":scheme", "http"), (":authority", "a")]
+        for number in range(60):
+            stream_id = client.h2.get_next_available_stream_id()
+            client.h2.send_headers(stream_id, [*head, (":path", f"/{number}")], end_stream=True)
+        await client.flush()
+        await client.response(stream_id)
+        nursery.cancel_scope.cancel()
+    assert begun.index(b"others") <= 16
+    begun.remove(b"others")
+    assert begun == [b"/%d" % number for number in range(60)]
