@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -108,6 +109,25 @@ def test_the_less_important_is_refused_first(start_prism):
     said = told()
     assert said[0].startswith("calls are refused by priority (half of low): the event loop is")
     assert all(one != other for one, other in itertools.pairwise(said))
+
+
+def test_memory_at_its_limit_refuses_all_calls_and_no_probe(start_prism):
+    limit = 200 * 2**20
+    proxy = start_prism(config(shedding={"loop_lag_seconds": None, "memory_bytes": limit}))
+    assert proxy.resident() < 0.8 * limit
+    enough = proxy.directory / "enough"
+    params = {"size": limit, "until": str(enough)}
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(proxy.call, "high", "hold", params, prism_timeout="300s")
+        eventually(lambda: refusal(proxy, "high"))
+        assert refusal(proxy, "low")
+        assert proxy.ready()
+        assert proxy.client.get(f"{proxy.url}/readyz").status_code == 200
+        assert shedding(proxy)["refusing"] == "low, normal, high"
+        assert int(str(shedding(proxy)["memory_bytes"])) > limit
+        enough.touch()
+        assert holding.result().json() == {"held": limit}
+    eventually(lambda: refusal(proxy, "low") is None)
 
 
 def test_what_is_no_priority(start_prism):
