@@ -21,6 +21,7 @@ from prism.observability.log_writer import LogWriter
 from prism.observability.logs import JSONFormatter
 from prism.server.exchange import Peer
 from prism.streams.outlet import begin_turn, end_turn
+from tests.frontends.probe_exchange import ProbeExchange
 from tests.observability.conftest import Record
 
 FIELDS = {
@@ -123,15 +124,11 @@ def test_nothing_waits_for_a_turn_where_there_is_none(call, json_log):
     assert line["request_id"] == "id-1"
 
 
-class Asked:
-    """What is read of a request."""
-
-    method = b"POST"
-    target = b"/v1/kv/get?params=secret"
-    version = "2"
+class Asked(ProbeExchange):
+    """A request, of which only what it says is read."""
 
     def __init__(self, agent=b"curl/8", client=("2001:db8::1", 5), certificate=None):
-        self.headers = [(b"host", b"a"), (b"user-agent", agent)]
+        super().__init__(None, "POST", "/v1/kv/get?params=secret", [(b"user-agent", agent)])
         self.peer = Peer("http", client, certificate=certificate)
 
 
