@@ -83,6 +83,10 @@ class CircuitBreaker(Policy):
         if self.namespace.config.breaker is not None:
             self._config = self.namespace.config.breaker
 
+    def discard(self) -> None:
+        for instance in self._instances():
+            instance.breaker = None  # if there is one again, it begins anew
+
     def enter(self, call: "Call") -> None:
         call.circuit = self
 

@@ -290,6 +290,11 @@ async def test_without_one_calls_pass_again(namespace, ask, fail, plugin):
     plugin.answer = StatusCode.OK
     assert await ask(namespace)
     assert not any(isinstance(one, CircuitBreaker) for one in namespace.policies)
+    configure(namespace, CONFIG)
+    await fail(namespace)
+    assert state_of(namespace)["opened"] == 1  # another one, which knows nothing of before
+    with pytest.raises(CircuitOpen):
+        await ask(namespace)
 
 
 async def test_by_hand(namespace, ask, fail, plugin):
