@@ -141,8 +141,27 @@ def test_only_reads_are_copied_and_the_shadow_knows_that_it_is_one(start_prism, 
     proxy.call("kv", "get", {"key": "a"}, prism_shadow="0")
     proxy.call("kv", "increment", {"key": "a"})
     eventually(lambda: report(proxy)["outcomes"]["equal"] == 1)
-    assert seen(tmp_path, "same") == ["get 1"]
+    assert seen(tmp_path, "same") == ["get 1 kv"]
     assert proxy.call("kv", "get", {"key": "a"}).json()["value"] == 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_may_be_the_same_plugin_with_other_data(start_prism, tmp_path, processes):
+    config = with_shadow(tmp_path)
+    plugin = {"type": "sidecar", "command": [sys.executable, "-m", "prism_plugins.sqlite"],
+              "processes": processes}  # fmt: skip
+    shadow = {"config": {"path": str(tmp_path / "other.db")}, "plugin": plugin}
+    if processes == 1:
+        del shadow["plugin"]  # then it is the namespace's, here in the proxy itself
+    config["namespaces"][0]["shadow"] = shadow
+    proxy = start_prism(config)
+    serves(proxy)
+    proxy.call("kv", "set", {"key": "a", "value": 1})
+    for _ in range(4):
+        assert proxy.call("kv", "get", {"key": "a"}).json()["value"] == 1
+    eventually(lambda: report(proxy)["outcomes"]["different"] == 4)  # it has no such key
+    assert report(proxy)["in_flight"] == 0
+    assert proxy.metric("prism_shadow_bytes", namespace="kv") == 0
 
 
 def test_writes_that_are_named_are_done_in_the_shadows_own_data(start_prism, tmp_path):

@@ -205,3 +205,32 @@ async def test_one_that_is_gone_again_before_the_others_are_ready(named, make_sp
         assert set(applied[0].failures) == {"a", "c"}
         assert "SIGKILL" in applied[0].failures["a"]
         assert supervisor.slots["a"].current.id == "a/1"
+
+
+async def test_no_change_waits_for_a_shadow_or_fails_with_it(named):
+    """Whether it comes up is nothing to the namespaces, neither when it is new nor changed."""
+    a = named("a")
+    nothing = PluginConfig(type="in_process", module="a_model:Nothing")
+    broken = replace(named("a:shadow"), shadow_of="a", plugin=nothing)
+    async with supervised(a) as supervisor:
+        wanted = [named("a", drain_timeout_seconds=7), broken]
+        assert actions(supervisor.plan(wanted)) == {"a": "reload", "a:shadow": "start"}
+        assert (await supervisor.apply(wanted)).applied
+        assert supervisor.slots["a"].current.generation == 2
+        assert supervisor.slots["a:shadow"].current is None
+        good = replace(named("a:shadow"), shadow_of="a")
+        assert actions(supervisor.plan([wanted[0], good])) == {"a": "stay", "a:shadow": "restart"}
+        assert (await supervisor.apply([wanted[0], good])).applied
+        await eventually(lambda: supervisor.slots["a:shadow"].current is not None)
+        assert supervisor.slots["a"].current.generation == 2
+
+
+async def test_the_proxy_does_not_wait_for_the_start_of_a_shadow(named):
+    silent = replace(
+        named("a:shadow"),
+        shadow_of="a",
+        plugin=PluginConfig(type="sidecar", command=["sleep", "600"], start_timeout_seconds=600),
+    )
+    async with supervised(named("a"), silent) as supervisor:
+        assert supervisor.slots["a"].current is not None
+        assert supervisor.slots["a:shadow"].current is None

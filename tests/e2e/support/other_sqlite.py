@@ -1,8 +1,8 @@
 """The SQLite plugin in another version, which is wrong in the way that ``MODE`` names.
 
 ``same``, ``other`` (each read has another version, and a key more), ``slow``, ``hangs``,
-``crashes``, ``fails``. It writes each call's operation, and whether it is a shadow's, to the file
-that ``SEEN`` names.
+``crashes``, ``fails``. It writes each call's operation, whether it is a shadow's, and the namespace
+that it was told when it started, to the file that ``SEEN`` names.
 """
 
 import os
@@ -25,7 +25,8 @@ class OtherSQLite(SQLitePlugin):
 
     async def begin_execution(self, request: ExecuteRequest) -> Any:
         with SEEN.open("a") as seen:  # noqa: ASYNC230 - a test's
-            seen.write(f"{request.operation} {request.metadata.get('prism-shadow', '-')}\n")
+            is_shadow = request.metadata.get("prism-shadow", "-")
+            seen.write(f"{request.operation} {is_shadow} {self.namespace}\n")
         if MODE == "hangs":
             await anyio.sleep_forever()
         if MODE == "crashes":
