@@ -95,9 +95,10 @@ def replay(
     cert: str | None,
     output: str,
 ) -> None:
-    """Play the calls recorded in FILE again, and compare the answers.
+    """Play recorded calls again, and compare.
 
-    Against a namespace of a running proxy (--against), or against a plugin that is started for it.
+    The calls in FILE: against a namespace of a running proxy (--against), or against a plugin that
+    is started for it.
     """
     import trio
 

@@ -22,7 +22,10 @@ def shadow() -> None:
 @output_option
 @admin_options
 def report(namespace: str, output: str, admin: Admin) -> None:
-    """How often a shadow's answers were equal, where they differ, and how fast it is."""
+    """Show how its answers compare.
+
+    How often they were equal, where they differ, and how fast it is.
+    """
     found = admin.get(admin_path("namespaces", namespace, "/shadow"))
     if output != "table":
         show_one(found, output)
