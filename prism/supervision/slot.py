@@ -165,6 +165,10 @@ class Slot:
         """How many calls were given to another instance, since theirs was gone."""
         return self.retried["not_started"] + self.retried["idempotent"]
 
+    def has_another(self, instance: Instance | None) -> bool:
+        """Is there an instance beside ``instance`` that takes calls?"""
+        return any(each is not instance and each.takes_calls for each in self.instances())
+
     def still_serves(self, instance: str) -> bool:
         """Is the instance with this id here, and does it take calls?"""
         return any(

@@ -1,10 +1,12 @@
 import copy
+import dataclasses
 
 import pytest
 import trio
 from msgspec.structs import replace
 
 from prism.calls.call import MAX_DETAIL
+from prism.config.plugin_types import BalanceConfig
 from prism.contract.errors import (
     Draining,
     InvalidRequest,
@@ -16,6 +18,8 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ExecuteResponse, PluginMetrics
 from prism.contract.status import StatusCode
+from prism.supervision.balance import Balance
+from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 
 async def test_what_the_plugin_gets_and_gives(make_namespace, make_call, autojump_clock):
@@ -196,6 +200,74 @@ async def test_what_is_not_safe_ends_as_it_did(
     with pytest.raises(type(error)):
         await ask(namespace, operation)
     assert len(calls) == 1
+
+
+def with_replicas(namespace, *answers):
+    """Have two replicas in the place of the one: of which ``answers`` are."""
+    first = namespace.slot.current
+    balance = Balance(BalanceConfig(slow_start_seconds=0), "", now=trio.current_time)
+    slot = namespace.slot = SharedSlot(namespace.name, balance)
+    for number, answer in enumerate(answers, 1):
+        member = ReplicaSlot(namespace.name, str(number))
+        slot.join(member, "")
+        channel = type(first.channel)(answer)
+        member.fill(dataclasses.replace(first, channel=channel, replica_name=str(number)))
+    return slot
+
+
+@pytest.mark.parametrize(
+    ("error", "operation", "answers"),
+    [
+        (Overloaded("full"), "set", True),
+        (PluginCrashed("gone"), "set", False),
+        # It is there still, and may have done it: only `retries` allow that.
+        (PluginError(StatusCode.UNAVAILABLE, "its backend"), "get", False),
+    ],
+)
+async def test_what_one_replica_did_not_begin_another_does_at_once(
+    make_namespace, make_call, autojump_clock, error, operation, answers
+):
+    async def refuse(request):
+        raise error
+
+    async def answer(request):
+        return ExecuteResponse(success=True, result_json="1")
+
+    namespace = make_namespace()
+    slot = with_replicas(namespace, refuse, answer)
+    for _ in range(3):  # so that the first is chosen
+        slot.instances()[1].acquire()
+    call = make_call(namespace, operation)
+    call.proceed()
+    if answers:
+        assert await call.outcome() == b"1"
+        assert (call.instance_id, call.retries) == ("kv/2/1", 1)
+        assert slot.retried == {"refused": 1}
+    else:
+        with pytest.raises(type(error)):
+            await call.outcome()
+        assert call.instance_id == "kv/1/1"
+
+
+async def test_a_call_whose_replica_breaks_is_made_on_another_at_once(
+    make_namespace, make_call, autojump_clock
+):
+    async def breaks(request):
+        await slot.instances()[0].channel.aclose()
+        raise PluginCrashed("gone")
+
+    async def answer(request):
+        return ExecuteResponse(success=True, result_json="1")
+
+    namespace = make_namespace()
+    slot = with_replicas(namespace, breaks, answer)
+    slot.instances()[1].acquire()
+    call = make_call(namespace, "get")
+    began = trio.current_time()
+    call.proceed()
+    assert await call.outcome() == b"1"
+    assert (call.instance_id, call.retries) == ("kv/2/1", 1)
+    assert trio.current_time() == began
 
 
 async def test_in_vain_the_call_ends_with_what_is_true_of_it(failing, ask, autojump_clock):
