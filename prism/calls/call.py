@@ -32,6 +32,7 @@ from prism.calls.overload import HIGH
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy, Witness
+from prism.calls.policies.rate_limit import StoreWait
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     CallCancelled,
@@ -491,10 +492,12 @@ class Call(ABC):
         return None
 
     def too_late(self) -> CallError:
-        """What a call ends with at its deadline. One that waited for a place or for its plugin all
-        the time never ran, and is told that."""
+        """What a call ends with at its deadline. One that waited for a place, for its plugin or for
+        the limits store all the time never ran, and is told that."""
         waiting = self._waiting
         if isinstance(waiting, Ticket):
+            return waiting.too_late()
+        if isinstance(waiting, StoreWait):
             return waiting.too_late()
         if not self.has_params:
             return RequestTimeout("the request's body did not arrive within the call's deadline")

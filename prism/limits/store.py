@@ -197,9 +197,11 @@ class LimitsStore:
             self._up_since = inf
             redaction = Redaction()
             try:
-                login = await self._login(config)
-                redaction = login.redaction
-                await self._use(config, login)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._give_up_waiting, config.timeout_seconds)
+                    login = await self._login(config)
+                    redaction = login.redaction
+                    await self._use(config, login)
             except Exception as error:
                 self._went_down(redaction.text(_reason(error)))
             if trio.current_time() - self._up_since > STEADY_SECONDS:
@@ -228,7 +230,7 @@ class LimitsStore:
 
     async def _use(self, config: LimitsStoreConfig, login: _Login) -> NoReturn:
         """Connect, and ask what there is to ask, until something fails, which is raised."""
-        coredis = _library()
+        coredis = await trio.to_thread.run_sync(_library, abandon_on_cancel=True)
         client = coredis.Redis(
             login.url.host,
             login.url.port,
@@ -240,19 +242,18 @@ class LimitsStore:
             retry_policy=coredis.retry.NoRetryPolicy(),
             verify_version=False,
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._give_up_waiting, config.timeout_seconds)
-            async with client:
-                with trio.fail_after(max(CONNECT_SECONDS, config.timeout_seconds)):
-                    await self._ask_store(client, [])
-                self._came_up()
-                while True:
-                    await self._woken.wait()
-                    await self._ask_pending(client, config.timeout_seconds)
+        async with client:
+            with trio.fail_after(max(CONNECT_SECONDS, config.timeout_seconds)):
+                await self._ask_store(client, [])
+            self._came_up()
+            while True:
+                await self._woken.wait()
+                await self._ask_pending(client, config.timeout_seconds)
         raise AssertionError  # the loop has no end
 
     async def _give_up_waiting(self, seconds: float) -> None:
         """No call waits longer than that for a connection that is being made."""
+        await self._woken.wait()
         await trio.sleep(seconds)
         if self._up_since == inf:
             self._went_down(f"it did not answer within {seconds:g} s")
@@ -347,7 +348,7 @@ class LimitsStore:
 
 
 def _library() -> Any:
-    """coredis, which is an extra.
+    """coredis, which is an extra. To load it takes long.
 
     Raises:
         StoreFailed: it is not installed.

@@ -176,6 +176,10 @@ class StoreWait:
         self._places = places
         self._number = number
 
+    def too_late(self) -> CallError:
+        """What the call ends with if its time is up meanwhile."""
+        return LimitsUnavailable("the limits store did not answer before the call's deadline")
+
     def cancel(self) -> None:
         """The call has ended."""
         if not self.is_gone:

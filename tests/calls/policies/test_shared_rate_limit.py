@@ -215,6 +215,33 @@ async def test_a_proxy_starts_without_its_store(start_server, start_proxy, caplo
     assert caplog.text.count("is down") == 1
 
 
+async def test_a_connection_that_takes_long_is_no_failure_while_nobody_waits(
+    start_server, start_proxy, monkeypatch
+):
+    monkeypatch.setattr(store_module, "CONNECT_SECONDS", LIMIT)
+    server = start_server(Redis)
+    server.freeze()
+    async with start_proxy(server, burst=5, store={"timeout_seconds": 0.05}, **NEVER) as proxy:
+        await trio.sleep(0.3)
+        assert not proxy.told
+        assert await proxy.passes(7) == 5  # by its own count, which nobody had to wait long for
+        assert len(proxy.told) == 1
+        server.thaw()
+        await until(lambda: not proxy.store.down)
+
+
+async def test_a_call_whose_time_is_up_has_not_been_counted(start_server, start_proxy):
+    server = start_server(Redis)
+    server.freeze()
+    async with start_proxy(server, burst=5, **NEVER) as proxy:
+        error = await proxy.outcome(timeout=0.05)
+        assert isinstance(error, LimitsUnavailable)
+        assert "did not answer before the call's deadline" in str(error)
+        assert proxy.store.waiting == 0
+        server.thaw()
+        assert await proxy.passes(7) == 5
+
+
 async def test_a_store_that_restarts_empty_makes_no_new_budgets(start_server, start_proxy):
     server = start_server(Redis, settings={"appendonly": "no"})
     async with (
