@@ -761,7 +761,8 @@ def test_stores_that_cannot_be_meant(problems: Problems, store: str, said: str) 
 
 def test_what_is_probably_not_meant_of_limits_is_told() -> None:
     def warned(text: str) -> list[str]:
-        return [str(one) for one in parse_config(text, "f").warnings]
+        warnings = map(str, parse_config(text, "f").warnings)
+        return [one for one in warnings if "coredis" not in one]  # it may not be installed
 
     (one,) = warned(with_rate("{calls_per_second: 1, per: principal}"))
     assert one.endswith("have one budget together; set authentication, or limit per client")
