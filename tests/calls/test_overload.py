@@ -55,7 +55,7 @@ def test_in_steps_the_lowest_first_and_back():
             seen.append(step)
     assert seen == [0, 1, 2, 3, 4]  # high priority stays, however late the loop is
     assert one.look(100, 5.0) == LAST_BY_DELAY
-    assert one.look(1.9, 0.0) == LAST_BY_DELAY
+    assert one.look(1.0, 0.0) == LAST_BY_DELAY
     assert one.look(60, 0.15) == LAST_BY_DELAY  # not relieved: it stays where it is
     assert one.look(10, 0.1) == 0
     assert one.said[:4] == [
