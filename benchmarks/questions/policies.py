@@ -21,27 +21,32 @@ from benchmarks.samples import Load, take_turns
 from benchmarks.sides import prism
 
 BUSY = Load(64)
+WIDE = {"calls_per_second": 1e6, "burst": 1_000_000}
+"""A rate that nobody reaches."""
 POLICIES: dict[str, dict[str, Any]] = {
+    "rate limit": {"limits": {"rate": WIDE}},
     "queue and fair shares": {"limits": {"max_queued": 256, "fair_shares": True}},
     "adaptive limit": {"limits": {"adaptive": {"min": 2 * BUSY.in_flight}}},
     "breaker": {"breaker": {}},
     "retries": {"retries": {}},
+    "shedding": {"shedding": {"loop_lag_seconds": 10}},
     "hedging": {"hedging": {"after": 5}},  # of no call: that would be another call
 }
-"""What a namespace has, for each of them."""
+"""What a namespace has, for each of them; ``shedding`` is the proxy's."""
 NONE, ALL = "no policy", "all of them"
 MOST_OF_ALL = 1.1
 """Times a proxied call's CPU time: what all of them may cost together."""
 REFUSED: dict[str, dict[str, Any]] = {
+    "rate limit": {"limits": {"rate": {"calls_per_second": 0.01, "burst": 1}}},
     # The first call that is answered opens it.
     "breaker": {
         "breaker": {"slow_seconds": 1e-6, "slow_rate": 0.01, "min_calls": 1, "open_seconds": 3600}
     },
 }
-REFUSAL = {"breaker": b"503"}
+REFUSAL = {"rate limit": b"429", "breaker": b"503"}
 MOST_OF_REFUSAL = 25.0
 """Microseconds."""
-LIMITED = POLICIES["queue and fair shares"]
+LIMITED = {"limits": {**POLICIES["rate limit"]["limits"], "max_queued": 256, "fair_shares": True}}
 MANY = 1_000
 FEW = 20
 """Namespaces in a quick run."""
@@ -92,9 +97,10 @@ def _with(namespace: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
 def _proxy(settings: dict[str, Any], answers: bytes = b"200") -> Iterator[Target]:
     """A proxy before a spawned echo plugin, in a namespace with ``settings``."""
     namespace = _with(prism.echo("echo", prism.SPAWNED), settings)
+    of_proxy = {name: namespace.pop(name) for name in ("shedding",) if name in namespace}
     with (
         tempfile.TemporaryDirectory() as folder,
-        prism.prism(Path(folder), [namespace], prism.fastest_codec()) as (pid, url),
+        prism.prism(Path(folder), [namespace], prism.fastest_codec(), of_proxy) as (pid, url),
     ):
         (spawned,) = children(pid, prism.ECHO_PLUGIN)
         yield Target(f"{url}/v1/echo/echo", [pid], [spawned], answers=answers)
