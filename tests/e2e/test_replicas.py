@@ -70,8 +70,9 @@ async def listening(host, port, fault="/does/not/exist"):
 
 
 @asynccontextmanager
-async def proxy_with(tmp_path, endpoint, *, zone="", **plugin):
-    """A proxy whose namespace ``ns`` has these endpoints; yields it and its port."""
+async def proxy_with(tmp_path, endpoint, *, zone="", balance=None, **plugin):
+    """A proxy whose namespace ``ns`` has these endpoints; yields it and its port. Who is new gets
+    as many calls as the others, at once."""
     config = {
         "listen": {"port": 0},
         "admin": {"port": 0},
@@ -85,6 +86,7 @@ async def proxy_with(tmp_path, endpoint, *, zone="", **plugin):
                     "insecure": True,
                     "endpoint": endpoint,
                     "health": HEALTH,
+                    "balance": {"slow_start_seconds": 0, **(balance or {})},
                     **plugin,
                 },
             }

@@ -166,3 +166,15 @@ def in_process(make_spec: MakeSpec, model: type[Model]) -> MakeSpec:
         return make_spec(type="in_process", module="a_model:Fresh", **plugin)
 
     return make
+
+
+@pytest.fixture
+def several(in_process: MakeSpec) -> MakeSpec:
+    """The spec of a plugin of which there are so many."""
+
+    def make(processes: int = 3, **plugin: Any) -> InstanceSpec:
+        # All get the same at once, so that some calls are sure to get to each.
+        balance = {"slow_start_seconds": 0}
+        return in_process(processes=processes, **{"balance": balance, **plugin})
+
+    return make

@@ -1,6 +1,7 @@
 """Plugins that misbehave at will: in this process, and scripted behind a connector."""
 
 import json
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
@@ -54,6 +55,15 @@ def held(slot):
 async def leased_call(slot, name):
     with held(slot) as instance:
         return await call(instance, name)
+
+
+async def numbers(slot, calls=60):
+    """Which of the models answer, and how often."""
+    counts = Counter()
+    for _ in range(calls):
+        with held(slot) as instance:
+            counts[await call(instance, "which")] += 1
+    return counts
 
 
 @asynccontextmanager

@@ -1,0 +1,322 @@
+"""Replicas that are replaced one at a time: several of one model, on a mock clock."""
+
+from collections import Counter
+from dataclasses import replace as replace_spec
+
+import pytest
+import trio
+import trio.testing
+from msgspec.structs import replace
+from supervised_plugin import call, eventually, held, numbers, supervised
+
+from prism.contract.errors import InvalidRequest, OperationInProgress
+from prism.supervision.canary import Canary
+from prism.supervision.replicas import Replicas
+
+
+async def test_a_reload_replaces_one_after_the_other(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        slot = supervisor.slots["ns"]
+        fewest = 3
+
+        async def watch():
+            nonlocal fewest
+            while True:
+                fewest = min(fewest, len(slot.instances()))
+                await trio.sleep(0.01)
+
+        model.start_takes = 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            receipt = await supervisor.reload("ns")
+            nursery.cancel_scope.cancel()
+        assert (receipt.outcome, receipt.reason, receipt.calls.lost) == ("swapped", "", 0)
+        assert [(one.replica, one.outcome) for one in receipt.replicas] == [
+            ("1", "swapped"),
+            ("2", "swapped"),
+            ("3", "swapped"),
+        ]
+        assert fewest == 3
+        assert model.made == sorted(model.made)
+        assert [b - a for a, b in zip(model.made[3:], model.made[4:], strict=False)] == [1, 1]
+        assert set(await numbers(slot)) == {4, 5, 6}
+        assert supervisor.journals["ns"].reloads == {"swapped": 1}
+
+
+async def test_a_reload_stops_at_the_first_that_fails(several, model, autojump_clock, monkeypatch):
+    async with supervised(several()) as supervisor:
+        slot = supervisor.slots["ns"]
+
+        async def start(self):
+            if self.number == 5:
+                raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "partial"
+        assert receipt.reason.startswith("1 of 3 replicas were replaced (3 run ")
+        assert receipt.reason.endswith("no such table")
+        assert [one.outcome for one in receipt.replicas] == ["swapped", "rolled_back"]
+        assert receipt.calls.lost == 0
+        answer = set(await numbers(slot))
+        assert 4 in answer
+        assert len(answer & {1, 2, 3}) == 2
+
+
+async def test_one_whose_first_fails_is_rolled_back(several, model, autojump_clock, monkeypatch):
+    async with supervised(several()) as supervisor:
+
+        async def start(self):
+            raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "rolled_back"
+        assert set(await numbers(supervisor.slots["ns"])) == {1, 2, 3}
+
+
+async def test_a_replica_that_was_down_before_does_not_stop_it(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        group = supervisor._keepers["ns"]
+        group.members["1"].pause("somebody took it away")
+        group.members["1"].current.retire("somebody took it away")
+        await eventually(lambda: not group.members["1"].generations)
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "swapped"
+        assert [one.replica for one in receipt.replicas] == ["2", "3"]
+        await eventually(lambda: len(supervisor.slots["ns"].instances()) == 3)
+
+
+async def test_a_canary_is_tried_on_the_first(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        slot = supervisor.slots["ns"]
+        async with trio.open_nursery() as nursery:
+            seen = Counter()
+
+            async def load():
+                while True:
+                    with held(slot) as instance:
+                        seen[await call(instance, "which")] += 1
+                        if instance.sample is not None:
+                            instance.sample.take(0.001, 0)
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(load)
+            canary = Canary(share=0.5, min_calls=50, min_seconds=2)
+            receipt = await supervisor.reload("ns", canary=canary)
+            nursery.cancel_scope.cancel()
+        assert receipt.outcome == "swapped"
+        assert [one.outcome for one in receipt.replicas] == ["swapped"] * 3
+        assert receipt.replicas[0].phases.canary >= 2
+        assert seen[4] >= 50
+
+
+async def test_a_reload_that_is_stopped_half_way(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        model.start_takes = 5
+        receipts = []
+        async with trio.open_nursery() as nursery:
+
+            async def reload():
+                receipts.append(await supervisor.reload("ns"))
+
+            nursery.start_soon(reload)
+            await trio.sleep(7)  # the second one starts
+            receipt = await supervisor.abort("ns")
+        assert receipts == [receipt]
+        assert receipt.outcome == "partial"
+        assert "an operator stopped it" in receipt.reason
+        with pytest.raises(InvalidRequest):
+            await supervisor.abort("ns")
+
+
+async def test_restart_one_after_the_other(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        slot = supervisor.slots["ns"]
+        model.start_takes = 1
+        fewest = 3
+        async with trio.open_nursery() as nursery:
+
+            async def watch():
+                nonlocal fewest
+                while True:
+                    fewest = min(fewest, len(slot.instances()))
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(watch)
+            receipt = await supervisor.restart("ns")
+            nursery.cancel_scope.cancel()
+        assert (receipt.outcome, fewest) == ("swapped", 2)
+        assert set(await numbers(slot)) == {4, 5, 6}
+
+
+async def test_drain_and_restart(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        slot = supervisor.slots["ns"]
+        receipt = await supervisor.drain("ns")
+        assert (receipt.outcome, len(receipt.replicas)) == ("drained", 3)
+        assert (slot.is_ready, slot.expected) == (False, False)
+        assert slot.absence == "it was drained by an operator"
+        receipt = await supervisor.restart("ns")
+        assert (receipt.outcome, len(slot.instances())) == ("swapped", 3)
+
+
+async def test_one_operation_at_a_time(several, model, autojump_clock):
+    async with supervised(several()) as supervisor:
+        model.start_takes = 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.reload, "ns")
+            await trio.sleep(0.5)
+            assert supervisor.status_of("ns").operation == "reload"
+            for operation in (supervisor.reload, supervisor.restart, supervisor.drain):
+                with pytest.raises(OperationInProgress):
+                    await operation("ns")
+            with pytest.raises(OperationInProgress):
+                supervisor.reset("ns")
+
+
+# -- changes of the configuration ---------------------------------------------
+
+
+def with_processes(spec, number, **plugin):
+    return replace_spec(spec, plugin=replace(spec.plugin, processes=number, **plugin))
+
+
+async def test_more_and_fewer_leave_the_others_alone(several, model, autojump_clock):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+        slot = supervisor.slots["ns"]
+        applied = await supervisor.apply([with_processes(spec, 5)])
+        assert applied.applied
+        assert set(await numbers(slot, 200)) == {1, 2, 3, 4, 5}
+        applied = await supervisor.apply([with_processes(spec, 2)])
+        assert (applied.applied, applied.receipts[0].outcome) == (True, "swapped")
+        assert len(await numbers(slot)) == 2
+        assert len(model.made) == 5
+        assert [one.name for one in supervisor.status_of("ns").replicas] == ["1", "2"]
+        assert supervisor.slots["ns"] is slot
+        # Who comes again is somebody else.
+        await supervisor.apply([spec])
+        assert supervisor.status_of("ns").replicas[2].instance == "ns/3/3"
+
+
+async def test_one_becomes_several_and_one_again(several, model, autojump_clock):
+    spec = several(1)
+    async with supervised(spec) as supervisor:
+        one = supervisor.slots["ns"]
+        slots = []
+
+        def commit(added, removed):
+            assert not removed
+            slots.append(added["ns"])
+
+        async with trio.open_nursery() as nursery:
+            with held(one) as instance:
+                nursery.start_soon(supervisor.apply, [with_processes(spec, 3)], commit)
+                await eventually(lambda: slots)
+                assert await call(instance, "which") == 1
+                assert one.current is None
+            assert instance.lost == 0
+        assert isinstance(supervisor._keepers["ns"], Replicas)
+        assert set(await numbers(slots[0])) == {2, 3, 4}
+        applied = await supervisor.apply([spec], commit)
+        assert [receipt.outcome for receipt in applied.receipts] == ["swapped"]
+        assert set(await numbers(slots[1])) == {5}
+        assert supervisor.status_of("ns").instance == "ns/3"
+
+
+async def test_several_that_do_not_start_leave_the_one_alone(several, model, autojump_clock):
+    spec = several(1)
+    async with supervised(spec) as supervisor:
+        model.failures = 100
+        applied = await supervisor.apply([with_processes(spec, 3)])
+        assert "no backend" in applied.failures["ns"]
+        assert set(await numbers(supervisor.slots["ns"])) == {1}
+        assert supervisor.status_of("ns").replicas == []
+
+
+async def test_one_that_may_not_run_twice_ends_before_the_several_start(
+    several, model, autojump_clock
+):
+    spec = several(1, overlap=False)
+    async with supervised(spec) as supervisor:
+        one, slots = supervisor.slots["ns"], []
+
+        def commit(added, _removed):
+            slots.append(added["ns"])
+
+        wanted = with_processes(spec, 3, overlap=None)
+        [change] = supervisor.plan([wanted])
+        assert change.action == "restart"
+        async with trio.open_nursery() as nursery:
+            with held(one):
+                nursery.start_soon(supervisor.apply, [wanted], commit)
+                await eventually(lambda: slots)
+                nursery.start_soon(slots[0].wait_filled)
+                await trio.sleep(1)
+                assert len(model.made) == 1
+        assert len(await numbers(slots[0])) == 3
+
+
+async def test_a_change_of_what_they_share_by_replaces_nothing(several, model, autojump_clock):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+        balance = replace(spec.plugin.balance, max_ejected=0.0)
+        applied = await supervisor.apply([with_processes(spec, 3, balance=balance)])
+        assert applied.applied
+        assert len(model.made) == 3
+        assert supervisor._keepers["ns"].balance.config.max_ejected == 0
+
+
+async def test_a_change_that_is_stopped_half_way_is_finished_by_the_next(
+    several, model, autojump_clock, monkeypatch
+):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+
+        async def start(self):
+            if self.number == 5:
+                raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        changed = with_processes(spec, 3, drain_timeout_seconds=3.0)
+        applied = await supervisor.apply([changed])
+        assert (applied.applied, applied.receipts[0].outcome) == (True, "partial")
+        assert [change.action for change in supervisor.plan([changed])] == ["reload"]
+        before = set(await numbers(supervisor.slots["ns"]))
+        applied = await supervisor.apply([changed])
+        [receipt] = applied.receipts
+        assert (receipt.outcome, len(receipt.replicas)) == ("swapped", 2)
+        assert len(before & set(await numbers(supervisor.slots["ns"]))) == 1
+        assert [change.action for change in supervisor.plan([changed])] == ["stay"]
+
+
+async def test_what_an_operator_s_reload_left_half_way_no_other_change_touches(
+    several, model, autojump_clock, monkeypatch
+):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+
+        async def start(self):
+            if self.number == 5:
+                raise ValueError("no such table")
+
+        monkeypatch.setattr(model, "start", start)
+        assert (await supervisor.reload("ns")).outcome == "partial"
+        assert [change.action for change in supervisor.plan([spec])] == ["stay"]
+
+
+async def test_a_change_that_the_first_does_not_survive(several, model, autojump_clock):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+        model.failures = 100
+        changed = with_processes(spec, 4, drain_timeout_seconds=3.0)
+        applied = await supervisor.apply([changed])
+        assert "no backend" in applied.failures["ns"]
+        assert set(await numbers(supervisor.slots["ns"])) == {1, 2, 3}
+        assert not supervisor._keepers["ns"].coming
+        model.failures = 0
+        applied = await supervisor.apply([changed])
+        assert applied.receipts[0].outcome == "swapped"
+        assert len(await numbers(supervisor.slots["ns"], 200)) == 4
+        assert not {1, 2, 3} & set(await numbers(supervisor.slots["ns"], 200))
