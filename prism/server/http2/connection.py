@@ -53,6 +53,7 @@ from prism.streams.tasks import TaskPool
 # Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
 _OPEN = State.OPEN
 _CLIENT_LEFT = Cancelled.CLIENT_LEFT
+_DONE = Phase.DONE
 
 MAX_UNTAKEN = MIB
 """Bytes of answers that wait for the client, beyond which no further request is begun: it
@@ -63,6 +64,10 @@ TURN_SECONDS = 0.001
 Else a client that sends many at a time delays everybody by all of them, refused ones too."""
 LOOK_EVERY = 8
 """Requests that are begun between two looks at the clock."""
+REFUSED_AT_ONCE = 8
+"""Requests that are over as soon as they begin, of one turn. Those that go on are bounded by
+limits, and the more of them leave for a plugin together, the better; of those that are refused the
+client may send as many again at once."""
 
 
 class HTTP2Connection:
@@ -345,8 +350,13 @@ class HTTP2Connection:
                 answers.waiting.append(self._answer_taken)
             return
         starting, self._starting = self._starting, {}
+        over = 0
         for number, stream in enumerate(starting):
-            if number and not number % LOOK_EVERY and not self._stop_requests and self._is_late():
+            if (
+                number
+                and not self._stop_requests
+                and (over == REFUSED_AT_ONCE or (not number % LOOK_EVERY and self._is_late()))
+            ):
                 rest = list(starting)[number:]
                 self._starting = dict.fromkeys([*rest, *self._starting])
                 if not self._resuming:
@@ -355,6 +365,8 @@ class HTTP2Connection:
                 return
             if stream.cancelled is None:
                 self._begin(stream)
+                if stream.phase is _DONE:
+                    over += 1
 
     def _is_late(self) -> bool:
         """Has this turn taken so long that others should have theirs?"""

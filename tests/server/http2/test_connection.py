@@ -687,17 +687,23 @@ async def test_a_client_cannot_make_the_header_table_grow(open_client):
     assert client.h2.decoder.header_table_size <= 4096
 
 
-async def test_a_flood_on_one_connection_lets_others_have_their_turn(h2_client, codec_name):
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "slow"])
+async def test_a_flood_on_one_connection_lets_others_have_their_turn(
+    h2_client, codec_name, refused
+):
     """What is to run when the first request of a read begins runs before the last one does."""
-    begun = []
+    begun, open_requests = [], []
 
     class Front:
         def begin(self, exchange):
             if not begun:
                 nursery.start_soon(others)
-            time.sleep(0.001)
             begun.append(exchange.target)
-            exchange.respond(200, [], b"")
+            if refused:
+                exchange.respond(429, [], b"")
+            else:
+                time.sleep(0.001)
+                open_requests.append(exchange)
 
     async def others():
         begun.append(b"others")
@@ -713,6 +719,9 @@ async def test_a_flood_on_one_connection_lets_others_have_their_turn(h2_client, 
             stream_id = client.h2.get_next_available_stream_id()
             client.h2.send_headers(stream_id, [*head, (":path", f"/{number}")], end_stream=True)
         await client.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        for exchange in open_requests:
+            exchange.respond(200, [], b"")
         await client.response(stream_id)
         nursery.cancel_scope.cancel()
     assert begun.index(b"others") <= 16
