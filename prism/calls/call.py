@@ -384,7 +384,7 @@ class Call(ABC):
             period, self._breaker_period = self._breaker_period, 0
             took = None if self.stream is not None else seconds
             circuit.end(instance, period, error, status, took)
-        instance.end_lease(seconds, error, status)
+        instance.release(error, seconds, status)
 
     def abandon_attempt(self, error: CallError, status: StatusCode) -> None:
         """Nobody waits for the answer of the attempt that runs, if one does."""

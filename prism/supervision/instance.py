@@ -104,6 +104,8 @@ class InstanceSpec:
         return self.plugin.form is PluginForm.SOCKET and not self.plugin.dial
 
 
+_OK = StatusCode.OK
+
 _CANCELLED = (CallCancelled, DeadlineExceeded, Draining)
 """What calls end with that nobody waits for any more."""
 
@@ -170,8 +172,15 @@ class Instance:
         self.opened += 1
         self.leases += 1
 
-    def release(self, error: CallError | None = None) -> None:
-        """End one lease, whose call ended with ``error``, or with an answer."""
+    def release(
+        self, error: CallError | None = None, seconds: float = 0.0, status: StatusCode = _OK
+    ) -> None:
+        """End one lease, whose call ended with ``error``, or with an answer of ``status``, after
+        ``seconds``."""
+        if self.sample is not None:
+            self.sample.take(seconds, status)
+        if self.replica is not None:
+            self.replica.take(seconds, status)
         self.leases -= 1
         if error is None:
             self.finished += 1
@@ -185,14 +194,6 @@ class Instance:
             self.finished += 1
         if not self.leases and self._no_leases is not None:
             self._no_leases.set()
-
-    def end_lease(self, seconds: float, error: CallError | None, status: StatusCode) -> None:
-        """As ``release``, of an attempt that took ``seconds`` and ended with ``status``."""
-        if self.sample is not None:
-            self.sample.take(seconds, status)
-        if self.replica is not None:
-            self.replica.take(seconds, status)
-        self.release(error)
 
     async def wait_no_leases(self) -> None:
         """Wait until no call holds this instance; call it once it is out of its slot.

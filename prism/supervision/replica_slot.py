@@ -39,7 +39,7 @@ class SharedSlot(Slot):
         return len(self.members)
 
     def choose(self, avoid: Instance | None = None) -> Instance:
-        canary = self._next_canary(avoid)
+        canary = None if avoid is not None else self._next_canary()
         if canary is not None:
             return canary
         instance = self.balance.choose(avoid)

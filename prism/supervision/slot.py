@@ -83,15 +83,14 @@ class Slot:
             raise self.unavailable()
         if self.canary is None:
             return instance
-        canary = self._next_canary(avoid)
-        return instance if canary is None else canary
+        if self.canary is None or avoid is not None:
+            return instance
+        return self._next_canary() or instance
 
-    def _next_canary(self, avoid: Instance | None) -> Instance | None:
-        """The one on trial, if the next call is of its share, and it can be called. A further
-        attempt is not: where it goes is to say nothing of either version."""
+    def _next_canary(self) -> Instance | None:
+        """The one on trial, if the next call is of its share, and it can be called. It gets no
+        further attempts of other calls: the slow ones would all be among them."""
         canary = self.canary
-        if avoid is not None:
-            return None
         if canary is not None and canary.takes_calls:
             self._owed += self.share
             if self._owed >= 1:

@@ -183,7 +183,7 @@ class Hedge(Alarm):
 
     def __init__(self, call: "Call", policy: Hedging) -> None:
         super().__init__(inf)
-        self._call = call
+        self._call: Call | None = call  # until it ends, so that the two do not hold each other
         self._policy = policy
         self._began = inf  # when the call's own attempt did, if its latency tells something
         self.second: SecondAttempt | None = None
@@ -192,6 +192,8 @@ class Hedge(Alarm):
         """The call's own attempt begins, on ``instance``: its first, or a retry. One hedge is made
         of all of them together."""
         call, alarms = self._call, self._policy.namespace.deadlines.alarms
+        if call is None:
+            return
         if self.second is not None or not _is_idempotent(instance, call.operation):
             self._began = inf
             alarms.forget(self)
@@ -205,8 +207,8 @@ class Hedge(Alarm):
         """The call's own attempt takes long: make the second one, on another instance if there is
         one."""
         call = self._call
-        first = call.instance
-        if call.done or first is None:
+        first = None if call is None else call.instance
+        if call is None or first is None:
             return
         try:
             instance = self._policy.namespace.slot.choose(avoid=first)
@@ -230,12 +232,18 @@ class Hedge(Alarm):
     def won(self) -> None:
         """The second attempt's answer is the call's."""
         self._policy.won += 1
-        if self._call.instance is not None:
-            self._take_latency()
+        call = self._call
+        if call is not None and call.instance is not None:
+            # It would have taken longer than it was waited for. Of the slow ones it is anyway,
+            # which is all that the percentile asks for.
+            self._policy.take(call.operation, turn_time() - self._began)
         self._began = inf
 
     def close(self, error: CallError | None) -> None:
         """The call ends, with ``error`` or an answer."""
+        call, self._call = self._call, None
+        if call is None:
+            return
         self._policy.namespace.deadlines.alarms.forget(self)
         is_answered = error is None or (
             isinstance(error, PluginError) and error.status is not _UNAVAILABLE
@@ -248,13 +256,9 @@ class Hedge(Alarm):
                 error or CallCancelled("the first attempt has answered"),
                 _DEADLINE_EXCEEDED if is_late else _CANCELLED,
             )
-        if self._began < inf and (is_answered or is_late):
-            self._take_latency()
-
-    def _take_latency(self) -> None:
-        """Of the call's own attempt. If it was given up, it would have taken longer; it counts
-        then as one that takes long, which is all that the percentile asks for."""
-        self._policy.take(self._call.operation, turn_time() - self._began)
+        is_waited_for = is_late and call.instance is not None
+        if self._began < inf and (is_answered or is_waited_for):
+            self._policy.take(call.operation, turn_time() - self._began)
 
 
 class SecondAttempt:
@@ -378,6 +382,6 @@ class SecondAttempt:
         self.done = True
         if instance is not None:
             seconds = turn_time() - self._began
-            instance.end_lease(seconds, error, status)
+            instance.release(error, seconds, status)
             if self._call.circuit is not None:
                 self._call.circuit.end(instance, self._period, error, status, seconds)

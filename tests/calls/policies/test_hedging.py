@@ -1,6 +1,7 @@
 """When a call is made a second time, which answer counts, and what becomes of the other one."""
 
 import copy
+import gc
 
 import pytest
 import trio
@@ -473,3 +474,12 @@ async def test_it_is_switched_off_under_a_call(hedging, make_call, autojump_cloc
     other = make_call(namespace)
     other.proceed()
     assert other.hedge is None
+
+
+async def test_a_call_that_was_not_hedged_leaves_no_garbage(hedging, make_call, autojump_clock):
+    """It and its alarm must not hold each other: each call would be the collector's to find."""
+    namespace, _attempts = hedging((0, fine(1)))
+    call = make_call(namespace)
+    call.proceed()
+    await call.outcome()
+    assert call not in gc.get_referents(call.hedge)
