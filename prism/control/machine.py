@@ -75,6 +75,10 @@ def check_machine(
         _check_admin(config.admin, root["admin"])
     if config.authentication is not None:
         _check_authentication(config.authentication, root["authentication"], secrets)
+    if config.limits_store is not None:
+        _check_authorities(config.limits_store.ca_cert, root["limits_store"]["ca_cert"])
+        if config.limits_store.password is not None:
+            secrets.check(root["limits_store"]["password"], config.limits_store.password)
     if config.audit is not None:
         _check_audit(Path(config.audit.file), root["audit"]["file"])
     for place, shared in find_shared(config, root):
@@ -132,6 +136,8 @@ def _authorities(config: Config, at: Place) -> Iterator[tuple[str, Place]]:
             yield authentication.introspection.ca_cert or "", here["introspection"]["ca_cert"]
     if config.secrets.vault is not None:
         yield config.secrets.vault.ca_cert or "", at["secrets"]["vault"]["ca_cert"]
+    if config.limits_store is not None:
+        yield config.limits_store.ca_cert or "", at["limits_store"]["ca_cert"]
 
 
 def located(loaded: LoadedConfig, error: PrismError) -> PrismError:

@@ -45,6 +45,7 @@ namespaces:
   - name: g
     backend: x
     plugin: {type: sidecar, command: ./program, working_directory: work}
+limits_store: {url: "rediss://l", password: "{{ secret:limits }}", ca_cert: limits.pem}
 """
 
 
@@ -55,7 +56,7 @@ def here(tmp_path: Path) -> Path:
     issued = authority.issue_cert("localhost")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for name in ("ca.pem", "issuer.pem", "asked.pem"):
+    for name in ("ca.pem", "issuer.pem", "asked.pem", "limits.pem"):
         authority.cert_pem.write_to_path(tmp_path / name)
     create_key(tmp_path / "keys.yaml", "reports", [])
     for name in ("sockets", "secrets", "far", "data", "work", "audit"):
@@ -63,8 +64,9 @@ def here(tmp_path: Path) -> Path:
     for name in ("v1.py", "v2.py", "mine.py", "far/far.py"):
         (tmp_path / name).touch(0o644)
     (tmp_path / "secrets/pw").write_text("hunter2")
+    (tmp_path / "secrets/limits").write_text("hunter3")
     (tmp_path / "ann.token").write_text("0123456789abcdef")
-    for name in ("secrets/pw", "ann.token", "key.pem"):
+    for name in ("secrets/pw", "secrets/limits", "ann.token", "key.pem"):
         (tmp_path / name).chmod(0o600)
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
@@ -107,7 +109,7 @@ def test_every_path_of_the_configuration_is_thought_of() -> None:
         "ListenerTLS.client_crl",
         "AdminConfig.token_file", "AdminTokenConfig.file",
         "APIKeysConfig.file", "JWTIssuerConfig.ca_cert", "IntrospectionConfig.ca_cert",
-        "AuditConfig.file", "RecordConfig.file",
+        "AuditConfig.file", "LimitsStoreConfig.ca_cert", "RecordConfig.file",
         "ClientTLS.ca_cert", "ClientTLS.cert", "ClientTLS.key",
         "SecretsConfig.directory", "VaultConfig.ca_cert", "VaultConfig.kubernetes_token_file",
         "PluginConfig.socket",
@@ -136,6 +138,11 @@ MISSING = [
     ("data", "26:47: namespaces[5].config.path: there is no directory data"),
     ("work", "29:68: namespaces[6].plugin.working_directory: there is no directory work"),
     ("program", "29:38: namespaces[6].plugin.command: there is no program program"),
+    ("limits.pem", "30:77: limits_store.ca_cert: limits.pem: " + GONE),
+    (
+        "secrets/limits",
+        '30:45: limits_store.password: secrets/limits: the secret "limits" cannot be read: ' + GONE,
+    ),
     ("sockets", "4:12: admin.address: there is no directory sockets"),
 ]
 
