@@ -81,8 +81,6 @@ class Slot:
         instance = self.current
         if instance is None:
             raise self.unavailable()
-        if self.canary is None:
-            return instance
         if self.canary is None or avoid is not None:
             return instance
         return self._next_canary() or instance
