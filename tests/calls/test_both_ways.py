@@ -224,6 +224,7 @@ class World:
         self.plugins: list[PlayedPlugin | PlayedInProcess] = []
         self.instances: list[Instance] = []
         self.asked: list[ProbeExchange] = []
+        router = Router([self.namespace])  # which builds the policies anew
         if in_tasks:
             policies = []
             for policy in self.namespace.policies:
@@ -231,7 +232,6 @@ class World:
                     policies.append(WaitInTask(self.namespace))
                 policies.append(policy)
             self.namespace.policies = tuple(policies)
-        router = Router([self.namespace])
         self.metrics = Metrics(router)
         self.front = RestApp(router, Observer(self.metrics, AccessLog()))
         self.nursery = nursery
