@@ -4,7 +4,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.policies.in_flight import InFlightLimit
-from prism.config.types import AdaptiveLimit, NamespaceLimits
+from prism.config.resilience_types import AdaptiveLimit
+from prism.config.types import NamespaceLimits
 from prism.contract.errors import (
     CallCancelled,
     Draining,
