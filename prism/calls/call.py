@@ -511,7 +511,8 @@ class Call(ABC):
         if self.done:
             return
         waiting = self._waiting
-        self.status = error.status  # for the policies that are left
+        if self.stream is None:  # a stream may be cut short by what is no failure
+            self.status = error.status  # for the policies that are left
         self.close(error)
         self._tell(error)
         self.observe()

@@ -104,7 +104,7 @@ def describe(name: str, output: str, admin: Admin) -> None:
 @output_option
 @admin_options
 def breaker(name: str, action: str, output: str, admin: Admin) -> None:
-    """Keep a namespace's circuit breaker open, or closed, or leave it to itself (auto).
+    """Open or close a circuit breaker by hand, or undo that (auto).
 
     While it is open every call is refused. What is asked for holds for the plugins that follow,
     too, until it is taken back with auto, or the proxy is restarted.

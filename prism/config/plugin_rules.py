@@ -15,6 +15,7 @@ from prism.config.catalogue import (
     resolve_plugin,
 )
 from prism.config.document import Place
+from prism.config.plugin_types import BalanceConfig
 from prism.config.typecheck import check_types, fields_of, meta_of
 from prism.config.types import (
     CataloguePlugin,
@@ -257,7 +258,7 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
     if plugin.has_replicas and plugin.overlap is False:
         here = at["processes"] if plugin.processes > 1 else at
         here.error("it must not run twice at a time (overlap: false), so it cannot have replicas")
-    if at["balance"].is_written and not plugin.has_replicas:
+    if plugin.balance != BalanceConfig() and not plugin.has_replicas:
         at["balance"].error(
             "there is one replica, which gets all calls; set `processes`, a list as `endpoint`, or "
             "`resolve: all`"

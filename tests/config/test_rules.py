@@ -157,7 +157,10 @@ def test_both_ports_must_differ(problems: Problems) -> None:
         ("type: websocket, endpoint: 'wss://[::1]/', resolve: all", "::1 is an address"),
         ("type: sidecar, command: a, resolve: all", "it is not reached at an `endpoint`"),
         ("type: grpc, endpoint: ['a:1'], tls: {}, overlap: false", "so it cannot have replicas"),
-        ("type: sidecar, command: a, balance: {}", "there is one replica, which gets all calls"),
+        (
+            "type: sidecar, command: a, balance: {slow_start_seconds: 1}",
+            "there is one replica, which gets all calls",
+        ),
         ("name: redis, processes: 2", "a plugin in the proxy's own process is there once"),
     ],
 )

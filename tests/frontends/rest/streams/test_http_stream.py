@@ -23,6 +23,7 @@ def call(exchange):
         http_status=0,
         bytes_out=0,
         extra_headers=[(b"vary", b"origin")],
+        attempts_headers=list,
     )
 
 
