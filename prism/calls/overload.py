@@ -81,7 +81,8 @@ class Overload:
 
     ``step`` is how much is refused (``STEPS``); ``delay`` the seconds by which the event loop is
     late, ``memory`` the bytes of the process, ``memory_limit`` those that it may take, if there is
-    a limit. ``on_change`` is told in words when the step changes.
+    a limit. ``on_change`` is told in words when the step changes; ``group_memory`` says what the
+    control group may take.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Overload:
         config: SheddingConfig | None = None,
         on_change: Callable[[str], None] = lambda _said: None,
         rand: Callable[[], float] = random.random,
+        group_memory: Callable[[], int | None] | None = None,
     ) -> None:
         self.config: SheddingConfig | None = None
         self.on_change = on_change
@@ -97,6 +99,7 @@ class Overload:
         self.memory = 0
         self.memory_limit: int | None = None
         self._rand = rand
+        self._group_memory = group_memory or cgroup_memory
         self._delays: deque[float] = deque(maxlen=SAMPLES)
         self._changed_at = 0.0
         self._needed_at = 0.0
@@ -114,8 +117,8 @@ class Overload:
             self._configured = trio.Event()
             return
         self.memory_limit = config.memory_bytes
-        if self.memory_limit is None and (of_cgroup := cgroup_memory()) is not None:
-            self.memory_limit = int(of_cgroup * OF_CGROUP)
+        if self.memory_limit is None and (of_group := self._group_memory()) is not None:
+            self.memory_limit = int(of_group * OF_CGROUP)
         self._configured.set()
 
     def refuses(self, priority: int) -> bool:

@@ -206,11 +206,12 @@ def test_the_limit_of_a_control_group(tmp_path):
     assert limit() == 50 * MIB
 
 
-def test_without_a_limit_of_its_own_memory_has_that_of_the_group(monkeypatch):
-    monkeypatch.setattr("prism.calls.overload.cgroup_memory", lambda: 1000 * MIB)
-    assert Overload(SheddingConfig()).memory_limit == 900 * MIB
-    assert Overload(CONFIG).memory_limit == 1000 * MIB
-    monkeypatch.setattr("prism.calls.overload.cgroup_memory", lambda: None)
-    overload = Overload(SheddingConfig())
+def test_without_a_limit_of_its_own_memory_has_that_of_the_group():
+    def limit(config, of_group):
+        return Overload(config, group_memory=lambda: of_group).memory_limit
+
+    assert limit(SheddingConfig(), 1000 * MIB) == 900 * MIB
+    assert limit(CONFIG, 800 * MIB) == 1000 * MIB
+    overload = Overload(SheddingConfig(), group_memory=lambda: None)
     overload.take(1.0, 0.0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     assert (overload.memory_limit, overload.step) == (None, 0)
