@@ -187,7 +187,7 @@ class Balance:
     # -- which one ----------------------------------------------------------------------
 
     def choose(self, avoid: Instance | None = None) -> Instance | None:
-        """The instance for the next call: another than ``avoid``, if there is one.
+        """The instance for the next call: another than ``avoid``, if there is one that takes it.
 
         None: no replica has an instance.
         """
@@ -253,9 +253,9 @@ class Balance:
             if instance is None:
                 continue
             against = (
-                instance is avoid,
                 not instance.takes_calls,
-                instance.is_open(now),
+                instance.is_open(now),  # it would refuse the call, which the one to avoid may not
+                instance is avoid,
                 replica.ejected_until > 0,
                 replica not in self._near,
                 instance.leases,

@@ -105,6 +105,9 @@ def test_one_whose_breaker_is_open_is_for_when_there_is_no_other():
         breaker.end(breaker.begin(bench.time), Outcome.BAD, 0.1, bench.time)
         assert bench[name].instance.is_open(bench.time)
     assert set(bench.spread(200)) == {"c"}
+    # A call that is made again on the one that has failed it may pass; on those it may not.
+    failed = bench["c"].instance
+    assert {bench.balance.choose(failed) for _ in range(50)} == {failed}
     bench.balance.clear(bench["c"])
     assert set(bench.spread(200)) <= {"a", "b"}
 
