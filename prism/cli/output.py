@@ -83,6 +83,50 @@ def cell(value: Any) -> str:
             return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def brief(value: Any) -> str:
+    """What a configuration or a state has, on one line for people: the names and values of a
+    block, in brackets where it is in another one; numbers without noise, a rate as such."""
+    match value:
+        case {"calls_per_second": _, "burst": _}:
+            return _rate(value)
+        case dict():
+            # What has commas of its own is set off by semicolons.
+            gap = "; " if any(map(_is_rate, value.values())) else ", "
+            shown = (
+                brief(each) if _is_rate(each) else f"{name} {_bracketed(each)}"
+                for name, each in value.items()
+            )
+            return cell(gap.join(shown))
+        case [dict(), *_]:
+            return cell("; ".join(map(brief, value)))
+        case list() | tuple():
+            return cell(list(map(brief, value)))
+        case float():
+            return f"{value:.10g}"
+        case _:
+            return cell(value)
+
+
+def _bracketed(value: Any) -> str:
+    is_block = isinstance(value, dict) or (isinstance(value, list) and dict in map(type, value))
+    return f"({brief(value)})" if value and is_block else brief(value)
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, dict) and {"calls_per_second", "burst"} <= value.keys()
+
+
+def _rate(limit: Mapping[str, Any]) -> str:
+    """A rate limit, and then what else is said of it."""
+    rest = dict(limit)
+    said = f"{brief(rest.pop('calls_per_second'))}/s, burst {brief(rest.pop('burst'))}"
+    if (per := rest.pop("per", None)) is not None:
+        said += f", per {per}"
+    if operations := rest.pop("operations", None):
+        said += f", of {', '.join(operations)}"
+    return cell(f"{said}, {brief(rest)}" if rest else said)
+
+
 _BREAKS = re.compile(r"\s*[\t\n\v\f\r]\s*")
 """What cannot be on one line, with the spaces around it."""
 

@@ -14,7 +14,7 @@ from prism.cli import completion
 from prism.cli.connection import Admin, admin_options, admin_path
 from prism.cli.output import (
     ReaderGone,
-    cell,
+    brief,
     end_on_interrupt,
     output_option,
     print_line,
@@ -85,13 +85,12 @@ def describe(name: str, output: str, admin: Admin) -> None:
         status = found["plugin"]
         found["plugin"] = f"{status['plugin']}, {status['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
-        found["limits"] = ", ".join(
-            f"{key} {'-' if value is None else f'{value:.10g}'}"
-            for key, value in found["limits"].items()
-            if key != "rate"  # the policy shows it
-        )
-        for name, state in found.pop("policies").items():
-            found[name] = ", ".join(f"{key} {cell(value)}" for key, value in state.items())
+        policies = found.pop("policies")
+        # What the policy of that name shows is more than what is configured.
+        limits = {name: value for name, value in found["limits"].items() if name not in policies}
+        found["limits"] = brief(limits)
+        for name, state in policies.items():
+            found[name] = brief(state)
         show_one(found, output)
         _show_replicas(status)
         return

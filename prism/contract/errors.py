@@ -415,6 +415,8 @@ class TooManyStreams(CallError):
         super().__init__(f"{whose} already has {limit} streams open, the limit")
 
 
+OPERATIONS_NAMED = 5
+"""Operations of a rate limit that a sentence has room for."""
 _WHOSE = {
     "namespace": "namespace {!r} takes",
     "principal": "each principal may make in namespace {!r}",
@@ -426,8 +428,8 @@ _WHOSE = {
 class RateLimited(CallError):
     """Calls come faster than a rate limit lets them. This one never ran.
 
-    ``per`` is who has the limit, ``cost`` what the call would have used of it; it fits after
-    ``retry_after`` seconds, never if that is infinite.
+    ``per`` is who has the limit, of ``operations`` alone if there are any; ``cost`` what the call
+    would have used of it. It fits after ``retry_after`` seconds, never if that is infinite.
     """
 
     status = StatusCode.RESOURCE_EXHAUSTED
@@ -443,14 +445,19 @@ class RateLimited(CallError):
         burst: int,
         cost: int,
         retry_after: float,
+        operations: Sequence[str] = (),
     ) -> None:
         self.namespace = namespace
         self.per = per
+        self.operations = operations
         self.calls_per_second = calls_per_second
         self.burst = burst
         self.cost = cost
         self.retry_after = retry_after
         takes = f"{_WHOSE[per].format(namespace)} {calls_per_second:g} calls a second"
+        if operations:
+            named = ", ".join(operations[:OPERATIONS_NAMED])
+            takes += f" of {named}{', ...' if len(operations) > OPERATIONS_NAMED else ''}"
         takes = f"{takes}, {burst} at once"
         if cost > burst:
             super().__init__(f"{takes}: one that uses {cost} can never pass")
@@ -460,7 +467,13 @@ class RateLimited(CallError):
         super().__init__(f"{takes}; {uses}there is room for it in {retry_after:.3g} s")
 
     def members(self) -> dict[str, object]:
-        limit = {"per": self.per, "calls_per_second": self.calls_per_second, "burst": self.burst}
+        limit: dict[str, object] = {
+            "per": self.per,
+            "calls_per_second": self.calls_per_second,
+            "burst": self.burst,
+        }
+        if self.operations:
+            limit["operations"] = list(self.operations)
         return {"limit": limit}
 
 

@@ -128,6 +128,52 @@ def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
     assert "breaker:    state open, since -\nretries:    -\n" in result.output
 
 
+def test_blocks_lists_and_rates_of_a_namespace_as_people_read_them(monkeypatch):
+    rate = {"calls_per_second": 2.0, "burst": 3, "per": "namespace", "operations": []}
+    scans = {"calls_per_second": 0.1, "burst": 1, "per": "principal", "operations": ["get", "scan"]}
+    counts = {"keys": 1, "refused": 4}
+    found = {
+        "name": "kv",
+        "plugin": {"plugin": "kv", "state": "ready"},
+        "operations": [],
+        "policies": {
+            "rate": {"namespace": rate | counts, "principal": scans | counts, "store": "up"},
+            "breaker": {"instances": [{"instance": "kv/1", "state": "open"}, {"state": "closed"}]},
+            "hedging": {"after_ms": {"get": 1.5}, "sent": 0},
+        },
+        "limits": {
+            "adaptive": {"min": 4, "max": None},
+            "fair_shares": False,
+            "max_payload_bytes": 1048576,
+            "rate": [rate, scans],
+        },
+    }
+
+    def described():
+        # Each time anew: what is shown of an answer is made of it.
+        monkeypatch.setattr(
+            "prism.cli.plugin.Admin.get", lambda _self, _path: json.loads(json.dumps(found))
+        )
+        result = CliRunner().invoke(prism, ["namespace", "describe", "kv"])
+        assert result.exit_code == 0, result.output
+        return [line.partition(":") for line in result.output.splitlines()]
+
+    lines = {name: value.strip() for name, _, value in described()}
+    assert lines["limits"] == "adaptive (min 4, max -), fair_shares no, max_payload_bytes 1048576"
+    assert lines["rate"] == (
+        "2/s, burst 3, per namespace, keys 1, refused 4; "
+        "0.1/s, burst 1, per principal, of get, scan, keys 1, refused 4; store up"
+    )
+    assert lines["breaker"] == "instances (instance kv/1, state open; state closed)"
+    assert lines["hedging"] == "after_ms (get 1.5), sent 0"
+
+    del found["policies"]["rate"]  # one that is to come, as with an older proxy
+    lines = {name: value.strip() for name, _, value in described()}
+    assert lines["limits"].endswith(
+        "rate (2/s, burst 3, per namespace; 0.1/s, burst 1, per principal, of get, scan)"
+    )
+
+
 def test_a_breaker_is_operated(monkeypatch):
     asked = []
 

@@ -140,7 +140,15 @@ class Limit:
     def refusal(self, cost: int, wait: float) -> RateLimited:
         """A call that uses ``cost`` is refused."""
         self.refused += 1
-        return RateLimited(self.namespace, self.per, self.calls_per_second, self.burst, cost, wait)
+        return RateLimited(
+            self.namespace,
+            self.per,
+            self.calls_per_second,
+            self.burst,
+            cost,
+            wait,
+            self.config.operations,
+        )
 
     def standing(self, bucket: Bucket, lease: Lease | None, now: float) -> str:
         """How ``bucket`` stands, as a member of the header ``RateLimit``."""
@@ -428,6 +436,8 @@ class RateLimit(Policy):
             limit.name: {
                 "calls_per_second": limit.calls_per_second,
                 "burst": limit.burst,
+                "per": limit.per,
+                "operations": limit.config.operations,
                 "keys": len(limit.buckets),
                 "refused": limit.refused,
             }

@@ -232,6 +232,21 @@ async def test_keys_are_bounded_and_strangers_share_what_is_left(limited, ask, m
     assert await passes(ask, namespace, 3, client="192.0.2.1") == 1
 
 
+async def test_a_limit_on_some_operations_names_them(limited, ask):
+    scans = {**SLOW, "burst": 1, "operations": ["get", "set"]}
+    namespace = limited(scans)
+    await ask(namespace, operation="get")
+    with pytest.raises(
+        RateLimited, match=r"takes 0\.001 calls a second of get, set, 1 at once;"
+    ) as refused:
+        await ask(namespace, operation="get")
+    limit = refused.value.members()["limit"]
+    assert limit["operations"] == ["get", "set"]
+    assert policy_of(namespace).state()["namespace"]["operations"] == ["get", "set"]
+    many = RateLimited("kv", "namespace", 1.0, 1, 1, 1.0, [f"op{number}" for number in range(9)])
+    assert "of op0, op1, op2, op3, op4, ..., 1 at once" in str(many)
+
+
 async def test_what_operators_see(limited, ask):
     namespace = limited({**SLOW, "burst": 1}, {**SLOW, "burst": 5}, {**SLOW, "per": "client"})
     await passes(ask, namespace, 3)
@@ -239,6 +254,8 @@ async def test_what_operators_see(limited, ask):
     assert policy.state()["namespace"] == {
         "calls_per_second": 0.001,
         "burst": 1,
+        "per": "namespace",
+        "operations": [],
         "keys": 1,
         "refused": 2,
     }
