@@ -214,17 +214,17 @@ class Admission:
     def _judge(self, name: str, deadline: float, now: float) -> tuple[bool, "_Share | None"]:
         """Is there a place, and if not, who must give one up in the queue? Raises the refusal."""
         limit = self.limit
-        share = self._shares.get(name)
         if self.inside < limit and not self.queued:
             if self._claims:
                 self._expire_claims(now)
-            if self._claims and self._is_kept(share, limit):
+            if self._claims and self._is_kept(self._shares.get(name), limit):
                 raise self._too_many("fair_share", limit)
             return True, None
         if not self.max_queued:
             if self.fair:
-                self._make_claim(name, share, limit, now)
+                self._make_claim(name, limit, now)
             raise self._too_many("in_flight", limit)
+        share = self._shares.get(name)
         victim = None
         if self.queued >= self.max_queued:
             victim = self._victim(share, limit)
@@ -396,9 +396,10 @@ class Admission:
             return False
         return limit - self.inside <= self._claims - claim
 
-    def _make_claim(self, name: str, share: "_Share | None", limit: int, now: float) -> None:
+    def _make_claim(self, name: str, limit: int, now: float) -> None:
         """A call is refused for want of a place: if that is less than its share, it has a claim."""
         self._expire_claims(now)
+        share = self._shares.get(name)  # only now: that may have been forgotten with its claim
         most = self._fair_share(share, limit)
         if (0 if share is None else share.inside) >= most:
             return
@@ -411,7 +412,8 @@ class Admission:
         self._set_wanted(share, min(most, max(share.wanted, share.inside) + 1))
 
     def _expire_claims(self, now: float) -> None:
-        """Claims are to as much as was made use of since they were made, or asked for."""
+        """Claims are to as much as was made use of since they were made, or asked for. Who has
+        nothing else is forgotten with one: no ``_Share`` is to be kept across this."""
         while self._claimants:
             share = next(iter(self._claimants.values()))
             if share.due > now:

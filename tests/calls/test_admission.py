@@ -180,6 +180,24 @@ def test_what_is_claimed_and_not_used_is_for_all(make_admission):
     assert admission.principals == 1
 
 
+def test_who_comes_again_after_its_claim_has_one_anew(make_admission):
+    admission = make_admission(2, fair=True)
+    flood = ask_all(admission, ["many"] * 2)
+    again = CLAIM_SECONDS + 0.5
+    for now in (0.0, again):
+        with pytest.raises(TooManyInFlight):
+            ask(admission, "few", now=now)
+    admission.leave(flood[0], again)
+    with pytest.raises(TooManyInFlight, match="this caller has its share"):
+        ask(admission, "many", now=again)
+    few = ask(admission, "few", now=again)
+    with pytest.raises(TooManyInFlight):
+        ask(admission, "many", now=again + CLAIM_SECONDS)  # its claims expire
+    admission.leave(few, again + CLAIM_SECONDS)
+    admission.configure(2, 10, fair=True, adaptive=None)
+    assert (admission.inside, admission.principals) == (1, 1)
+
+
 def test_who_is_alone_has_all_places(make_admission):
     admission = make_admission(4, fair=True)
     for _ in range(3):
@@ -343,10 +361,27 @@ class Admissions(RuleBasedStateMachine):
         self.nothing_is_lost()
 
 
+class Claims(Admissions):
+    """The same where nobody may wait, so that there are claims to places, which expire."""
+
+    def __init__(self):
+        super().__init__()
+        self.configure(2, 0, True)
+
+    @rule(limit=limits, max_queued=st.just(0), fair=st.just(True))
+    def configure(self, limit, max_queued, fair):
+        super().configure(limit, max_queued, fair)
+
+    @rule(seconds=st.sampled_from([0.0, CLAIM_SECONDS / 2, CLAIM_SECONDS + 0.1]))
+    def wait(self, seconds):
+        super().wait(seconds)
+
+
+@pytest.mark.parametrize("machine", [Admissions, Claims])
 @pytest.mark.parametrize("examples", [100, pytest.param(20_000, marks=pytest.mark.soak)])
-def test_at_random(examples):
+def test_at_random(machine, examples):
     run_state_machine_as_test(
-        Admissions, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
     )
 
 
