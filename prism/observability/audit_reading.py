@@ -8,6 +8,7 @@ the seals of files that were rotated, and ``prism_audit_records_total`` their nu
 """
 
 import fcntl
+import glob
 import hashlib
 import os
 import time
@@ -74,7 +75,7 @@ def rotated_name(path: Path, moment: float) -> Path:
 
 def rotated_files(path: Path) -> list[Path]:
     """The files that were once at ``path``, the oldest first."""
-    return sorted(path.parent.glob(f"{path.name}.[0-9]*T[0-9]*Z*"))
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.[0-9]*T[0-9]*Z*"))
 
 
 def last_line(path: Path) -> str:

@@ -287,6 +287,15 @@ def test_the_order_of_files_does_not_depend_on_the_clock(path):
     assert len(set(names)) == 4
 
 
+def test_another_log_whose_name_looks_like_a_pattern_of_this_one_is_left_alone(tmp_path):
+    own, other = (
+        tmp_path / f"{name}.20200101T000000.000000Z" for name in ("calls[1].log", "calls1.log")
+    )
+    own.touch()
+    other.touch()
+    assert rotated_files(tmp_path / "calls[1].log") == [own]
+
+
 def test_a_number_of_files_is_kept(path, start, add):
     log = start(sync_seconds=0.001, rotate_bytes=2000, keep_files=2)
     for number in range(100):
