@@ -57,8 +57,8 @@ class RecordedCall(msgspec.Struct, omit_defaults=True):
     ``params`` and ``result`` are JSON; MessagePack is in ``params_raw`` and ``result_raw``, in
     base64. Of a call that failed there is a ``status`` and no result; ``reason`` is the proxy's,
     where the plugin has not answered. ``writes``: it may have changed something. ``principal`` is
-    not the name, and the same for the calls of one principal in one file. ``redacted``: values
-    are not those that there were.
+    not the name, and the same for the calls of one principal until the recording begins anew, as
+    with a restart or another ``record``. ``redacted``: values are not those that there were.
     """
 
     v: int
@@ -126,6 +126,7 @@ class RecordLog:
         self._waiting: list[Recorded] = []
         self._unwritten = 0  # waiting, or in the thread's hands
         self._bytes = 0
+        self._has_told = False
         self._closing: float | None = None  # when the thread must have ended
         self._changed = threading.Condition()
         self._hurry = threading.Event()
@@ -181,18 +182,14 @@ class RecordLog:
 
     def _run(self) -> None:
         while batch := self._take():
-            lines = bytearray()
-            for record in batch:
-                lines += _encode(self._line(record)) + b"\n"
-            self._file.add(bytes(lines))
-            is_written = self._write()
+            encoded = [line for record in batch if (line := self._encoded(record))]
+            self._file.add(b"".join(encoded))
+            written = len(encoded) if self._write() else 0
             with self._changed:
                 self._unwritten -= len(batch)
                 self._bytes -= sum(map(_size, batch))
-                if is_written:
-                    self.written += len(batch)
-                else:
-                    self.dropped += len(batch)
+                self.written += written
+                self.dropped += len(batch) - written
             self._file.rotate()
         self._file.close()
 
@@ -232,6 +229,19 @@ class RecordLog:
                     return False
                 time.sleep(RETRY / 10)
 
+    def _encoded(self, record: Recorded) -> bytes:
+        """Its line; empty, and told once, if there can be none."""
+        try:
+            return _encode(self._line(record)) + b"\n"
+        except Exception as error:  # no call, whatever is in it, may end the recording
+            if not self._has_told:
+                self._has_told = True
+                log.error(  # without its words, which may have values in them
+                    "a call of namespace %s cannot be recorded (%s); such calls are left out of %s",
+                    self._namespace, type(error).__name__, self._file.path,
+                )  # fmt: skip
+            return b""
+
     def _line(self, record: Recorded) -> RecordedCall:
         response, error = record.response, record.error
         line = RecordedCall(
@@ -252,7 +262,7 @@ class RecordLog:
         elif not response.success:
             status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
             line.status = status.name
-            line.error = "" if self._redacts else response.error
+            line.error = "" if self._redacts else _encodable(response.error)
         names = self._names_of(record.operation, record.declared)
         shape = Shape(names) if self._redacts else None
         line.metadata = _metadata(record.metadata, hide=self._redacts)
@@ -263,7 +273,9 @@ class RecordLog:
         return line
 
     def _pseudonym(self, principal: str) -> str:
-        return hashlib.blake2b(principal.encode(), digest_size=6, key=self._key).hexdigest()
+        return hashlib.blake2b(
+            principal.encode(errors="replace"), digest_size=6, key=self._key
+        ).hexdigest()
 
     def _names_of(self, operation: str, declared: OperationDeclaration | None) -> Names:
         """The names that are kept, found once for each declaration."""
@@ -282,7 +294,15 @@ def _size(record: Recorded) -> int:
 def _metadata(metadata: dict[str, str] | None, *, hide: bool) -> dict[str, str]:
     if not metadata:
         return {}
-    return {name: "x" * len(text) if hide else text for name, text in metadata.items()}
+    return {
+        _encodable(name): "x" * len(text) if hide else _encodable(text)
+        for name, text in metadata.items()
+    }
+
+
+def _encodable(text: str) -> str:
+    """``text`` as UTF-8 can say it: half a surrogate pair, as in names of files, is a ``?``."""
+    return text.encode(errors="replace").decode()
 
 
 def _both(text: bytes, raw: bytes, shape: "Shape | None") -> tuple[msgspec.Raw, str]:

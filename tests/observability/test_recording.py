@@ -125,6 +125,29 @@ def test_failures_of_the_plugin_and_of_the_proxy(write):
     assert (other["status"], other["reason"]) == ("DEADLINE_EXCEEDED", "deadline_exceeded")
 
 
+def test_texts_that_cannot_be_encoded_are_recorded_all_the_same(write):
+    failed = ExecuteResponse(error="no file \udce4.db", error_code=StatusCode.NOT_FOUND)
+    lines = write(
+        record(response=failed, principal="\udce4", metadata={"x": "\udce4"}),
+        record(1),
+        values="keep",
+    )
+    assert lines[0]["error"] == "no file ?.db"
+    assert lines[0]["metadata"] == {"x": "?"}
+    assert lines[1]["id"] == "id-1"
+
+
+def test_a_call_that_cannot_be_recorded_costs_no_other_its_line(path, caplog):
+    log = RecordLog("kv", RecordConfig(file=str(path)))
+    for each in (record(1, request_id="\udce4"), record(2, request_id="\udce4"), record(3)):
+        log.add(each)
+    log.close()
+    log.wait_closed()
+    assert [each.id for each in Reader(path).calls()] == ["id-3"]
+    assert (log.written, log.dropped, log.waiting) == (1, 2, 0)
+    assert caplog.text.count("cannot be recorded") == 1
+
+
 def test_what_may_write_is_marked(write):
     write_op = OperationDeclaration(name="set", access=OperationAccess.WRITE)
     lines = write(record(), record(declared=write_op), record(declared=None))
