@@ -41,6 +41,7 @@ class Roll:
         self._turns: list[tuple[Keeper, InstanceSpec]] = []
         self._gone: list[Keeper] = []
         self._come: list[Keeper] = []
+        self._begun: list[Keeper] = []  # of those that come
         self._time = group.journal.events.clock()
         self._began = trio.current_time()
         self._retried_before = group.slot.retried.total()
@@ -159,6 +160,7 @@ class Roll:
     async def _prepare(self) -> None:
         for member in self._come:
             self.group.begin(member)
+            self._begun.append(member)
         await self.group.wait_attempted(self._come)
         stays = len(self.group.members) > len(self._gone)
         if self._come and not stays and not any(each.current for each in self._come):
@@ -194,9 +196,9 @@ class Roll:
 
     async def roll_back(self, reason: str) -> Receipt:
         """Before the swap: end what is new, and leave everything as it was."""
-        for member in self._come:
+        for member in self._begun:  # the others never run, and would be waited for in vain
             member.stop(reason)
-        for member in self._come:
+        for member in self._begun:
             await member.wait_stopped()
         if self._now is not None:
             self._took(await self._now.roll_back(reason))

@@ -9,6 +9,7 @@ import trio.testing
 from msgspec.structs import replace
 from supervised_plugin import call, eventually, held, numbers, supervised
 
+from prism.config.types import PluginConfig
 from prism.contract.errors import InvalidRequest, OperationInProgress
 from prism.supervision.canary import Canary
 from prism.supervision.replicas import Replicas
@@ -320,3 +321,35 @@ async def test_a_change_that_the_first_does_not_survive(several, model, autojump
         assert applied.receipts[0].outcome == "swapped"
         assert len(await numbers(supervisor.slots["ns"], 200)) == 4
         assert not {1, 2, 3} & set(await numbers(supervisor.slots["ns"], 200))
+
+
+async def test_a_stop_while_addresses_of_a_change_are_looked_up(
+    make_spec, autojump_clock, monkeypatch
+):
+    """Those that it would have brought never ran, and nobody waits for their end."""
+    asked = trio.Event()
+
+    async def look_up(host, port):
+        if host == "new.example":
+            asked.set()
+            await trio.sleep(3)
+            return ["127.0.0.2"]
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr("prism.supervision.replicas.look_up", look_up)
+
+    def spec(host):
+        plugin = PluginConfig(type="remote", endpoint=f"{host}:9", resolve="all")
+        return replace_spec(make_spec(), plugin=plugin)
+
+    applied = []
+
+    async def apply():
+        applied.append(await supervisor.apply([spec("new.example")]))
+
+    with trio.fail_after(1000):
+        async with supervised(spec("old.example")) as supervisor, trio.open_nursery() as nursery:
+            nursery.start_soon(apply)
+            await asked.wait()
+            supervisor.stop()
+    assert applied[0].failures == {"ns": "the proxy is stopping"}
