@@ -7,9 +7,10 @@ through as a *probe* (HALF_OPEN): one at a time, so that a backend that comes ba
 its clients at once. Several good probes in a row close it; one bad probe opens it again, for
 longer. Everything that decides what may follow what is in ``TRANSITIONS``.
 
-A call knows with which *period* (the time from one transition to the next) it began. What comes of
-it counts in that period alone: a call that was sent before the breaker opened, and fails a minute
-later, says nothing of how the instance is now.
+A call knows with which *period* it began: the time from one transition to the next, or from one
+probe to the next. What comes of it counts in that period alone: a call that was sent before the
+breaker opened, and fails a minute later, says nothing of how the instance is now, and a probe that
+was given up gives nobody the place of the one that is tried now.
 """
 
 import random
@@ -135,8 +136,8 @@ class Window:
 
 
 class Breaker:
-    """The breaker of one instance. ``period`` counts its transitions, ``reason`` says why the last
-    of them was made; ``open_until`` is when it may be tried again.
+    """The breaker of one instance. ``period`` counts its transitions and probes, ``reason`` says
+    why the last transition was made; ``open_until`` is when it may be tried again.
 
     ``now`` is a time on any clock that never runs backwards; ``rand`` gives 0 to 1.
     """
@@ -181,7 +182,9 @@ class Breaker:
             if self.state is _OPEN:
                 self.good_probes = 0
                 self._move(Trigger.DUE, "a call is let through, to see how it goes")
-            # One that hangs must not keep others from trying for as long as it may take.
+            # One that hangs must not keep others from trying for as long as it may take. It is over
+            # for the breaker when the next one begins.
+            self.period += 1
             self._probe_until = now + self.config.open_seconds
         return self.period
 

@@ -212,9 +212,20 @@ def test_a_probe_that_hangs_lets_another_one_pass_in_time():
     assert not one.call()
     one.now += 5
     assert one.call()
-    assert one.state is State.HALF_OPEN
-    one.breaker.end(hanging, BAD, 5.0, one.now)
-    assert one.state is State.OPEN
+    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 1)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_probe_that_was_given_up_says_nothing_of_the_present_one(outcome):
+    one = Clocked().half_open()
+    hanging = one.breaker.begin(one.now)
+    one.now += 6
+    present = one.breaker.begin(one.now)
+    one.breaker.end(hanging, outcome, 6.0, one.now)
+    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 0)
+    assert one.breaker.refused_for(one.now) == 5  # no second one beside it
+    one.breaker.end(present, GOOD, 0.0, one.now)
+    assert one.breaker.good_probes == 1
 
 
 def test_calls_of_before_say_nothing_of_now():
@@ -270,7 +281,8 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.running = []
-        self.begun_at = []  # of the probes of this half-open period that are awaited
+        self.begun = 0
+        self.probe = None  # the number of the one that is awaited, and when it began
         self.moves = []
         self.config = BreakerConfig(
             min_calls=3, window_seconds=10, open_seconds=5, probes=2, slow_seconds=3
@@ -283,7 +295,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.moves:
             assert self.moves[-1][0] is before
         self.moves.append((after, self.now))
-        self.begun_at = []
+        self.probe = None
 
     @rule()
     def call_comes(self):
@@ -297,25 +309,26 @@ class AnyOrder(RuleBasedStateMachine):
         if before is State.OPEN:
             assert self.now >= self.breaker.open_until
         elif before is State.HALF_OPEN:
-            # One at a time, but for those that have hung for as long as it is open.
-            limit = self.now - self.config.open_seconds
-            assert all(began <= limit for began in self.begun_at) or self.given_back
+            # One at a time, but for one that has hung for as long as it is open.
+            assert self.probe is None or self.probe[1] + self.config.open_seconds <= self.now
         period = self.breaker.begin(self.now)
-        self.running.append((period, self.now))
+        self.begun += 1
+        self.running.append((self.begun, period, self.now))
         if self.breaker.state is State.HALF_OPEN:
-            self.begun_at.append(self.now)
-            self.given_back = False
+            self.probe = self.begun, self.now
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome))
     def call_ends(self, data, outcome):
         place = data.draw(st.integers(0, len(self.running) - 1))
-        period, began = self.running.pop(place)
+        number, period, began = self.running.pop(place)
         before, counted = self.breaker.state, self.breaker.window.calls
         moves = len(self.moves)
         is_now = period == self.breaker.period
+        if before is State.HALF_OPEN:
+            assert is_now == (self.probe is not None and self.probe[0] == number)
+            self.probe = None if is_now else self.probe
         self.breaker.end(period, outcome, self.now - began, self.now)
-        self.given_back = self.given_back or is_now
         if not is_now:
             assert self.breaker.state is before
             assert self.breaker.window.calls == counted
@@ -333,7 +346,7 @@ class AnyOrder(RuleBasedStateMachine):
     def an_operator_resets(self):
         self.breaker.reset()
         assert self.breaker.refused_for(self.now) is None
-        self.begun_at = []
+        self.probe = None
 
     @rule(config=st.sampled_from([5.0, 10.0, 20.0]))
     def configured(self, config):
@@ -343,8 +356,6 @@ class AnyOrder(RuleBasedStateMachine):
         )
         self.breaker.configure(self.config)
         assert self.breaker.state is before
-
-    given_back = True
 
     @invariant()
     def it_never_sticks(self):
