@@ -30,12 +30,20 @@ ARGUMENTS = {
     "path": "/v1",
     "allowed": ["GET", "HEAD"],
     "status": StatusCode.ABORTED,
+    "per": "namespace",
+    "calls_per_second": 10.0,
+    "burst": 20,
+    "cost": 1,
+    "priority": "low",
+    "retry_after": 1.5,
 }
 
 
 def example(kind):
     wanted = inspect.signature(kind).parameters.values()
-    return kind(*(ARGUMENTS[each.name] for each in wanted if each.default is each.empty))
+    return kind(
+        **{each.name: ARGUMENTS[each.name] for each in wanted if each.default is each.empty}
+    )
 
 
 def kinds(kind=errors.CallError):
@@ -62,7 +70,9 @@ def test_every_error_has_an_answer(kind):
     assert (document["reason"], document["detail"]) == (error.reason, str(error))
     assert (document["request_id"], document["namespace"]) == ("id-1", "kv")
     assert document["title"]
-    assert ("retry-after" in {name.decode() for name, _ in headers}) == (status in {429, 503})
+    # Not where an operator decides on when to come again.
+    tells_when = status in {429, 503} and error.retry_after != math.inf
+    assert ("retry-after" in {name.decode() for name, _ in headers}) == tells_when
 
 
 @pytest.mark.parametrize("status", StatusCode)
