@@ -208,7 +208,7 @@ def test_a_probe_of_which_nothing_comes_gives_its_place_back():
 
 def test_a_probe_that_hangs_lets_another_one_pass_in_time():
     one = Clocked().half_open()
-    hanging = one.breaker.begin(one.now)
+    one.breaker.begin(one.now)
     assert not one.call()
     one.now += 5
     assert one.call()
