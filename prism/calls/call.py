@@ -572,9 +572,23 @@ class Call(ABC):
             status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
             instance.channel.cancel(self, status)
             self.end_attempt(error or CallCancelled("the call ended"), status)
-        entered, self._entered = self._entered, 0
-        for policy in reversed(self._policies[:entered]):
-            if policy.is_left:
-                policy.leave(self)
+        policies, number = self._policies, self._entered
+        self._entered = 0
+        while number:
+            try:
+                while number:
+                    number -= 1
+                    policy = policies[number]
+                    if policy.is_left:
+                        policy.leave(self)
+            except Exception:  # a fault in one costs neither the answer nor the others
+                log.exception("request %s: a policy failed at the call's end", self.request_id)
+        if self.witnesses:
+            self._tell_witnesses(error)
+
+    def _tell_witnesses(self, error: CallError | None) -> None:
         for witness in self.witnesses:
-            witness.ended(self, error)
+            try:
+                witness.ended(self, error)
+            except Exception:
+                log.exception("request %s: a witness failed at the call's end", self.request_id)

@@ -3,8 +3,12 @@
 import pytest
 import trio
 
+from prism.calls import policies
+from prism.calls.policies import POLICIES
+from prism.calls.policies.policy import Policy, Witness
 from prism.calls.stream import ClientStream
 from prism.contract.errors import CallCancelled, DeadlineExceeded
+from prism.contract.messages import ExecuteResponse
 
 
 class Silent(ClientStream):
@@ -86,6 +90,47 @@ async def test_a_call_ends_once(make_namespace, make_call, autojump_clock):
     call.end(CallCancelled("the client left"))
     await trio.sleep(100)
     assert (call.error, call.observed) == (None, 1)
+
+
+async def test_a_fault_in_a_policy_or_a_witness_costs_neither_the_answer_nor_the_others(
+    make_namespace, make_call, caplog, monkeypatch
+):
+    class Faulty(Policy):
+        def leave(self, call):
+            raise RuntimeError("a bug in a policy")
+
+    class FaultyWitness(Witness):
+        def ended(self, call, error):
+            raise RuntimeError("a bug in a witness")
+
+    class Seeing(Witness):
+        def ended(self, call, error):
+            seen.append((call, error))
+
+    seen = []
+    # Behind the one that counts the calls, so that it is left before.
+    monkeypatch.setattr(policies, "POLICIES", (*POLICIES, Faulty))
+
+    async def answer(request):
+        if request.operation == "set":
+            await trio.sleep_forever()
+        return ExecuteResponse(success=True)
+
+    namespace = make_namespace(answer)
+    answered, ended = make_call(namespace), make_call(namespace, "set")
+    for call in (answered, ended):
+        call.witnesses = (FaultyWitness(), Seeing())
+        call.proceed()
+    assert await answered.outcome() == b"{}"
+    assert namespace.in_flight == 1
+    error = CallCancelled("the client left")
+    ended.end(error)
+    with pytest.raises(CallCancelled):
+        await ended.outcome()
+    assert seen == [(answered, None), (ended, error)]
+    assert namespace.in_flight == 0
+    assert caplog.text.count("RuntimeError: a bug in a policy") == 2
+    assert caplog.text.count("RuntimeError: a bug in a witness") == 2
 
 
 async def test_bytes_that_come_with_the_end_of_their_call_are_not_counted(
