@@ -29,7 +29,7 @@ from prism.calls.invoke import invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.overload import HIGH
-from prism.calls.policies.circuit_breaker import CircuitBreaker
+from prism.calls.policies.circuit_breaker import SHORTEST, CircuitBreaker
 from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy, Witness
 from prism.calls.policies.rate_limit import StoreWait
@@ -386,13 +386,22 @@ class Call(ABC):
             circuit.end(instance, period, error, status, took)
         instance.release(error, seconds, status)
 
-    def abandon_attempt(self, error: CallError, status: StatusCode) -> None:
-        """Nobody waits for the answer of the attempt that runs, if one does."""
+    def abandon_attempt(self, answered_by: Instance) -> None:
+        """Nobody waits for the answer of the attempt that runs, if one does: ``answered_by`` has
+        answered.
+
+        Where another instance did meanwhile what this one has not done in time enough, that is a
+        missed deadline for what judges it. Else hedging would hide from ejection and breaker one
+        that hangs; and as its leases end early, it would look idle, and get as many calls as ever.
+        """
         instance, waiting = self.instance, self._waiting
         if instance is not None:
             self._waiting = None
-            instance.channel.cancel(self, status)
-            self.end_attempt(error, status)
+            instance.channel.cancel(self, StatusCode.CANCELLED)
+            error: CallError = CallCancelled("the second attempt has answered")
+            if instance is not answered_by and turn_time() - self._attempt_began >= SHORTEST:
+                error = DeadlineExceeded("another instance has answered meanwhile")
+            self.end_attempt(error, error.status)
             if waiting is not None:
                 waiting.cancel()
 

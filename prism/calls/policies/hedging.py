@@ -344,7 +344,7 @@ class SecondAttempt:
             return
         if response.success or StatusCode.from_wire(response.error_code) is not _UNAVAILABLE:
             self._hedge.won()
-            call.abandon_attempt(CallCancelled("the second attempt has answered"), _CANCELLED)
+            call.abandon_attempt(self.instance)
         elif call.instance is not None:
             self._release(None, _UNAVAILABLE)
             return

@@ -9,7 +9,9 @@ from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.budget import FLOOR, WINDOW
+from prism.calls.namespace import Namespace
 from prism.calls.policies.hedging import ENOUGH, MAX_OPERATIONS, SHORTEST, Hedging
+from prism.config.plugin_types import BalanceConfig
 from prism.config.types import BreakerConfig, HedgingConfig, RetriesConfig
 from prism.contract.errors import (
     CallCancelled,
@@ -20,6 +22,9 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ExecuteResponse, OperationDeclaration
 from prism.contract.status import StatusCode
+from prism.supervision.balance import Balance
+from prism.supervision.breaker import State
+from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 UNAVAILABLE = ExecuteResponse(error="away", error_code=StatusCode.UNAVAILABLE)
 MISSING = ExecuteResponse(error="no such key", error_code=StatusCode.NOT_FOUND)
@@ -276,6 +281,54 @@ async def test_a_loser_is_nothing_to_a_breaker(hedging, ask, autojump_clock):
     window = namespace.slot.current.breaker.window
     window.slide(trio.current_time() - 100)
     assert (window.calls, window.bad) == (1, 0)
+
+
+@pytest.fixture
+def two_replicas(make_namespace):
+    """A namespace that hedges, with a replica that hangs and a good one."""
+
+    def make(after):
+        async def hang(_request):
+            await trio.sleep_forever()
+
+        async def answer(_request):
+            return fine(2)
+
+        balance = Balance(BalanceConfig(slow_start_seconds=0), "", now=trio.current_time)
+        slot = SharedSlot("kv", balance)
+        namespace = make_namespace()
+        declared = namespace.slot.current
+        for number, plugin in (("1", hang), ("2", answer)):
+            member = ReplicaSlot("kv", number)
+            slot.join(member, "")
+            instance = copy.copy(declared)
+            instance.id, instance.channel = f"kv/{number}", type(declared.channel)(plugin)
+            member.fill(instance)
+        hedged, breaker = HedgingConfig(after=after, budget=1.0), BreakerConfig(min_calls=5)
+        return Namespace(replace(namespace.config, hedging=hedged, breaker=breaker), slot)
+
+    return make
+
+
+async def test_a_replica_that_hangs_is_not_hidden(two_replicas, ask, autojump_clock):
+    namespace = two_replicas(0.2)
+    for _ in range(60):
+        assert await ask(namespace) == b'"2"'
+    hangs, good = namespace.slot.instances()
+    assert (hangs.replica.ejections, good.replica.ejections) == (1, 0)
+    assert hangs.breaker.window.bad == hangs.opened == hangs.cancelled == 5
+    assert (hangs.breaker.state, good.breaker.state) == (State.OPEN, State.CLOSED)
+
+
+async def test_a_replica_is_not_judged_by_what_takes_no_tenth_of_a_second(
+    two_replicas, ask, autojump_clock
+):
+    namespace = two_replicas(0.09)
+    for _ in range(60):
+        assert await ask(namespace) == b'"2"'
+    hangs, _good = namespace.slot.instances()
+    assert hangs.opened > 5
+    assert (hangs.replica.ejections, hangs.breaker.window.calls) == (0, 0)
 
 
 async def test_no_plugin_then(hedging, make_call, autojump_clock):
