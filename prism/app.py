@@ -196,9 +196,13 @@ class Proxy:
         settings = _server_settings(self.config)
         listeners, admin_listeners = await self._listen()
         self._metrics.register(partial(server_metrics, self._statistics, self._tls))
+        sharing = trio.CancelScope()
         async with trio.open_nursery() as supervision:
             try:
+                # While plugins start; who is called at once would else wait for the connection.
+                supervision.start_soon(self._share_limits, sharing)
                 await supervision.start(self.supervisor.run)
+                await self.router.limits_store.first_try()
                 await wait_for_permission()
             except BaseException:
                 await _close([*listeners, *admin_listeners])
@@ -234,16 +238,20 @@ class Proxy:
                 async with trio.open_nursery() as deadlines:
                     deadlines.start_soon(self.router.run)
                     deadlines.start_soon(self.router.overload.run)
-                    deadlines.start_soon(self.router.limits_store.run)
                     if self._authentication is not None:
                         deadlines.start_soon(self._authentication.run)
                     await self._serve_data(listeners, settings)
                     deadlines.cancel_scope.cancel()
+                sharing.cancel()
                 log.info("all requests are answered; stopping the plugins")
                 self.supervisor.stop()
                 await self.supervisor.wait_stopped()
                 self._admin.stopping.set()
         log.info("stopped")
+
+    async def _share_limits(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self.router.limits_store.run()
 
     async def _serve_data(self, listeners: list[Listener], settings: ServerSettings) -> None:
         """Serve the data port until ``shutdown``, on the server that the configuration names."""

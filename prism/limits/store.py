@@ -8,7 +8,13 @@ more of them share a round trip.
 The store is *up* or *down*. It is down when it cannot be reached, refuses, or has not answered
 within ``timeout_seconds``: the calls that wait are then decided without it, at once, and so is
 every one that comes, until the store has answered again. One task tries that, with pauses; no call
-waits for it. Going down and coming back are told once each.
+waits for it. Going down and coming back are told once each, and another reason once, too. That it
+is gone is noticed by a PING now and then where nobody asks.
+
+A store that was not tried yet, at a start or after a change of the configuration, is neither: a
+proxy that starts waits for it (``first_try``), and so do calls, for ``CONNECT_SECONDS``, since
+``timeout_seconds`` is too short for a connection. What loading the client library takes is not in
+that.
 
 The script keeps a level and a time for each key, as ``gcra.Bucket``, on the store's own clock, so
 that the clocks of proxies do not matter. Where that clock was set back, nothing flows off until
@@ -47,8 +53,12 @@ LAST_PAUSE = 5.0
 STEADY_SECONDS = 10.0
 """After which a store that was up counts as sound, so that pauses are short again."""
 CONNECT_SECONDS = 2.0
-"""For a connection, with TLS and login, where ``timeout_seconds`` is less: no call waits for it
-longer than that."""
+"""For a connection, with TLS and login, where ``timeout_seconds`` is less. Calls wait for the first
+one, and no longer than that."""
+PING_SECONDS = 2.0
+"""After which a store that nobody asked is asked whether it is there."""
+REASONS_TOLD = 5
+"""Why it is down may change so often until it is told no more."""
 PREFIX = "prism:rate:"
 
 SCRIPT = """
@@ -121,7 +131,8 @@ class LimitsStore:
     """What limits are shared by, if ``config`` has anything; ``run`` must run for that.
 
     ``down`` is why it cannot be asked, empty while it can, or may be in a moment. ``on_change``
-    is told, once, that it went down, and why, or came back (""). ``asked`` counts round trips,
+    is told, once, that it went down, and why, if that is another reason later, and that it came
+    back (""). ``asked`` counts round trips,
     ``failures`` how often it went down.
     """
 
@@ -140,6 +151,10 @@ class LimitsStore:
         self._asks: list[Ask] = []  # that are under way
         self._epoch = ""
         self._up_since = inf
+        self._loaded = trio.Event()  # the client library, or it cannot be
+        self._tried = trio.Event()  # this store has answered, or is down
+        self._missed = False  # one of before was down, and nothing has told that it is over
+        self._reasons: set[str] = set()  # told of this time that it is down
 
     @classmethod
     def from_config(
@@ -165,7 +180,9 @@ class LimitsStore:
         self._secrets_config = secrets_config
         if config != self.config:
             self.config = config
+            self._missed = (self._missed or bool(self.down)) and config is not None
             self.down = ""
+            self._tried = trio.Event()
             self._epoch = ""
             self._changed.set()
             self._changed = trio.Event()
@@ -176,6 +193,14 @@ class LimitsStore:
             lease.is_asked = True
             self._pending.append(lease)
             self._woken.set()
+
+    async def first_try(self) -> None:
+        """Wait until the store of the configuration, if there is one, has answered for the first
+        time or is known to be down, for ``CONNECT_SECONDS`` at most."""
+        if self.config is not None:
+            await self._loaded.wait()
+            with trio.move_on_after(max(CONNECT_SECONDS, self.config.timeout_seconds)):
+                await self._tried.wait()
 
     # -- the connection -------------------------------------------------------------
 
@@ -199,15 +224,23 @@ class LimitsStore:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._give_up_waiting, config.timeout_seconds)
+                    coredis = await self._load()
                     login = await self._login(config)
                     redaction = login.redaction
-                    await self._use(config, login)
+                    await self._use(config, login, coredis)
             except Exception as error:
                 self._went_down(redaction.text(_reason(error)))
             if trio.current_time() - self._up_since > STEADY_SECONDS:
                 pause = FIRST_PAUSE
             await trio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
+
+    async def _load(self) -> Any:
+        """The client library."""
+        try:
+            return await trio.to_thread.run_sync(_library, abandon_on_cancel=True)
+        finally:
+            self._loaded.set()
 
     async def _login(self, config: LimitsStoreConfig) -> _Login:
         """Read what a connection takes anew: the password may be another by now.
@@ -228,9 +261,8 @@ class LimitsStore:
         redaction = Redaction({"password": password} if password else {})
         return _Login(url, config.username, password, context, redaction)
 
-    async def _use(self, config: LimitsStoreConfig, login: _Login) -> NoReturn:
+    async def _use(self, config: LimitsStoreConfig, login: _Login, coredis: Any) -> NoReturn:
         """Connect, and ask what there is to ask, until something fails, which is raised."""
-        coredis = await trio.to_thread.run_sync(_library, abandon_on_cancel=True)
         client = coredis.Redis(
             login.url.host,
             login.url.port,
@@ -242,18 +274,32 @@ class LimitsStore:
             retry_policy=coredis.retry.NoRetryPolicy(),
             verify_version=False,
         )
-        async with client:
-            with trio.fail_after(max(CONNECT_SECONDS, config.timeout_seconds)):
+        patience = max(CONNECT_SECONDS, config.timeout_seconds)
+        async with client, trio.open_nursery() as nursery:
+            with trio.fail_after(patience):
                 await self._ask_store(client, [])
             self._came_up()
+            nursery.start_soon(self._watch, client, patience)
             while True:
                 await self._woken.wait()
                 await self._ask_pending(client, config.timeout_seconds)
         raise AssertionError  # the loop has no end
 
+    async def _watch(self, client: Any, patience: float) -> None:
+        """Raise what fails if the store is gone while nobody asks it."""
+        while True:
+            asked = self.asked
+            await trio.sleep(PING_SECONDS)
+            if self.asked == asked:
+                with trio.fail_after(patience):
+                    await client.ping()
+
     async def _give_up_waiting(self, seconds: float) -> None:
-        """No call waits longer than that for a connection that is being made."""
+        """No call waits longer than that for a connection that is being made, if it is not the
+        first."""
         await self._woken.wait()
+        if not self._tried.is_set():
+            seconds = max(CONNECT_SECONDS, seconds)
         await trio.sleep(seconds)
         if self._up_since == inf:
             self._went_down(f"it did not answer within {seconds:g} s")
@@ -313,19 +359,27 @@ class LimitsStore:
     def _came_up(self) -> None:
         self._up_since = trio.current_time()
         was_down, self.down = self.down, ""
-        if was_down:
+        self._tried.set()
+        if was_down or self._missed:
             log.warning("the limits store at %s answers again: limits are shared", self.address)
             self.on_change("")
+        self._missed = False
 
     def _went_down(self, reason: str) -> None:
         was_down, self.down = self.down, reason
+        self._tried.set()
         if not was_down:
             self.failures += 1
+            self._reasons = {reason}
             log.warning(
                 "the limits store at %s is down, so that limits go by when_store_is_down: %s",
                 self.address,
                 reason,
             )
+            self.on_change(reason)
+        elif reason not in self._reasons and len(self._reasons) < REASONS_TOLD:
+            self._reasons.add(reason)
+            log.warning("the limits store at %s is down still: %s", self.address, reason)
             self.on_change(reason)
         self._decide_without()
 
@@ -374,4 +428,6 @@ def _reason(error: BaseException) -> str:
         error = below
     if isinstance(error, trio.TooSlowError):
         return "it could not be reached in time"
+    if type(error).__name__ == "AuthenticationRequiredError":  # of coredis, which may not be there
+        return "it wants a password: set limits_store.password"
     return str(error) or type(error).__name__

@@ -118,3 +118,47 @@ def test_two_proxies_share_a_limit_and_go_on_without_the_store(start_prism, star
     server.restart()
     eventually(lambda: proxy.metric("prism_limits_store_up") == 1)
     eventually(lambda: proxy.call("kv", "echo").status_code == 200)
+
+
+def test_a_proxy_is_ready_when_it_has_its_store(start_prism, start_server):
+    pytest.importorskip("coredis")
+    server = start_server(Redis)
+    # Longer than the default, as the answer to a call may take longer on a busy machine.
+    proxy = start_prism(
+        limited(
+            {"calls_per_second": 0.01, "burst": 3, "when_store_is_down": "deny"},
+            limits_store={"url": server.url(), "timeout_seconds": 10},
+        )
+    )
+    assert proxy.metric("prism_limits_store_round_trips_total") >= 1
+    assert [proxy.call("kv", "echo").status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert not proxy.logged("the limits store at")
+    assert proxy.metric("prism_limits_store_failures_total") == 0
+
+
+def test_a_proxy_starts_without_its_store_and_says_why_it_has_none(
+    start_prism, start_server, tmp_path
+):
+    pytest.importorskip("coredis")
+    server = start_server(Redis, settings={"requirepass": "correct-horse-battery"})
+    config = limited(
+        {"calls_per_second": 0.01, "burst": 3, "when_store_is_down": "deny"},
+        limits_store={"url": server.url(), "timeout_seconds": 10},
+    )
+    proxy = start_prism(config)
+    # It is known by the time at which it is ready, so that no call has to find out.
+    assert proxy.call("kv", "echo").json()["reason"] == "limits_unavailable"
+    (line,) = proxy.logged("is down, so that limits go by when_store_is_down")
+    assert "it wants a password: set limits_store.password" in str(line)
+    with proxy.client.stream("GET", f"{proxy.admin}/admin/events?tail=20") as events:
+        assert any("set limits_store.password" in event for event in events.iter_lines())
+
+    (tmp_path / "limits").write_text("correct-horse-battery")
+    (tmp_path / "limits").chmod(0o600)
+    config["limits_store"]["password"] = "{{ secret:limits }}"
+    config["secrets"] = {"directory": str(tmp_path)}
+    (proxy.directory / "prism.yaml").write_text(json.dumps(config))
+    assert proxy.client.post(f"{proxy.admin}/admin/config/apply", json={}).status_code == 200
+    eventually(lambda: proxy.logged("answers again: limits are shared"))
+    assert proxy.call("kv", "echo").status_code == 200
+    assert "correct-horse" not in proxy.log

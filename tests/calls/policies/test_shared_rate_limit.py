@@ -4,6 +4,7 @@ namespace and its policy, as in a process of its own."""
 import gc
 import logging
 import sys
+import threading
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -189,16 +190,18 @@ async def test_a_store_that_is_gone(start_server, start_proxy, caplog, mode, pas
             assert await proxy.passes(20) == passed
             error = await proxy.outcome()
         assert getattr(error, "reason", None) == reason
-        assert len(proxy.told) == 1
+        assert proxy.told
         assert proxy.store.failures == 1
-        (line,) = [r.getMessage() for r in caplog.records if r.name == "prism.limits"]
+        line, *more = [r.getMessage() for r in caplog.records if r.name == "prism.limits"]
+        assert all("is down still: " in each for each in more)  # as to connect fails otherwise
         assert line.startswith(f"the limits store at {server.url()} is down")
         shown = next(one for one in proxy.namespace.policies if one.name == "rate").state()
         assert shown["store"].startswith("down: ")
 
         server.restart()
         await until(lambda: not proxy.store.down)
-        assert proxy.told[1:] == [""]
+        assert proxy.told[-1] == ""
+        assert proxy.told.count("") == 1
         assert server.ask("EXISTS", f"{PREFIX}epoch") == b":1\r\n"
 
 
@@ -224,6 +227,7 @@ async def test_a_connection_that_takes_long_is_no_failure_while_nobody_waits(
     async with start_proxy(server, burst=5, store={"timeout_seconds": 0.05}, **NEVER) as proxy:
         await trio.sleep(0.3)
         assert not proxy.told
+        monkeypatch.setattr(store_module, "CONNECT_SECONDS", 0.05)
         assert await proxy.passes(7) == 5  # by its own count, which nobody had to wait long for
         assert len(proxy.told) == 1
         server.thaw()
@@ -272,7 +276,7 @@ async def test_a_store_that_hangs_holds_calls_for_a_bounded_time(start_server, s
     async with start_proxy(
         server, burst=5, when_store_is_down="local", store={"timeout_seconds": 0.2}, **NEVER
     ) as proxy:
-        await until(lambda: proxy.store.asked and not proxy.store.down)
+        await proxy.store.first_try()
         server.freeze()
         # A call may come while another waits: twice the time is what it may take.
         assert await proxy.passes(20) == 5
@@ -289,6 +293,91 @@ async def test_a_store_that_has_no_room_counts_as_down(start_server, start_proxy
         server.ask("CONFIG", "SET", "maxmemory", "1")
         assert isinstance(await proxy.outcome(), LimitsUnavailable)
         assert "used memory > 'maxmemory'" in proxy.store.down
+
+
+async def test_calls_wait_for_the_first_connection_longer_than_for_an_answer(
+    redis_server, start_proxy, monkeypatch
+):
+    redis_server.ask("FLUSHALL")
+    load = store_module._library
+    waits = threading.Event()
+
+    def slowly():
+        waits.wait(LIMIT)
+        return load()
+
+    monkeypatch.setattr(store_module, "_library", slowly)
+    monkeypatch.setattr(store_module, "CONNECT_SECONDS", LIMIT)
+    async with start_proxy(
+        redis_server, burst=3, store={"timeout_seconds": 0.05}, when_store_is_down="deny", **NEVER
+    ) as proxy:
+        outcomes = []
+
+        async def call():
+            outcomes.append(await proxy.outcome())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.sleep(0.3)
+            assert not outcomes
+            assert not proxy.told
+            # An answer may take longer on a busy machine, which is not what this is about.
+            waits.set()
+            await proxy.store.first_try()
+            assert proxy.store.asked >= 1
+        assert "" not in proxy.told
+
+
+async def test_a_first_try_ends_where_there_is_no_store(start_server, start_proxy, monkeypatch):
+    server = start_server(Redis)
+    server.freeze()
+    monkeypatch.setattr(store_module, "CONNECT_SECONDS", 0.05)
+    async with start_proxy(server, burst=3, store={"timeout_seconds": 0.05}, **NEVER) as proxy:
+        await proxy.store.first_try()
+        server.thaw()
+        server.kill()
+        await until(lambda: proxy.store.down)
+        await proxy.store.first_try()  # at once
+
+
+async def test_it_is_noticed_that_it_is_gone_while_nobody_calls(
+    start_server, start_proxy, monkeypatch
+):
+    monkeypatch.setattr(store_module, "PING_SECONDS", 0.01)
+    server = start_server(Redis)
+    async with start_proxy(server, burst=3, **NEVER) as proxy:
+        await proxy.store.first_try()
+        assert not proxy.store.down
+        server.kill()
+        await until(lambda: proxy.store.down)
+        server.restart()
+        await until(lambda: not proxy.store.down)
+
+
+async def test_another_reason_is_told_once_and_a_correction_once(start_server, start_proxy, caplog):
+    server = start_server(Redis)
+    server.kill()
+    async with start_proxy(server, burst=3, **NEVER) as proxy:
+        await until(lambda: proxy.told)
+        server.options["settings"] = {"requirepass": "correct-horse-battery"}
+        server.restart()
+        wanted = "it wants a password: set limits_store.password"
+        await until(lambda: proxy.store.down == wanted)
+        tries = proxy.store.asked
+        await until(lambda: proxy.store.asked >= tries + 2)
+        assert proxy.told.count(wanted) == 1
+        assert caplog.text.count(f"is down still: {wanted}") == 1
+
+        named = SecretsConfig(environment=["LIMITS"])
+        proxy.store._secrets = Secrets({"LIMITS": "correct-horse-battery"})
+        config = LimitsStoreConfig(
+            url=server.url(), password="{{ secret:LIMITS }}", timeout_seconds=PATIENT
+        )
+        proxy.store.configure(config, named)
+        await until(lambda: proxy.told[-1] == "")
+        assert caplog.text.count("answers again") == 1
+        assert await proxy.passes(5) == 3
+        assert proxy.told.count("") == 1
 
 
 # -- its clock ----------------------------------------------------------------------------------
