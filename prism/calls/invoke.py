@@ -94,9 +94,9 @@ def retry(call: "Call", error: CallError, failed: Instance | None) -> None:
     """Make a call again that ``failed`` has not answered, or with UNAVAILABLE, if that is safe and
     allowed.
 
-    Without ``retries`` in the configuration that is once, and only if its instance is gone, or did
-    not begin it and there is another: one that the only instance refuses stays refused. Further
-    attempts have what is left of the call's deadline.
+    Once that is at once, and free: if its instance is gone, or did not begin it and there is
+    another; one that the only instance refuses stays refused. All else ``retries`` must allow in
+    the configuration, and their budget. Further attempts have what is left of the call's deadline.
     """
     hedge = call.hedge
     if hedge is not None and hedge.is_running:
@@ -104,15 +104,17 @@ def retry(call: "Call", error: CallError, failed: Instance | None) -> None:
     assert call.target is not None  # noqa: S101 - it was invoked
     is_gone = not call.target.slot.still_serves(call.instance_id)
     retries = call.find_policy(Retries)
+    why = None
     # What one of several replicas had no room for, another may have.
-    moves_on = is_gone or (
-        retries is None and isinstance(error, NEVER_BEGAN) and call.target.slot.has_another(failed)
-    )
-    why = _why_safe(call, error, retries, is_gone=is_gone, moves_on=moves_on)
+    if is_gone or (isinstance(error, NEVER_BEGAN) and call.target.slot.has_another(failed)):
+        why = _why_safe(call, error, None, is_gone=is_gone)
+    is_free = why is not None
+    if retries is not None and not is_free:
+        why = _why_safe(call, error, retries, is_gone=is_gone)
     if why is None or _is_kept_away(call):
         call.end(error)
         return
-    if retries is None:
+    if is_free or retries is None:
         _Next(call, error, why, failed, None, 0.0).ring()
         return
     pause = retries.pause(call, error.retry_after, at_once=is_gone)
@@ -129,13 +131,12 @@ def retry(call: "Call", error: CallError, failed: Instance | None) -> None:
 
 
 def _why_safe(
-    call: "Call", error: CallError, retries: Retries | None, *, is_gone: bool, moves_on: bool
+    call: "Call", error: CallError, retries: Retries | None, *, is_gone: bool
 ) -> str | None:
-    """The reason for which the call may be repeated; None if it may not."""
+    """The reason for which the call may be repeated, by ``retries`` or without; None if it may
+    not."""
     assert call.target is not None  # noqa: S101 - it was invoked
     if call.retries >= (1 if retries is None else retries.attempts - 1):
-        return None
-    if not (moves_on or retries is not None):
         return None
     if call.stream is not None and not _may_begin_anew(call.stream, error, retries):
         return None

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from prism.calls.call import MAX_DETAIL
 from prism.config.plugin_types import BalanceConfig
+from prism.config.types import RetriesConfig
 from prism.contract.errors import (
     Draining,
     InvalidRequest,
@@ -20,6 +21,9 @@ from prism.contract.messages import ExecuteResponse, PluginMetrics
 from prism.contract.status import StatusCode
 from prism.supervision.balance import Balance
 from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
+
+FULL = Overloaded("full")
+FULL.retry_after = 5.0
 
 
 async def test_what_the_plugin_gets_and_gives(make_namespace, make_call, autojump_clock):
@@ -216,16 +220,17 @@ def with_replicas(namespace, *answers):
 
 
 @pytest.mark.parametrize(
-    ("error", "operation", "answers"),
+    ("error", "operation", "retries", "answers"),
     [
-        (Overloaded("full"), "set", True),
-        (PluginCrashed("gone"), "set", False),
+        (FULL, "set", None, True),
+        (FULL, "set", RetriesConfig(), True),
+        (PluginCrashed("gone"), "set", None, False),
         # It is there still, and may have done it: only `retries` allow that.
-        (PluginError(StatusCode.UNAVAILABLE, "its backend"), "get", False),
+        (PluginError(StatusCode.UNAVAILABLE, "its backend"), "get", None, False),
     ],
 )
 async def test_what_one_replica_did_not_begin_another_does_at_once(
-    make_namespace, make_call, autojump_clock, error, operation, answers
+    make_namespace, make_call, autojump_clock, error, operation, retries, answers
 ):
     async def refuse(request):
         raise error
@@ -234,13 +239,16 @@ async def test_what_one_replica_did_not_begin_another_does_at_once(
         return ExecuteResponse(success=True, result_json="1")
 
     namespace = make_namespace()
+    namespace.update(replace(namespace.config, retries=retries))
     slot = with_replicas(namespace, refuse, answer)
     for _ in range(3):  # so that the first is chosen
         slot.instances()[1].acquire()
     call = make_call(namespace, operation)
+    began = trio.current_time()
     call.proceed()
     if answers:
         assert await call.outcome() == b"1"
+        assert trio.current_time() == began
         assert (call.instance_id, call.retries) == ("kv/2/1", 1)
         assert slot.retried == {"refused": 1}
     else:

@@ -1,8 +1,8 @@
 """What a namespace's calls may be repeated for, how often, and after which pause.
 
 ``calls.invoke`` decides whether a call that failed may be made again at all; here is what the
-configuration adds to that, which without it is nothing: then a call is repeated once, if its
-instance is gone and that is safe.
+configuration adds to that. Without it a call is repeated once, if that is safe and its instance is
+gone, or has not begun it and there is another; with it, such a repetition costs no more than so.
 """
 
 import random

@@ -213,7 +213,9 @@ def crash_each_time(namespace, times, *, gone=GONE):
             successor.generation += 1
             successor.id = f"kv/{successor.generation}"
             slot.fill(successor)
-        raise copy.copy(gone)
+        if isinstance(gone, Exception):
+            raise copy.copy(gone)
+        return gone
 
     slot.current.channel.answer = crash
 
@@ -235,10 +237,11 @@ async def test_when_instances_go_away_the_first_retry_is_at_once(
     assert third >= 2 * FIRST_PAUSE
 
 
-@pytest.mark.parametrize("gone", [GONE, Overloaded("it goes")])
+@pytest.mark.parametrize("gone", [GONE, Overloaded("it goes"), UNAVAILABLE])
 @pytest.mark.parametrize(("attempts", "budget"), [(2, 0.1), (10, 0.1), (10, 0.0), (5, 1.0)])
 async def test_no_storm(retrying, ask, autojump_clock, nursery, attempts, budget, gone):
-    """A plugin that breaks under every call is not called more often than the budget says."""
+    """A plugin that breaks under every call is not called more often than the budget says, beside
+    the once that a call is repeated whose instance is gone."""
     namespace, times = retrying(FINE, attempts=attempts, budget=budget)
     crash_each_time(namespace, times, gone=gone)
     callers, calls = 50, 20
@@ -246,7 +249,7 @@ async def test_no_storm(retrying, ask, autojump_clock, nursery, attempts, budget
 
     async def insist():
         for _ in range(calls):
-            with pytest.raises((PluginCrashed, Overloaded)):
+            with pytest.raises((PluginCrashed, Overloaded, PluginError)):
                 await ask(namespace)
 
     async with trio.open_nursery() as nursery:
@@ -254,9 +257,45 @@ async def test_no_storm(retrying, ask, autojump_clock, nursery, attempts, budget
             nursery.start_soon(insist)
     seconds = trio.current_time() - began
     number = callers * calls
-    assert number + RESERVE <= len(times) <= (1 + budget) * number + FLOOR * (seconds + WINDOW)
-    assert policy(namespace).budget.refused > 0 or budget == 1.0
+    free = 0 if gone is UNAVAILABLE else number
+    paid = len(times) - number - free
+    if attempts == 2 and free:
+        assert paid == 0
+    else:
+        assert RESERVE <= paid <= budget * number + FLOOR * (seconds + WINDOW)
+        assert policy(namespace).budget.refused > 0 or budget == 1.0
     assert (namespace.in_flight, namespace.slot.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("config", [None, RetriesConfig(), RetriesConfig(budget=0.0)])
+async def test_all_calls_that_one_death_ends_are_made_again(
+    retrying, make_call, autojump_clock, config
+):
+    """However many they are: the budget has nothing to say of what is done without it."""
+    namespace, _times = retrying(FINE)
+    namespace.update(replace(namespace.config, retries=config))
+    slot, gone, dies = namespace.slot, namespace.slot.current, trio.Event()
+
+    async def die(request):
+        await dies.wait()
+        raise copy.copy(GONE)
+
+    successor = copy.copy(gone)
+    successor.generation, successor.id = 2, "kv/2"
+    successor.channel = type(gone.channel)(gone.channel.answer)
+    gone.channel.answer = die
+    calls = [make_call(namespace) for _ in range(200)]
+    for call in calls:
+        call.proceed()
+    slot.fill(successor)
+    began = trio.current_time()
+    dies.set()
+    for call in calls:
+        assert await call.outcome() == b'"fine"'
+    assert trio.current_time() == began
+    assert slot.retried == {"idempotent": 200}
+    if config is not None:
+        assert policy(namespace).budget.refused == 0
 
 
 async def test_a_dead_plugin_is_not_called_at_all(retrying, ask, autojump_clock):
