@@ -7,13 +7,18 @@ the status is compared, and not the words.
 A summary must not give away what was in the calls. So a difference is told by its operation, its
 kind and its path, and the values only where that is asked for. A path has the names of object keys
 in it, and some of those are data, too, such as the keys of a map. ``Names`` says which may be
-shown: those that the operation's schemas declare.
+shown: those that the operation's schemas declare. Of another its number in the object is told.
+
+Nor may a comparison hold the proxy up: ``MAX_ELEMENTS`` are looked at one by one, with what is
+ignored among them, and what comes then is only asked whether it is equal.
 """
 
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from decimal import Decimal
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -36,14 +41,13 @@ MAX_SHOWN = 100
 MAX_DEPTH = 64
 """Steps of a path that is told; what is deeper is told at the step above."""
 
-HIDDEN = "*"
-"""In a path, in the place of a key that may be data."""
+MAX_ELEMENTS = 10_000
+"""Elements of two results that are compared one by one, which takes some ten milliseconds."""
 
 Kind = Literal["status", "type", "value", "missing", "extra", "length", "size"]
 Outcome = Literal["equal", "different", "only_old_failed", "only_new_failed"]
 Segment = str | int
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}").fullmatch
 _OK = StatusCode.OK
 
 
@@ -64,8 +68,8 @@ class Answer(NamedTuple):
 
 class ResultDifference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where two answers differ: ``missing`` and ``extra`` are of the new one, ``length`` is a
-    list's; ``size``: they are too large to say more. ``old`` and ``new`` are types, lengths and
-    statuses; values only where they may be shown."""
+    list's; ``size``: they, or what is left of the list or object there, are too large to say more.
+    ``old`` and ``new`` are types, lengths and statuses; values only where they may be shown."""
 
     path: str
     kind: Kind
@@ -74,36 +78,43 @@ class ResultDifference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Names:
-    """Which keys of objects may be shown. ``None``: all that look like a name."""
+    """Which keys of objects may be shown. ``None``: all."""
 
     def __init__(self, names: frozenset[str] | None) -> None:
         self._names = names
 
-    def shown(self, key: str) -> str:
-        """``key``, or what stands in its place."""
-        if self._names is None:
-            return key if _NAME(key) else HIDDEN
-        return key if key in self._names else HIDDEN
+    def shown(self, key: str, number: int) -> str:
+        """``key``, or what stands in the place of the ``number``-th of an object, from 1 on."""
+        return key if self._names is None or key in self._names else f"*{number}"
 
 
-class _All(Names):
-    def shown(self, key: str) -> str:
-        return key
-
-
-ALL_NAMES: Names = _All(None)
+ALL_NAMES = Names(None)
 """For where values may be shown, too."""
 
 
 def declared_names(*declarations: OperationDeclaration | None) -> Names:
-    """The names in the schemas of an operation, as one or several plugins declare it. Where none
-    declares any, keys that look like names are shown: nothing better is known."""
+    """The names of properties in the schemas of an operation, as one or several plugins declare
+    it. What none declares may be data, however much it looks like a name."""
     found: set[str] = set()
     for declared in declarations:
-        if declared is not None and declared.result_schema:
-            for text in (declared.params_schema, declared.result_schema):
-                _collect(msgspec.json.decode(text) if text else None, found)
-    return Names(frozenset(found) if found else None)
+        if declared is not None:
+            _collect_names(declared.params_schema, found)
+            _collect_names(declared.result_schema, found)
+    return Names(frozenset(found))
+
+
+def names_in(schemas: Iterable[Any]) -> Names:
+    """The same of schemas that are decoded already."""
+    found: set[str] = set()
+    for schema in schemas:
+        _collect(schema, found)
+    return Names(frozenset(found))
+
+
+def _collect_names(schema: str, found: set[str]) -> None:
+    if schema:
+        with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):  # a schema that is none
+            _collect(msgspec.json.decode(schema), found)
 
 
 def _collect(schema: Any, found: set[str]) -> None:
@@ -134,11 +145,40 @@ class Ignored:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
+        self.start: Places = self._with_skipped({(n, 0) for n in range(len(self._paths))})
 
-    def has(self, path: tuple[Segment, ...]) -> bool:
-        """Is it one that is ignored?"""
-        return any(_matches(pattern, path) for pattern in self._paths)
+    def below(self, places: "Places", step: Segment) -> "Places | None":
+        """What is matched so far, a step below where ``places`` were; None: all of a path, so what
+        is there is ignored. Its work is bounded by the length of the paths."""
+        reached = set()
+        for number, position in places:
+            wanted = self._paths[number][position]
+            if wanted == "**":
+                reached.add((number, position))
+            elif (
+                wanted == step
+                or (wanted == "*" and isinstance(step, str))
+                or (wanted == "[*]" and isinstance(step, int))
+            ):
+                reached.add((number, position + 1))
+        found = self._with_skipped(reached)
+        if any(position == len(self._paths[number]) for number, position in found):
+            return None
+        return found
 
+    def _with_skipped(self, places: set[tuple[int, int]]) -> "Places":
+        """``places``, and where a ``**`` leads that stands for no step."""
+        found = set(places)
+        for number, position in places:
+            path, following = self._paths[number], position
+            while following < len(path) and path[following] == "**":
+                following += 1
+                found.add((number, following))
+        return frozenset(found)
+
+
+Places = frozenset[tuple[int, int]]
+"""How far paths are matched: each by its number, with its next step."""
 
 _STEP = re.compile(r"\.?(\*\*|\*|[^.\[\]*]+)|\[(\*|\d{1,9})\]")
 
@@ -157,23 +197,6 @@ def parse_path(text: str) -> tuple[Segment, ...]:
     if not steps:
         raise ValueError("a path has at least one key, such as updated_at")
     return tuple(steps)
-
-
-def _matches(pattern: tuple[Segment, ...], path: tuple[Segment, ...]) -> bool:
-    if not pattern:
-        return not path
-    first = pattern[0]
-    if first == "**":
-        return any(_matches(pattern[1:], path[n:]) for n in range(len(path) + 1))
-    if not path:
-        return False
-    step = path[0]
-    fits = (
-        first == step
-        or (first == "*" and isinstance(step, str))
-        or (first == "[*]" and isinstance(step, int))
-    )
-    return fits and _matches(pattern[1:], path[1:])
 
 
 NOTHING_IGNORED = Ignored(())
@@ -210,6 +233,14 @@ def _decoded(answer: Answer) -> Any:
     return decode_exactly(answer.text or "{}")
 
 
+class _Absent:
+    """There is no such key."""
+
+
+_ABSENT = _Absent()
+_Pairs = Iterator[tuple[Segment, Any, Any]]
+
+
 class _Walk:
     """One walk through two values at once, without recursion: they come from outside."""
 
@@ -218,41 +249,76 @@ class _Walk:
         self._names = names
         self._show_values = show_values
         self._found: list[ResultDifference] = []
+        self._roots: tuple[Any, Any] = (None, None)
+        # The objects and lists around what is compared, with what of them is still to come; and
+        # the steps that lead there, one fewer.
+        self._around: list[tuple[_Pairs, Places]] = []
+        self._path: list[Segment] = []
 
     def run(self, old: Any, new: Any) -> list[ResultDifference]:
         """The differences."""
-        waiting: list[tuple[tuple[Segment, ...], Any, Any]] = [((), old, new)]
-        while waiting and len(self._found) < MAX_DIFFERENCES:
-            path, left, right = waiting.pop()
-            if path and self._ignored.has(path):
+        self._roots = (old, new)
+        self._compare(old, new, self._ignored.start)
+        room = MAX_ELEMENTS
+        while self._around and len(self._found) < MAX_DIFFERENCES:
+            pairs, places = self._around[-1]
+            pair = next(pairs, None)
+            if pair is None:
+                self._leave()
                 continue
-            if len(path) < MAX_DEPTH and isinstance(left, dict) and isinstance(right, dict):
-                waiting += reversed(list(self._in_dicts(path, left, right)))
-            elif len(path) < MAX_DEPTH and isinstance(left, list) and isinstance(right, list):
-                if len(left) != len(right):
-                    self._note(path, "length", str(len(left)), str(len(right)))
-                pairs = zip(left, right, strict=False)
-                waiting += reversed([((*path, n), a, b) for n, (a, b) in enumerate(pairs)])
-            elif not _same(left, right):
-                kinds = type_name(left), type_name(right)
-                if kinds[0] != kinds[1]:
-                    self._note(path, "type", *kinds)
-                else:
-                    self._note(path, "value", self._shown(left), self._shown(right))
+            if room == 0:
+                self._around[-1] = (chain((pair,), pairs), places)
+                self._compare_rest()
+                break
+            room -= 1
+            step, left, right = pair
+            below: Places | None = places
+            if places:
+                below = self._ignored.below(places, step)
+            if below is not None:
+                self._path.append(step)
+                if not self._compare(left, right, below):
+                    self._path.pop()
         return self._found
 
-    def _in_dicts(
-        self, path: tuple[Segment, ...], left: dict[Any, Any], right: dict[Any, Any]
-    ) -> Iterator[tuple[tuple[Segment, ...], Any, Any]]:
-        for key in left.keys() | right.keys() if left.keys() != right.keys() else left.keys():
-            below = (*path, str(key))
-            if key in left and key in right:
-                yield below, left[key], right[key]
-            elif not self._ignored.has(below) and len(self._found) < MAX_DIFFERENCES:
-                is_missing = key in left
-                value = self._shown(left[key] if is_missing else right[key])
-                both = (value, "") if is_missing else ("", value)
-                self._note(below, "missing" if is_missing else "extra", *both)
+    def _compare(self, left: Any, right: Any, places: Places) -> bool:
+        """Compare what is at the path; true: what is in it comes next."""
+        is_deep = len(self._path) >= MAX_DEPTH
+        if not is_deep and isinstance(left, dict) and isinstance(right, dict):
+            self._around.append((_in_dicts(left, right), places))
+            return True
+        if not is_deep and isinstance(left, list) and isinstance(right, list):
+            if len(left) != len(right):
+                self._note("length", str(len(left)), str(len(right)))
+            self._around.append((zip(count(), left, right, strict=False), places))
+            return True
+        if right is _ABSENT:
+            self._note("missing", self._shown(left), "")
+        elif left is _ABSENT:
+            self._note("extra", "", self._shown(right))
+        elif not _same(left, right):
+            kinds = type_name(left), type_name(right)
+            if kinds[0] != kinds[1] and not self._show_values:
+                self._note("type", *kinds)
+            else:
+                kind: Kind = "value" if kinds[0] == kinds[1] else "type"
+                self._note(kind, self._shown(left), self._shown(right))
+        return False
+
+    def _compare_rest(self) -> None:
+        """Say of each list and object around whether the rest of it is equal, as Python has it."""
+        while self._around and len(self._found) < MAX_DIFFERENCES:
+            pairs, places = self._around[-1]
+            for step, left, right in pairs:
+                if left != right and (not places or self._ignored.below(places, step) is not None):
+                    self._note("size", "", "")
+                    break
+            self._leave()
+
+    def _leave(self) -> None:
+        self._around.pop()
+        if self._path:
+            self._path.pop()
 
     def _shown(self, value: Any) -> str:
         if not self._show_values:
@@ -263,14 +329,46 @@ class _Walk:
             text = str(value)
         return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
-    def _note(self, path: tuple[Segment, ...], kind: Kind, old: str, new: str) -> None:
-        self._found.append(ResultDifference(path_text(path, self._names), kind, old, new))
+    def _note(self, kind: Kind, old: str, new: str) -> None:
+        path = path_text(self._path, self._names, *self._roots)
+        self._found.append(ResultDifference(path, kind, old, new))
 
 
-def path_text(path: tuple[Segment, ...], names: Names) -> str:
-    """The path as people read it; keys that may be data are hidden."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{names.shown(step)}" for step in path)
-    return "$" + "".join(steps)
+def _in_dicts(left: dict[Any, Any], right: dict[Any, Any]) -> _Pairs:
+    for key, value in left.items():
+        yield str(key), value, right.get(key, _ABSENT)
+    for key, value in right.items():
+        if key not in left:
+            yield str(key), _ABSENT, value
+
+
+def path_text(path: Iterable[Segment], names: Names, old: Any, new: Any) -> str:
+    """The path as people read it; of a key that may be data, the number that it has in ``old``,
+    or else in ``new``."""
+    text = "$"
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{names.shown(step, _number_of(step, old) or _number_of(step, new))}"
+        old, new = _at(step, old), _at(step, new)
+    return text
+
+
+def _number_of(key: str, value: Any) -> int:
+    """From 1 on; 0: there is no such key."""
+    keys = value if isinstance(value, dict) else ()
+    return next((number for number, each in enumerate(keys, 1) if str(each) == key), 0)
+
+
+def _at(step: Segment, value: Any) -> Any:
+    if isinstance(step, int):
+        return value[step] if isinstance(value, list) and step < len(value) else None
+    if not isinstance(value, dict):
+        return None
+    return value[step] if step in value else next(
+        (each for key, each in value.items() if str(key) == step), None
+    )  # fmt: skip
 
 
 _NUMBERS = (int, float, Decimal)

@@ -20,11 +20,11 @@ from prism.cli.connection import (
     target_url,
     tls_context,
 )
-from prism.cli.output import CommandError, output_option, show_one
+from prism.cli.output import CommandError, output_option, refused, show_one
 from prism.cli.shadow import latency, print_differences
 
 if TYPE_CHECKING:
-    from prism.calls.comparison import Answer, Ignored
+    from prism.calls.comparison import Answer, Ignored, Names
     from prism.observability.recording import Reader, RecordedCall
 
 WINDOW = 1000
@@ -193,6 +193,9 @@ class Target(Protocol):
     async def call(self, call: "RecordedCall") -> "Answer | None":
         """What comes of the call; None: nothing, since it could not be made."""
 
+    def names(self, operation: str) -> "Names":
+        """The names that the operation's schemas declare."""
+
 
 class ProxyTarget:
     """A namespace of a running proxy."""
@@ -204,6 +207,8 @@ class ProxyTarget:
         self._headers = headers
         self._tls = tls
         self._client: Any = None
+        self._operations: dict[str, Any] = {}
+        self._names: dict[str, Names] = {}
 
     @asynccontextmanager
     async def open(self, namespace: str) -> AsyncIterator[None]:
@@ -217,12 +222,41 @@ class ProxyTarget:
             timeout=httpx.Timeout(LONGEST, connect=CONNECT_TIMEOUT),
             trust_env=False,
         ) as self._client:
-            try:
-                await self._client.get(f"{self._url.rstrip('/')}/v1", headers=self._headers)
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                say_unreachable(self._url, error)
-                sys.exit(1)
+            await self._ask()
             yield
+
+    async def _ask(self) -> None:
+        """What the namespace has, before the first call: else each would say that it has none."""
+        import httpx
+
+        url = f"{self._url.rstrip('/')}/v1/{self._namespace}"
+        try:
+            response = await self._client.get(url, headers=self._headers)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            say_unreachable(self._url, error)
+            sys.exit(1)
+        if not response.is_success:
+            click.echo(refused(response.status_code, response.text), err=True)
+            sys.exit(2)
+        try:
+            operations = response.json()["operations"]
+        except (ValueError, KeyError, TypeError):
+            operations = None
+        if not isinstance(operations, dict):
+            click.echo(f"prism: {url} is no namespace of a proxy's data port", err=True)
+            sys.exit(2)
+        self._operations = operations
+
+    def names(self, operation: str) -> "Names":
+        """As the proxy describes the operation."""
+        from prism.calls.comparison import names_in
+
+        found = self._names.get(operation)
+        if found is None:
+            declared = self._operations.get(operation) or {}
+            schemas = (declared.get("params"), declared.get("result"))
+            found = self._names[operation] = names_in(schemas)
+        return found
 
     async def call(self, call: "RecordedCall") -> "Answer | None":
         """POST it."""
@@ -265,6 +299,7 @@ class PluginTarget:
         self._config = config
         self._credentials = credentials
         self._slot: Any = None
+        self._names: dict[str, Names] = {}
 
     @asynccontextmanager
     async def open(self, namespace: str) -> AsyncIterator[None]:
@@ -343,6 +378,16 @@ class PluginTarget:
         status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
         return Answer(status, seconds=seconds)
 
+    def names(self, operation: str) -> "Names":
+        """As the plugin declares them."""
+        from prism.calls.comparison import declared_names
+
+        found = self._names.get(operation)
+        if found is None:
+            declared = self._slot.operations.get(operation)
+            found = self._names[operation] = declared_names(declared)
+        return found
+
 
 # -- the replay -------------------------------------------------------------------------
 
@@ -402,7 +447,7 @@ class Replay:
             await self._play(call)
 
     async def _play(self, call: "RecordedCall") -> None:
-        from prism.calls.comparison import ALL_NAMES, Names, ResultDifference, compare
+        from prism.calls.comparison import ALL_NAMES, ResultDifference, compare
 
         self.played += 1
         new = await self._target.call(call)
@@ -414,7 +459,7 @@ class Replay:
         if call.redacted:
             self.compares = False
         else:
-            names = ALL_NAMES if self._show_values else Names(None)
+            names = ALL_NAMES if self._show_values else self._target.names(call.operation)
             found = compare(old, new, self._ignored, names, show_values=self._show_values)
         self.tally.add(call.operation, call.id, old, new, found, call.time)
 

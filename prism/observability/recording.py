@@ -3,7 +3,8 @@
 Each line is a call by itself, so that a file whose end is missing, or that two processes have
 written to in a rolling restart, is read all the same. ``values: redact`` keeps the shape of params
 and results, since what is of use without the values is how large they are: texts are as long, and
-lists too, numbers are 0. Keys of objects are kept where the operation's schemas declare them.
+lists too, numbers are 0. Keys of objects are kept where the operation's schemas declare them as
+properties, and else are numbers.
 
 The event loop hands records over and goes on. What finds no room, because the disk is slow or
 full, is dropped and counted.
@@ -345,15 +346,11 @@ class Shape:
                 return [self.of(each) for each in value]
             case dict():
                 return {
-                    self._key(str(key), number): self.of(each)
-                    for number, (key, each) in enumerate(value.items())
+                    self._names.shown(str(key), number): self.of(each)
+                    for number, (key, each) in enumerate(value.items(), 1)
                 }
             case _:
                 return None
-
-    def _key(self, key: str, number: int) -> str:
-        shown = self._names.shown(key)
-        return shown if shown == key else f"{shown}{number}"
 
 
 # -- reading ----------------------------------------------------------------------------

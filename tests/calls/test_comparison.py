@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from prism.calls.comparison import (
     ALL_NAMES,
     MAX_DIFFERENCES,
+    MAX_ELEMENTS,
     MAX_GROUPS,
     MAX_RECENT,
     Answer,
     Ignored,
-    Names,
     ResultDifference,
     Tally,
     compare,
@@ -141,14 +141,55 @@ def test_keys_that_may_be_data_are_hidden():
     )
     old = {"users": {"ada@example.com": {"name": "a"}}}
     new = {"users": {"ada@example.com": {"name": "b"}}}
-    assert found(old, new, names=declared_names(declared)) == [("value", "$.users.*.name")]
+    assert found(old, new, names=declared_names(declared)) == [("value", "$.users.*1.name")]
     # Another version declares other names.
     assert found({"name": 1}, {"name": 2}, names=declared_names(None, declared)) == [
         ("value", "$.name")
     ]
-    # Where nothing is declared, what looks like a name is taken for one.
-    assert found(old, new, names=declared_names(None)) == [("value", "$.users.*.name")]
-    assert Names(None).shown("x" * 41) == "*"
+
+
+@pytest.mark.parametrize(
+    ("params", "result"),
+    [
+        ("", ""),
+        ('{"properties": {"q": {}}}', ""),
+        ("", '{"type": "object"}'),
+        ("", '{"type": "object", "additionalProperties": {"type": "integer"}}'),
+        ("{nonsense", "[" * 5000),
+    ],
+)
+def test_a_key_that_no_schema_declares_is_hidden_whatever_it_looks_like(params, result):
+    names = declared_names(OperationDeclaration(params_schema=params, result_schema=result), None)
+    old, new = {"q": 1, "alice_smith": 2, "x": [1]}, {"q": 1, "alice_smith": 3, "x": [], "y": 0}
+    hidden = [("value", "$.*2"), ("length", "$.*3"), ("extra", "$.*4")]
+    assert found(old, new, names=names) == hidden
+
+
+def test_the_schema_of_params_counts_without_one_of_the_result():
+    declared = OperationDeclaration(params_schema='{"properties": {"key": {}}}')
+    assert found({"key": 1}, {"key": 2}, names=declared_names(declared)) == [("value", "$.key")]
+
+
+def test_beyond_some_thousand_elements_only_equality_is_asked():
+    rows = [[n] for n in range(MAX_ELEMENTS)]
+    old, new = {"at": 1, "rows": rows, "end": 1}, {"at": 2, "rows": [*rows[:-1], [0]], "end": 1}
+    assert found(old, new, "at") == [("size", "$.rows")]
+    assert found(old, {**old, "at": 2}, "at") == []
+    assert found({**old, "etag": 1}, {**old, "etag": 2}, "etag") == []
+    assert found(old, {**old, "end": 2}) == [("size", "$")]
+    assert found(old, {"at": 1, "rows": [[1], *rows[1:]], "end": 1})[0] == ("value", "$.rows[0][0]")
+
+
+def test_paths_with_many_stars_are_matched_in_bounded_time():
+    old, new = ('{"a":' * 60 + leaf + "}" * 60 for leaf in "12")
+    ignored = Ignored(["**.a." * 6 + "**.x"])
+    (difference,) = compare(Answer(OK, old), Answer(OK, new), ignored)
+    assert difference.path == "$" + ".a" * 60
+
+
+def test_a_value_of_another_type_is_shown_too():
+    (shown,) = compare(answer({"a": 5}), answer({"a": "5.00"}), show_values=True)
+    assert (shown.kind, shown.old, shown.new) == ("type", "5", '"5.00"')
 
 
 JSON = st.recursive(

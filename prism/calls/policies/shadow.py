@@ -3,7 +3,8 @@
 Theory of operation. A call that is to be copied gets a ``Mirror`` as its witness. When the call is
 given to its instance (so it may be made, and its params are good), the copy is put into the
 shadow's queue; a task of the shadow's own sends it afterwards, so the call's frame never waits for
-it. The two answers come in any order. Once both are there, the same task compares them.
+it. The two answers come in any order. Once both are there, another task compares them, one call's
+after the other's, so that copies are sent and given up in time meanwhile.
 
 Nothing of this comes back to the call: a copy has a lease on the shadow's instance and none on the
 namespace's, a deadline of its own that is as long, and an account of its own for its params and
@@ -64,7 +65,7 @@ SHADOW_METADATA = "prism-shadow"
 """Tells a plugin that a call is a copy."""
 MAX_KNOWN = 500
 """Operations whose names are kept; then they are found anew."""
-SMALL = 16 * 1024
+SMALL = 2 * 1024
 """Bytes of two answers up to which they are compared in the event loop: some hundred
 microseconds; larger ones in a thread."""
 
@@ -111,6 +112,7 @@ class Shadow(Policy):
         self._waiting: deque[Copy] = deque()
         self._answered: deque[Copy] = deque()
         self._runs = False
+        self._compares = False
         self._woken = trio.Event()
         self._told: set[tuple[str, str]] = set()
         self._known_names: dict[
@@ -178,8 +180,9 @@ class Shadow(Policy):
     def compare_soon(self, copy: "Copy") -> None:
         """Both answers to the call are there."""
         self._answered.append(copy)
-        if self.tasks is not None:
-            self._wake(self.tasks)
+        if self.tasks is not None and not self._compares:
+            self._compares = True
+            self.tasks.start(self._compare_all)
 
     def _wake(self, tasks: TaskPool) -> None:
         if self._runs:
@@ -189,7 +192,7 @@ class Shadow(Policy):
             tasks.start(self._run)
 
     async def _run(self) -> None:
-        """Send copies, compare answers, and give up copies whose time is up; while there are any.
+        """Send copies, and give up those whose time is up; while there are any.
 
         Cancelling gives them all up, so that the shadow's instance can go.
         """
@@ -198,9 +201,6 @@ class Shadow(Policy):
                 self._woken = trio.Event()
                 while self._waiting:
                     self._waiting.popleft().send()
-                while self._answered:
-                    await self._compare(self._answered.popleft())
-                    await trio.lowlevel.checkpoint()
                 due = inf
                 now = trio.current_time()
                 for copy in list(self.open):
@@ -208,37 +208,50 @@ class Shadow(Policy):
                         copy.expire()
                     elif copy.deadline < due:
                         due = copy.deadline
-                if self.open and not self._waiting and not self._answered:
+                if self.open and not self._waiting:
                     with trio.move_on_at(due):
                         await self._woken.wait()
         finally:
             self._runs = False
             self.discard()
             self._waiting.clear()
+
+    async def _compare_all(self) -> None:
+        """Compare answers while there are any."""
+        try:
+            while self._answered:
+                await self._compare(self._answered.popleft())
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._compares = False
             self._answered.clear()
+            self._woken.set()  # perhaps no copy is left
 
     async def _compare(self, copy: "Copy") -> None:
         old, new = copy.old, copy.new
         if old is None or new is None or copy.done:
             return
-        names: Names = ALL_NAMES
         show_values = self.config.values == "keep"
-        if not show_values:
-            names = self._names(copy.operation)
+        declared = self._names(copy.operation)
+        names = ALL_NAMES if show_values else declared
         ignored, tally = self._ignored, self.tally
-        found: list[ResultDifference]
-        if SMALL < old.size + new.size < 2 * MAX_COMPARED:
+        is_told = (copy.instance_id, copy.operation) in self._told
 
-            def in_thread() -> list[ResultDifference]:
-                return compare(old, new, ignored, names, show_values=show_values)
-
-            found = await trio.to_thread.run_sync(in_thread)
-        else:
+        def both() -> tuple[list[ResultDifference], list[ResultDifference]]:
+            """What is reported, and what is logged: whoever may see the one may not the other."""
             found = compare(old, new, ignored, names, show_values=show_values)
+            if not show_values or not found or is_told:
+                return found, found
+            return found, compare(old, new, ignored, declared)
+
+        if SMALL < old.size + new.size < 2 * MAX_COMPARED:
+            found, logged = await trio.to_thread.run_sync(both)
+        else:
+            found, logged = both()
         copy.free()
         outcome = tally.add(copy.operation, copy.request_id, old, new, found, time.time())
         if outcome != "equal" and tally is self.tally:
-            self._tell(copy, found[0])
+            self._tell(copy, logged[0])
 
     def _names(self, operation: str) -> Names:
         """The names that may be shown: found once for what the two instances declare."""

@@ -1,6 +1,7 @@
 """Copies for the shadow: which calls, what is compared, and that nothing of it reaches the call."""
 
 import json
+import threading
 from functools import partial
 
 import msgspec
@@ -24,7 +25,12 @@ READ, WRITE = OperationAccess.READ, OperationAccess.WRITE
 DECLARED = {
     each.name: each
     for each in (
-        OperationDeclaration(name="get", idempotent=True, access=READ),
+        OperationDeclaration(
+            name="get",
+            idempotent=True,
+            access=READ,
+            result_schema='{"properties": {"a": {}, "at": {}, "secret": {}}}',
+        ),
         OperationDeclaration(name="next", access=READ),
         OperationDeclaration(name="set", idempotent=True, access=WRITE),
         OperationDeclaration(name="watch", streaming=True, access=READ),
@@ -310,6 +316,44 @@ async def test_the_first_difference_of_an_operation_is_told_once(shadowed, ask, 
     assert (event.kind, event.namespace) == ("shadow", "kv:shadow")
     assert event.reason == "the first difference of get: value at $.a"
     assert outcomes(namespace) == {"different": 3}
+
+
+@pytest.mark.parametrize("values", ["redact", "keep"])
+async def test_the_log_has_no_key_that_may_be_data(shadowed, ask, caplog, values):
+    namespace = shadowed(
+        partial(answers, {"a": 1, "alice": 1}), partial(answers, {"a": 1, "alice": 2}),
+        values=values,
+    )  # fmt: skip
+    await ask(namespace)
+    await wait_all_tasks_blocked()
+    (event,) = namespace.shadow.journal.events.recent()
+    assert event.reason == "the first difference of get: value at $.*2"
+    assert "alice" not in caplog.text
+    report = msgspec.json.encode(shadow_of(namespace).report()).decode()
+    assert ("$.alice" in report) == (values == "keep")
+
+
+async def test_copies_go_on_while_answers_are_compared(shadowed, ask, monkeypatch):
+    is_asked, may_end = trio.Event(), threading.Event()
+    inside = trio.lowlevel.current_trio_token()
+
+    def slow(*_arguments, **_more):
+        inside.run_sync_soon(is_asked.set)
+        may_end.wait(60)
+        return []
+
+    monkeypatch.setattr("prism.calls.policies.shadow.compare", slow)
+    large = {"a": "x" * 5000}
+    namespace = shadowed(partial(answers, large), partial(answers, large | {"b": 1}))
+    try:
+        await ask(namespace)
+        await is_asked.wait()
+        await ask(namespace)
+        await wait_all_tasks_blocked()
+        assert len(namespace.shadow.current.channel.requests) == 2
+        assert outcomes(namespace) == {}
+    finally:
+        may_end.set()
 
 
 async def test_large_answers_are_compared_in_a_thread(shadowed, ask):
