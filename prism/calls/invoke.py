@@ -152,7 +152,9 @@ def _why_safe(
 
 def _may_begin_anew(stream: ClientStream, error: CallError, retries: Retries | None) -> bool:
     """What the client has sent behind its first message may have been read, and is not kept."""
-    return isinstance(error, PluginUnavailable) or (retries is not None and stream.one_way)
+    if isinstance(error, PluginUnavailable):
+        return True
+    return stream.one_way and (retries is not None or isinstance(error, NEVER_BEGAN))
 
 
 def _is_kept_away(call: "Call") -> bool:

@@ -12,6 +12,7 @@ from prism.calls.budget import FLOOR, WINDOW
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.retries import FIRST_PAUSE, MAX_PAUSE, Retries
 from prism.calls.stream import ClientStream
+from prism.config.plugin_types import BalanceConfig
 from prism.config.types import BreakerConfig, NamespaceLimits, RetriesConfig
 from prism.contract.errors import (
     CallCancelled,
@@ -25,6 +26,8 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
+from prism.supervision.balance import Balance
+from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 UNAVAILABLE = ExecuteResponse(error="its backend is away", error_code=StatusCode.UNAVAILABLE)
 FINE = ExecuteResponse(success=True, result_json='"fine"')
@@ -419,12 +422,64 @@ async def test_one_that_opens_in_the_pause(retrying, make_call, autojump_clock):
     assert policy(namespace).budget.left == pytest.approx(RESERVE + 0.1, abs=0.1)
 
 
+def serve_both(namespace, first, second):
+    """Have two replicas in the place of the one, of which ``first`` is chosen first."""
+    balance = Balance(BalanceConfig(slow_start_seconds=0), "", now=trio.current_time)
+    slot = namespace.slot = SharedSlot(namespace.name, balance)
+    for name, instance in (("1", first), ("2", second)):
+        instance.id = f"kv/{name}"
+        member = ReplicaSlot(namespace.name, name)
+        slot.join(member, "")
+        member.fill(instance)
+    second.acquire()
+
+
+@pytest.mark.parametrize("config", [None, RetriesConfig()])
+@pytest.mark.parametrize(
+    ("one_way", "error", "moves"),
+    [
+        (True, Overloaded("full"), True),
+        (False, Overloaded("full"), False),  # what the client has sent may be gone with it
+        (False, PluginUnavailable("gone"), True),
+        (True, GONE, False),
+    ],
+)
+async def test_a_stream_that_never_began_moves_to_another_replica_at_once(
+    retrying, make_call, autojump_clock, one_way, error, moves, config
+):
+    namespace, _ = retrying(FINE)
+    namespace.update(replace(namespace.config, retries=config))
+
+    class Opening:
+        def __init__(self, number):
+            self.number = number
+
+        async def __aenter__(self):
+            opened.append((self.number, trio.current_time()))
+            raise error if self.number == 1 else PluginError(StatusCode.NOT_FOUND, "no such thing")
+
+        async def __aexit__(self, *_):
+            pass
+
+    opened = []
+    full, free = namespace.slot.current, copy.copy(namespace.slot.current)
+    for number, instance in enumerate((full, free), 1):
+        instance.channel = type(full.channel)(full.channel.answer)
+        instance.channel.execute_stream = lambda *_, number=number: Opening(number)
+    serve_both(namespace, full, free)
+    call = make_call(namespace, "watch", stream=Messages(one_way=one_way))
+    began = trio.current_time()
+    call.proceed()
+    with pytest.raises(PluginError if moves else type(error)):
+        await call.outcome()
+    assert opened == [(1, began), (2, began)][: 1 + moves]
+    assert call.attempts == 1 + moves
+
+
 async def test_another_replica_is_taken(retrying, make_call, autojump_clock):
-    """The one that has refused is asked again only where there is no other."""
+    """The one that has answered that it cannot is asked again only where there is no other."""
     namespace, times = retrying(FINE)
     ill, well = namespace.slot.current, copy.copy(namespace.slot.current)
-    well.generation, well.id = 2, "kv/2"
-    namespace.slot.choose = lambda avoid=None: well if avoid is ill else ill
     well.channel = type(ill.channel)(ill.channel.answer)
 
     async def refuse(request):
@@ -432,8 +487,9 @@ async def test_another_replica_is_taken(retrying, make_call, autojump_clock):
         return UNAVAILABLE
 
     ill.channel.answer = refuse
+    serve_both(namespace, ill, well)
     call = make_call(namespace)
     call.proceed()
     assert await call.outcome() == b'"fine"'
     assert times[0] == "refused"
-    assert call.instance_id == "kv/2"
+    assert (call.instance_id, len(times)) == ("kv/2", 2)
