@@ -9,6 +9,7 @@ import httpx
 import pytest
 import trio
 
+from prism.calls.policies import POLICIES
 from prism.calls.router import Router
 from prism.contract.messages import ExecuteResponse
 from prism.frontends.answering import Observer
@@ -45,7 +46,7 @@ async def test_the_door(page, make_namespace):
         assert (unknown.status_code, unknown.json()["reason"]) == (404, "unknown_namespace")
 
 
-async def test_the_policy(page, make_namespace):
+async def test_the_policy(page, make_namespace, monkeypatch):
     begun, go_on = trio.Event(), trio.Event()
     running = 0
 
@@ -57,8 +58,8 @@ async def test_the_policy(page, make_namespace):
         await go_on.wait()
         return ExecuteResponse(success=True)
 
+    monkeypatch.setattr("prism.calls.policies.POLICIES", (*POLICIES, page.PrincipalLimit))
     namespace = make_namespace(wait)
-    namespace.policies = (*namespace.policies, page.PrincipalLimit(namespace))
     statuses = []
     async with through_the_door(page, namespace) as client:
 
