@@ -40,7 +40,8 @@ Examples:
 \b
 Calls that may write are left out unless --writes is given. Of a recording whose values are
 redacted, the answers cannot be compared: that all calls are answered, and how fast, is told.
-Exit status: 0 all answers are equal, 1 some differ or did not come, 2 wrong usage.
+Exit status: 0 all answers are equal, 1 some differ or did not come, 2 wrong usage, or there
+is no such namespace.
 """
 
 
@@ -116,6 +117,7 @@ def replay(
         target_url(url, namespace, "any")  # refuses names that are none
         headers = credential_headers(key_file)
         target: Target = ProxyTarget(url, namespace, headers, tls_context(ca_cert, cert))
+        _warn_if_recorded(Path(file), namespace)
     else:
         config, credentials = _settings(plugin_config), _credentials(plugin_credentials)
         target = PluginTarget(list(command), config, credentials)
@@ -133,6 +135,21 @@ def replay(
     if not report["played"]:
         click.echo(f"prism: {_nothing(report)}", err=True)
     sys.exit(0 if report["is_equal"] else 1)
+
+
+def _warn_if_recorded(file: Path, namespace: str) -> None:
+    from prism.observability.audit_reading import is_written
+
+    try:
+        is_recorded = is_written(file)
+    except OSError:  # which is said when it is read
+        return
+    if is_recorded:
+        click.echo(
+            f"prism: a proxy is recording to {file}: where that is namespace {namespace}, these "
+            "calls are added to it, too; replay a copy, or without `record`",
+            err=True,
+        )
 
 
 def _settings(text: str) -> str:

@@ -63,7 +63,7 @@ def check_rules(config: Config, at: Place) -> None:
     sockets: dict[str, Place] = {}
     files: dict[str, Place] = {}
     if config.audit is not None:
-        files[os.path.normpath(config.audit.file)] = at["audit"]["file"]
+        _check_file_is_own(config.audit.file, at["audit"]["file"], files)
     for place, namespace in zip(namespaces, config.namespaces, strict=True):
         check_plugin(namespace.plugin, place["plugin"])
         _check_access(namespace.access, place["access"], at["authentication"])
@@ -443,6 +443,8 @@ def _check_socket_is_own(plugin: PluginConfig, at: Place, sockets: dict[str, Pla
 
 
 def _check_file_is_own(file: str, at: Place, files: dict[str, Place]) -> None:
+    if os.path.realpath(file) == os.path.realpath(at.report.file):
+        at.error("this is the configuration itself, and lines would be added to it; name another")
     earlier = files.setdefault(os.path.normpath(file), at)
     if earlier is not at:
         at.error(f"the file is taken by line {earlier.line}; each recording needs its own")

@@ -132,5 +132,8 @@ def test_recordings_have_files_of_their_own():
     )
     (problem,) = problems("{config: {}}", more=record + second % "./calls.jsonl")
     assert problem.startswith("namespaces[1].record.file: the file is taken by line")
+    for more in ("    record: {file: ./prism.yaml}\n", "audit: {file: ../prism/prism.yaml}\n"):
+        (problem,) = problems("{config: {}}", more=more)
+        assert "file: this is the configuration itself" in problem
     (problem,) = problems("{config: {}}", more=record + "audit: {file: calls.jsonl}\n")
     assert problem.startswith("namespaces[0].record.file: the file is taken by line")

@@ -1,6 +1,7 @@
 """Calls of a real proxy are recorded, and played against other versions of its plugin."""
 
 import json
+import shutil
 import signal
 import stat
 import subprocess
@@ -114,6 +115,19 @@ def test_against_a_namespace_of_a_running_proxy(recording, start_prism, tmp_path
     status, report, errors = replay(directory, "--against", "http://127.0.0.1:9", "kv")
     assert (status, report) == (1, {})
     assert "cannot call" in errors
+
+
+def test_a_file_that_is_being_recorded_to_draws_a_warning(start_prism, tmp_path):
+    proxy = start_prism(recorded(tmp_path, values="keep"))
+    proxy.call("kv", "get", {"key": "a"})
+    eventually(lambda: len(lines(tmp_path)) == 1)
+    status, _, errors = replay(tmp_path, "--against", proxy.url, "kv")
+    assert (status, "a proxy is recording to" in errors) == (0, True)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    shutil.copy(tmp_path / "kv.jsonl", copied)
+    status, _, errors = replay(copied, "--against", proxy.url, "kv")
+    assert (status, errors) == (0, "")
 
 
 @pytest.mark.parametrize("which", ["another namespace", "the admin port"])
