@@ -23,17 +23,18 @@ _NEARLY_ONE = 1 - 1e-9
 
 class Budget:
     """Of ``calls`` calls in ``seconds`` seconds, at most ``share * calls + FLOOR * (seconds +
-    WINDOW)`` are given one attempt more.
+    WINDOW)`` are given one attempt more; ``used`` have been so far.
 
     What calls bring is kept in two parts, the last five seconds' and what is up to as much older,
     which is forgotten when the next five seconds begin.
     """
 
-    __slots__ = ("_filled", "_next", "_older", "_recent", "_reserve", "refused", "share")
+    __slots__ = ("_filled", "_next", "_older", "_recent", "_reserve", "refused", "share", "used")
 
     def __init__(self) -> None:
         self.share = 0.0
         self.refused = 0
+        self.used = 0
         self._recent = 0.0
         self._older = 0.0
         self._next = -inf  # when the recent part becomes the older one
@@ -61,11 +62,13 @@ class Budget:
         used = min(self._recent, missing)
         self._recent -= used
         self._reserve = max(0.0, self._reserve - (missing - used))
+        self.used += 1
         return True
 
     def give_back(self) -> None:
         """The attempt that was paid for was not made."""
         self._recent += 1.0
+        self.used -= 1
 
     @property
     def left(self) -> float:

@@ -6,7 +6,9 @@ costs the table as much time as it is away, and one interval.
 """
 
 import json
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +25,6 @@ from prism.cli.output import (
     end_on_interrupt,
     output_option,
     print_line,
-    show_data,
 )
 from prism.cli.screen import ENDED, RESUMED, Screen
 
@@ -49,8 +50,13 @@ SORTS = {
     "in-flight": "in_flight",
     "name": "namespace",
 }
-HEAD = ["NAMESPACE", "CALLS/S", "P50 MS", "P99 MS", "ERRORS/S", "REFUSED/S", "IN FLIGHT"]
-HEAD += ["QUEUED", "STREAMS", "WAITING"]
+HEAD = ["NAMESPACE", "CALLS/S", "P50 MS", "P99 MS", "ERR/S", "IN FLIGHT", "QUEUED"]
+"""The columns that all tables have, the most useful first: what there is no room for is left out
+at the end. ``FIRST`` come next, where there are any, ``TAIL``, and what else policies show."""
+FIRST = ["breaker", "replicas"]
+TAIL = ["REFUSED/S", "STREAMS", "WAITING"]
+COUNTED = {"rate": "refused", "retries": "used", "hedging": "sent"}
+"""Of what a policy shows, the counter of which the table has how often a second it was."""
 ADMISSION = "concurrency"
 """The policy that all have: what it shows is in columns of its own."""
 KEYS = {
@@ -100,7 +106,8 @@ def top(
 ) -> None:
     """Watch what the namespaces have to do: rates, latencies, errors.
 
-    With --output json or yaml each interval is a line of JSON, or a YAML document.
+    With --output json or yaml each interval, also that of --once, is a line of JSON, or a YAML
+    document.
     """
     board = Board(admin.address, sort, rows)
     if output == "table" and not once and sys.stdout.isatty():
@@ -125,10 +132,9 @@ def _print(board: "Board", admin: Admin, interval: float, output: str, *, once: 
                 click.echo(f"prism: {board.trouble}; trying again", err=True)
             continue
         if output == "table":
-            for line in board.lines(sys.maxsize):
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            for line in board.lines(sys.maxsize, width):
                 print_line(line)
-        elif once:
-            show_data(board.record(), output)
         else:
             print_line(_line(board.record(), output))
         if once:
@@ -214,19 +220,28 @@ class Board:
         busy = sum(row["calls_per_second"] > 0 for row in shown)
         total = sum(row["calls_per_second"] for row in shown)
         errors = sum(row["errors_per_second"] for row in shown)
-        said = f"{self._address}: {total:,.0f} calls/s, {errors:,.1f} errors/s, "
-        said += f"{busy:,} of {len(shown):,} namespaces have calls; by {self.sort}"
+        rates = f"{total:,.0f} calls/s, {errors:,.1f} errors/s"
+        busy_ones = f"{busy:,} of {len(shown):,} namespaces have calls; by {self.sort}"
+        said = [f"{self._address}: {rates}, {busy_ones}", f"{rates}, {busy_ones}", rates]
         if self.trouble:
-            said = f"{self.trouble}; trying again"
+            said = [f"{self.trouble}; trying again"]
         elif not self._seconds:
-            said = f"{self._address}: a moment, for an interval"
-        room = max(height - 4, 1)  # the line above, one empty, the head, and one for the rest
+            said = [f"{self._address}: a moment, for an interval"]
+        heading = _heading(said, width)
+        # The lines above, one empty, the head, and one for the rest.
+        room = max(height - 3 - len(heading), 1)
         most = room if self._most is None else min(room, self._most)
         rows = in_order(shown, self.sort)
-        lines = [said, "", *table(rows[:most])]
+        lines = [*heading, "", *table(rows[:most], width)]
         if len(rows) > most:
             lines.append(f"... and {len(rows) - most:,} more")
         return [line[:width] for line in lines[:height]]
+
+
+def _heading(said: Sequence[str], width: int | None) -> list[str]:
+    """The first of ``said`` that there is room for, or the last on two lines."""
+    fitting = [each for each in said if width is None or len(each) <= width]
+    return fitting[:1] or textwrap.wrap(said[-1], width or 80, max_lines=2, placeholder="...")
 
 
 def differences(before: Sample, after: Sample) -> list[Row]:
@@ -249,6 +264,7 @@ def _row(before: Sample, after: Sample, bounds: Sequence[float], seconds: float)
     durations = after.get("durations", [])
     known = before.get("durations") or [0] * len(durations)
     counts = [max(now - then, 0) for now, then in zip(durations, known, strict=True)]
+    earlier = before.get("policies", {})
     admission = after.get("policies", {}).get(ADMISSION, {})
     return {
         "namespace": after["namespace"],
@@ -265,7 +281,18 @@ def _row(before: Sample, after: Sample, bounds: Sequence[float], seconds: float)
         "replicas": after.get("replicas", 1),
         "replicas_ready": after.get("replicas_ready", int(after["ready"])),
         "policies": after.get("policies", {}),
+        "used_per_second": {
+            name: max(_used(name, state) - _used(name, earlier.get(name, state)), 0) / seconds
+            for name, state in after.get("policies", {}).items()
+            if name in COUNTED
+        },
     }
+
+
+def _used(policy: str, state: Mapping[str, Any]) -> int:
+    """How often a policy has done what it is there for."""
+    limits = state.values() if policy == "rate" else [state]
+    return sum(each.get(COUNTED[policy], 0) for each in limits if isinstance(each, dict))
 
 
 def percentile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
@@ -294,22 +321,46 @@ def in_order(rows: Iterable[Row], sort: str) -> list[Row]:
     return sorted(rows, key=lambda row: (-(row[name] or 0), row["namespace"]))
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row], width: int | None = None) -> list[str]:
     """A line for the head, and one for each row. There is a column for replicas, and one for each
-    policy, where one of the rows has them."""
-    several = ["replicas"] if any(row["replicas"] > 1 for row in rows) else []
-    policies = {name for row in rows for name in row["policies"]} - {ADMISSION}
-    more = [*several, *sorted(policies)]
-    head = [*HEAD, *(name.replace("_", " ").upper() for name in more)]
-    cells = [head, *([*_cells(row), *(_more(row, name) for name in more)] for row in rows)]
+    policy, where one of the rows has them; as many columns as ``width`` has room for."""
+    more = {name for row in rows for name in row["policies"]} - {ADMISSION}
+    if any(row["replicas"] > 1 for row in rows):
+        more.add("replicas")
+    first = [name for name in FIRST if name in more]
+    last = sorted(more - {*FIRST})
+    head = [*HEAD, *map(str.upper, first), *TAIL]
+    left = {0, *range(len(HEAD), len(HEAD) + len(first)), *range(len(head), len(head) + len(last))}
+    head += [name.replace("_", " ").upper() for name in last]
+    cells = [head]
+    for row in rows:
+        states = [_more(row, name) for name in [*first, *last]]
+        cells.append([*_cells(row), *states[: len(first)], *_tail(row), *states[len(first) :]])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    # Closer together where the useful ones would else have no room.
+    gap, shown = GAP, _fitting(widths, GAP, width)
+    if shown < len(HEAD) + len(first):
+        gap, shown = " ", _fitting(widths, " ", width)
     return [
-        GAP.join(
-            text.rjust(width) if 0 < place < len(HEAD) else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        gap.join(
+            text.ljust(width) if place in left else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line[:shown], widths[:shown], strict=True))
         ).rstrip()
         for line in cells
     ]
+
+
+def _fitting(widths: Sequence[int], gap: str, width: int | None) -> int:
+    """How many columns there is room for."""
+    if width is None:
+        return len(widths)
+    used = 0
+    for shown, each in enumerate(widths):
+        used += each
+        if used > width:
+            return max(shown, 1)
+        used += len(gap)
+    return len(widths)
 
 
 def _cells(row: Row) -> list[str]:
@@ -319,12 +370,13 @@ def _cells(row: Row) -> list[str]:
         _milliseconds(row["p50_seconds"]),
         _milliseconds(row["p99_seconds"]),
         f"{row['errors_per_second']:,.1f}",
-        f"{row['refused_per_second']:,.1f}",
         f"{row['in_flight']}/{row['max_in_flight']}",
         str(row["queued"]),
-        str(row["open_streams"]),
-        str(row["waiting"]),
     ]
+
+
+def _tail(row: Row) -> list[str]:
+    return [f"{row['refused_per_second']:,.1f}", str(row["open_streams"]), str(row["waiting"])]
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -338,6 +390,27 @@ def _more(row: Row, name: str) -> str:
     state = row["policies"].get(name)
     if state is None:
         return "-"
-    if isinstance(state.get("state"), str):  # of all that it shows, what it does
-        return cell(state["state"])
-    return ", ".join(f"{key.replace('_', ' ')} {cell(value)}" for key, value in state.items())
+    if name in COUNTED:
+        often = row["used_per_second"].get(name, 0.0)
+        return f"{often:,.1f}/s" if often else "-"
+    if name == "breaker":
+        return _breaker(state)
+    if name == "shedding":
+        refusing = state.get("refusing", "nothing")
+        return "-" if refusing == "nothing" else cell(refusing)
+    if name == "record":
+        return "trouble" if state.get("trouble") else str(state.get("written", 0))
+    if name == "shadow":
+        return f"{state.get('different', 0)} differ"
+    shown = state.get("state")  # of all that a policy shows, what it does
+    return cell(shown) if isinstance(shown, str) else "yes"
+
+
+def _breaker(state: Mapping[str, Any]) -> str:
+    """Where it stands, or how many of several are not closed."""
+    instances = [state, *state.get("instances", [])]
+    found = [cell(each["state"]).replace("_", "-") for each in instances if each.get("state")]
+    bad = [each for each in found if each != "closed"]
+    if len({*found}) <= 1:
+        return found[0] if found else "-"
+    return f"{len(bad)} of {len(found)} {'open' if 'open' in bad else bad[0]}"

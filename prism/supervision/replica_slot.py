@@ -38,6 +38,15 @@ class SharedSlot(Slot):
     def size(self) -> int:
         return len(self.members)
 
+    @property
+    def serving(self) -> int:
+        return sum(
+            slot.current is not None
+            and slot.current.takes_calls
+            and not (slot.replica is not None and slot.replica.ejected_until)
+            for slot in self.members
+        )
+
     def choose(self, avoid: Instance | None = None) -> Instance:
         canary = None if avoid is not None else self._next_canary()
         if canary is not None:

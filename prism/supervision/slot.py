@@ -71,6 +71,11 @@ class Slot:
         """How many there would be if all were there."""
         return 1
 
+    @property
+    def serving(self) -> int:
+        """How many get calls now."""
+        return int(self.is_ready)
+
     def choose(self, avoid: Instance | None = None) -> Instance:
         """The instance for the next call: another than ``avoid``, if there is one. A
         canary that fails is passed over.

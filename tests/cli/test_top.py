@@ -59,6 +59,7 @@ def test_rates_and_percentiles_are_differences_of_two_answers():
         "replicas": 1,
         "replicas_ready": 1,
         "policies": {"concurrency": {"limit": 8, "queued": 4}},
+        "used_per_second": {},
     }
 
 
@@ -105,23 +106,66 @@ def test_policies_have_columns_where_one_of_the_rows_has_them():
             "other",
             0.0,
             ready=False,
-            policies={"rate": {"refused_calls": 3, "keys": 1}, "concurrency": {}},
+            policies={"rate": {"namespace": {"refused": 3}}, "concurrency": {}},
         ),
     ]
     head, first, second = table(rows)
     assert head.startswith("NAMESPACE          CALLS/S  P50 MS")
-    assert head.endswith("WAITING  BREAKER    RATE")
-    assert first.endswith("0  half\ufffdopen  -")
+    assert head.endswith("QUEUED  BREAKER    REFUSED/S  STREAMS  WAITING  RATE")
+    assert first.endswith("0  half\ufffdopen        0.0        0        0  -")
     assert second.startswith("other (no plugin)      0.0       -")
-    assert second.endswith("0  -          refused calls 3, keys 1")
+    assert second.endswith("0  -                0.0        0        0  -")
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "after", "shown"),
+    [
+        ("rate", {"principal": {"refused": 1}, "store": "up"},
+         {"principal": {"refused": 4}, "client": {"refused": 2}, "store": "up"}, "2.5/s"),
+        ("retries", {"used": 7}, {"used": 7, "left": 3.5}, "-"),
+        ("hedging", {"sent": 1}, {"sent": 2}, "0.5/s"),
+        ("shedding", {}, {"refusing": "nothing"}, "-"),
+        ("shedding", {}, {"refusing": "low", "refused": 9}, "low"),
+        ("record", {}, {"file": "calls.jsonl", "written": 12, "trouble": ""}, "12"),
+        ("shadow", {}, {"share": 1.0, "equal": 5, "different": 2}, "2 differ"),
+        ("breaker", {}, {"action": "auto", "state": "half_open"}, "half-open"),
+        ("breaker", {}, {"instances": [{"state": "open"}, {"state": "closed"},
+                                       {"state": "closed"}]}, "1 of 3 open"),
+        ("breaker", {}, {"instances": [{"state": "closed"}, {"state": "closed"}]}, "closed"),
+    ],
+)  # fmt: skip
+def test_a_policy_shows_one_word_or_number(policy, before, after, shown):
+    rows = differences(
+        a_sample(0.0, kv(policies={policy: before})), a_sample(2.0, kv(policies={policy: after}))
+    )
+    head, line = table(rows)
+    assert line[head.index(policy.upper()) :].partition("  ")[0].strip() == shown
+
+
+def test_on_80_columns_there_is_what_is_most_useful_and_the_heading_whole():
+    policies = {
+        "breaker": {"instances": [{"state": "open"}, {"state": "closed"}]},
+        "rate": {"namespace": {"refused": 3}},
+    }
+    board = Board("http://127.0.0.1:50052")
+    for clock in (1.0, 2.0):
+        board.take(a_sample(clock, kv({"OK": 1}, [1, 0, 0, 0], replicas=3, policies=policies)))
+    lines = board.lines(24, 80)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].endswith("namespaces have calls; by rate")
+    assert lines[2].endswith(" BREAKER     REPLICAS")
+    assert "1 of 2 open" in lines[3]
+    assert "RATE" in board.lines(24)[2].split()
+    board.take(None, "cannot reach the admin port at http://127.0.0.1:50052: Connection refused")
+    assert " ".join(board.lines(24, 80)[:2]).endswith("refused; trying again")
 
 
 def test_replicas_have_a_column_where_there_are_any():
     rows = [a_row("kv", 0.0, replicas=3, replicas_ready=2), a_row("gone", 0.0, ready=False)]
     head, first, second = table(rows)
-    assert head.endswith("WAITING  REPLICAS")
-    assert first.endswith("0  2/3")
-    assert second.endswith("0  0/1")
+    assert head.endswith("QUEUED  REPLICAS  REFUSED/S  STREAMS  WAITING")
+    assert first.split()[7] == "2/3"
+    assert second.split()[9] == "0/1"
 
 
 def test_thousands_have_as_many_lines_and_columns_as_there_is_room_for():
@@ -130,9 +174,10 @@ def test_thousands_have_as_many_lines_and_columns_as_there_is_room_for():
     assert not board.take(a_sample(1.0, *(kv(namespace=name) for name in names)))
     busy = [kv({"OK": n + 1}, [n + 1, 0, 0, 0], namespace=name) for n, name in enumerate(names)]
     assert board.take(a_sample(2.0, *busy))
-    lines = board.lines(10, 30)
+    lines = board.lines(10, 40)
     assert len(lines) == 10
-    assert max(map(len, lines)) == 30
+    assert max(map(len, lines)) <= 40
+    assert lines[2] == "NAMESPACE CALLS/S P50 MS P99 MS ERR/S"
     assert lines[3].split()[0] == "ns-4999"
     assert lines[-1] == "... and 4,994 more"
     assert len(board.record()["namespaces"]) == 5000
@@ -326,7 +371,8 @@ def test_once_is_a_table_or_numbers(port):
     with run(port, "--once", "--rows", "1") as top:
         assert top.stdout.read().splitlines()[3].split()[:2] == ["kv", "42.0"]
     with run(port, "--once", "-o", "json", "--sort", "name") as top:
-        found = json.load(top.stdout)
+        (line,) = top.stdout.read().splitlines()
+    found = json.loads(line)
     assert [row["namespace"] for row in found["namespaces"]] == ["idle", "kv"]
     assert found["namespaces"][1]["calls_per_second"] == 42.0
 

@@ -250,6 +250,7 @@ async def test_one_that_fails_at_once_does_not_attract_the_calls(tmp_path):
         ejected = status.replicas[0]
         assert (ejected.share, ejected.ejections, ejected.state) == (0, 1, "ready")
         assert 0 < ejected.ejected_for <= 3600
+        assert proxy.supervisor.slots["ns"].serving == 2
         events = [
             each.reason for each in proxy.supervisor.events.recent() if each.kind == "replica"
         ]

@@ -53,6 +53,7 @@ class Retries(Policy):
             "attempts": self.attempts,
             "budget": self.budget.share,
             "left": round(self.budget.left, 1),
+            "used": self.budget.used,
             "over_budget": self.budget.refused,
         }
 

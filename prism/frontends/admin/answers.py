@@ -122,7 +122,7 @@ def _traffic_of(namespace: Namespace, totals: Totals | None) -> NamespaceTraffic
         open_streams=namespace.streams_by_client.total(),
         waiting=slot.waiting,
         replicas=slot.size if several else 1,
-        replicas_ready=sum(each.takes_calls for each in slot.instances()) if several else 0,
+        replicas_ready=slot.serving if several else 0,
         policies={each.name: each.state() for each in namespace.policies if each.name},
         **({} if totals is None else _counted(totals)),
     )

@@ -188,7 +188,7 @@ class NamespaceTraffic(msgspec.Struct, frozen=True, omit_defaults=True):
     `calls` are those that have ended, by gRPC status; `durations` as many in each of the buckets
     of `bounds`, the last of which is that of longer ones; `seconds` how long all took together.
     `waiting` calls wait for the plugin; `ready` is whether there is one. Where it has several
-    `replicas`, `replicas_ready` take calls. `policies` is what those that are configured show of
+    `replicas`, `replicas_ready` get calls. `policies` is what those that are configured show of
     themselves.
     """
 

@@ -371,7 +371,7 @@ async def test_what_operators_see_and_change(retrying, ask, autojump_clock):
         await ask(namespace)
     state = retries.state()
     assert state.pop("left") == pytest.approx(8.15, abs=0.1)  # by how long the pauses were
-    assert state == {"attempts": 3, "budget": 0.1, "over_budget": 0}
+    assert state == {"attempts": 3, "budget": 0.1, "used": 2, "over_budget": 0}
     config = RetriesConfig(attempts=2, budget=0.0)
     namespace.update(replace(namespace.config, retries=config))
     assert policy(namespace) is retries
