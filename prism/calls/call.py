@@ -25,7 +25,7 @@ from mypy_extensions import mypyc_attr
 from prism.access.identity import ANONYMOUS
 from prism.access.permissions import Decision
 from prism.calls.admission import Ticket
-from prism.calls.invoke import invoke, retry
+from prism.calls.invoke import NextAttempt, invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.overload import HIGH
@@ -255,10 +255,9 @@ class Call(ABC):
             metadata["tracestate"] = self.tracestate
         return {**metadata, **self.metadata} if self.metadata else metadata
 
-    def proceed(self, avoid: Instance | None = None) -> None:
-        """Enter the policies that were not entered yet, and invoke the plugin then, on another
-        instance than ``avoid`` if there is one. The first time, ``target`` and ``deadline`` are
-        set."""
+    def proceed(self, following: NextAttempt | None = None) -> None:
+        """Enter the policies that were not entered yet, and invoke the plugin then, as the attempt
+        ``following`` if it was before. The first time, ``target`` and ``deadline`` are set."""
         if self.done or self.target is None:
             return
         self._waiting = None
@@ -270,7 +269,7 @@ class Call(ABC):
                 self._entered += 1
                 if waits:
                     return
-            invoke(self, avoid)
+            invoke(self, following)
         except CallError as error:
             self.end(error)
         except Exception:

@@ -4,6 +4,8 @@ to the next one, if it failed and that is safe."""
 import logging
 from typing import TYPE_CHECKING
 
+import trio
+
 from prism.access.permissions import needed
 from prism.calls.budget import Budget
 from prism.calls.deadlines import Alarm
@@ -13,6 +15,7 @@ from prism.calls.relay import relay_stream
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     CallError,
+    CircuitOpen,
     Draining,
     InternalError,
     InvalidRequest,
@@ -38,9 +41,9 @@ MAY_HAVE_RUN = (PluginCrashed, PluginMisbehaved, Draining)
 """What it ends with when the instance went away under it: safe if declared idempotent."""
 
 
-def invoke(call: "Call", avoid: Instance | None = None) -> None:
-    """Hand ``call``, which every policy has let pass, to an instance of the namespace's plugin, to
-    another one than ``avoid`` if there is any.
+def invoke(call: "Call", following: "NextAttempt | None" = None) -> None:
+    """Hand ``call``, which every policy has let pass, to an instance of the namespace's plugin; as
+    the attempt ``following``, to another one than has failed if there is any.
 
     Raises:
         PluginUnavailable: there is none.
@@ -48,10 +51,13 @@ def invoke(call: "Call", avoid: Instance | None = None) -> None:
         UnknownOperation, InvalidRequest: it does not offer this.
     """
     assert call.target is not None  # noqa: S101 - no call comes here without
-    instance = call.target.slot.choose(avoid)
+    instance = call.target.slot.choose(None if following is None else following.failed)
     call.instance_id = instance.id
     _check_offered(call, instance)
-    call.begin_attempt(instance)
+    if following is None:
+        call.begin_attempt(instance)
+    else:
+        following.begin(instance)
     if call.hedge is not None:
         call.hedge.begin(instance)
     if call.stream is not None:
@@ -115,14 +121,14 @@ def retry(call: "Call", error: CallError, failed: Instance | None) -> None:
         call.end(error)
         return
     if is_free or retries is None:
-        _Next(call, error, why, failed, None, 0.0).ring()
+        NextAttempt(call, error, why, failed, None, 0.0).ring()
         return
     pause = retries.pause(call, error.retry_after, at_once=is_gone)
     due = turn_time() + pause
     if due >= call.deadline or not retries.budget.take():
         call.end(error)
         return
-    following = _Next(call, error, why, failed, retries.budget, due)
+    following = NextAttempt(call, error, why, failed, retries.budget, due)
     if pause:
         call.target.deadlines.alarms.add(following)
         call.wait_for(following)
@@ -162,11 +168,11 @@ def _is_kept_away(call: "Call") -> bool:
     return call.circuit is not None and call.circuit.refuses()
 
 
-class _Next(Alarm):
-    """The next attempt of a call that ``failed`` ended with ``error``, after its pause; the
-    ``budget`` has paid for it."""
+class NextAttempt(Alarm):
+    """The next attempt of a call that ``failed`` ended with ``error``, after its pause. The
+    ``budget`` has paid for it, and has that back if it is not made."""
 
-    __slots__ = ("_budget", "_call", "_error", "_failed", "_why")
+    __slots__ = ("_budget", "_call", "_error", "_task", "_why", "failed")
 
     def __init__(
         self,
@@ -180,11 +186,12 @@ class _Next(Alarm):
         super().__init__(due)
         if isinstance(error, NEVER_BEGAN):
             call.plugin_seconds = None  # what was measured was not a call
+        self.failed = failed
         self._call = call
         self._error = error
         self._why = why
-        self._failed = failed
         self._budget = budget
+        self._task: trio.CancelScope | None = None
 
     def ring(self) -> None:
         """Make it, or wait for an instance that it can be made on."""
@@ -194,24 +201,41 @@ class _Next(Alarm):
             self._give_back()
             call.end(self._error)
         elif call.target.slot.is_ready:
-            self._count()
-            call.proceed(self._failed)
+            self._make()
         else:
-            call.wait_in_task(self._wait)
+            self._task = call.tasks.start(self._wait)
+            call.wait_for(self)
 
     def cancel(self) -> None:
-        """The call has ended in the pause."""
+        """The call has ended before."""
         assert self._call.target is not None  # noqa: S101 - it was invoked
         self._call.target.deadlines.alarms.forget(self)
+        if self._task is not None:
+            self._task.cancel()
         self._give_back()
 
-    def _count(self) -> None:
+    def begin(self, instance: Instance) -> None:
+        """It is about to be given to ``instance``: it counts from now on.
+
+        Raises:
+            CallError: what the call ended with, if that gets no calls now.
+        """
         call = self._call
         assert call.target is not None  # noqa: S101 - it was invoked
+        try:
+            call.begin_attempt(instance)
+        except CircuitOpen:
+            raise self._error from None  # it may have run, which the other would deny
+        self._budget = None
         call.retries += 1
         call.target.slot.retried[self._why] += 1
 
+    def _make(self) -> None:
+        self._call.proceed(self)
+        self._give_back()
+
     def _give_back(self) -> None:
+        """It is not made, if it was not."""
         budget, self._budget = self._budget, None  # once, also where the call's end comes of it
         if budget is not None:
             budget.give_back()
@@ -225,7 +249,13 @@ class _Next(Alarm):
         except PluginUnavailable as unavailable:
             self._give_back()
             if isinstance(error, NEVER_BEGAN):
-                raise unavailable from None
-            error.retry_after = unavailable.retry_after
-            raise error from None
-        self._count()
+                call.end(unavailable)
+            else:
+                error.retry_after = unavailable.retry_after
+                call.end(error)
+        except Exception:
+            log.exception("request %s failed", call.request_id)
+            self._give_back()
+            call.end(InternalError())
+        else:
+            self._make()

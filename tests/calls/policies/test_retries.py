@@ -188,6 +188,28 @@ async def test_the_plugin_goes_in_the_pause(retrying, make_call, autojump_clock)
     assert call.retries == 1
 
 
+async def test_a_client_that_leaves_while_the_plugin_is_waited_for(
+    retrying, make_call, autojump_clock
+):
+    namespace, times = retrying(UNAVAILABLE, FINE)
+    call = make_call(namespace)
+    call.proceed()
+    await wait_all_tasks_blocked()
+    slot, gone = namespace.slot, namespace.slot.current
+    slot.say_absent("it crashed", expected=True)
+    slot.clear(gone)
+    await trio.sleep(1)
+    assert slot.waiting == 1
+    left = policy(namespace).budget.left
+    call.end(CallCancelled("the client left"))
+    await wait_all_tasks_blocked()
+    assert slot.waiting == 0
+    assert policy(namespace).budget.left == pytest.approx(left + 1)
+    slot.fill(gone)
+    await trio.sleep(1)
+    assert (len(times), call.attempts, call.observed, namespace.in_flight) == (1, 1, 1, 0)
+
+
 async def test_it_goes_for_good_in_the_pause(retrying, ask, autojump_clock, nursery):
     namespace, times = retrying(UNAVAILABLE, FINE)
     slot = namespace.slot
@@ -419,6 +441,31 @@ async def test_one_that_opens_in_the_pause(retrying, make_call, autojump_clock):
     with pytest.raises(PluginError, match="its backend is away"):
         await call.outcome()
     assert (len(times), call.attempts) == (1, 1)
+    assert policy(namespace).budget.left == pytest.approx(RESERVE + 0.1, abs=0.1)
+
+
+async def test_one_that_the_breaker_of_its_instance_refuses_was_not_made(
+    retrying, make_call, autojump_clock
+):
+    """It does for the instance in service alone, and not for a canary, which gets no retries."""
+    namespace, times = retrying(UNAVAILABLE)
+    breaker = BreakerConfig(min_calls=1, open_seconds=60)
+    namespace.update(replace(namespace.config, breaker=breaker))
+    slot = namespace.slot
+
+    async def fail(request):
+        times.append(trio.current_time())
+        slot.canary = copy.copy(slot.current)
+        slot.canary.breaker = None
+        return UNAVAILABLE
+
+    slot.current.channel.answer = fail
+    call = make_call(namespace)
+    call.proceed()
+    with pytest.raises(PluginError, match="its backend is away"):
+        await call.outcome()
+    assert (len(times), call.attempts, namespace.in_flight) == (1, 1, 0)
+    assert not slot.retried
     assert policy(namespace).budget.left == pytest.approx(RESERVE + 0.1, abs=0.1)
 
 
