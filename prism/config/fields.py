@@ -85,10 +85,8 @@ Who = Annotated[
         'a principal, one that ends in "*", "group:NAME", "scope:NAME", or "*" for all',
     ),
 ]
-Percentile = Annotated[
-    str,
-    _form(r"p(?:[5-8][0-9]|9[0-9](?:\.[0-9])?)", 'a percentile such as "p95", from p50 to p99.9'),
-]
+PERCENTILE_FORM = 'a percentile such as "p95", from p50 to p99.9'
+Percentile = Annotated[str, _form(r"p(?:[5-8][0-9]|9[0-9](?:\.[0-9])?)", PERCENTILE_FORM)]
 Text = Annotated[str, Meta(min_length=1)]
 SecretName = Annotated[
     str,
@@ -105,8 +103,9 @@ PathText = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=1024 * 1024 * 1024)]
-# A day: longer waits are mistakes of unit (milliseconds for seconds).
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+# To a day: longer waits are mistakes of unit (milliseconds for seconds). From a millisecond:
+# nothing is kept to more exactly, and what is computed of far less overflows.
+Seconds = Annotated[float, Meta(ge=0.001, le=86_400)]
 
 MIB = 1024 * 1024
 

@@ -245,10 +245,12 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
                 if why:
                     here.warning(f"one process serves this better: {why}")
             case PluginForm.MODULE | PluginForm.LIBRARY:
-                here.error(
-                    "a plugin in the proxy's own process is there once; run it by a `command` "
-                    "(type: sidecar)"
-                )
+                once = "a plugin in the proxy's own process is there once"
+                why = getattr(config_type(plugin), "one_process", "")
+                if why:
+                    here.error(f"{once}, and one process serves this better: {why}")
+                else:
+                    here.error(f"{once}; run it by a `command` (type: sidecar)")
             case PluginForm.SOCKET:
                 here.error("one process dials a socket; the proxy starts several by a `command`")
             case _:

@@ -33,7 +33,7 @@ class RateLimitConfig(Block, frozen=True, kw_only=True):
     calls_per_second: Annotated[
         float,
         Meta(
-            gt=0,
+            ge=0.000001,
             le=1_000_000,
             description="The rate at which what was used comes back; below 1 for less than one a "
             "second.",
@@ -298,7 +298,7 @@ class LimitsStoreConfig(Block, frozen=True, kw_only=True):
         PathText | None, Meta(description="Authorities for `url`; without it the system's.")
     ] = None
     timeout_seconds: Annotated[
-        Annotated[float, Meta(gt=0, le=10)],
+        Annotated[float, Meta(ge=0.001, le=10)],
         Meta(
             description="For each answer; then it counts as down. A call waits for it twice as "
             "long at most."

@@ -30,6 +30,7 @@ from prism.config.types import (
     NamespaceLimits,
     PluginConfig,
     RateLimitConfig,
+    SheddingConfig,
 )
 from prism.streams.addresses import (
     can_be_listened_on,
@@ -55,6 +56,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_authentication(config, at)
     _check_vault(config, at["secrets"])
     _check_limits_store(config, at["limits_store"])
+    _check_shedding(config.shedding, at["shedding"])
     _check_verification(config, at["verification"])
     _check_unique(at["namespaces"], "name")
     _check_unique(at["plugins"], "name")
@@ -72,6 +74,7 @@ def check_rules(config: Config, at: Place) -> None:
         )
         _check_memory(namespace.limits, config.listen.limits.request_memory_bytes, place["limits"])
         _check_rates(namespace.limits, place["limits"]["rate"], at)
+        _check_resilience(namespace, place, at)
         _check_socket_is_own(namespace.plugin, place["plugin"]["socket"], sockets)
         if at["plugins"].is_sound and place["plugin"].is_sound:
             check_resolves(config, namespace, place)
@@ -324,6 +327,10 @@ def _check_verification(config: Config, at: Place) -> None:
 
 # -- namespaces ---------------------------------------------------------------
 
+LONG_HEDGE = 10.0
+"""Seconds; a hedge after more is most likely a percentile, or milliseconds."""
+SHORT_LAG = 0.01
+"""Seconds by which an event loop that is not overloaded may be late."""
 
 ENVELOPE_BYTES = 64 * 1024
 """For what is in a frame beside the params: names, ids, who calls, and the trace."""
@@ -408,6 +415,43 @@ def _check_rates(limits: NamespaceLimits, at: Place, root: Place) -> None:
                 "all callers are anonymous, and have one budget together; set authentication, or "
                 "limit per client"
             )
+
+
+def _check_resilience(namespace: NamespaceConfig, at: Place, root: Place) -> None:
+    """Warn of what has no effect, or most likely another one than was meant."""
+    if namespace.hedging is not None and isinstance(namespace.hedging.after, float | int):
+        after, longest = namespace.hedging.after, namespace.limits.max_timeout_seconds
+        said = []
+        if after >= longest:
+            said.append(f"no call may take so long: limits.max_timeout_seconds is {longest:g}")
+        if after > LONG_HEDGE:
+            percentile = f'the percentile "p{after:g}", or ' if 50 <= after <= 99.9 else ""
+            said.append(f"it is in seconds; did you mean {percentile}{after / 1000:g}?")
+        if said:
+            at["hedging"]["after"].warning("; ".join(said))
+    breaker = namespace.breaker
+    if breaker is not None and breaker.slow_seconds is None:
+        rate = at["breaker"]["slow_rate"]
+        if rate.is_written:
+            rate.warning("no call is slow without slow_seconds beside it")
+    if at["priority"].is_written and not root["shedding"].is_written:
+        at["priority"].warning("it has no effect without `shedding` at the top level")
+
+
+def _check_shedding(shedding: SheddingConfig | None, at: Place) -> None:
+    if shedding is None or not at.is_sound:
+        return
+    lag = shedding.loop_lag_seconds
+    if lag is None and shedding.memory_bytes is None:
+        at.warning(
+            "nothing is looked at, unless the memory of the proxy's control group is limited; set "
+            "memory_bytes, or remove `loop_lag_seconds: null`"
+        )
+    elif lag is not None and lag < SHORT_LAG:
+        at["loop_lag_seconds"].warning(
+            f"an event loop is {lag:g} s late now and then without having too much to do, and "
+            f"calls are refused then; {SHORT_LAG:g} is little already"
+        )
 
 
 def _check_limits_store(config: Config, at: Place) -> None:

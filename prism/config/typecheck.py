@@ -6,6 +6,7 @@ list or mapping, and tells every fault in its place.
 """
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from types import UnionType
@@ -16,7 +17,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
 from prism.config.document import Entry, Node, Place, Unreadable
-from prism.config.errors import clip
+from prism.config.errors import Path, clip
+from prism.config.fields import PERCENTILE_FORM
 from prism.contract.settings import suggest
 
 SHORT_LIST = 12
@@ -117,8 +119,9 @@ def _check_block(
         if name in fields:
             check_types(at[name], fields[name].type, hidden=hidden)
         else:
-            at.report.error(entry.key.mark, (*at.path, name), _unknown_key(name, block))
-    meant = {suggest(name, fields) for name in entries if name not in fields}
+            said = _unknown_key(name, block, at.path)
+            at.report.error(entry.key.mark, (*at.path, name), said)
+    meant = {_meant(name, fields) for name in entries if name not in fields}
     for name, field in fields.items():
         if field.required and name not in entries and name not in meant:
             at.error(f'the required key "{name}" is missing')
@@ -190,11 +193,14 @@ def _mismatch(node: Node, annotation: Annotation, key: str, *, hidden: bool) -> 
     accepted = [one for one in alternatives(annotation) if one.kind is not type(None)]
     kinds = {get_origin(one.kind) or (dict if one.block else one.kind) for one in accepted}
     # Text where a block belongs is often "key:value" without its space.
+    shape = "" if hidden else _shape(value, written, accepted)
     hidden = hidden or kinds <= {list, dict}
     is_text_unquoted = isinstance(value, bool | int | float) and _fits(written, annotation)
     advice = ""
     if value is None:
         advice = "; remove the key, or give it a value"
+    elif shape:
+        advice = shape
     elif is_text_unquoted:
         advice = "; put it in quotes" + ("" if hidden else f': "{clip(written)}"')
     elif Literal in kinds and not isinstance(value, bool) and not hidden:
@@ -206,11 +212,13 @@ def _mismatch(node: Node, annotation: Annotation, key: str, *, hidden: bool) -> 
         ]
         close = get_close_matches((written or str(value))[:64].lower(), choices, 1)
         advice = f'; did you mean "{close[0]}"?' if close else ""
+    elif isinstance(value, str) and not hidden and (percentile := _percentile(value, annotation)):
+        advice = f'; did you mean "{percentile}"?'
     elif isinstance(value, str) and not written and _is_quoted(value, annotation, kinds):
         advice = "; remove the quotes"
     elif kinds == {list}:
         advice = '; begin each item with "- "'
-    elif isinstance(value, str) and kinds <= {int, float} and not hidden:
+    elif isinstance(value, str) and kinds & {int, float} and not hidden:
         advice = _without_unit(value, key)
     accepts = expected(annotation, with_form=not is_text_unquoted)
     return f"expected {accepts}, found {_found(node, hidden=hidden)}{advice}"
@@ -228,13 +236,36 @@ _UNITS: dict[str, dict[str, float]] = {
 
 def _without_unit(text: str, key: str) -> str:
     """The advice to write a number with a unit without it, converted."""
-    unit = key.rpartition("_")[2]
+    unit = "seconds" if key == "after" else key.rpartition("_")[2]
     found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]{1,3})", text)
     factor = _UNITS.get(unit, {}).get(found[2].lower()) if found else None
     if found is None or factor is None:
         return ""
     number = round(float(found[1]) * factor, 6)
     return f"; {unit}, without a unit: {int(number) if number.is_integer() else number}"
+
+
+def _percentile(text: str, annotation: Annotation) -> str:
+    """What 95% or P95 is called here, where a percentile is accepted; else empty."""
+    forms = {one.meta("form") for one in alternatives(annotation)}
+    found = re.fullmatch(r"[pP]?([0-9]{2}(?:\.[0-9])?) ?(?:%|th)?", text)
+    is_one = found is not None and PERCENTILE_FORM in forms and _fits(f"p{found[1]}", annotation)
+    return f"p{found[1]}" if found is not None and is_one else ""
+
+
+def _shape(value: Any, written: str, accepted: list[Alternative]) -> str:
+    """The advice how a block is written, for one number, or "true", in its place."""
+    block = next((one.block for one in accepted if one.block is not None), None)
+    if block is None or not isinstance(value, bool | int | float):
+        return ""
+    required = [field for field in fields_of(block).values() if field.required]
+    if value is True and not required:
+        return "; {} takes the defaults"
+    if isinstance(value, bool):
+        return "; remove the key, for there to be none" if value is False else ""
+    if len(required) == 1 and _fits(value, required[0].type):
+        return f"; write {{{required[0].encode_name}: {clip(written or str(value))}}}"
+    return ""
 
 
 def _is_quoted(text: str, annotation: Annotation, kinds: set[Any]) -> bool:
@@ -257,15 +288,50 @@ def _found(node: Node, *, hidden: bool) -> str:
     return f"the number {clip(written or str(value))}"
 
 
-def _unknown_key(name: str, block: type[Struct]) -> str:
+_OTHER_WORDS = {
+    "circuit_breaker": "breaker", "circuitbreaker": "breaker", "outlier_detection": "balance",
+    "load_balancing": "balance", "retry": "retries", "retry_policy": "retries",
+    "hedge": "hedging", "hedging_policy": "hedging", "rate_limit": "rate", "rate_limits": "rate",
+    "ratelimit": "rate", "rate_limiting": "rate", "throttle": "rate", "replicas": "processes",
+    "workers": "processes", "instances": "processes", "rps": "calls_per_second",
+    "qps": "calls_per_second", "requests_per_second": "calls_per_second",
+    "calls_per_minute": "calls_per_second", "requests_per_minute": "calls_per_second",
+    "rpm": "calls_per_second", "mirror": "shadow", "concurrency": "max_in_flight",
+    "max_concurrency": "max_in_flight", "max_retries": "attempts", "max_attempts": "attempts",
+    "load_shedding": "shedding",
+}  # fmt: skip
+"""Other products' words for keys."""
+_OF_THE_PROXY = frozenset({"shedding", "limits_store", "authentication", "audit", "verification"})
+"""Keys of the top level that people look for in a namespace."""
+
+
+def _meant(name: str, choices: Iterable[str]) -> str | None:
+    """Which of the keys ``name`` probably stands for."""
+    known = list(choices)
+    word = _other_word(name)
+    return word if word in known else suggest(name, known)
+
+
+def _other_word(name: str) -> str:
+    return _OTHER_WORDS.get(name[:64].lower().replace("-", "_"), "")
+
+
+def _unknown_key(name: str, block: type[Struct], path: Path) -> str:
     fields = fields_of(block)
     accepted = f"(accepted: {', '.join(fields)})"
-    close = suggest(name, fields)
+    word = _other_word(name)
+    if path[:1] == ("namespaces",) and (word or name) in _OF_THE_PROXY:
+        return f'unknown key; "{word or name}" belongs at the top level'
+    close = _meant(name, fields)
     if close:
         meant = f'unknown key; did you mean "{close}"?'
+        if close == "calls_per_second" and name.lower().endswith(("minute", "rpm")):
+            meant += " (a sixtieth of the number)"
         return f"{meant} {accepted}" if len(fields) <= SHORT_LIST else meant
     for outer, field in fields.items():
         blocks = [one.block for one in alternatives(field.type) if one.block is not None]
         if any(name in fields_of(inner) for inner in blocks):
             return f'unknown key; "{clip(name)}" belongs inside "{outer}"'
+        if word and any(word in fields_of(inner) for inner in blocks):
+            return f'unknown key; did you mean "{word}" inside "{outer}"?'
     return f"unknown key {accepted}"

@@ -196,11 +196,11 @@ x: 2
         '10:5: namespaces[1]: the required key "name" is missing',
         "11:29: namespaces[1].limits.max_in_flight: expected a whole number from 1 to 1000000, "
         'found the text "5"; remove the quotes',
-        "11:51: namespaces[1].limits.timeout_seconds: expected a number above 0, at most 86400, "
+        "11:51: namespaces[1].limits.timeout_seconds: expected a number from 0.001 to 86400, "
         "found the number 0",
         "14:12: namespaces[2].config: expected a mapping, found nothing (null); "
         "remove the key, or give it a value",
-        "15:24: drain_timeout_seconds: expected a number above 0, at most 86400, "
+        "15:24: drain_timeout_seconds: expected a number from 0.001 to 86400, "
         'found the text "soon"',
         "16:15: log.format: expected one of auto, console, json, found the text "
         '"jsn"; did you mean "json"?',

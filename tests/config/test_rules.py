@@ -719,7 +719,7 @@ def with_rate(rate: str, root: str = "") -> str:
 @pytest.mark.parametrize(
     ("rate", "said"),
     [
-        ("{calls_per_second: 0}", "calls_per_second: expected a number above 0, at most 1e+06"),
+        ("{calls_per_second: 0}", "calls_per_second: expected a number from 1e-06 to 1000000"),
         ("{calls_per_second: 1, burst: 0}", "burst: expected a whole number from 1 to 1000000"),
         ("{burst: 1}", 'rate: the required key "calls_per_second" is missing'),
         ("[]", "rate: it has no limit in it; remove it"),
@@ -753,7 +753,10 @@ def test_rates_that_cannot_be_meant(problems: Problems, rate: str, said: str) ->
         ("{url: 'redis://a:0x'}", "url: the port must be a number from 1 to 65535"),
         ("{url: 'redis://a', ca_cert: c}", "ca_cert: redis: is plain text; use rediss:"),
         ("{url: 'rediss://a', username: u}", "username: it goes with password, which is not set"),
-        ("{url: 'rediss://a', timeout_seconds: 11}", "timeout_seconds: expected a number above 0"),
+        (
+            "{url: 'rediss://a', timeout_seconds: 11}",
+            "timeout_seconds: expected a number from 0.001 to 10",
+        ),
     ],
 )
 def test_stores_that_cannot_be_meant(problems: Problems, store: str, said: str) -> None:
@@ -782,3 +785,77 @@ def test_one_limit_or_several() -> None:
     assert [rate.calls_per_second for rate in one.rates] == [1]
     assert [rate.calls_per_second for rate in two.namespaces[0].limits.rates] == [1, 2]
     assert NamespaceLimits().rates == []
+
+
+# -- what has no effect, or another than was meant ----------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            "hedging: {after: 95}",
+            'hedging.after: it is in seconds; did you mean the percentile "p95", or 0.095?',
+        ),
+        (
+            "hedging: {after: 400}",
+            "hedging.after: no call may take so long: limits.max_timeout_seconds is 300; "
+            "it is in seconds; did you mean 0.4?",
+        ),
+        (
+            "hedging: {after: 1}, limits: {timeout_seconds: 1, max_timeout_seconds: 1}",
+            "hedging.after: no call may take so long: limits.max_timeout_seconds is 1",
+        ),
+        (
+            "breaker: {slow_rate: 0.5}",
+            "breaker.slow_rate: no call is slow without slow_seconds beside it",
+        ),
+        ("priority: low", "priority: it has no effect without `shedding` at the top level"),
+    ],
+)
+def test_what_has_no_effect_is_told(keys: str, said: str) -> None:
+    (warning,) = parse_config(f"namespaces: [{{name: a, backend: sqlite, {keys}}}]", "f").warnings
+    assert str(warning).partition(": ")[2] == f"namespaces[0].{said}"
+
+
+@pytest.mark.parametrize(
+    "keys", ["hedging: {after: 10}", "hedging: {}", "breaker: {slow_rate: 0.5, slow_seconds: 1}"]
+)
+def test_what_has_an_effect_draws_no_warning(keys: str) -> None:
+    text = f"shedding: {{}}\nnamespaces: [{{name: a, backend: sqlite, priority: low, {keys}}}]"
+    assert not parse_config(text, "f").warnings
+
+
+@pytest.mark.parametrize(
+    ("shedding", "said"),
+    [
+        ("{loop_lag_seconds: null}", "shedding: nothing is looked at, unless the memory of"),
+        ("{loop_lag_seconds: 0.005}", "shedding.loop_lag_seconds: an event loop is 0.005 s late"),
+        ("{loop_lag_seconds: null, memory_bytes: 1073741824}", None),
+        ("{loop_lag_seconds: 0.01}", None),
+    ],
+)
+def test_shedding_by_nothing_or_by_noise_is_told(shedding: str, said: str | None) -> None:
+    text = f"shedding: {shedding}\nnamespaces: [{{name: a, backend: sqlite}}]"
+    warnings = [str(one).partition(": ")[2] for one in parse_config(text, "f").warnings]
+    assert [one[: len(said or "")] for one in warnings] == ([said] if said else [])
+
+
+def test_several_processes_of_what_one_serves_better(problems: Problems) -> None:
+    """Nobody is told to do what the next check warns against."""
+    (problem,) = problems("namespaces: [{name: a, backend: sqlite, plugin: {processes: 3}}]")
+    assert "is there once, and one process serves this better: of several processes" in problem
+    assert "command" not in problem
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "limits: {rate: {calls_per_second: 1.0e-306, burst: 1000}}",
+        "breaker: {window_seconds: 1.0e-320}",
+        "hedging: {after: 0.0001}",
+    ],
+)
+def test_numbers_with_which_nothing_can_be_computed(problems: Problems, keys: str) -> None:
+    (problem,) = problems(f"namespaces: [{{name: a, backend: sqlite, {keys}}}]")
+    assert "a number from" in problem

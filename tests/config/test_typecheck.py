@@ -180,16 +180,16 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
         ),
         (
             "drain_timeout_seconds: '1.5'",
-            'expected a number above 0, at most 86400, found the text "1.5"; remove the quotes',
+            'expected a number from 0.001 to 86400, found the text "1.5"; remove the quotes',
         ),
         (
             "drain_timeout_seconds: 250ms",
-            'expected a number above 0, at most 86400, found the text "250ms"; seconds, without a '
+            'expected a number from 0.001 to 86400, found the text "250ms"; seconds, without a '
             "unit: 0.25",
         ),
         (
             "handover_timeout_seconds: 1.5 min",
-            'expected a number above 0, at most 86400, found the text "1.5 min"; seconds, without '
+            'expected a number from 0.001 to 86400, found the text "1.5 min"; seconds, without '
             "a unit: 90",
         ),
         (
@@ -263,7 +263,7 @@ def test_what_is_said(problems: Callable[[str], list[str]], text: str, message: 
         ("environment: {A: 5}", "expected text, found a number; put it in quotes"),
         (
             "start_timeout_seconds: ",
-            "expected a number above 0, at most 86400, found nothing (null); "
+            "expected a number from 0.001 to 86400, found nothing (null); "
             "remove the key, or give it a value",
         ),
     ],
@@ -331,3 +331,65 @@ def test_a_required_key_that_is_misspelt_is_told_once(problems):
     first, second = problems("namespaces: [{name: a, colour: red}]")
     assert first.endswith('namespaces[0]: the required key "backend" is missing')
     assert "namespaces[0].colour: unknown key" in second
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("circuit_breaker: {}", 'unknown key; did you mean "breaker"?'),
+        ("retry: {}", 'unknown key; did you mean "retries"?'),
+        ("Hedge: {}", 'unknown key; did you mean "hedging"?'),
+        ("rate-limit: {}", 'unknown key; did you mean "rate" inside "limits"?'),
+        ("replicas: 3", 'unknown key; did you mean "processes" inside "plugin"?'),
+        ("plugin: {replicas: 3}", 'unknown key; did you mean "processes"?'),
+        ("shedding: {}", 'unknown key; "shedding" belongs at the top level'),
+        ("limits_store: {}", 'unknown key; "limits_store" belongs at the top level'),
+        (
+            "limits: {rate: {rps: 3}}",
+            'unknown key; did you mean "calls_per_second"? (accepted: calls_per_second, burst, '
+            "per, operations, costs, when_store_is_down)",
+        ),
+        (
+            "limits: {rate: {calls_per_minute: 60}}",
+            'unknown key; did you mean "calls_per_second"? (a sixtieth of the number) (accepted: '
+            "calls_per_second, burst, per, operations, costs, when_store_is_down)",
+        ),
+        (
+            "limits: {rate: 10}",
+            "expected a mapping or a list, found a number; write {calls_per_second: 10}",
+        ),
+        ("limits: {rate: [5]}", "expected a mapping, found a number; write {calls_per_second: 5}"),
+        ("limits: {rate: -1}", "expected a mapping or a list, found a number"),
+        ("retries: true", "expected a mapping, found true or false; {} takes the defaults"),
+        (
+            "breaker: false",
+            "expected a mapping, found true or false; remove the key, for there to be none",
+        ),
+    ],
+)
+def test_what_other_products_call_it(
+    problems: Callable[[str], list[str]], keys: str, said: str
+) -> None:
+    (problem,) = problems(f"namespaces: [{{name: a, backend: sqlite, {keys}}}]")
+    assert problem.split(": ", 2)[2] == said
+
+
+@pytest.mark.parametrize(
+    ("after", "advice"),
+    [
+        ("50ms", "; seconds, without a unit: 0.05"),
+        ("95%", '; did you mean "p95"?'),
+        ("P99.9", '; did you mean "p99.9"?'),
+        ("'95'", '; did you mean "p95"?'),
+        ("p100", ""),
+        ("soon", ""),
+    ],
+)
+def test_a_percentile_or_seconds_in_other_words(
+    problems: Callable[[str], list[str]], after: str, advice: str
+) -> None:
+    (problem,) = problems(
+        f"namespaces: [{{name: a, backend: sqlite, hedging: {{after: {after}}}}}]"
+    )
+    shown = after.strip("'")
+    assert problem.endswith(f'found the text "{shown}"{advice}')
