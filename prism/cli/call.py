@@ -41,12 +41,22 @@ errors go to standard error. Exit status: 0 the call succeeded, 1 it did not,
 @connection_options
 @click.option("--timeout", metavar="TIME", help="The call's deadline, such as 250ms or 2s.")
 @click.option(
+    "--priority",
+    type=click.Choice(["high", "normal", "low"]),
+    help="What the call has of its namespace's priority, at most: low is refused first.",
+)
+@click.option(
     "--stream",
     is_flag=True,
     help="Call a streaming operation: standard input's lines, unless it is a terminal, "
     "are further messages.",
 )
-@click.option("--verbose", "-v", is_flag=True, help="Show status, time and request id.")
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Show status, time, request id, and attempts if there was more than one.",
+)
 def call(
     namespace: str,
     operation: str,
@@ -56,6 +66,7 @@ def call(
     ca_cert: str | None,
     cert: str | None,
     key_file: str | None,
+    priority: str | None,
     stream: bool,
     verbose: bool,
 ) -> None:
@@ -66,18 +77,15 @@ def call(
     import httpx
 
     target = target_url(url, namespace, operation)
-    headers = {
-        "accept": "application/json",
-        "content-type": "application/json",
-        **timeout_headers(timeout),
-        **credential_headers(key_file),
-    }
+    asked = {**timeout_headers(timeout), **credential_headers(key_file)}
+    if priority is not None:
+        asked["prism-priority"] = priority
+    headers = {"accept": "application/json", "content-type": "application/json", **asked}
     if stream:
         from prism.cli.stream import call_stream
 
         if not target.startswith(("http://", "https://")):
             raise click.UsageError(f"--url {url}: it begins with http:// or https://")
-        asked = {**timeout_headers(timeout), **credential_headers(key_file)}
         sys.exit(call_stream(target, params, asked, ca_cert, cert))
     # Bytes as they were given: if they are no UTF-8, the proxy says where.
     body = sys.stdin.buffer.read() if params == "-" else os.fsencode(params)
@@ -91,9 +99,11 @@ def call(
         say_unreachable(url, error, ca_cert)
         sys.exit(1)
     if verbose:
+        attempts = response.headers.get("prism-attempts")
         click.echo(
             f"HTTP {response.status_code} in {response.elapsed.total_seconds() * 1000:.1f} ms, "
-            f"request id {response.headers.get('x-request-id', '-')}",
+            f"request id {response.headers.get('x-request-id', '-')}"
+            + (f", {attempts} attempts" if attempts else ""),
             err=True,
         )
     if response.is_success:
