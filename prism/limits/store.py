@@ -228,7 +228,7 @@ class LimitsStore:
                     login = await self._login(config)
                     redaction = login.redaction
                     await self._use(config, login, coredis)
-            except Exception as error:
+            except* Exception as error:  # not all of it, where it is cancelled in this moment
                 self._went_down(redaction.text(_reason(error)))
             if trio.current_time() - self._up_since > STEADY_SECONDS:
                 pause = FIRST_PAUSE
