@@ -8,13 +8,16 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
+from urllib.request import urlopen
 
 from benchmarks.lineup import Unavailable
 from benchmarks.load.target import Target
-from benchmarks.processes import children, module, quiet_server
+from benchmarks.processes import START_LIMIT, children, module, quiet_server
 from benchmarks.sides import prism
 
 KEY, VALUE = "user:123", '{"name":"Ada"}'
@@ -107,9 +110,20 @@ def webdis(redis: tuple[int, int]) -> Iterator[dict[str, Target]]:
             return [program, str(file)]
 
         with quiet_server(command) as (pid, port):
+            _wait_connected(port)
             body = f"GET/spawned:{KEY}".encode()
             target = Target(f"http://127.0.0.1:{port}/", [pid], make_body=lambda _size: body)
             yield {"webdis, get": target}
+
+
+def _wait_connected(port: int) -> None:
+    """Until webdis, which takes requests before it has any connection to Redis, answers them."""
+    until = time.monotonic() + START_LIMIT
+    while time.monotonic() < until:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/PING", timeout=5) as answer:
+            if answer.status == HTTPStatus.OK:
+                return
+        time.sleep(0.02)
 
 
 def _target(url: str, pid: int, peers: list[int], what: str) -> Target:
