@@ -124,9 +124,11 @@ def _issuer(folder: Path) -> Iterator[tuple[str, str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder))) as files:
         serving = threading.Thread(target=files.serve_forever, args=(0.05,))
         serving.start()
-        yield _tokens(key, 1)[0].decode(), f"http://127.0.0.1:{files.server_port}/keys.json"
-        files.shutdown()
-        serving.join()
+        try:
+            yield _tokens(key, 1)[0].decode(), f"http://127.0.0.1:{files.server_port}/keys.json"
+        finally:  # a side that is not there raises here
+            files.shutdown()
+            serving.join()
 
 
 def _tokens(key: RSAKey, number: int) -> list[bytes]:

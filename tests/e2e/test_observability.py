@@ -110,10 +110,10 @@ def test_metrics_of_calls(proxy):
 
 def test_names_that_clients_make_up_are_no_labels(proxy):
     for number in range(20):
-        proxy.call(f"made-up-{number}", "echo")
-        proxy.call("chaos", f"made_up_{number}")
+        proxy.call(f"unheard-of-{number}", "echo")
+        proxy.call("chaos", f"unheard_of_{number}")
     exposition = proxy.client.get(f"{proxy.admin}/metrics").text
-    assert "made" not in exposition
+    assert "unheard" not in exposition
     assert 'operation="_unknown"' in exposition
 
 
