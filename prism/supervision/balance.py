@@ -57,9 +57,10 @@ def ignore(_replica: "Replica", _what: Happening, _why: str) -> None:
 class Replica:
     """One replica as the balance sees it.
 
-    ``instance`` is None while it has none. Times are on the balance's clock: ``since`` is when its
-    slow start began, ``ejected_until`` is 0 while it is not ejected. ``ejections`` counts all,
-    ``level`` those that are not forgiven, ``failures`` failed calls in a row.
+    ``instance`` is None while it has none. Times are on the balance's clock: ``since`` is when it
+    came, or came back, and its slow start began, ``ejected_until`` is 0 while it is not ejected.
+    ``ejections`` counts all, ``level`` those that are not forgiven, ``failures`` failed calls in a
+    row.
     """
 
     def __init__(self, balance: "Balance", name: str, zone: str = "") -> None:
@@ -72,7 +73,6 @@ class Replica:
         self.level = 0
         self.failures = 0
         self.last_ejection = 0.0
-        self.returned = -math.inf
         self._balance = balance
         self._window = -math.inf
         self._calls = self._errors = self._calls_before = self._errors_before = 0
@@ -298,7 +298,7 @@ class Balance:
     def _eject(self, replica: Replica, now: float, reason: str) -> None:
         config = self.config
         if replica.last_ejection:  # service for as long as the last one took forgives one
-            good = now - replica.returned
+            good = now - replica.since
             replica.level = max(0, replica.level - int(good / replica.last_ejection))
         seconds = min(
             config.ejection_seconds * 2.0 ** min(replica.level, 30), config.max_ejection_seconds
@@ -312,7 +312,7 @@ class Balance:
 
     def _let_back(self, replica: Replica, now: float, reason: str) -> None:
         replica.ejected_until = 0.0
-        replica.since = replica.returned = now
+        replica.since = now
         replica.forget()
         self._on_event(replica, "returned", reason)
 

@@ -222,6 +222,17 @@ def test_a_new_instance_is_as_good_as_any_but_not_forgiven():
     assert bench["a"].ejected_until - bench.time == 20
 
 
+def test_one_that_went_while_it_was_ejected_is_not_forgiven():
+    bench = Bench(ejection_seconds=10)
+    bench.say("a", *[FAILED] * 5)
+    bench.balance.clear(bench["a"])
+    assert not bench.ejected()
+    bench.time += 5
+    bench.serve("a")
+    bench.say("a", *[FAILED] * 5)
+    assert bench["a"].ejected_until - bench.time == 20
+
+
 def test_calls_that_end_on_an_instance_that_is_out_say_nothing():
     bench = Bench()
     old = bench["a"].instance
@@ -318,8 +329,10 @@ def test_shares_add_up():
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["ok", "fail", "serve", "clear", "pass", "hold", "remove", "add"]),
-        st.sampled_from("abcde"),
+        st.sampled_from(
+            ["ok", *["fail"] * 3, *["serve"] * 3, "clear", "pass", "hold", "remove", "add"]
+        ),
+        st.sampled_from("aaabcde"),
         st.floats(0, 60),
     ),
     max_size=120,
