@@ -8,10 +8,11 @@ take Vault down must not get to say which secret is used instead.
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 import trio
@@ -26,11 +27,15 @@ from prism.secrets.files import OnExposed, checked, log_exposed, read_from
 if TYPE_CHECKING:
     from prism.secrets.vault import Vault
 
+T = TypeVar("T")
+
 IDLE_SECONDS = 600.0
 """A Vault that nobody has asked for so long is logged out of: the configuration names another."""
 THREADS = 4
 """That read files: one each is lost to a file system that hangs, and no others of the proxy's are,
 which resolve names and check large bodies."""
+READ_SECONDS = 5.0
+"""That the files of one look may take: a plugin that waits for them says so by then."""
 LOGOUT_SECONDS = 2.0
 """For all logouts together: a token that is not revoked ends by itself."""
 
@@ -107,7 +112,7 @@ class Secrets:
         """
         found: dict[Source, str | SecretError] = {}
         wanted = dict.fromkeys(sources)
-        local = [source for source in wanted if source.kind != "vault"]
+        files = [source for source in wanted if source.kind == "file"]
 
         async def ask(source: Source) -> None:
             found[source] = await self._vault(source).read(source, anew=anew)
@@ -116,14 +121,28 @@ class Secrets:
             for source in wanted:
                 if source.kind == "vault":
                     nursery.start_soon(ask, source)
-            if local:
-                # It reads files, and changes nothing if it is abandoned.
-                found.update(
-                    await trio.to_thread.run_sync(
-                        self.look_here, local, abandon_on_cancel=True, limiter=self.threads
-                    )
-                )
+            found.update(self.look_here([one for one in wanted if one.kind == "variable"]))
+            if files:
+                try:
+                    found.update(await self.in_thread(partial(self.look_here, files)))
+                except SecretError as error:
+                    found.update(dict.fromkeys(files, error))
         return found
+
+    async def in_thread(self, read: Callable[[], T]) -> T:
+        """What ``read`` returns, which reads files and changes nothing: cancelling abandons it.
+
+        Raises:
+            SecretError: it takes too long.
+        """
+        try:
+            with trio.fail_after(READ_SECONDS):
+                return await trio.to_thread.run_sync(
+                    read, abandon_on_cancel=True, limiter=self.threads
+                )
+        except trio.TooSlowError:
+            why = f"its file system does not answer within {READ_SECONDS:g} s"
+            raise SecretError(why) from None
 
     def look_here(self, sources: Collection[Source]) -> Found:
         """``look`` for sources that are not Vault's; blocks for as long as the disk takes."""

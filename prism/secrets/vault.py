@@ -96,7 +96,7 @@ class Vault:
         texts = {"token": config.token, "secret_id": config.secret_id}
         written = {name: text for name, text in texts.items() if text is not None}
         self._own = secrets.credentials(written, replace(where, vault=None))
-        self._threads = secrets.threads
+        self._in_thread = secrets.in_thread
         self._lock = trio.Lock()
         self._known: dict[str, _Known] = {}
         self._context: ssl.SSLContext | None = None
@@ -328,12 +328,8 @@ class Vault:
         """The service account's token: the kubelet writes a new one before the old one ends."""
         file = Path(self.config.kubernetes_token_file)
         try:
-            return await trio.to_thread.run_sync(
-                lambda: read_secret(file, on_exposed=lambda _: None),
-                abandon_on_cancel=True,
-                limiter=self._threads,
-            )
-        except (OSError, ValueError) as error:
+            return await self._in_thread(lambda: read_secret(file, on_exposed=lambda _: None))
+        except (OSError, ValueError, SecretError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise SecretError(f"there is no login to Vault: {file}: {reason}") from None
 

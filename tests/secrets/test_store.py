@@ -73,6 +73,26 @@ async def test_a_directory_that_hangs_takes_few_threads(
     assert held == (0, module.THREADS)
 
 
+async def test_a_directory_that_hangs_is_said_to_and_holds_up_no_variables(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(module, "read_from", lambda *_: released.wait(60) and "found")
+    monkeypatch.setattr(module, "READ_SECONDS", 0.01)
+    secrets = Secrets({"NAMED": "hunter4"})
+    places = config(directory, environment=["NAMED"])
+    asked = secrets.credentials({"a": "{{ secret:pg }}{{ secret:NAMED }}"}, places)
+    try:
+        for _ in range(module.THREADS + 1):  # with no thread left, too
+            with pytest.raises(ConfigError, match=r"pg.*does not answer within 0.01 s$") as caught:
+                await asked()
+            assert len(caught.value.problems) == 1
+        variable = secrets.credentials({"a": "{{ secret:NAMED }}"}, places)
+        assert await variable() == {"a": "hunter4"}
+    finally:
+        released.set()
+
+
 async def test_a_rotated_secret_is_seen_the_next_time(directory: Path) -> None:
     asked = credentials({"a": "{{ secret:pg }}"}, directory)
     assert await asked() == {"a": "hunter2"}

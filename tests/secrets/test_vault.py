@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -93,6 +94,22 @@ async def test_kubernetes(server: Vault, tmp_path: Path) -> None:
     assert await asker.ask() == (
         f"error: there is no login to Vault: {file}: No such file or directory"
     )
+
+
+async def test_an_account_token_that_hangs_is_said_to(
+    server: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(module, "read_secret", lambda *_, **__: released.wait(60) and "")
+    monkeypatch.setattr("prism.secrets.store.READ_SECONDS", 0.01)
+    way = {"kubernetes_role": KUBERNETES_ROLE, "kubernetes_token_file": str(tmp_path / "token")}
+    try:
+        assert await Asker(server, **way).ask() == (
+            f"error: there is no login to Vault: {tmp_path}/token: "
+            "its file system does not answer within 0.01 s"
+        )
+    finally:
+        released.set()
 
 
 async def test_a_token(server: Vault) -> None:
