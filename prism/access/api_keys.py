@@ -84,8 +84,8 @@ def read_keys(file: Path) -> list[KeyEntry]:
         raise unusable(name, "is not there; `prism key create` makes one") from error
     report = Report(name)
     root = read_yaml(text, report)
-    if root is None:
-        return []
+    if root is None:  # so begins what is written in place
+        raise unusable(name, "is empty; `keys: []` says that there are none")
     at = Place(report, root)
     check_types(at, _File)
     if report.errors:
@@ -121,7 +121,7 @@ class APIKeys:
 
     def read(self) -> list[KeyEntry]:
         """What is in the file now, for ``use``. Blocks. Raises ConfigError if it cannot be used."""
-        self._seen = _look(self.file)
+        self._last_read = self._looked = _look(self.file)
         return read_keys(self.file)
 
     def use(self, entries: list[KeyEntry]) -> None:
@@ -129,8 +129,10 @@ class APIKeys:
         self._entries = {entry.id: entry for entry in entries if entry.revoked is None}
 
     def is_changed(self) -> bool:
-        """Is the file another than when it was last read? Blocks."""
-        return _look(self.file) != self._seen
+        """Is the file another than when it was last read, and the same as at the look before? One
+        that is written in place may be half there. Blocks."""
+        before, self._looked = self._looked, _look(self.file)
+        return self._looked == before != self._last_read
 
     def identify(self, given: bytes, now: float) -> Identity | None:
         """Whose key ``given`` is; None if it is nobody's, or not good any more.
@@ -250,7 +252,8 @@ def _editing(file: Path, *, must_exist: bool = False) -> Iterator[list[KeyEntry]
         raise KeyFileError(f"cannot write {file}: {file.parent}: {error.strerror}") from error
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
-        entries = read_keys(file) if must_exist or file.exists() else []
+        is_new = not must_exist and not (file.exists() and file.stat().st_size)
+        entries = [] if is_new else read_keys(file)
         changed = list(entries)
         try:
             yield changed

@@ -23,6 +23,11 @@ def file(tmp_path):
     return tmp_path / "keys.yaml"
 
 
+def is_changed(keys):
+    """Whether two looks find the same change."""
+    return not keys.is_changed() and keys.is_changed()
+
+
 def test_a_key_is_found_and_its_secret_is_nowhere(file):
     key, entry = create_key(file, "reports", ["billing"])
     assert re.fullmatch(f"prism_{entry.id}_[0-9a-f]{{64}}", key)
@@ -85,7 +90,7 @@ def test_a_revoked_key_stays_in_the_file_and_opens_nothing(file):
     identity = keys.identify(key.encode(), time.time())
     assert not keys.is_changed()
     revoke_key(file, entry.id)
-    assert keys.is_changed()
+    assert is_changed(keys)
     keys.use(keys.read())
     assert keys.identify(key.encode(), time.time()) is None
     assert not keys.has(identity, time.time())
@@ -157,11 +162,42 @@ def test_a_change_is_seen_that_leaves_size_and_time_as_they_were(file):
     file.write_text(file.read_text().replace("reports", "reporta"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp -p and rsync -t do
     assert file.stat().st_size == before.st_size
-    assert keys.is_changed()
+    assert is_changed(keys)
     keys.read()
-    assert not keys.is_changed()
+    assert not is_changed(keys)
     file.chmod(0o640)  # so that it can be read again
+    assert is_changed(keys)
+
+
+def test_what_is_being_written_is_left_until_it_is_whole(file):
+    create_key(file, "reports", [])
+    create_key(file, "other", [])
+    keys = APIKeys(file)
+    whole = file.read_text()
+    with file.open("w") as opened:  # in place, as editors and `cp` do
+        assert not keys.is_changed()
+        opened.write(whole[: whole.rindex("- id")])  # a good file, and not all of it
+        opened.flush()
+        assert not keys.is_changed()
+        opened.write(whole[whole.rindex("- id") :])
+    assert not keys.is_changed()
     assert keys.is_changed()
+    assert len(keys.read()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "# API keys of Prism\n"])
+def test_a_file_that_was_emptied_takes_nobody_s_key_away(file, text):
+    create_key(file, "reports", [])
+    keys = APIKeys(file)
+    file.write_text(text)
+    for use in (keys.read, lambda: APIKeys(file)):
+        with pytest.raises(ConfigError, match=r"keys.yaml: the file is empty; `keys: \[\]` says"):
+            use()
+    file.write_text("keys: []\n")
+    assert keys.read() == []
+    file.write_text("")
+    create_key(file, "reports", [])
+    assert len(keys.read()) == 1
 
 
 def test_what_cannot_be_done_changes_nothing(file):
@@ -203,5 +239,3 @@ def test_a_file_that_is_wrong_is_refused_with_its_lines(file):
         file.write_text(text)
         with pytest.raises(ConfigError, match=problem):
             read_keys(file)
-    file.write_text("")
-    assert read_keys(file) == []
