@@ -1,18 +1,22 @@
 """The ``config:`` and ``credentials:`` of a namespace, and librdkafka's settings for them."""
 
 import ipaddress
+import logging
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import PluginError, SettingsProblem, StatusCode, Store
+from prism.sdk import PluginError, SettingsProblem, StatusCode, Store, exposed_key, unfit_pem
 
-File = Annotated[str, Meta(min_length=1, extra={"path": True, "read": True})]
+_FILE = {"path": True, "read": True}
+File = Annotated[str, Meta(min_length=1, extra=_FILE)]
+KeyFile = Annotated[str, Meta(min_length=1, extra={**_FILE, "key": True})]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+log = logging.getLogger("prism.plugin.kafka")
 
 CREDENTIALS = {
     "username": "username",
@@ -34,7 +38,7 @@ class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ca_cert: File | None = None
     cert: File | None = None
-    key: File | None = None
+    key: KeyFile | None = None
 
 
 class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,7 +201,9 @@ def client_settings(config: KafkaConfig, credentials: Mapping[str, str]) -> dict
         }
         for name, value in files.items():
             if value is not None:
-                settings[name] = value if name == "ssl.key.password" else _readable(value)
+                settings[name] = value if name == "ssl.key.password" else _fit(value)
+        if tls.key is not None and (exposed := exposed_key(tls.key)):
+            log.warning("%s", exposed)
     return settings
 
 
@@ -229,13 +235,11 @@ def consumer_settings(config: KafkaConfig, common: Mapping[str, Any]) -> dict[st
     }
 
 
-def _readable(path: str) -> str:
+def _fit(path: str) -> str:
     """librdkafka says which setting is at fault, but neither the file nor why."""
-    try:
-        with Path(path).open("rb"):
-            return path
-    except OSError as error:
-        raise _invalid(f"config: tls: {path}: {error.strerror}") from error
+    if why := unfit_pem(path):
+        raise _invalid(f"config: tls: {path}: {why}")
+    return path
 
 
 def _invalid(detail: str) -> PluginError:

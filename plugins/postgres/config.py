@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from prism.sdk import SettingsProblem, Store
+from prism.sdk import PluginError, SettingsProblem, StatusCode, Store, unfit_pem
 
 from .conninfo import UNREADABLE, is_torn, no_such_parameter, parameters_without_libpq
 
 _SECRET = ("password", "passfile", "sslpassword", "oauth_client_secret")
 _FROM_CREDENTIALS = {"user": "username", "password": "password"}
+_FILES = ("sslrootcert", "sslcert", "sslkey")
 _VERIFYING = ("verify-ca", "verify-full")
 _DEFAULTS = {
     # A link that swallows everything is noticed within a minute, where there is no deadline.
@@ -111,6 +112,7 @@ class ConnectionSettings:
 
     Raises:
         ValueError: ``connection_string`` cannot be read.
+        PluginError: INVALID_ARGUMENT, a file in it cannot be read, or any user may change it.
     """
 
     def __init__(
@@ -127,6 +129,12 @@ class ConnectionSettings:
         }
         if self.parameters["sslmode"] in _VERIFYING:
             self.parameters.setdefault("sslrootcert", "system")
+        for name in _FILES if self.parameters["sslmode"] != "disable" else ():
+            file = given.get(name)
+            if file and file != "system" and (why := unfit_pem(file)):
+                raise PluginError(
+                    StatusCode.INVALID_ARGUMENT, f"config.connection_string: {name} {file}: {why}"
+                )
         if not config.behind_pooler:
             options = [self.parameters.pop("options", "")]
             options += [f"-c {name}={value}" for name, value in SETTINGS.items()]

@@ -11,7 +11,9 @@ from prism.sdk import PluginError, SettingsProblem, StatusCode, Store, did_you_m
 
 from .commands import DATA_COMMANDS
 
-Path = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"path": True, "read": True})]
+_FILE = {"path": True, "read": True}
+Path = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra=_FILE)]
+KeyPath = Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={**_FILE, "key": True})]
 
 MAX_DATABASE = 2**31 - 1
 
@@ -72,7 +74,7 @@ class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: Annotated[str, Meta(min_length=1)] = "redis://127.0.0.1:6379/0"
     ca_cert: Path | None = None
     client_cert: Path | None = None
-    client_key: Path | None = None
+    client_key: KeyPath | None = None
     tls_server_name: str | None = None
     sentinel: Sentinel | None = None
     cluster: Cluster | None = None

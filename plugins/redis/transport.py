@@ -4,6 +4,7 @@ Needs Redis 6 or later, or Valkey: RESP3, in which what nobody asked for (messag
 have changed) is told apart from answers.
 """
 
+import logging
 import os
 import socket
 import ssl
@@ -17,12 +18,14 @@ import anyio.abc
 from anyio.streams.tls import TLSStream
 from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_command
 
-from prism.sdk import PluginError, StatusCode
+from prism.sdk import PluginError, StatusCode, exposed_key, unfit_pem
 from prism.sdk.byte_streams import RECEIVE_SIZE, ByteStream, SocketStream
 from prism.sdk.multiplexed import TransportBroken
 
 from .config import RedisConfig, Server, read_address
 from .errors import translate
+
+log = logging.getLogger("prism.plugins.redis")
 
 Argument = bytes | str | int | float
 
@@ -136,7 +139,7 @@ class Connector:
         self._server = server
         self._credentials = credentials
         self._client = client
-        self._context = _tls_context(config) if server.tls else None
+        self._context = tls_context(config) if server.tls else None
         self._sentinels: list[tuple[str, int]] = []
         if config.sentinel is not None:
             for address in config.sentinel.addresses:
@@ -307,12 +310,19 @@ async def _connect(family: int, address: Any) -> socket.socket:
     return sock
 
 
-def _tls_context(config: RedisConfig) -> ssl.SSLContext:
+def tls_context(config: RedisConfig) -> ssl.SSLContext:
     """Verifies the server's certificate and name, always.
 
     Raises:
-        PluginError: INVALID_ARGUMENT, a file cannot be read.
+        PluginError: INVALID_ARGUMENT, a file cannot be read, or any user may change it.
     """
+    for name in ("ca_cert", "client_cert", "client_key"):
+        file = getattr(config, name)
+        if file is not None and (why := unfit_pem(file)):
+            raise PluginError(StatusCode.INVALID_ARGUMENT, f"config.{name} {file!r}: {why}")
+    key = config.client_key or config.client_cert
+    if key is not None and (exposed := exposed_key(key)):
+        log.warning("%s", exposed)
     try:
         context = ssl.create_default_context(cafile=config.ca_cert)
     except (OSError, ssl.SSLError) as error:

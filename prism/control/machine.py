@@ -39,6 +39,7 @@ from prism.config.types import (
     VerificationConfig,
 )
 from prism.contract.errors import PrismError
+from prism.contract.files import exposed_key, unfit_pem
 from prism.secrets import Secrets, read_secret, read_token
 from prism.secrets.files import exposed
 from prism.secrets.store import Credentials, Found
@@ -161,6 +162,7 @@ def _check_tls(tls: ListenerTLS | None, at: Place) -> None:
     client_ca = Path(tls.client_ca) if tls.client_ca else None
     for file, why in server_problems(Path(tls.cert), Path(tls.key), client_ca):
         at[keys[str(file)]].error(f"{file}: {why}")
+    _warn_of_readers(tls.key, at["key"])
     if tls.client_crl is not None:
         try:
             use_revocation_lists(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path(tls.client_crl))
@@ -386,11 +388,12 @@ class _Namespace:
                 load_client_context(files)
             except TLSFilesError as error:
                 place[keys.get(error.files, "key")].error(f"{error.files}: {error.why}")
+        _warn_of_readers(tls.key or tls.cert, place["key" if tls.key else "cert"])
 
 
 def _check_paths(block: type[msgspec.Struct], settings: dict[str, Any], at: Place) -> None:
     """The files of a plugin that comes with Prism: a database that it writes, or a certificate
-    that it reads (``read`` in the field's ``extra``)."""
+    that it reads (``read`` in the field's ``extra``; ``key`` where that is private)."""
     for name, field in fields_of(block).items():
         value = settings.get(name)
         if isinstance(value, dict):
@@ -399,19 +402,23 @@ def _check_paths(block: type[msgspec.Struct], settings: dict[str, Any], at: Plac
                 _check_paths(inner, value, at[name])
         elif meta_of(field.type, "path") and isinstance(value, str) and value not in NO_FILE:
             if meta_of(field.type, "read"):
-                _check_readable(Path(value), at[name])
+                _check_pem(value, at[name], is_key=bool(meta_of(field.type, "key")))
             elif Path(value).is_dir():
                 at[name].error(f"{value} is a directory")
             else:
                 _check_directory(Path(value).parent, at[name], to_write=True)
 
 
-def _check_readable(file: Path, at: Place) -> None:
-    try:
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        at.error(f"{file}: {_reason(error)}")
+def _check_pem(file: str, at: Place, *, is_key: bool) -> None:
+    if why := unfit_pem(file):
+        at.error(f"{file}: {why}")
+    elif is_key:
+        _warn_of_readers(file, at)
+
+
+def _warn_of_readers(key: str | None, at: Place) -> None:
+    if key is not None and (exposed := exposed_key(key)):
+        at.warning(exposed)
 
 
 def _search_path(plugin: PluginConfig) -> str:

@@ -7,6 +7,7 @@ frame protocol and is imported when it is asked for.
 from typing import TYPE_CHECKING, Any
 
 from prism.contract.errors import PluginError
+from prism.contract.files import exposed_key, unfit_pem
 from prism.contract.settings import SettingsProblem, Store, did_you_mean
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
@@ -31,8 +32,10 @@ __all__ = [
     "Store",
     "Value",
     "did_you_mean",
+    "exposed_key",
     "operation",
     "serve",
+    "unfit_pem",
 ]
 
 

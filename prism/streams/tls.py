@@ -10,9 +10,7 @@ has one would stand still until somebody types.
 """
 
 import logging
-import os
 import ssl
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from prism.contract.files import PEMFile, exposed_key, unfit_pem
 from prism.streams.errors import LaunchError, TLSFilesError
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ EXPIRES_SOON = 7 * 86_400
 """Seconds before the end from which the log warns: whatever renews certificates should
 have done so by then (ACME clients renew 30 days before the end)."""
 
-PEMFile = str | os.PathLike[str]
 _DAY = 86_400
 
 
@@ -160,7 +158,8 @@ def _load(
         context.verify_mode = ssl.CERT_REQUIRED if must_present else ssl.CERT_OPTIONAL
     if client_crl is not None:
         use_revocation_lists(context, client_crl)
-    _warn_of_readers(key)
+    if exposed := exposed_key(key):
+        logger.warning("%s", exposed)
     return _Identity(context, _described(certificate))
 
 
@@ -244,12 +243,6 @@ def server_problems(
         yield key, error.why
     if found.expires <= time.time():
         yield certificate, f"the certificate ({found}) {found.ending()}"
-
-
-def _warn_of_readers(key: Path) -> None:
-    """A private key that any user may read is nobody's alone."""
-    if stat.S_IMODE(key.stat().st_mode) & stat.S_IROTH:
-        logger.warning("any user may read the private key %s; chmod it to 0600", key)
 
 
 @dataclass(frozen=True)
@@ -356,17 +349,8 @@ def _present(context: ssl.SSLContext, certificate: PEMFile, key: PEMFile | None)
 
 
 def _check_file(file: PEMFile) -> None:
-    """That it can be read, since OpenSSL does not say which of several files could not; and that
-    not every user decides by it whom to trust."""
-    try:
-        with Path(file).open("rb") as opened:
-            opened.read(1)
-            mode = os.fstat(opened.fileno()).st_mode
-    except OSError as error:
-        raise TLSFilesError(file, error.strerror or type(error).__name__) from error
-    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
-        octal = f"{stat.S_IMODE(mode):04o}"
-        raise TLSFilesError(file, f"any user may change it (mode {octal}); chmod it to 0600")
+    if why := unfit_pem(file):
+        raise TLSFilesError(file, why)
 
 
 def _reason(error: OSError, wanted: str) -> str:

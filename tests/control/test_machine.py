@@ -74,15 +74,15 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def problems(here: Path, text: str = FITS) -> list[str]:
+def problems(here: Path, text: str = FITS, *, warnings: bool = False) -> list[str]:
     file = here / "prism.yaml"
     file.write_text(text.replace("{here}", str(here)))
-    found = [str(problem) for problem in check_machine(load_config(file))[0]]
+    found = [str(problem) for problem in check_machine(load_config(file))[warnings]]
     return [problem.removeprefix(f"{file}:").replace(f"{here}/", "") for problem in found]
 
 
 def test_what_is_all_there_fits(here: Path) -> None:
-    assert problems(here) == []
+    assert problems(here) == problems(here, warnings=True) == []
 
 
 def paths(block: type, seen: set[type]) -> set[str]:
@@ -253,6 +253,28 @@ def test_a_file_that_a_plugin_reads_is_found_missing(here: Path, name: str) -> N
     (here / name).unlink()
     places = OF_PLUGINS_MISSING[name]
     assert problems(here, OF_PLUGINS) == [f"{place}: {name}: {GONE}" for place in places]
+
+
+@pytest.mark.parametrize("name", OF_PLUGINS_MISSING)
+def test_a_file_that_says_whom_a_plugin_trusts_is_not_every_users_to_change(
+    here: Path, name: str
+) -> None:
+    (here / name).chmod(0o602)
+    why = "any user may change it (mode 0602); chmod it to 0600"
+    places = OF_PLUGINS_MISSING[name]
+    assert problems(here, OF_PLUGINS) == [f"{place}: {name}: {why}" for place in places]
+
+
+def test_a_private_key_that_any_user_may_read_is_told(here: Path) -> None:
+    (here / "key.pem").chmod(0o644)
+    why = "any user may read the private key key.pem; chmod it to 0600"
+    keys = OF_PLUGINS_MISSING["key.pem"]
+    assert problems(here, OF_PLUGINS, warnings=True) == [f"{place}: {why}" for place in keys]
+    found = problems(here, warnings=True)
+    assert [one.split(": ", 1)[1] for one in found if "key.pem" in one] == [
+        f"listen.tls.key: {why}", f"namespaces[4].plugin.tls.key: {why}",
+    ]  # fmt: skip
+    assert problems(here) == problems(here, OF_PLUGINS) == []
 
 
 def test_a_directory_is_no_database(here: Path) -> None:

@@ -8,6 +8,7 @@ from prism.contract.status import StatusCode
 from prism.sdk import PluginError
 from prism.sdk.testing import run_plugin
 from prism_plugins.kafka import Config, KafkaPlugin
+from prism_plugins.kafka.config import TLS, client_settings
 
 GOOD = {"brokers": ["127.0.0.1:1"], "topic_prefix": "a_"}
 
@@ -58,6 +59,26 @@ async def test_what_is_refused(config: dict, credentials: dict, words: str) -> N
             pass
     assert caught.value.status is StatusCode.INVALID_ARGUMENT
     assert "secret" not in caught.value.detail
+
+
+def test_files_that_any_user_may_change_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca_cert", "cert", "key")}
+    for file in files.values():
+        file.touch(0o600)
+    tls = TLS(**{name: str(file) for name, file in files.items()})
+    config = Config(brokers=["h"], topic_prefix="", tls=tls)
+    for file in files.values():
+        file.chmod(0o602)
+        with pytest.raises(PluginError, match=f"tls: {file}: any user may change it"):
+            client_settings(config, {})
+        file.chmod(0o600)
+    client_settings(config, {})
+    assert not caplog.records
+    files["key"].chmod(0o644)
+    client_settings(config, {})
+    assert "any user may read the private key" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trustme
 
+from prism.contract.errors import PluginError
 from prism.contract.settings import settings_problems
 from prism.contract.status import StatusCode
 from prism_plugins.postgres.config import ConnectionSettings, PostgresConfig
@@ -17,6 +18,22 @@ from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL, PostgreSQL
 from .conftest import Database, new_name, refused
 
 CREDENTIALS = {"username": USER, "password": PASSWORD}
+
+
+@pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey"])
+def test_a_file_that_any_user_may_change_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "a.pem"
+    config = PostgresConfig(f"host=h dbname=d {name}={file}")
+    with pytest.raises(PluginError, match=f"{name} {file}: No such file"):
+        ConnectionSettings(config, CREDENTIALS, "ns")
+    file.touch()
+    file.chmod(0o602)
+    with pytest.raises(PluginError, match=f"{name} {file}: any user may change it"):
+        ConnectionSettings(config, CREDENTIALS, "ns")
+    file.chmod(0o600)
+    ConnectionSettings(config, CREDENTIALS, "ns")
+    plain = PostgresConfig(f"host=h dbname=d sslmode=disable {name}={tmp_path}/none")
+    ConnectionSettings(plain, CREDENTIALS, "ns")
 
 
 async def test_a_server_is_verified(start_server: StartServer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
 from prism_plugins.redis import Config
 from prism_plugins.redis.config import read_address, read_url
+from prism_plugins.redis.transport import tls_context
 from tests.plugins.redis.conftest import OpenPlugin
 from tests.services.fixtures import StartServer
 from tests.services.redis import Redis, Sentinel, Valkey
@@ -219,6 +220,23 @@ async def test_tls_verifies_authority_and_name(
         with pytest.raises(PluginError, match=words):
             async with open_plugin(server, **(good | change)):
                 pass
+
+
+def test_files_that_any_user_may_change_are_refused(
+    tls: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {"ca_cert": "ca.pem", "client_cert": "client.pem", "client_key": "client.key"}
+    config = Config(url="rediss://h", **{key: str(tls / name) for key, name in names.items()})
+    for key, name in names.items():
+        (tls / name).chmod(0o602)
+        with pytest.raises(PluginError, match=rf"config\.{key} .*{name}.*: any user may change it"):
+            tls_context(config)
+        (tls / name).chmod(0o600)
+    tls_context(config)
+    assert not caplog.records
+    (tls / "client.key").chmod(0o644)
+    tls_context(config)
+    assert "any user may read the private key" in caplog.text
 
 
 async def test_plain_text_where_tls_is_spoken_fails(
