@@ -10,6 +10,7 @@ kind: theirs are so much earlier that all open calls would be looked through for
 """
 
 import logging
+from abc import ABC, abstractmethod
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ RECLAIM_PAUSE = 0.25
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Alarm:
+class Alarm(ABC):
     """Something that is to be done ``due``, on trio's clock."""
 
     __slots__ = ("due",)
@@ -38,9 +39,9 @@ class Alarm:
     def __init__(self, due: float) -> None:
         self.due = due
 
+    @abstractmethod
     def ring(self) -> None:
         """It is time. Plain code."""
-        raise NotImplementedError
 
 
 class Alarms:

@@ -68,6 +68,7 @@ class PendingExecution:
     before. All of it is plain code.
     """
 
+    # No ABC: each answer is asked whether it is one, and an ABC's isinstance is slow.
     __slots__ = ()
 
     def when_settled(self, tell: Callable[[], None]) -> None:
