@@ -224,7 +224,7 @@ static PyGetSetDef session_getset[] = {
 PyDoc_STRVAR(session_doc, "Session(max_streams, max_header_size, max_header_fields, "
                           "stream_window, connection_window, flood_budget, flood_refill, now)"
                           "\n--\n\n"
-                          "codec.Codec on nghttp2; its methods are documented there.");
+                          "codec.HTTP2Codec on nghttp2; its methods are documented there.");
 
 static PyType_Slot session_slots[] = {
     {Py_tp_new, session_new},         {Py_tp_dealloc, session_dealloc},

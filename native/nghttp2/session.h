@@ -1,4 +1,4 @@
-/* One server-side HTTP/2 connection on nghttp2, sans-I/O: the codec of codec.Codec.
+/* One server-side HTTP/2 connection on nghttp2, sans-I/O: the codec of codec.HTTP2Codec.
  *
  * Theory of operation. nghttp2 is driven only from `receive` and from the calls that
  * send; both end in `session_flush`, so that between calls nothing waits inside nghttp2:

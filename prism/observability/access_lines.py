@@ -17,7 +17,7 @@ MAX_LINE_DETAIL = 512
 """Bytes, and characters, of what a client makes up that a line has at most."""
 
 
-class Line(msgspec.Struct, omit_defaults=True, gc=False):
+class AccessLine(msgspec.Struct, omit_defaults=True, gc=False):
     """A whole line: what every log line has, then its own facts. Those that have a default are
     left out where they have it."""
 
@@ -50,7 +50,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     detail: str = ""
 
 
-class Asked(NamedTuple):
+class RequestPart(NamedTuple):
     """Who asked for what: the part of a line that is the request's."""
 
     client: str = ""
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
     certificate: str = ""
 
 
-NOBODY = Asked()
+NOBODY = RequestPart()
 """Of a call that came over no exchange."""
 
 
@@ -73,9 +73,9 @@ def asked_by(
     version: str,
     agent: bytes,
     certificate: bytes | None,
-) -> Asked:
+) -> RequestPart:
     """What a line says of a request; ``target`` and ``agent`` are cut to their ``MAX_``."""
-    return Asked(
+    return RequestPart(
         "" if client is None else client_name(client),
         _text(method),
         _text(target.partition(b"?")[0]),

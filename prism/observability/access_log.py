@@ -22,8 +22,8 @@ from prism.observability.access_lines import (
     MAX_PATH,
     MAX_USER_AGENT,
     NOBODY,
-    Asked,
-    Line,
+    AccessLine,
+    RequestPart,
     asked_by,
     printable,
 )
@@ -53,7 +53,7 @@ _FAULTS = frozenset(
 """What is not the client's doing: logged as warnings."""
 
 
-def _asked(exchange: Exchange) -> Asked:
+def _asked(exchange: Exchange) -> RequestPart:
     peer, agent = exchange.peer, b""
     for name, value in exchange.headers:
         if name == b"user-agent":
@@ -79,7 +79,7 @@ class AccessLog:
     ) -> None:
         self._of_failed = requests != "none"
         self._of_good = sample if requests == "all" else 0.0
-        self._lines: list[Line] = []
+        self._lines: list[AccessLine] = []
         self._moment = 0
         self._pid = os.getpid()
         self._text = ""
@@ -101,7 +101,7 @@ class AccessLog:
         plugin_seconds = call.plugin_seconds
         is_plain = not call.retries and call.hedge is None
         self._lines.append(
-            Line(
+            AccessLine(
                 self._now(),
                 name,
                 ACCESS_LOGGER,
@@ -158,7 +158,7 @@ def _json_writer() -> LogWriter | None:
     return None
 
 
-def _log_record(line: Line) -> logging.LogRecord:
+def _log_record(line: AccessLine) -> logging.LogRecord:
     """As ``Logger.makeRecord``, at a third of the cost: all but time and fields is the same."""
     fields = msgspec.to_builtins(line)
     for name in ("time", "level", "logger", "message", "pid"):

@@ -27,8 +27,8 @@ from prism.config.types import AuditConfig
 from prism.contract.errors import PrismError
 from prism.observability.audit_lines import (
     MAX_KEPT,
+    AuditRecord,
     Chain,
-    Record,
     client_text,
     decision_of,
     what_text,
@@ -92,8 +92,8 @@ class AuditLog:
         self.trouble = ""
         self._fail_closed = fail_closed
         self._capacity = capacity
-        self._turn: list[Record] = []  # of this turn of the loop
-        self._waiting: list[Record] = []
+        self._turn: list[AuditRecord] = []  # of this turn of the loop
+        self._waiting: list[AuditRecord] = []
         self._unwritten = 0  # waiting, or in the thread's hands
         self._busy_since: float | None = None  # when the oldest of these came, or the last write
         self._unreported = 0  # lost, and nothing in the log says so yet
@@ -174,7 +174,7 @@ class AuditLog:
         exchange = getattr(call, "exchange", None)
         who = call.identity.audited
         turn.append(
-            Record(
+            AuditRecord(
                 0,
                 self._name,
                 self._text,
@@ -289,7 +289,7 @@ class AuditLog:
         if self._file.rotate():
             log.info("%s begins anew; before is %s", self.path, self._chain)
 
-    def _take(self) -> tuple[list[Record], int]:
+    def _take(self) -> tuple[list[AuditRecord], int]:
         """The next records, and how many were lost before them; empty when it is time for a seal,
         or the end."""
         with self._changed:

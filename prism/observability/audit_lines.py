@@ -37,7 +37,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 _encode = msgspec.json.Encoder().encode
 
 
-class Record(msgspec.Struct, gc=False):
+class AuditRecord(msgspec.Struct, gc=False):
     """A call's line. ``principal`` and ``namespace`` bring further fields with them, those of
     ``Who`` and ``What``: what is raw is copied as it is."""
 
@@ -79,7 +79,7 @@ class What(msgspec.Struct, omit_defaults=True):
     hedged: bool = False
 
 
-class Event(msgspec.Struct, omit_defaults=True, gc=False):
+class AuditEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """What the log says of itself: ``opened``, ``lost``, ``closed``.
 
     ``previous`` is the last line that a chain's opening found, and its chain's last seal:
@@ -193,7 +193,7 @@ class Chain:
         """The last line but for its seal."""
         return self._event("closed")
 
-    def lines(self, records: list[Record]) -> bytes:
+    def lines(self, records: list[AuditRecord]) -> bytes:
         """The next lines."""
         for record in records:
             self._seq += 1
@@ -218,7 +218,7 @@ class Chain:
     ) -> bytes:
         self._seq += 1
         moment = time_text(int(time.time() * 1000))
-        line = Event(self._seq, self.name, moment, event, pid, version, previous, records)
+        line = AuditEvent(self._seq, self.name, moment, event, pid, version, previous, records)
         return self._hashed(_encode(line) + b"\n")
 
     def _hashed(self, lines: bytes) -> bytes:

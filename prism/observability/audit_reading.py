@@ -29,7 +29,7 @@ MAX_LINE = 1024 * 1024
 """Bytes that are read at once; no line of a log is as long, but a file that is none can be one."""
 
 
-class Line(msgspec.Struct):
+class AuditLine(msgspec.Struct):
     """What all lines have, and what tells them apart: a seal has ``sealed`` and ``hash``."""
 
     chain: str
@@ -59,7 +59,7 @@ class CallLine(msgspec.Struct):
 
 
 _decode_call = msgspec.json.Decoder(CallLine).decode
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(AuditLine).decode
 
 
 def rotated_name(path: Path, moment: float) -> Path:
@@ -107,7 +107,7 @@ def is_torn(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
-def parse(text: bytes) -> Line | None:
+def parse(text: bytes) -> AuditLine | None:
     """A line of the log; None if it is none, or was torn."""
     try:
         return _decode(text)
@@ -187,7 +187,7 @@ class Verification:
         elif not line.event:
             self.records += 1
 
-    def _begin(self, line: Line, place: str) -> ChainState:
+    def _begin(self, line: AuditLine, place: str) -> ChainState:
         first = line.seq or line.sealed + 1
         chain = self.chains[line.chain] = ChainState(first, last=first - 1)
         if line.event == "opened" and line.seq == 1:
@@ -224,7 +224,7 @@ class Verification:
         elif seal and seal not in chain.seals and chain.complete:
             self.problems.append(f"{place}: a seal of chain {name} is gone: {seal}")
 
-    def _misplaced(self, chain: ChainState, line: Line, place: str) -> None:
+    def _misplaced(self, chain: ChainState, line: AuditLine, place: str) -> None:
         if line.seq > chain.last + 1:
             missing = f"{chain.last + 1} to {line.seq - 1}" if line.seq > chain.last + 2 else (
                 f"{chain.last + 1}"
@@ -235,7 +235,7 @@ class Verification:
                 f"{place}: line {line.seq} of chain {line.chain} comes again, or out of order"
             )
 
-    def _check_seal(self, chain: ChainState, line: Line, place: str) -> None:
+    def _check_seal(self, chain: ChainState, line: AuditLine, place: str) -> None:
         digest = chain.hash.hexdigest()
         if line.sealed != chain.last:
             self.problems.append(

@@ -61,7 +61,7 @@ METRICS_INTERVAL = 1.0
 """Seconds: ExecuteResponse carries metrics at most this often; health checks always do."""
 
 
-class State(Enum):
+class PluginState(Enum):
     """The life of a plugin, in order; FAILED instead of SERVING when start() raised."""
 
     NEW = "not initialized"
@@ -237,7 +237,7 @@ class Plugin:
         self.credentials = {}
         self.capabilities = ProxyCapabilities()
         self.metrics = Metrics()
-        self.__state = State.NEW
+        self.__state = PluginState.NEW
         self.__failures = _Failures(self.name)
         self.__offered: Mapping[str, Operation] = {}  # those that may be called now
         self.__running = 0
@@ -272,12 +272,12 @@ class Plugin:
 
         A cancelled Initialize leaves the plugin FAILED.
         """
-        if self.__state is not State.NEW:
+        if self.__state is not PluginState.NEW:
             return InitializeResponse(
                 error=f"plugin {self.name!r} was initialized before; start a new instance instead",
                 error_code=StatusCode.FAILED_PRECONDITION,
             )
-        self.__state = State.STARTING
+        self.__state = PluginState.STARTING
         self.namespace = request.namespace
         self.credentials = request.credentials
         self.capabilities = request.capabilities or ProxyCapabilities()
@@ -292,7 +292,7 @@ class Plugin:
             await self.start()
             if request.cache is not None:
                 self.use_cache(request.cache)
-            self.__state = State.SERVING
+            self.__state = PluginState.SERVING
             self.__offered = self.operations
             if not self.operations:
                 self.__failures.logger.warning(
@@ -306,8 +306,8 @@ class Plugin:
             code, detail = self.__failures.of_lifecycle(error, "start")
             return InitializeResponse(error=detail, error_code=code, plugin_version=self.version)
         finally:
-            if self.__state is State.STARTING:
-                self.__state = State.FAILED
+            if self.__state is PluginState.STARTING:
+                self.__state = PluginState.FAILED
         return InitializeResponse(
             success=True,
             plugin_version=self.version,
@@ -447,7 +447,7 @@ class Plugin:
 
     async def health_check(self, request: HealthCheckRequest) -> HealthCheckResponse:
         """Ask ``health``; a plugin that is not serving is UNHEALTHY."""
-        if self.__state is State.SERVING:
+        if self.__state is PluginState.SERVING:
             try:
                 health = await self.health()
             except BaseException as error:
@@ -469,12 +469,12 @@ class Plugin:
         ``stop`` runs even when calls remain; the answer then says how many.
         Cancelling leaves the plugin STOPPING: it takes no calls any more.
         """
-        if self.__state is State.STARTING:
+        if self.__state is PluginState.STARTING:
             return ShutdownResponse(error="the plugin is still starting")
-        if self.__state is not State.SERVING:
-            self.__state = State.STOPPED
+        if self.__state is not PluginState.SERVING:
+            self.__state = PluginState.STOPPED
             return ShutdownResponse(success=True)
-        self.__state = State.STOPPING
+        self.__state = PluginState.STOPPING
         self.__offered = {}
         if self.__running:
             self.__none_runs = anyio.Event()
@@ -488,7 +488,7 @@ class Plugin:
                 raise
             return ShutdownResponse(error=self.__failures.of_lifecycle(error, "stop")[1])
         finally:
-            self.__state = State.STOPPED
+            self.__state = PluginState.STOPPED
         if remaining:
             return ShutdownResponse(error=f"stopped while {remaining} calls were still running")
         return ShutdownResponse(success=True)
@@ -505,8 +505,8 @@ class Plugin:
 
     def __refusal(self, name: str, *, streaming: bool) -> PluginError:
         """Why this operation cannot be called, or not in this way."""
-        if self.__state is not State.SERVING:
-            gone = self.__state in (State.STOPPING, State.STOPPED)
+        if self.__state is not PluginState.SERVING:
+            gone = self.__state in (PluginState.STOPPING, PluginState.STOPPED)
             code = StatusCode.UNAVAILABLE if gone else StatusCode.FAILED_PRECONDITION
             return PluginError(code, f"plugin {self.name!r} is {self.__state.value}")
         if name not in self.operations:

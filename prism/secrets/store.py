@@ -45,7 +45,7 @@ class SecretError(PrismError):
 
 
 @dataclass(frozen=True)
-class Source:
+class SecretSource:
     """The place of the secret ``name``: a ``directory``, a variable, or ``PATH#KEY`` in Vault.
 
     ``server`` is what the configuration says of that Vault and of the login to it, but not of its
@@ -68,10 +68,10 @@ class Source:
         return f"{vault.address} {vault.mount}/{self.place}"
 
 
-def source_of(name: str, config: SecretsConfig) -> Source:
+def source_of(name: str, config: SecretsConfig) -> SecretSource:
     """Where the secret ``name`` is."""
     if name in config.environment:
-        return Source(name, "variable", name)
+        return SecretSource(name, "variable", name)
     vault = config.vault
     for secret in vault.secrets if vault is not None else ():
         if vault is not None and secret.name == name:
@@ -79,11 +79,11 @@ def source_of(name: str, config: SecretsConfig) -> Source:
             variables = [variable for variable in config.environment if variable in login]
             server = replace(config, environment=variables, vault=replace(vault, secrets=[]))
             key = msgspec.json.encode(server)
-            return Source(name, "vault", f"{secret.path}#{secret.key}", server, key)
-    return Source(name, "file", config.directory)
+            return SecretSource(name, "vault", f"{secret.path}#{secret.key}", server, key)
+    return SecretSource(name, "file", config.directory)
 
 
-Found = Mapping[Source, str | SecretError]
+Found = Mapping[SecretSource, str | SecretError]
 """What was found at each source."""
 
 
@@ -106,15 +106,15 @@ class Secrets:
         names = {name for text in texts.values() for name in placeholders(text)}
         return Credentials(texts, {name: source_of(name, config) for name in sorted(names)}, self)
 
-    async def look(self, sources: Iterable[Source], *, anew: bool = False) -> Found:
+    async def look(self, sources: Iterable[SecretSource], *, anew: bool = False) -> Found:
         """What is at each of ``sources``. Vault's are asked for ``anew``, or may be as old as the
         configuration lets them be. Cancelling leaves nothing behind.
         """
-        found: dict[Source, str | SecretError] = {}
+        found: dict[SecretSource, str | SecretError] = {}
         wanted = dict.fromkeys(sources)
         files = [source for source in wanted if source.kind == "file"]
 
-        async def ask(source: Source) -> None:
+        async def ask(source: SecretSource) -> None:
             found[source] = await self._vault(source).read(source, anew=anew)
 
         async with trio.open_nursery() as nursery:
@@ -144,11 +144,11 @@ class Secrets:
             why = f"its file system does not answer within {READ_SECONDS:g} s"
             raise SecretError(why) from None
 
-    def look_here(self, sources: Collection[Source]) -> Found:
+    def look_here(self, sources: Collection[SecretSource]) -> Found:
         """``look`` for sources that are not Vault's; blocks for as long as the disk takes."""
         return {source: self._read_here(source) for source in sources}
 
-    def _read_here(self, source: Source) -> str | SecretError:
+    def _read_here(self, source: SecretSource) -> str | SecretError:
         try:
             if source.kind == "variable":
                 value = self._environment.get(source.place)
@@ -168,7 +168,7 @@ class Secrets:
 
     # -- Vault ----------------------------------------------------------------------
 
-    def _vault(self, source: Source) -> "Vault":
+    def _vault(self, source: SecretSource) -> "Vault":
         from prism.secrets.vault import Vault  # not loaded where there is none: it is large
 
         assert source.server is not None  # noqa: S101 - its kind says so
@@ -211,7 +211,7 @@ class Credentials:
     """
 
     texts: Mapping[str, str] = field(repr=False)
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SecretSource]
     secrets: Secrets = field(compare=False, repr=False)
 
     @property

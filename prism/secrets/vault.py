@@ -29,7 +29,7 @@ from prism.config.errors import ConfigError, clip
 from prism.config.types import SecretsConfig
 from prism.contract.redaction import Redaction
 from prism.secrets.files import checked, read_secret
-from prism.secrets.store import SecretError, Secrets, Source
+from prism.secrets.store import SecretError, Secrets, SecretSource
 from prism.streams.errors import TLSFilesError
 from prism.streams.tls import TLSFiles, load_client_context
 
@@ -109,7 +109,7 @@ class Vault:
         self._believed_until = -math.inf
         self._hidden = Redaction()
 
-    async def read(self, source: Source, *, anew: bool) -> str | SecretError:
+    async def read(self, source: SecretSource, *, anew: bool) -> str | SecretError:
         """The secret at ``source``, ``PATH#KEY``; or why it is not to be had.
 
         Not ``anew``, it may be ``refresh_seconds`` old. Cancelling leaves nothing behind.

@@ -20,7 +20,7 @@ from prism.supervision.events import Journal
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.replacement import Replacement
 from prism.supervision.replicas import AnyKeeper
-from prism.supervision.roll import Exchange, Roll, replacement_for
+from prism.supervision.roll import KeeperExchange, Roll, replacement_for
 from prism.supervision.slot import Slot
 from prism.supervision.status import Receipt
 
@@ -56,7 +56,7 @@ Commit = Callable[[dict[str, Slot], list[str]], None]
 """Called at the moment of the change with the slots that are new, and the removed names: those of
 new namespaces, and of such as have several replicas now, or one instead of several."""
 
-Step = Replacement | Roll | Exchange
+Step = Replacement | Roll | KeeperExchange
 """What is prepared, and then swapped and finished, or rolled back."""
 MakeKeeper = Callable[[InstanceSpec, Journal | None], AnyKeeper]
 
@@ -146,7 +146,7 @@ class Transaction:
         keeper, spec = self._keepers[name], self._specs[name]
         new = self._exchanged.get(name)
         if new is not None:
-            return Exchange(keeper, new, self._nursery, overlaps=overlaps)
+            return KeeperExchange(keeper, new, self._nursery, overlaps=overlaps)
         return replacement_for(keeper, spec, anew=False)
 
     async def _prepare(self, reloads: dict[str, Step]) -> None:

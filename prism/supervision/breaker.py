@@ -20,7 +20,7 @@ from math import inf
 from typing import Final
 
 from prism.config.types import BreakerConfig
-from prism.contract.errors import PrismError
+from prism.supervision.lifecycle import IllegalTransition
 
 BUCKETS = 10
 """Parts of the window: it slides by a tenth of its length, and takes as much memory for one call
@@ -34,7 +34,7 @@ JITTER = 0.2
 backend do not all try it at the same moment."""
 
 
-class State(StrEnum):
+class CircuitState(StrEnum):
     """Where a breaker stands."""
 
     CLOSED = auto()  # calls pass, and are counted
@@ -42,7 +42,7 @@ class State(StrEnum):
     HALF_OPEN = auto()  # one call at a time passes, to see how it goes; all others are refused
 
 
-class Trigger(StrEnum):
+class CircuitTrigger(StrEnum):
     """What moves a breaker on."""
 
     TRIPPED = auto()  # too many calls failed, or were slow
@@ -60,10 +60,10 @@ class Outcome(StrEnum):
     NOTHING = auto()  # as the client left, or the call never began
 
 
-_S = State
-_T = Trigger
+_S = CircuitState
+_T = CircuitTrigger
 
-TRANSITIONS: Final[dict[State, dict[Trigger, State]]] = {
+TRANSITIONS: Final[dict[CircuitState, dict[CircuitTrigger, CircuitState]]] = {
     _S.CLOSED: {
         _T.TRIPPED: _S.OPEN,
         _T.RESET: _S.CLOSED,
@@ -80,15 +80,11 @@ TRANSITIONS: Final[dict[State, dict[Trigger, State]]] = {
 }
 
 # On every call's way: on Python 3.11 an enum's attribute costs a call.
-_CLOSED, _OPEN, _HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+_CLOSED, _OPEN, _HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 _BAD, _NOTHING = Outcome.BAD, Outcome.NOTHING
 
-OnTransition = Callable[[State, State, str], None]
+OnTransition = Callable[[CircuitState, CircuitState, str], None]
 """Called with the state before, the one after, and the reason."""
-
-
-class IllegalTransition(PrismError):
-    """A trigger came that its state's row does not have: a bug."""
 
 
 class Window:
@@ -149,7 +145,7 @@ class Breaker:
         rand: Callable[[], float] = random.random,
     ) -> None:
         self.config = config
-        self.state = State.CLOSED
+        self.state = CircuitState.CLOSED
         self.reason = ""
         self.period = 1
         self.open_until = -inf
@@ -181,7 +177,7 @@ class Breaker:
         if self.state is not _CLOSED:
             if self.state is _OPEN:
                 self.good_probes = 0
-                self._move(Trigger.DUE, "a call is let through, to see how it goes")
+                self._move(CircuitTrigger.DUE, "a call is let through, to see how it goes")
             # One that hangs must not keep others from trying for as long as it may take. It is over
             # for the breaker when the next one begins.
             self.period += 1
@@ -208,18 +204,18 @@ class Breaker:
         self.window = Window(self.config.window_seconds)
         self._times = 0
         self._closed_at = -inf
-        self._move(Trigger.RESET, "an operator has reset it")
+        self._move(CircuitTrigger.RESET, "an operator has reset it")
 
     def _end_probe(self, outcome: Outcome, seconds: float, slow: bool, now: float) -> None:
         self._probe_until = -inf
         if outcome is _BAD or slow:
-            self._open(Trigger.FAILED, _why_bad(outcome, seconds), now)
+            self._open(CircuitTrigger.FAILED, _why_bad(outcome, seconds), now)
         elif outcome is not _NOTHING:
             self.good_probes += 1
             if self.good_probes >= self.config.probes:
                 self.window = Window(self.config.window_seconds)
                 self._closed_at = now
-                self._move(Trigger.PROVEN, f"{self.good_probes} calls in a row went well")
+                self._move(CircuitTrigger.PROVEN, f"{self.good_probes} calls in a row went well")
 
     def _judge(self, now: float) -> None:
         config, window = self.config, self.window
@@ -230,17 +226,17 @@ class Breaker:
         if window.bad >= config.error_rate * calls:
             share = window.bad / calls
             said = f"{window.bad} {within} failed ({share:.0%}, opens at {config.error_rate:.0%})"
-            self._open(Trigger.TRIPPED, said, now)
+            self._open(CircuitTrigger.TRIPPED, said, now)
         elif config.slow_seconds is not None and window.slow >= config.slow_rate * calls:
             share = window.slow / calls
             took = f"took {config.slow_seconds:g} s or longer"
             said = f"{window.slow} {within} {took} ({share:.0%}, opens at {config.slow_rate:.0%})"
-            self._open(Trigger.TRIPPED, said, now)
+            self._open(CircuitTrigger.TRIPPED, said, now)
 
-    def _open(self, trigger: Trigger, reason: str, now: float) -> None:
+    def _open(self, trigger: CircuitTrigger, reason: str, now: float) -> None:
         # One that closes and fails again at once is not well: it would flap at full speed.
         healthy_for = now - self._closed_at
-        if trigger is Trigger.TRIPPED and healthy_for > max(
+        if trigger is CircuitTrigger.TRIPPED and healthy_for > max(
             self._open_for, self.config.window_seconds
         ):
             self._times = 0
@@ -250,7 +246,7 @@ class Breaker:
         self.open_until = now + self._open_for
         self._move(trigger, f"{reason}; it is tried again in {self._open_for:.3g} s")
 
-    def _move(self, trigger: Trigger, reason: str) -> None:
+    def _move(self, trigger: CircuitTrigger, reason: str) -> None:
         before = self.state
         try:
             after = TRANSITIONS[before][trigger]

@@ -57,7 +57,7 @@ class Sample:
         return self._latencies.percentile(share)
 
 
-class Verdict(Enum):
+class CanaryVerdict(Enum):
     """What to do now."""
 
     WAIT = auto()
@@ -106,7 +106,7 @@ class Canary:
             raise ValueError("max_error_increase must be at least 0, max_latency_factor at least 1")
 
 
-def judge(canary: Canary, old: Sample, new: Sample, seconds: float) -> tuple[Verdict, str]:
+def judge(canary: Canary, old: Sample, new: Sample, seconds: float) -> tuple[CanaryVerdict, str]:
     """The verdict after ``seconds`` of trial, and its reason in words.
 
     Errors are judged as soon as they could not be chance: a version that fails
@@ -122,18 +122,18 @@ def judge(canary: Canary, old: Sample, new: Sample, seconds: float) -> tuple[Ver
         f"{old.calls}), 95% within {_ms(new)} (old: {_ms(old)})"
     )
     if excess > canary.max_error_increase and (excess > noise or enough):
-        return Verdict.ROLL_BACK, f"it fails more often: {compared}"
+        return CanaryVerdict.ROLL_BACK, f"it fails more often: {compared}"
     if not enough or seconds < canary.min_seconds:
         if seconds >= canary.max_seconds:
-            return Verdict.ROLL_BACK, (
+            return CanaryVerdict.ROLL_BACK, (
                 f"only {new.calls} of the {canary.min_calls} calls needed came within "
                 f"{canary.max_seconds:g} s"
             )
-        return Verdict.WAIT, compared
+        return CanaryVerdict.WAIT, compared
     allowed = canary.max_latency_factor * old.latency(PERCENTILE) + SLACK_SECONDS
     if old.calls and new.latency(PERCENTILE) > allowed:
-        return Verdict.ROLL_BACK, f"it is slower: {compared}"
-    return Verdict.PROMOTE, f"it is as good: {compared}"
+        return CanaryVerdict.ROLL_BACK, f"it is slower: {compared}"
+    return CanaryVerdict.PROMOTE, f"it is as good: {compared}"
 
 
 def _ms(sample: Sample) -> str:

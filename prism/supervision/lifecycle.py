@@ -96,7 +96,7 @@ OVER: Final = frozenset({State.STOPPED, State.FAILED})
 
 
 class IllegalTransition(PrismError):
-    """A trigger came that its state's row does not have: a bug in the supervision."""
+    """A trigger came that its state's row does not have: a bug."""
 
 
 OnTransition = Callable[[State | None, State, str], None]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import trio
 
 from prism.streams.errors import LaunchError
-from prism.supervision.canary import Canary, Sample, Verdict, judge
+from prism.supervision.canary import Canary, CanaryVerdict, Sample, judge
 from prism.supervision.generation import Generation
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper
@@ -260,8 +260,8 @@ class Replacement:
         journal.step("canary", new.id, f"it gets {canary.share:.0%} of the calls")
         try:
             with slot.sharing(second, canary.share):
-                verdict = Verdict.WAIT
-                while verdict is Verdict.WAIT:
+                verdict = CanaryVerdict.WAIT
+                while verdict is CanaryVerdict.WAIT:
                     await trio.sleep(JUDGE_EVERY)
                     if self.keeper.stopping:
                         raise LaunchError(STOPPING)
@@ -269,12 +269,12 @@ class Replacement:
                         await new.wait_ended()
                         raise LaunchError(f"on trial, it left: {new.error}")
                     if not old.serving:
-                        verdict = Verdict.PROMOTE
+                        verdict = CanaryVerdict.PROMOTE
                         reason = "the old instance is gone, so it takes over"
                         break
                     seconds = trio.current_time() - began
                     verdict, reason = judge(canary, first.sample, second.sample, seconds)
-            if verdict is Verdict.ROLL_BACK:
+            if verdict is CanaryVerdict.ROLL_BACK:
                 raise LaunchError(reason)
         finally:
             first.sample = second.sample = self._trial = None

@@ -268,7 +268,7 @@ class Roll:
         return f"{replaced} of {len(members)} replicas were replaced ({', '.join(parts)})"
 
 
-class Exchange:
+class KeeperExchange:
     """Puts ``new`` into the place of ``old``, which is of another kind: several replicas where
     there was one plugin, or one where there were several. Used as a ``Replacement`` is.
 

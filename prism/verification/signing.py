@@ -20,7 +20,7 @@ MAX_KEY_FILE = 16 * 1024
 """Bytes that are read of a file that should be a private key."""
 
 
-class KeyFileError(PrismError):
+class SigningKeyError(PrismError):
     """A private key cannot be written or read; says why."""
 
 
@@ -51,7 +51,7 @@ def generate_key(path: Path) -> PrivateKey:
     """Make a key and write it to ``path``, which must not exist, readable by its owner only.
 
     Raises:
-        KeyFileError: it cannot be written; an existing file is never replaced.
+        SigningKeyError: it cannot be written; an existing file is never replaced.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -69,9 +69,9 @@ def generate_key(path: Path) -> PrivateKey:
             os.fchmod(descriptor, 0o600)  # whatever the umask
             file.write(text)
     except FileExistsError:
-        raise KeyFileError(f"{path} exists; it was left as it is. Choose another name") from None
+        raise SigningKeyError(f"{path} exists; it was left as it is. Choose another name") from None
     except OSError as error:
-        raise KeyFileError(f"cannot write {path}: {error.strerror}") from None
+        raise SigningKeyError(f"cannot write {path}: {error.strerror}") from None
     return PrivateKey(key)
 
 
@@ -79,7 +79,7 @@ def load_key(path: Path) -> PrivateKey:
     """Read a private key: PKCS #8 in PEM, not encrypted, as ``generate_key`` and openssl write it.
 
     Raises:
-        KeyFileError: it cannot be read, others could read it too, or it is no such key.
+        SigningKeyError: it cannot be read, others could read it too, or it is no such key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -89,9 +89,9 @@ def load_key(path: Path) -> PrivateKey:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_KEY_FILE)
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}") from None
+        raise SigningKeyError(f"cannot read {path}: {error.strerror}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeyFileError(
+        raise SigningKeyError(
             f"{path} is open to others (mode {stat.S_IMODE(mode):04o}); "
             f"if it has always been yours alone: chmod 0600 {path}"
         )
@@ -100,7 +100,7 @@ def load_key(path: Path) -> PrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(
+        raise SigningKeyError(
             f"{path} is no Ed25519 private key without a password; make one: prism plugin keygen"
         )
     return PrivateKey(key)

@@ -41,3 +41,27 @@ def test_functions(page):
             if not any(re.search(member, home, re.MULTILINE) for home in homes):
                 missing.append(name)
     assert missing == []
+
+
+TWICE = {
+    "Event": "a frame's, and what happens to a plugin",
+    "Group": "of users, and of differences: the admin port's schema names it so",
+    "Head": "of HTTP/1.1, and of HTTP/2",
+    "Problem": "the answer, and its schema",
+    "Request": "of HTTP/1.1, and of HTTP/2",
+    "Trigger": "of the two tables of states: a stream's, and a generation's",
+}
+"""Names that two classes of the proxy have, and why."""
+
+
+def test_no_two_classes_have_one_name():
+    """The SDK is apart: it is installed without the proxy, too, and has its own words."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "prism").rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith("prism/sdk/"):
+            for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(), re.MULTILINE):
+                homes.setdefault(name, []).append(place)
+    twice = {name: found for name, found in homes.items() if len(found) > 1}
+    assert {name: found for name, found in twice.items() if name not in TWICE} == {}
+    assert [name for name in TWICE if len(twice.get(name, ())) != 2] == []

@@ -446,7 +446,7 @@ def written(tmp_path_factory):
                 b'"kv","operation":"get","decision":"allow","rule":"open","status":"OK","ran":"yes"'
             )
             parts = Raw(b'"ada"'), Raw(what), UNSET
-            log._turn.append(module.Record(0, log.chain, "t", f"{run}-{number}", 1.0, *parts))
+            log._turn.append(module.AuditRecord(0, log.chain, "t", f"{run}-{number}", 1.0, *parts))
         log.flush()
         log.close()
     return path.read_bytes().splitlines(keepends=True)

@@ -14,10 +14,10 @@ from prism.supervision.breaker import (
     LONGEST,
     TRANSITIONS,
     Breaker,
+    CircuitState,
+    CircuitTrigger,
     IllegalTransition,
     Outcome,
-    State,
-    Trigger,
     Window,
 )
 
@@ -52,7 +52,7 @@ class Clocked:
     def open(self):
         for _ in range(self.breaker.config.min_calls):
             self.call(BAD)
-        assert self.state is State.OPEN
+        assert self.state is CircuitState.OPEN
         return self
 
     def half_open(self):
@@ -63,27 +63,27 @@ class Clocked:
 
 def test_every_state_can_be_reached_and_left():
     reached = {after for row in TRANSITIONS.values() for after in row.values()}
-    assert reached == set(TRANSITIONS) == set(State)
-    assert all(Trigger.RESET in row for row in TRANSITIONS.values())
+    assert reached == set(TRANSITIONS) == set(CircuitState)
+    assert all(CircuitTrigger.RESET in row for row in TRANSITIONS.values())
 
 
 def test_what_is_not_in_the_table_is_a_bug():
     with pytest.raises(IllegalTransition, match="proven means nothing in closed"):
-        Clocked().breaker._move(Trigger.PROVEN, "")
+        Clocked().breaker._move(CircuitTrigger.PROVEN, "")
 
 
 def test_it_opens_at_the_rate_of_failures_and_not_before_there_are_enough_calls():
     one = Clocked()
     for outcome in (BAD, BAD, GOOD):
         one.call(outcome)
-    assert one.state is State.CLOSED  # two of three, but three are no statistics
+    assert one.state is CircuitState.CLOSED  # two of three, but three are no statistics
     one.call(GOOD)
-    assert one.state is State.CLOSED  # a good call opens nothing
+    assert one.state is CircuitState.CLOSED  # a good call opens nothing
     one.call(GOOD)
     one.call(BAD)
-    assert one.state is State.OPEN
+    assert one.state is CircuitState.OPEN
     ((before, after, reason),) = one.changes
-    assert (before, after) == (State.CLOSED, State.OPEN)
+    assert (before, after) == (CircuitState.CLOSED, CircuitState.OPEN)
     assert reason == (
         "3 of 6 calls within 10 s failed (50%, opens at 50%); it is tried again in 5 s"
     )
@@ -94,9 +94,9 @@ def test_it_opens_at_the_rate_of_slow_calls():
     one = Clocked(slow_seconds=1.0, slow_rate=0.75)
     for seconds in (1.0, 1.5, 0.9):
         one.call(GOOD, seconds)
-    assert one.state is State.CLOSED
+    assert one.state is CircuitState.CLOSED
     one.call(GOOD, 1.0)
-    assert one.state is State.OPEN
+    assert one.state is CircuitState.OPEN
     assert one.changes[0][2].startswith(
         "3 of 4 calls within 10 s took 1 s or longer (75%, opens at 75%)"
     )
@@ -106,17 +106,17 @@ def test_without_a_limit_no_call_is_slow():
     one = Clocked()
     for _ in range(10):
         one.call(GOOD, 0.9)
-    assert one.state is State.CLOSED
+    assert one.state is CircuitState.CLOSED
 
 
 def test_a_plugin_that_is_slow_for_some_operations_stays_closed_unless_the_rate_says_so():
     one = Clocked(slow_seconds=1.0, slow_rate=0.8, window_seconds=1000)
     for number in range(200):
         one.call(GOOD, 2.0 if number % 4 == 0 else 0.01)  # a report among lookups
-    assert one.state is State.CLOSED
+    assert one.state is CircuitState.CLOSED
     for _ in range(1000):
         one.call(GOOD, 2.0)
-        if one.state is State.OPEN:
+        if one.state is CircuitState.OPEN:
             break
     window = one.breaker.window
     assert window.slow >= 0.8 * window.calls
@@ -126,10 +126,10 @@ def test_clients_that_give_up_a_plugin_that_hangs_do_not_keep_it_closed():
     one = Clocked(slow_seconds=1.0)
     for _ in range(20):
         one.call(NOTHING, 0.5)
-    assert (one.state, one.breaker.window.calls) == (State.CLOSED, 0)
+    assert (one.state, one.breaker.window.calls) == (CircuitState.CLOSED, 0)
     for _ in range(4):
         one.call(NOTHING, 1.5)
-    assert one.state is State.OPEN
+    assert one.state is CircuitState.OPEN
 
 
 def test_old_calls_are_forgotten():
@@ -138,7 +138,7 @@ def test_old_calls_are_forgotten():
         one.call(BAD)
     one.now += 10.5
     one.call(BAD)
-    assert (one.state, one.breaker.window.calls) == (State.CLOSED, 1)
+    assert (one.state, one.breaker.window.calls) == (CircuitState.CLOSED, 1)
 
 
 def test_one_probe_at_a_time_and_several_good_ones_close_it():
@@ -146,15 +146,19 @@ def test_one_probe_at_a_time_and_several_good_ones_close_it():
     breaker = one.breaker
     assert breaker.refused_for(one.now - 0.01) == pytest.approx(0.01)
     first = breaker.begin(one.now)
-    assert one.state is State.HALF_OPEN
+    assert one.state is CircuitState.HALF_OPEN
     assert breaker.refused_for(one.now) == 5  # while that one is awaited
     breaker.end(first, GOOD, 0.0, one.now)
     assert one.call()
-    assert one.state is State.HALF_OPEN
+    assert one.state is CircuitState.HALF_OPEN
     assert one.call()
-    assert one.state is State.CLOSED
+    assert one.state is CircuitState.CLOSED
     assert breaker.window.calls == 0  # what counts is what comes now
-    assert [change[1] for change in one.changes] == [State.OPEN, State.HALF_OPEN, State.CLOSED]
+    assert [change[1] for change in one.changes] == [
+        CircuitState.OPEN,
+        CircuitState.HALF_OPEN,
+        CircuitState.CLOSED,
+    ]
 
 
 @pytest.mark.parametrize(("outcome", "seconds"), [(BAD, 0.0), (GOOD, 2.0), (NOTHING, 2.0)])
@@ -162,7 +166,7 @@ def test_a_bad_probe_opens_it_for_longer(outcome, seconds):
     one = Clocked(slow_seconds=2.0).half_open()
     assert one.call()
     assert one.call(outcome, seconds)
-    assert one.state is State.OPEN
+    assert one.state is CircuitState.OPEN
     assert one.breaker.open_until == one.now + 10
     one.now += 10
     one.call(BAD)
@@ -192,7 +196,7 @@ def test_one_that_flaps_is_open_for_longer_each_time_until_it_was_well():
         one.now = one.breaker.open_until
         for _ in range(3):
             one.call()  # it looks well whenever it is tried, and fails under load
-        assert one.state is State.CLOSED
+        assert one.state is CircuitState.CLOSED
     assert pauses == [5, 10, 20]
     one.now += 21
     one.open()
@@ -203,7 +207,7 @@ def test_a_probe_of_which_nothing_comes_gives_its_place_back():
     one = Clocked().half_open()
     assert one.call(NOTHING)
     assert one.breaker.refused_for(one.now) is None
-    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 0)
+    assert (one.state, one.breaker.good_probes) == (CircuitState.HALF_OPEN, 0)
 
 
 def test_a_probe_that_hangs_lets_another_one_pass_in_time():
@@ -212,7 +216,7 @@ def test_a_probe_that_hangs_lets_another_one_pass_in_time():
     assert not one.call()
     one.now += 5
     assert one.call()
-    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 1)
+    assert (one.state, one.breaker.good_probes) == (CircuitState.HALF_OPEN, 1)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -222,7 +226,7 @@ def test_a_probe_that_was_given_up_says_nothing_of_the_present_one(outcome):
     one.now += 6
     present = one.breaker.begin(one.now)
     one.breaker.end(hanging, outcome, 6.0, one.now)
-    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 0)
+    assert (one.state, one.breaker.good_probes) == (CircuitState.HALF_OPEN, 0)
     assert one.breaker.refused_for(one.now) == 5  # no second one beside it
     one.breaker.end(present, GOOD, 0.0, one.now)
     assert one.breaker.good_probes == 1
@@ -235,16 +239,16 @@ def test_calls_of_before_say_nothing_of_now():
     assert one.call()
     for period in early:
         one.breaker.end(period, BAD, 30.0, one.now)
-    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 1)
+    assert (one.state, one.breaker.good_probes) == (CircuitState.HALF_OPEN, 1)
 
 
 def test_another_configuration_keeps_the_state():
     one = Clocked().half_open()
     one.call()
     one.breaker.configure(BreakerConfig(probes=2, window_seconds=60))
-    assert (one.state, one.breaker.good_probes) == (State.HALF_OPEN, 1)
+    assert (one.state, one.breaker.good_probes) == (CircuitState.HALF_OPEN, 1)
     one.call()
-    assert (one.state, one.breaker.window.seconds) == (State.CLOSED, 60)
+    assert (one.state, one.breaker.window.seconds) == (CircuitState.CLOSED, 60)
 
 
 def test_a_reset_forgets_all():
@@ -252,7 +256,7 @@ def test_a_reset_forgets_all():
     running = one.breaker.begin(one.now)
     one.breaker.reset()
     one.breaker.end(running, BAD, 0.0, one.now)
-    assert (one.state, one.breaker.window.calls) == (State.CLOSED, 0)
+    assert (one.state, one.breaker.window.calls) == (CircuitState.CLOSED, 0)
     one.open()
     assert one.breaker.open_until - one.now == 5
 
@@ -300,21 +304,21 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def call_comes(self):
         before, wait = self.breaker.state, self.breaker.refused_for(self.now)
-        if before is State.CLOSED:
+        if before is CircuitState.CLOSED:
             assert wait is None
         if wait is not None:
             assert 0 < wait <= self.config.open_seconds * LONGEST * (1 + JITTER)
             assert self.breaker.state is before  # a look changes nothing
             return
-        if before is State.OPEN:
+        if before is CircuitState.OPEN:
             assert self.now >= self.breaker.open_until
-        elif before is State.HALF_OPEN:
+        elif before is CircuitState.HALF_OPEN:
             # One at a time, but for one that has hung for as long as it is open.
             assert self.probe is None or self.probe[1] + self.config.open_seconds <= self.now
         period = self.breaker.begin(self.now)
         self.begun += 1
         self.running.append((self.begun, period, self.now))
-        if self.breaker.state is State.HALF_OPEN:
+        if self.breaker.state is CircuitState.HALF_OPEN:
             self.probe = self.begun, self.now
 
     @precondition(lambda self: self.running)
@@ -325,16 +329,16 @@ class AnyOrder(RuleBasedStateMachine):
         before, counted = self.breaker.state, self.breaker.window.calls
         moves = len(self.moves)
         is_now = period == self.breaker.period
-        if before is State.HALF_OPEN:
+        if before is CircuitState.HALF_OPEN:
             assert is_now == (self.probe is not None and self.probe[0] == number)
             self.probe = None if is_now else self.probe
         self.breaker.end(period, outcome, self.now - began, self.now)
         if not is_now:
             assert self.breaker.state is before
             assert self.breaker.window.calls == counted
-        elif before is State.HALF_OPEN:
+        elif before is CircuitState.HALF_OPEN:
             bad = outcome is Outcome.BAD or self.now - began >= 3
-            assert (self.breaker.state is State.OPEN) == bad
+            assert (self.breaker.state is CircuitState.OPEN) == bad
         elif outcome is Outcome.GOOD and self.now - began < 3:
             assert len(self.moves) == moves
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prism.contract.status import StatusCode
-from prism.supervision.canary import PLUGIN_AT_FAULT, Canary, Sample, Verdict, judge
+from prism.supervision.canary import PLUGIN_AT_FAULT, Canary, CanaryVerdict, Sample, judge
 
 CANARY = Canary(share=0.1, min_calls=50, min_seconds=10, max_seconds=100)
 
@@ -21,19 +21,19 @@ def sample(calls, errors=0, seconds=0.01):
 @pytest.mark.parametrize(
     ("old", "new", "seconds", "verdict", "says"),
     [
-        (sample(900), sample(100), 20, Verdict.PROMOTE, "as good: errors 0.0% of 100 calls"),
-        (sample(900), sample(100), 5, Verdict.WAIT, ""),
-        (sample(900), sample(49), 20, Verdict.WAIT, ""),
-        (sample(900), sample(49), 100, Verdict.ROLL_BACK, "only 49 of the 50 calls"),
-        (sample(900), sample(100, errors=10), 20, Verdict.ROLL_BACK, "fails more often"),
+        (sample(900), sample(100), 20, CanaryVerdict.PROMOTE, "as good: errors 0.0% of 100 calls"),
+        (sample(900), sample(100), 5, CanaryVerdict.WAIT, ""),
+        (sample(900), sample(49), 20, CanaryVerdict.WAIT, ""),
+        (sample(900), sample(49), 100, CanaryVerdict.ROLL_BACK, "only 49 of the 50 calls"),
+        (sample(900), sample(100, errors=10), 20, CanaryVerdict.ROLL_BACK, "fails more often"),
         # Before its time, if it cannot be chance; one bad call of three may be.
-        (sample(90), sample(30, errors=30), 1, Verdict.ROLL_BACK, "fails more often"),
-        (sample(30), sample(3, errors=1), 1, Verdict.WAIT, ""),
+        (sample(90), sample(30, errors=30), 1, CanaryVerdict.ROLL_BACK, "fails more often"),
+        (sample(30), sample(3, errors=1), 1, CanaryVerdict.WAIT, ""),
         # As bad as the old one is good enough.
-        (sample(900, errors=90), sample(100, errors=10), 20, Verdict.PROMOTE, "as good"),
-        (sample(900), sample(100, seconds=0.1), 20, Verdict.ROLL_BACK, "slower"),
-        (sample(900), sample(100, seconds=0.014), 20, Verdict.PROMOTE, "as good"),
-        (sample(0), sample(100), 20, Verdict.PROMOTE, "as good"),
+        (sample(900, errors=90), sample(100, errors=10), 20, CanaryVerdict.PROMOTE, "as good"),
+        (sample(900), sample(100, seconds=0.1), 20, CanaryVerdict.ROLL_BACK, "slower"),
+        (sample(900), sample(100, seconds=0.014), 20, CanaryVerdict.PROMOTE, "as good"),
+        (sample(0), sample(100), 20, CanaryVerdict.PROMOTE, "as good"),
     ],
 )
 def test_verdicts(old, new, seconds, verdict, says):
@@ -46,9 +46,9 @@ def test_verdicts(old, new, seconds, verdict, says):
 def test_it_is_over_in_time_and_never_promotes_the_untried(old_calls, new_calls, seconds):
     verdict, _ = judge(CANARY, sample(old_calls), sample(new_calls), seconds)
     if new_calls < CANARY.min_calls or seconds < CANARY.min_seconds:
-        assert verdict is not Verdict.PROMOTE
+        assert verdict is not CanaryVerdict.PROMOTE
     if seconds >= CANARY.max_seconds:
-        assert verdict is not Verdict.WAIT
+        assert verdict is not CanaryVerdict.WAIT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from prism.verification import signature
-from prism.verification.signing import CannotSign, KeyFileError, generate_key, load_key, sign
+from prism.verification.signing import CannotSign, SigningKeyError, generate_key, load_key, sign
 
 
 def test_a_key_is_for_its_owner_alone(tmp_path) -> None:
@@ -13,10 +13,10 @@ def test_a_key_is_for_its_owner_alone(tmp_path) -> None:
     private = generate_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_key(path).public == private.public
-    with pytest.raises(KeyFileError, match="exists; it was left as it is"):
+    with pytest.raises(SigningKeyError, match="exists; it was left as it is"):
         generate_key(path)
     path.chmod(0o640)
-    with pytest.raises(KeyFileError, match=r"open to others .mode 0640"):
+    with pytest.raises(SigningKeyError, match=r"open to others .mode 0640"):
         load_key(path)
 
 
@@ -25,14 +25,14 @@ def test_a_file_that_is_no_key(tmp_path, content: bytes) -> None:
     path = tmp_path / "a.key"
     path.touch(0o600)
     path.write_bytes(content)
-    with pytest.raises(KeyFileError, match="no Ed25519 private key"):
+    with pytest.raises(SigningKeyError, match="no Ed25519 private key"):
         load_key(path)
 
 
 def test_a_key_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(KeyFileError, match=r"cannot read .*No such file"):
+    with pytest.raises(SigningKeyError, match=r"cannot read .*No such file"):
         load_key(tmp_path / "a.key")
-    with pytest.raises(KeyFileError, match=r"cannot write .*No such file"):
+    with pytest.raises(SigningKeyError, match=r"cannot write .*No such file"):
         generate_key(tmp_path / "none" / "a.key")
 
 

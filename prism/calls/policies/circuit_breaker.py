@@ -18,7 +18,7 @@ from prism.contract.errors import (
 )
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
-from prism.supervision.breaker import Breaker, Outcome, State
+from prism.supervision.breaker import Breaker, CircuitState, Outcome
 from prism.supervision.instance import Instance
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ CHANGES = Measure(
 REFUSED = Measure("prism_breaker_refused", "counter", "Calls that a circuit breaker refused")
 
 _OK = StatusCode.OK
-_CLOSED = State.CLOSED
+_CLOSED = CircuitState.CLOSED
 _GOOD, _BAD, _NOTHING = Outcome.GOOD, Outcome.BAD, Outcome.NOTHING
 
 
@@ -71,7 +71,7 @@ class CircuitBreaker(Policy):
     def __init__(self, namespace: "Namespace") -> None:
         self.by_hand: Action = "auto"
         self.refused = 0
-        self.changes: Counter[State] = Counter()
+        self.changes: Counter[CircuitState] = Counter()
         self._config = BreakerConfig()
         super().__init__(namespace)
 
@@ -116,7 +116,7 @@ class CircuitBreaker(Policy):
 
     def is_closed(self, instance: Instance) -> bool:
         """Do all calls of ``instance`` pass?"""
-        return self._state_of(instance) is State.CLOSED
+        return self._state_of(instance) is CircuitState.CLOSED
 
     # -- one attempt ----------------------------------------------------------------
 
@@ -165,9 +165,9 @@ class CircuitBreaker(Policy):
     def _new_breaker(self, instance: Instance) -> Breaker:
         return Breaker(self._config, partial(self._note, instance.id))
 
-    def _note(self, instance: str, _before: State, after: State, reason: str) -> None:
+    def _note(self, instance: str, _before: CircuitState, after: CircuitState, reason: str) -> None:
         self.changes[after] += 1
-        level = WARNING if after is State.OPEN else INFO
+        level = WARNING if after is CircuitState.OPEN else INFO
         said = f"{after.replace('_', ' ')}: {reason}"
         self.namespace.slot.journal.step("breaker", instance, said, level=level)
 
@@ -176,7 +176,7 @@ class CircuitBreaker(Policy):
         name = self.namespace.name
         if breaker is None:
             raise CircuitOpen(name, "an operator has opened it")
-        if breaker.state is State.OPEN:
+        if breaker.state is CircuitState.OPEN:
             raise CircuitOpen(name, breaker.reason, retry_after=seconds)
         pause = min(seconds, BUSY_PAUSE)
         raise CircuitOpen(name, "a call was let through, to see how it goes", retry_after=pause)
@@ -198,10 +198,10 @@ class CircuitBreaker(Policy):
         slot = self.namespace.slot
         return slot.instances() if slot.canary is None else [*slot.instances(), slot.canary]
 
-    def _state_of(self, instance: Instance) -> State:
+    def _state_of(self, instance: Instance) -> CircuitState:
         if self.by_hand != "auto":
-            return State.OPEN if self.by_hand == "open" else State.CLOSED
-        return State.CLOSED if instance.breaker is None else instance.breaker.state
+            return CircuitState.OPEN if self.by_hand == "open" else CircuitState.CLOSED
+        return CircuitState.CLOSED if instance.breaker is None else instance.breaker.state
 
     def state(self) -> dict[str, object]:
         """As a whole, and each instance where there are several."""
@@ -211,7 +211,7 @@ class CircuitBreaker(Policy):
             found |= self._described(instance) if len(instances) == 1 else {}
         if len(instances) > 1:
             found["instances"] = [{"instance": i.id, **self._described(i)} for i in instances]
-        return found | {"opened": self.changes[State.OPEN], "refused": self.refused}
+        return found | {"opened": self.changes[CircuitState.OPEN], "refused": self.refused}
 
     def _described(self, instance: Instance) -> dict[str, object]:
         found: dict[str, object] = {"state": self._state_of(instance)}
@@ -219,14 +219,14 @@ class CircuitBreaker(Policy):
         if breaker is None or self.by_hand != "auto":
             return found
         now, window = turn_time(), breaker.window
-        if breaker.state is State.CLOSED:
+        if breaker.state is CircuitState.CLOSED:
             window.slide(now)
             calls = window.calls
             found["calls"] = calls
             found["error_rate"] = round(window.bad / calls, 4) if calls else 0.0
             if breaker.config.slow_seconds is not None:
                 found["slow_rate"] = round(window.slow / calls, 4) if calls else 0.0
-        elif breaker.state is State.OPEN:
+        elif breaker.state is CircuitState.OPEN:
             found["tried_in"] = round(max(breaker.open_until - now, 0.0), 3)
         else:
             found["good_probes"] = f"{breaker.good_probes} of {breaker.config.probes}"
@@ -236,7 +236,7 @@ class CircuitBreaker(Policy):
 
     def measure(self) -> Iterator[tuple[Measure, tuple[str, ...], float]]:
         states = Counter(self._state_of(instance) for instance in self._instances())
-        for state in State:
+        for state in CircuitState:
             yield STATE, (state,), states[state]
             yield CHANGES, (state,), self.changes[state]
         yield REFUSED, (), self.refused

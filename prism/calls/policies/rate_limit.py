@@ -160,7 +160,7 @@ class Limit:
         return f'"{self.name}";r={max(0, int(left))};t={full}'
 
 
-class Place:
+class LimitUse:
     """Where one limit stands for one call: the key's ``bucket``, and ``cost``."""
 
     __slots__ = ("bucket", "cost", "key", "lease", "limit")
@@ -176,7 +176,9 @@ class Place:
 class StoreWait:
     """A call that waits for the store: the ``Waiter`` of a lease, and the ``Waiting`` of a call."""
 
-    def __init__(self, policy: "RateLimit", call: "Call", places: list[Place], number: int) -> None:
+    def __init__(
+        self, policy: "RateLimit", call: "Call", places: list[LimitUse], number: int
+    ) -> None:
         self.cost = places[number].cost
         self.is_gone = False
         self._policy = policy
@@ -267,7 +269,7 @@ class RateLimit(Policy):
             self._places(call, now)
             if call.operation
             else [
-                Place(limit, key, limit.bucket(key, now), limit.least)
+                LimitUse(limit, key, limit.bucket(key, now), limit.least)
                 for limit in self._limits
                 if limit.least
                 for key in (limit.key(call, is_known=True),)
@@ -279,7 +281,7 @@ class RateLimit(Policy):
                 place.lease = place.limit.leases.get(place.key, now)
         self._check(call, places, store, now)
 
-    def _places(self, call: "Call", now: float) -> list[Place]:
+    def _places(self, call: "Call", now: float) -> list[LimitUse]:
         """Where the limits that concern ``call`` stand."""
         operations = self.namespace.slot.operations
         if operations is not self._looked_at:
@@ -291,10 +293,10 @@ class RateLimit(Policy):
             cost = limit.cost(operation, declared)
             if cost:
                 key = limit.key(call, is_known=declared is not None)
-                places.append(Place(limit, key, limit.bucket(key, now), cost))
+                places.append(LimitUse(limit, key, limit.bucket(key, now), cost))
         return places
 
-    def _check(self, call: "Call", places: list[Place], store: LimitsStore, now: float) -> None:
+    def _check(self, call: "Call", places: list[LimitUse], store: LimitsStore, now: float) -> None:
         """Refuse what is certain to be refused; changes nothing.
 
         Raises:
@@ -317,7 +319,7 @@ class RateLimit(Policy):
                     self._refuse(call, places, place, wait, now)
 
     def _check_without_store(
-        self, call: "Call", places: list[Place], place: Place, now: float
+        self, call: "Call", places: list[LimitUse], place: LimitUse, now: float
     ) -> None:
         limit = place.limit
         if limit.when_down == "deny":
@@ -330,18 +332,18 @@ class RateLimit(Policy):
                 self._refuse(call, places, place, wait, now)
 
     def _refuse(
-        self, call: "Call", places: list[Place], place: Place, wait: float, now: float
+        self, call: "Call", places: list[LimitUse], place: LimitUse, wait: float, now: float
     ) -> None:
         self._tell(call, places, now)
         raise place.limit.refusal(place.cost, wait)
 
-    def _use(self, call: "Call", places: list[Place], now: float) -> None:
+    def _use(self, call: "Call", places: list[LimitUse], now: float) -> None:
         """The call passes."""
         for place in places:
             place.bucket.use(place.limit.rate, place.cost, now)
         self._tell(call, places, now)
 
-    def _tell(self, call: "Call", places: list[Place], now: float) -> None:
+    def _tell(self, call: "Call", places: list[LimitUse], now: float) -> None:
         """Tell the client how its limits stand."""
         call.tell(b"ratelimit-policy", self._header)
         if places:
@@ -352,7 +354,7 @@ class RateLimit(Policy):
 
     # -- with a store -------------------------------------------------------------------
 
-    def _ask(self, call: "Call", places: list[Place], first: int, now: float) -> bool:
+    def _ask(self, call: "Call", places: list[LimitUse], first: int, now: float) -> bool:
         """Take what is held, or have the store asked, for the limits from number ``first`` on.
         Returns whether the call waits for that."""
         store = self.namespace.limits_store
@@ -376,7 +378,7 @@ class RateLimit(Policy):
         """A call waits no more."""
         self.namespace.limits_store.waiting -= 1
 
-    def decided(self, call: "Call", places: list[Place], number: int, wait: float) -> None:
+    def decided(self, call: "Call", places: list[LimitUse], number: int, wait: float) -> None:
         """The store has decided on limit ``number``: it passes at once (0), or after ``wait``
         seconds; infinite, where the store is down."""
         if call.done:

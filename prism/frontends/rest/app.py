@@ -55,7 +55,7 @@ _MEMORABLE = 128
 """... and up to how many bytes each."""
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """A request's target, taken apart. ``path`` is the one on the wire, before
     percent-decoding, which would give names a second spelling; the names are empty where it
     has none."""
@@ -135,7 +135,7 @@ class RestApp:
         self._authentication = authentication
         self._observer = observer
         self._pages = pages or WebPages(frozenset())
-        self._targets: dict[bytes, Target] = {}
+        self._targets: dict[bytes, RequestTarget] = {}
         self.draining = False
 
     def begin(self, exchange: Exchange) -> None:
@@ -179,29 +179,29 @@ class RestApp:
         else:
             call.answer(self._own_answer(call, exchange, target))
 
-    def _take_apart(self, raw: bytes, call: RestCall) -> Target:
+    def _take_apart(self, raw: bytes, call: RestCall) -> RequestTarget:
         path, _, query = raw.partition(b"?")
         if path.endswith(b"/") and path != b"/":
             there = path.rstrip(b"/")[:_MEMORABLE].decode("ascii")
             raise NotFound(f"nothing is at this path; without the slash at its end: {there}")
         match path.split(b"/"):
             case [b"", b"v1", raw_namespace, last] if last == OPENAPI.encode():
-                target = Target(path, query, namespace_name(raw_namespace), is_openapi=True)
+                target = RequestTarget(path, query, namespace_name(raw_namespace), is_openapi=True)
             case [b"", b"v1", raw_namespace, raw_operation]:
                 call.is_call = True
                 call.namespace = namespace_name(raw_namespace)
-                target = Target(path, query, call.namespace, operation_name(raw_operation))
+                target = RequestTarget(path, query, call.namespace, operation_name(raw_operation))
             case [b"", b"v1", raw_namespace]:
-                target = Target(path, query, namespace_name(raw_namespace))
+                target = RequestTarget(path, query, namespace_name(raw_namespace))
             case _:
-                target = Target(path, query)
+                target = RequestTarget(path, query)
         if not query and len(raw) <= _MEMORABLE:
             if len(self._targets) >= _REMEMBERED:
                 self._targets.clear()
             self._targets[raw] = target
         return target
 
-    def _own_answer(self, call: RestCall, exchange: Exchange, target: Target) -> Response:
+    def _own_answer(self, call: RestCall, exchange: Exchange, target: RequestTarget) -> Response:
         """What the proxy itself answers."""
         method, path = exchange.method.decode("ascii"), target.path.decode("ascii")
         if target.namespace:

@@ -19,7 +19,7 @@ from prism.server import transport
 from prism.server.exchange import Cancelled, FrontEnd, Peer, Phase
 from prism.server.http1.exchange import HTTP1Exchange
 from prism.server.http1.head import Head
-from prism.server.http1.parser import Body, Request, RequestParser, State
+from prism.server.http1.parser import Body, ParserState, Request, RequestParser
 from prism.server.http1.websocket import check_handshake
 from prism.server.log import from_client, logger
 from prism.server.problems import BadRequest, hand_to, refuse
@@ -34,7 +34,7 @@ REQUESTS_AT_ONCE = 64
 """Pipelined requests begun before other tasks get a turn; one read may bring hundreds."""
 
 # Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
-_WHOLE = State.WHOLE
+_WHOLE = ParserState.WHOLE
 
 
 class HTTP1Connection:

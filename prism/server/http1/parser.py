@@ -38,7 +38,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     ended: bool
 
 
-class State(Enum):
+class ParserState(Enum):
     """What is received next."""
 
     HEAD = auto()
@@ -47,9 +47,9 @@ class State(Enum):
 
 
 # Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
-_HEAD = State.HEAD
-_BODY = State.BODY
-_WHOLE = State.WHOLE
+_HEAD = ParserState.HEAD
+_BODY = ParserState.BODY
+_WHOLE = ParserState.WHOLE
 
 MEMORABLE = 1024
 """Bytes of a head that is kept, as it was judged, for the next request: clients repeat theirs."""

@@ -17,7 +17,7 @@ MAX_BURST = 4 * MAX_FRAME_SIZE
 """Bytes of a body that are put into frames at once."""
 
 
-class Codec(Protocol):
+class HTTP2Codec(Protocol):
     """One server-side HTTP/2 connection, sans-I/O.
 
     Nothing is sent before ``take``. A stream that is closed already, or a codec that has

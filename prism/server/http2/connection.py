@@ -38,7 +38,7 @@ from prism.server.http2.limits import (
     ClientError,
 )
 from prism.server.http2.request import TOO_LARGE
-from prism.server.http2.shutdown import Shutdown, State
+from prism.server.http2.shutdown import Shutdown, ShutdownState
 from prism.server.http2.stream import HTTP2Exchange
 from prism.server.http2.writer import ResponseWriter
 from prism.server.log import from_client, logger
@@ -51,7 +51,7 @@ from prism.streams.sockets import receive
 from prism.streams.tasks import TaskPool
 
 # Every request comes by these: on Python 3.11 an enum's attribute costs as much as a call.
-_OPEN = State.OPEN
+_OPEN = ShutdownState.OPEN
 _CLIENT_LEFT = Cancelled.CLIENT_LEFT
 _DONE = Phase.DONE
 
@@ -149,8 +149,8 @@ class HTTP2Connection:
             finally:
                 self._disconnect_streams()
                 self.memory.answers.waiting.clear()  # a cycle would keep all this
-            if self._shutdown.state is not State.CLOSED:
-                self._shutdown.state = State.CLOSED
+            if self._shutdown.state is not ShutdownState.CLOSED:
+                self._shutdown.state = ShutdownState.CLOSED
                 self.writer.outlet.close()
                 await self.writer.outlet.closed.wait()
                 await transport.linger(self._transport, self.settings.linger_timeout)
@@ -215,7 +215,7 @@ class HTTP2Connection:
             self._begin_streams()  # first: only what a front end has can be answered
             for stream in list(self._streams.values()):
                 stream.cancel(Cancelled.STOPPED)
-        if self._shutdown.state is State.OPEN and now >= self._next_deadline():
+        if self._shutdown.state is ShutdownState.OPEN and now >= self._next_deadline():
             self._shutdown.warn(now)
         self._shutdown.on_time(now)
         self.writer.wake()
@@ -492,7 +492,7 @@ class HTTP2Connection:
 
     def _client_gone(self) -> None:
         """Cancel every request and end the connection's tasks."""
-        self._shutdown.state = State.CLOSED
+        self._shutdown.state = ShutdownState.CLOSED
         self._disconnect_streams()
         self._nursery.cancel_scope.cancel()
 
@@ -511,7 +511,7 @@ class HTTP2Connection:
         )
         self._disconnect_streams()
         self.codec.goaway(self.codec.last_stream_id, error.code)
-        self._shutdown.state = State.CLOSED
+        self._shutdown.state = ShutdownState.CLOSED
         self.writer.outlet.close()
         with trio.move_on_after(self.settings.linger_timeout):
             await self.writer.outlet.closed.wait()

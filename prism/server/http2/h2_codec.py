@@ -70,7 +70,7 @@ class _Part(NamedTuple):
 
 
 class H2Codec:
-    """``codec.Codec`` on h2."""
+    """``codec.HTTP2Codec`` on h2."""
 
     def __init__(self, settings: ServerSettings, now: float) -> None:
         self._guard = FrameGuard(settings, now)

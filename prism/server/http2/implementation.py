@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from prism.contract.errors import PrismError
-from prism.server.http2.codec import Codec
+from prism.server.http2.codec import HTTP2Codec
 from prism.server.settings import CODEC_VARIABLE, ServerSettings
 
 _API = 3
@@ -23,7 +23,7 @@ class Implementation(NamedTuple):
 
     name: str
     version: str
-    codec: Callable[[ServerSettings, float], Codec]
+    codec: Callable[[ServerSettings, float], HTTP2Codec]
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -62,7 +62,7 @@ def on_nghttp2() -> Implementation:
     if getattr(_nghttp2, "API", 1) != _API:
         raise ImportError("the extension was built from other sources; install Prism again")
 
-    def codec(settings: ServerSettings, now: float) -> Codec:
+    def codec(settings: ServerSettings, now: float) -> HTTP2Codec:
         return _nghttp2.Session(
             settings.max_concurrent_streams,
             settings.max_header_size,

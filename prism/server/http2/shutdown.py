@@ -22,13 +22,13 @@ from math import inf
 
 from h2.errors import ErrorCodes
 
-from prism.server.http2.codec import Codec
+from prism.server.http2.codec import HTTP2Codec
 
 _HIGHEST_STREAM_ID = 2**31 - 1
 _LAST_CALL = b"lastcall"
 
 
-class State(Enum):
+class ShutdownState(Enum):
     """Where a connection is on its way to its end; drawn above."""
 
     OPEN = auto()
@@ -45,8 +45,8 @@ class Shutdown:
     any stream is waited for. What is to be sent is left in ``codec``.
     """
 
-    def __init__(self, codec: Codec, grace: float) -> None:
-        self.state = State.OPEN
+    def __init__(self, codec: HTTP2Codec, grace: float) -> None:
+        self.state = ShutdownState.OPEN
         self._codec = codec
         self._grace = grace
         self._finishing: set[int] = set()  # open when the drain began, and still
@@ -56,22 +56,22 @@ class Shutdown:
     def refuses(self, stream_id: int) -> bool:
         """Whether this new stream is too late. One that came in the same read as the answer to
         our PING is not: GOAWAY has counted it among those that are served."""
-        return stream_id > self._last_served or self.state is State.CLOSED
+        return stream_id > self._last_served or self.state is ShutdownState.CLOSED
 
     def drain(self, streams: Collection[int], deadline: float, now: float) -> None:
         """The server stops: finish ``streams``, and whatever follows, by ``deadline``."""
         if not streams:
             self.warn(now)
-        elif self.state is State.OPEN:
-            self.state = State.FINISHING
+        elif self.state is ShutdownState.OPEN:
+            self.state = ShutdownState.FINISHING
             self._finishing = set(streams)
             # The other half is for clients that have more to ask, and go on after GOAWAY.
             self._goaway_at = now + (deadline - now) / 2
 
     def warn(self, now: float) -> None:
         """Tell the client to open no more streams; serve those that are on their way."""
-        if self.state is State.OPEN or self.state is State.FINISHING:
-            self.state = State.WARNED
+        if self.state is ShutdownState.OPEN or self.state is ShutdownState.FINISHING:
+            self.state = ShutdownState.WARNED
             # In this order: python-h2 takes no PING after GOAWAY. They leave as one.
             self._codec.ping(_LAST_CALL)
             self._codec.goaway(_HIGHEST_STREAM_ID, ErrorCodes.NO_ERROR)
@@ -79,7 +79,7 @@ class Shutdown:
 
     def stream_ended(self, stream_id: int, now: float, *, last: bool) -> None:
         """A stream is done with; ``last``: no other is open."""
-        if self.state is not State.FINISHING:
+        if self.state is not ShutdownState.FINISHING:
             return
         self._finishing.discard(stream_id)
         if not self._finishing:
@@ -89,16 +89,18 @@ class Shutdown:
 
     def ping_answered(self, payload: bytes, now: float) -> None:
         """The client has read everything up to that PING of ours."""
-        if self.state is State.WARNED and payload == _LAST_CALL:
+        if self.state is ShutdownState.WARNED and payload == _LAST_CALL:
             self._leave()
-        elif self.state is State.FINISHING and payload == self._all_answered():
+        elif self.state is ShutdownState.FINISHING and payload == self._all_answered():
             self.warn(now)
 
     def due(self, *, streams: bool) -> float:
         """When to call ``on_time`` at the latest; ``streams``: whether any is open."""
-        if self.state is State.FINISHING or self.state is State.WARNED:
+        if self.state is ShutdownState.FINISHING or self.state is ShutdownState.WARNED:
             return self._goaway_at
-        if self.state is State.CLOSED or (self.state is State.LEAVING and not streams):
+        if self.state is ShutdownState.CLOSED or (
+            self.state is ShutdownState.LEAVING and not streams
+        ):
             return -inf
         return inf
 
@@ -106,13 +108,13 @@ class Shutdown:
         """Do what is due."""
         if now < self._goaway_at:
             return
-        if self.state is State.WARNED:
+        if self.state is ShutdownState.WARNED:
             self._leave()
-        elif self.state is State.FINISHING:
+        elif self.state is ShutdownState.FINISHING:
             self.warn(now)
 
     def _leave(self) -> None:
-        self.state = State.LEAVING
+        self.state = ShutdownState.LEAVING
         self._last_served = self._codec.last_stream_id
         self._codec.goaway(self._last_served, ErrorCodes.NO_ERROR)
 

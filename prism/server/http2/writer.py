@@ -10,7 +10,7 @@ from collections.abc import Sized
 
 import trio
 
-from prism.server.http2.codec import MAX_BURST, MAX_FRAME_SIZE, Codec
+from prism.server.http2.codec import MAX_BURST, MAX_FRAME_SIZE, HTTP2Codec
 from prism.server.http2.stream import HTTP2Exchange
 from prism.streams.outlet import Outlet
 from prism.streams.sockets import WRITE_SIZE
@@ -34,7 +34,7 @@ class ResponseWriter:
     __slots__ = ("_codec", "_parked", "_ready", "_room", "outlet", "wake")
 
     def __init__(
-        self, codec: Codec, stream: trio.abc.SendStream, stall: float, streams: Sized
+        self, codec: HTTP2Codec, stream: trio.abc.SendStream, stall: float, streams: Sized
     ) -> None:
         self._codec = codec
         self._ready: deque[HTTP2Exchange] = deque()

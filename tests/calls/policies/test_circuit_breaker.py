@@ -31,7 +31,7 @@ from prism.contract.status import StatusCode
 from prism.observability.collectors import policy_metrics
 from prism.streams.outlet import turn_time
 from prism.supervision.balance import Balance
-from prism.supervision.breaker import State
+from prism.supervision.breaker import CircuitState
 from prism.supervision.instance import Instance
 from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 from tests.conftest import FunctionChannel
@@ -239,7 +239,7 @@ async def test_a_new_instance_has_a_new_breaker(namespace, ask, fail, plugin):
     namespace.slot.fill(new)
     plugin.answer = StatusCode.OK
     assert await ask(namespace)
-    assert (old.breaker.state, new.breaker.state) == (State.OPEN, State.CLOSED)
+    assert (old.breaker.state, new.breaker.state) == (CircuitState.OPEN, CircuitState.CLOSED)
     assert state_of(namespace)["state"] == "closed"
 
 
@@ -281,7 +281,7 @@ async def test_another_configuration_keeps_the_state(namespace, ask, fail):
     assert policy_of(namespace) is policy
     with pytest.raises(CircuitOpen):
         await ask(namespace)
-    assert (breaker.config.probes, breaker.state) == (5, State.OPEN)
+    assert (breaker.config.probes, breaker.state) == (5, CircuitState.OPEN)
 
 
 async def test_without_one_calls_pass_again(namespace, ask, fail, plugin):

@@ -23,7 +23,7 @@ from prism.contract.errors import (
 from prism.contract.messages import ExecuteResponse, OperationDeclaration
 from prism.contract.status import StatusCode
 from prism.supervision.balance import Balance
-from prism.supervision.breaker import State
+from prism.supervision.breaker import CircuitState
 from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 UNAVAILABLE = ExecuteResponse(error="away", error_code=StatusCode.UNAVAILABLE)
@@ -317,7 +317,7 @@ async def test_a_replica_that_hangs_is_not_hidden(two_replicas, ask, autojump_cl
     hangs, good = namespace.slot.instances()
     assert (hangs.replica.ejections, good.replica.ejections) == (1, 0)
     assert hangs.breaker.window.bad == hangs.opened == hangs.cancelled == 5
-    assert (hangs.breaker.state, good.breaker.state) == (State.OPEN, State.CLOSED)
+    assert (hangs.breaker.state, good.breaker.state) == (CircuitState.OPEN, CircuitState.CLOSED)
 
 
 async def test_a_replica_is_not_judged_by_what_takes_no_tenth_of_a_second(

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prism.server.http1.chunks import MAX_EXTENSIONS
-from prism.server.http1.parser import Body, Request, RequestParser, State
+from prism.server.http1.parser import Body, ParserState, Request, RequestParser
 from prism.server.problems import BadRequest
 from prism.server.settings import ServerSettings
 
@@ -38,7 +38,7 @@ def receive(parser: RequestParser, pieces) -> list[tuple]:
                 head, body, ended = requests.pop()
                 assert not ended
                 requests.append((head, body + event.data, event.ended))
-            event = parser.next_request() if parser.state is State.WHOLE else None
+            event = parser.next_request() if parser.state is ParserState.WHOLE else None
     return requests
 
 
@@ -133,7 +133,7 @@ def test_an_ordinary_request_is_one_event(parser_name):
     assert (head.length, head.keep_alive) == (2, True)
     assert not head.expects_continue
     assert not head.is_websocket
-    assert parser.state is State.WHOLE
+    assert parser.state is ParserState.WHOLE
     assert parser.next_request() is None
     assert not parser.begun
 
