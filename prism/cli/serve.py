@@ -183,9 +183,11 @@ def _run(
     predecessor: "Predecessor | None",
     serving: "Callable[[], None]",
 ) -> bool:
+    from prism.process import core_dumps
     from prism.process.descriptors import raise_limit
 
     raise_limit()  # before anything takes some
+    core_dumps.leave_none()
 
     import trio
 

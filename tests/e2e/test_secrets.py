@@ -1,6 +1,9 @@
 """Secrets and values show up nowhere: not in logs, metrics, errors, or the process table."""
 
 import base64
+import os
+import resource
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,3 +110,18 @@ def test_no_canary_is_seen(proxy):
         for text in seen:
             at = text.find(canary)
             assert at < 0, text[max(0, at - 300) : at + 100]
+
+
+def test_a_crash_leaves_no_memory_behind(start_prism):
+    def allow_dumps():
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+    namespace = {"name": "chaos", "backend": "chaos", "plugin": sidecar(*CHAOS)}
+    proxy = start_prism({"namespaces": [namespace]}, preexec=allow_dumps)
+    for pid in (proxy.pid, *proxy.plugin_pids):
+        assert resource.prlimit(pid, resource.RLIMIT_CORE)[0] == 0
+    [crashing] = proxy.plugin_pids
+    os.kill(crashing, signal.SIGSEGV)
+    eventually(lambda: proxy.plugin_pids != [crashing])
+    assert not [file.name for file in proxy.directory.iterdir() if file.name.startswith("core")]
