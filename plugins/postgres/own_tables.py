@@ -168,13 +168,13 @@ def _checked(reply: Reply) -> Answer:
 
 
 def _of_own_tables(error: DatabaseError) -> PluginError:
-    """It is not the caller whom the database refuses, nor the caller's statement that is wrong."""
-    if error.status in (
-        StatusCode.PERMISSION_DENIED,
-        StatusCode.NOT_FOUND,
-        StatusCode.INVALID_ARGUMENT,
-    ):
-        return PluginError(
-            StatusCode.FAILED_PRECONDITION, f"Prism's own tables cannot be used: {error.detail}"
-        )
-    return error
+    """It is not the caller whom the database refuses, nor the caller's statement that is wrong.
+    Tables that are gone are UNAVAILABLE: the next start makes them."""
+    status = {
+        StatusCode.PERMISSION_DENIED: StatusCode.FAILED_PRECONDITION,
+        StatusCode.INVALID_ARGUMENT: StatusCode.FAILED_PRECONDITION,
+        StatusCode.NOT_FOUND: StatusCode.UNAVAILABLE,
+    }.get(error.status)
+    if status is None:
+        return error
+    return PluginError(status, f"Prism's own tables cannot be used: {error.detail}")

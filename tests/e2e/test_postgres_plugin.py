@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
-from prism_process import eventually
+from prism_process import FAST_CHECKS, eventually
 
 from tests.services.fixtures import StartServer
 from tests.services.postgres import PASSWORD, USER, DebianPostgreSQL, PostgreSQL, new_name
@@ -65,6 +65,14 @@ def test_the_namespace_of_the_rfc(
     assert proxy.call(name, "query", query).json()["rows"] == [[6988349663661260800]]
     error = proxy.call(name, "query", {"sql": "SELECT * FROM nowhere"})
     assert error.status_code == 404
+    # A call whose deadline has passed runs no longer on the server, either.
+    sleep = {"sql": "SELECT pg_sleep(3600)"}
+    for operation in ("query", "execute"):
+        late = proxy.call(name, operation, sleep, prism_timeout="0.5s")
+        assert (late.status_code, late.json()["code"]) == (504, "DEADLINE_EXCEEDED")
+    active = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND state = 'active'"
+    with psycopg.connect(postgres18.url(), autocommit=True) as connection:
+        eventually(lambda: connection.execute(active, [role]).fetchone() == (0,))
     schema = proxy.client.get(f"{proxy.url}/v1/{name}/openapi.json").json()
     assert f"/v1/{name}/transaction" in schema["paths"]
     described = proxy.client.get(f"{proxy.url}/v1/{name}").json()
@@ -125,3 +133,35 @@ def test_a_reload_under_load_and_a_password_that_is_wrong(
     assert not failed
     assert proxy.call("pg", "get", {"key": "n"}).json()["value"] == counted
     assert "not the one" not in proxy.log
+
+
+def test_a_database_that_comes_late_and_later_comes_back_empty(
+    start_prism, start_server: StartServer
+) -> None:
+    """Nobody has to start anything anew for it; the plugin makes its tables again."""
+    server = start_server(DebianPostgreSQL)
+    address = f"postgresql://127.0.0.1:{server.port}/postgres?sslmode=disable"
+    namespace = {
+        "name": "pg",
+        "backend": "postgres",
+        "plugin": {"health": FAST_CHECKS},
+        "config": {"connection_string": address},
+        "credentials": {"username": USER, "password": PASSWORD},
+    }
+    server.kill()
+    proxy = start_prism({"namespaces": [namespace]})
+    eventually(lambda: "Connection refused" in proxy.absence("pg"))
+
+    def stored() -> bool:
+        answer = proxy.call("pg", "set", {"key": "k", "value": 1}, prism_timeout="5s")
+        assert answer.status_code in (200, 503, 504), answer.text
+        return answer.status_code == 200
+
+    server.restart()
+    eventually(stored)
+    server.kill()
+    server.restart()
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA _prism CASCADE")
+    eventually(stored)
+    assert proxy.call("pg", "get", {"key": "k"}).json()["value"] == 1

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import trio
 
-from prism.contract.messages import ExecuteRequest
+from prism.contract.messages import ExecuteRequest, HealthStatus
 from prism.contract.status import StatusCode
 from prism.sdk.multiplexed import Multiplexed
 from prism_plugins.postgres.keyvalue import _SCAN
@@ -259,6 +259,52 @@ async def test_a_newer_schema_is_refused(database: Database) -> None:
     error = await refused(database.plugin(schema=schema).__aenter__())
     assert error.status is StatusCode.FAILED_PRECONDITION
     assert "99" in error.detail
+
+
+async def test_tables_that_are_gone_are_made_by_the_next_start(database: Database) -> None:
+    """Which a plugin that is unhealthy gets."""
+    schema = new_name()
+    async with database.plugin(schema=schema) as pg:
+        await pg.call("set", key="k", value=1)
+        database.ask(f"DROP SCHEMA {schema} CASCADE")
+        for operation, params in (
+            ("get", {"key": "k"}),
+            ("set", {"key": "k", "value": 1}),
+            ("scan", {}),
+            ("enqueue", {"queue": "q", "value": 1}),
+        ):
+            error = await refused(pg.call(operation, **params))
+            assert error.status is StatusCode.UNAVAILABLE, operation
+            assert "Prism's own tables" in error.detail
+        assert (await pg.health()).status is HealthStatus.UNHEALTHY
+    async with database.plugin(schema=schema) as pg:
+        assert await pg.call("set", key="k", value=1) == {"stored": True}
+
+
+async def test_instances_that_remove_what_has_expired_share_the_work(database: Database) -> None:
+    """None waits for another, and what is written anew meanwhile stays."""
+    namespace = new_name()
+    async with AsyncExitStack() as stack:
+        instances = [await stack.enter_async_context(database.plugin(namespace)) for _ in range(3)]
+        items = [{"key": f"k{number}", "value": 1, "ttl_seconds": 0.001} for number in range(1000)]
+        for start in range(4):
+            named = [item | {"key": f"{start}{item['key']}"} for item in items]
+            await instances[0].call("mset", items=named)
+        kept = [{"key": f"2k{number}", "value": 2} for number in range(100)]
+
+        async def sweep(instance: Running) -> None:
+            while await instance.plugin.store.sweep():
+                pass
+
+        async with trio.open_nursery() as nursery:
+            for instance in instances:
+                nursery.start_soon(sweep, instance)
+            nursery.start_soon(lambda: instances[1].call("mset", items=kept))
+        await sweep(instances[2])  # of a row that another had just then, and left
+        sql = "SELECT count(*) FROM _prism.keyvalue WHERE namespace = %s"
+        assert database.ask(sql, namespace) == [(100,)]
+        found = await instances[2].call("mget", keys=[item["key"] for item in kept])
+        assert {result["value"] for result in found["results"]} == {2}
 
 
 async def test_without_key_value(database: Database) -> None:
