@@ -1,6 +1,7 @@
 """The commands of docs/postgres.md print what it shows, on a real server."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import psycopg
 import yaml
 
 from prism_plugins.postgres.config import PostgresConfig
+from prism_plugins.postgres.errors import BY_CLASS, BY_CODE
 from tests.docs.test_commands import PRISM, ROOT, Served, matches, serve, steps
 from tests.services.fixtures import StartServer
 from tests.services.postgres import PostgreSQL18
@@ -54,6 +56,20 @@ def test_every_setting_is_on_the_page() -> None:
     text = (ROOT / PAGE).read_text()
     for name in PostgresConfig.__struct_fields__:
         assert f"| `{name}` |" in text, name
+
+
+def test_every_class_of_errors_is_on_the_page_with_its_status() -> None:
+    table = (ROOT / PAGE).read_text().partition("| SQLSTATE | status |")[2].partition("\n\n")[0]
+    shown: dict[str, str] = {}
+    for row in table.splitlines()[2:]:
+        _, codes, status, _ = row.split("|")
+        for code in re.findall(r"\b[0-9A-Z][0-9A-Z](?:[0-9A-Z]{3})?\b", codes):
+            shown.setdefault(code, status)
+    for name, status in BY_CLASS.items():
+        assert status.name in shown.get(name, ""), name
+    for code, status in BY_CODE.items():
+        if code in shown:
+            assert status.name in shown[code], code
 
 
 def test_the_pages_configuration_is_the_example() -> None:

@@ -24,6 +24,11 @@ class FaultProxy:
             self.port = listeners[0].socket.getsockname()[1]
             task_status.started()
 
+    @property
+    def open(self) -> int:
+        """Connections that there are."""
+        return len(self._scopes)
+
     def hold(self) -> None:
         self._passing = trio.Event()
 

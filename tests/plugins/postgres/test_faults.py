@@ -121,6 +121,21 @@ async def test_the_first_query_after_a_restart_is_answered(start_server: StartSe
             assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
 
 
+async def test_a_server_that_comes_back_with_other_tables(start_server: StartServer) -> None:
+    """What was prepared, and known, of those before is of no use, and nobody notices."""
+    server = start_server(DebianPostgreSQL)
+    database = Database(server, "postgres")
+    async with database.plugin() as pg:
+        await pg.call("execute", sql="CREATE TABLE t AS SELECT 1 AS a")
+        select = {"sql": "SELECT * FROM t"}
+        assert (await pg.call("query", **select))["columns"] == ["a"]
+        await in_thread(server.kill)
+        await in_thread(server.restart)
+        database.ask("ALTER TABLE t ADD b text, ALTER a TYPE text")
+        found = await pg.call("query", **select)
+        assert (found["columns"], found["rows"]) == (["a", "b"], [["1", None]])
+
+
 async def test_a_query_whose_connection_ends_under_it_is_asked_again(pg: Running) -> None:
     """Once, where that does no harm; a write is not."""
     own = "pg_terminate_backend(pg_backend_pid())"
@@ -268,6 +283,39 @@ async def test_a_pool_that_is_exhausted(database: Database) -> None:
             nursery.cancel_scope.cancel()
         await eventually(lambda: pg.plugin.pool.idle == 2)
         assert pg.plugin.pool.count == 2
+
+
+async def test_a_statements_time_counts_the_wait_and_the_connecting(
+    through: Callable[..., Any], proxy: FaultProxy
+) -> None:
+    """Whatever ``pool_timeout`` and ``connect_timeout`` are: together they take no longer."""
+    longer = {"pool_timeout": 3600, "connect_timeout": 3600}
+    async with through(pool_size=1, sql_timeout_seconds=1, key_value=False, **longer) as pg:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_holds, pg)
+                await eventually(lambda: pg.plugin.pool.count == 1 and not pg.plugin.pool.idle)
+                waited = await refused(pg.call("execute", sql="SELECT 1"))
+                assert waited.status is StatusCode.DEADLINE_EXCEEDED
+                nursery.cancel_scope.cancel()
+            await eventually(lambda: pg.plugin.pool.idle == 1)
+            proxy.cut()
+            await eventually(lambda: not proxy.open)
+            proxy.hold()
+            connects = proxy.connections
+            connecting = await refused(pg.call("execute", sql="SELECT 1"))
+            assert connecting.status is StatusCode.DEADLINE_EXCEEDED
+            assert proxy.connections > connects
+            proxy.release()
+            assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
+        assert pg.plugin.pool.count == pg.plugin.pool.idle
+
+
+async def _holds(pg: Running) -> None:
+    """The only connection, as a slow stream does, which no time of a statement ends."""
+    async with aclosing(pg.stream("query", sql="SELECT generate_series(1, 1000000)")) as stream:
+        await anext(stream)
+        await trio.sleep_forever()
 
 
 async def test_waiting_callers_make_health_degraded(database: Database) -> None:
@@ -497,6 +545,13 @@ async def test_idle_connections_are_closed(database: Database) -> None:
         assert pg.plugin.pool.count == 1
         await eventually(lambda: pg.plugin.pool.count == 0)
         assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
+
+
+async def test_a_connection_has_a_longest_life(database: Database) -> None:
+    async with database.plugin(max_lifetime=1e-6, key_value=False) as pg:
+        pids = [(await pg.call("query", sql="SELECT pg_backend_pid()"))["rows"] for _ in range(3)]
+        assert pids[0] != pids[1] != pids[2]
+        assert pg.plugin.pool.count == 0
 
 
 async def test_a_connection_that_has_grown_is_not_kept(pg: Running) -> None:

@@ -12,6 +12,7 @@ from tests.services.fixtures import StartServer
 from tests.services.postgres import DebianPostgreSQL
 
 from .conftest import Database, Running, eventually, new_name, refused, status_of
+from .proxy import FaultProxy
 
 READY = {"event": "ready"}
 GAP = {"event": "gap"}
@@ -92,6 +93,36 @@ async def test_a_lost_connection_is_a_gap(database: Database) -> None:
         assert await next_of(messages) == GAP
         await pg.call("notify", channel="a", value=1)
         assert (await next_of(messages))["value"] == 1
+
+
+async def test_a_connection_that_is_silent_is_a_gap(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that it is gone: the path swallows everything, and the listener notices."""
+    proxy = FaultProxy(database.server.port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        address = database.connection_string().replace(str(database.server.port), str(proxy.port))
+        async with (
+            database.plugin(new_name(), connection_string=address, key_value=False) as pg,
+            heard(pg, "a") as messages,
+        ):
+            monkeypatch.setattr("prism_plugins.postgres.notifications.HEARTBEAT_SECONDS", 0.1)
+            await pg.call("notify", channel="a", value=1)  # which ends the wait that goes by 10 s
+            assert (await next_of(messages))["value"] == 1
+            connects = proxy.connections
+            proxy.hold()
+            await eventually(lambda: proxy.connections > connects)
+            assert "did not answer" in pg.plugin.listener.problem
+            monkeypatch.undo()
+            proxy.release()
+            assert await next_of(messages) == GAP
+            await eventually(lambda: not pg.plugin.listener.problem)
+            await pg.call("notify", channel="a", value=2)
+            while (message := await next_of(messages)) == GAP:
+                pass  # where the machine was so busy that it took the server for silent twice
+            assert message["value"] == 2
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.slow
