@@ -19,7 +19,7 @@ import trio
 from prism.config.plugin_types import BalanceConfig, PluginConfig
 from prism.contract.errors import OperationInProgress
 from prism.streams.addresses import WebSocketURL, bracketed
-from prism.streams.errors import LaunchError
+from prism.streams.errors import LaunchError, innermost
 from prism.streams.outlet import turn_time
 from prism.supervision.balance import Balance, Happening, Replica
 from prism.supervision.events import Journal
@@ -81,8 +81,9 @@ async def look_up(host: str, port: int) -> list[str]:
     """
     try:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    except OSError as error:
-        raise LaunchError(f"no address of {host} is known: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or innermost(error)
+        raise LaunchError(f"no address of {host} is known: {why}") from None
     addresses = sorted({str(entry[4][0]) for entry in found})
     if len(addresses) > MAX_ADDRESSES:
         log.warning("%s has %d addresses; %d are used", host, len(addresses), MAX_ADDRESSES)

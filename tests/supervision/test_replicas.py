@@ -149,6 +149,12 @@ async def test_a_name_without_addresses():
         await look_up("a.example", 1)
 
 
+@pytest.mark.parametrize("host", ["a..example", "a" * 64])
+async def test_a_name_that_is_none(host):
+    with pytest.raises(LaunchError, match=f"no address of {host} is known: .*too long"):
+        await look_up(host, 1)
+
+
 # -- metrics, secrets -----------------------------------------------------------
 
 
