@@ -75,9 +75,9 @@ class Replacement:
         self._abortable = True
         try:
             with self._until_swap:
-                new = await self.prepare()
+                await self.prepare()
                 if canary is not None:
-                    await self._try_out(canary, new)
+                    await self.try_out(canary)
         except LaunchError as error:
             return await self.roll_back(error.explained)
         except BaseException:
@@ -154,7 +154,7 @@ class Replacement:
 
     # -- the steps of a reload ----------------------------------------------------------
 
-    async def prepare(self) -> Generation:
+    async def prepare(self) -> None:
         """Start the new instance and wait until it is healthy. The old one learns nothing.
 
         Cancelling leaves ``new`` to be retired.
@@ -177,7 +177,6 @@ class Replacement:
         if not settled:
             await new.wait_ended()  # which knows best why
             raise new.error
-        return new
 
     def swap(self) -> None:
         """From here on the new instance gets every call, and the old one none."""
@@ -241,16 +240,16 @@ class Replacement:
                 again.retire("given up")
         keeper.pause(failure)
 
-    async def _try_out(self, canary: Canary, new: Generation) -> None:
-        """Give ``new`` its share of the calls beside the old instance, until it is judged.
+    async def try_out(self, canary: Canary) -> None:
+        """Give the new instance its share of the calls beside the old one, until it is judged.
 
         However it ends, it gets no calls any more unless it takes over.
 
         Raises:
             LaunchError: it is to be rolled back; the message is the reason.
         """
-        old = self.old
-        if old is None or old.instance is None or new.instance is None:
+        old, new = self.old, self.new
+        if old is None or old.instance is None or new is None or new.instance is None:
             return  # there is nothing to compare it with, and nothing to lose
         slot, journal = self.keeper.slot, self.keeper.journal
         first, second = old.instance, new.instance

@@ -46,6 +46,7 @@ class Roll:
         self._began = trio.current_time()
         self._retried_before = group.slot.retried.total()
         self._now: Replacement | None = None
+        self._until_swap: trio.CancelScope | None = None  # of a reload in steps
         self._receipts: list[Receipt] = []
         self._stopped = self._failed = ""
 
@@ -71,25 +72,31 @@ class Roll:
         except LaunchError as error:
             return await self.roll_back(error.explained)
         if self._come or self._gone:
-            return await self._reload_in_steps()
+            return await self._reload_in_steps(canary)
         await self._roll(canary)
         if not self._failed:
             self.group.take_over(self.spec)
             self.group.is_incomplete = False
         return self._receipt()
 
-    async def _reload_in_steps(self) -> Receipt:
+    async def _reload_in_steps(self, canary: Canary | None) -> Receipt:
         """A reload to a version that has other replicas."""
+        stop = self._until_swap = trio.CancelScope()
         try:
-            await self._prepare()
+            with stop:
+                await self._prepare()
+                if canary is not None and self._now is not None:
+                    await self._now.try_out(canary)
         except LaunchError as error:
             return await self.roll_back(error.explained)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.roll_back("the reload was cancelled")
             raise
-        if self._stopped:
-            return await self.roll_back(self._stopped)
+        finally:
+            self._until_swap = None
+        if stop.cancel_called:
+            return await self.roll_back(STOPPED_BY_OPERATOR)
         self.swap()
         return await self.finish()
 
@@ -110,6 +117,9 @@ class Roll:
     def abort(self) -> bool:
         """Stop it: the replica whose turn it is stays as it is, if it has not come to the swap, and
         so do those after it. Returns whether that changes anything."""
+        if self._until_swap is not None:
+            self._until_swap.cancel()
+            return True
         stops_one = self._now is not None and self._now.abort()
         if not stops_one and not self._turns:
             return False

@@ -353,3 +353,57 @@ async def test_a_stop_while_addresses_of_a_change_are_looked_up(
             await asked.wait()
             supervisor.stop()
     assert applied[0].failures == {"ns": "the proxy is stopping"}
+
+
+# -- a version that has other replicas ------------------------------------------
+
+
+def other_number(several, number, other):
+    """The spec of ``number`` replicas, whose version 2 has ``other`` of them."""
+    spec = several(number)
+    return replace_spec(
+        spec, at_version=lambda _version: with_processes(spec, other, version="2").plugin
+    )
+
+
+@pytest.mark.parametrize("other", [2, 4])
+async def test_a_canary_of_a_version_with_other_replicas(several, model, autojump_clock, other):
+    async with supervised(other_number(several, 3, other)) as supervisor:
+        receipts = []
+
+        async def reload():
+            canary = Canary(share=0.5, min_calls=50, min_seconds=2, max_seconds=5)
+            receipts.append(await supervisor.reload("ns", "2", canary))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload)
+            await eventually(lambda: supervisor.status_of("ns").canary)
+            assert len(supervisor.status_of("ns").replicas) == 3
+        assert receipts[0].outcome == "rolled_back"
+        assert "only 0 of the 50 calls" in receipts[0].reason
+        assert set(await numbers(supervisor.slots["ns"])) == {1, 2, 3}
+        assert not supervisor._keepers["ns"].coming
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_what_has_not_come_to_its_swap_is_stopped_at_once(
+    several, model, autojump_clock, number
+):
+    async with supervised(other_number(several, 2, number + 2)) as supervisor:
+        receipts = []
+        model.start_takes = 5
+
+        async def reload():
+            receipts.append(await supervisor.reload("ns", "2"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload)
+            await trio.sleep(1)
+            began = trio.current_time()
+            receipt = await supervisor.abort("ns")
+            assert trio.current_time() - began < 1
+        assert receipts == [receipt]
+        assert receipt.outcome == "rolled_back"
+        assert "an operator stopped it" in receipt.reason
+        assert set(await numbers(supervisor.slots["ns"])) == {1, 2}
+        assert not supervisor._keepers["ns"].coming
