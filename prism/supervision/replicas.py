@@ -267,6 +267,7 @@ class Replicas(Operated):
         if endpoint != self.spec.plugin.endpoint_text:
             return
         self._addresses[endpoint] = addresses
+        drained = self.slot.absence if self.members and self.paused else ""
         wanted = self.wanted(self.spec)
         another_serves = any(
             name in wanted and member.current is not None for name, member in self.members.items()
@@ -283,6 +284,8 @@ class Replicas(Operated):
             if name not in self.members:
                 self.journal.step("replica", "", f"{name} joins: it is in the DNS")
                 member = self.make_member(spec)
+                if drained:
+                    member.pause(drained)
                 self.begin(member)
                 self.join(member)
 

@@ -145,14 +145,12 @@ class Roll:
     async def drain(self) -> Receipt:
         """End all of them after their calls, and start none until a restart."""
 
-        self._plan(self.group.wanted(self.spec))
-
-        async def drain(member: Keeper, spec: InstanceSpec) -> None:
-            self._took(await Replacement(member, spec).drain())
+        async def drain(member: Keeper) -> None:
+            self._took(await Replacement(member, member.spec).drain())
 
         async with trio.open_nursery() as nursery:
-            for member, spec in self._turns:
-                nursery.start_soon(drain, member, spec)
+            for member in self.group.members.values():
+                nursery.start_soon(drain, member)
         return self._receipt()
 
     # -- the steps of a reload ----------------------------------------------------------

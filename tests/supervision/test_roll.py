@@ -407,3 +407,39 @@ async def test_what_has_not_come_to_its_swap_is_stopped_at_once(
         assert "an operator stopped it" in receipt.reason
         assert set(await numbers(supervisor.slots["ns"])) == {1, 2}
         assert not supervisor._keepers["ns"].coming
+
+
+async def test_a_drain_ends_a_replica_that_is_not_in_the_dns_any_more(
+    several, model, autojump_clock
+):
+    """It serves on as long as no other does; what is drained serves no more."""
+    async with supervised(several(2)) as supervisor:
+        group = supervisor._keepers["ns"]
+        group.spec = with_processes(group.spec, 1)
+        receipt = await supervisor.drain("ns")
+        assert (receipt.outcome, len(receipt.replicas)) == ("drained", 2)
+        assert not supervisor.slots["ns"].is_ready
+
+
+async def test_who_joins_what_is_drained_waits_for_the_restart(
+    make_spec, autojump_clock, monkeypatch
+):
+    addresses = ["127.0.0.1"]
+
+    async def look_up(_host, _port):
+        await trio.lowlevel.checkpoint()
+        return list(addresses)
+
+    monkeypatch.setattr("prism.supervision.replicas.look_up", look_up)
+    plugin = PluginConfig(type="remote", endpoint="a.example:9", resolve="all")
+    async with supervised(replace_spec(make_spec(), plugin=plugin)) as supervisor:
+        group = supervisor._keepers["ns"]
+        await supervisor.drain("ns")
+        addresses[:] = ["127.0.0.2"]
+        await trio.sleep(60)
+        assert list(group.members) == ["127.0.0.2:9"]
+        assert group.paused
+        assert group.newest is None
+        assert supervisor.slots["ns"].absence == "it was drained by an operator"
+        receipt = await supervisor.restart("ns")
+        assert [one.replica for one in receipt.replicas] == ["127.0.0.2:9"]
