@@ -15,7 +15,8 @@ from contextlib import suppress
 import httpx
 import pytest
 from handover import hand_over
-from prism_process import CHAOS, eventually
+from prism_process import CHAOS, SUPPORT, eventually
+from stream_doors import STREAM_DOORS, StreamFailed
 
 
 def config(file, **audit):
@@ -73,6 +74,45 @@ def test_every_call_has_one_record(start_prism, file):
     assert json.loads(done.stdout)["request_id"] == "left"
     done = audit("tail", file, "--decision", "none")
     assert "anonymous nowhere/echo NOT_FOUND" in done.stdout
+
+
+def to_its_end(stream):
+    stream.end()
+    with suppress(StreamFailed):
+        stream.values()
+
+
+def leaves(stream):
+    assert stream.receive() is not None
+    stream.leave()
+
+
+@pytest.mark.slow
+def test_a_stream_has_one_record_at_every_door_however_it_ends(start_prism, file):
+    plugin = {"type": "sidecar", "command": [sys.executable, str(SUPPORT / "stream_plugin.py")]}
+    streams = {"name": "kv", "backend": "streams", "plugin": plugin}
+    proxy = start_prism({"audit": {"file": str(file)}, "namespaces": [streams]})
+    endings = {
+        ("count", "OK", "yes"): ({"n": 2}, to_its_end),
+        ("fail", "DATA_LOSS", "yes"): ({"n": 2}, to_its_end),
+        ("no_such", "UNIMPLEMENTED", "no"): ({}, to_its_end),
+        ("deaf", "CANCELLED", "unknown"): ({}, leaves),
+    }
+    goal = 0
+    for name, door in STREAM_DOORS.items():
+        for (operation, _, _), (params, use) in endings.items():
+            stream = door(proxy.port, f"/v1/kv/{operation}", params)
+            use(stream)
+            stream.leave()
+        goal += len(endings)
+        eventually(lambda goal=goal: len(records(file)) >= goal)
+        told = [(one["operation"], one["status"], one["ran"]) for one in records(file)]
+        assert sorted(told[-len(endings) :]) == sorted(endings), name
+    assert proxy.stop() == 0
+    found = records(file)
+    assert len(found) == goal  # and no other came later
+    assert len({one["request_id"] for one in found}) == len(found)
+    assert audit("verify", file).returncode == 0
 
 
 def test_a_changed_log_is_told(start_prism, file):
