@@ -380,17 +380,18 @@ class RateLimit(Policy):
 
     def decided(self, call: "Call", places: list[LimitUse], number: int, wait: float) -> None:
         """The store has decided on limit ``number``: it passes at once (0), or after ``wait``
-        seconds; infinite, where the store is down."""
+        seconds; infinite, where the store is down, or is there no more."""
         if call.done:
             return
         now = turn_time()
         try:
             if wait == inf:
-                self._check_without_store(call, places, places[number], now)
-                places[number].limit.unshared += 1
+                for place in places[number:]:  # nor is it asked for these
+                    self._check_without_store(call, places, place, now)
+                    place.limit.unshared += 1
             elif wait > 0.0:
                 self._refuse(call, places, places[number], wait, now)
-            if self._ask(call, places, number + 1, now):
+            elif self._ask(call, places, number + 1, now):
                 return
             self._use(call, places, now)
         except CallError as error:

@@ -1,16 +1,25 @@
 """Rate limits of one proxy: whose calls are counted together, what is told, what is kept."""
 
 import logging
+from contextlib import suppress
 
 import msgspec
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.policies import rate_limit
 from prism.calls.policies.rate_limit import RateLimit, network_of
-from prism.config.types import NamespaceLimits, RateLimitConfig
-from prism.contract.errors import CallCancelled, RateLimited
+from prism.config.types import (
+    LimitsStoreConfig,
+    NamespaceLimits,
+    RateLimitConfig,
+    SecretsConfig,
+)
+from prism.contract.errors import CallCancelled, LimitsUnavailable, RateLimited
 from prism.contract.messages import OperationDeclaration
+from prism.limits.store import LimitsStore
+from prism.secrets import Secrets
 
 
 @pytest.fixture
@@ -277,3 +286,70 @@ async def test_what_the_client_is_told(limited, make_call, monkeypatch):
         b"ratelimit": b'"namespace";r=9;t=1, "namespace-2";r=4;t=1',
     }
     await call.outcome()
+
+
+STORE = LimitsStoreConfig(url="redis://127.0.0.1:1/0")
+
+
+class Silent(LimitsStore):
+    """A store that is reached and never answers."""
+
+    async def _load(self):
+        self._loaded.set()
+
+    async def _use(self, *_):
+        await trio.sleep_forever()
+
+
+@pytest.fixture
+def with_store(limited):
+    """A namespace with three limits, and its store, which is there and never answers."""
+
+    def make(**last):
+        pers = ("namespace", "principal", "client")
+        *most, one = ({**SLOW, "burst": 5, "per": per} for per in pers)
+        namespace = limited(*most, {**one, **last})
+        store = Silent.from_config(STORE, SecretsConfig(), Secrets())
+        namespace.attach(namespace.deadlines, namespace.is_good, None, namespace.overload, store)
+        return namespace, store
+
+    return make
+
+
+@pytest.mark.parametrize("other", [None, LimitsStoreConfig(url="redis://127.0.0.1:2/0")])
+async def test_calls_that_wait_for_a_store_that_is_taken_away_pass_at_once(
+    with_store, make_call, nursery, other
+):
+    namespace, store = with_store()
+    nursery.start_soon(store.run)
+    calls = [make_call(namespace) for _ in range(2)]
+    for call in calls:
+        call.proceed()
+    await wait_all_tasks_blocked()
+    assert store.waiting == 2
+    store.configure(other, SecretsConfig())
+    await wait_all_tasks_blocked()
+    assert [call.result for call in calls] == [b"{}", b"{}"]
+    assert store.waiting == 0
+
+
+@pytest.mark.parametrize("last", [{"when_store_is_down": "deny"}, {"burst": 1}])
+async def test_where_the_store_goes_down_each_limit_says_what_passes(
+    with_store, ask, autojump_clock, last
+):
+    """Not only the one that was being asked for."""
+    namespace, store = with_store(**last)
+    passed = []
+
+    async def call():
+        with suppress(LimitsUnavailable, RateLimited):
+            passed.append(await ask(namespace))
+
+    async with trio.open_nursery() as calls:
+        calls.start_soon(store.run)
+        async with trio.open_nursery() as waiting:
+            for _ in range(3):
+                waiting.start_soon(call)
+        assert store.down
+        calls.cancel_scope.cancel()
+    assert len(passed) == ("burst" in last)
