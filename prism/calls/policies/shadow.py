@@ -451,12 +451,13 @@ class Copy:
 
     def answered(self, response: ExecuteResponse) -> None:
         """The shadow has answered."""
-        self._release(None)
-        self._note_new(_answer(response, turn_time() - self._sent))
+        answer = _answer(response, turn_time() - self._sent)
+        self._release(None, answer.status)
+        self._note_new(answer)
 
     def failed(self, error: CallError) -> None:
         """The shadow gave no answer."""
-        self._release(error)
+        self._release(error, error.status)
         self._note_new(Answer(error.status, seconds=turn_time() - self._sent))
 
     def expire(self) -> None:
@@ -518,15 +519,15 @@ class Copy:
         instance = self._instance
         if instance is not None:
             instance.channel.cancel(self, status)
-            self._release(error)
+            self._release(error, status)
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
 
-    def _release(self, error: CallError | None) -> None:
+    def _release(self, error: CallError | None, status: StatusCode) -> None:
         instance, self._instance = self._instance, None
         if instance is not None:
-            instance.release(error)
+            instance.release(error, turn_time() - self._sent, status)
 
 
 def _answer(response: ExecuteResponse, seconds: float) -> Answer:

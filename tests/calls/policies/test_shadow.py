@@ -318,6 +318,38 @@ async def test_the_first_difference_of_an_operation_is_told_once(shadowed, ask, 
     assert outcomes(namespace) == {"different": 3}
 
 
+@pytest.mark.parametrize(
+    ("shadow", "status"),
+    [
+        (partial(answers, {}), StatusCode.OK),
+        (fails, StatusCode.INTERNAL),
+        (crashes, StatusCode.UNAVAILABLE),
+        (hangs, StatusCode.DEADLINE_EXCEEDED),
+    ],
+)
+async def test_its_instance_is_judged_by_what_became_of_the_copy(
+    shadowed, ask, autojump_clock, shadow, status
+):
+    """For a canary of the shadow, and for its replicas."""
+
+    async def slowly(request):
+        await trio.sleep(0.5)
+        return await shadow(request)
+
+    taken = []
+
+    class Noting:
+        def take(self, seconds, status):
+            taken.append((round(seconds, 3), status))
+
+    namespace = shadowed(partial(answers, {}), slowly)
+    namespace.shadow.current.sample = Noting()
+    await ask(namespace, timeout=2.0)
+    await trio.sleep(5)
+    assert taken == [(2.0 if shadow is hangs else 0.5, status)]
+    assert is_clean(namespace)
+
+
 @pytest.mark.parametrize("values", ["redact", "keep"])
 async def test_the_log_has_no_key_that_may_be_data(shadowed, ask, caplog, values):
     namespace = shadowed(
