@@ -220,7 +220,13 @@ class Shadow(Policy):
         """Compare answers while there are any."""
         try:
             while self._answered:
-                await self._compare(self._answered.popleft())
+                copy = self._answered.popleft()
+                try:
+                    await self._compare(copy)
+                except Exception:
+                    log.exception("the answers to request %s were not compared", copy.request_id)
+                finally:
+                    copy.free()
                 await trio.lowlevel.checkpoint()
         finally:
             self._compares = False
@@ -248,7 +254,6 @@ class Shadow(Policy):
             found, logged = await trio.to_thread.run_sync(both)
         else:
             found, logged = both()
-        copy.free()
         outcome = tally.add(copy.operation, copy.request_id, old, new, found, time.time())
         if outcome != "equal" and tally is self.tally:
             self._tell(copy, logged[0])
@@ -272,9 +277,9 @@ class Shadow(Policy):
         shadow = self.namespace.shadow
         if key in self._told or shadow is None or shadow.journal is None:
             return
-        if any(instance != copy.instance_id for instance, _ in self._told):
-            self._told = set()  # of an instance that is gone
-        self._told.add(key)
+        # Those of instances that are gone will not come again.
+        present = {copy.instance_id, *(instance.id for instance in shadow.instances())}
+        self._told = {told for told in self._told if told[0] in present} | {key}
         what = f"{first.kind} at {first.path}"
         if first.kind == "status":
             what = f"{first.old} here, {first.new} of the shadow"

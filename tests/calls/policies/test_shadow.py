@@ -2,6 +2,7 @@
 
 import json
 import threading
+from copy import copy
 from functools import partial
 
 import msgspec
@@ -318,6 +319,21 @@ async def test_the_first_difference_of_an_operation_is_told_once(shadowed, ask, 
     assert outcomes(namespace) == {"different": 3}
 
 
+async def test_each_replica_s_first_difference_is_told_once(shadowed, ask):
+    namespace = shadowed(partial(answers, {"a": 1}), partial(answers, {"a": 2}))
+    one = namespace.shadow.current
+    two = copy(one)
+    two.id = "kv:shadow/2/1"
+    namespace.shadow.instances = lambda: [one, two]
+    for instance in (one, two) * 3:
+        namespace.shadow.current = instance
+        await ask(namespace)
+        await wait_all_tasks_blocked()
+    told = [event.instance for event in namespace.shadow.journal.events.recent()]
+    assert told == [one.id, two.id]
+    assert outcomes(namespace) == {"different": 6}
+
+
 @pytest.mark.parametrize(
     ("shadow", "status"),
     [
@@ -386,6 +402,21 @@ async def test_copies_go_on_while_answers_are_compared(shadowed, ask, monkeypatc
         assert outcomes(namespace) == {}
     finally:
         may_end.set()
+
+
+async def test_a_comparison_that_fails_keeps_nothing(shadowed, ask, monkeypatch, caplog):
+    def fail(*_arguments, **_more):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("prism.calls.policies.shadow.compare", fail)
+    namespace = shadowed(partial(answers, {"a": 1}), partial(answers, {"a": 1}))
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask, namespace)
+    await wait_all_tasks_blocked()
+    assert caplog.text.count("the answers to request id were not compared") == 3
+    assert not outcomes(namespace)
+    assert is_clean(namespace)
 
 
 async def test_large_answers_are_compared_in_a_thread(shadowed, ask):
