@@ -21,6 +21,7 @@ from prism.contract.errors import PluginError
 from prism.contract.messages import CacheSettings
 from prism.sdk.health import Metrics
 from prism.sdk.keyvalue_store import Entry, Item, KeyValueStore, When
+from prism.sdk.later import Later
 from prism.sdk.value import Value
 
 CACHEABLE = frozenset({"get", "mget", "exists"})
@@ -33,6 +34,7 @@ MOST_OF_MANY_BYTES = 4 * 1024 * 1024
 together, and judges by itself where it is more."""
 
 S = TypeVar("S", bound=KeyValueStore)
+T = TypeVar("T")
 
 
 def cached(store: S, settings: CacheSettings, metrics: Metrics) -> S:
@@ -99,6 +101,12 @@ class CachedStore:
         self._metrics.cache_misses += 1
         return await self._fetch(key)
 
+    def get_later(self, key: bytes, make: Callable[[Entry | None], T]) -> Later[T] | None:
+        """As the store's, where what is read is not kept."""
+        if "get" in self._operations:
+            return None
+        return cast("Later[T] | None", self._inner.get_later(key, make))
+
     async def exists(self, key: bytes) -> bool:
         """As the store's; what it says is not kept."""
         kept = self._find(key) if "exists" in self._operations else None
@@ -159,6 +167,9 @@ class CachedStore:
         """As the store's."""
         async with self._writing(item.key):
             return await self._store.set(item, when)
+
+    def set_later(self, item: Item, when: When, make: Callable[[bool], T]) -> None:
+        """A task has to wait for a write, to forget its key again when it has ended."""
 
     async def set_if_version(self, item: Item, version: str) -> bool:
         """As the store's."""

@@ -3,8 +3,12 @@
 import sqlite3
 import sys
 
+import psycopg
 import pytest
 from prism_process import FAST_CHECKS, eventually
+
+from tests.services.postgres import PASSWORD, USER, new_name
+from tests.services.redis import Redis
 
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
 PLUGINS = {
@@ -41,6 +45,50 @@ def test_reads_are_kept_and_writes_forget_them(start_prism, plugin):
         return [proxy.metric(name, namespace="kv") for name in names] == [1, 2]
 
     eventually(counted)
+
+
+@pytest.mark.parametrize("backend", ["postgres", "redis"])
+def test_on_a_server_that_others_write_to(start_prism, shared_server, postgres18, backend):
+    name = new_name().replace("_", "-")
+    namespace = {
+        "name": name,
+        "backend": backend,
+        "plugin": {
+            "type": "sidecar",
+            "command": [sys.executable, "-m", f"prism_plugins.{backend}"],
+            "health": FAST_CHECKS,
+        },
+        "cache": {"operations": ["get"], "ttl_seconds": 3600},
+    }
+    if backend == "redis":
+        redis = shared_server(Redis)
+        namespace["config"] = {"url": redis.url()}
+    else:
+        where = f"postgresql://127.0.0.1:{postgres18.port}/postgres?sslmode=disable"
+        namespace["config"] = {"connection_string": where}
+        namespace["credentials"] = {"username": USER, "password": PASSWORD}
+    proxy = start_prism({"namespaces": [namespace]})
+
+    def value():
+        return proxy.call(name, "get", {"key": "a"}).json()["value"]
+
+    eventually(proxy.ready)
+    proxy.call(name, "set", {"key": "a", "value": 1})
+    assert value() == 1
+    if backend == "redis":
+        assert redis.ask("SET", f"{name}:a", "2") == b"+OK\r\n"
+    else:
+        with psycopg.connect(postgres18.url()) as connection:
+            sql = "UPDATE _prism.keyvalue SET value = '2' WHERE namespace = %s"
+            assert connection.execute(sql, [name]).rowcount == 1
+    assert value() == 1
+    assert proxy.call(name, "increment", {"key": "a"}).json() == {"value": 3}
+    assert value() == 3
+    assert proxy.call(name, "set", {"key": "a", "value": 4}).json() == {"stored": True}
+    assert value() == 4
+    eventually(lambda: proxy.metric("prism_plugin_cache_hits_total", namespace=name) == 1)
+    eventually(lambda: proxy.metric("prism_plugin_cache_misses_total", namespace=name) == 3)
+    proxy.call(name, "delete", {"key": "a"})
 
 
 def test_without_the_block_nothing_is_kept(start_prism):

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prism.contract.messages import CacheSettings, InitializeRequest
 from prism.sdk import Metrics, Plugin, PluginError, StatusCode, Value
 from prism.sdk.cache import ENTRY_BYTES, CachedStore
-from prism.sdk.keyvalue import Entry, Item, KeyValueStore, When
+from prism.sdk.keyvalue import Entry, Item, VersionedKeyValueStore, When
 from prism.sdk.testing import run_plugin
 
 
@@ -109,6 +109,16 @@ async def test_that_a_key_is_missing_is_kept_and_forgotten_when_it_is_set(make: 
     assert store.reads == [b"a"]
     await cache.set(item(b"a", b"1"), When.ALWAYS)
     assert await value(cache, b"a") == b"1"
+
+
+async def test_what_need_not_wait_for_a_task_is_kept_and_forgotten_all_the_same(make: Make) -> None:
+    cache, store, _, _ = make(operations=["get"])
+    assert cache.get_later(b"a", list) is None, "the cache answers, or a task asks"
+    assert cache.set_later(item(b"a"), When.ALWAYS, bool) is None, "a task forgets"
+    plain, store, _, _ = make(operations=["mget"])
+    store.get_later = lambda key, make: make([key])  # type: ignore[attr-defined] # as those have
+    assert plain.get_later(b"a", tuple) == (b"a",)
+    assert plain.set_later(item(b"a"), When.ALWAYS, bool) is None
 
 
 async def test_only_the_operations_that_are_named_are_kept(make: Make) -> None:
@@ -349,7 +359,8 @@ async def test_every_write_of_a_store_passes_through_the_cache() -> None:
     """What is added to the interface has to be cached, or to be named here."""
     left_to_the_store = {"scan", "count", "remaining", "persist", "scan_all"}
     own = set(vars(CachedStore))
-    methods = {name for name in dir(KeyValueStore) if callable(getattr(KeyValueStore, name))}
+    store = VersionedKeyValueStore
+    methods = {name for name in dir(store) if callable(getattr(store, name))}
     methods = {name for name in methods if not name.startswith("_")}
     assert methods - own == left_to_the_store
 
