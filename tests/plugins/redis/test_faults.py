@@ -179,6 +179,34 @@ async def test_a_full_server_refuses_writes_and_answers_reads(
         assert await plugin.call("set", key="k", value=1) == {"stored": True}
 
 
+@pytest.mark.parametrize("kind", [Redis, Valkey])
+async def test_a_server_that_cannot_save_refuses_writes_and_answers_reads(
+    start_server: StartServer, open_plugin: OpenPlugin, kind: type[Redis]
+) -> None:
+    """As on a disk that is full; here a directory stands where its file would."""
+    server = start_server(kind, settings={"appendonly": "no", "save": "3600 1"})
+    async with open_plugin(server) as plugin:
+        await plugin.call("set", key="k", value="kept")
+        in_the_way = server.directory / "dump.rdb"
+        in_the_way.mkdir()
+        server.ask("BGSAVE")
+        await until(lambda: b"rdb_last_bgsave_status:err" in server.ask("INFO", "persistence"))
+        for operation, params in (
+            ("set", {"key": "k", "value": 1}),
+            ("compare_and_swap", {"key": "k", "old_value": "kept", "new_value": 1}),
+            ("mset", {"items": [{"key": "a", "value": 1, "ttl_seconds": 9}]}),
+            ("publish", {"topic": "t", "value": 1}),
+        ):
+            with pytest.raises(PluginError, match="cannot save to disk") as refused:
+                await plugin.call(operation, **params)
+            assert refused.value.status is StatusCode.UNAVAILABLE, operation
+        assert (await plugin.call("get", key="k"))["value"] == "kept"
+        in_the_way.rmdir()
+        server.ask("BGSAVE")
+        await until(lambda: b"rdb_last_bgsave_status:ok" in server.ask("INFO", "persistence"))
+        assert await plugin.call("set", key="k", value=1) == {"stored": True}
+
+
 async def test_a_server_without_room_for_clients(
     start_server: StartServer, open_plugin: OpenPlugin
 ) -> None:

@@ -144,6 +144,25 @@ async def test_values_of_an_mget_are_bounded(redis: Running) -> None:
     assert (await redis.call("mget", keys=[f"{n}" for n in range(16)]))["found_count"] == 16
 
 
+async def test_sizes_at_the_limit_and_over_it(redis: Running) -> None:
+    limit = redis.plugin.config.max_value_bytes
+    fits, too_large = "x" * (limit - 2), "x" * (limit - 1)
+    assert await redis.call("set", key="k" * 1024, value=fits) == {"stored": True}
+    assert (await redis.call("get", key="k" * 1024))["value"] == fits
+    for operation, params in (
+        ("set", {"key": "k", "value": too_large}),
+        ("set", {"key": "k" * 1025, "value": 1}),
+        ("mset", {"items": [{"key": "k", "value": too_large}]}),
+        ("hash_set", {"key": "k", "fields": {"f": too_large}}),
+        ("list_push", {"key": "k", "values": [too_large]}),
+        ("publish", {"topic": "k", "value": too_large}),
+    ):
+        with pytest.raises(PluginError) as refused:
+            await redis.call(operation, **params)
+        assert refused.value.status is StatusCode.INVALID_ARGUMENT, operation
+    assert await redis.call("exists", key="k") == {"exists": False}
+
+
 async def test_keys_of_another_kind_are_an_error_and_are_not_scanned(redis: Running) -> None:
     await redis.call("hash_set", key="hash", fields={"a": 1})
     with pytest.raises(PluginError, match="another kind of value") as refused:

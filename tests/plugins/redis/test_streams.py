@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -214,6 +215,38 @@ async def test_a_slow_reader_does_not_get_what_another_has_taken_over(redis: Run
             await redis.call("acknowledge", topic="t", group="g", message_ids=ids)
             (late,) = await publish(redis, "late")
             assert (await anext(slow))["message_id"] == late
+
+
+async def test_the_time_of_a_message_begins_when_it_is_handed_out(
+    redis: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it waited for a client that reads slowly: nobody else has it at once."""
+    clock = ShiftedClock()
+    monkeypatch.setattr(stream_operations, "anyio", clock)
+    _, second = await publish(redis, *range(2))
+    params = {"topic": "t", "group": "g", "start": "earliest", "visibility_timeout_seconds": 600}
+    key, ask = redis.plugin.key("t"), redis.plugin.connection.command
+    async with subscribed(redis, **params) as messages:
+        await anext(messages)
+        [[_, consumer, _, _]] = await ask("XPENDING", key, "g", second, second, 1)
+        await ask("XCLAIM", key, "g", consumer, 0, second, "IDLE", 599_000, "JUSTID")
+        clock.shift = 599.0
+        assert (await anext(messages))["message_id"] == second
+        [[_, _, idle, deliveries]] = await ask("XPENDING", key, "g", second, second, 1)
+        assert idle < 599_000
+        assert deliveries == 1
+
+
+class ShiftedClock:
+    """anyio, but for a clock that a test sets."""
+
+    shift = 0.0
+
+    def current_time(self) -> float:
+        return anyio.current_time() + self.shift
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(anyio, name)
 
 
 async def test_too_many_deliveries_end_in_the_dead_letters(redis: Running) -> None:
