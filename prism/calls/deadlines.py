@@ -63,7 +63,7 @@ class Alarms:
         self._alarms.discard(alarm)
 
     async def run(self) -> None:
-        """Ring them, for ever. A bug in one of them is logged."""
+        """Ring them, for ever. A bug in one is logged."""
         while True:
             with trio.CancelScope(deadline=self._due) as self._sleep:
                 await trio.sleep_forever()
@@ -117,7 +117,7 @@ class Deadlines:
                 call.end(RequestTimeout("the request's body came slowly, and its room is needed"))
 
     async def run(self) -> None:
-        """End calls whose time is up, and ring the alarms, for ever."""
+        """End calls whose time is up, and ring the alarms, for ever. A bug in one is logged."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.alarms.run)
             await self._end_calls()
@@ -131,7 +131,12 @@ class Deadlines:
             for call in list(self._calls):
                 due = call.deadline
                 if due <= now or call.reading_until is not None:
-                    again = call.expire(now)
+                    try:
+                        again = call.expire(now)
+                    except Exception:
+                        log.exception("request %s could not be ended", call.request_id)
+                        self._calls.discard(call)
+                        continue
                     if again is None:
                         continue
                     due = again

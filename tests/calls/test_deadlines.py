@@ -55,3 +55,29 @@ async def test_one_may_forget_another_add_one_or_fail(nursery, autojump_clock, c
     await trio.sleep(10)
     assert [due for due, _ in rung] == [1.0, 2.0, 2.0, 2.5, 9.0]
     assert "a bug" in caplog.text
+
+
+async def test_a_call_that_cannot_be_ended_keeps_no_other(nursery, autojump_clock, caplog):
+    deadlines = Deadlines()
+    nursery.start_soon(deadlines.run)
+    ended = []
+
+    class Due:
+        reading_until = None
+        request_id = "id"
+
+        def __init__(self, deadline, fails=False):
+            self.deadline, self.fails = deadline, fails
+
+        def expire(self, _now):
+            ended.append(self.deadline)
+            if self.fails:
+                raise RuntimeError("a bug")
+            deadlines.forget(self)
+
+    for call in (Due(1.0, fails=True), Due(1.0), Due(1.0, fails=True), Due(2.0)):
+        deadlines.add(call, call.deadline)
+    await trio.sleep(5)
+    assert ended.count(1.0) >= 3
+    assert ended[-1] == 2.0
+    assert "request id" in caplog.text
