@@ -414,7 +414,7 @@ class Call(ABC):
     @property
     def is_hedged(self) -> bool:
         """Was it made a second time beside the first?"""
-        return self.hedge is not None and self.hedge.second is not None
+        return self.hedge is not None and self.hedge.was_made
 
     @property
     def attempts(self) -> int:

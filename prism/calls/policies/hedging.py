@@ -177,9 +177,10 @@ def _is_idempotent(instance: Instance, operation: str) -> bool:
 
 
 class Hedge(Alarm):
-    """When ``call`` is to be made a second time; ``second`` is that attempt, if it was made."""
+    """When ``call`` is to be made a second time; ``was_made`` says whether it was. ``second`` is
+    that attempt, until the call ends, which it holds."""
 
-    __slots__ = ("_began", "_call", "_policy", "second")
+    __slots__ = ("_began", "_call", "_policy", "second", "was_made")
 
     def __init__(self, call: "Call", policy: Hedging) -> None:
         super().__init__(inf)
@@ -187,6 +188,7 @@ class Hedge(Alarm):
         self._policy = policy
         self._began = inf  # when the call's own attempt did, if its latency tells something
         self.second: SecondAttempt | None = None
+        self.was_made = False
 
     def begin(self, instance: Instance) -> None:
         """The call's own attempt begins, on ``instance``: its first, or a retry. One hedge is made
@@ -194,7 +196,7 @@ class Hedge(Alarm):
         call, alarms = self._call, self._policy.namespace.deadlines.alarms
         if call is None:
             return
-        if self.second is not None or not _is_idempotent(instance, call.operation):
+        if self.was_made or not _is_idempotent(instance, call.operation):
             self._began = inf
             alarms.forget(self)
             return
@@ -221,6 +223,7 @@ class Hedge(Alarm):
         if not self._policy.budget.take():
             return
         self._policy.sent += 1
+        self.was_made = True
         self.second = SecondAttempt(self, call, instance)
         self.second.start()
 
@@ -249,7 +252,7 @@ class Hedge(Alarm):
             isinstance(error, PluginError) and error.status is not _UNAVAILABLE
         )
         is_late = isinstance(error, DeadlineExceeded)
-        second = self.second
+        second, self.second = self.second, None
         if second is not None and second.instance is not None:
             self._policy.lost += is_answered
             second.abandon(

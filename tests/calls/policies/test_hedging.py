@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from contextlib import suppress
 
 import pytest
 import trio
@@ -529,10 +530,25 @@ async def test_it_is_switched_off_under_a_call(hedging, make_call, autojump_cloc
     assert other.hedge is None
 
 
-async def test_a_call_that_was_not_hedged_leaves_no_garbage(hedging, make_call, autojump_clock):
+@pytest.mark.parametrize(
+    ("attempts", "counts"),
+    [
+        ([(0, fine(1))], (0, 0, 0)),
+        ([(1, fine(1)), (0.01, fine(2))], (1, 1, 0)),
+        ([(0.2, fine(1)), (1, fine(2))], (1, 0, 1)),
+        ([(0.2, PluginCrashed("gone")), (0.2, PluginCrashed("gone"))], (1, 0, 0)),
+    ],
+)
+async def test_a_call_that_is_over_leaves_no_garbage(
+    hedging, make_call, autojump_clock, attempts, counts
+):
     """It and its alarm must not hold each other: each call would be the collector's to find."""
-    namespace, _attempts = hedging((0, fine(1)))
+    namespace, _attempts = hedging(*attempts)
     call = make_call(namespace)
     call.proceed()
-    await call.outcome()
-    assert call not in gc.get_referents(call.hedge)
+    with suppress(PluginCrashed):
+        await call.outcome()
+    assert counted(namespace) == counts
+    near = gc.get_referents(call.hedge)
+    assert call not in near
+    assert call not in gc.get_referents(*near)
