@@ -15,7 +15,6 @@ from prism.cli.connection import (
     ca_cert_option,
     cert_option,
     credential_headers,
-    is_plain,
     say_unreachable,
     target_url,
     tls_context,
@@ -282,17 +281,16 @@ class ProxyTarget:
 
         from prism.calls.comparison import Answer
         from prism.contract.status import StatusCode
-        from prism.observability.recording import params_of
 
-        params, raw = params_of(call)
+        raw = call.params_raw
         kind = "application/msgpack" if raw else "application/json"
         headers = {"content-type": kind, "accept": kind, **self._headers}
-        if not is_plain(call.operation):
-            return None
         url = target_url(self._url, self._namespace, call.operation)
         began = trio.current_time()
         try:
-            response = await self._client.post(url, content=raw or params, headers=headers)
+            response = await self._client.post(
+                url, content=raw or bytes(call.params), headers=headers
+            )
         except httpx.HTTPError:
             return None
         seconds = trio.current_time() - began
@@ -362,9 +360,7 @@ class PluginTarget:
         from prism.contract.errors import CallError
         from prism.contract.messages import ExecuteRequest
         from prism.contract.status import StatusCode
-        from prism.observability.recording import params_of
 
-        params, raw = params_of(call)
         instance = self._slot.current
         if instance is None:
             return None
@@ -372,8 +368,8 @@ class PluginTarget:
             return Answer(StatusCode.UNIMPLEMENTED)
         request = ExecuteRequest(
             operation=call.operation,
-            params_json="" if raw else params.decode(),
-            params_raw=raw,
+            params_json="" if call.params_raw else bytes(call.params).decode(),
+            params_raw=call.params_raw,
             metadata={
                 "prism-namespace": call.namespace,
                 "prism-principal": "replay",
@@ -530,14 +526,11 @@ def _and_then(first: "RecordedCall", rest: "Iterator[RecordedCall]") -> "Iterato
 
 
 def _recorded_answer(call: "RecordedCall") -> "Answer":
-    from base64 import b64decode
-
     from prism.calls.comparison import Answer
     from prism.contract.status import StatusCode
 
     status = StatusCode[call.status] if call.status in StatusCode.__members__ else None
     if status is not StatusCode.OK:
         return Answer(status or StatusCode.UNKNOWN, seconds=call.seconds)
-    raw = b64decode(call.result_raw)
-    text = "" if raw else bytes(call.result).decode()
-    return Answer(StatusCode.OK, text, raw, call.seconds)
+    text = "" if call.result_raw else bytes(call.result).decode()
+    return Answer(StatusCode.OK, text, call.result_raw, call.seconds)

@@ -16,7 +16,6 @@ import os
 import secrets
 import threading
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import msgspec
 
 from prism.calls.comparison import Names, declared_names
 from prism.calls.policies.record import Recorded
+from prism.config.fields import Name, OperationName
 from prism.config.types import RecordConfig
 from prism.contract.messages import OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
@@ -64,17 +64,17 @@ class RecordedCall(msgspec.Struct, omit_defaults=True):
 
     v: int
     time: float
-    namespace: str
-    operation: str
+    namespace: Name
+    operation: OperationName
     id: str
     seconds: float
     status: str = "OK"
     writes: bool = False
     redacted: bool = False
     params: msgspec.Raw = msgspec.Raw(b"{}")
-    params_raw: str = ""
+    params_raw: bytes = b""
     result: msgspec.Raw = msgspec.Raw(b"null")
-    result_raw: str = ""
+    result_raw: bytes = b""
     error: str = ""
     reason: str = ""
     principal: str = ""
@@ -306,19 +306,19 @@ def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _both(text: bytes, raw: bytes, shape: "Shape | None") -> tuple[msgspec.Raw, str]:
-    """Params or a result as JSON on one line, or as MessagePack in base64."""
+def _both(text: bytes, raw: bytes, shape: "Shape | None") -> tuple[msgspec.Raw, bytes]:
+    """Params or a result as JSON on one line, or as MessagePack."""
     try:
         if raw:
             if shape is not None:
                 raw = msgspec.msgpack.encode(shape.of(msgspec.msgpack.decode(raw)))
-            return msgspec.Raw(b"null"), b64encode(raw).decode()
+            return msgspec.Raw(b"null"), raw
         text = text or b"{}"
         if shape is None:
-            return msgspec.Raw(msgspec.json.format(text, indent=-1)), ""
-        return msgspec.Raw(_encode(shape.of(msgspec.json.decode(text)))), ""
+            return msgspec.Raw(msgspec.json.format(text, indent=-1)), b""
+        return msgspec.Raw(_encode(shape.of(msgspec.json.decode(text)))), b""
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
-        return msgspec.Raw(b"null"), ""  # no JSON, or too deep: there is no shape to keep
+        return msgspec.Raw(b"null"), b""  # no JSON, or too deep: there is no shape to keep
 
 
 class Shape:
@@ -372,7 +372,7 @@ class Reader:
             while left > 0 and (line := file.readline(left)):
                 left -= len(line)
                 try:
-                    call = self._decode(line)
+                    call = self._decode(line.decode())  # what is raw in it, too, is UTF-8 then
                 except (msgspec.MsgspecError, UnicodeError, RecursionError):
                     self.skipped += 1
                     continue
@@ -380,8 +380,3 @@ class Reader:
                     yield call
                 else:
                     self.skipped += 1
-
-
-def params_of(call: RecordedCall) -> tuple[bytes, bytes]:
-    """The params of a recorded call: JSON, and MessagePack if they are that."""
-    return bytes(call.params), b64decode(call.params_raw)

@@ -16,7 +16,7 @@ from prism.contract.errors import DeadlineExceeded
 from prism.contract.messages import ExecuteResponse, OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
 from prism.observability.audit_reading import rotated_files
-from prism.observability.recording import Reader, Recordings, RecordLog, Shape, params_of
+from prism.observability.recording import Reader, Recordings, RecordLog, Shape
 
 SECRET = "hunter2-canary"
 GET = OperationDeclaration(
@@ -176,8 +176,8 @@ def test_it_is_read_as_it_was_written(write, path):
     params = {"key": "a", "blob": b"x"}
     write(record(1), record(2, params=b"", raw=msgspec.msgpack.encode(params)), values="keep")
     one, other = Reader(path).calls()
-    assert params_of(one) == (b'{"key":"a"}', b"")
-    assert msgspec.msgpack.decode(params_of(other)[1]) == params
+    assert (bytes(one.params), one.params_raw) == (b'{"key":"a"}', b"")
+    assert msgspec.msgpack.decode(other.params_raw) == params
 
 
 def test_a_torn_end_and_lines_that_are_none_are_skipped(write, path):
@@ -194,6 +194,27 @@ def test_a_torn_end_and_lines_that_are_none_are_skipped(write, path):
     reader = Reader(path)
     assert [each.id for each in reader.calls()] == ["id-2"]
     assert reader.skipped == 4
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b'"key":"a"', b'"key":"\xff"'),
+        (b'"found":true', b'"found\xff":true'),
+        (b'"params":', b'"params_raw":"A","params":'),
+        (b'"result":', b'"result_raw":"?","result":'),
+        (b'"namespace":"kv"', b'"namespace":"\\u001b[2J"'),
+        (b'"operation":"get"', b'"operation":"../get"'),
+    ],
+)
+def test_a_line_that_somebody_has_changed_is_skipped(write, path, good, bad):
+    write(record(1), record(2), values="keep")
+    changed = path.read_bytes().replace(good, bad, 1)
+    assert bad in changed
+    path.write_bytes(changed)
+    reader = Reader(path)
+    assert [each.id for each in reader.calls()] == ["id-2"]
+    assert reader.skipped == 1
 
 
 def test_a_torn_end_is_left_behind_by_who_writes_next(write, path):
