@@ -19,7 +19,13 @@ from prism.cli.connection import (
     target_url,
     tls_context,
 )
-from prism.cli.output import CommandError, output_option, refused, show_one
+from prism.cli.output import (
+    CommandError,
+    end_on_interrupt,
+    output_option,
+    refused,
+    show_one,
+)
 from prism.cli.shadow import latency, print_differences
 
 if TYPE_CHECKING:
@@ -121,6 +127,7 @@ def replay(
         config, credentials = _settings(plugin_config), _credentials(plugin_credentials)
         target = PluginTarget(list(command), config, credentials)
     played = Replay(Reader(Path(file)), target, ignored, writes=writes, show_values=show_values)
+    end_on_interrupt()  # a plugin that was started ends, too: it has a guardian
     try:
         trio.run(played.run, concurrency, rate)
     except OSError as error:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +15,26 @@ from prism_process import FAST_CHECKS, LIMIT, SUPPORT, eventually
 
 CANARY = "hunter2-canary-value"
 SQLITE = [sys.executable, "-m", "prism_plugins.sqlite"]
+HANGS = """
+import os
+from pathlib import Path
+
+import anyio
+
+from prism.sdk import Plugin, operation, serve
+
+
+class Hangs(Plugin):
+    @operation(idempotent=True, access="read")
+    async def get(self, params: dict) -> dict:
+        Path("asked.new").write_text(str(os.getpid()))
+        Path("asked.new").rename("asked")
+        await anyio.sleep_forever()
+        return {}
+
+
+serve(Hangs)
+"""
 OTHER = [sys.executable, str(SUPPORT / "other_sqlite.py")]
 
 
@@ -146,6 +167,23 @@ def test_a_plugin_that_does_not_serve_is_told(recording):
     status, report, errors = replay(directory, "--", *SQLITE, config={"pth": "x"})
     assert (status, report) == (1, {})
     assert "the plugin does not serve" in errors
+
+
+def test_interrupted_it_ends_without_a_traceback_and_so_does_its_plugin(recording, tmp_path):
+    directory, _ = recording
+    program = tmp_path / "hangs.py"
+    program.write_text(HANGS)
+    with subprocess.Popen(
+        [sys.executable, "-m", "prism", "replay", str(directory / "kv.jsonl"), "--",
+         sys.executable, str(program)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as replaying:  # fmt: skip
+        asked = tmp_path / "asked"
+        eventually(lambda: asked.exists() and asked.read_text())
+        replaying.send_signal(signal.SIGINT)
+        _, errors = replaying.communicate(timeout=LIMIT)
+    assert (replaying.returncode, "Traceback" in errors) == (-signal.SIGINT, False)
+    eventually(lambda: not Path("/proc", asked.read_text()).exists())
 
 
 def test_redacted_it_has_no_values_and_is_played_without_a_comparison(start_prism, tmp_path):
