@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from prism.cli.output import refused
+from prism.cli.output import decoded, harmless, refused
 from prism.streams.addresses import unix_path
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def check_json(text: bytes) -> None:
     """
     try:
         json.loads(text)
-    except UnicodeDecodeError:
-        pass  # the proxy says which byte
+    except (UnicodeDecodeError, RecursionError):
+        pass  # the proxy says which byte, or how deep
     except ValueError as error:
         files = "; - reads them from standard input: < FILE" if text.startswith(b"@") else ""
         raise click.UsageError(f"the parameters are not JSON: {error}{files}") from None
@@ -181,8 +181,7 @@ def _reason(error: Exception) -> str:
         code = goaway[1].removeprefix("ErrorCodes.")
         why = "" if code in ("0", "NO_ERROR") else f" for an error ({code})"
         return f"the connection was ended by the other side{why}, as it said"
-    words = bytes.fromhex(goaway[2]).decode(errors="replace")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+    return harmless(bytes.fromhex(goaway[2]).decode(errors="replace"))
 
 
 _GOAWAY = re.compile(
@@ -385,7 +384,8 @@ class Admin:
             response = self.client.get(path, timeout=longest or self.client.timeout)
             if not response.is_success:
                 return None, refused(response.status_code, response.text).removeprefix("prism: ")
-            return response.json(), ""
+            found = decoded(response.text)
+            return found, "" if found is not None else self._no_admin_port()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return None, f"cannot reach the admin port at {self.address}: {_reason(error)}"
 
@@ -417,7 +417,14 @@ class Admin:
             self._unreachable(error)
         if not response.is_success:
             self._refuse(response)
-        return response.json()
+        found = decoded(response.text)
+        if found is None:
+            click.echo(f"prism: {self._no_admin_port()}", err=True)
+            sys.exit(1)
+        return found
+
+    def _no_admin_port(self) -> str:
+        return f"{self.address} is no admin port: what it answers is not JSON"
 
     def _refuse(self, response: "httpx.Response") -> None:
         click.echo(refused(response.status_code, response.text), err=True)

@@ -17,6 +17,8 @@ import click
 from prism.contract.errors import PrismError
 
 GAP = "  "
+LINES = "\n\t"
+"""What is not printable in text of several lines."""
 
 
 class CommandError(PrismError):
@@ -79,8 +81,12 @@ def cell(value: Any) -> str:
         case dict():
             return cell(json.dumps(value, ensure_ascii=False))
         case _:
-            text = _BREAKS.sub(" ", str(value))
-            return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+            return harmless(_BREAKS.sub(" ", str(value)))
+
+
+def harmless(text: str, keep: str = "") -> str:
+    """``text``, but for ``keep``, without what could drive the terminal."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def brief(value: Any) -> str:
@@ -160,17 +166,23 @@ def print_line(text: str) -> None:
 
 def refused(status: int, text: str) -> str:
     """A refusal with the body ``text``, in one sentence; not only Prism refuses."""
-    try:
-        problem = json.loads(text)
-    except ValueError:
-        problem = None
+    problem = decoded(text)
     said = cell(" ".join(text[:500].split()))
     return explained(problem, f"HTTP {status}: {said}" if text.strip() else f"HTTP {status}")
 
 
+def decoded(text: str) -> Any:
+    """JSON's value; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def explained(problem: object, otherwise: str) -> str:
     """An error, as the proxy's problem details say it, in one sentence for people."""
+    said = otherwise
     if isinstance(problem, dict) and {"code", "detail"} <= problem.keys():
         found: dict[str, Any] = problem
-        return f"prism: {found['code']}: {found['detail']} (request {found.get('request_id', '-')})"
-    return f"prism: {otherwise}"
+        said = f"{found['code']}: {found['detail']} (request {found.get('request_id', '-')})"
+    return f"prism: {harmless(said, keep=LINES)}"

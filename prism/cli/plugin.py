@@ -13,9 +13,11 @@ import click
 from prism.cli import completion
 from prism.cli.connection import Admin, admin_options, admin_path
 from prism.cli.output import (
+    LINES,
     ReaderGone,
     brief,
     end_on_interrupt,
+    harmless,
     output_option,
     print_line,
     show,
@@ -281,8 +283,7 @@ def _log_line(line: dict[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """What a plugin has said, its further lines indented; it cannot drive the terminal."""
-    shown = (c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "".join(shown).replace("\n", "\n    ")
+    return harmless(text, keep=LINES).replace("\n", "\n    ")
 
 
 def _change(admin: Admin, operation: str, body: dict[str, Any]) -> dict[str, Any]:

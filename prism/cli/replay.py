@@ -121,7 +121,7 @@ def replay(
         url, namespace = against
         target_url(url, namespace, "any")  # refuses names that are none
         headers = credential_headers(key_file)
-        target: Target = ProxyTarget(url, namespace, headers, tls_context(ca_cert, cert))
+        target: Target = ProxyTarget(url, namespace, headers, ca_cert, cert)
         _warn_if_recorded(Path(file), namespace)
     else:
         config, credentials = _settings(plugin_config), _credentials(plugin_credentials)
@@ -161,28 +161,35 @@ def _warn_if_recorded(file: Path, namespace: str) -> None:
 def _settings(text: str) -> str:
     """JSON, as it is or in a file."""
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--plugin-config: cannot read {text[1:]}: {error}") from None
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(f"--plugin-config is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise click.UsageError("--plugin-config: expected a JSON object")
+        text = _read("--plugin-config", text[1:])
+    _object("--plugin-config", text)
     return text
 
 
 def _credentials(file: str | None) -> dict[str, str]:
     if file is None:
         return {}
+    found = _object(f"--plugin-credentials: {file}", _read("--plugin-credentials", file))
+    if not all(isinstance(each, str) for each in found.values()):
+        raise click.UsageError(f"--plugin-credentials: {file}: expected texts as values")
+    return found
+
+
+def _read(option: str, file: str) -> str:
     try:
-        found = json.loads(Path(file).read_text())
-    except (OSError, ValueError):
-        raise click.UsageError(f"--plugin-credentials: {file} has no JSON") from None
-    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
-        raise click.UsageError(f"--plugin-credentials: {file} is no object of texts")
+        return Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise click.UsageError(f"{option}: cannot read {file}: {reason}") from None
+
+
+def _object(what: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # which say where, and show nothing of it
+        raise click.UsageError(f"{what} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise click.UsageError(f"{what} is no JSON object")
     return found
 
 
@@ -223,12 +230,20 @@ class Target(Protocol):
 class ProxyTarget:
     """A namespace of a running proxy."""
 
-    def __init__(self, url: str, namespace: str, headers: dict[str, str], tls: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        headers: dict[str, str],
+        ca_cert: str | None,
+        cert: str | None,
+    ) -> None:
         self.name = f"{url} {namespace}"
         self._url = url
         self._namespace = namespace
         self._headers = headers
-        self._tls = tls
+        self._ca_cert = ca_cert
+        self._tls = tls_context(ca_cert, cert)
         self._client: Any = None
         self._operations: dict[str, Any] = {}
         self._names: dict[str, Names] = {}
@@ -256,7 +271,7 @@ class ProxyTarget:
         try:
             response = await self._client.get(url, headers=self._headers)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            say_unreachable(self._url, error)
+            say_unreachable(self._url, error, self._ca_cert)
             sys.exit(1)
         if not response.is_success:
             click.echo(refused(response.status_code, response.text), err=True)

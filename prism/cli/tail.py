@@ -1,6 +1,5 @@
 """``prism tail``: follow a stream, over lost connections and restarts of the proxy too."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from prism.cli.connection import (
     say_unreachable,
     target_url,
 )
-from prism.cli.output import ReaderGone, end_on_interrupt, explained, print_line
+from prism.cli.output import ReaderGone, decoded, end_on_interrupt, explained, print_line
 
 if TYPE_CHECKING:
     import httpx
@@ -95,7 +94,7 @@ def _follow(client: "httpx.Client", url: str, ca_cert: str | None, target: str, 
             with client.stream("POST", target, content=params, headers=headers) as response:
                 if response.status_code != 200:
                     response.read()
-                    problem = _json(response.text)
+                    problem = decoded(response.text)
                     if not told or not _passes(problem):
                         say_refused(response.status_code, response.text)
                     if not _passes(problem):
@@ -105,7 +104,7 @@ def _follow(client: "httpx.Client", url: str, ca_cert: str | None, target: str, 
                     if event.kind == "end":
                         return 0
                     if event.kind == "error":
-                        problem = _json(event.data)
+                        problem = decoded(event.data)
                         if not _passes(problem):
                             click.echo(explained(problem, event.data), err=True)
                             return 1
@@ -127,13 +126,6 @@ def _follow(client: "httpx.Client", url: str, ca_cert: str | None, target: str, 
 def _passes(problem: object) -> bool:
     """Whether an error is one that waiting mends."""
     return isinstance(problem, dict) and problem.get("code") == "UNAVAILABLE"
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _events(lines: Iterator[str]) -> Iterator[_Event]:

@@ -11,6 +11,7 @@ from prism.cli.connection import (
     ANSWER_GRACE,
     LONGEST_CALL,
     Admin,
+    check_json,
     longest_wait,
     say_refused,
     say_unreachable,
@@ -142,6 +143,10 @@ def test_a_files_name_in_place_of_json_is_told_how_a_file_is_read():
     assert "- reads them from standard input: < FILE" in " ".join(result.stderr.split())
 
 
+def test_parameters_that_are_too_deep_for_this_side_are_for_the_proxy_to_judge():
+    check_json(b"[" * 100_000 + b"]" * 100_000)
+
+
 def test_an_error_that_says_it_all(capsys):
     say_unreachable("http://h", OSError("no route to host"))
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -229,3 +234,18 @@ def test_what_a_401_of_either_port_means(detail, token_file, hint, monkeypatch, 
     said, advice = capsys.readouterr().err.splitlines()
     assert detail in said
     assert advice.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    "text", ["<html>", "[" * 100_000, ""], ids=["a page", "too deep", "nothing"]
+)
+def test_what_answers_and_is_no_admin_port(text, capsys):
+    admin = Admin("http://h:1", None, None, None)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=text))
+    admin.client = httpx.Client(base_url="http://h:1", transport=transport)
+    for ask in (lambda: admin.get("/admin/plugins"), lambda: admin.post("/admin/restart", {})):
+        with pytest.raises(SystemExit):
+            ask()
+        said = capsys.readouterr().err
+        assert said == "prism: http://h:1 is no admin port: what it answers is not JSON\n"
+    assert admin.attempt("/admin/traffic") == (None, said.removeprefix("prism: ").strip())

@@ -61,7 +61,13 @@ def test_no_records():
         ),
         ("\x1b[31m" + "x" * 600, "prism: HTTP 400: \N{REPLACEMENT CHARACTER}[31m" + "x" * 495),
         ("\r\n", "prism: HTTP 400"),
+        (
+            '{"code": "INTERNAL", "detail": "one\\n\\u001b[2Jtwo\\u009b", "request_id": "\\u202e"}',
+            "prism: INTERNAL: one\n\ufffd[2Jtwo\ufffd (request \ufffd)",
+        ),
+        ("[" * 100_000, "prism: HTTP 400: " + "[" * 500),
     ],
+    ids=range(6),
 )
 def test_a_refusal_whoever_refuses(text: str, said: str) -> None:
     assert refused(400, text) == said
