@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from prism.cli.connection import Admin, admin_options
+from prism.cli.connection import Admin, Number, admin_options
 from prism.cli.output import (
     GAP,
     ReaderGone,
@@ -88,7 +88,7 @@ Percentiles are read from a histogram: exact to its bucket, and at most 30 secon
 @click.option("--once", is_flag=True, help="One interval; also where no terminal is written to.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=Number(0.1, 3600),
     default=1.0,
     show_default=True,
     help="Seconds between two looks.",
@@ -241,7 +241,9 @@ class Board:
 def _heading(said: Sequence[str], width: int | None) -> list[str]:
     """The first of ``said`` that there is room for, or the last on two lines."""
     fitting = [each for each in said if width is None or len(each) <= width]
-    return fitting[:1] or textwrap.wrap(said[-1], width or 80, max_lines=2, placeholder="...")
+    room = width or 80
+    cut = "..."[:room]
+    return fitting[:1] or textwrap.wrap(said[-1], room, max_lines=2, placeholder=cut)
 
 
 def differences(before: Sample, after: Sample) -> list[Row]:

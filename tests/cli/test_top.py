@@ -191,6 +191,14 @@ def test_a_terminal_of_a_few_lines_is_not_overrun(height):
     assert len(board.lines(height, 80)) <= height
 
 
+@pytest.mark.parametrize("width", range(1, 12))
+def test_a_terminal_of_a_few_columns_is_not_overrun(width):
+    board = Board("there")
+    for sample in (a_sample(1.0, kv()), a_sample(2.0, kv()), None):
+        board.take(sample, "" if sample else "cannot reach the admin port at there: refused")
+        assert max(map(len, board.lines(24, width))) <= width
+
+
 def test_a_proxy_that_goes_away_is_said_and_the_last_rows_stay():
     board = Board("there")
     board.take(a_sample(1.0, kv()))
