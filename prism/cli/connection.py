@@ -1,6 +1,7 @@
 """How commands reach a proxy: its data port for calls, its admin port for operators."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -261,6 +262,19 @@ def _hint(url: str, error: Exception, ca_cert: str | None) -> str:
     if url.startswith("http:") and any(word in said for word in _NO_PLAIN_HTTP):
         return "If TLS is spoken there, it is https://"
     return ""
+
+
+class Number(click.FloatRange):
+    """A number in a range that is one: NaN is in each, and infinity in those without an end."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As click does; refuses also what is none."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 class RenamedOption(click.Option):

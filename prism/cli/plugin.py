@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from prism.cli import completion
-from prism.cli.connection import Admin, admin_options, admin_path
+from prism.cli.connection import Admin, Number, admin_options, admin_path
 from prism.cli.output import (
     LINES,
     ReaderGone,
@@ -164,12 +164,10 @@ def status(namespace: str, watch: bool, output: str, admin: Admin) -> None:
 @click.option(
     "--min-calls", type=click.IntRange(1), help="Calls a canary must have answered (100)."
 )
-@click.option(
-    "--min-seconds", type=click.FloatRange(0), help="Seconds a canary takes at least (30)."
-)
+@click.option("--min-seconds", type=Number(0), help="Seconds a canary takes at least (30).")
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Seconds until a canary with too few calls is rolled back (600).",
 )
 @click.option("--abort", is_flag=True, help="Roll back the reload that is under way.")

@@ -12,6 +12,7 @@ import click
 
 from prism.cli.connection import (
     CONNECT_TIMEOUT,
+    Number,
     ca_cert_option,
     cert_option,
     credential_headers,
@@ -73,7 +74,7 @@ is no such namespace.
 @click.option("--writes", is_flag=True, help="Play calls, too, that may change something.")
 @click.option("--ignore", multiple=True, metavar="PATH", help="Do not compare items[*].updated_at.")
 @click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Calls a second, at most.")
+@click.option("--rate", type=Number(0, min_open=True), help="Calls a second, at most.")
 @click.option("--show-values", is_flag=True, help="Show values that differ, and all keys.")
 @click.option(
     "--key-file",

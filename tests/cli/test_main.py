@@ -121,6 +121,23 @@ def test_wrong_usage_is_status_2(arguments):
     assert "Usage:" in result.output
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["top", "--interval"],
+        ["replay", os.devnull, "--rate"],
+        ["plugin", "reload", "kv", "--canary", "10%", "--min-seconds"],
+        ["plugin", "reload", "kv", "--canary", "10%", "--max-seconds"],
+    ],
+    ids=lambda arguments: arguments[0] + arguments[-1],
+)
+def test_a_number_is_one(arguments, number):
+    result = CliRunner().invoke(prism, [*arguments, number])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[-1]}'" in result.output
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
