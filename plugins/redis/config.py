@@ -177,6 +177,9 @@ class Server(msgspec.Struct, frozen=True):
         return self.path or f"{host}:{self.port}"
 
 
+_NO_PORT = "a port is a number from 1 to 65535"
+
+
 def read_url(url: str) -> Server:
     """The server that ``config.url`` names. What it says of a wrong one never quotes it: it may
     hold a password.
@@ -186,11 +189,13 @@ def read_url(url: str) -> Server:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "127.0.0.1", parts.port or 6379
+        host, port = parts.hostname or "127.0.0.1", parts.port
+        if port == 0:
+            raise ValueError(_NO_PORT)
     except ValueError as error:
         written = url.rpartition("@")[2].partition("://")[2].partition("/")[0].rpartition(":")[2]
         if written.isdecimal() and "@" not in url:  # else it may be a part of a password
-            said = f"the port {written[:20]} is none; a port is a number from 1 to 65535"
+            said = f"the port {written[:20]} is none; {_NO_PORT}"
             raise _wrong(said) from error
         raise _wrong("it cannot be read; its form is redis://host:port/database") from error
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
@@ -209,7 +214,7 @@ def read_url(url: str) -> Server:
     database = parts.path.strip("/") or "0"
     if not (database.isascii() and database.isdigit() and int(database) <= MAX_DATABASE):
         raise _wrong("after the port stands the number of a database, such as /0")
-    return Server(host, port, "", parts.scheme == "rediss", int(database))
+    return Server(host, port or 6379, "", parts.scheme == "rediss", int(database))
 
 
 _OF_OTHERS = {

@@ -5,8 +5,10 @@ Pure values: nothing here resolves a name or opens a socket.
 
 import ipaddress
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 UNIX = "unix:"
 """What comes before the path where an address may also be a host."""
@@ -44,18 +46,13 @@ class WebSocketURL(NamedTuple):
         Raises:
             ValueError: anything else; the message is a sentence for the operator.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-            raise ValueError("write wss://host/path, or ws:// for loopback")
+        parts = _parts_of(url, ("ws", "wss"), "write wss://host/path, or ws:// for loopback")
         if parts.username is not None or parts.fragment:
             raise ValueError("leave user names and fragments out of the URL")
-        try:
-            port = parts.port
-        except ValueError:
-            raise ValueError(_NO_PORT) from None
+        port = _port_of(parts)
         secure = parts.scheme == "wss"
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(secure, parts.hostname, port or (443 if secure else 80), target)
+        return cls(secure, parts.hostname or "", port or (443 if secure else 80), target)
 
     @property
     def authority(self) -> str:
@@ -81,21 +78,38 @@ def parse_store_url(url: str) -> StoreURL:
         ValueError: anything else; the message is a sentence for the operator, without the URL, as
             that may have a password in it.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
-        raise ValueError("write rediss://host:6379/0, or redis:// for plain text")
+    form = "write rediss://host:6379/0, or redis:// for plain text"
+    parts = _parts_of(url, ("redis", "rediss"), form)
     if parts.username is not None or parts.password is not None:
         raise ValueError("leave user and password out of the URL: they are keys beside it")
     if parts.query or parts.fragment:
         raise ValueError("the URL ends with the number of a database, as in redis://host:6379/0")
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(_NO_PORT) from None
+    port = _port_of(parts)
     database = parts.path.removeprefix("/") or "0"
     if not (database.isascii() and database.isdigit() and len(database) < 5):
         raise ValueError("after the host stands the number of a database, as in redis://host/0")
-    return StoreURL(parts.scheme == "rediss", parts.hostname, port or 6379, int(database))
+    host = parts.hostname or ""
+    return StoreURL(parts.scheme == "rediss", host, port or 6379, int(database))
+
+
+def _parts_of(url: str, schemes: Sequence[str], form: str) -> SplitResult:
+    """The parts of a URL with a host. Raises ValueError: it is none; Python's words for that are
+    not passed on, which may quote a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(form) from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(form)
+    return parts
+
+
+def _port_of(parts: SplitResult) -> int | None:
+    """The port, if the URL has one. Raises ValueError: it is none."""
+    with suppress(ValueError):
+        if parts.port != 0:
+            return parts.port
+    raise ValueError(_NO_PORT)
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from prism.streams.addresses import (
     check_socket_path,
     is_loopback,
     parse_endpoint,
+    parse_store_url,
     unix_path,
 )
 
@@ -79,11 +80,47 @@ def test_the_url_of_a_websocket(
         ("wss://a/#part", "fragments"),
         ("wss://a:70000/", "the port"),
         ("wss://a:x/", "the port"),
+        ("wss://a:0/", "the port"),
+        ("wss://[::1", "write wss"),
+        ("wss://user:hunter2\u2100@a/", "write wss"),
     ],
 )
 def test_not_the_url_of_a_websocket(url: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=reason) as raised:
         WebSocketURL.parse(url)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("redis://a", (False, "a", 6379, 0)),
+        ("rediss://a:1/7", (True, "a", 1, 7)),
+        ("redis://[::1]:6380/", (False, "::1", 6380, 0)),
+    ],
+)
+def test_the_url_of_a_limits_store(url: str, parts: tuple[bool, str, int, int]) -> None:
+    assert parse_store_url(url) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("a:6379", "write rediss"),
+        ("redis:///0", "write rediss"),
+        ("redis://[::1", "write rediss"),
+        ("redis://:hunter2@a", "user and password"),
+        ("redis://:hunter2\u2100@a", "write rediss"),
+        ("redis://a:0", "the port"),
+        ("redis://a:x", "the port"),
+        ("redis://a/x", "a database"),
+        ("redis://a/0?x=hunter2", "a database"),
+    ],
+)
+def test_not_the_url_of_a_limits_store(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as raised:
+        parse_store_url(url)
+    assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

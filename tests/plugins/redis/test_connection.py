@@ -46,6 +46,7 @@ def test_a_url_says_where(url: str, shown: str, tls: bool, database: int) -> Non
         ("redis://host:hunter2", "cannot be read"),
         ("redis://host:99999", "the port 99999 is none; a port is a number from 1 to 65535"),
         ("redis://host:637900/1", "the port 637900 is none"),
+        ("redis://host:0", "the port 0 is none"),
         ("redis://:637900@host:x", "cannot be read"),
         ("redis://host/hunter2", "number of a database"),
         ("http://host", "begins with redis://"),
