@@ -16,7 +16,14 @@ from prism.config import parse_config, schema_json
 from prism.config.document import MAX_DEPTH, MAX_VALUES
 from prism.config.errors import ConfigError
 from prism.config.typecheck import Annotation, alternatives, expected, fields_of, meta_of
-from prism.config.types import CataloguePlugin, CatalogueVersion, Config, Launch
+from prism.config.types import (
+    CataloguePlugin,
+    CatalogueVersion,
+    Config,
+    Launch,
+    PluginConfig,
+    ShadowConfig,
+)
 from prism.contract import names
 
 ROOT = Path(__file__).parents[1]
@@ -270,12 +277,12 @@ def reference_page() -> str:
 
 
 def _blocks(block: type[Struct], path: str) -> Iterator[tuple[str, type[Struct]]]:
-    """Every block below, in the order of the keys; plugins' start keys only once."""
+    """Every block below, in the order of the keys; what plugins have, only once."""
     for name, field in fields_of(block).items():
         if block is CataloguePlugin and name in Launch.__struct_fields__:
             continue
         inner, suffix = _block_in(field.type)
-        if inner is not None:
+        if inner is not None and not (block is ShadowConfig and inner is PluginConfig):
             here = f"{path}.{name}{suffix}".removeprefix(".")
             yield here, inner
             if inner is not CatalogueVersion:
@@ -321,8 +328,11 @@ def _value(field: FieldInfo) -> str:
     unit = next((u for u in ("seconds", "bytes") if field.name.endswith(f"_{u}")), "")
     block, suffix = _block_in(field.type)
     if block is not None:
-        if any(get_origin(one.kind) is list for one in alternatives(field.type)) and not suffix:
+        kinds = [get_origin(one.kind) or one.kind for one in alternatives(field.type)]
+        if list in kinds and not suffix:
             return "block, or a list of such"
+        if str in kinds:
+            return "text, or a list of text and blocks"
         return {"": "block", "[]": "list of blocks"}.get(suffix, "blocks by name")
     if one.kind is int:
         return f"{unit}, {one.meta('ge')} to {one.meta('le')}".removeprefix(", ")

@@ -186,8 +186,8 @@ class NamespaceConfig(Block, frozen=True):
     retries: Annotated[
         RetriesConfig | None,
         Meta(
-            description="Calls that failed are made again. Without it, once, and only if their "
-            "plugin's process or connection is gone and that is safe."
+            description="Calls that failed are made again. Without it, once, and only if that is "
+            "safe and their plugin's process or connection is gone, or a replica had no room."
         ),
     ] = None
     hedging: Annotated[

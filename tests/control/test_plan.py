@@ -1,5 +1,8 @@
 """What a configuration asks of a running proxy, as plain values."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from prism.config import LoadedConfig, parse_config
@@ -206,3 +209,11 @@ def test_what_takes_effect_at_once_is_what_is_taken_over():
         if change.takes_effect == "at restart"
     ]
     assert not any(setting.startswith(AT_ONCE) for setting in left)
+
+
+def test_the_page_for_operators_names_what_takes_effect_at_once():
+    page = (Path(__file__).parents[2] / "docs/admin.md").read_text()
+    (sentence,) = re.findall(
+        r"Of the settings outside `namespaces`,(.*?)take effect at once", page, re.DOTALL
+    )
+    assert sorted(re.findall(r"`([\w.]+)`", sentence)) == sorted(AT_ONCE)
