@@ -107,11 +107,12 @@ class Recordings:
         return recording
 
     def close(self) -> None:
-        """End them all; waits for ``LAST_WRITE`` seconds at most. Blocks."""
+        """End them all; waits for ``LAST_WRITE`` seconds, and one, at most. Blocks."""
+        until = time.monotonic() + LAST_WRITE + 1
         for each in self._open:
             each.close()
         for each in self._open:
-            each.wait_closed()
+            each.wait_closed(until - time.monotonic())
 
 
 class RecordLog:
@@ -175,9 +176,9 @@ class RecordLog:
             self._changed.notify()
         self._hurry.set()
 
-    def wait_closed(self) -> None:
+    def wait_closed(self, seconds: float = LAST_WRITE + 1) -> None:
         """Wait until all is written, or the time for that is over."""
-        self._thread.join(LAST_WRITE + 1)
+        self._thread.join(max(seconds, 0))
 
     # -- the thread -----------------------------------------------------------------
 

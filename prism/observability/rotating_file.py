@@ -49,16 +49,20 @@ class RotatingFile:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY
         # Without waiting: nobody may read the pipe, or the path may name one by mistake.
         descriptor = os.open(self.path, flags | os.O_NONBLOCK, 0o600)
+        try:
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            if is_regular:
+                if self._private:
+                    os.fchmod(descriptor, 0o600)
+                os.set_blocking(descriptor, True)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # tells readers that a process writes
+                if is_torn(self.path):  # by a process that was killed
+                    self._unwritten = b"\n" + self._unwritten
+        except OSError:
+            os.close(descriptor)
+            raise
         self.close()
-        self._descriptor = descriptor
-        self._is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        if self._is_regular:
-            if self._private:
-                os.fchmod(descriptor, 0o600)
-            os.set_blocking(descriptor, True)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # tells readers that a process writes
-            if is_torn(self.path):  # by a process that was killed
-                self._unwritten = b"\n" + self._unwritten
+        self._descriptor, self._is_regular = descriptor, is_regular
 
     def add(self, lines: bytes) -> None:
         """Have whole lines written with the next ``write``."""

@@ -1,10 +1,12 @@
 """Recordings on real files: what is in a line, what is taken out of it, and how one is read."""
 
+import errno
 import json
 import os
 import stat
 from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,8 +17,10 @@ from prism.config.types import RecordConfig
 from prism.contract.errors import DeadlineExceeded
 from prism.contract.messages import ExecuteResponse, OperationAccess, OperationDeclaration
 from prism.contract.status import StatusCode
+from prism.observability import recording
 from prism.observability.audit_reading import rotated_files
-from prism.observability.recording import Reader, Recordings, RecordLog, Shape
+from prism.observability.recording import LAST_WRITE, Reader, Recordings, RecordLog, Shape
+from prism.observability.rotating_file import RotatingFile
 
 SECRET = "hunter2-canary"
 GET = OperationDeclaration(
@@ -282,6 +286,44 @@ def test_a_file_that_cannot_be_opened_is_told_and_opened_later(tmp_path, caplog)
     log.close()
     log.wait_closed()
     assert len(list(Reader(directory / "calls.jsonl").calls())) == 1
+
+
+def test_nothing_is_written_to_a_file_that_cannot_be_made_private(tmp_path, monkeypatch):
+    path = tmp_path / "calls.jsonl"
+    path.touch(mode=0o644)
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    file = RotatingFile(path, 1 << 20, 1, private=True)
+    file.add(b"{}\n")
+    with monkeypatch.context() as patched:  # as for a file of another user
+        patched.setattr(os, "fchmod", refuse)
+        for _ in range(2):
+            with pytest.raises(PermissionError):
+                file.write()
+    assert path.read_bytes() == b""
+    file.write()
+    file.close()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"{}\n", 0o600)
+
+
+def test_several_recordings_that_hang_have_the_time_of_one(tmp_path, monkeypatch):
+    recordings = Recordings()
+    for number in range(3):
+        recordings.open("kv", RecordConfig(file=str(tmp_path / f"{number}.jsonl")))
+    now = 1000.0
+
+    def hang(_log, seconds=LAST_WRITE + 1):
+        nonlocal now
+        now += seconds
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recording, "time", SimpleNamespace(monotonic=lambda: now))
+        patched.setattr(RecordLog, "wait_closed", hang)
+        recordings.close()
+    assert now == 1000.0 + LAST_WRITE + 1
+    recordings.close()
 
 
 def test_all_recordings_end_with_the_proxy(tmp_path):
