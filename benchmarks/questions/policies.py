@@ -38,9 +38,9 @@ MOST_OF_ALL = 1.1
 """Times a proxied call's CPU time: what all of them may cost together."""
 REFUSED: dict[str, dict[str, Any]] = {
     "rate limit": {"limits": {"rate": {"calls_per_second": 0.01, "burst": 1}}},
-    # The first call that is answered opens it.
+    # The first call that takes a millisecond opens it, as most of many at a time do.
     "breaker": {
-        "breaker": {"slow_seconds": 1e-6, "slow_rate": 0.01, "min_calls": 1, "open_seconds": 3600}
+        "breaker": {"slow_seconds": 0.001, "slow_rate": 0.01, "min_calls": 1, "open_seconds": 3600}
     },
 }
 REFUSAL = {"rate limit": b"429", "breaker": b"503"}
@@ -93,14 +93,21 @@ def _with(namespace: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]
     return {**namespace, **settings, "limits": limits}
 
 
+def configured(
+    namespace: dict[str, Any], settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``namespace`` with ``settings``, and what of these is the proxy's."""
+    found = _with(namespace, settings)
+    return found, {name: found.pop(name) for name in ("shedding",) if name in found}
+
+
 @contextmanager
 def _proxy(settings: dict[str, Any], answers: bytes = b"200") -> Iterator[Target]:
     """A proxy before a spawned echo plugin, in a namespace with ``settings``."""
-    namespace = _with(prism.echo("echo", prism.SPAWNED), settings)
-    of_proxy = {name: namespace.pop(name) for name in ("shedding",) if name in namespace}
+    namespace, outside = configured(prism.echo("echo", prism.SPAWNED), settings)
     with (
         tempfile.TemporaryDirectory() as folder,
-        prism.prism(Path(folder), [namespace], prism.fastest_codec(), of_proxy) as (pid, url),
+        prism.prism(Path(folder), [namespace], prism.fastest_codec(), outside) as (pid, url),
     ):
         (spawned,) = children(pid, prism.ECHO_PLUGIN)
         yield Target(f"{url}/v1/echo/echo", [pid], [spawned], answers=answers)
