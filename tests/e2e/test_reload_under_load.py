@@ -16,9 +16,7 @@ from pathlib import Path
 
 import pytest
 import trio
-
-from prism.app import Proxy
-from prism.config import load_config
+from proxy_here import proxy_here
 
 SUPPORT = Path(__file__).parent / "support"
 RELOADS = pytest.mark.parametrize("reloads", [20, pytest.param(1000, marks=pytest.mark.soak)])
@@ -32,8 +30,6 @@ async def proxy_with_store(directory, namespace=None, **plugin):
     store = directory / "store"
     command = [sys.executable, str(SUPPORT / "store_plugin.py"), "{version}"]
     config = {
-        "listen": {"port": 0},
-        "admin": {"port": 0},
         "plugins": [
             {
                 "name": "store",
@@ -52,24 +48,8 @@ async def proxy_with_store(directory, namespace=None, **plugin):
             }
         ],
     }
-    file = directory / "prism.yaml"
-    file.write_text(json.dumps(config))
-    proxy = Proxy(load_config(file).config)
-    ready = trio.Event()
-    ports = []
-
-    def on_ready(where):
-        ports.append(where.data[0].port)
-        ready.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(proxy.run, on_ready)
-        with trio.fail_after(60):
-            await ready.wait()
-        try:
-            yield proxy, ports[0], store
-        finally:
-            proxy.stop()
+    async with proxy_here(directory, config) as (proxy, port):
+        yield proxy, port, store
 
 
 @asynccontextmanager

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
-
-from prism.app import Proxy
-from prism.config import load_config
+from proxy_here import proxy_here
 
 PROGRAM = Path(__file__).parent / "support" / "replica_plugin.py"
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
@@ -74,8 +72,6 @@ async def proxy_with(tmp_path, endpoint, *, zone="", balance=None, **plugin):
     """A proxy whose namespace ``ns`` has these endpoints; yields it and its port. Who is new gets
     as many calls as the others, at once."""
     config = {
-        "listen": {"port": 0},
-        "admin": {"port": 0},
         "zone": zone,
         "namespaces": [
             {
@@ -92,24 +88,8 @@ async def proxy_with(tmp_path, endpoint, *, zone="", balance=None, **plugin):
             }
         ],
     }
-    file = tmp_path / "prism.yaml"
-    file.write_text(json.dumps(config))
-    proxy = Proxy(load_config(file).config, load=lambda: load_config(file))
-    ready = trio.Event()
-    ports = []
-
-    def on_ready(where):
-        ports.append(where.data[0].port)
-        ready.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(proxy.run, on_ready)
-        with trio.fail_after(60):
-            await ready.wait()
-        try:
-            yield proxy, ports[0]
-        finally:
-            proxy.stop()
+    async with proxy_here(tmp_path, config) as served:
+        yield served
 
 
 async def ask(port, seconds=0.0):
