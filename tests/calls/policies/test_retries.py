@@ -173,8 +173,8 @@ async def test_a_client_that_leaves_in_the_pause(retrying, make_call, autojump_c
     assert call.plugin_seconds is None  # it never ran
 
 
-async def test_the_plugin_goes_in_the_pause(retrying, make_call, autojump_clock):
-    namespace, _times = retrying(UNAVAILABLE, FINE)
+async def waits_for_its_plugin(namespace, make_call):
+    """A call whose plugin has gone in the pause before its second attempt; and that plugin."""
     call = make_call(namespace)
     call.proceed()
     await wait_all_tasks_blocked()
@@ -183,7 +183,13 @@ async def test_the_plugin_goes_in_the_pause(retrying, make_call, autojump_clock)
     slot.clear(gone)
     await trio.sleep(1)
     assert slot.waiting == 1
-    slot.fill(gone)
+    return call, gone
+
+
+async def test_the_plugin_goes_in_the_pause(retrying, make_call, autojump_clock):
+    namespace, _times = retrying(UNAVAILABLE, FINE)
+    call, gone = await waits_for_its_plugin(namespace, make_call)
+    namespace.slot.fill(gone)
     assert await call.outcome() == b'"fine"'
     assert call.retries == 1
 
@@ -192,20 +198,13 @@ async def test_a_client_that_leaves_while_the_plugin_is_waited_for(
     retrying, make_call, autojump_clock
 ):
     namespace, times = retrying(UNAVAILABLE, FINE)
-    call = make_call(namespace)
-    call.proceed()
-    await wait_all_tasks_blocked()
-    slot, gone = namespace.slot, namespace.slot.current
-    slot.say_absent("it crashed", expected=True)
-    slot.clear(gone)
-    await trio.sleep(1)
-    assert slot.waiting == 1
+    call, gone = await waits_for_its_plugin(namespace, make_call)
     left = policy(namespace).budget.left
     call.end(CallCancelled("the client left"))
     await wait_all_tasks_blocked()
-    assert slot.waiting == 0
+    assert namespace.slot.waiting == 0
     assert policy(namespace).budget.left == pytest.approx(left + 1)
-    slot.fill(gone)
+    namespace.slot.fill(gone)
     await trio.sleep(1)
     assert (len(times), call.attempts, call.observed, namespace.in_flight) == (1, 1, 1, 0)
 
