@@ -219,16 +219,13 @@ class Session:
             except RemoteProtocolError as error:
                 log.error("the host broke the frame protocol: %s", error)
                 return False
-            if connection.state is _CLOSED:
-                if not events:
-                    return False
-                # Of a host that breaks the protocol, nothing more is begun.
-            elif events:
+            if events:
                 self._events.extend(events)
                 return True
-            else:
-                connection.receive_data(await self._receive(connection.bytes_missing))
-                self._read_at = self._calls.now()
+            if connection.state is _CLOSED:
+                return False
+            connection.receive_data(await self._receive(connection.bytes_missing))
+            self._read_at = self._calls.now()
 
     async def _take_turn(self, worker: Worker) -> None:
         """Read, and do what is read, for as long as this worker can."""

@@ -198,8 +198,7 @@ class Connection:
             RemoteProtocolError: the peer broke the protocol. A GOAWAY with the
                 reason is queued; write what is queued and close.
         """
-        if self._error is not None:
-            raise self._error
+        self._raise_error()
         try:
             return self._next_event()
         except RemoteProtocolError as error:
@@ -210,18 +209,19 @@ class Connection:
         """All that ``next_event`` would tell now, in one go.
 
         Raises:
-            RemoteProtocolError: as ``next_event``, once what came before it was handed out.
+            RemoteProtocolError: as ``next_event``, once what came before it was handed out, and
+                could be answered: only then is the connection CLOSED.
         """
-        if self._error is not None:
-            raise self._error
+        self._raise_error()
         events: list[Event] = []
         try:
             while (event := self._next_event()) is not None:
                 events.append(event)
         except RemoteProtocolError as error:
-            self._break(error)
             if not events:
+                self._break(error)
                 raise
+            self._error = error
         return events
 
     def _next_event(self) -> Event | None:
@@ -235,6 +235,14 @@ class Connection:
             if event is not None:
                 return event
         return None
+
+    def _raise_error(self) -> None:
+        """The peer broke a rule, and what came before that was handed out."""
+        if self._error is None:
+            return
+        if self._state is not _CLOSED:
+            self._break(self._error)
+        raise self._error
 
     def _break(self, error: RemoteProtocolError) -> None:
         """The peer broke a rule: tell it why, and be closed."""

@@ -256,11 +256,13 @@ def test_an_error_comes_after_the_events_before_it(connected):
     host.send(Ping(1))
     plugin.receive_data(host.data_to_send() + b"\xff" * 16)
     assert plugin.next_events() == [Ping(1)]
-    assert plugin.state is ConnectionState.CLOSED
-    assert plugin.data_to_send()[8] == FrameType.GOAWAY
+    plugin.send(Ping(1, ack=True))
+    assert plugin.data_to_send()[8] == FrameType.PING
     for _ in range(2):
         with pytest.raises(RemoteProtocolError, match="unknown frame type 255"):
             plugin.next_events()
+        assert plugin.state is ConnectionState.CLOSED
+    assert plugin.data_to_send()[8] == FrameType.GOAWAY
 
 
 def test_late_frames_are_ignored_for_as_long_as_the_connection_lives(connected, carried):

@@ -56,7 +56,7 @@ from prism.wire.events import (
     Open,
     Ping,
 )
-from prism.wire.frames import Codec, FrameType, pack
+from prism.wire.frames import END, Codec, FrameType, pack
 
 REQUEST = ExecuteRequest(operation="get")
 ANSWER = ExecuteResponse(success=True, result_json="1")
@@ -227,6 +227,40 @@ async def test_a_mistake_is_counted_and_named_and_ends_only_a_strict_connection(
         assert len(outcomes) == 1
         if not (strict and rule != "after_close"):
             assert answer in outcomes[0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pack(FrameType.PING, aux=7),
+        pack(FrameType.OPEN, 2, b"{}", codec=1, method=Method.EXECUTE, flags=END),
+        pack(FrameType.CLOSE, 1, b'{"success":true}', codec=1),
+    ],
+    ids=["that_is_answered", "a_call_that_is_refused", "whose_answer_has_another_call_cancelled"],
+)
+async def test_what_comes_together_with_garbage_is_dealt_with(streams, said, caplog):
+    _ours, plugin = streams
+    plugin.connection.local_hello = Hello(name="json", codecs=("json",))
+    failed = []
+
+    def call(answered):
+        return SimpleNamespace(
+            raw=b"", params=b"{}", operation="get", plugin_metadata=dict, metadata=None,
+            tracestate="", deadline=trio.current_time() + 60, answered=answered,
+            failed=lambda error: failed.append(error.reason),
+        )  # fmt: skip
+
+    async with channel_over(streams, ChannelSettings()) as (channel, plugin):
+        second = call(None)
+        channel.start(call(lambda _: channel.cancel(second, StatusCode.CANCELLED)))
+        channel.start(second)
+        for _ in range(2):
+            await plugin.expect(Open)
+        await plugin.stream.send_all(said + b"\xff" * 16)
+        reason = await channel.wait_broken()
+        assert "unknown frame type 255" in str(reason)
+    assert not [record for record in caplog.records if record.exc_info]
+    assert failed == ([] if said[8] == FrameType.CLOSE else ["protocol_error"] * 2)
 
 
 @pytest.mark.parametrize("strict", [False, True])
