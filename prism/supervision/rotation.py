@@ -152,6 +152,9 @@ class Rotation:
         except CallError as error:  # something else is done with it: the next look will see
             log.debug("namespace %s is not reloaded now: %s", name, error)
             return
+        except Exception:  # what runs must not end over it
+            log.exception("bug while the secrets of namespace %s were changed", name)
+            reason = "a bug, which the log has"
         finally:
             state.busy = False
         if not reason:

@@ -199,3 +199,12 @@ async def test_a_bug_does_not_end_it(followed, directory, monkeypatch, caplog):
             await again.wait()
         nursery.cancel_scope.cancel()
     assert "bug while following secrets" in caplog.text
+
+
+async def test_a_bug_in_a_reload_does_not_end_it(followed, directory, mock_clock, caplog):
+    followed.outcome = ValueError("a bug")
+    (directory / "pw").write_text("second")
+    await followed.look(4)
+    assert followed.reloads == ["secrets"]  # and it is not tried at every look
+    assert "bug while the secrets of namespace ns were changed" in caplog.text
+    assert "a bug" in followed.keeper.stale
