@@ -29,7 +29,7 @@ from prism.calls.invoke import NextAttempt, invoke, retry
 from prism.calls.memory import UNCOUNTED, AnswerHold, Hold
 from prism.calls.namespace import Namespace
 from prism.calls.overload import HIGH
-from prism.calls.policies.circuit_breaker import SHORTEST, CircuitBreaker
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy, Witness
 from prism.calls.policies.rate_limit import StoreWait
@@ -49,6 +49,7 @@ from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
 from prism.streams.tasks import TaskPool
+from prism.supervision.balance import SHORTEST
 from prism.supervision.instance import Instance
 
 log = logging.getLogger("prism.calls")

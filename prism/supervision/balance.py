@@ -34,8 +34,8 @@ HALF_WINDOW = 5.0
 MIN_CALLS = 20
 """Calls in the window before a rate of errors means anything."""
 SHORTEST = 0.1
-"""Seconds that a replica must have had for a missed deadline to count: it is no fault of its own
-that a client is in too much of a hurry."""
+"""Seconds that an instance must have had for a missed deadline to count, here and for its circuit
+breaker: else a client with deadlines of a millisecond could have it shut out for everybody."""
 LEAST_WEIGHT = 0.1
 """The share, relative to a full one, that slow start begins with."""
 ENOUGH = 1 / 1.4

@@ -18,6 +18,7 @@ from prism.contract.errors import (
 )
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
+from prism.supervision.balance import SHORTEST
 from prism.supervision.breaker import Breaker, CircuitState, Outcome
 from prism.supervision.instance import Instance
 
@@ -38,9 +39,6 @@ COUNTED = frozenset(
 )
 """The plugin's answers that count as failures. All others are its callers' doing, or a good
 plugin's: one that finds no such key works."""
-SHORTEST = 0.1
-"""Seconds that a plugin must have had for a missed deadline to count: else a client with deadlines
-of a millisecond could have the breaker open for everybody."""
 BUSY_PAUSE = 1.0
 """Seconds after which to come again while another call is tried."""
 

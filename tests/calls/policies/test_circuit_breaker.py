@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.namespace import Namespace
-from prism.calls.policies.circuit_breaker import SHORTEST, CircuitBreaker
+from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.stream import ClientStream
 from prism.config.plugin_types import BalanceConfig
 from prism.config.types import BreakerConfig, NamespaceConfig
@@ -30,7 +30,7 @@ from prism.contract.messages import ExecuteResponse, StreamResponse
 from prism.contract.status import StatusCode
 from prism.observability.collectors import policy_metrics
 from prism.streams.outlet import turn_time
-from prism.supervision.balance import Balance
+from prism.supervision.balance import SHORTEST, Balance
 from prism.supervision.breaker import CircuitState
 from prism.supervision.instance import Instance
 from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
