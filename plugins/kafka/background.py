@@ -38,7 +38,7 @@ def run_beside(function: Callable[..., Awaitable[None]], *args: Any) -> anyio.Ca
     """Run an async function until the scope returned is cancelled.
 
     For what goes on while an operation yields. A task group cannot stand around a ``yield``: its
-    scope would be that of whoever iterates, between two messages.
+    scope would be that of the code that iterates, between two messages.
     """
     scope = anyio.CancelScope()
 

@@ -50,16 +50,16 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``consumer_group``: the group of a ``subscribe`` that names none; one that does has the group
     ``consumer_group.NAME``. Without it ``prism-NAMESPACE``.
 
-    ``sasl_mechanism`` counts where there are credentials. PLAIN shows the password to whoever
-    can read the connection, so it wants ``tls``, or ``sasl_plain_without_tls``.
+    ``sasl_mechanism`` counts where there are credentials. PLAIN shows the password to those
+    who can read the connection, so it wants ``tls``, or ``sasl_plain_without_tls``.
 
     ``max_in_flight_bytes`` bounds what one subscription has handed out and not got back.
 
     ``stall_seconds``: a subscription behind which messages wait, and that has not moved for so
     long, is reported, and ended if it is not for its client that it waits.
 
-    ``connect_timeout_seconds`` is well below the proxy's ``start_timeout_seconds`` (10): whoever is
-    out of time at the same moment cannot say why no broker was reached.
+    ``connect_timeout_seconds`` is well below the proxy's ``start_timeout_seconds`` (10): a
+    plugin that is out of time at the same moment cannot say why no broker was reached.
     """
 
     credential_names: ClassVar[tuple[str, ...]] = tuple(CREDENTIALS)
@@ -98,7 +98,7 @@ class KafkaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if plain and self.sasl_plain_without_tls is False and "username" in given:
             yield SettingsProblem(
                 ("config", "sasl_mechanism"),
-                "PLAIN would show the password to whoever reads the connection: set tls, or a "
+                "PLAIN would show the password to those who read the connection: set tls, or a "
                 "SCRAM mechanism, or sasl_plain_without_tls: true",
             )
         if isinstance(self.tls, TLS) and (self.tls.cert is None) is not (self.tls.key is None):

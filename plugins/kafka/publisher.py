@@ -207,7 +207,7 @@ class Publisher:
             producer = self._producer
             self._poll_once(producer)
             if self._fatal is not None:
-                self._give_up(producer, self._fatal)
+                self._discard(producer, self._fatal)
             if self._reports:
                 reports, self._reports = self._reports, []
                 self._call_soon(self._settle, reports)
@@ -226,7 +226,7 @@ class Publisher:
         except KafkaException as error:  # what is fatal is raised, and not told to error_cb
             self._fatal = error.args[0]
 
-    def _give_up(self, producer: Producer, fatal: KafkaError) -> None:
+    def _discard(self, producer: Producer, fatal: KafkaError) -> None:
         """See the theory of operation."""
         if status_of(fatal) is StatusCode.PERMISSION_DENIED:
             log.warning("the producer may not write: %s", fatal.str())

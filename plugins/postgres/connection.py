@@ -132,7 +132,7 @@ class Connection:
     def begin_reset(self, sql: str) -> None:
         """Have the session as it was at its start, whatever a client's ``sql`` did to it.
 
-        It is sent, and nobody waits: whoever has the connection next reads the answers.
+        It is sent, and nobody waits: the next to have the connection reads the answers.
         """
         self.send(b"SET SESSION AUTHORIZATION DEFAULT")
         self.send(b"RESET ALL")

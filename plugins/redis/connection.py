@@ -269,7 +269,7 @@ class Connection:
     def translate(self, error: ReplyError, *, of_client: bool = False) -> PluginError:
         """The answer for an error; where another server may be the right one, it is looked for."""
         if self._config.sentinel is not None and code_of(error) in CODES_OF_A_WRONG_SERVER:
-            self.shared.give_up(str(error))
+            self.shared.replace(str(error))
         return translate(error, of_client=of_client)
 
     async def problem(self) -> str:

@@ -1,4 +1,4 @@
-"""Messages at most once: whoever listens now, hears it (Redis' Pub/Sub)."""
+"""Messages at most once: those who listen now, hear it (Redis' Pub/Sub)."""
 
 from collections.abc import AsyncIterator
 
@@ -23,7 +23,7 @@ class MessageOperations(RedisStore, group="notifications"):
 
     @operation(access="write")
     async def notify(self, params: p.Channel, call: Call) -> p.Receivers:
-        """Say something to whoever listens now."""
+        """Say something to those who listen now."""
         value = read_value(params.value, params.encoding, call, self.config.max_value_bytes)
         channel = self.key(params.channel)
         return p.Receivers(await self.connection.command("PUBLISH", channel, pack(value)))

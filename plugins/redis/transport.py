@@ -117,7 +117,7 @@ class RedisTransport:
             replies += self._without_errors(await self.read())
         return replies
 
-    async def last_words(self) -> None:
+    async def raise_refusal(self) -> None:
         """Raise what a server said before it closed the connection, if it said something."""
         with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             self._without_errors(await self.read())
@@ -267,7 +267,7 @@ async def _handshake(transport: RedisTransport, *commands: Sequence[Argument]) -
             ) from error
         raise
     except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
-        await transport.last_words()
+        await transport.raise_refusal()
         raise TransportBroken(f"{transport.server} closed the connection at once") from error
 
 

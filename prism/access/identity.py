@@ -17,7 +17,7 @@ class Identity:
     key that was shown, if one was, and ``token`` the token, if its issuer must be asked about it.
     ``expires`` is the Unix time from which the credential must
     be looked at again. ``decisions`` is where access tables remember what they found, and
-    ``audited`` where the audit log keeps what it says of whoever this is.
+    ``audited`` where the audit log keeps what it says of this caller.
     """
 
     __slots__ = ("audited", "decisions", "expires", "groups", "key", "name", "scopes", "token")

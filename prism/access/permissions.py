@@ -3,7 +3,7 @@
 The rows of the configuration are compiled to tables: by principal, by group, by scope, and by
 prefix for those that end in ``*``. A decision looks into each once, so what it costs does not
 depend on how many rows there are; and it is made once for each identity, which remembers it.
-Each permission knows the first row that gives it, for whoever asks why.
+Each permission knows the first row that gives it, for those who ask why.
 """
 
 import itertools

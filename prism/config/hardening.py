@@ -63,10 +63,10 @@ def _everybody(config: Config, at: Place) -> Iterator[Finding]:
             if "*" in rule.who and set(rule.permissions) - {"read"}:
                 yield (
                     access["allow"][number]["who"],
-                    "whoever is authenticated may change everything; name who may",
+                    "every authenticated caller may change everything; name who may",
                 )
         if namespace.access is not None and "*" in namespace.access.owners:
-            yield access["owners"], "whoever is authenticated owns the namespace; name who does"
+            yield access["owners"], "every authenticated caller owns the namespace; name who does"
 
 
 def _prefixes(config: Config, at: Place) -> Iterator[Finding]:

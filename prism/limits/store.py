@@ -223,7 +223,7 @@ class LimitsStore:
             redaction = Redaction()
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._give_up_waiting, config.timeout_seconds)
+                    nursery.start_soon(self._end_waiting, config.timeout_seconds)
                     coredis = await self._load()
                     login = await self._login(config)
                     redaction = login.redaction
@@ -294,7 +294,7 @@ class LimitsStore:
                 with trio.fail_after(patience):
                     await client.ping()
 
-    async def _give_up_waiting(self, seconds: float) -> None:
+    async def _end_waiting(self, seconds: float) -> None:
         """No call waits longer than that for a connection that is being made, if it is not the
         first."""
         await self._woken.wait()

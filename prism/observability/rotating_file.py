@@ -30,7 +30,7 @@ class RotatingFile:
     """The file, and its successors; what is added waits until it is written. For one thread.
 
     From ``rotate_bytes`` on it gets another name, with the time in it; of those ``keep_files`` are
-    kept, or all. ``private``: nobody else may read it, whoever has made it.
+    kept, or all. ``private``: nobody else may read it, also if it was there before.
     """
 
     def __init__(

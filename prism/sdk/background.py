@@ -1,7 +1,7 @@
 """Tasks that outlive the call that starts them: what holds a plugin's connections.
 
 ``start`` of a plugin returns, so what it opens in a task group would end with it. Such a task
-has no parent; whoever starts it ends it, in ``stop``.
+has no parent; the code that starts it ends it, in ``stop``.
 """
 
 import asyncio

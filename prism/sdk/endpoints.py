@@ -186,11 +186,11 @@ class _TLSStream(TLSStream):
             return await super()._call_sslobject_method(func, *args)
         except ssl.SSLError:
             if self._write_bio.pending:
-                await _send_last_words(self.transport_stream, self._write_bio.read())
+                await _send_alert(self.transport_stream, self._write_bio.read())
             raise
 
 
-async def _send_last_words(stream: AnyByteStream, alert: bytes) -> None:
+async def _send_alert(stream: AnyByteStream, alert: bytes) -> None:
     """Send ``alert``, end our half, and wait for the peer's end: closing a socket that holds
     unread bytes would take the alert back. Bounded; cancelling may leave it unsent."""
     with anyio.move_on_after(LINGER), suppress(*_GONE):

@@ -289,11 +289,11 @@ class Multiplexed(Generic[Request, Reply]):
         call.divert = divert
         return call  # type: ignore[no-any-return]  # a Later of what ``make`` returns
 
-    def give_up(self, why: str) -> None:
+    def replace(self, why: str) -> None:
         """Drop this connection and make another: the backend said that it is of no use."""
         if self.state is State.CONNECTED:
-            self._given_up = why
-            self._giving_up.set()
+            self._why_replaced = why
+            self._replaced.set()
 
     # -- calls ----------------------------------------------------------------
 
@@ -402,7 +402,7 @@ class Multiplexed(Generic[Request, Reply]):
         """Write and read until the transport breaks; says why it did."""
         why = ""
         self._transport = transport
-        self._giving_up = anyio.Event()
+        self._replaced = anyio.Event()
 
         async def run(part: Callable[[Transport[Request, Reply]], Awaitable[str]]) -> None:
             nonlocal why
@@ -422,7 +422,7 @@ class Multiplexed(Generic[Request, Reply]):
 
         try:
             async with anyio.create_task_group() as tasks:
-                for part in (self._write, self._read, self._watch, self._wait_given_up):
+                for part in (self._write, self._read, self._watch, self._wait_replaced):
                     tasks.start_soon(run, part)
         finally:
             self._transport = None
@@ -524,6 +524,6 @@ class Multiplexed(Generic[Request, Reply]):
             if owed and self._written and reads == self._reads:
                 return f"no answer came for {silence:g} seconds"
 
-    async def _wait_given_up(self, transport: Transport[Request, Reply]) -> str:
-        await self._giving_up.wait()
-        return self._given_up
+    async def _wait_replaced(self, transport: Transport[Request, Reply]) -> str:
+        await self._replaced.wait()
+        return self._why_replaced

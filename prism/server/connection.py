@@ -124,10 +124,10 @@ class ClientConnection:
         self.retires_at = math.inf
         self.drain(trio.current_time() + self._server.settings.graceful_timeout)
 
-    def give_up_stalled(self, since: float) -> None:
+    def cancel_stalled(self, since: float) -> None:
         """Its client's answers are in the way of others': drop those not taken since ``since``."""
         if self._http is not None:
-            self._http.give_up_stalled(since)
+            self._http.cancel_stalled(since)
 
     async def run(self) -> None:
         """Serve the connection to its end. Raises ``trio.Cancelled`` at most."""
@@ -244,7 +244,7 @@ class ClientConnection:
                 why = "the client spoke plain HTTP to the TLS port" if plain else error.__cause__
                 logger.info("a TLS handshake failed: %s", why, extra=from_client(self.client))
                 answer = PLAIN_HTTP2 if PREFACE.startswith(first) else PLAIN_HTTP
-                await transport.send_last_words(
+                await transport.send_alert(
                     self._stream, answer if plain else b"", self._server.settings.linger_timeout
                 )
                 raise

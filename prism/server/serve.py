@@ -49,7 +49,7 @@ class Server:
         self.drain_deadline: float | None = None
         self.memory = memory
         self.proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
-        memory.answers.reclaim = self.give_up_stalled
+        memory.answers.reclaim = self.cancel_stalled
         self._next_reclaim = -math.inf
         self._statistics = statistics
         self._connections: set[ClientConnection] = set()
@@ -77,7 +77,7 @@ class Server:
         for connection in self._connections:
             connection.drain(deadline)
 
-    def give_up_stalled(self) -> None:
+    def cancel_stalled(self) -> None:
         """There is no room for more answers: drop those whose clients do not take them.
 
         At most once in a while, since it looks at every connection.
@@ -86,7 +86,7 @@ class Server:
         if now >= self._next_reclaim:
             self._next_reclaim = now + RECLAIM_PAUSE
             for connection in list(self._connections):
-                connection.give_up_stalled(now - GRACE)
+                connection.cancel_stalled(now - GRACE)
 
     async def retire_connections(self) -> None:
         """Close connections that have reached their age, for ever."""

@@ -29,7 +29,7 @@ def peer_has_ended(stream: trio.abc.Stream) -> bool:
     return bool(poll.poll(0))
 
 
-async def send_last_words(
+async def send_alert(
     stream: trio.SSLStream[trio.SocketStream], answer: bytes, seconds: float
 ) -> None:
     """Send what a TLS handshake that failed has left for the client, which is an alert that says

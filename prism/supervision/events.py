@@ -292,7 +292,7 @@ class Line(NamedTuple):
 class _Source:
     """Lines of one source: so many a second as they come; of the others, the newest, later.
 
-    A plugin that dies talks most just before, and its last words say why.
+    A plugin that dies talks most just before, and its last lines say why.
     """
 
     def __init__(

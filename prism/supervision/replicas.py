@@ -5,8 +5,8 @@ holds for one plugin holds for each: backoff, health, output, events. Over them 
 the calls (``replica_slot``), and what there is of one namespace: its operation, its journal.
 
 Replicas have names: a process its number, an endpoint its address. Two lists of names say what
-changes: who is in both stays as it is, or is replaced on purpose (``roll``), whoever else comes or
-goes without touching the others. One that goes is drained.
+changes: who is in both stays as it is, or is replaced on purpose (``roll``); each other one comes
+or goes without touching the others. One that goes is drained.
 """
 
 import logging

@@ -70,7 +70,7 @@ def test_without_rules_nobody_may_do_anything():
 
 def test_a_star_is_everybody_who_is_authenticated():
     table = AccessTable("orders", access((("*",), ("read",))))
-    assert table.permissions(Identity("whoever")) == READ
+    assert table.permissions(Identity("somebody")) == READ
     assert table.permissions(ANONYMOUS) == 0
 
 

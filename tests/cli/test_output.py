@@ -69,5 +69,5 @@ def test_no_records():
     ],
     ids=range(6),
 )
-def test_a_refusal_whoever_refuses(text: str, said: str) -> None:
+def test_a_refusal_of_any_side(text: str, said: str) -> None:
     assert refused(400, text) == said

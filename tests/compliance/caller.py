@@ -184,7 +184,7 @@ def check_schema(text: str) -> None:
 
 
 class Process:
-    """A plugin's process, which serves whoever connects, each with a plugin of their own."""
+    """A plugin's process, which serves all who connect, each with a plugin of their own."""
 
     def __init__(self, subject: Subject, directory: Path) -> None:
         self._path = directory / "plugin.sock"

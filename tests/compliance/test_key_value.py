@@ -437,7 +437,7 @@ async def test_values_outlive_the_plugin(open_plugin) -> None:
 
 
 async def test_cancelled_calls_leave_the_plugin_usable(plugin: Caller) -> None:
-    async def give_up(number: int) -> None:
+    async def cancel_soon(number: int) -> None:
         with trio.move_on_after(number * 0.0002):
             try:
                 await plugin.call("set", key=f"k{number % 5}", value=number)
@@ -449,7 +449,7 @@ async def test_cancelled_calls_leave_the_plugin_usable(plugin: Caller) -> None:
 
     async with trio.open_nursery() as nursery:
         for number in range(50):
-            nursery.start_soon(give_up, number)
+            nursery.start_soon(cancel_soon, number)
     for number in range(5):
         await plugin.call("set", key=f"k{number}", value=f"after {number}")
     found = await plugin.call("mget", keys=[f"k{number}" for number in range(5)])

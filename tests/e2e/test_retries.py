@@ -17,15 +17,15 @@ AFTER = 0.05
 
 
 @pytest.fixture
-def moody(start_prism, tmp_path):
+def flaky(start_prism, tmp_path):
     """A proxy before the plugin, with ``more`` in its namespace; and what the plugin was asked."""
     file = tmp_path / "attempts"
     audit = tmp_path / "audit.jsonl"
 
     def start(**more):
-        command = [sys.executable, str(SUPPORT / "moody_plugin.py"), str(file), str(EVERY)]
+        command = [sys.executable, str(SUPPORT / "flaky_plugin.py"), str(file), str(EVERY)]
         plugin = {"type": "sidecar", "command": command, "restart": AT_ONCE}
-        namespace = {"name": "kv", "backend": "moody", "plugin": plugin, **more}
+        namespace = {"name": "kv", "backend": "flaky", "plugin": plugin, **more}
         return start_prism({"namespaces": [namespace], "audit": {"file": str(audit)}})
 
     def made(name):
@@ -66,12 +66,12 @@ def check_counts(proxy):
     assert proxy.metric("prism_requests_in_flight") == 0
 
 
-def test_a_plugin_that_crashes_every_fifth_call(moody):
-    proxy = moody(retries={"attempts": 10, "budget": 1.0})
+def test_a_plugin_that_crashes_every_fifth_call(flaky):
+    proxy = flaky(retries={"attempts": 10, "budget": 1.0})
     answers = ask_many(proxy, "crash", 20, callers=3)
     assert {answer.status_code for answer in answers} == {200}
     assert [answer.json()["id"] for answer in answers] == [f"id-{number}" for number in range(20)]
-    made = moody.made("crash")
+    made = flaky.made("crash")
     for number, answer in enumerate(answers):
         # An attempt that a crash took away may not have come as far as to be written down.
         assert made[f"id-{number}"] <= attempts(answer)
@@ -87,26 +87,26 @@ def test_a_plugin_that_crashes_every_fifth_call(moody):
     check_counts(proxy)
 
 
-def test_a_write_that_may_have_run_is_never_repeated(moody):
-    proxy = moody(retries={"attempts": 10, "budget": 1.0}, hedging={"after": AFTER, "budget": 1.0})
+def test_a_write_that_may_have_run_is_never_repeated(flaky):
+    proxy = flaky(retries={"attempts": 10, "budget": 1.0}, hedging={"after": AFTER, "budget": 1.0})
     for operation in ("crash_write", "stall_write"):
         answers = ask_many(proxy, operation, 20, callers=3)
         for number, answer in enumerate(answers):
             if answer.status_code == 200:
-                assert moody.made(operation)[f"id-{number}"] == 1
+                assert flaky.made(operation)[f"id-{number}"] == 1
             else:
                 assert answer.json()["reason"] == "plugin_crashed"
-        assert set(moody.made(operation).values()) == {1}
+        assert set(flaky.made(operation).values()) == {1}
     assert proxy.metric("prism_hedges_total") == 0
     check_counts(proxy)
 
 
-def test_a_plugin_that_stalls_at_every_fifth_call(moody):
-    proxy = moody(hedging={"after": AFTER, "budget": 1.0})
+def test_a_plugin_that_stalls_at_every_fifth_call(flaky):
+    proxy = flaky(hedging={"after": AFTER, "budget": 1.0})
     answers = ask_many(proxy, "stall", 30)
     assert {answer.status_code for answer in answers} == {200}
     assert {attempts(answer) for answer in answers} == {1, 2}
-    made = moody.made("stall")
+    made = flaky.made("stall")
     for number, answer in enumerate(answers):
         assert made[f"id-{number}"] == attempts(answer)
     sent = proxy.metric("prism_hedges_total")
@@ -119,14 +119,14 @@ def test_a_plugin_that_stalls_at_every_fifth_call(moody):
     check_counts(proxy)  # the losers were cancelled, or they would never end
     eventually(lambda: sum(each.get("hedged", False) for each in lines(proxy, 30)) == sent)
     proxy.stop()
-    records = [json.loads(line) for line in moody.audit.read_text().splitlines()]
+    records = [json.loads(line) for line in flaky.audit.read_text().splitlines()]
     audited = [record for record in records if record.get("operation") == "stall"]
     assert sum(record.get("attempts", 1) - 1 for record in audited) == sent
     assert {record.get("hedged") for record in audited} == {None, True}
 
 
-def test_a_plugin_that_says_it_cannot_over_grpc(moody):
-    proxy = moody(retries={"budget": 1.0})
+def test_a_plugin_that_says_it_cannot_over_grpc(flaky):
+    proxy = flaky(retries={"budget": 1.0})
     messages, services = grpc_stubs()
     with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
         stub = services.BackendPluginStub(channel)
@@ -142,12 +142,12 @@ def test_a_plugin_that_says_it_cannot_over_grpc(moody):
     assert told.count("2") == proxy.metric("prism_request_retries_total", reason="unavailable")
 
 
-def test_without_a_share_in_the_budget_few_are_repeated(moody):
+def test_without_a_share_in_the_budget_few_are_repeated(flaky):
     """Whatever ``attempts`` allows, and however many call: one a second, and ten at first."""
-    proxy = moody(retries={"attempts": 10, "budget": 0.0})
+    proxy = flaky(retries={"attempts": 10, "budget": 0.0})
     number = 30 * EVERY
     answers = ask_many(proxy, "refuse", number, callers=4)
-    made = moody.made("refuse").total()
+    made = flaky.made("refuse").total()
     again = sum(attempts(answer) - 1 for answer in answers)
     assert made == number + again
     state = policy(proxy, "retries")

@@ -185,11 +185,11 @@ async def test_who_waits_for_a_cancelled_read_asks_again(make: Make) -> None:
     async with trio.open_nursery() as nursery:
         first = trio.CancelScope()
 
-        async def read_and_give_up() -> None:
+        async def read_and_cancel() -> None:
             with first:
                 await cache.get(b"a")
 
-        nursery.start_soon(read_and_give_up)
+        nursery.start_soon(read_and_cancel)
         await store.reading.wait()
         nursery.start_soon(read)
         nursery.start_soon(read)

@@ -391,11 +391,11 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(run):
     run(check)
 
 
-def test_giving_up_makes_another_connection(run):
+def test_one_that_is_replaced_makes_another_connection(run):
     async def check() -> None:
         async with serving() as (_, calls):
             assert await calls.call(b"one") == b"one"
-            calls.give_up("it became a replica")
+            calls.replace("it became a replica")
             await until(lambda: calls.connects == 2)
             assert await calls.call(b"two") == b"two"
 

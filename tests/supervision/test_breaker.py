@@ -122,7 +122,7 @@ def test_a_plugin_that_is_slow_for_some_operations_stays_closed_unless_the_rate_
     assert window.slow >= 0.8 * window.calls
 
 
-def test_clients_that_give_up_a_plugin_that_hangs_do_not_keep_it_closed():
+def test_clients_that_leave_a_plugin_that_hangs_do_not_keep_it_closed():
     one = Clocked(slow_seconds=1.0)
     for _ in range(20):
         one.call(NOTHING, 0.5)

@@ -149,7 +149,7 @@ async def test_no_credential_passes(plugin_log, caplog):
     assert [text for text in told if "hunter2" in text or "xhun" in text] == []
 
 
-async def test_the_last_words_are_heard_after_a_flood(plugin_log, caplog):
+async def test_the_last_lines_are_kept_after_a_flood(plugin_log, caplog):
     with caplog.at_level("INFO"):
         for number in range(1000):
             plugin_log.line("stdout", f"line {number}")

@@ -473,6 +473,6 @@ def test_only_crashes_in_a_row_exhaust_it(limit, crashes):
     assert (backoff.after(0, crashed=True) is None) == (limit == 1)
 
 
-def test_a_limit_of_zero_never_gives_up():
+def test_a_limit_of_zero_is_none():
     backoff = Backoff(RestartConfig(max_crashes=0), lambda: 0.5)
     assert None not in [backoff.after(0, crashed=True) for _ in range(1000)]

@@ -268,7 +268,7 @@ class SecondAttempt:
     """A call made once more, beside its own attempt: the channels' ``UnaryCall``.
 
     ``instance`` is what it holds while it runs. What becomes of it, the call is told, if that has
-    no better news from its own attempt.
+    nothing better from its own attempt.
     """
 
     __slots__ = (

@@ -244,7 +244,7 @@ class Shadow(Policy):
         is_told = (copy.instance_id, copy.operation) in self._told
 
         def both() -> tuple[list[ResultDifference], list[ResultDifference]]:
-            """What is reported, and what is logged: whoever may see the one may not the other."""
+            """What is reported, and what is logged: who may see the one may not see the other."""
             found = compare(old, new, ignored, names, show_values=show_values)
             if not show_values or not found or is_told:
                 return found, found

@@ -242,7 +242,7 @@ class FrameLink:
             if whole_frame.cancelled_caught:
                 raise RemoteProtocolError(f"a frame took more than {timeout:g} seconds to arrive")
         except RemoteProtocolError as error:
-            # No call may touch a connection that is closed; its last words may leave.
+            # No call may touch a connection that is closed; what is queued may leave.
             self._settle(error)
             await self._flush()
             self.finish(error)

@@ -65,7 +65,7 @@ class HTTP1Connection:
         self._out: bytes | bytearray = b""
         self._kept: list[Hold] = []  # of answers that are in the output
         self._leaving: list[Hold] = []  # of those that the outlet has taken
-        self._seen = (0.0, 0)  # when ``give_up_stalled`` looked, and what was unsent
+        self._seen = (0.0, 0)  # when ``cancel_stalled`` looked, and what was unsent
         self._outlet = Outlet(stream, self, settings.send_stall_timeout, lambda: True)
         self._draining = False
         self._closing = False  # nothing more is read, and nothing answered
@@ -411,7 +411,7 @@ class HTTP1Connection:
         """An answer that ``hold`` counts follows."""
         self._kept.append(hold)
 
-    def give_up_stalled(self, since: float) -> None:
+    def cancel_stalled(self, since: float) -> None:
         """Cut a client off that holds an answer and has taken little of it since ``since``."""
         if not self._leaving:
             return

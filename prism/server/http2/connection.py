@@ -208,7 +208,7 @@ class HTTP2Connection:
             del self._half_open[stream_id]
             self.codec.reset(stream_id, ErrorCodes.NO_ERROR)
         for stream in [each for each, due in self._stalled.items() if due <= now]:
-            self._give_up(stream, ErrorCodes.CANCEL)
+            self._reset(stream, ErrorCodes.CANCEL)
         if now >= self._request_deadline:
             self._request_deadline = inf
             self._stop_requests = True
@@ -449,7 +449,7 @@ class HTTP2Connection:
             logger.info(
                 "a client's HTTP/2 stream is reset: %s", full, extra=from_client(self._peer.client)
             )
-            self._give_up(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+            self._reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
             return False
         return True
 
@@ -465,13 +465,13 @@ class HTTP2Connection:
         self.now = trio.current_time()
         self._handle([])
 
-    def give_up_stalled(self, since: float) -> None:
+    def cancel_stalled(self, since: float) -> None:
         """Reset the streams whose client has taken next to nothing since ``since``."""
         latest = since + self.settings.window_stall_timeout
         for stream in [each for each, due in self._stalled.items() if due <= latest]:
-            self._give_up(stream, ErrorCodes.ENHANCE_YOUR_CALM)
+            self._reset(stream, ErrorCodes.ENHANCE_YOUR_CALM)
 
-    def _give_up(self, stream: HTTP2Exchange, code: ErrorCodes) -> None:
+    def _reset(self, stream: HTTP2Exchange, code: ErrorCodes) -> None:
         self.codec.reset(stream.stream_id, code)
         stream.cancel(Cancelled.CLIENT_LEFT)
         self.writer.wake()

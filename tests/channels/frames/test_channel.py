@@ -336,7 +336,7 @@ async def test_a_broken_rule_ends_the_channel(streams, rule):
             await channel.execute(REQUEST)
 
 
-async def test_a_call_cancelled_while_the_channel_says_its_last_words(streams, autojump_clock):
+async def test_a_call_cancelled_while_the_channel_sends_its_last_frames(streams, autojump_clock):
     async with channel_over(streams) as (channel, plugin):
         with trio.move_on_after(0.5):
             async with failing_call(channel, PluginMisbehaved):

@@ -39,7 +39,7 @@ def eventually(check: Callable[[], Any], limit: float = LIMIT) -> Any:
 
 def unused_port() -> int:
     """A port for a server that is stopped and started again: not one of those that the kernel
-    gives to whoever asks for any, or another test may have it in between."""
+    gives to others that ask for any, or another test may have it in between."""
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
         with suppress(OSError), socket.socket() as probe:

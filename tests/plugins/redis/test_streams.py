@@ -173,7 +173,7 @@ async def test_rejected_ones_that_wait_do_not_hold_up_others(
         assert (await anext(messages))["message_id"] == ids[7]
 
 
-async def test_in_flight_messages_are_bounded_whoever_acknowledges(
+async def test_in_flight_messages_are_bounded_for_any_acknowledgement(
     redis: Running, redis_server: Redis, open_plugin: OpenPlugin
 ) -> None:
     ids = await publish(redis, *range(3))

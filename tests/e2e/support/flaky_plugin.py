@@ -1,4 +1,4 @@
-"""A plugin that breaks at every nth attempt: ``moody_plugin.py FILE N``.
+"""A plugin that breaks at every nth attempt: ``flaky_plugin.py FILE N``.
 
 FILE has a line for each attempt, of all processes: what it was asked for, and for whom. Every nth
 of an operation crashes the process, never answers, or says that it cannot; with ``_write`` it is
@@ -29,8 +29,8 @@ def is_nth(name: str, asked: Asked) -> bool:
     return len(made) % EVERY == 0
 
 
-class Moody(Plugin):
-    name = "moody"
+class Flaky(Plugin):
+    name = "flaky"
     version = "1.0.0"
 
     @operation(idempotent=True)
@@ -65,4 +65,4 @@ class Moody(Plugin):
 
 
 if __name__ == "__main__":
-    serve(Moody)
+    serve(Flaky)
