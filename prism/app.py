@@ -341,7 +341,7 @@ class Proxy:
         if admin.enabled:
             self._admin_tls = await _server_tls(admin.tls)
             self._admin.access = await trio.to_thread.run_sync(
-                Access.from_config, admin, abandon_on_cancel=True
+                Access.from_config, admin, self._authentication, abandon_on_cancel=True
             )
         listeners: list[Listener] = []
         admin_listeners: list[Listener] = []
@@ -385,9 +385,9 @@ class Proxy:
             if not address.port or is_loopback(address.host):
                 continue
             why, way_out = "", ""
-            if role == "admin" and not self.config.admin.has_tokens:
+            if role == "admin" and not self.config.admin.knows_operators:
                 why = "it can be reached from other machines, and operators need no token"
-                way_out = "give one that is on loopback, or set admin.token_file or admin.tokens"
+                way_out = "give one that is on loopback, or set admin.tokens or admin.allow"
             elif role == "data" and not self.config.insecure:
                 way_out = 'give one that is on loopback, or accept it with "insecure: true"'
                 if self.config.authentication is None:

@@ -67,6 +67,12 @@ def _everybody(config: Config, at: Place) -> Iterator[Finding]:
                 )
         if namespace.access is not None and "*" in namespace.access.owners:
             yield access["owners"], "every authenticated caller owns the namespace; name who does"
+    for number, operators in enumerate(config.admin.allow):
+        if "*" in operators.who and operators.may != "read":
+            yield (
+                at["admin"]["allow"][number]["who"],
+                "every authenticated caller is an operator; name who is",
+            )
 
 
 def _prefixes(config: Config, at: Place) -> Iterator[Finding]:
@@ -101,7 +107,7 @@ def _audit(config: Config, at: Place) -> Iterator[Finding]:
 
 
 def _admin(config: Config, at: Place) -> Iterator[Finding]:
-    if config.admin.enabled and not config.admin.has_tokens:
+    if config.admin.enabled and not config.admin.knows_operators:
         yield (
             at["admin"],
             "every user of this machine may see what the proxy does; set admin.tokens",

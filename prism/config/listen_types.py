@@ -15,6 +15,7 @@ from prism.config.fields import (
     PathText,
     Port,
     Seconds,
+    Who,
 )
 
 
@@ -158,6 +159,16 @@ class ListenConfig(Block, frozen=True):
     limits: Annotated[ListenLimits, Meta(description="Limits for clients.")] = ListenLimits()
 
 
+AdminRole = Annotated[
+    Literal["read", "operate", "change"],
+    Meta(
+        description="`read`: all that changes nothing, `/metrics` too. `operate`: also what is "
+        "done to a plugin or its breaker, such as a reload. `change`: everything, the "
+        "configuration and the proxy's own end too."
+    ),
+]
+
+
 class AdminTokenConfig(Block, frozen=True, kw_only=True):
     """A bearer token of somebody, or something, that asks the admin port."""
 
@@ -167,10 +178,21 @@ class AdminTokenConfig(Block, frozen=True, kw_only=True):
     file: Annotated[
         PathText, Meta(description="File with the token, at least 16 characters, one line.")
     ]
-    may: Annotated[
-        Literal["read", "change"],
-        Meta(description="`read`: all that changes nothing, `/metrics` too. `change`: everything."),
-    ] = "read"
+    may: AdminRole = "read"
+
+
+class AdminRule(Block, frozen=True):
+    """Some of those whom `authentication` knows, and what they may do at the admin port."""
+
+    who: Annotated[
+        list[Who],
+        Meta(
+            description="As in `access`: principals, `group:NAME`, `scope:NAME`, or `*`.",
+            min_length=1,
+            examples=[["group:platform"]],
+        ),
+    ]
+    may: AdminRole = "read"
 
 
 class AdminConfig(Block, frozen=True):
@@ -181,8 +203,8 @@ class AdminConfig(Block, frozen=True):
         str,
         Meta(
             description="IP address to listen on, or `unix:` and the absolute path of a socket "
-            "that this user and root may use. An address that is not loopback needs a "
-            "token, and `tls` or `insecure: true`.",
+            "that this user and root may use. An address that is not loopback needs "
+            "operators who can show who they are, and `tls` or `insecure: true`.",
             examples=["127.0.0.1", "unix:/run/prism/admin.sock"],
         ),
     ] = "127.0.0.1"
@@ -203,16 +225,23 @@ class AdminConfig(Block, frozen=True):
         list[AdminTokenConfig],
         Meta(description="Tokens with names: one for each operator, one for Prometheus."),
     ] = []
+    allow: Annotated[
+        list[AdminRule],
+        Meta(
+            description="Operators who show a credential of `authentication`: an API key, a token, "
+            "or a certificate of `tls.client_ca`."
+        ),
+    ] = []
     without_token: Annotated[
         Literal["probe", "read", "change"] | None,
         Meta(
             description="What is open over TCP to who shows no token: the probes, all that "
-            "changes nothing, or everything. Without it: `probe` where there is a token, "
-            "else `read`."
+            "changes nothing, or everything. Without it: `probe` where there are operators who can "
+            "show who they are, else `read`."
         ),
     ] = None
 
     @property
-    def has_tokens(self) -> bool:
-        """Whether somebody can show a token."""
-        return self.token_file is not None or bool(self.tokens)
+    def knows_operators(self) -> bool:
+        """Whether somebody can show who they are, over TCP."""
+        return self.token_file is not None or bool(self.tokens) or bool(self.allow)

@@ -5,6 +5,7 @@ They see the part of the file whose types are right, and point at its places.
 
 import importlib.util
 import os.path
+from collections.abc import Iterable, Iterator
 from datetime import date
 from ipaddress import ip_network
 from urllib.parse import urlsplit
@@ -236,9 +237,16 @@ def _check_access(access: NamespaceAccess | None, at: Place, authentication: Pla
         return
     if not authentication.is_written:
         at.error('who calls is not known without "authentication" at the top level')
-    places = at["owners"].items() + [
-        who for rule in at["allow"].items() for who in rule["who"].items()
-    ]
+    _check_who([*at["owners"].items(), *_named(at["allow"])])
+
+
+def _named(rules: Place) -> Iterator[Place]:
+    """Each ``who`` of the ``rules``."""
+    for rule in rules.items():
+        yield from rule["who"].items()
+
+
+def _check_who(places: Iterable[Place]) -> None:
     for place in places:
         who = str(place.node.value)
         if who.startswith(("group:", "scope:")) and who.endswith((":", "*")):
@@ -272,6 +280,9 @@ def _check_admin(config: Config, at: Place) -> None:
     here = at["admin"]
     _check_unique(here["tokens"], "name")
     _check_unique(here["tokens"], "file")
+    _check_who(_named(here["allow"]))
+    if admin.allow and not at["authentication"].is_written:
+        here["allow"].error('who asks is not known without "authentication" at the top level')
     socket = unix_path(admin.address)
     if socket is not None:
         if socket.startswith("/"):
@@ -284,7 +295,8 @@ def _check_admin(config: Config, at: Place) -> None:
         here["address"].error(f"{_NO_HOST}, or unix: and an absolute path")
     elif not is_loopback(admin.address):
         reach = f"{admin.address} can be reached from other machines"
-        if not admin.has_tokens and here["token_file"].is_sound and here["tokens"].is_sound:
+        sound = all(here[key].is_sound for key in ("token_file", "tokens", "allow"))
+        if not admin.knows_operators and sound:
             here["address"].error(
                 f"{reach}, so operators need a token; set token_file or tokens, or use 127.0.0.1"
             )
@@ -293,7 +305,7 @@ def _check_admin(config: Config, at: Place) -> None:
                 f"{reach}, and the token would pass in plain text; set tls, or accept it with "
                 '"insecure: true" at the top level'
             )
-        elif admin.tls is None and admin.has_tokens:
+        elif admin.tls is None and admin.knows_operators:
             here["address"].warning(
                 f"the tokens of operators pass in plain text at {admin.address}: there is no tls"
             )

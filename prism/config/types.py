@@ -36,6 +36,7 @@ from prism.config.fields import (
 )
 from prism.config.listen_types import (
     AdminConfig,
+    AdminRule,
     AdminTokenConfig,
     ListenConfig,
     ListenerTLS,
@@ -70,6 +71,7 @@ __all__ = [
     "AccessLogConfig",
     "AccessRule",
     "AdminConfig",
+    "AdminRule",
     "AdminTokenConfig",
     "AuditConfig",
     "AuthenticationConfig",

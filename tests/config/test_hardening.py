@@ -58,6 +58,7 @@ def test_a_hard_file(tmp_path):
         ("dry_run", 25, "access: {owners: [ann]}", "access: {owners: [ann], mode: dry_run}"),
         ("everybody", 21, "permissions: [read]", "permissions: [read, write]"),
         ("everybody", 20, "owners: [ann]\n", 'owners: ["*"]\n'),
+        ("everybody", 4, "file: t}]}", "file: t}], allow: [{who: ['*'], may: operate}]}"),
         ("prefixes", 12, 'prefix: "b:"', 'prefix: "a:"'),
         ("revocation", 3, ", client_crl: r", ""),
         ("audit", 1, "audit: {file: log}\n", ""),

@@ -69,6 +69,13 @@ ADMIN_REFUSED = [
     ("address: 10.0.0.1, token_file: t", "", "would pass in plain text"),
     ("address: 10.0.0.1, token_file: t, tls: {cert: c, key: k}, without_token: read", "", "probe"),
     ("address: 10.0.0.1, token_file: t, without_token: change", "insecure: true", "probe"),
+    ("allow: [{who: [ann]}]", "", 'not known without "authentication"'),
+    ("allow: [{who: ['group:']}]", "authentication: {api_keys: {file: k}}", "named in full"),
+    (
+        "address: 10.0.0.1, allow: [{who: [ann]}]",
+        "authentication: {api_keys: {file: k}}",
+        "would pass in plain text",
+    ),
     ("address: example.com", "", 'an IP address or "localhost", or unix:'),
     ("address: 'unix:admin.sock'", "", "an absolute path is expected"),
     ("address: 'unix:'", "", "an absolute path is expected"),
@@ -83,6 +90,10 @@ ADMIN_ACCEPTED = [
     ("address: '::1', without_token: change", ""),
     ("token_file: t, without_token: read", ""),
     ("address: 'unix:/run/prism/admin.sock'", ""),
+    (
+        "address: 10.0.0.1, allow: [{who: [ann]}], tls: {cert: c, key: k}",
+        "authentication: {api_keys: {file: k}}",
+    ),
     ("enabled: false, address: 10.0.0.1", ""),
 ]
 

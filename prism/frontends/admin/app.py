@@ -93,18 +93,19 @@ class AdminApp:
         method = exchange.method.decode("ascii")
         headers = dict(exchange.headers)
         peer = exchange.peer
-        request.principal = self.access.identify(peer, headers)
+        identity = await self.access.recognize(peer, exchange.headers)
+        request.principal = self.access.identify(peer, headers, identity)
         if path == OPENAPI_PATH:
-            self.access.admit(peer, headers, Right.READ)
+            self.access.admit(peer, headers, Right.READ, identity)
             check_get(method, OPENAPI_PATH)
             _respond(request, json_response(200, OPENAPI))
             return
         try:
             route, values = find_route(method, path.encode("latin-1"))
         except CallError:
-            self.access.admit(peer, headers, Right.READ)  # strangers learn of no paths
+            self.access.admit(peer, headers, Right.READ, identity)  # strangers learn of no paths
             raise
-        self.access.admit(peer, headers, route.right)
+        self.access.admit(peer, headers, route.right, identity)
         call = AdminCall(
             proxy=self._proxy,
             request=request,
@@ -112,7 +113,7 @@ class AdminApp:
             values=values,
             query=_query(route, exchange.target.partition(b"?")[2]),
             body=await _body(route, request),
-            may_read=lambda: self.access.may_read(peer, headers),
+            may_read=lambda: self.access.may_read(peer, headers, identity),
             stopping=self.stopping,
         )
         if route.follow is not None and getattr(call.query, "follow", True):
@@ -121,7 +122,7 @@ class AdminApp:
             else:
                 await route.follow(call)
             return
-        if route.right is Right.CHANGE:
+        if route.right > Right.READ:
             _note_change(request, call)  # before it: who asked may leave, and it goes on
         answer = await route.handler(call)
         _respond(

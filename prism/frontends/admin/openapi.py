@@ -13,6 +13,7 @@ from prism.frontends.stream_text import EVENTS, LINES
 _RIGHTS = {
     Right.PROBE: "Open to everybody who can reach the port.",
     Right.READ: "Needs the right to read.",
+    Right.OPERATE: "Needs the right to operate.",
     Right.CHANGE: "Needs the right to change.",
 }
 
@@ -83,7 +84,7 @@ def _operation(route: Route) -> dict[str, Any]:
             },
         },
         # An empty one beside it: over a Unix socket, or where the configuration says so, none.
-        "security": [{"token": []}] + ([{}] if route.right < Right.CHANGE else []),
+        "security": [{"token": []}] + ([{}] if route.right <= Right.READ else []),
     }
     parameters = _parameters(route)
     if parameters:

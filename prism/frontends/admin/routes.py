@@ -63,7 +63,7 @@ class Route(NamedTuple):
     status: int = 200
 
 
-P, R, C = Right.PROBE, Right.READ, Right.CHANGE
+P, R, OP, C = Right.PROBE, Right.READ, Right.OPERATE, Right.CHANGE
 
 # The paths are those of RFC-008 where it has one; the others are named alike.
 ROUTES: tuple[Route, ...] = (
@@ -83,12 +83,12 @@ ROUTES: tuple[Route, ...] = (
         streamed=LogLine,
         follow=follow.logs,
     ),
-    Route("POST", "/admin/plugin/reload", C, answers.reload, Receipt, ReloadRequest),
-    Route("POST", "/admin/plugin/abort", C, answers.abort, Receipt, NamespaceRequest),
-    Route("POST", "/admin/plugin/restart", C, answers.restart, Receipt, NamespaceRequest),
-    Route("POST", "/admin/plugin/drain", C, answers.drain, Receipt, NamespaceRequest),
-    Route("POST", "/admin/plugin/reset", C, answers.reset, NamespaceStatus, NamespaceRequest),
-    Route("POST", "/admin/breaker", C, answers.breaker, BreakerState, BreakerRequest),
+    Route("POST", "/admin/plugin/reload", OP, answers.reload, Receipt, ReloadRequest),
+    Route("POST", "/admin/plugin/abort", OP, answers.abort, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/restart", OP, answers.restart, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/drain", OP, answers.drain, Receipt, NamespaceRequest),
+    Route("POST", "/admin/plugin/reset", OP, answers.reset, NamespaceStatus, NamespaceRequest),
+    Route("POST", "/admin/breaker", OP, answers.breaker, BreakerState, BreakerRequest),
     Route("GET", "/admin/namespaces", R, answers.namespaces, NamespaceList),
     Route("GET", "/admin/namespaces/{namespace}", R, answers.namespace, NamespaceDescription),
     Route("GET", "/admin/traffic", R, answers.traffic, Traffic),

@@ -2,10 +2,14 @@ import os
 
 import pytest
 
+from prism.access.api_keys import APIKeys, create_key, revoke_key
+from prism.access.authentication import Authentication
+from prism.access.identity import Identity
 from prism.config.errors import ConfigError
-from prism.config.types import AdminConfig, AdminTokenConfig
+from prism.config.types import AdminConfig, AdminRule, AdminTokenConfig
 from prism.contract.errors import Forbidden, Unauthenticated
 from prism.frontends.admin import Access, AdminToken, Right
+from prism.frontends.admin.access import Operators
 from prism.server.exchange import Peer
 
 TOKEN = "0123456789abcdef-secret"
@@ -131,6 +135,85 @@ def test_named_tokens_have_rights_of_their_own(tmp_path):
     assert admit("q" * 32, Right.READ) == "token 'prometheus'"
     with pytest.raises(Unauthenticated):
         admit("p" * 32, Right.READ)
+
+
+def test_rights_include_those_before_them(tmp_path):
+    tokens = [
+        AdminTokenConfig(name=may, file=written(tmp_path / may, may * 16), may=may)
+        for may in ("read", "operate", "change")
+    ]
+    access = Access.from_config(AdminConfig(tokens=tokens))
+    for number, token in enumerate(tokens):
+        shown = {b"authorization": b"Bearer " + token.may.encode() * 16}
+        for right in Right:
+            if right <= number + 1:
+                assert access.admit(TCP, shown, right) == f"token {token.may!r}"
+            else:
+                with pytest.raises(Forbidden, match=f"may {token.may} and not "):
+                    access.admit(TCP, shown, right)
+
+
+RULES = [
+    AdminRule(who=["ann", "group:platform"], may="change"),
+    AdminRule(who=["group:billing"], may="operate"),
+    AdminRule(who=["*"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "right"),
+    [
+        ("ann", [], Right.CHANGE), ("eve", ["platform", "billing"], Right.CHANGE),
+        ("eve", ["billing"], Right.OPERATE), ("eve", [], Right.READ),
+    ],
+)  # fmt: skip
+async def test_credentials_of_the_data_port(token, tmp_path, name, groups, right):
+    key, entry = create_key(tmp_path / "keys.yaml", name, groups)
+    keys = APIKeys(tmp_path / "keys.yaml")
+    access = Access([token], Right.PROBE, Operators(Authentication(keys), RULES))
+    shown = [(b"authorization", f"Bearer {key}".encode())]
+    identity = await access.recognize(TCP, shown)
+    assert access.identify(TCP, dict(shown), identity) == f"principal {name!r}"
+    for needed in Right:
+        if needed <= right:
+            assert access.admit(TCP, dict(shown), needed, identity) == f"principal {name!r}"
+        else:
+            with pytest.raises(Forbidden, match=r"admin\.allow says what each may"):
+                access.admit(TCP, dict(shown), needed, identity)
+    assert access.may_read(TCP, dict(shown), identity)
+    revoke_key(tmp_path / "keys.yaml", entry.id)
+    keys.use(keys.read())
+    assert not access.may_read(TCP, dict(shown), identity)
+    # A token of the port's own is one, too, and no other is.
+    assert await access.recognize(TCP, list(SHOWN.items())) is None
+    assert access.admit(TCP, SHOWN, Right.CHANGE) == "token"
+    with pytest.raises(Unauthenticated, match=r"no token of the admin port .*, nor good otherwise"):
+        await access.recognize(TCP, list(WRONG.items()))
+    with pytest.raises(Unauthenticated, match=r"or of somebody whom admin\.allow names"):
+        access.admit(TCP, {}, Right.READ)
+    assert await access.recognize(user(os.geteuid()), shown) is None
+
+
+async def test_who_is_in_no_rule_may_probe():
+    access = Access(operators=Operators(Authentication(certificate_name="spiffe"), RULES[:1]))
+    eve = Identity("eve")
+    assert access.admit(TCP, {}, Right.PROBE, eve) == "principal 'eve'"
+    with pytest.raises(Forbidden, match="'eve' may probe and not read"):
+        access.admit(TCP, {}, Right.READ, eve)
+    assert not access.may_read(TCP, {}, eve)
+    nobody = TCP._replace(certificate=b"no certificate")  # as one without a name of that kind
+    assert await access.recognize(nobody, []) is None
+
+
+def test_what_a_browser_shows_by_itself_lets_no_page_change_anything():
+    """A client certificate, unlike a token, goes with what a page of another site sends."""
+    access = Access(operators=Operators(Authentication(certificate_name="spiffe"), RULES))
+    ann = Identity("ann")
+    assert access.admit(TCP, JSON, Right.CHANGE, ann)
+    for right in (Right.OPERATE, Right.CHANGE):
+        with pytest.raises(Forbidden, match="content-type: application/json"):
+            access.admit(TCP, FORM, right, ann)
+    assert access.admit(TCP, FORM | SHOWN, Right.CHANGE, ann)
 
 
 def test_two_files_with_one_token_would_not_say_who_asks(tmp_path):

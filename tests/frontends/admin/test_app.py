@@ -136,7 +136,7 @@ async def test_who_asked_by_which_token_and_from_where(admin, tmp_path, caplog):
     assert await ask("ann", "POST", "/admin/plugin/reset", reset) == 200
     assert await ask("bob", "GET", "/metrics") == 401
     refused, changed, unknown = [r for r in caplog.records if r.name == "prism.admin"]
-    assert "token 'prometheus' may read and not change" in refused.getMessage()
+    assert "token 'prometheus' may read and not operate" in refused.getMessage()
     assert changed.getMessage() == (
         "/admin/plugin/reset of namespace kv is asked for by token 'ann'"
     )
