@@ -62,13 +62,22 @@ class Roll:
             self.group.make_member(wanted[name]) for name in wanted if name not in members
         ]
 
+    async def _find(self) -> None:
+        """Plan a reload: those that serve come first, as the first is the proof.
+
+        Raises:
+            LaunchError: the addresses are not known.
+        """
+        self._plan(await self.group.find(self.spec))
+        self._turns.sort(key=lambda turn: turn[0].current is None)
+
     # -- what operators ask for ---------------------------------------------------------
 
     async def reload(self, canary: Canary | None = None) -> Receipt:
         """Replace them, one at a time. ``canary``: the first one is tried on its share of all
         calls; if it is as good, the others follow. Whatever fails is in the receipt."""
         try:
-            self._plan(await self.group.find(self.spec))
+            await self._find()
         except LaunchError as error:
             return await self.roll_back(error.explained)
         if self._come or self._gone:
@@ -162,7 +171,7 @@ class Roll:
         Raises:
             LaunchError: it did not come to that; ``roll_back`` is next.
         """
-        self._plan(await self.group.find(self.spec))
+        await self._find()
         await self._prepare()
 
     async def _prepare(self) -> None:

@@ -443,3 +443,39 @@ async def test_who_joins_what_is_drained_waits_for_the_restart(
         assert supervisor.slots["ns"].absence == "it was drained by an operator"
         receipt = await supervisor.restart("ns")
         assert [one.replica for one in receipt.replicas] == ["127.0.0.2:9"]
+
+
+# -- a replica that is down -----------------------------------------------------
+
+
+async def take_away(group, name):
+    group.members[name].pause("somebody took it away")
+    group.members[name].current.retire("somebody took it away")
+    await eventually(lambda: not group.members[name].generations)
+
+
+async def test_one_that_is_down_is_no_proof(several, model, autojump_clock):
+    """Nor does it get the new version before another one was the proof."""
+    async with supervised(other_number(several, 3, 3)) as supervisor:
+        group = supervisor._keepers["ns"]
+        await take_away(group, "1")
+        model.failures = 100
+        receipt = await supervisor.reload("ns", "2")
+        assert (receipt.outcome, len(receipt.replicas)) == ("rolled_back", 1)
+        assert {member.spec.plugin.version for member in group.members.values()} == {None}
+        assert group.members["1"].paused
+        model.failures = 0
+        receipt = await supervisor.reload("ns", "2")
+        assert receipt.outcome == "swapped"
+        await eventually(lambda: len(supervisor.slots["ns"].instances()) == 3)
+        assert {member.spec.plugin.version for member in group.members.values()} == {"2"}
+
+
+async def test_a_change_is_refused_though_the_first_is_down(several, model, autojump_clock):
+    spec = several(3)
+    async with supervised(spec) as supervisor:
+        await take_away(supervisor._keepers["ns"], "1")
+        model.failures = 100
+        applied = await supervisor.apply([with_processes(spec, 3, drain_timeout_seconds=3.0)])
+        assert "no backend" in applied.failures["ns"]
+        assert supervisor.specs["ns"] == spec
