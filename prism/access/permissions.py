@@ -175,7 +175,8 @@ class AccessTable:
             raise closed_namespace(identity, self.namespace)
         raise Forbidden(
             f"{identity.name!r} may not call {operation!r} in namespace {self.namespace!r}: "
-            f"it takes the permission {NAMES[needed]}"
+            f"it takes the permission {NAMES[needed]}",
+            shown=True,
         )
 
     def admits(self, identity: Identity) -> bool:
@@ -202,4 +203,5 @@ class AccessTable:
 
 def closed_namespace(identity: Identity, namespace: str) -> Forbidden:
     """The same for a namespace that there is not: who may not use one learns nothing of it."""
-    return Forbidden(f"no namespace {namespace[:200]!r} is open to {identity.name!r}")
+    detail = f"no namespace {namespace[:200]!r} is open to {identity.name!r}"
+    return Forbidden(detail, shown=identity is not ANONYMOUS)

@@ -248,11 +248,19 @@ class Unauthenticated(CallError):
 
 
 class Forbidden(CallError):
-    """Who asks may not do this here."""
+    """Who asks may not do this here.
+
+    ``shown``: a good credential was there, and does not suffice (RFC 6750, 3.1:
+    ``insufficient_scope``).
+    """
 
     status = StatusCode.PERMISSION_DENIED
     http_status = 403
     reason = "forbidden"
+
+    def __init__(self, detail: str, *, shown: bool = False) -> None:
+        super().__init__(detail)
+        self.shown = shown
 
 
 class NotFound(CallError):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from prism.calls.ids import random_hex
-from prism.contract.errors import CallError, MethodNotAllowed, Unauthenticated
+from prism.contract.errors import CallError, Forbidden, MethodNotAllowed, Unauthenticated
 from prism.contract.status import StatusCode
 from prism.server.exchange import Exchange, FrontEnd, Headers, Phase
 from prism.server.log import client_name, log_failures, logger
@@ -22,6 +22,7 @@ RETRY_AFTER_SECONDS = 1
 _PROBLEM = (b"content-type", b"application/problem+json")
 _CHALLENGE = b'Bearer realm="prism"'  # RFC 6750, 3
 _INVALID_TOKEN = _CHALLENGE + b', error="invalid_token"'
+_INSUFFICIENT = _CHALLENGE + b', error="insufficient_scope"'
 _TITLES = {int(status): status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 _WEBSOCKET_OF_13 = [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]  # RFC 6455, 4.4
 
@@ -85,6 +86,8 @@ def problem(error: CallError, request_id: str, namespace: str = "", operation: s
         headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", _INVALID_TOKEN if error.shown else _CHALLENGE))
+    if isinstance(error, Forbidden) and error.shown:
+        headers.append((b"www-authenticate", _INSUFFICIENT))
     if status == 426:
         headers += _WEBSOCKET_OF_13
     return Problem(status, headers, encode_json(members))

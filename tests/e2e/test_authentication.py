@@ -83,6 +83,11 @@ def test_http(proxy, keys):
     assert anonymous.headers["www-authenticate"] == 'Bearer realm="prism"'
     bad = proxy.call("kv", "echo", authorization="Bearer prism_x")
     assert bad.headers["www-authenticate"] == 'Bearer realm="prism", error="invalid_token"'
+    for namespace in ("kv", "closed", "nowhere"):
+        short = proxy.call(namespace, "echo", **bearer(keys.reader))
+        assert (
+            short.headers["www-authenticate"] == 'Bearer realm="prism", error="insufficient_scope"'
+        )
     told = {"writer", "reader", "nobody", "anonymous"}
     eventually(lambda: {record.get("principal") for record in proxy.records} >= told)
     refused = {"namespace": "_unknown", "status": "UNAUTHENTICATED"}

@@ -118,3 +118,9 @@ def test_when_to_come_again(known, told):
 def test_who_must_say_who_it_is_is_told_how():
     headers = dict(problem(errors.Unauthenticated("show the token"), "id").headers)
     assert headers[b"www-authenticate"] == b'Bearer realm="prism"'
+
+
+def test_whose_credential_does_not_suffice_is_told_so():
+    headers = dict(problem(errors.Forbidden("no", shown=True), "id").headers)
+    assert headers[b"www-authenticate"] == b'Bearer realm="prism", error="insufficient_scope"'
+    assert b"www-authenticate" not in dict(problem(errors.Forbidden("no page"), "id").headers)

@@ -275,7 +275,8 @@ def _admit_right(label: str, right: Right, needed: Right, key: str) -> str:
     if needed > right:
         raise Forbidden(
             f"{label} may {right.name.lower()} and not {needed.name.lower()}; "
-            f"admin.{key} says what each may"
+            f"admin.{key} says what each may",
+            shown=True,
         )
     return label
 
