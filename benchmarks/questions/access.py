@@ -181,7 +181,8 @@ def _crowd(principals: int, namespaces: int, rules: int) -> _Crowd:
         headers.append([(b"content-type", b"application/json"), (b"authorization", value)])
         identity = Identity(f"principal-{number}", frozenset({"billing"}))
         # As if it had been judged.
-        authentication._known[value] = identity, time.time() + 3600  # noqa: SLF001
+        now = time.time()
+        authentication._known[value] = identity, now, now + 3600  # noqa: SLF001
     others = [AccessRule(who=[f"group:g{each}"], permissions=["read"]) for each in range(rules - 1)]
     allow = [*others, AccessRule(who=["group:billing"], permissions=["read"])]
     tables = [AccessTable(f"ns-{each}", NamespaceAccess(allow=allow)) for each in range(namespaces)]

@@ -40,6 +40,10 @@ log = logging.getLogger("prism.authentication")
 
 Headers = list[tuple[bytes, bytes]]
 
+_Known = dict[bytes, tuple[Identity, float, float]]
+"""Whose each credential is, when that was found, and until when it holds, in Unix time. A clock
+that was set back makes it no longer: it is judged anew then."""
+
 
 class Authentication:
     """The ways for clients to say who they are. ``run`` keeps them up to date.
@@ -69,9 +73,9 @@ class Authentication:
             "a client certificate": self.takes_certificates,
         }
         self._ways = ", or ".join(way for way, is_open in ways.items() if is_open)
-        self._known: dict[bytes, tuple[Identity, float]] = {}
+        self._known: _Known = {}
         # Apart from the others: a certificate is no secret, and must not be found as a token.
-        self._known_certificates: dict[bytes, tuple[Identity, float]] = {}
+        self._known_certificates: _Known = {}
 
     @classmethod
     def from_config(
@@ -109,7 +113,7 @@ class Authentication:
             raise Unauthenticated(f"say who you are: {self._ways}")
         known = self._known.get(authorization)
         now = self._clock()
-        if known is not None and now < known[1]:
+        if known is not None and known[1] <= now < known[2]:
             return known[0]
         identity = self._judge(authorization, now)
         if b"  " not in authorization:  # else each padding would be one more to be remembered
@@ -119,7 +123,7 @@ class Authentication:
     def _identify_certificate(self, certificate: bytes, kind: "NameKind") -> Identity:
         known = self._known_certificates.get(certificate)
         now = self._clock()
-        if known is not None and now < known[1]:
+        if known is not None and known[1] <= now < known[2]:
             return known[0]
         from prism.access.certificates import identify_certificate
 
@@ -208,13 +212,11 @@ class Authentication:
             self.forget()
 
 
-def _remember(
-    known: dict[bytes, tuple[Identity, float]], credential: bytes, identity: Identity, now: float
-) -> None:
+def _remember(known: _Known, credential: bytes, identity: Identity, now: float) -> None:
     if len(known) >= MAX_KNOWN:
         for old in list(islice(known, MAX_KNOWN // 2)):
             del known[old]
-    known[credential] = identity, min(identity.expires, now + KNOWN_SECONDS)
+    known[credential] = identity, now, min(identity.expires, now + KNOWN_SECONDS)
 
 
 def _issuers(

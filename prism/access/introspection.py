@@ -53,11 +53,16 @@ log = logging.getLogger("prism.authentication")
 
 
 class _Known(NamedTuple):
-    """What is known of one token: ``identity`` is None where it is not good. ``until`` is when it
-    is to be asked about again."""
+    """What is known of one token: ``identity`` is None where it is not good. It was said at
+    ``since``, and is to be asked about again at ``until``."""
 
     identity: Identity | None
+    since: float
     until: float
+
+    def holds(self, now: float) -> bool:
+        """Is it still to be believed? Not where the clock was set back meanwhile."""
+        return self.since <= now < self.until
 
 
 class Introspection:
@@ -89,7 +94,7 @@ class Introspection:
             Unauthenticated: it is not good.
         """
         known = self._known.get(token)
-        if known is None or self._clock() >= known.until:
+        if known is None or not known.holds(self._clock()):
             if _is_token(token) is None:
                 raise Unauthenticated("this is no bearer token", shown=True)
             raise KeysAwaited(partial(self._ask, token))
@@ -101,7 +106,7 @@ class Introspection:
         """Is ``identity``, found before, what was found last? Has the server asked again, where
         that is too long ago; the next look sees what it said."""
         known = self._known.get(identity.token)
-        if known is None or self._clock() >= known.until:
+        if known is None or not known.holds(self._clock()):
             self._again.add(identity.token)
             self._wanted.set()
         if known is None:
@@ -121,7 +126,7 @@ class Introspection:
         while (asking := self._asking.get(token)) is not None:
             await asking.wait()
             known = self._known.get(token)
-            if known is not None and self._clock() < known.until:
+            if known is not None and known.holds(self._clock()):
                 return
         if len(self._asking) >= MAX_ASKED:
             raise AuthenticationUnavailable("too many tokens are being asked about")
@@ -137,7 +142,7 @@ class Introspection:
         now = self._clock()
         seconds = self._config.cache_seconds
         until = min(found.expires, now + seconds) if found else now + min(seconds, BAD_SECONDS)
-        self._known[token] = _Known(found, until)
+        self._known[token] = _Known(found, now, until)
 
     # -- beside the calls ---------------------------------------------------------
 

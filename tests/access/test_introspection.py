@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from prism.access import introspection as module
+from prism.access.authentication import Authentication
 from prism.access.identity import KeysAwaited
 from prism.access.introspection import Introspection
 from prism.config.types import IntrospectionConfig
@@ -215,6 +216,25 @@ async def test_what_is_open_is_asked_about_again(make, issuer, nursery):
     assert await looked_again()
     del issuer.opaque["abc"]
     assert not await looked_again()
+
+
+async def test_a_clock_that_is_set_back_makes_no_answer_hold_for_longer(make, issuer):
+    """Here, nor where whose a credential is is remembered."""
+    now = time.time()
+    introspection = make(clock=lambda: now, cache_seconds=10)
+    authentication = Authentication(introspection=introspection, clock=lambda: now)
+    issuer.opaque["abc"] = GOOD
+    headers = [(b"authorization", b"Bearer abc")]
+    ada = await found(introspection, b"abc")
+    assert authentication.identify(headers) is authentication.identify(headers) is ada
+    now -= 3600
+    del issuer.opaque["abc"]
+    with pytest.raises(KeysAwaited) as awaited:
+        authentication.identify(headers)
+    await awaited.value.wait()
+    with pytest.raises(Unauthenticated):
+        authentication.identify(headers)
+    assert not introspection.is_good(ada)
 
 
 async def test_a_token_that_takes_long_leaves_the_others_to_be_looked_at(
