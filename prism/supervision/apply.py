@@ -210,15 +210,17 @@ class Transaction:
         async def finish(reload: Step) -> None:
             self._receipts.append(await reload.finish())
 
-        async def restart(name: str) -> None:
-            reload = replacement_for(self._keepers[name], self._specs[name])
-            self._receipts.append(await reload.restart())
+        async def replace(name: str) -> None:
+            step = replacement_for(self._keepers[name], self._specs[name], anew=False)
+            # Several replicas may always overlap: it is a shadow.
+            restart = step.reload if isinstance(step, Roll) else step.restart
+            self._receipts.append(await restart())
 
         async with trio.open_nursery() as nursery:
             for reload in reloads.values():
                 nursery.start_soon(finish, reload)
             for name in self._named("restart"):
                 if name not in self._exchanged:
-                    nursery.start_soon(restart, name)
+                    nursery.start_soon(replace, name)
             for keeper in self._removed:
                 nursery.start_soon(keeper.wait_stopped)

@@ -479,3 +479,21 @@ async def test_a_change_is_refused_though_the_first_is_down(several, model, auto
         applied = await supervisor.apply([with_processes(spec, 3, drain_timeout_seconds=3.0)])
         assert "no backend" in applied.failures["ns"]
         assert supervisor.specs["ns"] == spec
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+async def test_a_change_of_a_shadow_s_replicas(several, model, autojump_clock, number):
+    """Nothing waits for them, but they are as it says in the end."""
+    spec = replace_spec(several(3), shadow_of="ns")
+    changed = with_processes(spec, number, drain_timeout_seconds=3.0)
+    async with supervised(spec) as supervisor:
+        await eventually(lambda: len(supervisor.slots["ns"].instances()) == 3)
+        applied = await supervisor.apply([changed])
+        assert [receipt.outcome for receipt in applied.receipts] == ["swapped"]
+        assert len(supervisor._keepers["ns"].members) == number
+        assert not {1, 2, 3} & set(await numbers(supervisor.slots["ns"]))
+        assert [change.action for change in supervisor.plan([changed])] == ["stay"]
+        assert supervisor.specs["ns"] == changed
+        applied = await supervisor.apply([with_processes(changed, 5)])
+        assert [receipt.outcome for receipt in applied.receipts] == ["swapped"]
+        assert len(model.made) == 3 + 5
