@@ -236,10 +236,10 @@ class Connection:
             try:
                 yield transport
             except LOST as lost:
+                silent = isinstance(lost, TimeoutError)
+                why = str(lost) or ("it does not answer" if silent else "the server closed it")
                 raise PluginError(
-                    StatusCode.UNAVAILABLE,
-                    f"the connection to {self.name} was lost: "
-                    f"{str(lost) or 'the server closed it'}",
+                    StatusCode.UNAVAILABLE, f"the connection to {self.name} was lost: {why}"
                 ) from lost
             finally:
                 with anyio.move_on_after(1, shield=True):

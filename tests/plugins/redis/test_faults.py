@@ -340,6 +340,46 @@ async def test_a_lost_connection_ends_streams_with_a_status(
         assert plugin.plugin.connection.dedicated == 0
 
 
+@pytest.mark.parametrize(
+    ("operation", "params", "why"),
+    [
+        ("listen", {"channels": ["c"]}, "it does not answer"),
+        ("watch", {"existing": True}, "it does not answer"),
+        ("subscribe", {"topic": "t", "start": "earliest"}, "it does not answer"),
+        ("subscribe", {"topic": "t", "start": "earliest", "group": "g"}, None),
+    ],
+)
+async def test_a_silent_server_ends_streams_with_a_status(
+    start_server: StartServer,
+    open_plugin: OpenPlugin,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    params: dict[str, Any],
+    why: str | None,
+) -> None:
+    """Nothing comes, and nothing says that the connection is gone."""
+    for module in ("message_operations", "watch"):
+        monkeypatch.setattr(f"prism_plugins.redis.{module}.HEARTBEAT_SECONDS", 0.3)
+    server = start_server(Redis)
+    async with open_plugin(server, silence_timeout_seconds=0.3) as plugin:
+        server.ask("XADD", f"{plugin.plugin.namespace}:t", "*", "value", "1")
+
+        async def follow() -> None:
+            async with aclosing(plugin.stream(operation, **params)) as messages:
+                await anext(messages)
+                server.freeze()
+                async for _ in messages:
+                    pass
+
+        try:
+            with trio.fail_after(60), pytest.raises(PluginError, match=why) as ended:
+                await follow()
+        finally:
+            server.thaw()
+        assert ended.value.status is StatusCode.UNAVAILABLE, ended.value
+        await until(lambda: plugin.plugin.connection.dedicated == 0)
+
+
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_the_same_class_runs_on_either_event_loop(redis_server: Redis, backend: str) -> None:
     async def check() -> None:
