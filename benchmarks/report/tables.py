@@ -27,6 +27,17 @@ def verdict(
     return f"- {what}: **{measured:.2f}{unit}** ({bound}; {'met' if met else 'missed'})"
 
 
+def added(results: Results, side: str, other: str, load: Load, targets: Mapping[str, float]) -> str:
+    """Lines that say what ``side`` adds to the latency of ``other``; ``targets`` are milliseconds,
+    by the quantile's name."""
+    lines = []
+    for quantile, target in targets.items():
+        more = results.difference(side, other, load, lambda s, q=quantile: getattr(s, q) * 1e3)
+        what = f"{quantile} that the proxy adds to {other}, {load}, {side}"
+        lines.append(verdict(what, more, target, at_least=False, unit=" ms"))
+    return "\n".join(lines)
+
+
 def absent(missing: Mapping[str, str]) -> list[str]:
     """Lines about the sides that are not in the table."""
     return [f"- {name}: not measured ({reason})" for name, reason in missing.items()]
@@ -70,14 +81,14 @@ def load_table(
             if reference:
                 ratio = results.ratio(name, reference, load, lambda sample: sample.rate)
                 row.append("" if ratio is None else f"{ratio:.2f}")
-            row += [
-                f"{results.median(name, load, lambda sample: sample.p50) * 1e3:.2f}",
-                f"{results.median(name, load, lambda sample: sample.p99) * 1e3:.2f}",
-                f"{results.median(name, load, microseconds_each(lambda s: s.cpu)):,.1f}",
-            ]
-            if behind:
-                peer = results.median(name, load, microseconds_each(lambda s: s.peer_cpu))
-                row.append(f"{peer:,.1f}" if peer else "")
+            for value, form in (
+                (lambda sample: sample.p50 * 1e3, ".2f"),
+                (lambda sample: sample.p99 * 1e3, ".2f"),
+                (microseconds_each(lambda sample: sample.cpu), ",.1f"),
+                *([(microseconds_each(lambda sample: sample.peer_cpu), ",.1f")] if behind else []),
+            ):
+                measured = results.median(name, load, value)
+                row.append(format(measured, form) if measured else "")  # 0 is what nobody measured
             rows.append(row)
     text = table(head, rows)
     return f"{text}\n\n{NOTE}" if saturated else text

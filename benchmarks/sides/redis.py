@@ -1,11 +1,14 @@
-"""Redis, and what stands before it: Prism, FastAPI with redis-py on uvicorn, and webdis.
+"""Redis, and what stands before it: Prism, FastAPI with redis-py on uvicorn, and webdis; and
+redis-benchmark.
 
 Usage: python -m benchmarks.sides.redis REDIS_PORT PORT; it serves FastAPI.
 """
 
 import importlib.util
 import json
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +21,7 @@ from urllib.request import urlopen
 from benchmarks.lineup import Unavailable
 from benchmarks.load.target import Target
 from benchmarks.processes import START_LIMIT, children, module, quiet_server
+from benchmarks.samples import NO_LATENCIES, Load, Sample, Side, SideFailed
 from benchmarks.sides import prism
 
 KEY, VALUE = "user:123", '{"name":"Ada"}'
@@ -114,6 +118,27 @@ def webdis(redis: tuple[int, int]) -> Iterator[dict[str, Target]]:
             body = f"GET/spawned:{KEY}".encode()
             target = Target(f"http://127.0.0.1:{port}/", [pid], make_body=lambda _size: body)
             yield {"webdis, get": target}
+
+
+@contextmanager
+def redis_benchmark(redis: tuple[int, int]) -> Iterator[Side]:
+    """Redis' own load generator, in C; a connection for each call in flight."""
+    program = shutil.which("redis-benchmark")
+    if program is None:
+        raise Unavailable("no redis-benchmark: sudo apt-get install redis-tools")
+
+    def measure(load: Load, seconds: float) -> Sample:
+        calls = max(50 * load.in_flight, round(10_000 * seconds))
+        command = [program, "-p", str(redis[1]), "-c", str(load.in_flight), "-n", str(calls), "-q"]
+        done = subprocess.run(
+            [*command, "GET", f"spawned:{KEY}"], capture_output=True, text=True, check=False
+        )
+        found = re.findall(r"([\d.]+) requests per second", done.stdout)
+        if not found:
+            raise SideFailed(f"redis-benchmark: {(done.stdout + done.stderr)[-300:]}")
+        return Sample(calls=round(float(found[-1])), seconds=1, quantiles=NO_LATENCIES)
+
+    yield measure
 
 
 def _wait_connected(port: int) -> None:
