@@ -147,11 +147,12 @@ class Replicas(Operated):
             self._stopped.set()
 
     async def wait_attempted(self, members: Iterable[Keeper]) -> None:
-        """Wait until ``members`` have had their first attempt; once one serves, not for long."""
+        """Wait until ``members`` have had their first attempt; once one of them serves, not for
+        long."""
 
         async def watch(member: Keeper) -> None:
             await member.wait_attempted()
-            if self.slot.is_ready or member.slot.is_ready:
+            if member.slot.is_ready:
                 within = trio.current_time() + HEAD_START
                 scope.deadline = min(scope.deadline, within)
 

@@ -97,6 +97,27 @@ async def test_reset_after_too_many_crashes(several, model, autojump_clock):
         await eventually(lambda: len(supervisor.slots["ns"].instances()) == 2)
 
 
+async def test_those_that_are_to_come_are_waited_for_though_others_serve(
+    several, model, autojump_clock, monkeypatch
+):
+    async def start(self):
+        if self.number == 3:
+            raise ValueError("no backend")
+        await trio.sleep(5)
+
+    async with supervised(several(2)) as supervisor:
+        monkeypatch.setattr(model, "start", start)
+        group = supervisor._keepers["ns"]
+        specs = replica_specs(several(4))
+        coming = [group.make_member(specs[name]) for name in "34"]
+        for member in coming:
+            group.begin(member)
+        await group.wait_attempted(coming)
+        assert [member.current is None for member in coming] == [True, False]
+        for member in coming:
+            member.stop()
+
+
 # -- who they are ---------------------------------------------------------------
 
 
