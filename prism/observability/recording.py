@@ -296,10 +296,9 @@ def _size(record: Recorded) -> int:
 def _metadata(metadata: dict[str, str] | None, *, hide: bool) -> dict[str, str]:
     if not metadata:
         return {}
-    return {
-        _encodable(name): "x" * len(text) if hide else _encodable(text)
-        for name, text in metadata.items()
-    }
+    if hide:  # their names, too: a client chooses them, and nothing declares them
+        return {f"*{number}": "x" * len(text) for number, text in enumerate(metadata.values(), 1)}
+    return {_encodable(name): _encodable(text) for name, text in metadata.items()}
 
 
 def _encodable(text: str) -> str:

@@ -91,7 +91,7 @@ def test_nothing_of_the_values_is_in_a_redacted_line(write, path):
     result = ExecuteResponse(success=True, result_json=params.decode())
     raw = ExecuteResponse(success=True, result_raw=msgspec.msgpack.encode(body))
     lines = write(
-        record(params=params, response=result, principal=SECRET, metadata={"x": SECRET}),
+        record(params=params, response=result, principal=SECRET, metadata={SECRET: SECRET}),
         record(params=params, response=failed),
         record(params=b"", raw=msgspec.msgpack.encode(body), response=raw),
     )
@@ -103,7 +103,7 @@ def test_nothing_of_the_values_is_in_a_redacted_line(write, path):
     assert "4711" not in text
     assert lines[0]["redacted"] is True
     assert lines[0]["params"]["key"] == "x" * len(SECRET)
-    assert lines[0]["metadata"] == {"x": "x" * len(SECRET)}
+    assert lines[0]["metadata"] == {"*1": "x" * len(SECRET)}
     assert lines[1]["status"] == "NOT_FOUND"
     assert "error" not in lines[1]
 
