@@ -6,21 +6,14 @@ their own around librdkafka's producer and consumer), ``cluster`` (what is asked
 ``records`` (between a client's messages and Kafka's), ``progress`` (which offset may be committed).
 """
 
+from prism.sdk.drivers import without_driver
+
 from .config import KafkaConfig as Config
 
 try:
     import confluent_kafka  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
-    _MISSING = (
-        f"the Kafka plugin needs confluent-kafka, which the extra 'kafka' brings; docs/install.md, "
-        f"'Drivers of plugins', says how to install it ({error})"
-    )
-
-    def __getattr__(name: str) -> object:
-        """A configuration can be checked without the driver; the plugin is not there."""
-        if name == "KafkaPlugin":
-            raise ImportError(_MISSING)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __getattr__ = without_driver(__name__, "KafkaPlugin", "Kafka", "confluent-kafka", error)
 else:
     from .plugin import KafkaPlugin
 

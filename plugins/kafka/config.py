@@ -29,7 +29,6 @@ CREDENTIALS = {
 
 RECONNECT_AT_MOST_MS = 2_000
 """Between attempts to connect; librdkafka's own 10 s would prolong each outage by as much."""
-ADMIN_TIMEOUT_MS = 10_000
 
 
 class TLS(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,21 +4,14 @@ From the calls down to the wire: ``plugin`` (operations) → ``statements`` (wha
 and ``keyvalue`` (Prism's own) → ``pool`` and ``pipeline`` (whose connection) → ``connection``.
 """
 
+from prism.sdk.drivers import without_driver
+
 from .config import PostgresConfig as Config
 
 try:
     import psycopg.pq  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
-    _MISSING = (
-        f"the PostgreSQL plugin needs psycopg, which the extra 'postgres' brings; docs/install.md, "
-        f"'Drivers of plugins', says how to install it ({error})"
-    )
-
-    def __getattr__(name: str) -> object:
-        """A configuration can be checked without the driver; the plugin is not there."""
-        if name == "PostgresPlugin":
-            raise ImportError(_MISSING)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __getattr__ = without_driver(__name__, "PostgresPlugin", "PostgreSQL", "psycopg", error)
 else:
     from .plugin import PostgresPlugin
 

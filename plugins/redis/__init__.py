@@ -5,21 +5,14 @@ other ``..._operations`` (which commands) → ``store`` (the shared connection a
 own) → ``transport`` (bytes).
 """
 
+from prism.sdk.drivers import without_driver
+
 from .config import RedisConfig as Config
 
 try:
     import hiredis  # noqa: F401 - to say what to install where it is not there
 except ImportError as error:
-    _MISSING = (
-        f"the Redis plugin needs hiredis, which the extra 'redis' brings; docs/install.md, "
-        f"'Drivers of plugins', says how to install it ({error})"
-    )
-
-    def __getattr__(name: str) -> object:
-        """A configuration can be checked without the driver; the plugin is not there."""
-        if name == "RedisPlugin":
-            raise ImportError(_MISSING)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    __getattr__ = without_driver(__name__, "RedisPlugin", "Redis", "hiredis", error)
 else:
     from .plugin import RedisPlugin
 
