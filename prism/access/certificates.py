@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from prism.access.identity import Identity, unfit_name
 from prism.contract.errors import Unauthenticated
+from prism.streams.tls import serial_text
 
 UNREADABLE = (
     ValueError,
@@ -60,7 +61,8 @@ def identify_certificate(certificate: bytes, kind: NameKind, now: float) -> Iden
         raise _refused(f"its name cannot be a principal's: {why}")
     if "*" in name:
         raise _refused("its name stands for many")
-    return Identity(name, expires=ends.timestamp())
+    serial = serial_text(parsed.serial_number)
+    return Identity(name, certificate=serial, expires=ends.timestamp())
 
 
 def _refused(why: str) -> Unauthenticated:

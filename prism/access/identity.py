@@ -14,13 +14,24 @@ class Identity:
     """A caller whose credential was found good.
 
     ``name`` is the principal, as plugins, logs and rules know it. ``key`` is the id of the API
-    key that was shown, if one was, and ``token`` the token, if its issuer must be asked about it.
+    key that was shown, if one was, ``certificate`` the serial number of the client certificate, and
+    ``token`` the token, if its issuer must be asked about it.
     ``expires`` is the Unix time from which the credential must
     be looked at again. ``decisions`` is where access tables remember what they found, and
     ``audited`` where the audit log keeps what it says of this caller.
     """
 
-    __slots__ = ("audited", "decisions", "expires", "groups", "key", "name", "scopes", "token")
+    __slots__ = (
+        "audited",
+        "certificate",
+        "decisions",
+        "expires",
+        "groups",
+        "key",
+        "name",
+        "scopes",
+        "token",
+    )
 
     def __init__(
         self,
@@ -29,6 +40,7 @@ class Identity:
         scopes: frozenset[str] = frozenset(),
         *,
         key: str = "",
+        certificate: str = "",
         expires: float = inf,
         token: bytes = b"",
     ) -> None:
@@ -36,6 +48,7 @@ class Identity:
         self.groups = groups
         self.scopes = scopes
         self.key = key
+        self.certificate = certificate
         self.expires = expires
         self.token = token
         self.decisions: dict[str, Decision] = {}

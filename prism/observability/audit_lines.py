@@ -52,10 +52,12 @@ class AuditRecord(msgspec.Struct, gc=False):
 
 
 class Who(msgspec.Struct, omit_defaults=True):
-    """Who called: the principal, and the id of its API key where one was shown."""
+    """Who called: the principal, and the id of its API key, or the serial number of its client
+    certificate, where one was shown."""
 
     principal: str
     key: str = ""
+    certificate: str = ""
 
 
 class What(msgspec.Struct, omit_defaults=True):
@@ -111,7 +113,7 @@ def client_text(address: tuple[str, int] | None) -> msgspec.Raw | msgspec.UnsetT
 
 def who_text(identity: Identity) -> msgspec.Raw:
     """Of whom a line speaks; the identity keeps it as ``audited``."""
-    who = identity.audited = _value(Who(identity.name, identity.key))
+    who = identity.audited = _value(Who(identity.name, identity.key, identity.certificate))
     return who
 
 

@@ -169,15 +169,20 @@ def _described(file: Path) -> Certificate | None:
 
     try:
         [found, *_] = x509.load_pem_x509_certificates(file.read_bytes())
-        digits = f"{found.serial_number:X}"
         return Certificate(
-            digits.zfill(len(digits) + len(digits) % 2),
+            serial_text(found.serial_number),
             found.not_valid_after_utc.timestamp(),
             found.subject.rfc4514_string(),
             _names(found),
         )
     except (OSError, ValueError, x509.InvalidVersion):
         return None
+
+
+def serial_text(number: int) -> str:
+    """A certificate's serial number, as openssl prints it."""
+    digits = f"{number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def _names(certificate: "x509.Certificate") -> tuple[str, ...]:

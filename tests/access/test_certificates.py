@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from authority import HOUR, NOW, Authority, dns, email, uri
 from cryptography import x509
@@ -36,6 +38,7 @@ def test_whose_it_is(issue, kind, names, principal):
     found = identify_certificate(issue(*names, common_name="Ada Lovelace"), kind, NOW.timestamp())
     assert found.name == principal
     assert found.expires == int((NOW + HOUR).timestamp())
+    assert re.fullmatch("(?:[0-9A-F]{2})+", found.certificate)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 from doors import program
 from prism_process import eventually
 
@@ -78,11 +79,15 @@ def test_curl_with_each_credential(proxy, tmp_path):
 
     def audited():
         lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-        return [one["principal"] for one in lines if "decision" in one]
+        return {one["principal"]: one for one in lines if "decision" in one}
 
     everybody = ["anonymous", "reports", "ada"]
     everybody += ["spiffe://example.org/web/1", "spiffe://example.org/db/1"]
-    eventually(lambda: audited() == everybody)
+    eventually(lambda: list(audited()) == everybody)
+    records = audited()
+    assert records["reports"]["key"] in (tmp_path / "keys.yaml").read_text()
+    [web] = x509.load_pem_x509_certificates((tmp_path / "web.pem").read_bytes())
+    assert int(records["spiffe://example.org/web/1"]["certificate"], 16) == web.serial_number
     for private in ("web.pem", "db.pem", "server-key.pem"):
         assert stat.S_IMODE((tmp_path / private).stat().st_mode) == 0o600
 
