@@ -1,5 +1,5 @@
 """``listen.server: hypercorn``: what is not plain HTTP, and the process around it. Plain calls of
-many clients are in test_clients.py."""
+many clients are in test_clients.py, gRPC in test_grpc_door.py."""
 
 import json
 import signal
@@ -10,33 +10,12 @@ import trio
 from doors import issue_certificate, open_door
 from http2_client import Http2Client
 from prism_process import eventually
-from stream_doors import grpc_stubs
 from trio_websocket import ConnectionClosed, wrap_client_stream
-
-import grpc
 
 
 @pytest.fixture
 def proxy(start_prism, tmp_path):
     return open_door(start_prism, tmp_path, "cleartext", "hypercorn")
-
-
-def test_grpc(proxy):
-    pb2, stubs = grpc_stubs()
-    metadata = [("prism-namespace", "demo")]
-    with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
-        stub = stubs.BackendPluginStub(channel)
-        request = pb2.ExecuteRequest(operation="get", params_json='{"key": "a"}')
-        answer = stub.Execute(request, metadata=metadata, timeout=60)
-        assert json.loads(answer.result_json) == {"found": False}
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Execute(pb2.ExecuteRequest(operation="no"), metadata=metadata, timeout=60)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        asked = pb2.StreamRequest(operation="watch", params_json='{"existing": true}')
-        messages = stub.ExecuteStream(iter([asked]), metadata=metadata, timeout=60)
-        assert json.loads(next(messages).result_json) == {"event": "ready"}
-        messages.cancel()
-    eventually(lambda: proxy.metric("prism_streams_open", namespace="demo") == 0)
 
 
 async def test_a_websocket_until_the_stop(proxy):
