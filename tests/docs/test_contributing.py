@@ -1,7 +1,10 @@
 """The code in CONTRIBUTING.md runs as it stands there."""
 
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,15 +23,23 @@ from prism.sdk.byte_streams import SocketStream
 from prism.sdk.session import Session
 from prism.sdk.testing import run_plugin
 
-PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "CONTRIBUTING.md"
 
 
 @pytest.fixture(scope="module")
 def page() -> SimpleNamespace:
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    names: dict[str, object] = {"__name__": "page"}
-    exec("\n".join(blocks), names)
-    return SimpleNamespace(**names)
+    """What the blocks define, each by itself."""
+    found: dict[str, object] = {}
+    for block in blocks():
+        names: dict[str, object] = {"__name__": "page"}
+        exec(block, names)
+        found |= names
+    return SimpleNamespace(**found)
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def through_the_door(page, namespace) -> httpx.AsyncClient:
@@ -77,6 +88,23 @@ async def test_the_policy(page, make_namespace, monkeypatch):
         await call()
         assert statuses[-1] == 200
     assert namespace.in_flight == 0
+
+
+def test_the_policy_is_one_of_the_list(tmp_path):
+    """In a copy of the package: what it imports must not lead back to where it is imported."""
+    copy = tmp_path / "prism"
+    shutil.copytree(ROOT / "prism", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "calls/policies/principal_limit.py").write_text(blocks()[0])
+    listed = copy / "calls/policies/__init__.py"
+    text = listed.read_text()
+    text = text.replace("\nif TYPE", "\nfrom .principal_limit import PrincipalLimit\n\nif TYPE")
+    listed.write_text(text.replace("    StreamLimit,\n", "    StreamLimit,\n    PrincipalLimit,\n"))
+    show = "from prism.calls.policies import POLICIES; print(POLICIES)"
+    check = f"import prism.calls.namespace; {show}"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "PrincipalLimit" in done.stdout, done.stderr
 
 
 async def test_the_channel(page):

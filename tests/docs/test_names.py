@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from prism.calls.policies import POLICIES
+from prism.contract.errors import CallError
+from prism.control.live_config import InvalidConfig
+
 ROOT = Path(__file__).parents[2]
 PAGES = ["docs/design.md", "docs/call.md", "docs/http2.md", "CONTRIBUTING.md"]
 WHERE = [ROOT, *(ROOT / place for place in ("prism", "prism/server/http2", "prism/frontends"))]
@@ -41,6 +45,24 @@ def test_functions(page):
             if not any(re.search(member, home, re.MULTILINE) for home in homes):
                 missing.append(name)
     assert missing == []
+
+
+def test_every_reason_is_on_a_page():
+    pages = "".join(
+        (ROOT / f"docs/{name}.md").read_text() for name in ("http-api", "grpc", "admin")
+    )
+    kinds = [InvalidConfig, *CallError.__subclasses__()]
+    for kind in kinds:
+        kinds += kind.__subclasses__()  # which come later in the loop
+    reasons = {kind.reason for kind in kinds if kind.reason}
+    assert len(reasons) > 30
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in pages] == []
+
+
+def test_every_policy_is_on_the_page_of_a_call():
+    page = (ROOT / "docs/call.md").read_text()
+    rows = re.findall(r"`(\w+)`", "".join(re.findall(r"^   \| (`.*?) \|", page, re.MULTILINE)))
+    assert rows == [policy.__name__ for policy in POLICIES]
 
 
 RETIRED = re.compile(r"farewell|whoever|last_words|(?<![a-z])gives?_up|moody|\bbed\b")
