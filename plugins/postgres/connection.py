@@ -129,16 +129,15 @@ class Connection:
             anyio.notify_closing(self._pgconn.socket)
         self._pgconn.finish()
 
-    def begin_reset(self, sql: str) -> None:
-        """Have the session as it was at its start, whatever a client's ``sql`` did to it.
+    def begin_reset(self) -> None:
+        """Have the session as it was at its start, whatever a client's SQL did to it.
 
         It is sent, and nobody waits: the next to have the connection reads the answers.
         """
         self.send(b"SET SESSION AUTHORIZATION DEFAULT")
         self.send(b"RESET ALL")
         self.send(b"SELECT pg_advisory_unlock_all()")
-        if "temp" in sql.lower():
-            self.send(b"DISCARD TEMP")
+        self.send(b"DISCARD TEMP")
         self.send_sync()
         self._resetting = True
         try:

@@ -137,7 +137,7 @@ class Runner:
         except DatabaseError as error:
             raise _of_query(error) from error
         if "advisory" in statement.sql.lower():  # locks that outlive a transaction
-            self._reset(connection, statement.sql)
+            self._reset(connection)
         return rows
 
     async def execute(
@@ -161,7 +161,7 @@ class Runner:
         rows = await self._read(connection, prepared, limit, binary=binary)
         rows.affected = _affected(rows, statement)
         await connection.finish_group()
-        self._reset(connection, statement.sql)
+        self._reset(connection)
         return rows
 
     async def execute_many(
@@ -185,7 +185,7 @@ class Runner:
                 with _Numbered("params_list", number):
                     rows = await self._read(connection, prepared, 0, binary=False)
                     affected += _affected(rows, statement)
-        await self._commit(connection, statement.sql)
+        await self._commit(connection)
         return affected
 
     async def transaction(
@@ -219,7 +219,7 @@ class Runner:
                         StatusCode.ABORTED,
                         f"{given} rows where expect_rows is {expected}; nothing was changed",
                     )
-        await self._commit(connection, " ".join(statement.sql for statement, _ in statements))
+        await self._commit(connection)
         return results
 
     async def stream(
@@ -272,16 +272,16 @@ class Runner:
         except DatabaseError as error:
             raise _of_query(error) from error
 
-    async def _commit(self, connection: Connection, sql: str) -> None:
+    async def _commit(self, connection: Connection) -> None:
         connection.send(b"COMMIT")
         connection.send_sync()
         await connection.finish_group()
-        self._reset(connection, sql)
+        self._reset(connection)
 
-    def _reset(self, connection: Connection, sql: str) -> None:
+    def _reset(self, connection: Connection) -> None:
         if not self._behind_pooler:
             with suppress(ConnectionLost):  # what was asked is done
-                connection.begin_reset(sql)
+                connection.begin_reset()
 
     async def _prepare(self, connection: Connection, statement: Statement) -> Prepared:
         prepared = await connection.prepare(statement.sql.encode())

@@ -471,6 +471,9 @@ async def test_a_server_that_is_read_only(database: Database) -> None:
             assert (await pg.call("query", sql="SELECT 1"))["rows"] == [[1]]
             error = await refused(pg.call("execute", sql="CREATE TABLE t (a int)"))
             assert error.status is StatusCode.FAILED_PRECONDITION
+            own = {"sql": "SELECT pg_backend_pid()"}  # the session can be reset there as well
+            pids = [(await pg.call("execute", **own))["rows"] for _ in range(3)]
+            assert pids[0] == pids[1] == pids[2]
     finally:
         sql = f"ALTER ROLE {USER} IN DATABASE {database.name} RESET default_transaction_read_only"
         with psycopg.connect(database.server.url(database.name)) as connection:

@@ -141,6 +141,13 @@ async def test_nothing_of_a_session_is_left_to_the_next_call(database: Database)
         assert database.ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
         await pg.call("execute", sql="CREATE TEMP TABLE mine (a int)")
         assert await status_of(pg.call("query", sql="SELECT * FROM mine")) is StatusCode.NOT_FOUND
+        await pg.call(
+            "execute",
+            sql="CREATE FUNCTION maker() RETURNS void LANGUAGE plpgsql AS "
+            "$$ BEGIN CREATE TEMP TABLE made_inside (a int); END $$",
+        )
+        for _ in range(2):
+            await pg.call("execute", sql="SELECT maker()")
 
 
 async def test_a_result_is_cut(pg: Running) -> None:
