@@ -7,8 +7,9 @@ from prism.calls import policies
 from prism.calls.policies import POLICIES
 from prism.calls.policies.policy import Policy, Witness
 from prism.calls.stream import ClientStream
-from prism.contract.errors import CallCancelled, DeadlineExceeded
+from prism.contract.errors import CallCancelled, DeadlineExceeded, PluginError
 from prism.contract.messages import ExecuteResponse
+from prism.contract.status import StatusCode
 
 
 class Silent(ClientStream):
@@ -100,10 +101,22 @@ async def test_a_fault_in_a_policy_or_a_witness_costs_neither_the_answer_nor_the
             raise RuntimeError("a bug in a policy")
 
     class FaultyWitness(Witness):
+        def began(self, call):
+            raise RuntimeError("a bug in a witness")
+
+        def answered(self, call, response):
+            raise RuntimeError("a bug in a witness")
+
         def ended(self, call, error):
             raise RuntimeError("a bug in a witness")
 
     class Seeing(Witness):
+        def began(self, call):
+            seen.append((call, "began"))
+
+        def answered(self, call, response):
+            seen.append((call, response.success))
+
         def ended(self, call, error):
             seen.append((call, error))
 
@@ -114,23 +127,29 @@ async def test_a_fault_in_a_policy_or_a_witness_costs_neither_the_answer_nor_the
     async def answer(request):
         if request.operation == "set":
             await trio.sleep_forever()
-        return ExecuteResponse(success=True)
+        return ExecuteResponse(success=request.params_json == "{}", error_code=StatusCode.NOT_FOUND)
 
     namespace = make_namespace(answer)
     answered, ended = make_call(namespace), make_call(namespace, "set")
-    for call in (answered, ended):
+    refused = make_call(namespace, body=b'{"key": "a"}')
+    for call in (answered, ended, refused):
         call.witnesses = (FaultyWitness(), Seeing())
         call.proceed()
     assert await answered.outcome() == b"{}"
+    with pytest.raises(PluginError):
+        await refused.outcome()
     assert namespace.in_flight == 1
     error = CallCancelled("the client left")
     ended.end(error)
     with pytest.raises(CallCancelled):
         await ended.outcome()
-    assert seen == [(answered, None), (ended, error)]
+    assert [what for call, what in seen if call is answered] == ["began", True, None]
+    assert [what for call, what in seen if call is refused] == ["began", False, refused.error]
+    assert [what for call, what in seen if call is ended] == ["began", error]
     assert namespace.in_flight == 0
-    assert caplog.text.count("RuntimeError: a bug in a policy") == 2
-    assert caplog.text.count("RuntimeError: a bug in a witness") == 2
+    assert namespace.slot.current.leases == 0
+    assert caplog.text.count("RuntimeError: a bug in a policy") == 3
+    assert caplog.text.count("RuntimeError: a bug in a witness") == 8
 
 
 async def test_bytes_that_come_with_the_end_of_their_call_are_not_counted(
