@@ -150,6 +150,10 @@ def test_an_operators_command_knows_the_data_port(proxy, tmp_path, shown):
     assert "--token-file" not in done.stderr
 
 
+TRICKS = ("KV", "k%76", "%6bv", "kv/..//kv", "./kv", "closed/../kv", "kv%00", "kv;", "kv\\")
+"""Spellings that could be judged as one namespace, and used as another."""
+
+
 def test_tricks_with_headers_and_names(proxy, keys):
     good = f"authorization: Bearer {keys.writer}\n"
     head = "POST /v1/{}/echo HTTP/1.1\nhost: a\ncontent-length: 0\n{}"
@@ -163,7 +167,7 @@ def test_tricks_with_headers_and_names(proxy, keys):
         raw(proxy, head.format("kv", "prism-principal: writer\nx-prism-principal: writer\n")) == 401
     )
     assert raw(proxy, head.format("kv", f"x-authorization: Bearer {keys.writer}\n")) == 401
-    for name in ("KV", "k%76", "%6bv", "kv/..//kv", "./kv", "closed/../kv", "kv%00", "kv;", "kv\\"):
+    for name in TRICKS:
         assert raw(proxy, head.format(name, "")) == 401, name
         assert raw(proxy, head.format(name, good)) in (400, 404), name
     forged = {"prism-principal": "root", "prism_principal": "root", "Prism-Namespace": "closed"}
@@ -204,6 +208,8 @@ def test_grpc(proxy, keys):
         assert refused("echo", "kv", reader) is grpc.StatusCode.PERMISSION_DENIED
         assert refused("echo", "closed", writer) is grpc.StatusCode.PERMISSION_DENIED
         assert refused("echo", "kv", writer, reader) is grpc.StatusCode.INVALID_ARGUMENT
+        for name in TRICKS:
+            assert refused("echo", name, writer) is grpc.StatusCode.INVALID_ARGUMENT, name
         first = messages.StreamRequest(operation="count", params_json='{"n":2}')
         metadata = [("prism-namespace", "kv"), reader]
         with pytest.raises(grpc.RpcError) as caught:
@@ -232,9 +238,10 @@ def test_grpc_health_tells_no_names(proxy, keys):
         assert check("kv", "bad") is grpc.StatusCode.UNAUTHENTICATED
 
 
-def handshake(proxy, *headers):
+def handshake(proxy, *headers, namespace="kv"):
     head = (
-        "GET /v1/kv/count?n=1 HTTP/1.1\nhost: a\nupgrade: websocket\nconnection: upgrade\n"
+        f"GET /v1/{namespace}/count?n=1 HTTP/1.1\nhost: a\n"
+        "upgrade: websocket\nconnection: upgrade\n"
         "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\nsec-websocket-version: 13\n"
     )
     return raw(proxy, head + "".join(f"{line}\n" for line in headers))
@@ -244,7 +251,11 @@ def test_websocket(proxy, keys):
     assert handshake(proxy) == 401
     assert handshake(proxy, f"authorization: Bearer {keys.reader}") in (101, 403)
     assert handshake(proxy, "authorization: Bearer x") == 401
-    assert handshake(proxy, f"authorization: Bearer {keys.writer}") == 101
+    writer = f"authorization: Bearer {keys.writer}"
+    assert handshake(proxy, writer) == 101
+    for name in TRICKS:
+        assert handshake(proxy, namespace=name) == 401, name
+        assert handshake(proxy, writer, namespace=name) in (400, 404), name
 
 
 async def test_headers_of_a_websocket_do_not_say_whose_it_is(proxy, keys):
