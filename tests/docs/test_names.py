@@ -54,6 +54,7 @@ def test_every_reason_is_on_a_page():
     kinds = [InvalidConfig, *CallError.__subclasses__()]
     for kind in kinds:
         kinds += kind.__subclasses__()  # which come later in the loop
+    kinds = [kind for kind in kinds if kind.__module__.startswith("prism.")]  # not tests' own
     reasons = {kind.reason for kind in kinds if kind.reason}
     assert len(reasons) > 30
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in pages] == []
