@@ -114,6 +114,7 @@ class IntrospectionConfig(Block, frozen=True, kw_only=True):
             description='Its secret; better `"{{ secret:name }}"`.',
             min_length=1,
             examples=["{{ secret:introspection }}"],
+            extra={"private": True},
         ),
     ]
     ca_cert: Annotated[

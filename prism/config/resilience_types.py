@@ -292,6 +292,7 @@ class LimitsStoreConfig(Block, frozen=True, kw_only=True):
         Meta(
             description='Its password; better `"{{ secret:name }}"`.',
             examples=["{{ secret:limits_password }}"],
+            extra={"private": True},
         ),
     ] = None
     ca_cert: Annotated[

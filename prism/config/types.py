@@ -196,6 +196,7 @@ class VaultConfig(Block, frozen=True, kw_only=True):
         Meta(
             description='A token; better `"{{ secret:name }}"`, of a file or the environment.',
             examples=["{{ secret:vault_token }}"],
+            extra={"private": True},
         ),
     ] = None
     role_id: Annotated[Text | None, Meta(description="The role to log in as with AppRole.")] = None
@@ -204,6 +205,7 @@ class VaultConfig(Block, frozen=True, kw_only=True):
         Meta(
             description='What goes with `role_id`; better `"{{ secret:name }}"`, as for `token`.',
             examples=["{{ secret:vault_secret_id }}"],
+            extra={"private": True},
         ),
     ] = None
     kubernetes_role: Annotated[

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from prism.config import parse_config, redacted
+from prism.config.errors import ConfigError
 from prism.config.secrets import is_secret, mask
 
 Problems = Callable[[str], list[str]]
@@ -43,6 +44,24 @@ def test_a_malformed_placeholder_is_an_error(problems: Problems, value: str) -> 
 def test_a_placeholder_anywhere_else_is_an_error(problems: Problems, block: str) -> None:
     found = problems(f"namespaces: [{{name: a, backend: sqlite, {block}}}]")
     (_,) = (each for each in found if "in the values of `credentials` only" in each)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "limits_store: {url: 'redis://h', password: %s}",
+        "secrets: {vault: {address: 'https://v', token: %s, "
+        "secrets: [{name: a, path: b, key: c}]}}",
+        "secrets: {vault: {address: 'https://v', role_id: r, secret_id: %s, "
+        "secrets: [{name: a, path: b, key: c}]}}",
+        "authentication: {introspection: {url: 'https://i', client_id: c, client_secret: %s}}",
+    ],
+)
+def test_a_secret_without_its_quotes_is_not_shown(place: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(f"{place % 4711815}\nnamespaces: [{{name: a, backend: sqlite}}]", "f")
+    (problem,) = raised.value.problems
+    assert problem.message == "expected text that is not empty, found a number; put it in quotes"
 
 
 def test_where_a_key_above_is_misspelt_only_that_is_told(problems: Problems) -> None:
