@@ -95,7 +95,7 @@ class Operation:
     streaming: bool
     idempotent: bool
     access: OperationAccess = OperationAccess.UNDECLARED
-    cost: int = 0
+    cost: int = 1
     stream: "Operation | None" = None
 
     @property
@@ -107,7 +107,7 @@ class Operation:
             streaming=self.streaming,
             also_streaming=self.stream is not None,
             access=self.access,
-            cost=self.cost,
+            cost=self.cost if self.cost > 1 else 0,  # which is as short as to say nothing
         )
 
 
@@ -117,7 +117,7 @@ def operation(handler: Handler, /) -> Handler: ...
 
 @overload
 def operation(
-    *, name: str = "", idempotent: bool = False, access: Access | None = None, cost: int = 0
+    *, name: str = "", idempotent: bool = False, access: Access | None = None, cost: int = 1
 ) -> Callable[[Handler], Handler]: ...
 
 
@@ -128,7 +128,7 @@ def operation(
     name: str = "",
     idempotent: bool = False,
     access: Access | None = None,
-    cost: int = 0,
+    cost: int = 1,
 ) -> Handler | Callable[[Handler], Handler]:
     """Offer a method as an operation.
 
@@ -144,14 +144,14 @@ def operation(
         access: which permission its callers need, where the proxy knows its clients:
             ``read``, ``write`` or ``admin``. Without it ``write``.
         cost: what a call uses of a rate limit, where the proxy's configuration does not say it:
-            more than 1 for one that takes more than others. Without it 1.
+            more than 1 for one that takes more than others.
 
     Raises:
         TypeError: there is no such access, or cost.
     """
     if access not in (None, "read", "write", "admin"):
         raise TypeError(f"access is 'read', 'write' or 'admin', not {access!r}")
-    if isinstance(cost, bool) or not isinstance(cost, int) or not 0 <= cost <= MAX_COST:
+    if isinstance(cost, bool) or not isinstance(cost, int) or not 1 <= cost <= MAX_COST:
         raise TypeError(f"cost is a whole number from 1 to {MAX_COST}, not {cost!r}")
     needed = OperationAccess[(access or "undeclared").upper()]
 

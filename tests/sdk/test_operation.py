@@ -46,6 +46,39 @@ def test_access() -> None:
     assert declared == [OperationAccess.READ, OperationAccess.UNDECLARED]
 
 
+def test_cost() -> None:
+    class Declaring(Plugin):
+        @operation(cost=5)
+        async def scan(self, params: Key) -> None: ...
+
+        @operation(cost=1)
+        async def get(self, params: Key) -> None: ...
+
+        @operation
+        async def set(self, params: Key) -> None: ...
+
+    # On the wire 0 stands for 1.
+    assert [one.declaration.cost for one in Declaring.operations.values()] == [5, 0, 0]
+
+
+@pytest.mark.parametrize("cost", [0, -1, 1_000_001, 1.5, True, "5"])
+def test_a_cost_that_there_is_not(cost: Any) -> None:
+    with pytest.raises(TypeError, match="cost is a whole number from 1 to 1000000, not "):
+        operation(cost=cost)
+
+
+def test_two_forms_with_different_costs() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.stream: both forms .* the same cost"):
+
+        class Wrong(Plugin):
+            @operation(name="get", cost=2)
+            async def one(self, params: Key) -> None: ...
+
+            @operation(name="get")
+            async def stream(self, params: Key) -> AsyncIterator[None]:
+                yield None
+
+
 def test_an_access_that_there_is_not() -> None:
     with pytest.raises(TypeError, match="'admin', not 'reed'"):
 
