@@ -46,6 +46,13 @@ from prism.contract.errors import (
     Unauthenticated,
 )
 from prism.contract.messages import ExecuteResponse
+from prism.contract.service import (
+    NAMESPACE_KEY,
+    PRINCIPAL_KEY,
+    REQUEST_ID_KEY,
+    TRACEPARENT_KEY,
+    TRACESTATE_KEY,
+)
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
 from prism.streams.tasks import TaskPool
@@ -247,13 +254,13 @@ class Call(ABC):
     def plugin_metadata(self) -> dict[str, str]:
         """What the plugin is told of the call beside its params."""
         metadata = {
-            "prism-namespace": self.namespace,
-            "prism-principal": self.principal,
-            "prism-request-id": self.request_id,
-            "traceparent": self.traceparent,
+            NAMESPACE_KEY: self.namespace,
+            PRINCIPAL_KEY: self.principal,
+            REQUEST_ID_KEY: self.request_id,
+            TRACEPARENT_KEY: self.traceparent,
         }
         if self.tracestate:
-            metadata["tracestate"] = self.tracestate
+            metadata[TRACESTATE_KEY] = self.tracestate
         return {**metadata, **self.metadata} if self.metadata else metadata
 
     def proceed(self, following: NextAttempt | None = None) -> None:

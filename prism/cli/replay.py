@@ -382,6 +382,7 @@ class PluginTarget:
         from prism.calls.comparison import Answer
         from prism.contract.errors import CallError
         from prism.contract.messages import ExecuteRequest
+        from prism.contract.service import NAMESPACE_KEY, PRINCIPAL_KEY, REQUEST_ID_KEY
         from prism.contract.status import StatusCode
 
         instance = self._slot.current
@@ -394,9 +395,9 @@ class PluginTarget:
             params_json="" if call.params_raw else bytes(call.params).decode(),
             params_raw=call.params_raw,
             metadata={
-                "prism-namespace": call.namespace,
-                "prism-principal": "replay",
-                "prism-request-id": call.id,
+                NAMESPACE_KEY: call.namespace,
+                PRINCIPAL_KEY: "replay",
+                REQUEST_ID_KEY: call.id,
                 **call.metadata,
             },
         )

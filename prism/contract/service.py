@@ -22,6 +22,14 @@ from prism.contract.messages import (
     StreamResponse,
 )
 
+NAMESPACE_KEY = "prism-namespace"
+PRINCIPAL_KEY = "prism-principal"
+REQUEST_ID_KEY = "prism-request-id"
+LAST_EVENT_ID_KEY = "prism-last-event-id"
+TRACEPARENT_KEY = "traceparent"
+TRACESTATE_KEY = "tracestate"
+"""The keys of a request's metadata under which the proxy tells a plugin of the call."""
+
 
 class Method(IntEnum):
     """The five calls of ``BackendPlugin``, numbered as in an OPEN frame."""

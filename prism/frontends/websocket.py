@@ -33,6 +33,7 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import StreamRequest, StreamResponse
 from prism.contract.names import namespace_name, operation_name
+from prism.contract.service import LAST_EVENT_ID_KEY
 from prism.frontends.answering import ExchangeCall, Observer
 from prism.frontends.headers import RequestHeaders, read_headers
 from prism.frontends.query_params import PLACE, query_params
@@ -102,7 +103,7 @@ class WebSocketApp:
         timeout = headers.timeout()
         call.deadline = inf if timeout is None else call.started + timeout
         if resume_after := headers.last_event_id():
-            call.metadata = {"prism-last-event-id": resume_after}
+            call.metadata = {LAST_EVENT_ID_KEY: resume_after}
         client = call.exchange.peer.client
         call.client = client[0] if client else ""
 

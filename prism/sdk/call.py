@@ -7,15 +7,16 @@ from typing import Generic, NamedTuple, TypeVar
 import anyio
 
 from prism.contract.messages import StreamRequest
-from prism.contract.service import StreamRequests
+from prism.contract.service import (
+    LAST_EVENT_ID_KEY,
+    PRINCIPAL_KEY,
+    REQUEST_ID_KEY,
+    TRACEPARENT_KEY,
+    StreamRequests,
+)
 from prism.sdk.operation import ParamsDecoder
 
 T = TypeVar("T")
-
-PRINCIPAL = "prism-principal"
-REQUEST_ID = "prism-request-id"
-TRACEPARENT = "traceparent"
-LAST_EVENT_ID = "prism-last-event-id"
 
 
 class Call:
@@ -46,22 +47,22 @@ class Call:
     @property
     def principal(self) -> str:
         """Who calls, as authenticated by the proxy; "" when nobody was authenticated."""
-        return self.metadata.get(PRINCIPAL, "")
+        return self.metadata.get(PRINCIPAL_KEY, "")
 
     @property
     def request_id(self) -> str:
         """The proxy's id of the request, for logs; "" when it sent none."""
-        return self.metadata.get(REQUEST_ID, "")
+        return self.metadata.get(REQUEST_ID_KEY, "")
 
     @property
     def traceparent(self) -> str:
         """The W3C trace context of the caller's span; "" when there is none."""
-        return self.metadata.get(TRACEPARENT, "")
+        return self.metadata.get(TRACEPARENT_KEY, "")
 
     @property
     def resume_after(self) -> str:
         """The position after which the client wants its stream; "" for the beginning."""
-        return self.metadata.get(LAST_EVENT_ID, "")
+        return self.metadata.get(LAST_EVENT_ID_KEY, "")
 
     def time_left(self) -> float:
         """Seconds until the call is cancelled; ``math.inf`` when it has no deadline.

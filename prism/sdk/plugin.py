@@ -45,7 +45,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.redaction import Redaction
-from prism.contract.service import PendingExecution
+from prism.contract.service import REQUEST_ID_KEY, PendingExecution
 from prism.contract.settings import settings_problems
 from prism.contract.status import StatusCode
 from prism.sdk.call import Call, Positioned
@@ -396,7 +396,7 @@ class Plugin:
 
     def __failed(self, request: ExecuteRequest, error: BaseException) -> ExecuteResponse:
         self.metrics.requests_failed += 1
-        request_id = request.metadata.get("prism-request-id", "")
+        request_id = request.metadata.get(REQUEST_ID_KEY, "")
         code, detail = self.__failures.of_call(error, request.operation, request_id)
         return ExecuteResponse(error=detail, error_code=code)
 
@@ -439,7 +439,7 @@ class Plugin:
             if not is_fault(error):
                 raise
             self.metrics.requests_failed += 1
-            request_id = first.metadata.get("prism-request-id", "")
+            request_id = first.metadata.get(REQUEST_ID_KEY, "")
             code, detail = self.__failures.of_call(error, first.operation, request_id)
             yield StreamResponse(is_final=True, error=detail, error_code=code)
         finally:

@@ -5,6 +5,7 @@ the MessagePack around those is made once, and a call's payload are pieces: its 
 the client's request to the plugin's socket without having been text, or copied, in between.
 """
 
+from prism.contract.service import NAMESPACE_KEY, PRINCIPAL_KEY, REQUEST_ID_KEY, TRACEPARENT_KEY
 from prism.wire.parts import LARGE, Pieces
 
 _TRACEPARENT_SIZE = 55  # W3C Trace Context, version 00
@@ -23,14 +24,14 @@ class PreparedExecute:
             (
                 _text(b"metadata"),
                 b"\x84",
-                _text(b"prism-namespace"),
+                _text(NAMESPACE_KEY.encode()),
                 _text(namespace.encode()),
-                _text(b"prism-principal"),
+                _text(PRINCIPAL_KEY.encode()),
                 _text(principal.encode()),
-                _text(b"prism-request-id"),
+                _text(REQUEST_ID_KEY.encode()),
             )
         )
-        self._after_id = _text(b"traceparent") + _head(_TRACEPARENT_SIZE)
+        self._after_id = _text(TRACEPARENT_KEY.encode()) + _head(_TRACEPARENT_SIZE)
 
     def payload(self, params: bytes | bytearray, request_id: str, traceparent: str) -> Pieces:
         """The request in MessagePack. ``params`` is UTF-8; ``traceparent`` has 55 characters."""

@@ -48,6 +48,13 @@ from prism.contract.errors import (
     PluginUnavailable,
 )
 from prism.contract.messages import ExecuteResponse, OperationAccess, OperationDeclaration
+from prism.contract.service import (
+    NAMESPACE_KEY,
+    PRINCIPAL_KEY,
+    REQUEST_ID_KEY,
+    TRACEPARENT_KEY,
+    TRACESTATE_KEY,
+)
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
 from prism.streams.tasks import TaskPool
@@ -409,13 +416,13 @@ class Copy:
     def plugin_metadata(self) -> dict[str, str]:
         """What the plugin is told: as for the client's call, and that it is a shadow."""
         metadata = {
-            "prism-namespace": self.namespace,
-            "prism-principal": self.principal,
-            "prism-request-id": self.request_id,
-            "traceparent": self.traceparent,
+            NAMESPACE_KEY: self.namespace,
+            PRINCIPAL_KEY: self.principal,
+            REQUEST_ID_KEY: self.request_id,
+            TRACEPARENT_KEY: self.traceparent,
         }
         if self.tracestate:
-            metadata["tracestate"] = self.tracestate
+            metadata[TRACESTATE_KEY] = self.tracestate
         return {**metadata, **(self.metadata or {})}
 
     def new_answer_memory(self) -> AnswerHold:

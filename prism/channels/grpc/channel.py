@@ -37,7 +37,7 @@ from prism.contract.messages import (
     StreamRequest,
 )
 from prism.contract.redaction import Redaction
-from prism.contract.service import Method
+from prism.contract.service import NAMESPACE_KEY, Method
 from prism.contract.status import StatusCode
 from prism.grpc import framing, protobuf
 from prism.grpc.status import format_timeout
@@ -97,7 +97,7 @@ class GrpcChannel(PluginChannel):
             ("content-type", "application/grpc"),
             ("user-agent", f"prism/{version}" if version else "prism"),
             ("grpc-accept-encoding", framing.ACCEPT_ENCODING),
-            ("prism-namespace", namespace),
+            (NAMESPACE_KEY, namespace),
         ]
 
     # -- life -----------------------------------------------------------------

@@ -29,6 +29,7 @@ from prism.contract.messages import (
     StreamResponse,
 )
 from prism.contract.names import namespace_name, operation_name
+from prism.contract.service import LAST_EVENT_ID_KEY
 from prism.frontends.grpc.call import GrpcCall, broken
 from prism.grpc.framing import PREFIX_SIZE
 from prism.grpc.protobuf import decode, encode
@@ -166,7 +167,7 @@ def begin(call: ExecuteCall | ExecuteStreamCall, router: Router) -> None:
     else:
         call.deadline = namespace.deadline(call.started, timeout)
     if resume_after := _resume_after(call):
-        call.metadata = {"prism-last-event-id": resume_after}
+        call.metadata = {LAST_EVENT_ID_KEY: resume_after}
     call.proceed()
 
 

@@ -28,6 +28,7 @@ from prism.contract.errors import (
     RequestTimeout,
 )
 from prism.contract.names import namespace_name, operation_name
+from prism.contract.service import LAST_EVENT_ID_KEY
 from prism.frontends.answering import ExchangeCall, Observer
 from prism.frontends.headers import RequestHeaders, read_headers
 from prism.frontends.probes import PROBES, answer_probe, check_get
@@ -271,7 +272,7 @@ class RestApp:
             call.lines = RequestLines(call)
         call.stream = HTTPStream(call, form, call.lines)
         if resume_after := headers.last_event_id():
-            call.metadata = {"prism-last-event-id": resume_after}
+            call.metadata = {LAST_EVENT_ID_KEY: resume_after}
         client = exchange.peer.client
         call.client = client[0] if client else ""
 

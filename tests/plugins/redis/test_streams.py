@@ -10,8 +10,8 @@ import trio
 
 from prism.contract.errors import PluginError
 from prism.contract.messages import StreamRequest
+from prism.contract.service import LAST_EVENT_ID_KEY
 from prism.contract.status import StatusCode
-from prism.sdk.call import LAST_EVENT_ID
 from prism_plugins.redis import stream_operations
 from tests.plugins.redis.conftest import OpenPlugin, Running
 from tests.services.redis import Redis
@@ -95,7 +95,7 @@ async def test_a_stream_goes_on_after_its_last_position(redis: Running) -> None:
             if self.sent:
                 raise StopAsyncIteration
             self.sent = True
-            resume = {LAST_EVENT_ID: first}
+            resume = {LAST_EVENT_ID_KEY: first}
             return StreamRequest("subscribe", '{"topic":"t"}', metadata=resume)
 
     async with aclosing(redis.plugin.execute_stream(Requests())) as responses:
