@@ -12,6 +12,7 @@ import click
 
 from prism import __version__
 from prism.cli import completion
+from prism.cli.output import LINES, harmless
 from prism.contract.errors import PrismError
 
 TRACEBACK_VARIABLE = "PRISM_TRACEBACK"
@@ -104,7 +105,7 @@ def main() -> None:
     try:
         prism(complete_var=completion.VARIABLE)
     except PrismError as error:
-        click.echo(f"prism: {error}", err=True)
+        click.echo(f"prism: {harmless(str(error), keep=LINES)}", err=True)
         sys.exit(1)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):

@@ -2,6 +2,7 @@
 
 import heapq
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,8 +22,10 @@ from prism.cli.connection import (
     tls_context,
 )
 from prism.cli.output import (
+    LINES,
     CommandError,
     end_on_interrupt,
+    harmless,
     output_option,
     refused,
     show_one,
@@ -127,6 +130,7 @@ def replay(
     else:
         config, credentials = _settings(plugin_config), _credentials(plugin_credentials)
         target = PluginTarget(list(command), config, credentials)
+        _show_log()
     played = Replay(Reader(Path(file)), target, ignored, writes=writes, show_values=show_values)
     end_on_interrupt()  # a plugin that was started ends, too: it has a guardian
     try:
@@ -142,6 +146,19 @@ def replay(
     if not report["played"]:
         click.echo(f"prism: {_nothing(report)}", err=True)
     sys.exit(0 if report["is_equal"] else 1)
+
+
+class _Harmless(logging.Formatter):
+    """What is logged of a plugin has text of the plugin in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record), keep=LINES)
+
+
+def _show_log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Harmless())
+    logging.getLogger().addHandler(handler)
 
 
 def _warn_if_recorded(file: Path, namespace: str) -> None:

@@ -142,6 +142,7 @@ def test_a_number_is_one(arguments, number):
     ("error", "said"),
     [
         (LaunchError("it is not there"), "prism: it is not there\n"),
+        (LaunchError("it said\n\x1b[2J\x9b"), "prism: it said\n\ufffd[2J\ufffd\n"),
         (ValueError("what?"), "prism: internal error: ValueError: what?\nThis is a bug."),
     ],
 )

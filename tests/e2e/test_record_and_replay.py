@@ -169,6 +169,15 @@ def test_a_plugin_that_does_not_serve_is_told(recording):
     assert "the plugin does not serve" in errors
 
 
+def test_what_its_plugin_says_cannot_drive_the_terminal(recording):
+    directory, _ = recording
+    program = "import sys; sys.exit('\\x1b[2Jno\\x1b[1m')"
+    status, report, errors = replay(directory, "--", sys.executable, "-c", program)
+    assert (status, report) == (1, {})
+    assert "\ufffd[2Jno\ufffd[1m" in errors
+    assert "\x1b" not in errors
+
+
 def test_interrupted_it_ends_without_a_traceback_and_so_does_its_plugin(recording, tmp_path):
     directory, _ = recording
     program = tmp_path / "hangs.py"
