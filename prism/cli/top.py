@@ -21,8 +21,8 @@ from prism.cli.connection import Admin, Number, admin_options
 from prism.cli.output import (
     GAP,
     ReaderGone,
-    cell,
     end_on_interrupt,
+    harmless,
     output_option,
     print_line,
 )
@@ -235,7 +235,7 @@ class Board:
         lines = [*heading, "", *table(rows[:most], width)]
         if len(rows) > most:
             lines.append(f"... and {len(rows) - most:,} more")
-        return [line[:width] for line in lines[:height]]
+        return [harmless(line[:width]) for line in lines[:height]]
 
 
 def _heading(said: Sequence[str], width: int | None) -> list[str]:
@@ -399,19 +399,19 @@ def _more(row: Row, name: str) -> str:
         return _breaker(state)
     if name == "shedding":
         refusing = state.get("refusing", "nothing")
-        return "-" if refusing == "nothing" else cell(refusing)
+        return "-" if refusing == "nothing" else str(refusing)
     if name == "record":
         return "trouble" if state.get("trouble") else str(state.get("written", 0))
     if name == "shadow":
         return f"{state.get('different', 0)} differ"
     shown = state.get("state")  # of all that a policy shows, what it does
-    return cell(shown) if isinstance(shown, str) else "yes"
+    return shown if isinstance(shown, str) else "yes"
 
 
 def _breaker(state: Mapping[str, Any]) -> str:
     """Where it stands, or how many of several are not closed."""
     instances = [state, *state.get("instances", [])]
-    found = [cell(each["state"]).replace("_", "-") for each in instances if each.get("state")]
+    found = [str(each["state"]).replace("_", "-") for each in instances if each.get("state")]
     bad = [each for each in found if each != "closed"]
     if len({*found}) <= 1:
         return found[0] if found else "-"

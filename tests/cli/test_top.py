@@ -101,7 +101,7 @@ def test_the_busiest_comes_first_and_then_the_alphabet():
 
 def test_policies_have_columns_where_one_of_the_rows_has_them():
     rows = [
-        a_row("kv", 12.25, policies={"breaker": {"state": "half\x1bopen", "errors": 3}}),
+        a_row("kv", 12.25, policies={"breaker": {"state": "half_open", "errors": 3}}),
         a_row(
             "other",
             0.0,
@@ -112,7 +112,7 @@ def test_policies_have_columns_where_one_of_the_rows_has_them():
     head, first, second = table(rows)
     assert head.startswith("NAMESPACE          CALLS/S  P50 MS")
     assert head.endswith("QUEUED  BREAKER    REFUSED/S  STREAMS  WAITING  RATE")
-    assert first.endswith("0  half\ufffdopen        0.0        0        0  -")
+    assert first.endswith("0  half-open        0.0        0        0  -")
     assert second.startswith("other (no plugin)      0.0       -")
     assert second.endswith("0  -                0.0        0        0  -")
 
@@ -197,6 +197,15 @@ def test_a_terminal_of_a_few_columns_is_not_overrun(width):
     for sample in (a_sample(1.0, kv()), a_sample(2.0, kv()), None):
         board.take(sample, "" if sample else "cannot reach the admin port at there: refused")
         assert max(map(len, board.lines(24, width))) <= width
+
+
+def test_what_answers_cannot_drive_the_terminal():
+    board = Board("there")
+    shown = {"\x1b[1m": {"state": "\x1b[2J"}, "breaker": {"state": "\x9b2J"}}
+    for clock in (1.0, 2.0):
+        board.take(a_sample(clock, kv(namespace="\x1b]0;x\x07", policies=shown)))
+    board.take(None, "INTERNAL: no\x1b[2J\nmore")
+    assert all(line.replace("\ufffd", "").isprintable() for line in board.lines(24, 200))
 
 
 def test_a_proxy_that_goes_away_is_said_and_the_last_rows_stay():
