@@ -6,6 +6,11 @@ from prism.config import parse_config
 from prism.config.errors import ConfigError
 
 
+def namespace(plugin: str, name: str = "a") -> str:
+    """A file with one namespace, whose ``plugin`` has these keys."""
+    return f"namespaces:\n  - name: {name}\n    backend: kafka\n    plugin: {{{plugin}}}\n"
+
+
 @pytest.fixture
 def problems() -> Callable[[str], list[str]]:
     """The problems of a text, as ``line:column: path: message``; it must have some."""
