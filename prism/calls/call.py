@@ -35,6 +35,7 @@ from prism.calls.policies.policy import Policy, Witness
 from prism.calls.policies.rate_limit import StoreWait
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
+    NEVER_BEGAN,
     CallCancelled,
     CallError,
     DeadlineExceeded,
@@ -108,8 +109,8 @@ class Call(ABC):
     ``decision`` is what let the call pass, where clients are authenticated, by the permission
     ``needs``: the table may be another by the time it ends.
 
-    Times are on trio's clock. ``plugin_seconds`` is None while the plugin has not been called;
-    ``witnesses`` see what becomes of it with the plugin.
+    Times are on trio's clock. ``plugin_seconds`` is what the last attempt took that the plugin has
+    begun, or may have, and None while there is none; ``witnesses`` see what becomes of it there.
     ``retries`` counts further attempts, one after the other; ``hedge`` is there where one beside
     the first may be made. ``status``, ``http_status``
     and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
@@ -385,7 +386,9 @@ class Call(ABC):
         if instance is None:
             return
         self.instance = None
-        seconds = self.plugin_seconds = turn_time() - self._attempt_began
+        seconds = turn_time() - self._attempt_began
+        if error is None or not isinstance(error, NEVER_BEGAN):
+            self.plugin_seconds = seconds
         circuit = self.circuit
         if circuit is not None:
             period, self._breaker_period = self._breaker_period, 0
@@ -517,7 +520,9 @@ class Call(ABC):
             return waiting.too_late()
         if not self.has_params:
             return RequestTimeout("the request's body did not arrive within the call's deadline")
-        if self.target is not None and self.instance is None and self.plugin_seconds is None:
+        hedge = self.hedge
+        is_running = self.instance is not None or (hedge is not None and hedge.is_running)
+        if self.target is not None and not is_running and self.plugin_seconds is None:
             return self.target.slot.unavailable()
         allowed = self.deadline - self.started
         return DeadlineExceeded(f"the call did not end within its {allowed:g} s; it may have run")
@@ -544,14 +549,23 @@ class Call(ABC):
             return
         self.end_attempt(error, StatusCode.OK if error is None else error.status)
         self.close(error)
-        if error is not None and not self.stream.closed_well:
-            self.note(error)
+        if error is not None:
+            self._speak_of_all(error)
+            if not self.stream.closed_well:
+                self.note(error)
         try:
             await self.stream.end(error)
         finally:
             self.observe()
 
+    def _speak_of_all(self, error: CallError) -> None:
+        """Have ``error``, which is of the last attempt, say what is true of all of them: an earlier
+        one may have run."""
+        if self.plugin_seconds is not None:
+            error.retryable = False
+
     def _tell(self, error: CallError) -> None:
+        self._speak_of_all(error)
         self.note(error)
         try:
             self.send_error(error)

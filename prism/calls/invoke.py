@@ -14,12 +14,12 @@ from prism.calls.policies.retries import Retries
 from prism.calls.relay import relay_stream
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
+    NEVER_BEGAN,
     CallError,
     CircuitOpen,
     Draining,
     InternalError,
     InvalidRequest,
-    Overloaded,
     PluginCrashed,
     PluginError,
     PluginMisbehaved,
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prism.calls")
 
-NEVER_BEGAN = (Overloaded, PluginUnavailable)
-"""What a call ends with that its instance did not start: repeating it is safe, writes too."""
 MAY_HAVE_RUN = (PluginCrashed, PluginMisbehaved, Draining)
 """What it ends with when the instance went away under it: safe if declared idempotent."""
 
@@ -184,8 +182,6 @@ class NextAttempt(Alarm):
         due: float,
     ) -> None:
         super().__init__(due)
-        if isinstance(error, NEVER_BEGAN):
-            call.plugin_seconds = None  # what was measured was not a call
         self.failed = failed
         self._call = call
         self._error = error

@@ -653,6 +653,10 @@ class Overloaded(CallError):
     retryable = True
 
 
+NEVER_BEGAN = (Overloaded, PluginUnavailable)
+"""What an attempt ends with that its instance did not start: repeating it is safe, writes too."""
+
+
 class Draining(CallError):
     """The proxy is stopping, or the instance replaced, and could not finish the call."""
 

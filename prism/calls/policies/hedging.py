@@ -24,6 +24,7 @@ from prism.calls.deadlines import Alarm
 from prism.calls.policies.policy import Measure, Policy
 from prism.config.types import HedgingConfig
 from prism.contract.errors import (
+    NEVER_BEGAN,
     CallCancelled,
     CallError,
     DeadlineExceeded,
@@ -384,7 +385,9 @@ class SecondAttempt:
         instance, self.instance = self.instance, None
         self.done = True
         if instance is not None:
-            seconds = turn_time() - self._began
+            seconds, call = turn_time() - self._began, self._call
+            if call.plugin_seconds is None and not isinstance(error, NEVER_BEGAN):
+                call.plugin_seconds = seconds
             instance.release(error, seconds, status)
-            if self._call.circuit is not None:
-                self._call.circuit.end(instance, self._period, error, status, seconds)
+            if call.circuit is not None:
+                call.circuit.end(instance, self._period, error, status, seconds)

@@ -180,6 +180,24 @@ async def test_when_both_fail_the_last_one_is_told(hedging, make_call, autojump_
     check_leases(namespace.slot.current, opened=2, finished=1, failed=1)
 
 
+async def test_when_one_was_not_begun_the_other_may_have_run(hedging, make_call, autojump_clock):
+    """What the call is told in the end is true of both."""
+    namespace, _ = hedging((AFTER * 2, Overloaded("full")), (AFTER / 2, PluginCrashed("gone")))
+    call = make_call(namespace)
+    call.proceed()
+    with pytest.raises(Overloaded) as caught:
+        await call.outcome()
+    assert not caught.value.retryable
+    assert call.plugin_seconds == pytest.approx(AFTER / 2)
+
+    namespace, _ = hedging((AFTER * 2, Overloaded("full")), (60, fine(2)))
+    call = make_call(namespace, timeout=1)
+    call.proceed()
+    with pytest.raises(DeadlineExceeded, match="it may have run"):
+        await call.outcome()
+    assert call.plugin_seconds == pytest.approx(1 - AFTER)
+
+
 async def test_when_both_fail_a_retry_is_made_and_not_hedged(hedging, make_call, autojump_clock):
     namespace, attempts = hedging(
         (AFTER * 2, UNAVAILABLE),

@@ -26,6 +26,7 @@ from prism.contract.errors import (
 )
 from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
+from prism.observability.audit_lines import ran
 from prism.supervision.balance import Balance
 from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
@@ -126,6 +127,27 @@ async def test_pauses_grow_and_the_last_answer_stands(retrying, make_call, autoj
         whole = min(FIRST_PAUSE * 2**number, MAX_PAUSE)
         assert whole / 2 * 0.99 <= later - earlier <= whole * 1.01
     assert namespace.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "operation", "never_ran"),
+    [
+        ([Overloaded("full")], "set", True),
+        ([UNAVAILABLE, Overloaded("full")], "get", False),
+        ([Overloaded("full"), UNAVAILABLE, Overloaded("full")], "get", False),
+        ([UNAVAILABLE, Overloaded("full"), Overloaded("full")], "get", False),
+    ],
+)
+async def test_an_error_of_the_last_attempt_is_true_of_all(
+    retrying, make_call, autojump_clock, outcomes, operation, never_ran
+):
+    namespace, _ = retrying(*outcomes, attempts=3)
+    call = make_call(namespace, operation)
+    call.proceed()
+    with pytest.raises(Overloaded) as caught:
+        await call.outcome()
+    assert (call.attempts, caught.value.retryable) == (3, never_ran)
+    assert ran(call) == ("no" if never_ran else "unknown")
 
 
 async def test_the_pause_that_is_asked_for_is_kept(retrying, ask, autojump_clock):
