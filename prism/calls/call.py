@@ -389,12 +389,26 @@ class Call(ABC):
         seconds = turn_time() - self._attempt_began
         if error is None or not isinstance(error, NEVER_BEGAN):
             self.plugin_seconds = seconds
-        circuit = self.circuit
-        if circuit is not None:
-            period, self._breaker_period = self._breaker_period, 0
-            took = None if self.stream is not None else seconds
-            circuit.end(instance, period, error, status, took)
-        instance.release(error, seconds, status)
+        period, self._breaker_period = self._breaker_period, 0
+        self.let_go(instance, period, error, status, seconds)
+
+    def let_go(
+        self,
+        instance: Instance,
+        period: int,
+        error: CallError | None,
+        status: StatusCode,
+        seconds: float,
+    ) -> None:
+        """End the lease of an attempt, and tell what judges ``instance`` how it went. A fault there
+        costs nobody an answer: others' calls may end in the task in which this one does."""
+        try:
+            instance.release(error, seconds, status)
+            if self.circuit is not None:
+                took = None if self.stream is not None else seconds
+                self.circuit.end(instance, period, error, status, took)
+        except Exception:
+            log.exception("request %s: its instance could not be judged", self.request_id)
 
     def abandon_attempt(self, answered_by: Instance) -> None:
         """Nobody waits for the answer of the attempt that runs, if one does: ``answered_by`` has

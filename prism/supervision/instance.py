@@ -177,10 +177,6 @@ class Instance:
     ) -> None:
         """End one lease, whose call ended with ``error``, or with an answer of ``status``, after
         ``seconds``."""
-        if self.sample is not None:
-            self.sample.take(seconds, status)
-        if self.replica is not None:
-            self.replica.take(seconds, status)
         self.leases -= 1
         if error is None:
             self.finished += 1
@@ -194,6 +190,10 @@ class Instance:
             self.finished += 1
         if not self.leases and self._no_leases is not None:
             self._no_leases.set()
+        if self.sample is not None:
+            self.sample.take(seconds, status)
+        if self.replica is not None:
+            self.replica.take(seconds, status)
 
     async def wait_no_leases(self) -> None:
         """Wait until no call holds this instance; call it once it is out of its slot.

@@ -83,6 +83,34 @@ async def test_nor_does_it_stop_the_deadlines(
     assert broken.observed == 1
 
 
+@pytest.mark.parametrize("ending", ["answer", "deadline"])
+async def test_nor_does_a_fault_in_what_judges_its_instance(
+    make_namespace, make_call, caplog, autojump_clock, ending
+):
+    class Faulty:
+        def take(self, seconds, status):
+            raise OverflowError("a bug in the balance")
+
+    async def answer(request):
+        await trio.sleep(1)
+        return ExecuteResponse(success=True)
+
+    namespace = make_namespace(answer)
+    instance = namespace.slot.current
+    instance.replica = Faulty()
+    calls = [make_call(namespace, timeout=2 if ending == "answer" else 0.5) for _ in range(2)]
+    for call in calls:
+        call.proceed()
+    for call in calls:
+        if ending == "answer":
+            assert await call.outcome() == b"{}"
+        else:
+            with pytest.raises(DeadlineExceeded):
+                await call.outcome()
+    assert (namespace.in_flight, instance.leases, instance.lost) == (0, 0, 0)
+    assert caplog.text.count("OverflowError: a bug in the balance") == 2
+
+
 async def test_a_call_ends_once(make_namespace, make_call, autojump_clock):
     call = make_call(make_namespace())
     call.proceed()

@@ -388,6 +388,4 @@ class SecondAttempt:
             seconds, call = turn_time() - self._began, self._call
             if call.plugin_seconds is None and not isinstance(error, NEVER_BEGAN):
                 call.plugin_seconds = seconds
-            instance.release(error, seconds, status)
-            if call.circuit is not None:
-                call.circuit.end(instance, self._period, error, status, seconds)
+            call.let_go(instance, self._period, error, status, seconds)
