@@ -175,7 +175,7 @@ class Introspection:
             return self._read(answer, token)
         except trio.TooSlowError:
             why = f"it takes longer than {TIMEOUT:g} s to answer"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             why = str(error) or type(error).__name__
         except (BadAnswer, ConfigError, TLSFilesError) as error:
             why = str(error)

@@ -372,7 +372,7 @@ class Vault:
                 status, content = await self._send(method, url, headers, body)
         except trio.TooSlowError:
             raise VaultDown(f"it does not answer within {seconds:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             why = _reason(error)
             way_out = "; set secrets.vault.ca_cert" if "CERTIFICATE_VERIFY_FAILED" in why else ""
             raise VaultDown(f"{why}{way_out}") from None

@@ -111,6 +111,11 @@ async def test_nor_a_server_that_is_down_or_slow(make, issuer, monkeypatch):
         await found(make(), b"abc")
 
 
+async def test_nor_one_whose_name_can_be_none(make):
+    with pytest.raises(AuthenticationUnavailable):
+        await found(make(url="http://idp..example/introspect"), b"abc")
+
+
 async def test_nor_one_whose_head_trickles(make, monkeypatch):
     """No read is too slow, and all of them together are."""
     monkeypatch.setattr(module, "TIMEOUT", 1.0)

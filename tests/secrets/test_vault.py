@@ -334,6 +334,11 @@ async def test_while_vault_is_down_what_was_read_before_is_used(
     assert not [word for word in (*HIDDEN, "hunter") if word in caplog.text]
 
 
+async def test_an_address_that_can_be_none_is_a_vault_that_is_down(server: Vault) -> None:
+    server.address = "http://vault..example"
+    assert "label empty" in await Asker(server).ask()
+
+
 async def test_a_vault_that_hangs_is_left_alone_for_a_while(server: Vault) -> None:
     asker = Asker(server, **APPROLE, timeout_seconds=0.2)
     assert await asker.ask() == "hunter2"

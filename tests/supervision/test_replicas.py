@@ -168,6 +168,9 @@ async def test_a_name_without_addresses():
     trio.socket.set_custom_hostname_resolver(Names(OSError(2, "no such name")))
     with pytest.raises(LaunchError, match=r"no address of a\.example is known: no such name"):
         await look_up("a.example", 1)
+    trio.socket.set_custom_hostname_resolver(None)
+    with pytest.raises(LaunchError, match=r"no address of a\.\.b is known: .*label empty"):
+        await look_up("a..b", 1)
 
 
 @pytest.mark.parametrize("host", ["a..example", "a" * 64])
