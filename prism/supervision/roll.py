@@ -26,6 +26,7 @@ from prism.supervision.replicas import AnyKeeper, Replicas
 from prism.supervision.status import CallCounts, CanaryStatus, Outcome, Phases, Receipt
 
 DISMISSED = "it is not one of the replicas any more"
+REPLACED = "the plugin is being replaced"
 
 
 class Roll:
@@ -324,7 +325,10 @@ class KeeperExchange:
 
     def swap(self) -> None:
         """From here on calls find the new slot."""
-        self.old.stop("the plugin is being replaced")
+        self.old.stop(REPLACED)
+        if not self._overlaps:  # it starts when that has ended
+            for each in (*self.keeper.keepers(), self.keeper):
+                each.slot.say_absent(REPLACED, held=True)
 
     async def finish(self) -> Receipt:
         """Wait until what was there has ended, and start what is new, if that had to wait."""

@@ -253,10 +253,12 @@ async def test_one_that_may_not_run_twice_ends_before_the_several_start(
             with held(one):
                 nursery.start_soon(supervisor.apply, [wanted], commit)
                 await eventually(lambda: slots)
+                assert slots[0].held
                 nursery.start_soon(slots[0].wait_filled)
                 await trio.sleep(1)
                 assert len(model.made) == 1
         assert len(await numbers(slots[0])) == 3
+        assert not slots[0].held
 
 
 async def test_a_change_of_what_they_share_by_replaces_nothing(several, model, autojump_clock):

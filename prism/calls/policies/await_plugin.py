@@ -70,6 +70,14 @@ async def wait_for_plugin(namespace: "Namespace", deadline: float) -> None:
     if slot.current is None and slot.retry_at is not None and slot.retry_at >= until:
         raise slot.unavailable()
     with trio.move_on_at(until) as waiting:
-        await slot.wait_filled()
+        while True:
+            try:
+                await slot.wait_filled()
+            except PluginUnavailable:
+                if slot is namespace.slot:
+                    raise
+                slot = namespace.slot  # of several replicas, or one, in the place of that
+            else:
+                break
     if waiting.cancelled_caught:
         raise slot.unavailable()

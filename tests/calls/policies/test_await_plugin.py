@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from prism.config.types import NamespaceLimits
 from prism.contract.errors import PluginUnavailable
+from prism.supervision.slot import Slot
 
 
 def absent(namespace, **hope):
@@ -50,6 +51,21 @@ async def test_who_waits_is_told_when_hope_is_gone(make_namespace, make_call, au
         with pytest.raises(PluginUnavailable, match="no plugin now"):
             await call.outcome()
     assert namespace.slot.waiting == 0
+
+
+async def test_who_waits_goes_on_to_wait_in_another_slot(make_namespace, make_call, autojump_clock):
+    """Of several replicas in the place of one plugin, or the other way round."""
+    namespace = make_namespace()
+    instance = absent(namespace, expected=True)
+    call = make_call(namespace)
+    call.proceed()
+    await trio.testing.wait_all_tasks_blocked()
+    before, namespace.slot = namespace.slot, Slot(namespace.name)
+    before.say_absent("it is being replaced")
+    await trio.sleep(1)
+    assert (before.waiting, namespace.slot.waiting) == (0, 1)
+    namespace.slot.fill(instance)
+    assert await call.outcome() == b"{}"
 
 
 async def test_the_namespace_may_prefer_to_fail_but_not_in_a_planned_absence(
