@@ -92,7 +92,7 @@ def describe(name: str, output: str, admin: Admin) -> None:
         limits = {name: value for name, value in found["limits"].items() if name not in policies}
         found["limits"] = brief(limits)
         for name, state in policies.items():
-            found[name] = brief(state)
+            found[name] = brief(_dated(state))
         show_one(found, output)
         _show_replicas(status)
         return
@@ -112,8 +112,16 @@ def breaker(name: str, action: str, output: str, admin: Admin) -> None:
     """
     found = admin.post("/admin/breaker", {"namespace": name, "action": action})
     if output == "table":
-        found = {"namespace": found["namespace"], **found["breaker"]}
+        found = {"namespace": found["namespace"], **_dated(found["breaker"])}
     show_one(found, output)
+
+
+def _dated(state: dict[str, Any]) -> dict[str, Any]:
+    """What a policy shows, with the time since which that holds in words, if it has one."""
+    if not state.get("since"):
+        return state
+    when = datetime.fromtimestamp(state["since"], UTC).isoformat(timespec="seconds")
+    return {**state, "since": when}
 
 
 @plugin.command("list")

@@ -119,13 +119,15 @@ def test_limits_of_a_namespace_as_people_read_them(monkeypatch):
         "name": "kv",
         "plugin": {"plugin": "kv", "state": "ready"},
         "operations": [],
-        "policies": {"breaker": {"state": "open", "since": None}, "retries": {}},
+        "policies": {"breaker": {"state": "open", "since": 1e9}, "retries": {}},
         "limits": {"max_in_flight": None, "max_timeout_seconds": 3600.0, "timeout_seconds": 300.0},
     }
     monkeypatch.setattr("prism.cli.plugin.Admin.get", lambda _self, _path: found)
     result = CliRunner().invoke(prism, ["namespace", "describe", "kv"])
     assert "max_in_flight -, max_timeout_seconds 3600, timeout_seconds 300\n" in result.output
-    assert "breaker:    state open, since -\nretries:    -\n" in result.output
+    assert (
+        "breaker:    state open, since 2001-09-09T01:46:40+00:00\nretries:    -\n" in result.output
+    )
 
 
 def test_blocks_lists_and_rates_of_a_namespace_as_people_read_them(monkeypatch):
@@ -179,12 +181,19 @@ def test_a_breaker_is_operated(monkeypatch):
 
     def post(_self, path, body):
         asked.append((path, body))
-        return {"namespace": "kv", "breaker": {"action": "open", "state": "open", "refused": 3}}
+        breaker = {"action": "open", "by": "uid 0", "since": 1e9, "state": "open"}
+        return {"namespace": "kv", "breaker": breaker}
 
     monkeypatch.setattr("prism.cli.plugin.Admin.post", post)
     result = CliRunner().invoke(prism, ["namespace", "breaker", "kv", "open"])
     assert asked == [("/admin/breaker", {"namespace": "kv", "action": "open"})]
-    assert result.output == "namespace: kv\naction:    open\nstate:     open\nrefused:   3\n"
+    assert result.output.splitlines() == [
+        "namespace: kv",
+        "action:    open",
+        "by:        uid 0",
+        "since:     2001-09-09T01:46:40+00:00",
+        "state:     open",
+    ]
     result = CliRunner().invoke(prism, ["namespace", "breaker", "kv", "shut"])
     assert "'open', 'close', 'auto'" in result.output
 

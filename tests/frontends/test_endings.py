@@ -131,7 +131,7 @@ def replace_on_purpose(house: House) -> None:
 
 def open_breaker(house: House) -> None:
     house.namespace.update(replace(house.namespace.config, breaker=BreakerConfig()))
-    house.namespace.policies[-1].operate("open")
+    house.namespace.policies[-1].operate("open", "ann")
 
 
 def lose_store(house: House) -> None:

@@ -1,5 +1,6 @@
 """A plugin that fails most of its calls gets none for a while: its callers are told at once."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -68,6 +69,7 @@ class CircuitBreaker(Policy):
 
     def __init__(self, namespace: "Namespace") -> None:
         self.by_hand: Action = "auto"
+        self._operated: dict[str, object] = {}
         self.refused = 0
         self.changes: Counter[CircuitState] = Counter()
         self._config = BreakerConfig()
@@ -181,13 +183,16 @@ class CircuitBreaker(Policy):
 
     # -- what operators do, and see ---------------------------------------------------
 
-    def operate(self, action: Action) -> None:
-        """Keep it open, or closed, for all instances; or have it go by their calls, anew."""
+    def operate(self, action: Action, by: str) -> None:
+        """Keep it open, or closed, for all instances, as ``by`` wants it; or have it go by their
+        calls, anew."""
         if action == self.by_hand:
             return
         self.by_hand = action
+        self._operated = {} if action == "auto" else {"by": by, "since": time.time()}
         said = {"open": "opened by hand", "close": "closed by hand", "auto": "left to itself again"}
-        self.namespace.slot.journal.step("breaker", "", said[action], level=WARNING)
+        told = f"{said[action]}, by {by}"
+        self.namespace.slot.journal.step("breaker", "", told, level=WARNING)
         for instance in self._instances():
             if instance.breaker is not None:
                 instance.breaker.reset()
@@ -204,7 +209,7 @@ class CircuitBreaker(Policy):
     def state(self) -> dict[str, object]:
         """As a whole, and each instance where there are several."""
         instances = self._instances()
-        found: dict[str, object] = {"action": self.by_hand}
+        found: dict[str, object] = {"action": self.by_hand, **self._operated}
         for instance in instances:
             found |= self._described(instance) if len(instances) == 1 else {}
         if len(instances) > 1:

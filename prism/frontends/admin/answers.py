@@ -228,7 +228,7 @@ async def breaker(call: AdminCall) -> BreakerState:
     found = call.find(call.body.namespace)
     for policy in found.policies:
         if isinstance(policy, CircuitBreaker):
-            policy.operate(call.body.action)
+            policy.operate(call.body.action, call.request.principal)
             return BreakerState(found.name, policy.state())
     raise InvalidRequest(
         f"namespace {found.name!r} has no circuit breaker; `breaker: {{}}` in its configuration "

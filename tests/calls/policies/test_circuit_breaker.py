@@ -1,5 +1,6 @@
 """What of calls counts for a breaker, what it refuses, and what operators see and do."""
 
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -199,9 +200,9 @@ async def test_it_refuses_before_the_body_is_read(namespace, make_call, fail):
         call.precheck()
     policy = policy_of(namespace)
     assert policy.refused == 1
-    policy.operate("close")
+    policy.operate("close", "ann")
     call.precheck()
-    policy.operate("open")
+    policy.operate("open", "ann")
     with pytest.raises(CircuitOpen, match="an operator has opened it"):
         call.precheck()
 
@@ -299,24 +300,31 @@ async def test_without_one_calls_pass_again(namespace, ask, fail, plugin):
 
 async def test_by_hand(namespace, ask, fail, plugin):
     policy = policy_of(namespace)
-    policy.operate("open")
+    policy.operate("open", "ann")
     with pytest.raises(CircuitOpen, match="an operator has opened it"):
         await ask(namespace)
-    assert (state_of(namespace)["state"], plugin.called) == ("open", 0)
-    policy.operate("close")
+    state = state_of(namespace)
+    assert (state["state"], state["by"], plugin.called) == ("open", "ann", 0)
+    assert time.time() - 60 < state["since"] <= time.time()
+    policy.operate("close", "ann")
     await fail(namespace, times=20)
     assert (state_of(namespace)["state"], plugin.called) == ("closed", 20)
-    policy.operate("auto")
-    policy.operate("auto")
+    policy.operate("auto", "ann")
+    policy.operate("auto", "ann")
     await fail(namespace, times=4)
     assert state_of(namespace)["state"] == "open"
+    assert not {"by", "since"} & state_of(namespace).keys()
     reasons = [event.reason for event in namespace.slot.journal.events.recent()]
-    assert reasons[:3] == ["opened by hand", "closed by hand", "left to itself again"]
+    assert reasons[:3] == [
+        "opened by hand, by ann",
+        "closed by hand, by ann",
+        "left to itself again, by ann",
+    ]
     assert len(reasons) == 4
 
 
 async def test_what_an_operator_wants_holds_for_the_next_instance(namespace, ask):
-    policy_of(namespace).operate("open")
+    policy_of(namespace).operate("open", "ann")
     old = namespace.slot.current
     namespace.slot.fill(Instance("kv", 2, "function", "1.1", old.channel, old.operations))
     with pytest.raises(CircuitOpen):

@@ -438,7 +438,7 @@ async def test_not_where_a_breaker_has_opened(retrying, ask, autojump_clock, ope
 
         async def open_it(request):
             times.append(trio.current_time())
-            circuit.operate("open")
+            circuit.operate("open", "ann")
             return UNAVAILABLE
 
         namespace.slot.current.channel.answer = open_it
@@ -458,7 +458,7 @@ async def test_one_that_opens_in_the_pause(retrying, make_call, autojump_clock):
     call = make_call(namespace)
     call.proceed()
     await wait_all_tasks_blocked()
-    circuit.operate("open")
+    circuit.operate("open", "ann")
     with pytest.raises(PluginError, match="its backend is away"):
         await call.outcome()
     assert (len(times), call.attempts) == (1, 1)

@@ -228,7 +228,8 @@ async def test_a_breaker_is_opened_and_closed_by_hand(admin):
             assert described["policies"]["breaker"] == told["breaker"]
             event = await events.__anext__()
             assert (event.kind, event.namespace) == ("breaker", "kv")
-        assert event.reason == "left to itself again"
+            assert told["breaker"].get("by") == (None if action == "auto" else "anonymous")
+        assert event.reason == "left to itself again, by anonymous"
         assert (await admin.ask("GET", "/readyz")).status == 200
 
 
