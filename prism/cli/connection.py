@@ -331,8 +331,10 @@ def admin_path(collection: str, namespace: str, rest: str = "") -> str:
     """
     of_plugin = namespace.removesuffix(":shadow") if collection == "plugins" else namespace
     if not is_plain(of_plugin):
+        meant = namespace.partition("/")[0].removesuffix(":shadow")  # it may be an instance's
+        hint = f"; did you mean {meant!r}?" if is_plain(meant) else ""
         raise click.UsageError(
-            f"NAMESPACE is letters, digits, hyphens, underscores: not {namespace!r}"
+            f"NAMESPACE is letters, digits, hyphens, underscores: not {namespace!r}{hint}"
         )
     return f"/admin/{collection}/{namespace}{rest}"
 

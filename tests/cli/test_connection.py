@@ -33,6 +33,21 @@ def test_it_waits_longer_than_the_call_may_take(timeout, seconds):
 
 
 @pytest.mark.parametrize(
+    ("command", "name", "hint"),
+    [
+        ("shadow report", "kv:shadow", "; did you mean 'kv'?"),
+        ("plugin status", "kv/2/1", "; did you mean 'kv'?"),
+        ("plugin logs", "kv:shadow/1", "; did you mean 'kv'?"),
+        ("plugin status", "#kv", ""),
+    ],
+)
+def test_the_name_of_something_in_a_namespace_is_no_namespaces(command, name, hint):
+    result = CliRunner().invoke(prism, [*command.split(), name])
+    assert result.exit_code == 2
+    assert f"not '{name}'{hint}\n" in result.stderr
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["a/b", "get"],
