@@ -184,6 +184,15 @@ def _recordings(config: Config, at: Place) -> Iterator[Finding]:
             )
 
 
+def _rates(config: Config, at: Place) -> Iterator[Finding]:
+    for index, namespace in enumerate(config.namespaces):
+        if not namespace.limits.rates:
+            yield (
+                at["namespaces"][index]["limits"],
+                "one caller may take all that its plugin can do; set limits.rate",
+            )
+
+
 CHECKLIST: dict[str, Callable[[Config, Place], Iterator[Finding]]] = {
     "authentication": _authentication,
     "tls": _tls,
@@ -198,5 +207,6 @@ CHECKLIST: dict[str, Callable[[Config, Place], Iterator[Finding]]] = {
     "isolation": _isolation,
     "secrets": _secrets,
     "recordings": _recordings,
+    "rates": _rates,
 }
 """Each item by its id."""

@@ -30,9 +30,11 @@ namespaces:
     access:
       owners: [ann]
       allow: [{who: ["*"], permissions: [read]}]
+    limits: {rate: {calls_per_second: 100}}
   - name: b
     backend: mine
     plugin: {type: sidecar, command: [./mine]}
+    limits: {rate: {calls_per_second: 100}}
     access: {owners: [ann]}
 """
 
@@ -54,8 +56,8 @@ def test_a_hard_file(tmp_path):
     [
         ("tls", 2, "0.0.0.0\n  tls: {cert: c, key: k, client_ca: a, client_crl: r}",
          "127.0.0.1\n  server: prism"),
-        ("insecure", 26, "access: {owners: [ann]}\n", "access: {owners: [ann]}\ninsecure: true\n"),
-        ("dry_run", 25, "access: {owners: [ann]}", "access: {owners: [ann], mode: dry_run}"),
+        ("insecure", 28, "access: {owners: [ann]}\n", "access: {owners: [ann]}\ninsecure: true\n"),
+        ("dry_run", 27, "access: {owners: [ann]}", "access: {owners: [ann], mode: dry_run}"),
         ("everybody", 21, "permissions: [read]", "permissions: [read, write]"),
         ("everybody", 20, "owners: [ann]\n", 'owners: ["*"]\n'),
         ("everybody", 4, "file: t}]}", "file: t}], allow: [{who: ['*'], may: operate}]}"),
@@ -65,18 +67,19 @@ def test_a_hard_file(tmp_path):
         ("admin", 4, "admin: {tokens: [{name: ann, file: t}]}", "admin: {port: 1}"),
         ("admin", 4, "file: t}]", "file: t}], without_token: read"),
         ("signatures", 7, "policy: require", "policy: allow_missing"),
-        ("isolation", 24, "type: sidecar, command: [./mine]", "type: in_process, module: 'a:A'"),
+        ("isolation", 25, "type: sidecar, command: [./mine]", "type: in_process, module: 'a:A'"),
         ("secrets", 18, "{{ secret:a }}", "hunter2"),
-        ("secrets", 26, "access: {owners: [ann]}\n",
+        ("secrets", 28, "access: {owners: [ann]}\n",
          "access: {owners: [ann]}\n    shadow: {credentials: {password: hunter2}}\n"),
-        ("isolation", 26, "access: {owners: [ann]}\n",
+        ("isolation", 28, "access: {owners: [ann]}\n",
          "access: {owners: [ann]}\n"
          "    shadow: {plugin: {type: in_process, module: 'a:A'}}\n"),
-        ("recordings", 26, "access: {owners: [ann]}\n",
+        ("recordings", 28, "access: {owners: [ann]}\n",
          "access: {owners: [ann]}\n    record: {file: calls.jsonl, values: keep}\n"),
-        ("recordings", 26, "access: {owners: [ann]}\n",
+        ("recordings", 28, "access: {owners: [ann]}\n",
          "access: {owners: [ann]}\n"
          "    shadow: {values: keep, plugin: {type: sidecar, command: [x]}}\n"),
+        ("rates", 23, "    limits: {rate: {calls_per_second: 100}}\n    access", "    access"),
     ],
 )  # fmt: skip
 def test_one_weakness(tmp_path, name, line, was, becomes):
@@ -116,7 +119,7 @@ def test_what_logs_in_to_the_limits_store_is_one(tmp_path, password, weak):
 def test_nobody_is_authenticated(tmp_path):
     text = "namespaces: [{name: a, backend: sqlite, config: {path: a.db}}]\n"
     names = [name for name, _ in found(tmp_path, text)]
-    assert names == ["authentication", "tls", "audit", "admin"]
+    assert names == ["authentication", "tls", "audit", "admin", "rates"]
 
 
 def test_the_page_has_the_same_list():
