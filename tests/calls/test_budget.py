@@ -65,7 +65,9 @@ async def test_without_a_share_rare_calls_are_repeated_still(autojump_clock):
         await trio.sleep(1 / FLOOR)
 
 
-steps = st.lists(st.tuples(st.sampled_from(["call", "take"]), st.floats(0, 4)), max_size=200)
+steps = st.lists(
+    st.tuples(st.sampled_from(["call", "take", "take", "give back"]), st.floats(0, 4)), max_size=200
+)
 
 
 @settings(max_examples=200)
@@ -78,11 +80,15 @@ def test_it_is_never_overdrawn(share, steps):
             if step == "call":
                 budget.add_call()
                 calls += 1
-            else:
+            elif step == "take":
                 attempts += budget.take()
+            elif attempts:
+                budget.give_back()
+                attempts -= 1
             seconds = trio.current_time() - began
             assert attempts <= share * calls + FLOOR * (seconds + WINDOW) + 1e-6
             assert budget.left > -1e-6
+            assert budget.used == attempts
             if pause > 2:
                 await trio.sleep(pause)
 

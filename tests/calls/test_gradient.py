@@ -2,10 +2,13 @@
 
 import heapq
 from itertools import count
+from math import isfinite
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prism.calls.gradient import FIRST, PROBE_EVERY, Gradient
+from prism.calls.gradient import FIRST, MOST_OPERATIONS, PROBE_EVERY, WINDOW_CALLS, Gradient
 
 
 class Backend:
@@ -121,4 +124,33 @@ def test_no_more_than_so_many_operations_are_told_apart():
     gradient = Gradient(1, 1000, steady)
     for number in range(5000):
         gradient.sample(f"operation-{number}", 0.01, 1, number * 0.01)
-    assert len(gradient._operations) <= 257
+    assert len(gradient._operations) <= MOST_OPERATIONS + 1
+
+
+SECONDS = st.one_of(st.sampled_from([0.0, 1e-300, 1e-9, 86400.0]), st.floats(0, 10))
+SAMPLES = st.tuples(
+    st.sampled_from(["get", "get", "scan"]),
+    SECONDS,  # that it took
+    st.integers(1, 200),  # how many ran
+    st.booleans(),  # whether its time was up
+    st.sampled_from([0.0, 1e-9, 0.05, 1.0, 40.0, 1e6]),  # after how long
+    st.integers(1, 2 * WINDOW_CALLS),  # how often
+)
+BOUNDS = st.tuples(st.integers(1, 300), st.integers(1, 300)).map(sorted)
+
+
+@given(BOUNDS, st.lists(st.one_of(SAMPLES, BOUNDS), max_size=60), st.floats(0, 1))
+def test_whatever_calls_take_the_limit_is_within_its_bounds(bounds, steps, jitter):
+    (least, most), now = bounds, 0.0
+    gradient = Gradient(least, most, lambda: jitter)
+    for step in steps:
+        if isinstance(step, list):
+            least, most = step
+            gradient.configure(least, most)
+        else:
+            operation, seconds, ran, timed_out, pause, often = step
+            for _ in range(often):
+                now += pause
+                gradient.sample(operation, seconds, ran, now, timed_out=timed_out)
+        assert least <= gradient.limit <= most
+        assert all(isfinite(each.baseline) for each in gradient._operations.values())

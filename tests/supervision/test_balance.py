@@ -330,7 +330,10 @@ def test_shares_add_up():
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ok", *["fail"] * 3, *["serve"] * 3, "clear", "pass", "hold", "remove", "add"]
+            [
+                *["ok", *["fail"] * 3, *["serve"] * 3],
+                *["clear", "pass", "hold", "remove", "add", "configure"],
+            ]
         ),
         st.sampled_from("aaabcde"),
         st.floats(0, 60),
@@ -348,6 +351,10 @@ def test_what_holds_at_every_moment(steps, share, zone, seed):
         replica = balance.replicas.get(name)
         if what == "pass":
             bench.time += seconds
+        elif what == "configure":
+            times = {"ejection_seconds": 0.001 + seconds, "max_ejection_seconds": 60.001 - seconds}
+            shares = {"max_ejected": share, "slow_start_seconds": seconds // 20}
+            balance.configure(BalanceConfig(**times, **shares))
         elif replica is None:
             if what == "add":
                 balance.add(name, "xy"[seed % 2])
