@@ -78,7 +78,7 @@ async def test_the_reason_counts_although_nobody_stayed_to_hear_it(said, message
     await channel.aclose()
 
 
-async def test_a_refused_plugin_is_told_why(streams):
+async def test_a_refused_plugin_is_told_why(streams, mock_clock):
     ours, plugin = streams
     channel = FramedChannel(ours, name="it")
     await plugin.raw(FrameType.HELLO, 0, b'{"codecs":["json"]}', codec=1, aux=9)
@@ -127,7 +127,7 @@ MISTAKES = {
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("rule", MISTAKES)
 async def test_a_mistake_is_counted_and_named_and_ends_only_a_strict_connection(
-    streams, rule, strict
+    streams, rule, strict, mock_clock
 ):
     _ours, plugin = streams
     plugin.connection.local_hello = Hello(name="json", codecs=("json",))
@@ -208,7 +208,7 @@ BROKEN_RULES = {
 
 
 @pytest.mark.parametrize("rule", BROKEN_RULES)
-async def test_a_broken_rule_ends_the_channel(streams, rule):
+async def test_a_broken_rule_ends_the_channel(streams, rule, mock_clock):
     async with channel_over(streams) as (channel, plugin):
         async with failing_call(channel, PluginMisbehaved):
             opened = await plugin.expect(Open)
