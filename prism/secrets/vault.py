@@ -53,10 +53,6 @@ class VaultDown(SecretError):
     """Vault cannot be asked now."""
 
 
-class _Denied(SecretError):
-    """Vault answers 403: the token is not good, or may not do this."""
-
-
 class _Answer(NamedTuple):
     """What Vault answers: an HTTP status, and a JSON object."""
 

@@ -84,7 +84,6 @@ from prism.wire.prepared import PreparedExecute
 log = logging.getLogger("prism.channel")
 
 # Every call comes by these: on Python 3.11 an enum's attribute costs as much as a call.
-_JSON = Codec.JSON
 _MSGPACK = Codec.MSGPACK
 _OK = StatusCode.OK
 
