@@ -18,6 +18,7 @@ from prism.cli.connection import (
     target_url,
     timeout_headers,
 )
+from prism.cli.output import as_json
 
 EPILOG = """\b
 Examples:
@@ -121,6 +122,6 @@ def _shown(text: str) -> str:
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return text
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        return as_json(json.loads(text))
     except (ValueError, RecursionError):
         return text

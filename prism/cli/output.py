@@ -66,7 +66,19 @@ def show_data(data: Any, output: str) -> None:
 
         yaml.safe_dump(data, sys.stdout, sort_keys=False, allow_unicode=True)
     else:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        click.echo(as_json(data))
+
+
+def as_json(data: Any) -> str:
+    """``data`` as JSON for people and programs, on several lines; escaped is only what could drive
+    a terminal, or cannot be written at all."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_UNFIT = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""DEL and the controls of Latin-1, which JSON need not escape; ends of lines, and directions, of
+Unicode; halves of surrogate pairs."""
 
 
 def cell(value: Any) -> str:

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from prism.cli.output import output_option, refused, show, show_one
+from prism.cli.output import as_json, output_option, refused, show, show_one
 
 RECORDS = [
     {"name": "a", "healthy": True, "tags": ["x", "y"], "extra": 1},
@@ -41,6 +41,16 @@ def test_a_table_is_for_people_and_cannot_drive_the_terminal():
 def test_programs_get_everything(name, read):
     assert read(run(many, "--output", name)) == RECORDS
     assert read(run(one, "-o", name)) == {"name": "a", "last_error": None}
+
+
+def test_json_has_what_it_is_of_and_cannot_drive_the_terminal():
+    hostile = ["\x1b[2J", "\x9b2J", "\x7f", "\u202e", "\u2028", "\ud800"]
+    fit = ["\xe4\xdf\u4e2d", "\U0001f469\u200d\U0001f680"]
+    text = as_json({"hostile": hostile, "fit": fit})
+    assert json.loads(text) == {"hostile": hostile, "fit": fit}
+    assert not set("".join(hostile[1:])) & set(text) - {"2", "J"}
+    assert all(each in text for each in fit)
+    assert text.encode()
 
 
 def test_one_record_has_a_line_for_each_field():
