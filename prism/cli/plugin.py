@@ -87,7 +87,7 @@ def describe(name: str, output: str, admin: Admin) -> None:
         status = found["plugin"]
         found["plugin"] = f"{status['plugin']}, {status['state']}"
         found["operations"] = [operation["name"] for operation in found["operations"]]
-        policies = found.pop("policies")
+        policies = found.pop("policies", {})  # which an older proxy does not tell
         # What the policy of that name shows is more than what is configured.
         limits = {name: value for name, value in found["limits"].items() if name not in policies}
         found["limits"] = brief(limits)
