@@ -1,25 +1,19 @@
 """``prism replay``: play recorded calls against another version, and compare the answers."""
 
-import heapq
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import click
 
 from prism.cli.connection import (
-    CONNECT_TIMEOUT,
     Number,
     ca_cert_option,
     cert_option,
     credential_headers,
-    say_unreachable,
     target_url,
-    tls_context,
 )
 from prism.cli.output import (
     LINES,
@@ -27,19 +21,9 @@ from prism.cli.output import (
     end_on_interrupt,
     harmless,
     output_option,
-    refused,
     show_one,
 )
 from prism.cli.shadow import latency, print_differences
-
-if TYPE_CHECKING:
-    from prism.calls.comparison import Answer, Ignored, Names
-    from prism.observability.recording import Reader, RecordedCall
-
-WINDOW = 1000
-"""Lines among which the next call is the one that began first: a file has them by their ends."""
-LONGEST = 60.0
-"""Seconds that an answer is waited for."""
 
 EPILOG = """\b
 Examples:
@@ -113,6 +97,8 @@ def replay(
     import trio
 
     from prism.calls.comparison import Ignored
+    from prism.cli.replay_targets import PluginTarget, ProxyTarget, Target
+    from prism.cli.replaying import Replay
     from prism.observability.recording import Reader
 
     if bool(command) == (against is not None):
@@ -224,354 +210,3 @@ def _head(report: dict[str, Any]) -> dict[str, Any]:
     for name in ("latency_then", "latency_now"):
         found[name] = latency(report[name])
     return found
-
-
-# -- what answers -----------------------------------------------------------------------
-
-
-class Target(Protocol):
-    """Where calls are played."""
-
-    name: str
-
-    @asynccontextmanager
-    def open(self, namespace: str) -> AsyncIterator[None]:
-        """Within it calls can be made; ``namespace`` is the recorded one. Raises CommandError."""
-
-    async def call(self, call: "RecordedCall") -> "Answer | None":
-        """What comes of the call; None: nothing, since it could not be made."""
-
-    def names(self, operation: str) -> "Names":
-        """The names that the operation's schemas declare."""
-
-
-class ProxyTarget:
-    """A namespace of a running proxy."""
-
-    def __init__(
-        self,
-        url: str,
-        namespace: str,
-        headers: dict[str, str],
-        ca_cert: str | None,
-        cert: str | None,
-    ) -> None:
-        self.name = f"{url} {namespace}"
-        self._url = url
-        self._namespace = namespace
-        self._headers = headers
-        self._ca_cert = ca_cert
-        self._tls = tls_context(ca_cert, cert)
-        self._client: Any = None
-        self._operations: dict[str, Any] = {}
-        self._names: dict[str, Names] = {}
-
-    @asynccontextmanager
-    async def open(self, namespace: str) -> AsyncIterator[None]:
-        """Have a client. One that reaches nobody is told at the first call."""
-        import httpx
-
-        async with httpx.AsyncClient(
-            http1=self._url.startswith("https:"),
-            http2=True,
-            verify=self._tls or True,
-            timeout=httpx.Timeout(LONGEST, connect=CONNECT_TIMEOUT),
-            trust_env=False,
-        ) as self._client:
-            await self._ask()
-            yield
-
-    async def _ask(self) -> None:
-        """What the namespace has, before the first call: else each would say that it has none."""
-        import httpx
-
-        url = f"{self._url.rstrip('/')}/v1/{self._namespace}"
-        try:
-            response = await self._client.get(url, headers=self._headers)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            say_unreachable(self._url, error, self._ca_cert)
-            sys.exit(1)
-        if not response.is_success:
-            click.echo(refused(response.status_code, response.text), err=True)
-            sys.exit(2)
-        try:
-            operations = response.json()["operations"]
-        except (ValueError, KeyError, TypeError):
-            operations = None
-        if not isinstance(operations, dict):
-            click.echo(f"prism: {url} is no namespace of a proxy's data port", err=True)
-            sys.exit(2)
-        self._operations = operations
-
-    def names(self, operation: str) -> "Names":
-        """As the proxy describes the operation."""
-        from prism.calls.comparison import names_in
-
-        found = self._names.get(operation)
-        if found is None:
-            declared = self._operations.get(operation) or {}
-            schemas = (declared.get("params"), declared.get("result"))
-            found = self._names[operation] = names_in(schemas)
-        return found
-
-    async def call(self, call: "RecordedCall") -> "Answer | None":
-        """POST it."""
-        import httpx
-        import trio
-
-        from prism.calls.comparison import Answer
-        from prism.contract.status import StatusCode
-
-        raw = call.params_raw
-        kind = "application/msgpack" if raw else "application/json"
-        headers = {"content-type": kind, "accept": kind, **self._headers}
-        url = target_url(self._url, self._namespace, call.operation)
-        began = trio.current_time()
-        try:
-            response = await self._client.post(
-                url, content=raw or bytes(call.params), headers=headers
-            )
-        except httpx.HTTPError:
-            return None
-        seconds = trio.current_time() - began
-        if response.is_success:
-            if raw:
-                return Answer(StatusCode.OK, raw=response.content, seconds=seconds)
-            return Answer(StatusCode.OK, response.text, seconds=seconds)
-        try:
-            status = StatusCode[response.json()["code"]]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return Answer(status, seconds=seconds)
-
-
-class PluginTarget:
-    """A plugin that is started for it, and supervised as the proxy would."""
-
-    def __init__(self, command: list[str], config: str, credentials: dict[str, str]) -> None:
-        self.name = " ".join(command)
-        self._command = command
-        self._config = config
-        self._credentials = credentials
-        self._slot: Any = None
-        self._names: dict[str, Names] = {}
-
-    @asynccontextmanager
-    async def open(self, namespace: str) -> AsyncIterator[None]:
-        """Have the plugin run."""
-        import trio
-
-        from prism.config.types import PluginConfig
-        from prism.supervision.instance import InstanceSpec
-        from prism.supervision.supervisor import Supervisor
-
-        async def credentials() -> dict[str, str]:
-            return self._credentials
-
-        spec = InstanceSpec(
-            namespace=namespace,
-            backend="replay",
-            plugin_name="replayed",
-            plugin=PluginConfig(type="sidecar", command=self._command),
-            config_json=self._config,
-            credentials=credentials,
-        )
-        supervisor = Supervisor([spec])
-        slot = self._slot = supervisor.slots[namespace]
-        absence = ""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(supervisor.run)
-            absence = slot.absence if slot.current is None else ""
-            try:
-                if not absence:
-                    yield
-            finally:
-                supervisor.stop()
-                with trio.CancelScope(shield=True):  # bounded: it is killed in the end
-                    await supervisor.wait_stopped()
-        if absence:
-            raise CommandError(f"the plugin does not serve: {absence}")
-
-    async def call(self, call: "RecordedCall") -> "Answer | None":
-        """Give it to the plugin."""
-        import trio
-
-        from prism.calls.comparison import Answer
-        from prism.contract.errors import CallError
-        from prism.contract.messages import ExecuteRequest
-        from prism.contract.service import NAMESPACE_KEY, PRINCIPAL_KEY, REQUEST_ID_KEY
-        from prism.contract.status import StatusCode
-
-        instance = self._slot.current
-        if instance is None:
-            return None
-        if call.operation not in instance.operations:
-            return Answer(StatusCode.UNIMPLEMENTED)
-        request = ExecuteRequest(
-            operation=call.operation,
-            params_json="" if call.params_raw else bytes(call.params).decode(),
-            params_raw=call.params_raw,
-            metadata={
-                NAMESPACE_KEY: call.namespace,
-                PRINCIPAL_KEY: "replay",
-                REQUEST_ID_KEY: call.id,
-                **call.metadata,
-            },
-        )
-        began = trio.current_time()
-        try:
-            with trio.fail_after(LONGEST):
-                response = await instance.channel.execute(request)
-        except CallError as error:
-            return Answer(error.status, seconds=trio.current_time() - began)
-        except trio.TooSlowError:
-            return Answer(StatusCode.DEADLINE_EXCEEDED, seconds=LONGEST)
-        seconds = trio.current_time() - began
-        if response.success:
-            return Answer(StatusCode.OK, response.result_json, response.result_raw, seconds)
-        status = StatusCode.from_wire(response.error_code) or StatusCode.UNKNOWN
-        return Answer(status, seconds=seconds)
-
-    def names(self, operation: str) -> "Names":
-        """As the plugin declares them."""
-        from prism.calls.comparison import declared_names
-
-        found = self._names.get(operation)
-        if found is None:
-            declared = self._slot.operations.get(operation)
-            found = self._names[operation] = declared_names(declared)
-        return found
-
-
-# -- the replay -------------------------------------------------------------------------
-
-
-class Replay:
-    """Plays what ``reader`` reads against ``target``, once; ``report`` says how it went."""
-
-    def __init__(
-        self,
-        reader: "Reader",
-        target: Target,
-        ignored: "Ignored",
-        *,
-        writes: bool,
-        show_values: bool,
-    ) -> None:
-        from prism.calls.comparison import Tally
-
-        self.tally: Tally = Tally()
-        self.played = 0
-        self.skipped_writes = 0
-        self.unanswered = 0
-        self.compares = True
-        self._reader = reader
-        self._target = target
-        self._ignored = ignored
-        self._writes = writes
-        self._show_values = show_values
-        self._due = 0.0
-
-    async def run(self, concurrency: int, rate: float | None) -> None:
-        """Play all calls: ``concurrency`` at a time, ``rate`` a second at most.
-
-        Raises:
-            OSError: the recording cannot be read.
-            CommandError: the target cannot be reached.
-        """
-        import trio
-
-        calls = self._wanted()
-        first = next(calls, None)
-        if first is None:
-            return
-        self._due = trio.current_time()
-        async with self._target.open(first.namespace), trio.open_nursery() as nursery:
-            waiting = _and_then(first, calls)
-            for _ in range(concurrency):
-                nursery.start_soon(self._play_some, waiting, rate)
-
-    async def _play_some(self, calls: "Iterator[RecordedCall]", rate: float | None) -> None:
-        import trio
-
-        for call in calls:
-            if rate is not None:
-                self._due = due = max(self._due + 1 / rate, trio.current_time())
-                await trio.sleep_until(due)
-            await self._play(call)
-
-    async def _play(self, call: "RecordedCall") -> None:
-        from prism.calls.comparison import ALL_NAMES, ResultDifference, compare
-
-        self.played += 1
-        new = await self._target.call(call)
-        if new is None:
-            self.unanswered += 1
-            return
-        old = _recorded_answer(call)
-        found: list[ResultDifference] = []
-        if call.redacted:
-            self.compares = False
-        else:
-            names = ALL_NAMES if self._show_values else self._target.names(call.operation)
-            found = compare(old, new, self._ignored, names, show_values=self._show_values)
-        self.tally.add(call.operation, call.id, old, new, found, call.time)
-
-    def _wanted(self) -> "Iterator[RecordedCall]":
-        """The calls to play, by when they began as far as ``WINDOW`` lines show."""
-        window: list[tuple[float, int, RecordedCall]] = []
-        for number, call in enumerate(self._reader.calls()):
-            if call.writes and not self._writes:
-                self.skipped_writes += 1
-                continue
-            heapq.heappush(window, (call.time, number, call))
-            if len(window) > WINDOW:
-                yield heapq.heappop(window)[2]
-        while window:
-            yield heapq.heappop(window)[2]
-
-    def report(self, file: str) -> dict[str, Any]:
-        """All of it, as plain data."""
-        import msgspec
-
-        tally = self.tally
-        then, now = tally.latencies
-        outcomes = {
-            name: tally.outcomes[name]
-            for name in ("equal", "different", "only_old_failed", "only_new_failed")
-        }
-        is_equal = self.played > 0 and not self.unanswered
-        if self.compares:
-            is_equal = is_equal and outcomes["equal"] == self.played
-        return {
-            "file": file,
-            "against": self._target.name,
-            "is_equal": is_equal,
-            "compared": self.compares,
-            "played": self.played,
-            "skipped_writes": self.skipped_writes,
-            "skipped_lines": self._reader.skipped,
-            "unanswered": self.unanswered,
-            "outcomes": outcomes,
-            "latency_then": msgspec.to_builtins(then),
-            "latency_now": msgspec.to_builtins(now),
-            "differences": msgspec.to_builtins(tally.groups),
-            "other_differences": tally.other_differences,
-            "recent": msgspec.to_builtins(list(tally.recent)),
-        }
-
-
-def _and_then(first: "RecordedCall", rest: "Iterator[RecordedCall]") -> "Iterator[RecordedCall]":
-    yield first
-    yield from rest
-
-
-def _recorded_answer(call: "RecordedCall") -> "Answer":
-    from prism.calls.comparison import Answer
-    from prism.contract.status import StatusCode
-
-    status = StatusCode[call.status] if call.status in StatusCode.__members__ else None
-    if status is not StatusCode.OK:
-        return Answer(status or StatusCode.UNKNOWN, seconds=call.seconds)
-    text = "" if call.result_raw else bytes(call.result).decode()
-    return Answer(StatusCode.OK, text, call.result_raw, call.seconds)
