@@ -166,7 +166,7 @@ def _check_launch(launch: Launch, plugin_type: PluginType, at: Place, entry: Pla
         where = here["address"] if isinstance(here.node.value, dict) else here
         address = _check_endpoint(one.address, launch, plugin_type, where)
         if address is not None and taken.setdefault(address, where) is not where:
-            where.error(f"it is the one of line {taken[address].line}, too")
+            where.error(f"its host and port are those of line {taken[address].line}, too")
 
 
 def _check_endpoint(

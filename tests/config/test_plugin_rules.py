@@ -56,7 +56,11 @@ Problems = Callable[[str], list[str]]
         ("type: grpc, endpoint: [{zone: a}], tls: {}", 'the required key "address" is missing'),
         ("type: grpc, endpoint: ['b:2', 'a'], tls: {}", "write host:port"),
         ("type: grpc, endpoint: [{address: 'a:1'}], insecure: true", "a is not this machine"),
-        ("type: grpc, endpoint: ['a:1', {address: 'a:1'}], tls: {}", "the one of line 4, too"),
+        (
+            "type: grpc, endpoint: ['a:1', {address: 'a:1'}], tls: {}",
+            "port are those of line 4, too",
+        ),
+        ("type: websocket, endpoint: ['wss://a/x', 'wss://a/y']", "port are those of line 4, too"),
         ("type: grpc, endpoint: ['a:1'], tls: {}, resolve: all", "goes with one `endpoint`"),
         ("type: grpc, endpoint: '10.0.0.1:1', tls: {}, resolve: all", "10.0.0.1 is an address"),
         ("type: websocket, endpoint: 'wss://[::1]/', resolve: all", "::1 is an address"),
