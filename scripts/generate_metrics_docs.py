@@ -104,6 +104,12 @@ contract's name and unit.""",
         "limit's `per`, numbered where a namespace has several; those of the store are there with "
         "`limits_store`: alert on `prism_limits_store_up == 0`.",
     ),
+    (
+        "Shadows and recordings",
+        ("prism_shadow", "prism_recorded"),
+        "Of namespaces with a [shadow](resilience.md#shadow), or a "
+        "[recording](resilience.md#record-and-replay).",
+    ),
     ("Audit", ("prism_audit",), "With [`audit`](security.md#who-did-what)."),
     ("Configuration", ("prism_config",), "[The admin port](admin.md#the-configuration)."),
     (

@@ -26,6 +26,10 @@ def test_the_page_is_fresh(script: ModuleType) -> None:
     assert PAGE.read_text() == script.page(), "run: make generate"
 
 
+def test_what_is_of_a_namespace_is_not_among_what_is_of_the_process(script: ModuleType) -> None:
+    assert "`namespace`" not in script.page().partition("## The process")[2]
+
+
 def test_every_family_in_the_code_is_on_the_page() -> None:
     """Also those that the script does not think of."""
     named = set()
