@@ -1,14 +1,16 @@
 """What do limits, breakers and the like cost the calls that they let pass, and those they refuse?
 
 The same load on a proxy without any, on one for each of them, and on one with all, so wide that
-none refuses anything. Then calls that are refused, whole: read, refused and answered. And limits of
-a thousand namespaces, beside those of one.
+none refuses anything. Then calls that are refused, whole: read, refused and answered. Limits of a
+thousand namespaces, beside those of one. And calls of a namespace beside one that is flooded.
 """
 
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.effort import Effort
@@ -17,7 +19,7 @@ from benchmarks.load.target import Target
 from benchmarks.processes import children
 from benchmarks.report.page import Section
 from benchmarks.report.tables import absent, load_table, microseconds_each, verdict
-from benchmarks.samples import Load, take_turns
+from benchmarks.samples import Load, Sample, take_turns
 from benchmarks.sides import prism
 
 BUSY = Load(64)
@@ -50,10 +52,15 @@ LIMITED = {"limits": {**POLICIES["rate limit"]["limits"], "max_queued": 256, "fa
 MANY = 1_000
 FEW = 20
 """Namespaces in a quick run."""
+MOST_OF_FLOODED = 4
+FLOODED = {"limits": {"max_in_flight": MOST_OF_FLOODED, "max_queued": 8}}
+FLOOD = Load(256, connections=4)
+MOST_OF_FLOOD = 2.0
+"""Times the 99th percentile of a namespace's calls while another one is flooded."""
 
 
 def measure(effort: Effort) -> Section:
-    parts = [_passing(effort), _refused(effort), _many(effort)]
+    parts = [_passing(effort), _refused(effort), _many(effort), _flooded(effort)]
     failed = {name: why for part in parts for name, why in part.failed.items()}
     return Section("\n\n".join(part.text for part in parts), failed=failed)
 
@@ -172,6 +179,48 @@ def _many(effort: Effort) -> Section:
         ),
     ]
     return Section("\n".join(text), failed=results.failed)
+
+
+def _flooded(effort: Effort) -> Section:
+    """Calls of one namespace while another has more than it takes, and while it has none."""
+    calm: list[Sample] = []
+    beside: list[Sample] = []
+    namespaces = [
+        prism.echo("calm", prism.SPAWNED),
+        _with(prism.echo("flooded", prism.SPAWNED), FLOODED),
+    ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        prism.prism(Path(folder), namespaces, prism.fastest_codec()) as (pid, url),
+    ):
+        target = Target(f"{url}/v1/calm/echo", [pid])
+        flooded = Target(f"{url}/v1/flooded/echo", [], answers=b"429")
+        target(BUSY, effort.seconds)  # to warm up
+        for _ in range(effort.rounds):
+            calm.append(target(BUSY, effort.seconds))
+            with _flood(flooded, effort.seconds):
+                beside.append(target(BUSY, effort.seconds))
+    ratio = median(b.p99 / a.p99 for a, b in zip(calm, beside, strict=True))
+    without, beside_it = (median(each.p99 for each in found) * 1e3 for found in (calm, beside))
+    text = [
+        f"Calls of one namespace ({BUSY}), and of another that may have {MOST_OF_FLOODED} at a "
+        f"time and gets more ({FLOOD}): p99 of the first {without:.1f} ms without, "
+        f"{beside_it:.1f} ms with.",
+        "",
+        verdict("p99 beside a flood / without", ratio, MOST_OF_FLOOD, at_least=False),
+    ]
+    return Section("\n".join(text))
+
+
+@contextmanager
+def _flood(target: Target, seconds: float) -> Iterator[None]:
+    """Calls of ``target`` within the block, and for as long at least."""
+    thread = threading.Thread(target=target, args=(FLOOD, seconds))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @contextmanager
