@@ -458,7 +458,7 @@ class World:
 
     def took_part(self):
         """What the policies have counted, to be printed."""
-        names = ("request_retries_total", "hedges_total", "breaker_opened_total",
+        names = ("request_retries_total", "hedges_total", "breaker_changes_total",
                  "breaker_refused_total", "queue_left_total", "in_flight_refused_total",
                  "rate_limit_unshared_total", "shedding_refused_total")  # fmt: skip
         counts: Counter[str] = Counter()
