@@ -407,8 +407,8 @@ class RateLimit(Policy):
     def _look_at(self, operations: dict[str, OperationDeclaration]) -> None:
         """Warn, once for each plugin, of names that its operations do not have, and of costs that
         it declares and that never pass."""
-        self._looked_at = operations
-        if not operations:
+        before, self._looked_at = self._looked_at, operations
+        if not operations or operations == before:
             return
         for limit in self._limits:
             for name, declared in operations.items():

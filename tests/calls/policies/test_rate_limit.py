@@ -180,6 +180,10 @@ async def test_names_that_the_plugin_does_not_offer_are_told_once(limited, ask, 
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             await ask(namespace)
+        # Another instance, or one of several, that offers the same.
+        slot = namespace.slot
+        slot.current.operations = slot.operations = dict(slot.operations)
+        await ask(namespace)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
         "limits.rate of namespace kv names the operation gett, which its plugin does not offer; "
