@@ -1,6 +1,7 @@
 import base64
 
 import anyio
+import msgspec
 import pytest
 from confluent_kafka import KafkaError
 
@@ -152,6 +153,9 @@ async def test_a_message_that_waits_holds_up_nobody(plugin) -> None:
         async with open_stream(plugin, "subscribe", topics=["single", "orders"]) as second:
             assert (await second.next_of("assigned"))["partitions"]
     assert await committed(plugin) == 0
+    async with open_stream(plugin, "subscribe", topics=["single"]) as third:
+        again = await third.messages(3)  # the one of an hour as well, which nobody has any more
+    assert [(each["value"], each["deliveries"]) for each in again] == [(0, 1), (1, 1), (2, 1)]
 
 
 async def test_dead_letters_keep_key_and_headers(plugin) -> None:
@@ -473,10 +477,20 @@ async def test_a_client_that_settles_nothing_is_reported_and_kept(open_plugin: O
             await eventually(is_degraded)
             acknowledge(stream, *messages)
             assert (await stream.next_of("message"))["value"] == 2
+            stream.send({"reject": messages[0]["id"]})  # acknowledged already
             health = await plugin.health()
             assert health.metrics is not None
-            assert '"received":3' in health.metrics.custom_metrics_json
-            assert '"acknowledged":2' in health.metrics.custom_metrics_json
+            assert health.metrics.connections_active == 1
+            assert health.metrics.queries_executed == 3
+            assert msgspec.json.decode(health.metrics.custom_metrics_json) == {
+                "published": 3,
+                "publish_queue": 0,
+                "received": 3,
+                "acknowledged": 2,
+                "rejected": 0,
+                "dead_lettered": 0,
+                "unsettled": 1,
+            }
 
 
 async def test_what_is_acknowledged_too_late_moves_nothing(plugin) -> None:

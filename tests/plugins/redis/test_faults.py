@@ -380,6 +380,27 @@ async def test_a_silent_server_ends_streams_with_a_status(
         await until(lambda: plugin.plugin.connection.dedicated == 0)
 
 
+async def test_metrics_tell_of_connections_and_commands(redis: Running) -> None:
+    before = (await redis.health()).metrics
+    for number in range(10):
+        await redis.call("set", key=f"{number}", value=1)
+        await redis.call("get", key=f"{number}")
+    with pytest.raises(PluginError):
+        await redis.call("get", key="")
+    async with aclosing(redis.stream("watch", prefix="none", existing=True)) as changes:
+        assert (await anext(changes))["event"] == "ready"
+        metrics = (await redis.health()).metrics
+        assert before is not None
+        assert metrics is not None
+        assert metrics.requests_total >= before.requests_total + 21
+        assert metrics.requests_failed == before.requests_failed + 1
+        assert metrics.latency_ms > 0
+        assert metrics.queries_executed >= before.queries_executed + 20
+        assert metrics.connections_active == 2  # the one that all share, and the watch's
+        assert '"connects":1' in metrics.custom_metrics_json
+        assert '"in_flight":0' in metrics.custom_metrics_json
+
+
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_the_same_class_runs_on_either_event_loop(redis_server: Redis, backend: str) -> None:
     async def check() -> None:
