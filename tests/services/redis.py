@@ -249,13 +249,14 @@ class RedisCluster:
 
     @classmethod
     def attach(cls, record: dict[str, Any]) -> Self | None:
-        """A cluster that another process has started; None if not all of it runs any more."""
+        """A cluster that another process has started; None if not all of it runs any more: what is
+        left of it, which nobody else would end, is ended."""
         cluster = cls()
         for name, servers in (("masters", cluster.masters), ("replicas", cluster.replicas)):
-            found = [cls.kind.attach(one) for one in record[name]]
-            servers += [server for server in found if server is not None]
-            if len(servers) < len(found):
-                return None
+            servers += filter(None, map(cls.kind.attach, record[name]))
+        if len(cluster.servers) < len(record["masters"]) + len(record["replicas"]):
+            cluster.stop()
+            return None
         return cluster
 
     def owner(self, slot: int) -> Redis:
