@@ -608,14 +608,11 @@ class Call(ABC):
             self.held.release()
             self.held = None
             self.drop_params()
-        if self.hedge is not None:
-            self.hedge.close(error)
-        instance = self.instance
-        if instance is not None:
-            late = isinstance(error, DeadlineExceeded)
-            status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
-            instance.channel.cancel(self, status)
-            self.end_attempt(error or CallCancelled("the call ended"), status)
+        if self.hedge is not None or self.instance is not None:
+            try:
+                self._give_up_attempts(error)
+            except Exception:  # a fault in one costs neither the answer nor what policies hold
+                log.exception("request %s: an attempt was not given up well", self.request_id)
         policies, number = self._policies, self._entered
         self._entered = 0
         while number:
@@ -629,6 +626,20 @@ class Call(ABC):
                 log.exception("request %s: a policy failed at the call's end", self.request_id)
         if self.witnesses:
             self._tell_ended(error)
+
+    def _give_up_attempts(self, error: CallError | None) -> None:
+        try:
+            if self.hedge is not None:
+                self.hedge.close(error)
+        finally:
+            instance = self.instance
+            if instance is not None:
+                late = isinstance(error, DeadlineExceeded)
+                status = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+                try:
+                    instance.channel.cancel(self, status)
+                finally:
+                    self.end_attempt(error or CallCancelled("the call ended"), status)
 
     # Methods of their own: a closure in a compiled one costs all calls, also those without any.
 

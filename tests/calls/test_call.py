@@ -180,6 +180,28 @@ async def test_a_fault_in_a_policy_or_a_witness_costs_neither_the_answer_nor_the
     assert caplog.text.count("RuntimeError: a bug in a witness") == 8
 
 
+async def test_a_fault_in_giving_up_an_attempt_costs_neither_the_answer_nor_the_place(
+    make_namespace, make_call, caplog, monkeypatch
+):
+    async def answer(_request):
+        await trio.sleep_forever()
+
+    def fail(*_arguments):
+        raise RuntimeError("a bug")
+
+    namespace = make_namespace(answer)
+    instance = namespace.slot.current
+    monkeypatch.setattr(instance.channel, "cancel", fail)
+    call = make_call(namespace)
+    call.proceed()
+    call.end(CallCancelled("the client left"))
+    with pytest.raises(CallCancelled):
+        await call.outcome()
+    assert (namespace.in_flight, instance.leases, instance.cancelled) == (0, 0, 1)
+    assert not namespace.deadlines._calls
+    assert "RuntimeError: a bug" in caplog.text
+
+
 async def test_bytes_that_come_with_the_end_of_their_call_are_not_counted(
     make_namespace, make_call
 ):

@@ -369,8 +369,10 @@ class SecondAttempt:
         """Nobody waits for its answer any more."""
         instance, waiting = self.instance, self._waiting
         if instance is not None:
-            instance.channel.cancel(self, status)
-            self._release(error, status)
+            try:
+                instance.channel.cancel(self, status)
+            finally:
+                self._release(error, status)
         if waiting is not None:
             waiting.cancel()
 

@@ -570,3 +570,22 @@ async def test_a_call_that_is_over_leaves_no_garbage(
     near = gc.get_referents(call.hedge)
     assert call not in near
     assert call not in gc.get_referents(*near)
+
+
+async def test_attempts_that_cannot_be_given_up_hold_nothing(
+    hedging, make_call, autojump_clock, monkeypatch, caplog
+):
+    namespace, attempts = hedging((60, fine(1)))
+    instance = namespace.slot.current
+
+    def fail(*_arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(instance.channel, "cancel", fail)
+    call = make_call(namespace)
+    call.proceed()
+    await trio.sleep(AFTER * 2)
+    assert len(attempts.begun) == 2
+    call.end(CallCancelled("the client left"))
+    assert (namespace.in_flight, instance.leases, instance.lost) == (0, 0, 0)
+    assert "RuntimeError: a bug" in caplog.text
