@@ -96,3 +96,28 @@ def test_an_outage_is_over_when_the_server_is_back(start_prism, start_server: St
     status = proxy.client.get(f"{proxy.admin}/admin/plugins").json()
     assert "cache/1" in str(status)
     assert "cache/2" not in str(status)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", PLUGINS)
+def test_a_frozen_server_costs_callers_their_deadlines(
+    start_prism, start_server: StartServer, way: str
+) -> None:
+    """Also the commonest calls, for which no task waits."""
+    server = start_server(Redis)
+    config = settings(server, PLUGINS[way])
+    config["namespaces"][0]["config"]["silence_timeout_seconds"] = 3600  # not what ends the calls
+    proxy = start_prism(config)
+    assert proxy.call("cache", "set", {"key": "k", "value": 1}).status_code == 200
+    server.freeze()
+    try:
+        for operation, params in (
+            ("get", {"key": "k"}),
+            ("set", {"key": "k", "value": 2}),
+            ("mget", {"keys": ["k"]}),
+        ):
+            late = proxy.call("cache", operation, params, prism_timeout="0.5s")
+            assert (late.status_code, late.json()["code"]) == (504, "DEADLINE_EXCEEDED")
+    finally:
+        server.thaw()
+    eventually(lambda: proxy.call("cache", "get", {"key": "k"}).status_code == 200)
