@@ -244,9 +244,9 @@ class Breaker:
         self._times = min(self._times + 1, 16)
         self._open_for = self.config.open_seconds * longer * (1 + JITTER * (2 * self._rand() - 1))
         self.open_until = now + self._open_for
-        self._move(trigger, f"{reason}; it is tried again in {self._open_for:.3g} s")
+        self._move(trigger, reason, f"; {tried_again(self._open_for)}")
 
-    def _move(self, trigger: CircuitTrigger, reason: str) -> None:
+    def _move(self, trigger: CircuitTrigger, reason: str, plan: str = "") -> None:
         before = self.state
         try:
             after = TRANSITIONS[before][trigger]
@@ -256,7 +256,12 @@ class Breaker:
         self._probe_until = -inf
         self.state, self.reason = after, reason
         if after is not before:
-            self._on_transition(before, after, reason)
+            self._on_transition(before, after, reason + plan)
+
+
+def tried_again(seconds: float) -> str:
+    """When an open one is, in words."""
+    return f"it is tried again in {seconds:.3g} s"
 
 
 def _why_bad(outcome: Outcome, seconds: float) -> str:

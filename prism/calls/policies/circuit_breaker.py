@@ -20,7 +20,7 @@ from prism.contract.errors import (
 from prism.contract.status import StatusCode
 from prism.streams.outlet import turn_time
 from prism.supervision.balance import SHORTEST
-from prism.supervision.breaker import Breaker, CircuitState, Outcome
+from prism.supervision.breaker import Breaker, CircuitState, Outcome, tried_again
 from prism.supervision.instance import Instance
 
 if TYPE_CHECKING:
@@ -177,7 +177,8 @@ class CircuitBreaker(Policy):
         if breaker is None:
             raise CircuitOpen(name, "an operator has opened it")
         if breaker.state is CircuitState.OPEN:
-            raise CircuitOpen(name, breaker.reason, retry_after=seconds)
+            why = f"{breaker.reason}; {tried_again(seconds)}"
+            raise CircuitOpen(name, why, retry_after=seconds)
         pause = min(seconds, BUSY_PAUSE)
         raise CircuitOpen(name, "a call was let through, to see how it goes", retry_after=pause)
 

@@ -96,6 +96,22 @@ def fail(ask, plugin):
     return fail
 
 
+async def test_each_that_is_refused_is_told_when_it_is_tried_again(
+    namespace, ask, fail, autojump_clock
+):
+    await fail(namespace)
+    pauses = []
+    for _ in range(2):
+        with pytest.raises(CircuitOpen) as refused:
+            await ask(namespace)
+        pauses.append(refused.value.retry_after)
+        assert refused.value.detail.endswith(f"it is tried again in {pauses[-1]:.3g} s")
+        shown = state_of(namespace)
+        assert (shown["tried_in"], "tried" in shown["reason"]) == (round(pauses[-1], 3), False)
+        await trio.sleep(1)
+    assert pauses[0] - pauses[1] == pytest.approx(1)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -115,7 +131,7 @@ async def test_failures_of_the_plugin_open_it(namespace, ask, fail, plugin, answ
     assert plugin.called == 4
     assert str(refused.value) == (
         "the circuit breaker of namespace 'kv' is open: 4 of 4 calls within 10 s failed "
-        f"(100%, opens at 50%); {refused.value.detail.partition('; ')[2]}"
+        f"(100%, opens at 50%); it is tried again in {refused.value.retry_after:.3g} s"
     )
     assert 3 < refused.value.retry_after <= 6
     assert refused.value.retryable
