@@ -147,6 +147,7 @@ class Shadow(Policy):
     def discard(self) -> None:
         for copy in list(self.open):
             copy.abandon()
+        self._woken.set()  # the task that sends them has nothing to do any more
 
     def enter(self, call: "Call") -> None:
         if call.stream is not None or not self._is_copied(call.operation):

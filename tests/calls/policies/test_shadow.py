@@ -276,6 +276,7 @@ async def test_taken_away_it_lets_go_of_its_copies(shadowed, ask):
     assert not any(isinstance(each, Shadow) for each in namespace.policies)
     await wait_all_tasks_blocked()
     assert not policy.open
+    assert not policy._runs
     assert not instance.leases
     await ask(namespace)
     assert len(instance.channel.requests) == 1
