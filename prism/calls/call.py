@@ -610,7 +610,7 @@ class Call(ABC):
             self.drop_params()
         if self.hedge is not None or self.instance is not None:
             try:
-                self._give_up_attempts(error)
+                self._cancel_attempts(error)
             except Exception:  # a fault in one costs neither the answer nor what policies hold
                 log.exception("request %s: an attempt was not given up well", self.request_id)
         policies, number = self._policies, self._entered
@@ -627,7 +627,7 @@ class Call(ABC):
         if self.witnesses:
             self._tell_ended(error)
 
-    def _give_up_attempts(self, error: CallError | None) -> None:
+    def _cancel_attempts(self, error: CallError | None) -> None:
         try:
             if self.hedge is not None:
                 self.hedge.close(error)
