@@ -62,6 +62,17 @@ LAST_BY_DELAY = 4
 """The furthest step that a loop that is late leads to."""
 
 
+LOOKS_AT_NOTHING = (
+    "nothing is looked at, as this control group's memory is not limited; set memory_bytes, or "
+    "remove `loop_lag_seconds: null`"
+)
+
+
+def looks_at_nothing(config: SheddingConfig, of_group: int | None) -> bool:
+    """Is nothing looked at, where the memory of the control group is limited to ``of_group``?"""
+    return config.loop_lag_seconds is None and config.memory_bytes is None and of_group is None
+
+
 def parse_priority(text: str) -> int:
     """What ``prism-priority`` asks for.
 
@@ -119,6 +130,8 @@ class Overload:
         self.memory_limit = config.memory_bytes
         if self.memory_limit is None and (of_group := self._group_memory()) is not None:
             self.memory_limit = int(of_group * OF_CGROUP)
+        if looks_at_nothing(config, self.memory_limit):
+            log.warning("shedding: %s", LOOKS_AT_NOTHING)
         self._configured.set()
 
     def refuses(self, priority: int) -> bool:

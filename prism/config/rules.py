@@ -454,12 +454,7 @@ def _check_shedding(shedding: SheddingConfig | None, at: Place) -> None:
     if shedding is None or not at.is_sound:
         return
     lag = shedding.loop_lag_seconds
-    if lag is None and shedding.memory_bytes is None:
-        at.warning(
-            "nothing is looked at, unless the memory of the proxy's control group is limited; set "
-            "memory_bytes, or remove `loop_lag_seconds: null`"
-        )
-    elif lag is not None and lag < SHORT_LAG:
+    if lag is not None and lag < SHORT_LAG:
         at["loop_lag_seconds"].warning(
             f"an event loop is {lag:g} s late now and then without having too much to do, and "
             f"calls are refused then; {SHORT_LAG:g} is little already"

@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from prism.access.api_keys import read_keys
+from prism.calls.overload import LOOKS_AT_NOTHING, cgroup_memory, looks_at_nothing
 from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
 from prism.config.catalogue import config_type, missing_library, shadow_as_namespace
 from prism.config.document import Place
@@ -80,6 +81,8 @@ def check_machine(
         _check_authorities(config.limits_store.ca_cert, root["limits_store"]["ca_cert"])
         if config.limits_store.password is not None:
             secrets.check(root["limits_store"]["password"], config.limits_store.password)
+    if config.shedding is not None and looks_at_nothing(config.shedding, cgroup_memory()):
+        root["shedding"].warning(LOOKS_AT_NOTHING)
     if config.audit is not None:
         _check_audit(Path(config.audit.file), root["audit"]["file"])
     for place, shared in find_shared(config, root):

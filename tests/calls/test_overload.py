@@ -206,12 +206,17 @@ def test_the_limit_of_a_control_group(tmp_path):
     assert limit() == 50 * MIB
 
 
-def test_without_a_limit_of_its_own_memory_has_that_of_the_group():
+def test_without_a_limit_of_its_own_memory_has_that_of_the_group(caplog):
     def limit(config, of_group):
         return Overload(config, group_memory=lambda: of_group).memory_limit
 
     assert limit(SheddingConfig(), 1000 * MIB) == 900 * MIB
     assert limit(CONFIG, 800 * MIB) == 1000 * MIB
+    assert not caplog.text
+    limit(SheddingConfig(loop_lag_seconds=None), 1000 * MIB)
+    assert not caplog.text
+    limit(SheddingConfig(loop_lag_seconds=None), None)
+    assert "shedding: nothing is looked at" in caplog.text
     overload = Overload(SheddingConfig(), group_memory=lambda: None)
     overload.take(1.0, 0.0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     assert (overload.memory_limit, overload.step) == (None, 0)

@@ -461,13 +461,12 @@ def test_what_has_an_effect_draws_no_warning(keys: str) -> None:
 @pytest.mark.parametrize(
     ("shedding", "said"),
     [
-        ("{loop_lag_seconds: null}", "shedding: nothing is looked at, unless the memory of"),
         ("{loop_lag_seconds: 0.005}", "shedding.loop_lag_seconds: an event loop is 0.005 s late"),
         ("{loop_lag_seconds: null, memory_bytes: 1073741824}", None),
         ("{loop_lag_seconds: 0.01}", None),
     ],
 )
-def test_shedding_by_nothing_or_by_noise_is_told(shedding: str, said: str | None) -> None:
+def test_shedding_by_noise_is_told(shedding: str, said: str | None) -> None:
     text = f"shedding: {shedding}\nnamespaces: [{{name: a, backend: sqlite}}]"
     warnings = [str(one).partition(": ")[2] for one in parse_config(text, "f").warnings]
     assert [one[: len(said or "")] for one in warnings] == ([said] if said else [])

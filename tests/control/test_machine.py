@@ -174,6 +174,19 @@ def test_the_proxy_makes_the_directory_of_a_socket_that_it_listens_on(here: Path
     assert not (here / "run").exists()  # nothing is made by looking
 
 
+def test_shedding_by_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for of_group, told in ((None, 1), (2**30, 0)):
+        monkeypatch.setattr("prism.control.machine.cgroup_memory", lambda limit=of_group: limit)
+        text = f"{FITS}shedding: {{loop_lag_seconds: null}}\n"
+        found = [each for each in problems(here, text, warnings=True) if "is looked at" in each]
+        assert len(found) == told
+        assert not [
+            each
+            for each in problems(here, f"{FITS}shedding: {{}}\n", warnings=True)
+            if "is looked at" in each
+        ]
+
+
 def test_a_key_that_is_another_certificates(here: Path) -> None:
     trustme.CA().issue_cert("localhost").private_key_pem.write_to_path(here / "key.pem")
     assert "2:37: listen.tls.key: key.pem: the key is not the certificate's" in problems(here)
