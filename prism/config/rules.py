@@ -481,7 +481,8 @@ def _check_limits_store(config: Config, at: Place) -> None:
         at.warning("no namespace has limits.rate, so there is nothing to count")
     if importlib.util.find_spec("coredis") is None:
         at.warning(
-            "it needs coredis, which is not installed: pip install 'prism-data-proxy[limits]'"
+            "it needs coredis, which the extra 'limits' brings; docs/install.md, 'Drivers of "
+            "plugins', says how to install it"
         )
 
 

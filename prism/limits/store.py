@@ -412,7 +412,8 @@ def _library() -> Any:
         import coredis.retry
     except ImportError:
         raise StoreFailed(
-            "it takes coredis, which is not installed: pip install 'prism-data-proxy[limits]'"
+            "it needs coredis, which the extra 'limits' brings; docs/install.md, 'Drivers of "
+            "plugins', says how to install it"
         ) from None
     # It logs every connection that fails, with a traceback; here that is told once.
     logging.getLogger("coredis").setLevel(logging.CRITICAL + 1)

@@ -9,6 +9,27 @@ ROOT = Path(__file__).parents[2]
 SOMEBODY_ELSES = "prism-proxy"
 
 
+def test_nothing_of_ours_is_to_be_installed_from_an_index() -> None:
+    """It is built from a checkout: who takes the name on an index would be installed."""
+    found = subprocess.run(
+        [
+            "git",
+            "grep",
+            "-nIE",
+            r"install.* '?prism-(data-proxy|plugin-sdk)",
+            "--",
+            "docs",
+            "prism",
+            "plugins",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert not found
+
+
 def test_nothing_is_to_be_installed_under_somebody_elses_name() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == "prism-data-proxy"
