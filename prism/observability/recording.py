@@ -14,6 +14,8 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -368,7 +370,8 @@ class Reader:
         """The calls, in the file's order: those that are there now, for a replay against the
         namespace that is recorded adds others. Raises OSError: it cannot be read."""
         with self._path.open("rb") as file:
-            left = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            left = status.st_size if stat.S_ISREG(status.st_mode) else sys.maxsize  # a pipe
             while left > 0 and (line := file.readline(left)):
                 left -= len(line)
                 try:

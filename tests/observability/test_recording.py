@@ -184,6 +184,16 @@ def test_it_is_read_as_it_was_written(write, path):
     assert msgspec.msgpack.decode(other.params_raw) == params
 
 
+def test_it_is_read_from_a_pipe_too(write, path):
+    write(record(1), record(2), values="keep")
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as pipe:
+        pipe.write(path.read_bytes())
+        pipe.close()
+        calls = Reader(Path(f"/dev/fd/{reader}")).calls()
+        assert [each.id for each in calls] == ["id-1", "id-2"]
+
+
 def test_a_torn_end_and_lines_that_are_none_are_skipped(write, path):
     write(record(1), record(2), values="keep")
     whole = path.read_bytes()
