@@ -265,7 +265,7 @@ async def test_tls_to_a_server_without_it_is_told(
         (listener,) = await nursery.start(serve)
         url = f"rediss://127.0.0.1:{listener.socket.getsockname()[1]}"
         with pytest.raises(PluginError, match="does not answer in TLS; without TLS the url is"):
-            async with open_plugin(redis_server, url=url, connect_timeout_seconds=0.5):
+            async with open_plugin(redis_server, url=url, connect_timeout_seconds=2.5):
                 pass
         nursery.cancel_scope.cancel()
 
