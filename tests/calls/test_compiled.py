@@ -3,6 +3,7 @@
 ``make test-compiled`` runs these tests, and those of all that is compiled, on the second.
 """
 
+import ast
 import importlib
 import os
 import re
@@ -39,6 +40,29 @@ def test_every_policy_is_compiled(setup_py):
     """A new one has its name in setup.py: in Python it would cost what the others save."""
     named = set(setup_py["COMPILED"]["calls/policies"].split())
     assert named == {path.stem for path in (ROOT / "prism/calls/policies").glob("[!_]*.py")}
+
+
+def test_what_may_be_called_has_a_body(setup_py):
+    """Of one that has but a docstring and whose result may be something, mypyc takes for granted
+    that nobody calls it: calling it ends the process."""
+    without = []
+    for folder, modules in setup_py["COMPILED"].items():
+        for name in modules.split():
+            tree = ast.parse((ROOT / "prism" / folder / f"{name}.py").read_text())
+            for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+                if "Protocol" in {ast.unparse(base) for base in kind.bases}:
+                    continue
+                for method in kind.body:
+                    if isinstance(method, ast.FunctionDef) and method.returns is not None:
+                        marks = {ast.unparse(mark) for mark in method.decorator_list}
+                        is_empty = all(
+                            isinstance(line, ast.Expr | ast.Pass) for line in method.body
+                        )
+                        is_empty &= len(method.body) == 1
+                        has_result = ast.unparse(method.returns) != "None"
+                        if is_empty and has_result and "abstractmethod" not in marks:
+                            without.append(f"{folder}/{name}.py: {kind.name}.{method.name}")
+    assert not without
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import trio
 
 from prism.calls.deadlines import Alarm, Deadlines
+from prism.streams.tasks import TaskPool
+from tests.calls.conftest import ProbeCall
 
 
 class Noted(Alarm):
@@ -62,14 +64,12 @@ async def test_a_call_that_cannot_be_ended_keeps_no_other(nursery, autojump_cloc
     nursery.start_soon(deadlines.run)
     ended = []
 
-    class Due:
-        reading_until = None
-        request_id = "id"
-
+    class Due(ProbeCall):
         def __init__(self, deadline, fails=False):
-            self.deadline, self.fails = deadline, fails
+            super().__init__(TaskPool(nursery), b"")
+            self.request_id, self.deadline, self.fails = "id", deadline, fails
 
-        def expire(self, _now):
+        def expire(self, now):
             ended.append(self.deadline)
             if self.fails:
                 raise RuntimeError("a bug")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from prism.calls.namespace import Namespace
 from prism.config.types import NamespaceConfig
 from prism.frontends.rest.openapi import openapi
 from prism.sdk.declaration import declare
+from prism.supervision.instance import Instance
 from prism.supervision.slot import Slot
 
 pytestmark = pytest.mark.slow
@@ -67,8 +68,8 @@ def make_described():
     def make(declared: list[Any]) -> dict[str, Any]:
         namespace = Namespace(NamespaceConfig("demo", "sqlite"), Slot("demo"))
         operations = {each.name: each for each in declared}
-        current: Any = SimpleNamespace(version="1.0.0", operations=operations)
-        namespace.slot.current, namespace.slot.operations = current, operations
+        channel: Any = None  # nobody calls it
+        namespace.slot.fill(Instance("demo", 1, "demo", "1.0.0", channel, operations))
         return openapi(namespace)
 
     return make

@@ -4,6 +4,7 @@ import json
 import threading
 from copy import copy
 from functools import partial
+from itertools import cycle
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from prism.calls.policies.shadow import Shadow
+from prism.config.plugin_types import BalanceConfig
 from prism.config.types import ShadowConfig
 from prism.contract.errors import CallCancelled, PluginCrashed, PluginError
 from prism.contract.messages import (
@@ -20,7 +22,9 @@ from prism.contract.messages import (
 )
 from prism.contract.status import StatusCode
 from prism.streams.tasks import TaskPool
+from prism.supervision.balance import Balance
 from prism.supervision.events import Journal
+from prism.supervision.replica_slot import ReplicaSlot, SharedSlot
 
 READ, WRITE = OperationAccess.READ, OperationAccess.WRITE
 DECLARED = {
@@ -325,9 +329,16 @@ async def test_each_replica_s_first_difference_is_told_once(shadowed, ask):
     one = namespace.shadow.current
     two = copy(one)
     two.id = "kv:shadow/2/1"
-    namespace.shadow.instances = lambda: [one, two]
-    for instance in (one, two) * 3:
-        namespace.shadow.current = instance
+    turns = cycle([0.0, 0.0, 0.9, 0.0])
+    config = BalanceConfig(slow_start_seconds=0)
+    balance = Balance(config, "", now=trio.current_time, rand=lambda: next(turns))
+    slot = SharedSlot("kv:shadow", balance, namespace.shadow.journal)
+    for instance in (one, two):
+        member = ReplicaSlot("kv:shadow", instance.id, slot.journal)
+        member.fill(instance)
+        slot.join(member, "")
+    namespace.shadow = slot
+    for _ in range(6):
         await ask(namespace)
         await wait_all_tasks_blocked()
     told = [event.instance for event in namespace.shadow.journal.events.recent()]
