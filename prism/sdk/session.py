@@ -219,6 +219,8 @@ class Session:
             except RemoteProtocolError as error:
                 log.error("the host broke the frame protocol: %s", error)
                 return False
+            if connection.is_broken:
+                continue  # of a host that breaks the protocol, nothing more is begun
             if events:
                 self._events.extend(events)
                 return True

@@ -180,6 +180,11 @@ class Connection:
         """The id for this side's next Open."""
         return self._next_stream
 
+    @property
+    def is_broken(self) -> bool:
+        """Has the peer broken a rule? What it had sent before may have been handed out last."""
+        return self._error is not None
+
     # -- bytes in, events out -------------------------------------------------
 
     def receive_data(self, data: bytes | bytearray) -> None:

@@ -7,9 +7,11 @@ from prism.calls import policies
 from prism.calls.policies import POLICIES
 from prism.calls.policies.policy import Policy, Witness
 from prism.calls.stream import ClientStream
+from prism.config.plugin_types import BalanceConfig
 from prism.contract.errors import CallCancelled, DeadlineExceeded, PluginError
 from prism.contract.messages import ExecuteResponse
 from prism.contract.status import StatusCode
+from prism.supervision.balance import Balance
 
 
 class Silent(ClientStream):
@@ -87,9 +89,12 @@ async def test_nor_does_it_stop_the_deadlines(
 async def test_nor_does_a_fault_in_what_judges_its_instance(
     make_namespace, make_call, caplog, autojump_clock, ending
 ):
-    class Faulty:
-        def take(self, seconds, status):
+    faulty = False
+
+    def now():
+        if faulty:
             raise OverflowError("a bug in the balance")
+        return 0.0
 
     async def answer(request):
         await trio.sleep(1)
@@ -97,7 +102,8 @@ async def test_nor_does_a_fault_in_what_judges_its_instance(
 
     namespace = make_namespace(answer)
     instance = namespace.slot.current
-    instance.replica = Faulty()
+    instance.replica = Balance(BalanceConfig(), "", now).add("a")
+    faulty = True
     calls = [make_call(namespace, timeout=2 if ending == "answer" else 0.5) for _ in range(2)]
     for call in calls:
         call.proceed()

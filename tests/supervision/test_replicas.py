@@ -113,7 +113,8 @@ async def test_those_that_are_to_come_are_waited_for_though_others_serve(
         for member in coming:
             group.begin(member)
         await group.wait_attempted(coming)
-        assert [member.current is None for member in coming] == [True, False]
+        # Which of the two is the third that starts, is chance.
+        assert sorted(member.current is None for member in coming) == [False, True]
         for member in coming:
             member.stop()
 
