@@ -1,9 +1,7 @@
-import ast
 from pathlib import Path
 
 import pytest
 
-import prism_plugins.kafka
 from prism.contract.status import StatusCode
 from prism.sdk import PluginError
 from prism.sdk.testing import run_plugin
@@ -86,15 +84,3 @@ def test_files_that_any_user_may_change_are_refused(
 )
 def test_brokers_that_are_taken(broker: str) -> None:
     assert list(Config(brokers=[broker], topic_prefix="").problems({})) == []
-
-
-def test_the_plugin_uses_the_sdk_and_nothing_else_of_prism() -> None:
-    modules = set()
-    for file in Path(prism_plugins.kafka.__path__[0]).glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                modules.add(node.module)
-            elif isinstance(node, ast.Import):
-                modules.update(alias.name for alias in node.names)
-    assert {module for module in modules if module.split(".")[0] == "prism"} == {"prism.sdk"}
-    assert "trio" not in modules
