@@ -210,8 +210,7 @@ class Server:
     def _signal(self, number: int) -> None:
         """To the process and its descendants: a database has one for each connection.
 
-        Who starts others is stopped first, and goes on last: the kernel lists all children of
-        a process only while none of them ends.
+        Who starts others is stopped first, and goes on last, so that none is started unseen.
         """
         if not self.pid:
             return
@@ -242,19 +241,28 @@ def unused_port() -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent is ``pid``."""
+    """The processes whose parent is ``pid``, those that it has not reaped among them.
+
+    Not from ``/proc/PID/task/*/children``: a thread that ends takes its file with it, and gives
+    its children to a thread that may have been read before."""
     found = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            found += [int(child) for child in tasks.read_text().split()]
+            if int(stat_fields(int(entry.name))[1]) == pid:
+                found.append(int(entry.name))
     return found
+
+
+def stat_fields(pid: int) -> list[str]:
+    """What ``/proc/PID/stat`` holds from the state on: state, parent, group, ..."""
+    # pid (name) state ppid ...; the name may hold anything.
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def start_time(pid: int) -> int:
     """When a process was started, which no later one of the same pid has; 0 if it runs no more."""
     try:
-        # pid (name) state ppid ...; the name may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat_fields(pid)
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])

@@ -1,6 +1,7 @@
 """Plugins as small programs, and no test may leave one behind."""
 
 import math
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from supervised_plugin import Model
 from prism.config.types import PluginConfig, SecretsConfig
 from prism.secrets import Secrets
 from prism.supervision.instance import InstanceSpec
+from tests.services.server import children
 
 PROGRAM = """
 import os, signal, sys, time
@@ -81,19 +83,12 @@ def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
     return clock
 
 
-def children() -> set[int]:
-    """The processes that this one has started and not reaped."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
 @pytest.fixture(autouse=True)
 def no_children_left() -> Iterator[None]:
-    before = children()
+    """No process that this one has started is left, and none is left to be reaped."""
+    before = children(os.getpid())
     yield
-    assert children() == before
+    assert children(os.getpid()) == before
 
 
 @pytest.fixture
