@@ -7,8 +7,8 @@ import anyio
 from confluent_kafka.admin import OffsetSpec
 
 from prism.sdk import Call, Health, Plugin, PluginError, StatusCode
+from prism.sdk.background import loop_caller
 
-from .background import loop_caller
 from .cluster import Cluster, Topics
 from .config import KafkaConfig, client_settings, consumer_settings, producer_settings
 from .publisher import Publisher

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import anyio
 
 from prism.sdk import Call, PluginError, operation
+from prism.sdk.background import run_beside
 
 from . import params as p
-from .background import run_beside
 from .connection import Connection
 from .publisher import Batch, Outcome
 from .records import Record, read_record, read_records

@@ -27,9 +27,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 
 from prism.sdk import PluginError, StatusCode
+from prism.sdk.background import CallSoon
 
 from . import params as p
-from .background import CallSoon
 from .errors import status_of, translate
 from .records import Record
 

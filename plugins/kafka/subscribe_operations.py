@@ -8,9 +8,9 @@ import anyio
 from confluent_kafka import KafkaException
 
 from prism.sdk import Call, PluginError, StatusCode, operation
+from prism.sdk.background import run_beside
 
 from . import params as p
-from .background import run_beside
 from .connection import COUNTED, Connection
 from .errors import translate
 from .records import Record, show

@@ -37,9 +37,9 @@ from confluent_kafka import (
 from confluent_kafka import Message as KafkaMessage
 
 from prism.sdk import PluginError, StatusCode
+from prism.sdk.background import CallSoon
 
 from . import params as p
-from .background import CallSoon
 from .cluster import Topics
 from .errors import status_of, translate
 from .progress import Progress

@@ -49,6 +49,10 @@ class Later(Generic[T]):
             raise self._error
         return self._make(self._answer)
 
+    def abandon(self) -> None:
+        """Nobody wants the result any more. A subclass may end what works at it."""
+        self.abandoned = True
+
     async def wait(self) -> None:
         """Wait until it is settled. Cancelling abandons it."""
         if self._settled:
@@ -58,7 +62,7 @@ class Later(Generic[T]):
         try:
             await waiter.wait()
         except BaseException:
-            self.abandoned = True
+            self.abandon()
             raise
 
     def __await__(self) -> Generator[Any, Any, T]:

@@ -172,7 +172,7 @@ class PendingResponse(PendingExecution):
 
     def abandon(self) -> None:
         """Nobody wants it any more."""
-        self.later.abandoned = True
+        self.later.abandon()
         self._finish(self._request, self.later, self._started)
 
     def __await__(self) -> Generator[Any, Any, ExecuteResponse]:
@@ -205,8 +205,9 @@ class Plugin:
     cacheable: ClassVar[frozenset[str]] = frozenset()
     """Operations whose results it can keep, where the namespace has a ``cache:`` block."""
 
-    operations: ClassVar[Mapping[str, Operation]] = {}
-    """Compiled from the methods marked with ``@operation``."""
+    operations: Mapping[str, Operation] = {}
+    """Compiled from the methods marked with ``@operation``, for the class; an object may have
+    others, see ``declarations``."""
 
     __group: ClassVar[str] = ""
     __declared: ClassVar[list[OperationDeclaration]] = []
@@ -312,7 +313,7 @@ class Plugin:
             success=True,
             plugin_version=self.version,
             supported_operations=list(self.operations),
-            operations=self.__declarations(),
+            operations=self.declarations(),
             groups=list(self.groups),
         )
 
@@ -333,9 +334,12 @@ class Plugin:
                 f"it can of: {possible}",
             )
 
-    @classmethod
-    def __declarations(cls) -> list[OperationDeclaration]:
-        """Made once per class: the schemas take some milliseconds."""
+    def declarations(self) -> list[OperationDeclaration]:
+        """What the proxy and its clients are told of the operations. A plugin that learns in
+        ``start`` which it has, and sets ``self.operations``, overrides this.
+        """
+        # Made once per class: the schemas take some milliseconds.
+        cls = type(self)
         if "_Plugin__declared" not in vars(cls):
             cls.__declared = [declare(operation) for operation in cls.operations.values()]
         return cls.__declared

@@ -1,10 +1,8 @@
 """The same plugin, unchanged, under the other event loop; and what goes wrong between threads."""
 
 import anyio
-import pytest
 from confluent_kafka import TopicPartition
 
-from prism_plugins.kafka.background import run_beside
 from prism_plugins.kafka.params import Subscribe
 from prism_plugins.kafka.subscription import Subscription
 
@@ -31,34 +29,6 @@ def test_under_asyncio(open_plugin: OpenPlugin) -> None:
             assert (await plugin.call("lag"))["lag"] == 0
 
     anyio.run(scenario, backend="asyncio")
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_runs_beside_ends_with_its_scope(
-    backend: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    ended = []
-
-    async def wait() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            ended.append(True)
-
-    async def fail() -> None:
-        raise ValueError("out of reach of any caller")
-
-    async def scenario() -> None:
-        scope = run_beside(wait)
-        run_beside(fail)
-        with anyio.fail_after(10):
-            while "out of reach" not in caplog.text:
-                await anyio.lowlevel.checkpoint()
-            scope.cancel()
-            while not ended:
-                await anyio.lowlevel.checkpoint()
-
-    anyio.run(scenario, backend=backend)
 
 
 class FakeMessage:
