@@ -574,6 +574,24 @@ def test_a_scenario_with_a_queue():
     assert told == {"call-1": [1, 2], "call-3": [2], "call-2": [2]}
 
 
+def test_a_call_that_has_its_turn_by_a_crash_waits_for_the_next_instance():
+    seen = compare(
+        [
+            Step("start"),
+            Step("ask", ("set",)),
+            Step("ask", ("get",)),
+            Step("crash"),
+            Step("start"),
+            Step("answer", (1, *OK)),
+        ],
+        limits=WITH_QUEUE,
+    )
+    [line] = seen.log["call-2"]
+    assert (line["http_status"], line["instance"]) == (200, "kv/2")
+    assert [leases.opened for leases in seen.leases] == [1, 1]
+    assert not seen.retried
+
+
 # The first of each is what is usual, and the last call the one that something happens to.
 ORDINARY = [Step("ask", (operation, b"{}", "", False)) for operation in ("get", "set")]
 BODIES = [b"", b'{"a":"b"}', b"[]", b"{", b'{"a":1,"a":2}', b"{" + b" " * 100]

@@ -18,11 +18,14 @@ WAIT_SHARE = 1 / 3
 class AwaitPlugin(Policy):
     """Waits for an instance, if the namespace wants that and one can be expected.
 
-    It costs a call whose instance is there one look at the slot.
+    It costs a call whose instance is there one look at the slot, and at the instance: its channel
+    may have broken a moment ago, by which a call that waited in the queue has its turn.
     """
 
     def enter(self, call: "Call") -> bool | None:
-        if self.namespace.slot.current is not None:
+        slot = self.namespace.slot
+        current = slot.current
+        if (current is not None and current.channel.ended is None) or slot.is_ready:
             return None
 
         async def wait() -> None:
