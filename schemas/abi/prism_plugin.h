@@ -51,7 +51,7 @@ enum {
 
 /* Flags of `prism_request.flags`, `data`, `complete` and `send`; ignore those you do not know. */
 enum {
-    PRISM_END = 1,         /* (host) the client sends no more messages on this call */
+    PRISM_END = 1,         /* (`data`, and a request of which it is known) no messages follow */
     PRISM_NOT_STARTED = 2, /* (`complete`) nothing was done of it: it may be repeated elsewhere */
     PRISM_MSGPACK = 16     /* the body is MessagePack, not JSON */
 };
@@ -130,9 +130,9 @@ typedef struct prism_host {
      * PRISM_OK: `body` is the result. PRISM_EXECUTE: a JSON text, which the client gets byte for
      * byte; MessagePack, with the flag PRISM_MSGPACK, where the request had it. Empty: "{}".
      * PRISM_EXECUTE_STREAM: one more, last message, or nothing. The others: the response of
-     * docs/protocol.md, section 7, as a JSON object; of PRISM_INITIALIZE {"plugin_version": "1.0",
-     * "operations": [{"name": "echo"}]}, of PRISM_HEALTH_CHECK {"status": 0}; of PRISM_SHUTDOWN
-     * nothing. `"success"` need not be written.
+     * docs/protocol.md, section 7, as a JSON object: of PRISM_INITIALIZE {"operations": [{"name":
+     * "echo"}]}, of PRISM_HEALTH_CHECK {"status": 0}, of PRISM_SHUTDOWN nothing. `success` need
+     * not be there, nor `plugin_version`, which the table says.
      *
      * Any other status: `body` is a sentence, no JSON, which clients may see (of PRISM_INITIALIZE
      * and PRISM_SHUTDOWN operators do): no secrets.
@@ -151,8 +151,9 @@ typedef struct prism_host {
                 const char *position, size_t position_size);
 
     /*
-     * Take `count` more of the client's messages on a stream: `data` brings them. Without it none
-     * comes but the first, which is the request's body; the others wait with the client.
+     * Take `count` more of the client's messages on a stream: `data` brings them, and the end.
+     * Without it nothing comes but the first, which is the request's body: the others wait with
+     * the client. The end takes a `want` as well; one is enough, and what is left of it is void.
      */
     int (*want)(void *context, uint64_t call, uint32_t count);
 
@@ -171,8 +172,8 @@ typedef struct prism_plugin {
 
     /*
      * 0: every function returns soon (think of 100 microseconds: all calls wait for it), because
-     * its work is short, or done by threads of its own. The functions are called by one thread of
-     * the host, one at a time.
+     * its work is short, or done by threads of its own. The functions are called one at a time,
+     * though not always by the same thread.
      *
      * 1 to 256: `open` may wait as long as its call takes. The host calls it on as many threads of
      * its own, and on one more for the calls that are no operations (health is asked also when all
@@ -197,7 +198,7 @@ typedef struct prism_plugin {
     void (*open)(void *plugin, const prism_request *request);
 
     /* A further message of the client on a stream, after `want`. With PRISM_END it was the last;
-     * if the size is 0 then, there was no message, only the end, which comes without `want`. */
+     * if the size is 0 then, there was no message, only the end. */
     void (*data)(void *plugin, uint64_t call, uint32_t flags, const char *body, size_t size);
 
     /* Nobody waits for the call any more: PRISM_CANCELLED, or PRISM_DEADLINE_EXCEEDED. Stop the
