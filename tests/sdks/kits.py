@@ -1,0 +1,85 @@
+"""The kits of ``sdks/``: one line for each language, which all tests of kits go by.
+
+``{out}`` is a folder for what is built; commands run in the kit's own folder.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SDKS = ROOT / "sdks"
+BUILD_LIMIT = 280.0
+"""Seconds for a build, with nothing in any cache, on a busy machine."""
+
+
+class Kit(NamedTuple):
+    """How the kit's example is built and started.
+
+    ``tools`` are programs, and the Debian package of each. ``inherits``: it can take a
+    descriptor; one that cannot dials in.
+    """
+
+    tools: dict[str, str]
+    build: Sequence[str]
+    command: Sequence[str]
+    inherits: bool = True
+    tls: bool = True
+
+
+KITS: dict[str, Kit] = {
+    "go": Kit(
+        {"go": "golang-go"},
+        ["go", "build", "-buildvcs=false", "-o", "{out}/kit", "./examples/kit"],
+        ["{out}/kit"],
+    ),
+}
+
+
+def need(tools: dict[str, str]) -> None:
+    """Skip, or fail in CI, where one of the programs is missing."""
+    for name, package in tools.items():
+        if shutil.which(name) is None:
+            message = f"{name} is not installed (Debian: apt-get install {package})"
+            pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Only one of the suite's processes is within the block, for this directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        flock(file, LOCK_EX)
+        yield
+
+
+def build(language: str, shared: Path) -> list[str]:
+    """The command that starts the example of ``language``, built once in a run of the suite.
+
+    ``shared`` is a directory that all workers of the run have.
+    """
+    kit = KITS[language]
+    need(kit.tools)
+    out = shared / "kits" / language
+    with alone(out):
+        told = out / ".built"
+        if not told.exists():
+            if kit.build:
+                command = [word.format(out=out) for word in kit.build]
+                done = subprocess.run(
+                    command,
+                    cwd=SDKS / language,
+                    capture_output=True,
+                    text=True,
+                    timeout=BUILD_LIMIT,
+                )
+                assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            told.touch()
+    return [word.format(out=out, kit=SDKS / language) for word in kit.command]
