@@ -87,6 +87,7 @@ generate-matrix: $(VENV)/.installed-dev
 generate: $(VENV)/.installed-dev
 	$(BIN)/python scripts/generate_config_docs.py
 	$(BIN)/python scripts/generate_metrics_docs.py
+	$(BIN)/python scripts/generate_conformance_rules.py
 	$(BIN)/python -m grpc_tools.protoc -Ischemas --descriptor_set_out=prism/grpc/descriptors.binpb \
 		prism/plugin.proto grpc/health/v1/health.proto \
 		grpc/reflection/v1/reflection.proto grpc/reflection/v1alpha/reflection.proto

@@ -72,7 +72,8 @@ def project() -> str:
     proxy = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = {re.split(r"[^\w-]", text)[0]: text for text in proxy["dependencies"]}
     folders = [ROOT / "prism" / name for name in PACKAGES]
-    modules = ["prism", *("prism." + folder.name for folder in folders)]
+    inner = [each.parent for folder in folders for each in sorted(folder.rglob("__init__.py"))]
+    modules = ["prism", *(".".join(each.relative_to(ROOT).parts) for each in inner)]
     return PROJECT.format(
         python=proxy["requires-python"],
         required=[ranges[name] for name in REQUIRED],

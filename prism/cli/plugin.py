@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from prism.cli import completion
+from prism.cli.conformance import test
 from prism.cli.connection import Admin, Number, admin_options, admin_path
 from prism.cli.output import (
     LINES,
@@ -54,12 +55,13 @@ Examples:
   prism plugin keygen release.key
   prism plugin sign --key release.key --name orders --version v1.3 /opt/orders/v1.3/plugin
   prism plugin verify --config prism.yaml
+  prism plugin test -- python orders.py
 """
 
 
 @click.group(epilog=EPILOG)
 def plugin() -> None:
-    """Operate a running proxy's plugins; sign and verify them."""
+    """Operate a running proxy's plugins; sign, verify and test them."""
 
 
 @click.group()
@@ -452,5 +454,5 @@ def _number(value: object, of: str) -> str:
     return str(value)
 
 
-for command in (keygen, sign, verify):
+for command in (keygen, sign, verify, test):
     plugin.add_command(command)
