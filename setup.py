@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: ``plugins/`` installs as ``prism_plugins``; what is compiled.
+"""What pyproject.toml cannot say: ``plugins/`` installs as ``prism_plugins``; what is compiled;
+the kits in ``sdks/``, of which ``prism plugin new`` makes plugins, are packed as ``prism/kits``.
 
 What is in C is optional: without a compiler its twins in Python serve alone. What is in Python and
 every call comes by, mypyc compiles where ``PRISM_COMPILE=1`` asks for it; that may not fail.
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 COMPILED = {
     "access": "authentication permissions",
@@ -53,6 +55,40 @@ class BuildExtensions(build_ext):
                 )
             self.distribution.ext_modules += compiled()
         super().finalize_options()
+
+
+class BuildPackages(build_py):
+    """Packs what ``prism plugin new`` needs. An editable install finds it in the checkout."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._kits().items():
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        kits = [] if self.editable_mode else list(self._kits().values())
+        return [*super().get_outputs(include_bytecode), *kits]
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *self._kits()]
+
+    def _kits(self) -> dict[str, str]:
+        """Where each file goes: of each language the recipe, the template, and what it names."""
+        import tomllib
+
+        found: dict[str, str] = {}
+        for recipe in sorted(Path("sdks").glob("*/new.toml")):
+            folder = recipe.parent
+            told = tomllib.loads(recipe.read_text())
+            without = {file for text in told.get("without", ()) for file in folder.glob(text)}
+            files = {file for text in told.get("files", ()) for file in folder.glob(text)}
+            for file in [recipe, *folder.glob("template/**/*"), *(files - without)]:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    target = Path(self.build_lib, "prism", "kits", file.relative_to("sdks"))
+                    found[str(file)] = str(target)
+        return found
 
 
 def compiled() -> list[Extension]:
@@ -105,7 +141,7 @@ if __name__ == "__main__":
             native("prism.server.http2._nghttp2", "native/nghttp2", "dl"),
             native("prism.calls._json", "native/json"),
         ],
-        cmdclass={"build_ext": BuildExtensions},
+        cmdclass={"build_ext": BuildExtensions, "build_py": BuildPackages},
         setup_requires=requirements() if COMPILING else [],
         options={"build": {"build_base": BUILD_BASE}} if COMPILING else {},
     )

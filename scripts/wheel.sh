@@ -37,6 +37,13 @@ case $says in
     ;;
 esac
 
+echo "trying the kits" >&2
+for kit in "$source"/sdks/*/new.toml; do
+    language=$(basename "$(dirname "$kit")")
+    proxy/bin/prism plugin new "a-$language-plugin" --language "$language" >/dev/null
+    grep -q "name: a-$language-plugin" "a-$language-plugin/prism.yaml"
+done
+
 echo "trying the SDK" >&2
 "$python" -m venv plugin
 pip plugin install --constraint "$source/requirements/constraints.txt" built/prism_plugin_sdk-*.whl

@@ -13,6 +13,7 @@ import click
 from prism.cli import completion
 from prism.cli.conformance import test
 from prism.cli.connection import Admin, Number, admin_options, admin_path
+from prism.cli.new import new
 from prism.cli.output import (
     LINES,
     ReaderGone,
@@ -52,6 +53,7 @@ EPILOG = """\b
 Examples:
   prism plugin list
   prism plugin reload user-profiles --version v1.3 --token-file admin.token
+  prism plugin new orders --language go
   prism plugin keygen release.key
   prism plugin sign --key release.key --name orders --version v1.3 /opt/orders/v1.3/plugin
   prism plugin verify --config prism.yaml
@@ -61,7 +63,7 @@ Examples:
 
 @click.group(epilog=EPILOG)
 def plugin() -> None:
-    """Operate a running proxy's plugins; sign, verify and test them."""
+    """Operate a running proxy's plugins; make, test and sign new ones."""
 
 
 @click.group()
@@ -454,5 +456,5 @@ def _number(value: object, of: str) -> str:
     return str(value)
 
 
-for command in (keygen, sign, verify, test):
+for command in (new, keygen, sign, verify, test):
     plugin.add_command(command)

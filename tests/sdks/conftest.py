@@ -9,10 +9,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e" / "support"))
 
-from tests.e2e.conftest import curl, start_process, start_shared_prism
+from tests.e2e.conftest import curl, start_prism, start_process, start_shared_prism
 from tests.sdks.kits import build
 
-__all__ = ["curl", "start_process", "start_shared_prism"]
+__all__ = ["curl", "start_prism", "start_process", "start_shared_prism"]
 
 
 @pytest.fixture(scope="session")

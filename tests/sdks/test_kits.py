@@ -31,6 +31,7 @@ def spawned(name: str, command: list[str]) -> dict[str, Any]:
             "command": command,
             "strict": True,
             "environment": {"PRISM_TRACE": "1"},
+            "health": {"interval_seconds": 1},
         },
         "credentials": {"password": PASSWORD, "username": "ada"},
     }
