@@ -91,7 +91,8 @@ namespaces:
     (
         "A process that you start",
         "Prism makes the socket and waits for the plugin to dial in. With `dial: true` the plugin "
-        "listens and Prism dials.",
+        "listens and Prism dials. A `command` beside the `socket` has Prism start the program, "
+        "[and reach it there](writing-a-plugin.md#running).",
         """\
 namespaces:
   - name: event-stream

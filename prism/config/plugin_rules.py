@@ -42,7 +42,8 @@ START_KEYS = {
     "grpc": ("endpoint",),
     "websocket": ("endpoint",),
 }
-"""The keys of which an inline plugin of a type has exactly one."""
+"""The keys of which an inline plugin of a type has exactly one, but for `command` and `socket`: a
+program that is started, and reached over a socket with a path."""
 
 
 def check_catalogue_plugin(entry: CataloguePlugin, at: Place) -> None:
@@ -85,6 +86,8 @@ def check_plugin(plugin: PluginConfig, at: Place) -> None:
         )
     if plugin.socket is not None:
         check_unix_path(plugin.socket, at["socket"])
+        if plugin.command is not None and plugin.dial and plugin.overlap:
+            at["overlap"].error("two processes of it cannot listen at one path")
     _check_placeholder(plugin, at, "a version: only catalogue plugins have")
     _check_launch(plugin, plugin.type, at, at)
 
@@ -129,7 +132,7 @@ def _check_keys(
             names = " or ".join(f'"{name}"' for name in needs)
             at[key].error(f'"{key}" means nothing without {names}')
     starts = [key for key in START_KEYS[plugin_type] if key in written]
-    if is_whole and len(starts) > 1:
+    if is_whole and len(starts) > 1 and starts != ["command", "socket"]:
         at[starts[1]].error(f'either "{starts[0]}" or "{starts[1]}", not both')
 
 
@@ -242,7 +245,9 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
         match plugin.form:
             case PluginForm.COMMAND:
                 why = getattr(config_type(plugin), "one_process", "")
-                if why:
+                if plugin.socket is not None:
+                    here.error("several processes of it cannot share one socket")
+                elif why:
                     here.warning(f"one process serves this better: {why}")
             case PluginForm.MODULE | PluginForm.LIBRARY:
                 once = "a plugin in the proxy's own process is there once"

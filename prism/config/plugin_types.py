@@ -329,7 +329,8 @@ class PluginConfig(Launch, frozen=True):
     socket: Annotated[
         PathText | None,
         Meta(
-            description="Unix socket (at most 107 bytes): the proxy listens, the plugin dials in.",
+            description="Unix socket (at most 107 bytes): the proxy listens, the plugin dials in. "
+            "With a `command` the proxy starts it, with `PLUGIN_SOCKET` in its environment.",
             examples=["/var/run/plugins/kafka.sock"],
             extra={"types": SIDECAR},
         ),
@@ -337,7 +338,9 @@ class PluginConfig(Launch, frozen=True):
     dial: Annotated[
         bool,
         Meta(
-            description="The plugin listens on the socket and the proxy dials.",
+            description="The plugin listens on the socket and the proxy dials. With a `command` "
+            "the proxy starts it; a reload then stops the old one first, as two cannot listen at "
+            "one path.",
             extra={"types": SIDECAR, "needs": ("socket",)},
         ),
     ] = False

@@ -308,6 +308,8 @@ class _Namespace:
         match plugin.form:
             case PluginForm.COMMAND:
                 self._check_command(plugin)
+                if plugin.socket is not None:
+                    self._check_socket(plugin)
             case PluginForm.MODULE:
                 self._check_module(plugin)
             case PluginForm.SOCKET:

@@ -33,6 +33,8 @@ log = logging.getLogger("prism.channel")
 
 FD_VARIABLE = "PRISM_PLUGIN_FD"
 """Environment variable that tells a spawned plugin its descriptor's number."""
+SOCKET_VARIABLE = "PLUGIN_SOCKET"
+"""Environment variable that tells a plugin the path of the proxy's socket (RFC-008's name)."""
 WATCH_INTERVAL = 5.0
 """Seconds between looks whether a listener's file is still there."""
 _CREDENTIALS = struct.Struct("3i")
@@ -213,7 +215,7 @@ def lock_socket(path: Path) -> int:
             str(path),
             f"it is in use by another proxy (pid {holder})",
             "that is the process this one is to replace, and a plugin that dials in has one proxy;"
-            " use `dial: true`, or let Prism start the plugin"
+            " use `dial: true`, or a `command` without a `socket`"
             if holder == str(os.getppid())
             else "stop that, or choose another path",
         ) from None

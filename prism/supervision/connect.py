@@ -7,11 +7,12 @@ themselves. ``initialize`` is the first call over it.
 """
 
 import logging
+import math
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -50,6 +51,9 @@ _SCHEMAS = tuple(name for name in OperationDeclaration.__struct_fields__ if "sch
 
 MAX_NAME = 100
 """Characters of a plugin's own name that the log shows."""
+FIRST_PAUSE = 0.01
+LAST_PAUSE = 0.5
+"""Seconds between two looks whether a program that was started listens; doubled each time."""
 PAUSE_AFTER_STRANGER = 0.1
 """Seconds, so that a process that may not connect cannot fill the log."""
 
@@ -200,8 +204,14 @@ class Connector:
             raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
         raise LaunchError(f"{spec.label}: {place} did not accept in time")
 
-    async def _accept(self, listener: unix.UnixListener) -> trio.SocketStream:
-        """The next plugin that dials in; a stranger is turned away and is not its failure."""
+    async def _accept(
+        self, listener: unix.UnixListener, started: int | None = None
+    ) -> trio.SocketStream:
+        """The next plugin that dials in; a stranger is turned away and is not its failure.
+
+        ``started``: only what belongs to this process of ours. Another may be the one before it,
+        that dials again until it is ended.
+        """
         accepted = None
         try:
             async with trio.open_nursery() as nursery:
@@ -217,6 +227,8 @@ class Connector:
                     except ChannelError as error:
                         log.warning("%s", error)
                         await trio.sleep(PAUSE_AFTER_STRANGER)
+                    else:
+                        accepted = await self._unless_strange(accepted, started)
                 nursery.cancel_scope.cancel()
         except BaseException:
             if accepted is not None:
@@ -225,9 +237,20 @@ class Connector:
         if accepted is None:
             raise LaunchError(f"the socket {listener.path} was removed")
         stream, peer = accepted
-        self._plugin_log.pid = peer.pid
+        if started is None:
+            self._plugin_log.pid = peer.pid
         log.info("%s dialled in on %s (%s)", self._spec.label, listener.path, peer)
         return stream
+
+    async def _unless_strange(
+        self, accepted: tuple[trio.SocketStream, unix.PeerCredentials], started: int | None
+    ) -> tuple[trio.SocketStream, unix.PeerCredentials] | None:
+        stream, peer = accepted
+        if started is None or process.descends_from(peer.pid, started):
+            return accepted
+        log.info("%s: turned away %s, which pid %d is not", self._spec.label, peer, started)
+        await trio.aclose_forcefully(stream)
+        return None
 
     # -- plugins that the proxy starts ----------------------------------------------------
 
@@ -277,7 +300,8 @@ class Connector:
         search_path = process.clean_environment(plugin.environment)["PATH"]
         with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
             log_verdict(spec.label, command.verdict, spec.verification)
-            child, stream = await process.start(
+            start = process.start if plugin.socket is None else self._without_connection
+            child, stream = await start(
                 spec.plugin_name,
                 command.words,
                 plugin.environment,
@@ -290,6 +314,8 @@ class Connector:
         self._say("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
         nursery.start_soon(child.listen)
         try:
+            if stream is None:
+                stream = await self._meet(child, nursery)
             async with self._running(self._channel_over(stream), nursery) as channel:
                 yield channel
         except (ChannelError, LaunchError, CallError) as error:
@@ -297,6 +323,69 @@ class Connector:
         finally:
             self.ending = await child.end(plugin.kill_timeout_seconds)
             self._say("%s (pid %d) %s", spec.label, child.pid, self.ending)
+
+    async def _without_connection(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *rest: Any,
+        **options: Any,
+    ) -> tuple[process.PluginProcess, None]:
+        """As ``process.start`` for a program that is reached over a socket with a path: it is told
+        that of one on which we listen; where it listens itself, it knows."""
+        if self._listener is not None:
+            environment = {**environment, unix.SOCKET_VARIABLE: str(self._listener.path)}
+        return await process.run(name, argv, environment, *rest, **options), None
+
+    async def _meet(self, child: process.PluginProcess, nursery: trio.Nursery) -> trio.SocketStream:
+        """The connection to a process that was started without one.
+
+        Raises:
+            LaunchError: it ended before, or there was none in time.
+        """
+        plugin, path = self._spec.plugin, Path(self._spec.plugin.socket or "")
+        scope, watching = trio.CancelScope(), trio.CancelScope()
+        when = f"within {plugin.start_timeout_seconds:g} s"
+
+        async def stop_at_its_end() -> None:
+            nonlocal when
+            with watching:
+                await child.wait_ended(math.inf)
+                when = "before it ended"
+                scope.cancel()
+
+        nursery.start_soon(stop_at_its_end)
+        absence = f"it did not dial {path}"
+        try:
+            scope.deadline = trio.current_time() + plugin.start_timeout_seconds
+            with scope:
+                if self._listener is not None:
+                    return await self._accept(self._listener, child.pid)
+                pause = FIRST_PAUSE
+                while True:
+                    try:
+                        return await self._dial_own(path, child.pid)
+                    except LaunchError as error:
+                        absence = str(error)
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, LAST_PAUSE)
+        finally:
+            watching.cancel()
+        raise LaunchError(f"{self._spec.label} was not reached {when}: {absence}", crashed=True)
+
+    async def _dial_own(self, path: Path, started: int) -> trio.SocketStream:
+        """A stream to where our process listens.
+
+        Raises:
+            LaunchError: it does not, or not yet.
+        """
+        stream = await unix.dial(path, group=self._spec.plugin.group)
+        peer = unix.peer_credentials(stream)
+        if process.descends_from(peer.pid, started):
+            return stream
+        await trio.aclose_forcefully(stream)
+        raise LaunchError(f"another process ({peer}) listened on {path}")
 
     def _say(self, message: str, *values: object) -> None:
         log.info(message, *values, extra={"fields": self._plugin_log.fields})

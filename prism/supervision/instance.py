@@ -95,13 +95,19 @@ class InstanceSpec:
 
     @property
     def may_overlap(self) -> bool:
-        """May two instances run at a time?"""
-        return self.plugin.overlap is not False
+        """May two instances run at a time? Two processes of ours cannot listen at one path."""
+        one_path = self.plugin.form is PluginForm.COMMAND and self.plugin.dial
+        return self.plugin.overlap is not False and not one_path
 
     @property
     def dials_in(self) -> bool:
         """Does the plugin come to us, whenever it will?"""
         return self.plugin.form is PluginForm.SOCKET and not self.plugin.dial
+
+    @property
+    def needs_listener(self) -> bool:
+        """Is it reached over a socket on which the proxy listens?"""
+        return self.plugin.socket is not None and not self.plugin.dial
 
 
 _OK = StatusCode.OK

@@ -314,7 +314,7 @@ class Keeper(Operated):
         """
         if self.stopping:
             raise LaunchError(STOPPING)
-        listener = await self._sockets.open(spec.plugin) if spec.dials_in else None
+        listener = await self._sockets.open(spec.plugin) if spec.needs_listener else None
         if self.stopping or self._nursery is None:
             raise LaunchError(STOPPING)
         self._number += 1

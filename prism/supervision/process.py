@@ -166,7 +166,37 @@ async def start(
     executable: str | None = None,
     descriptors: Sequence[int] = (),
 ) -> tuple[PluginProcess, trio.SocketStream]:
-    """Start a plugin; returns its process and our end of its socket.
+    """Start a plugin; returns its process and our end of its socket. Otherwise as ``run``."""
+    stream, theirs = socket_pair()
+    with theirs:
+        number = theirs.fileno()
+        try:
+            process = await run(
+                name,
+                argv,
+                {**environment, FD_VARIABLE: str(number)},
+                directory,
+                on_line,
+                executable=executable,
+                descriptors=[number, *descriptors],
+            )
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+    return process, stream
+
+
+async def run(
+    name: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    directory: str | None,
+    on_line: OnLine = lambda _stream, _line: None,
+    *,
+    executable: str | None = None,
+    descriptors: Sequence[int] = (),
+) -> PluginProcess:
+    """Start a plugin's process, without a connection to it.
 
     ``on_line`` gets each line of its output; it must not block.
     ``executable`` is run instead of the first word of ``argv``, which the program
@@ -175,33 +205,40 @@ async def start(
     Raises:
         LaunchError: the program cannot be run; the message says why.
     """
-    stream, theirs = socket_pair()
-    with theirs:
-        variables = clean_environment(environment)
-        variables[FD_VARIABLE] = str(theirs.fileno())
-        try:
-            process = await trio.lowlevel.open_process(
-                list(argv),
-                executable=executable,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno(), *descriptors],
-                env=variables,
-                cwd=directory,
-                start_new_session=True,
-            )
-        except BaseException as error:
-            await trio.aclose_forcefully(stream)
-            if isinstance(error, OSError):
-                raise LaunchError(_cannot_run(name, argv, directory, error)) from None
-            if isinstance(error, ValueError):
-                raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
-            raise
+    try:
+        process = await trio.lowlevel.open_process(
+            list(argv),
+            executable=executable,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=descriptors,
+            env=clean_environment(environment),
+            cwd=directory,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LaunchError(_cannot_run(name, argv, directory, error)) from None
+    except ValueError as error:
+        raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
     awaited.add(process.pid)
     with trio.CancelScope(shield=True):  # or nobody would know of the process
         await guardian().watch(process.pid)
-    return PluginProcess(name, process, on_line), stream
+    return PluginProcess(name, process, on_line)
+
+
+def descends_from(pid: int, ancestor: int) -> bool:
+    """Is ``pid`` the process ``ancestor``, or one that it has started, at whatever remove?
+
+    Does not block: what is in ``/proc`` the kernel makes as it is read.
+    """
+    while pid > 1 and pid != ancestor:
+        try:
+            found = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return False
+        pid = int(found.rpartition(")")[2].split()[1])
+    return pid == ancestor
 
 
 def _cannot_run(name: str, argv: Sequence[str], directory: str | None, error: OSError) -> str:

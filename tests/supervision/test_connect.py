@@ -286,6 +286,117 @@ async def test_a_plugin_dials_in_after_strangers(
     await plugin.wait()
 
 
+# -- programs that the proxy starts, and reaches over a socket with a path -------------------
+
+
+async def test_a_program_is_started_and_dials_in(make_spec, sockets, program, tmp_path, is_alive):
+    spec = make_spec(command=[sys.executable, program], socket=str(tmp_path / "d" / "s"))
+    connector = Connector(spec, listener=await sockets.open(spec.plugin))
+
+    async def use(channel):
+        await initialize(channel, spec, {})
+        result = await channel.execute(ExecuteRequest(operation="pid", params_json="{}"))
+        assert int(result.result_json) == connector.pid
+        assert is_alive(connector.pid)
+
+    await reach(connector, use)
+    assert not is_alive(connector.pid), "it would dial again, but is ours to end"
+    assert connector.ending == "exited with status 0"
+
+
+async def test_a_program_is_started_and_listens(make_spec, program, tmp_path, is_alive):
+    path = str(tmp_path / "s")
+    command = [sys.executable, program, "--listen", f"unix:{path}"]
+    spec = make_spec(command=command, socket=path, dial=True)
+    connector = Connector(spec)
+
+    async def use(channel):
+        await initialize(channel, spec, {})
+        result = await channel.execute(ExecuteRequest(operation="pid", params_json="{}"))
+        assert int(result.result_json) == connector.pid
+
+    await reach(connector, use)
+    assert not is_alive(connector.pid)
+
+
+@pytest.mark.parametrize(
+    ("dial", "absence"), [(False, "it did not dial"), (True, "cannot connect to")]
+)
+async def test_a_program_that_ends_unreached_is_told_with_its_last_words(
+    make_spec, sockets, tmp_path, dial, absence
+):
+    command = ["sh", "-c", "echo what is wrong >&2; exit 3"]
+    spec = make_spec(command=command, socket=str(tmp_path / "d" / "s"), dial=dial)
+    listener = None if dial else await sockets.open(spec.plugin)
+    with pytest.raises(LaunchError) as caught:
+        await reach(Connector(spec, listener=listener))
+    assert f"was not reached before it ended: {absence}" in str(caught.value)
+    assert str(caught.value).endswith("; its process exited with status 3")
+    assert caught.value.output == ("what is wrong",)
+
+
+@pytest.mark.parametrize("dial", [False, True])
+async def test_a_program_that_is_not_reached_in_time_is_ended(
+    make_spec, sockets, tmp_path, dial, is_alive
+):
+    path = str(tmp_path / "d" / "s")
+    spec = make_spec(command=["sleep", "60"], socket=path, dial=dial, start_timeout_seconds=0.2)
+    listener = None if dial else await sockets.open(spec.plugin)
+    connector = Connector(spec, listener=listener)
+    with pytest.raises(LaunchError, match=r"was not reached within 0\.2 s"):
+        await reach(connector)
+    assert not is_alive(connector.pid)
+
+
+async def test_another_process_is_not_taken_for_the_one_that_was_started(
+    make_spec, sockets, program, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    path = str(tmp_path / "d" / "s")
+    spec = make_spec(command=[sys.executable, program], socket=path)
+    listener = await sockets.open(spec.plugin)
+    connector = Connector(spec, listener=listener)
+    async with trio.open_nursery() as nursery, await trio.open_unix_socket(path) as other:
+        nursery.start_soon(reach, connector)
+        assert await other.receive_some() == b""
+    assert f"turned away pid {os.getpid()}" in caplog.text
+    assert connector.ending == "exited with status 0"
+
+
+async def test_what_a_program_starts_may_dial_for_it(make_spec, sockets, program, tmp_path):
+    command = ["sh", "-c", f"{sys.executable} {program}; true"]
+    spec = make_spec(command=command, socket=str(tmp_path / "d" / "s"))
+    connector = Connector(spec, listener=await sockets.open(spec.plugin))
+
+    async def use(channel):
+        await initialize(channel, spec, {})
+
+    await reach(connector, use)
+
+
+async def test_another_process_that_listens_there_is_not_served(make_spec, tmp_path):
+    path = str(tmp_path / "s")
+    command = ["sleep", "60"]
+    spec = make_spec(command=command, socket=path, dial=True, start_timeout_seconds=0.2)
+    async with trio.open_nursery() as nursery:
+        listeners = [trio.SocketListener(await listening(path))]
+        nursery.start_soon(trio.serve_listeners, close, listeners)
+        with pytest.raises(LaunchError, match=rf"another process \(pid {os.getpid()},"):
+            await reach(Connector(spec))
+        nursery.cancel_scope.cancel()
+
+
+async def listening(path):
+    sock = trio.socket.socket(trio.socket.AF_UNIX)
+    await sock.bind(path)
+    sock.listen()
+    return sock
+
+
+async def close(stream):
+    await stream.aclose()
+
+
 async def test_a_socket_that_is_removed_ends_the_wait(make_spec, sockets, tmp_path, autojump_clock):
     spec = make_spec(socket=str(tmp_path / "d" / "s"))
     listener = await sockets.open(spec.plugin)

@@ -71,6 +71,24 @@ async def test_calls_of_the_old_instance_end_there_and_new_ones_go_to_the_new(
         assert receipt.phases.absent == 0
 
 
+@pytest.mark.parametrize("dial", [False, True])
+async def test_a_program_that_is_reached_over_a_socket_is_replaced(
+    make_spec, program, tmp_path, dial
+):
+    path = str(tmp_path / "d" / "s")
+    (tmp_path / "d").mkdir(mode=0o700)
+    command = [sys.executable, program, *(["--listen", f"unix:{path}"] if dial else [])]
+    spec = make_spec(command=command, socket=path, dial=dial)
+    async with supervised(spec) as supervisor:
+        slot = supervisor.slots["ns"]
+        first = await leased_call(slot, "pid")
+        receipt = await supervisor.reload("ns")
+        assert receipt.outcome == "swapped", receipt.reason
+        assert await leased_call(slot, "pid") != first
+        # One path: with both at a time, the second could not listen there.
+        assert (receipt.phases.absent > 0) == dial
+
+
 async def test_what_the_drain_cannot_wait_for_is_told_so(quick, autojump_clock):
     async with supervised(quick(drain_timeout_seconds=5)) as supervisor:
         slot = supervisor.slots["ns"]
