@@ -239,7 +239,12 @@ def _inline_checks(config: "Config") -> Iterator[Check]:
 def _is_started(plugin: "PluginConfig") -> bool:
     from prism.config.types import PluginForm
 
-    return plugin.form in (PluginForm.COMMAND, PluginForm.MODULE, PluginForm.LIBRARY)
+    return plugin.form in (
+        PluginForm.COMMAND,
+        PluginForm.MODULE,
+        PluginForm.LIBRARY,
+        PluginForm.WASM,
+    )
 
 
 def _with_keys(config: "Config", keys: tuple[str, ...]) -> "Config":

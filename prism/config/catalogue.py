@@ -35,6 +35,7 @@ VERSIONED = (
     "command",
     "endpoint",
     "entry",
+    "file",
     "library",
     "module",
     "path",

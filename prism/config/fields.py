@@ -45,6 +45,13 @@ Origin = Annotated[
         'scheme and host, as in "https://app.example.com", and no path',
     ),
 ]
+HttpOrigin = Annotated[
+    str,
+    _form(
+        r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?",
+        'scheme, host and port, as in "https://api.example.com", and no path',
+    ),
+]
 Network = Annotated[
     str,
     _form(

@@ -38,6 +38,7 @@ from prism.streams.addresses import (
 START_KEYS = {
     "in_process": ("module", "library"),
     "sidecar": ("command", "socket"),
+    "wasm": ("file",),
     "remote": ("endpoint",),
     "grpc": ("endpoint",),
     "websocket": ("endpoint",),
@@ -249,6 +250,9 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
                     here.error("several processes of it cannot share one socket")
                 elif why:
                     here.warning(f"one process serves this better: {why}")
+            case PluginForm.WASM:
+                if plugin.wasm.grants.key_value_bytes:
+                    here.warning("each process has a table of its own (wasm.grants)")
             case PluginForm.MODULE | PluginForm.LIBRARY:
                 once = "a plugin in the proxy's own process is there once"
                 why = getattr(config_type(plugin), "one_process", "")

@@ -4,6 +4,7 @@ import shlex
 from enum import StrEnum
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from prism.config.fields import (
@@ -11,7 +12,9 @@ from prism.config.fields import (
     Block,
     Bytes,
     Digest,
+    HttpOrigin,
     Name,
+    Network,
     PathText,
     PythonClass,
     Seconds,
@@ -23,10 +26,11 @@ from prism.streams.addresses import parse_endpoint
 SIDECAR = ("sidecar",)
 IN_PROCESS = ("in_process",)
 REMOTE = ("remote", "grpc", "websocket")
-STARTED = ("in_process", "sidecar")
-STARTS = ("library", "command", "module")
+WASM = ("wasm",)
+STARTED = ("in_process", "sidecar", "wasm")
+STARTS = ("library", "command", "module", "file")
 
-PluginType = Literal["in_process", "sidecar", "remote", "grpc", "websocket"]
+PluginType = Literal["in_process", "sidecar", "wasm", "remote", "grpc", "websocket"]
 
 SignaturePolicy = Literal["require", "allow_missing"]
 
@@ -61,6 +65,74 @@ class Endpoint(Block, frozen=True, kw_only=True):
     ] = ""
 
 
+class HttpGrant(Block, frozen=True, kw_only=True):
+    """An origin that a WebAssembly plugin may send requests to."""
+
+    origin: Annotated[HttpOrigin, Meta(description="Scheme and host, and the port if it has one.")]
+    networks: Annotated[
+        list[Network],
+        Meta(
+            description="Networks that the host's name may lead to beside public addresses. A "
+            "name that leads elsewhere is not connected to."
+        ),
+    ] = []
+
+
+class WasmGrants(Block, frozen=True):
+    """What a WebAssembly plugin may use: what is not granted it cannot even import."""
+
+    clock: Annotated[bool, Meta(description="The time.")] = False
+    random: Annotated[bool, Meta(description="Random bytes.")] = False
+    log: Annotated[
+        bool,
+        Meta(description="Lines in the proxy's log; its standard output and error, too."),
+    ] = False
+    key_value_bytes: Annotated[
+        Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)],
+        Meta(
+            description="Size of a table that its instances share, in the memory of the host's "
+            "process: it is empty after each start. 0: none."
+        ),
+    ] = 0
+    http: Annotated[
+        list[HttpOrigin | HttpGrant],
+        Meta(
+            description="Origins that it may send HTTP requests to: each text, or a block.",
+            examples=[["https://api.example.com"]],
+        ),
+    ] = []
+
+
+class WasmConfig(Block, frozen=True):
+    """How a WebAssembly plugin runs."""
+
+    memory_bytes: Annotated[
+        Bytes, Meta(description="Most memory of each instance, for a component of each part.")
+    ] = 64 * MIB
+    instances: Annotated[
+        Annotated[int, Meta(ge=1, le=256)],
+        Meta(
+            description="How many calls may run at a time, each in an instance of its own; others "
+            "wait. A stream has an instance for as long as it is open; a quarter is kept for calls."
+        ),
+    ] = 4
+    fuel: Annotated[
+        Annotated[int, Meta(ge=0, le=2**62)],
+        Meta(
+            description="Most steps of one call, about an instruction each; 0: as many as it has "
+            "time for. To count them costs a few per cent."
+        ),
+    ] = 0
+    grants: Annotated[WasmGrants, Meta(description="What it may use of the world.")] = WasmGrants()
+
+    def settings(self) -> bytes:
+        """As JSON, for the host's process."""
+        http = [{"origin": each} if isinstance(each, str) else each for each in self.grants.http]
+        plain = msgspec.to_builtins(self)
+        plain["grants"]["http"] = msgspec.to_builtins(http)
+        return msgspec.json.encode(plain)
+
+
 class Launch(Block, frozen=True):
     """How a plugin is started or reached: the keys that a catalogue entry may fix."""
 
@@ -88,6 +160,21 @@ class Launch(Block, frozen=True):
             extra={"types": IN_PROCESS},
         ),
     ] = None
+    file: Annotated[
+        PathText | None,
+        Meta(
+            description="WebAssembly module or component, in binary form.",
+            examples=["greeter.wasm"],
+            extra={"types": WASM},
+        ),
+    ] = None
+    wasm: Annotated[
+        WasmConfig,
+        Meta(
+            description="How a WebAssembly plugin runs, and what it may use.",
+            extra={"types": WASM, "needs": ("file",)},
+        ),
+    ] = WasmConfig()
     command: Annotated[
         Annotated[list[str], Meta(min_length=1)] | Annotated[str, Meta(min_length=1)] | None,
         Meta(
@@ -307,6 +394,7 @@ class PluginForm(StrEnum):
     CATALOGUE = "catalogue"
     MODULE = "module"
     LIBRARY = "library"
+    WASM = "file"
     COMMAND = "command"
     SOCKET = "socket"
     ENDPOINT = "endpoint"

@@ -312,6 +312,8 @@ class _Namespace:
                     self._check_socket(plugin)
             case PluginForm.MODULE:
                 self._check_module(plugin)
+            case PluginForm.WASM:
+                self._check_wasm(plugin)
             case PluginForm.SOCKET:
                 self._check_socket(plugin)
             case PluginForm.ENDPOINT:
@@ -370,6 +372,17 @@ class _Namespace:
                 f"there is no Python package {package!r}"
                 f"{f' in {plugin.path}' if plugin.path else ''}"
             )
+
+    def _check_wasm(self, plugin: PluginConfig) -> None:
+        if importlib.util.find_spec("wasmtime") is None:
+            lacks = "WebAssembly needs wasmtime: pip install 'prism-data-proxy[wasm]'"
+            self._place(plugin, "file").error(lacks)
+        elif self._verify(plugin, "file"):
+            with open(plugin.file or "", "rb") as file:  # noqa: PTH123 - as it is written
+                if file.read(4) != b"\0asm":
+                    self._place(plugin, "file").error(
+                        f"{plugin.file} is no WebAssembly in binary form"
+                    )
 
     def _check_socket(self, plugin: PluginConfig) -> None:
         directory = Path(plugin.socket or "").parent

@@ -9,7 +9,12 @@ themselves. ``initialize`` is the first call over it.
 import logging
 import math
 import re
+<<<<<<< HEAD
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+=======
+import sys
+from collections.abc import AsyncGenerator, Callable
+>>>>>>> f1c5bc2 (Run WebAssembly plugins in a host process: core modules and components on wasmtime)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +110,7 @@ class Connector:
         match self._spec.plugin.form:
             case PluginForm.MODULE:
                 connection = _closing(await self._in_process())
-            case PluginForm.COMMAND:
+            case PluginForm.COMMAND | PluginForm.WASM:
                 connection = self._spawned(nursery)
             case _:
                 stream = await self._dial(nursery)
@@ -265,6 +270,8 @@ class Connector:
 
     def _verified_command(self, search_path: str) -> VerifiedCommand:
         spec, plugin = self._spec, self._spec.plugin
+        if plugin.file is not None:
+            return self._verifier().sealed(plugin.file, self._wasm_host)
         try:
             command = self._verifier().command(search_path)
         except ValueError as error:
@@ -276,6 +283,14 @@ class Connector:
             where = plugin.working_directory or Path.cwd()
             raise LaunchError(f"{spec.label}: there is no file {missing} in {where}")
         return command
+
+    def _wasm_host(self, module: str) -> list[str]:
+        """The command of the process that runs a WebAssembly module."""
+        settings = self._spec.plugin.wasm.settings().decode()
+        name = self._spec.plugin_name
+        # -P: nothing is imported from the directory that the proxy was started in.
+        host = [sys.executable, "-P", "-m", "prism.hosts.wasm"]
+        return [*host, f"--module={module}", f"--name={name}", f"--settings={settings}"]
 
     async def _in_process(self) -> InProcessChannel:
         before = speaker.set(self._plugin_log)

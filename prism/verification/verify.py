@@ -83,6 +83,8 @@ class Verifier:
                 return self.module().verdict
             case PluginForm.LIBRARY:
                 return self.library()
+            case PluginForm.WASM:
+                return self.path(self._plugin.file or "")
         return None
 
     def command(self, search_path: str) -> VerifiedCommand:
@@ -153,6 +155,22 @@ class Verifier:
         """
         with self._open(self._plugin.library or "") as library:
             return self._judge.judge(content_of(library, self._trust), self._plugin)
+
+    def sealed(self, path: str, words: Callable[[str], list[str]]) -> VerifiedCommand:
+        """Check a file, and have ``words`` make the command that is given the path of a copy: what
+        was checked is what its process reads, whatever becomes of the file.
+
+        Raises:
+            PluginRefused: it may not run.
+        """
+        with self._open(path) as opened:
+            copy, digest = sealed_copy(opened, self._trust)
+            try:
+                verdict = self._judge.judge(Content(opened.path, digest), self._plugin)
+            except BaseException:
+                os.close(copy)
+                raise
+        return VerifiedCommand(words(f"/proc/self/fd/{copy}"), None, (copy,), verdict)
 
     def _check_directory(self) -> None:
         """The directory to run in, from which ``python -m`` and others take code."""
