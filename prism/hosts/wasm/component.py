@@ -25,7 +25,7 @@ from prism.hosts.wasm.guest import (
     Trapped,
     configuration,
     failure,
-    first_line,
+    in_one_line,
     store_of,
 )
 from prism.hosts.wasm.services import Services, needed_grant
@@ -73,7 +73,7 @@ class ComponentModule:
         try:
             compiled = wasm.Component(engine, code)
         except wasmtime.WasmtimeError as error:
-            raise CannotRun(f"it cannot be compiled: {first_line(error)}") from None
+            raise CannotRun(f"it cannot be compiled: {in_one_line(error)}") from None
         if HANDLER not in compiled.type.exports(engine):
             raise CannotRun(f"it does not export {HANDLER} of prism_plugin.wit")
         self._imports = tuple(compiled.type.imports(engine))

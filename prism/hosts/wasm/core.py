@@ -34,7 +34,7 @@ from prism.hosts.wasm.guest import (
     Trapped,
     configuration,
     failure,
-    first_line,
+    in_one_line,
     store_of,
 )
 from prism.hosts.wasm.services import Services, needed_grant
@@ -129,7 +129,7 @@ class CoreModule:
         try:
             module = wasmtime.Module(engine, code)
         except wasmtime.WasmtimeError as error:
-            raise CannotRun(f"it cannot be compiled: {first_line(error)}") from None
+            raise CannotRun(f"it cannot be compiled: {in_one_line(error)}") from None
         self._has = _check_exports(module)
         self.offers_health = "prism_health" in self._has
         self.offers_streams = "prism_stream" in self._has

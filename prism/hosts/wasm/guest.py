@@ -154,11 +154,14 @@ def store_of(engine: wasmtime.Engine, limits: Limits, *, instances: int = 1) -> 
     return store
 
 
-def first_line(error: Exception) -> str:
-    """What wasmtime says, without the backtrace."""
+def in_one_line(error: Exception) -> str:
+    """What wasmtime says, and the last of the causes that it names; without the backtrace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("wasm trap:")]
-    return (causes or lines or [type(error).__name__])[0]
+    what, cause = (lines or [type(error).__name__])[0], lines[-1:]
+    if "Caused by:" not in lines:
+        return what
+    reason = cause[0].removeprefix("0: ").removeprefix("1: ")
+    return reason if "wasm backtrace" in what else f"{what.rstrip(':')}: {reason}"
 
 
 class Shared:

@@ -149,8 +149,8 @@ def _parsed(url: str) -> tuple[str, str, int]:
     if "@" in parts.netloc or "\\" in url:
         raise ValueError("it names a user")
     host = (parts.hostname or "").lower().rstrip(".")
-    if ":" in host:
-        host = str(IPv6Address(host))  # without a zone
+    if ":" in host and "%" not in host:  # a zone says which link, which is not the guest's to say
+        host = str(IPv6Address(host))
     elif _is_host(host) is None:
         raise ValueError(f"{host!r} is no host")
     port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]

@@ -159,8 +159,10 @@ class StreamJob(Job):
 
     def send(self, message: bytes) -> bool:
         """Hand on a message; waits while the client takes none. False: return soon."""
-        self._room.acquire()
         if self.unwanted:
+            return False
+        self._room.acquire()
+        if self.unwanted:  # which is what it was let go for
             return False
         self._messages.append(message)
         self._pool.tell(self._wake)
@@ -178,7 +180,7 @@ class StreamJob(Job):
     def stop(self) -> None:
         """End it, from any thread: it waits for nothing any more."""
         super().stop()
-        self._room.release(1_000_000)
+        self._room.release()
         self._asked.put(None)
 
     # in the event loop

@@ -23,7 +23,7 @@ from prism.hosts.wasm.guest import (
     Trapped,
     checked,
     decoded,
-    first_line,
+    in_one_line,
     introduction,
 )
 from prism.hosts.wasm.jobs import Job, Pool, StreamJob
@@ -92,7 +92,7 @@ class WasmPlugin(Plugin):
             said = introduction(await self._submit(Job("introduce", make=bytes)))
         except (CannotRun, Trapped, Broke) as error:
             logger.error("%s", error)
-            why = f"the module {self.module_name}: {first_line(error)}"
+            why = f"the module {self.module_name}: {in_one_line(error)}"
             raise PluginError(StatusCode.FAILED_PRECONDITION, why) from None
         self._declared = [each.declaration() for each in said.operations]
         self._streams = 0
