@@ -24,6 +24,15 @@ need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 need redis-server redis-server
 need webdis webdis
+# WebAssembly: C with its library, Rust's library for it, and npm for what components are made with.
+need clang clang
+need wasm-ld lld
+need npm npm
+[ -e /usr/lib/wasm32-wasi/libc.a ] || [ -e /usr/lib/wasm32-wasi ] || missing="$missing wasi-libc"
+ls /usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a >/dev/null 2>&1 ||
+    missing="$missing libclang-rt-dev-wasm32"
+rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs -r ls >/dev/null 2>&1 ||
+    [ -e /usr/lib/rustlib/wasm32-unknown-unknown ] || missing="$missing rustc libstd-rust-dev-wasm32"
 [ -e /usr/sbin/nginx ] || missing="$missing nginx"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
@@ -62,6 +71,27 @@ if command -v mvn >/dev/null 2>&1; then
             touch "$jars/.complete"
         else
             echo "Kafka could not be had; some tests will be skipped" >&2
+            [ -z "${CI:-}" ] || exit 1
+        fi
+    fi
+fi
+
+# The parts of wasm-tools that make a component of a module, from npm (2 MB).
+if command -v npm >/dev/null 2>&1; then
+    tools=$(cd "$venv" && pwd)/tools/wasm-tools
+    if [ ! -e "$tools/.complete" ]; then
+        echo "fetching wasm-tools' parts into $tools"
+        mkdir -p "$tools"
+        if (cd "$tools" && npm pack --silent @bytecodealliance/jco-transpile@0.15.0 \
+            @bytecodealliance/preview2-shim@0.26.0 >/dev/null); then
+            for package in jco-transpile preview2-shim; do
+                place=$tools/node_modules/@bytecodealliance/$package
+                mkdir -p "$place"
+                tar -xzf "$tools"/bytecodealliance-$package-*.tgz --strip-components=1 -C "$place"
+            done
+            touch "$tools/.complete"
+        else
+            echo "wasm-tools' parts could not be had; a test will be skipped" >&2
             [ -z "${CI:-}" ] || exit 1
         fi
     fi

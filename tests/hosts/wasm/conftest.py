@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -166,4 +167,28 @@ def checksums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("clang") is None or shutil.which("wasm-ld") is None:
         missing("there is no clang with lld")
     subprocess.run(["sh", str(EXAMPLES / "c" / "build.sh"), str(target)], check=True, timeout=300)
+    return target
+
+
+@pytest.fixture(scope="session")
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example that is a component, in C."""
+    directory = tmp_path_factory.mktemp("component")
+    tools = Path(sys.prefix) / "tools" / "wasm-tools"
+    if shutil.which("wasm-tools") is None:
+        if not tools.is_dir() or shutil.which("node") is None:
+            missing("there is no wasm-tools, nor what scripts/tools.sh has in its place")
+        program = directory / "wasm-tools"
+        script = Path(__file__).with_name("wasm-tools.mjs")
+        program.write_text(f'#!/bin/sh\nWASM_TOOLS={tools} exec node {script} "$@"\n')
+        program.chmod(0o755)
+    if shutil.which("clang") is None or shutil.which("wasm-ld") is None:
+        missing("there is no clang with lld")
+    target = directory / "counter.wasm"
+    subprocess.run(
+        ["sh", str(EXAMPLES / "component" / "build.sh"), str(target)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"},
+    )
     return target
