@@ -9,12 +9,7 @@ themselves. ``initialize`` is the first call over it.
 import logging
 import math
 import re
-<<<<<<< HEAD
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-=======
-import sys
-from collections.abc import AsyncGenerator, Callable
->>>>>>> f1c5bc2 (Run WebAssembly plugins in a host process: core modules and components on wasmtime)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +31,7 @@ from prism.contract.messages import (
     ProxyCapabilities,
 )
 from prism.contract.names import OPERATION, OPERATION_FORM
+from prism.hosts import host_command, host_environment
 from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
 from prism.streams.tls import TLSFiles
@@ -284,13 +280,12 @@ class Connector:
             raise LaunchError(f"{spec.label}: there is no file {missing} in {where}")
         return command
 
-    def _wasm_host(self, module: str) -> list[str]:
-        """The command of the process that runs a WebAssembly module."""
-        settings = self._spec.plugin.wasm.settings().decode()
-        name = self._spec.plugin_name
-        # -P: nothing is imported from the directory that the proxy was started in.
-        host = [sys.executable, "-P", "-m", "prism.hosts.wasm"]
-        return [*host, f"--module={module}", f"--name={name}", f"--settings={settings}"]
+    def _wasm_host(self, module: int) -> list[str]:
+        """The command of the process that runs a WebAssembly module, open as descriptor."""
+        plugin = self._spec.plugin
+        command = host_command("wasm", plugin.file or "", module, plugin.cancel_grace_seconds)
+        settings = plugin.wasm.settings().decode()
+        return [*command, f"--name={self._spec.plugin_name}", f"--settings={settings}"]
 
     async def _in_process(self) -> InProcessChannel:
         before = speaker.set(self._plugin_log)
@@ -312,14 +307,15 @@ class Connector:
     @asynccontextmanager
     async def _spawned(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
         spec, plugin = self._spec, self._spec.plugin
-        search_path = process.clean_environment(plugin.environment)["PATH"]
+        environment = plugin.environment if plugin.file is None else host_environment()
+        search_path = process.clean_environment(environment)["PATH"]
         with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
             log_verdict(spec.label, command.verdict, spec.verification)
             start = process.start if plugin.socket is None else self._without_connection
             child, stream = await start(
                 spec.plugin_name,
                 command.words,
-                plugin.environment,
+                environment,
                 plugin.working_directory,
                 self._plugin_log.line,
                 executable=command.executable,

@@ -156,9 +156,9 @@ class Verifier:
         with self._open(self._plugin.library or "") as library:
             return self._judge.judge(content_of(library, self._trust), self._plugin)
 
-    def sealed(self, path: str, words: Callable[[str], list[str]]) -> VerifiedCommand:
-        """Check a file, and have ``words`` make the command that is given the path of a copy: what
-        was checked is what its process reads, whatever becomes of the file.
+    def sealed(self, path: str, words: Callable[[int], list[str]]) -> VerifiedCommand:
+        """Check a file, and have ``words`` make the command that is given the descriptor of a copy:
+        what was checked is what its process reads, whatever becomes of the file.
 
         Raises:
             PluginRefused: it may not run.
@@ -170,7 +170,7 @@ class Verifier:
             except BaseException:
                 os.close(copy)
                 raise
-        return VerifiedCommand(words(f"/proc/self/fd/{copy}"), None, (copy,), verdict)
+        return VerifiedCommand(words(copy), None, (copy,), verdict)
 
     def _check_directory(self) -> None:
         """The directory to run in, from which ``python -m`` and others take code."""

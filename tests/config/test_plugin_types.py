@@ -1,6 +1,10 @@
+import msgspec
 import pytest
 
+from prism.config.plugin_types import HttpGrant, WasmConfig, WasmGrants
 from prism.config.types import ClientTLS, Launch, PluginConfig, PluginForm
+from prism.hosts.wasm.http import Origin
+from prism.hosts.wasm.plugin import Settings
 
 
 @pytest.mark.parametrize(
@@ -10,6 +14,7 @@ from prism.config.types import ClientTLS, Launch, PluginConfig, PluginForm
         (PluginConfig(name="a"), PluginForm.CATALOGUE),
         (PluginConfig(type="in_process", module="a:B"), PluginForm.MODULE),
         (PluginConfig(type="in_process", library="a.so"), PluginForm.LIBRARY),
+        (PluginConfig(type="wasm", file="a.wasm"), PluginForm.WASM),
         (PluginConfig(type="sidecar", command="a"), PluginForm.COMMAND),
         (PluginConfig(type="sidecar", socket="a"), PluginForm.SOCKET),
         (PluginConfig(type="grpc", endpoint="a:1"), PluginForm.ENDPOINT),
@@ -47,3 +52,18 @@ def test_an_endpoint_is_split() -> None:
 )
 def test_an_endpoint_as_a_url(launch: Launch, url: str) -> None:
     assert launch.websocket_url == url
+
+
+def test_the_settings_of_webassembly_are_those_that_its_host_knows() -> None:
+    grants = WasmGrants(
+        log=True,
+        http=["https://a.example", HttpGrant(origin="http://b", networks=["10.0.0.0/8"])],
+    )
+    settings = WasmConfig(instances=3, grants=grants).settings()
+    known = msgspec.json.decode(settings, type=Settings)
+    assert known.instances == 3
+    assert known.grants.http == [
+        Origin("https://a.example"),
+        Origin("http://b", networks=["10.0.0.0/8"]),
+    ]
+    assert msgspec.json.decode(WasmConfig().settings(), type=Settings) == Settings()

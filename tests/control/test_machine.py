@@ -103,7 +103,7 @@ def paths(block: type, seen: set[type]) -> set[str]:
 
 def test_every_path_of_the_configuration_is_thought_of() -> None:
     """Who adds one checks it in ``prism.control.machine``, and then names it here."""
-    of_launch = {"module", "path", "library", "working_directory", "signature"} - {"module"}
+    of_launch = {"path", "library", "file", "working_directory", "signature"}
     assert paths(Config, set()) == {
         "ListenerTLS.cert", "ListenerTLS.key", "ListenerTLS.client_ca",
         "ListenerTLS.client_crl",
@@ -214,6 +214,26 @@ def test_a_program_that_others_may_write_or_nobody_may_run(here: Path) -> None:
     assert "world_writable" in problem
     (here / "program").chmod(0o644)
     assert problems(here) == ["29:38: namespaces[6].plugin.command: program is not executable"]
+
+
+def test_webassembly(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "namespaces: [{name: a, backend: b, plugin: {type: wasm, file: a.wasm}}]"
+    place = "1:63: namespaces[0].plugin.file: "
+    (missing,) = problems(here, text)
+    assert missing.startswith(place)
+    assert "a.wasm" in missing
+    file = here / "a.wasm"
+    file.write_bytes(b"(module)")
+    file.chmod(0o644)
+    assert problems(here, text) == [place + "a.wasm is no WebAssembly in binary form"]
+    file.write_bytes(b"\0asm")
+    assert problems(here, text) == []
+    file.chmod(0o666)
+    (refused,) = problems(here, text)
+    assert "a.wasm" in refused
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    lacks = "WebAssembly needs wasmtime: pip install 'prism-data-proxy[wasm]'"
+    assert problems(here, text) == [place + lacks]
 
 
 def test_a_version_has_its_own_command(here: Path) -> None:

@@ -81,9 +81,9 @@ def verifier(program: Path) -> MakeVerifier:
     def make(
         config: dict[str, Any] | None = None, *, day: date = date(2026, 1, 1), **plugin: Any
     ) -> Verifier:
-        if not plugin.keys() & {"command", "module", "library"}:
+        if not plugin.keys() & {"command", "module", "library", "file"}:
             plugin["command"] = [str(program)]
-        kind = "sidecar" if "command" in plugin else "in_process"
+        kind = "sidecar" if "command" in plugin else "wasm" if "file" in plugin else "in_process"
         return Verifier(
             msgspec.convert({"type": kind, **plugin}, PluginConfig),
             "plugin 'small'",

@@ -82,6 +82,25 @@ def test_a_library_gets_the_same_checks(verify, home, release):
         verify(config, library=str(library))
 
 
+def test_a_module_s_process_gets_a_copy_of_what_was_checked(verifier, home, release):
+    module = home / "a.wasm"
+    module.write_bytes(b"\0asm")
+    module.chmod(0o644)
+    unsigned = {"policy": "require", "trusted_keys": [release.trusted]}
+    with pytest.raises(PluginRefused):
+        verifier(unsigned, file=str(module)).sealed(str(module), lambda copy: [])
+    with verifier(file=str(module)).sealed(str(module), lambda copy: [f"{copy}"]) as command:
+        module.write_bytes(b"changed")
+        (copy,) = command.descriptors
+        assert command.words == [str(copy)]
+        assert Path(f"/proc/self/fd/{copy}").read_bytes() == b"\0asm"
+        with pytest.raises(PermissionError):
+            os.write(copy, b"more")
+        assert command.verdict.content.path == str(module)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(copy)
+
+
 def test_a_package_that_is_not_there(verify, home, release):
     config = {"policy": "require", "trusted_keys": [release.trusted]}
     for keywords in ({"path": str(home)}, {"sha256": "0" * 64}):

@@ -1,7 +1,7 @@
-"""``python -m prism.hosts.wasm``: the process in which a module runs.
+"""``python -m prism.hosts.wasm FILE``: the process in which a module runs.
 
-The proxy starts it for ``type: wasm``, with the module as a descriptor. It can be started by hand,
-too: whatever options there are for a plugin come after its own.
+The proxy starts it for ``type: wasm``. It can be started by hand, too: whatever options there are
+for a plugin come after its own.
 """
 
 import argparse
@@ -12,18 +12,18 @@ from typing import NoReturn
 
 import msgspec
 
-from prism.sdk import serve
+from prism.hosts import parse_host_options, serve_hosted
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Serve the module that the arguments name."""
+    options, rest = parse_host_options("wasm", "file", arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m prism.hosts.wasm", add_help=False, description=__doc__
+        prog="python -m prism.hosts.wasm FILE", allow_abbrev=False, add_help=False
     )
-    parser.add_argument("--module", required=True, help="the file with the module or component")
     parser.add_argument("--name", default="", help="what the plugin is called")
     parser.add_argument("--settings", default="{}", help="`plugin.wasm` of the configuration, JSON")
-    found, rest = parser.parse_known_args(arguments)
+    found, rest = parser.parse_known_args(rest)
     try:
         from prism.hosts.wasm.plugin import Settings, WasmPlugin
     except ImportError as error:
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
         settings = msgspec.json.decode(found.settings, type=Settings)
     except msgspec.MsgspecError as error:
         parser.error(f"--settings: {error}")
-    name = found.name or Path(found.module).stem
 
     class Module(WasmPlugin):
-        module = found.module
+        name = found.name or Path(options.place).stem
+        module = options.source
+        module_name = options.place
 
-    Module.name = Module.module_name = name
     Module.settings = settings
-    serve(Module, rest)
+    serve_hosted(Module, rest)
 
 
 if __name__ == "__main__":

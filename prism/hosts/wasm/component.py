@@ -7,7 +7,6 @@ is imported gives strings, numbers and records only.
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import wasmtime
@@ -133,7 +132,7 @@ class ComponentGuest(Guest):
         self._functions: dict[str, wasm.Func] = {}
 
     def _define(self, name: str) -> None:
-        functions: dict[str, Callable[..., Any]] = {
+        interfaces: dict[str, dict[str, Callable[..., Any]]] = {
             f"{PACKAGE}calls{VERSION}": {
                 "context": self._context,
                 "send": self._send,
@@ -147,9 +146,9 @@ class ComponentGuest(Guest):
                 "increment": self._increment,
             },
             f"{PACKAGE}http{VERSION}": {"fetch": self._fetch},
-        }[name]  # type: ignore[assignment]
+        }
         with self._linker.root() as root, root.add_instance(name) as interface:
-            for each, function in functions.items():
+            for each, function in interfaces[name].items():
                 interface.add_func(each, function)
 
     @property
@@ -210,11 +209,11 @@ class ComponentGuest(Guest):
         return self._call(entry, operation, params)
 
     def _call(self, name: str, *texts: str) -> bytes:
-        function = self._functions[name]
+        function, store = self._functions[name], self._store
+        assert store is not None  # noqa: S101 - for mypy
         try:
-            answer = function(self._store, *texts)  # type: ignore[arg-type]
-            with suppress(AttributeError):
-                function.post_return(self._store)  # type: ignore[arg-type]
+            answer = function(store, *texts)
+            function.post_return(store)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
             raise Trapped(str(error)) from None
         except (TypeError, ValueError, AssertionError) as error:

@@ -303,9 +303,12 @@ class CoreGuest(Guest):
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
             raise Trapped(f"it could not be instantiated: {error}") from None
         for name, signature in (EXPORTS | OPTIONAL).items():
-            if name in self._has:
-                self._functions[name] = _Export(store, exports[name], signature)  # type: ignore[arg-type]
-        self._memory = exports["memory"]  # type: ignore[assignment]
+            function = exports.get(name)
+            if isinstance(function, wasmtime.Func):
+                self._functions[name] = _Export(store, function, signature)
+        memory = exports["memory"]
+        assert isinstance(memory, wasmtime.Memory)  # noqa: S101 - for mypy: it was checked
+        self._memory = memory
         if "_initialize" in self._has:
             self._functions["_initialize"]()
         version = self._functions["prism_abi"]()
@@ -362,10 +365,14 @@ class CoreGuest(Guest):
     # -- its memory -----------------------------------------------------------------------
 
     def _memory_size(self) -> int:
-        return 0 if self._memory is None else self._memory.data_len(self._store)  # type: ignore[arg-type]
+        if self._memory is None or self._store is None:
+            return 0
+        return self._memory.data_len(self._store)
 
     def _address(self, at: int) -> int:
-        memory = self._memory.data_ptr(self._store)  # type: ignore[union-attr,arg-type]
+        """Where a part of its memory is, which was found to be there."""
+        assert self._memory is not None and self._store is not None  # noqa: PT018,S101 - for mypy
+        memory = self._memory.data_ptr(self._store)
         return (ctypes.cast(memory, ctypes.c_void_p).value or 0) + at
 
     def _read(self, at: int, size: int, limit: int = MAX_RESULT) -> bytes | None:

@@ -251,7 +251,7 @@ def _look_up(host: str, port: int) -> list[tuple[int, int, int, str, tuple[objec
 
 
 def _literal(host: str) -> Address | None:
-    """``host`` as an address, if it is written as one: then whoever granted it has named it."""
+    """``host`` as an address, if it is written as one: then its grant has named it."""
     try:
         return ip_address(host)
     except ValueError:

@@ -159,10 +159,9 @@ class StreamJob(Job):
 
     def send(self, message: bytes) -> bool:
         """Hand on a message; waits while the client takes none. False: return soon."""
-        if self.unwanted:
-            return False
-        self._room.acquire()
-        if self.unwanted:  # which is what it was let go for
+        if not self.unwanted:
+            self._room.acquire()
+        if self.unwanted:  # before, or it was let go for this
             return False
         self._messages.append(message)
         self._pool.tell(self._wake)

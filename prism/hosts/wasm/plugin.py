@@ -96,8 +96,8 @@ class WasmPlugin(Plugin):
             raise PluginError(StatusCode.FAILED_PRECONDITION, why) from None
         self._declared = [each.declaration() for each in said.operations]
         self._streams = 0
-        self.version = said.version  # type: ignore[misc]  # of the class, elsewhere
-        self.groups = tuple(said.groups)  # type: ignore[misc]
+        # Of the class, elsewhere.
+        self.version, self.groups = said.version, tuple(said.groups)  # type: ignore[misc]
         self.operations = {each.name: _operation(each) for each in said.operations}
 
     def declarations(self) -> list[OperationDeclaration]:

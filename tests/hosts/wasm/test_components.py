@@ -6,8 +6,8 @@ import trio
 from prism.contract.errors import PluginError
 from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
-
-from .conftest import LIMIT, OFFERS, wait_until
+from tests.hosts.wasm.conftest import LIMIT, wait_until
+from tests.hosts.wasm.modules import OFFERS
 
 OK = "(i32.const 512)"
 """Where ``ok("{}")`` lies."""

@@ -10,8 +10,8 @@ from prism.contract.messages import HealthStatus
 from prism.contract.status import StatusCode
 from prism.hosts.wasm import guest, jobs
 from prism.hosts.wasm import plugin as host
-
-from .conftest import LIMIT, save, wait_until, wat
+from tests.hosts.wasm.conftest import LIMIT, wait_until
+from tests.hosts.wasm.modules import save, wat
 
 LOOP = "(loop $again (br $again))"
 

@@ -14,8 +14,7 @@ import trustme
 
 from prism.hosts.wasm import http as outgoing
 from prism.hosts.wasm.http import Origin, Outgoing, may_lead_to
-
-from .conftest import wat
+from tests.hosts.wasm.modules import wat
 
 LOOPBACK = ["127.0.0.0/8"]
 

@@ -8,8 +8,7 @@ import pytest
 import trio
 
 from prism.hosts.wasm.services import ENTRY_COST, MAX_KEY, Grants, KeyValues, needed_grant
-
-from .conftest import wat
+from tests.hosts.wasm.modules import wat
 
 GOOD = "(return (call $say (i32.const 1024) (i32.const 3)))"
 

@@ -11,8 +11,8 @@ from prism.contract.status import StatusCode
 from prism.hosts.wasm import jobs
 from prism.hosts.wasm import plugin as host
 from prism.hosts.wasm.jobs import MAX_WAITING
-
-from .conftest import LIMIT, wait_until, wat
+from tests.hosts.wasm.conftest import LIMIT, wait_until
+from tests.hosts.wasm.modules import wat
 
 SEND = '(import "prism" "send" (func $send (param i32 i32) (result i32)))'
 RECEIVE = '(import "prism" "receive" (func $receive (result i32)))'
