@@ -46,6 +46,8 @@ HEAD_START = 0.0003
 made, and with fewer at a time, sending costs more than it brings."""
 
 # Every call comes by these: on Python 3.11 an enum's attribute is a Python call.
+STOPPED = "the plugin stopped before the call had ended; it may have run"
+"""What is said of a call for which the end did not wait."""
 _CLOSED = ConnectionState.CLOSED
 _EXECUTE_STREAM = Method.EXECUTE_STREAM
 _OK = StatusCode.OK
@@ -217,13 +219,6 @@ class Calls:
     def _left(self) -> "list[_LeftCall]":
         return [call for call in self._running.values() if type(call) is _LeftCall]
 
-    def abandon_left(self) -> None:
-        """The session has ended, and with it the calls that were left."""
-        for left in self._left():
-            del self._running[left.opened.stream]
-            left.pending.abandon()
-            self._close_as_ended(left.opened)
-
     async def _keep_deadlines(self) -> None:
         """End calls that were left when their time is up."""
         while True:
@@ -247,6 +242,8 @@ class Calls:
         if type(response) is ExecuteResponse and response.success and not response.error_code:
             self._close(opened, _OK, response)
             return
+        if isinstance(opened.message, ShutdownRequest):
+            self._close_running()
         self._close(opened, _status_of(response), response)
         if isinstance(opened.message, ShutdownRequest):
             self.shut_down = True
@@ -327,17 +324,23 @@ class Calls:
         """Queue the CLOSE of a call; who calls has it written."""
         if self.draining:
             self._one_ended.set()
-        if self._connection.state is _CLOSED:
+        if not self._may_close(opened.stream):
             return
         try:
             self._connection.send(Close(opened.stream, status, response, not_started, too_large))
         except PayloadTooLarge as error:
             why = f"the plugin's answer is too large: {error}"
-            self._close_without_answer(opened, StatusCode.RESOURCE_EXHAUSTED, why, too_large=True)
+            self._close_without_answer(
+                opened.stream, StatusCode.RESOURCE_EXHAUSTED, why, too_large=True
+            )
         except LocalProtocolError as error:
             log.exception("the answer to %s cannot be sent", opened.method.name)
             why = f"the plugin's answer cannot be sent: {error}"
-            self._close_without_answer(opened, StatusCode.INTERNAL, why)
+            self._close_without_answer(opened.stream, StatusCode.INTERNAL, why)
+
+    def _may_close(self, stream: int) -> bool:
+        """Is the connection there, and the call without its CLOSE? Shutdown may have closed it."""
+        return self._connection.state is not _CLOSED and self._connection.is_open(stream)
 
     def _close_as_cancelled_here(self, opened: Open) -> None:
         """Close a call that was cancelled, though not by the host: nobody asked for that.
@@ -349,21 +352,34 @@ class Calls:
             self._close_as_ended(opened)
         else:
             why = "the plugin cancelled the call itself"
-            self._close_without_answer(opened, StatusCode.INTERNAL, why)
+            self._close_without_answer(opened.stream, StatusCode.INTERNAL, why)
 
     def _close_as_ended(self, opened: Open) -> None:
-        if self._connection.state is not _CLOSED:
-            why = "the plugin stopped before the call had ended; it may have run"
-            self._close_without_answer(opened, StatusCode.UNAVAILABLE, why)
+        self._close_without_answer(opened.stream, StatusCode.UNAVAILABLE, STOPPED)
+
+    def abandon_left(self) -> None:
+        """End the calls that were left: the session has ended, or is about to."""
+        for left in self._left():
+            del self._running[left.opened.stream]
+            left.pending.abandon()
+            self._close_as_ended(left.opened)
+
+    def _close_running(self) -> None:
+        """The calls for which Shutdown has not waited have their CLOSE before its own."""
+        self.abandon_left()
+        for stream in self._running:
+            self._close_without_answer(stream, StatusCode.UNAVAILABLE, STOPPED)
 
     def _close_without_answer(
-        self, opened: Open, status: StatusCode, why: str, *, too_large: bool = False
+        self, stream: int, status: StatusCode, why: str, *, too_large: bool = False
     ) -> None:
-        message = _FAILURE[opened.method](why)
+        if not self._may_close(stream):
+            return
+        message = _FAILURE[self._connection.method_of(stream)](why)
         try:
-            self._connection.send(Close(opened.stream, status, message, too_large=too_large))
+            self._connection.send(Close(stream, status, message, too_large=too_large))
         except PayloadTooLarge:  # a host that takes next to nothing
-            self._connection.send(Close(opened.stream, status, too_large=too_large))
+            self._connection.send(Close(stream, status, too_large=too_large))
 
 
 class _LeftCall:

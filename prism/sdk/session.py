@@ -84,6 +84,7 @@ class Session:
         self._events: deque[Event] = deque()
         self._read_at = 0.0
         self._drain_seen = anyio.Event()
+        self._host_goes = ""
 
     @property
     def ready(self) -> bool:
@@ -225,6 +226,8 @@ class Session:
                 self._events.extend(events)
                 return True
             if connection.state is _CLOSED:
+                if self._host_goes and not self._calls.shut_down:  # no drain: a rule was broken
+                    log.error("the host ended the connection: %s", self._host_goes)
                 return False
             connection.receive_data(await self._receive(connection.bytes_missing))
             self._read_at = self._calls.now()
@@ -278,6 +281,7 @@ class Session:
             elif event.token == DRAIN_TOKEN:
                 self._drain_seen.set()
         elif isinstance(event, GoAway):
-            log.debug("the host drains this plugin: %s", event.reason)
+            log.debug("the host says that it goes: %s", event.reason)
+            self._host_goes = event.reason
         else:
             self._calls.take(event)

@@ -163,6 +163,10 @@ class Connection:
         """Is this call still without its CLOSE?"""
         return stream in self._streams
 
+    def method_of(self, stream: int) -> Method:
+        """What was called; of a call that ``is_open``."""
+        return self._streams[stream].method
+
     def is_cancelled(self, stream: int) -> bool:
         """Does this call, not yet closed, have its CANCEL?"""
         entry = self._streams.get(stream)

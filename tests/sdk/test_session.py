@@ -172,15 +172,16 @@ async def test_a_call_that_comes_with_the_hosts_hello_has_its_whole_deadline(ses
 
 async def test_shutdown_is_the_last_thing_answered(autojump_clock, session_with):
     async with session_with() as (host, plugin, _session, ended):
-        await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
+        waiting = await host.open(Method.EXECUTE, ExecuteRequest(operation="wait"))
         await trio.testing.wait_all_tasks_blocked()
-        close = await host.call(Method.SHUTDOWN, ShutdownRequest(timeout_seconds=3))
-        assert (close.status, close.message.success) == (StatusCode.UNKNOWN, False)
+        await host.open(Method.SHUTDOWN, ShutdownRequest(timeout_seconds=3))
         close = await host.expect(Close)  # nobody has cancelled it
-        assert close.status is StatusCode.UNAVAILABLE
+        assert (close.stream, close.status) == (waiting, StatusCode.UNAVAILABLE)
         assert (
             close.message.error == "the plugin stopped before the call had ended; it may have run"
         )
+        close = await host.expect(Close)
+        assert (close.status, close.message.success) == (StatusCode.UNKNOWN, False)
         assert await host.next() is None
     assert ended
     assert plugin.stopped == 1

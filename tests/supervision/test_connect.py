@@ -322,7 +322,7 @@ async def test_a_program_is_started_and_listens(make_spec, program, tmp_path, is
 @pytest.mark.parametrize(
     ("dial", "absence"), [(False, "it did not dial"), (True, "cannot connect to")]
 )
-async def test_a_program_that_ends_unreached_is_told_with_its_last_words(
+async def test_a_program_that_ends_unreached_is_told_with_its_last_output(
     make_spec, sockets, tmp_path, dial, absence
 ):
     command = ["sh", "-c", "echo what is wrong >&2; exit 3"]

@@ -25,7 +25,7 @@ enum { INITIALIZE = 1, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN };
 enum { OK = 0, INVALID_ARGUMENT = 3, EXHAUSTED = 8, PRECONDITION = 9, UNIMPLEMENTED = 12 };
 enum { HEADER = 16, JSON = 1, ACK = 4, TOO_LARGE = 8, MAX_FRAME = 4194304, MAX_DEPTH = 100 };
 
-static int conn;
+static int conn = -1;
 static char **again; /* this program's arguments, if it dials in */
 static uint32_t last_stream, max_answer = 1048576;
 
@@ -185,17 +185,41 @@ static int text_field(const char *object, const char *name, Text *out) { /* 0: n
 
 /* -- frames ---------------------------------------------------------------- */
 
-static void rest(long ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL); }
+static void put32(char *b, uint32_t n) { for (int i = 3; i >= 0; i--, n >>= 8) b[i] = (char)n; }
+
+static void stopped(int _) { /* SIGTERM, which is blocked but while this waits: no frame is cut */
+    (void)_;
+    char header[HEADER] = {[8] = GOAWAY};
+    put32(header + 12, last_stream);
+    if (conn >= 0 && write(conn, header, HEADER) < 0) _exit(1);
+    _exit(0);
+}
+
+static void may_be_stopped(int yes) {
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(yes ? SIG_UNBLOCK : SIG_BLOCK, &term, NULL);
+}
+
+static void rest(long ms) {
+    may_be_stopped(1);
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+    may_be_stopped(0);
+}
 
 static void end_stream(int status) { /* who dials in waits for the next host, with nothing carried over */
     close(conn);
+    conn = -1;
     if (again != NULL) { rest(status == 0 ? 100 : 5000); execvp(again[0], again); }
     exit(status);
 }
 
 static int read_all(unsigned char *bytes, size_t count) { /* 0: the stream has ended */
     while (count > 0) {
+        may_be_stopped(1);
         ssize_t got = read(conn, bytes, count);
+        may_be_stopped(0);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) return 0;
         bytes += got;
@@ -208,7 +232,6 @@ static uint32_t get32(const unsigned char *b) {
     return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
 }
 
-static void put32(char *b, uint32_t n) { for (int i = 3; i >= 0; i--, n >>= 8) b[i] = (char)n; }
 
 static void send_frame(int type, uint32_t stream, int flags, uint32_t aux, const char *payload) {
     char header[HEADER] = {0};
@@ -317,14 +340,18 @@ static void open_call(uint32_t stream, int method, const char *request) {
     if (method < INITIALIZE || method > SHUTDOWN) broken("unknown method");
     last_stream = stream;
     if (method == SHUTDOWN) {
+        Text reason = {0};
         close_call(stream, OK, "{\"success\":true}");
+        if (text_field(request, "reason", &reason) && strcmp(reason.at, "replaced") == 0) exit(0);
         end_stream(0);
     } else if (method == HEALTH_CHECK) {
         close_call(stream, OK, initialized ? "{\"status\":0}" : "{\"status\":2}");
-    } else if (method == EXECUTE_STREAM) {
-        fail_call(stream, UNIMPLEMENTED, "there are no streams");
     } else if (initialized == (method == INITIALIZE)) {
         fail_call(stream, PRECONDITION, "Initialize comes once, and first");
+    } else if (method == EXECUTE_STREAM) {
+        fail_call(stream, UNIMPLEMENTED, "there are no streams");
+    } else if (method == INITIALIZE && field(request, "cache") != NULL) {
+        fail_call(stream, INVALID_ARGUMENT, "results are not kept here: leave out `cache`");
     } else if (method == INITIALIZE) {
         initialized = 1;
         close_call(stream, OK,
@@ -385,6 +412,7 @@ static void serve(void) {
         if (type == HELLO) { take_hello(aux, message); had_hello = 1; }
         else if (type == OPEN) open_call(stream, header[11], message);
         else if (type == PING) { if (!(header[9] & ACK)) send_frame(PING, 0, ACK, aux, ""); }
+        else if (type == GOAWAY) fprintf(stderr, "the host goes: %s\n", message);
         /* Each call was closed before the next frame was read: the others come too late. */
         else if (stream > last_stream) broken("frame for a call that was never opened");
         free(payload);
@@ -411,6 +439,8 @@ int main(int count, char **arguments) {
         return 2;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGTERM, stopped);
+    may_be_stopped(0);
     again = fd != NULL || count == 0 ? NULL : arguments;
     conn = fd != NULL ? atoi(fd) : dial(path);
     serve();

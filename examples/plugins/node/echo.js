@@ -66,17 +66,18 @@ function check(header) { // before anything is kept for the payload
   return header;
 }
 
-function serve(socket, over) { // over(status) is called once, when the connection has ended
-  let hadHello = false, initialized = false, maxAnswer = 0, lastStream = 0;
+function serve(socket, over) { // over(status, stays) is called once, when the connection has ended
+  let hadHello = false, initialized = false, stays = true, maxAnswer = 0, lastStream = 0;
   let chunks = [], have = 0, header = null, status = 0;
 
   function answer(method, request) {
     if (method === SHUTDOWN) return { success: true };
     if (method === HEALTH_CHECK) return { status: initialized ? 0 : 2 };
-    if (method === EXECUTE_STREAM) throw callError(STATUS.UNIMPLEMENTED, 'there are no streams');
     const inTurn = initialized !== (method === INITIALIZE);
     if (!inTurn) throw callError(STATUS.PRECONDITION, 'Initialize comes once, and first');
+    if (method === EXECUTE_STREAM) throw callError(STATUS.UNIMPLEMENTED, 'there are no streams');
     if (method === EXECUTE) return execute(request);
+    if (request.cache) invalid('results are not kept here: leave out `cache`');
     initialized = true;
     const names = Object.keys(operations);
     const declared = names.map((name) => {
@@ -98,7 +99,10 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     }
     const data = frame(CLOSE, { stream, aux, message }), fits = data.length - HEADER <= maxAnswer;
     socket.write(fits ? data : frame(CLOSE, { stream, aux: STATUS.EXHAUSTED, flags: TOO_LARGE }));
-    if (method === SHUTDOWN) socket.end(() => socket.destroy());
+    if (method === SHUTDOWN) {
+      stays = request.reason !== 'replaced';
+      socket.end(() => socket.destroy());
+    }
   }
 
   // Each call is closed before the next frame is read, so CANCEL, CREDIT and DATA come too late.
@@ -113,6 +117,8 @@ function serve(socket, over) { // over(status) is called once, when the connecti
       hadHello = true;
     } else if (!hadHello) {
       throw new Error(type === GOAWAY ? `refused: ${message.reason}` : 'no HELLO');
+    } else if (type === GOAWAY) {
+      console.error(`the host goes: ${message.reason ?? ''}`);
     } else if (type === OPEN) {
       open(stream, method, message);
     } else if (type === PING && !(flags & ACK)) {
@@ -144,7 +150,14 @@ function serve(socket, over) { // over(status) is called once, when the connecti
     socket.end(frame(GOAWAY, { aux: lastStream, message: { reason } }), () => socket.destroy());
   }
   socket.on('data', (chunk) => { try { read(chunk); } catch (error) { goodbye(error); } });
-  socket.on('end', () => socket.destroy()).on('error', () => {}).on('close', () => over(status));
+  function stop() { // SIGTERM: what was read is answered by now
+    socket.end(frame(GOAWAY, { aux: lastStream, message: { reason: 'SIGTERM' } }), () => process.exit());
+  }
+  process.on('SIGTERM', stop);
+  socket.on('end', () => socket.destroy()).on('error', () => {}).on('close', () => {
+    process.off('SIGTERM', stop);
+    over(status, stays);
+  });
   socket.write(frame(HELLO, { aux: 1, message: { name: 'echo', version: '1.0.0', max_frame: MAX_FRAME } }));
 }
 
@@ -152,13 +165,13 @@ function dial(path, pause) { // as a new plugin each time; one that was refused 
   const again = (wait) => setTimeout(dial, wait, path, Math.min(2 * wait, 5000));
   const socket = net.connect(path, () => {
     socket.off('error', failed).off('close', tried);
-    serve(socket, (status) => again(status ? 5000 : 100));
+    serve(socket, (status, stays) => stays ? again(status ? 5000 : 100) : process.exit());
   });
   const failed = () => {}, tried = () => again(pause);
   socket.on('error', failed).on('close', tried);
 }
 
 const { PRISM_PLUGIN_FD: fd, PLUGIN_SOCKET: path } = process.env;
-if (fd) serve(new net.Socket({ fd: Number(fd), readable: true, writable: true }), process.exit);
+if (fd) serve(new net.Socket({ fd: Number(fd), readable: true, writable: true }), (status) => process.exit(status));
 else if (path) dial(path, 100);
 else process.exitCode = 2, console.error('set PLUGIN_SOCKET, or let Prism start this plugin');

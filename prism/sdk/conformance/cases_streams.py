@@ -1,5 +1,7 @@
 """Cases about ExecuteStream: half-close, credit, and who may be called how."""
 
+from contextlib import suppress
+
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.sdk.conformance.cases_calls import NOTHING, expect
@@ -79,9 +81,15 @@ def execute_of_stream(trial: Trial) -> None:
     expect(answer, StatusCode.UNIMPLEMENTED, f"an Execute of {names[0]}")
 
 
-def _start(trial: Trial, link: Link, *, end: bool = True, aux: int = 0) -> int:
-    """Open the stream that is known, and send what its client says."""
+def _start(
+    trial: Trial, link: Link, *, end: bool = True, aux: int = 0, talking: bool = False
+) -> int:
+    """Open a stream that is known, and send what its client says; ``talking``: rather one whose
+    client goes on."""
     call = trial.learned().stream()
+    if talking:
+        with suppress(Skipped):
+            call = trial.facts.stream(talking=True)
     last = end and not call.more
     stream, raw = link.open(Method.EXECUTE_STREAM, call.request(), flags=int(last), aux=aux)
     frames = [raw]
@@ -110,7 +118,7 @@ def _next(link: Link, stream: int) -> Frame:
 def stream_cancel(trial: Trial) -> None:
     trial.learned().stream()
     link = trial.shared()
-    stream = _start(trial, link, end=False)
+    stream = _start(trial, link, end=False, talking=True)
     link.send(link.cancel(stream))
     link.close_of(stream, min(5.0, trial.timeout))
 
@@ -127,7 +135,7 @@ def stream_half_close(trial: Trial) -> None:
     trial.learned().stream()
     link = trial.shared()
     for empty in (None, b"{}" if link.codec == 1 else b"\x80"):
-        stream = _start(trial, link, end=False)
+        stream = _start(trial, link, end=False, talking=True)
         link.send(link.data(stream, empty, end=True))
         for _ in range(MAX_MESSAGES):
             frame = _next_or_none(link, stream)
@@ -172,12 +180,19 @@ def stream_credit(trial: Trial) -> None:
     stream = _start(trial, link)
     messages = 0
     waited = False
+    frame: Frame | None
     while messages < MAX_MESSAGES:
         if link.watch.credit_of(stream) <= 0:
             waited = True
             link.ping()  # if it sends more without credit, that comes, and the watch tells
+            come = link.take_here(stream)
+            messages += len(come)
+            if any(each.kind == FrameType.CLOSE for each in come):
+                break
             link.send(link.credit(stream, SMALL_WINDOW - link.watch.credit_of(stream)))
-        frame = _next_or_none(link, stream) if messages else _next(link, stream)
+            frame = _next(link, stream)
+        else:
+            frame = _next_or_none(link, stream) if messages else _next(link, stream)
         if frame is None or frame.kind == FrameType.CLOSE:
             break
         messages += 1
@@ -197,17 +212,12 @@ def stream_credit(trial: Trial) -> None:
     "window.",
 )
 def stream_credit_given(trial: Trial) -> None:
-    call = trial.learned().stream()
-    if not call.more:
-        raise Skipped(
-            "no stream is known whose client says more than one message; name one: "
-            f"--call '{call.operation}=[PARAMS, PARAMS]'"
-        )
+    call = trial.learned().stream(talking=True)
     link = trial.ready().link
     window = int(link.offer.get("window") or 256 * 1024)
     if window > 4 * 1024 * 1024:
         raise Skipped(f"its window is {window} bytes")
-    stream = _start(trial, link, end=False)
+    stream = link.begin(Method.EXECUTE_STREAM, call.request(), flags=0, aux=0)
     size, given = 0, 0
     index = 0
     while size < 2 * window:
@@ -243,11 +253,13 @@ def stream_credit_given(trial: Trial) -> None:
 )
 def stream_overrun(trial: Trial) -> None:
     call = trial.learned().stream()
+    with suppress(Skipped):
+        call = trial.facts.stream(talking=True)
     link = trial.ready().link
     window = int(link.offer.get("window") or 256 * 1024)
     if window > 4 * 1024 * 1024:
         raise Skipped(f"its window is {window} bytes")
-    stream = _start(trial, link, end=False)
+    stream = _start(trial, link, end=False, talking=True)
     more = call.more[0] if call.more else call.params
     raw = link.data(stream, {"params_json": more})
     link.send_bytes(raw * (2 * window // len(raw) + 2), "DATA beyond its window")

@@ -181,8 +181,9 @@ class Facts:
         name, params = self._setup.slow
         return Call(name, json.dumps(params))
 
-    def stream(self) -> Call:
-        """A call of a streaming operation.
+    def stream(self, *, talking: bool = False) -> Call:
+        """A call of a streaming operation; with ``talking`` one whose client says more than one
+        message, and else rather one whose client does not.
 
         Raises:
             Skipped: there is none, or none that was named.
@@ -194,12 +195,20 @@ class Facts:
         ]
         if not streams:
             raise Skipped("it has no streaming operation")
+        found = []
         for name, params in self._setup.calls.items():
             if name in streams:
                 messages = params if isinstance(params, list) else [params]
                 first, *more = map(json.dumps, messages or [{}])
-                return Call(name, first, tuple(more))
-        raise Skipped(f"no call of a stream is known; name one: --call {streams[0]}=PARAMS")
+                found.append(Call(name, first, tuple(more)))
+        if talking:
+            found = [call for call in found if call.more]
+        if not found:
+            params = "[PARAMS, PARAMS]" if talking else "PARAMS"
+            raise Skipped(
+                f"no such call of a stream is known; name one: --call '{streams[0]}={params}'"
+            )
+        return min(found, key=lambda call: bool(call.more) != talking)
 
     def streaming_names(self, *, only: bool) -> list[str]:
         """Names of operations that are streams; with ``only``, streams alone."""

@@ -330,6 +330,12 @@ class Link:
         finally:
             self._inbox.extendleft(reversed(passed))
 
+    def take_here(self, stream: int) -> list[Frame]:
+        """The frames of a call that have come, and were not taken yet."""
+        found = [frame for frame in self._inbox if frame.stream == stream]
+        self._inbox = deque(frame for frame in self._inbox if frame.stream != stream)
+        return found
+
     def close_of(self, stream: int, timeout: float | None = None) -> "Answer":
         """The CLOSE of a call.
 

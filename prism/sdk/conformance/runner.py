@@ -155,6 +155,10 @@ class Trial:
         """End the connections of the case."""
         for running in self.begun:
             running.end()
+        if isinstance(self.target, DiallingIn) and any(
+            not each.link.watch.has_closed for each in self.begun
+        ):
+            self.target.restart()  # one that was refused waits before it dials again
 
     # -- what a case may ask of the plugin ------------------------------------
 
@@ -192,7 +196,7 @@ def run(
     cases = sorted(CASES, key=lambda case: case.needs is not Needs.SHARED)
     try:
         for case in cases:
-            if case.rule.id not in wanted and not watching:
+            if case.rule.id not in wanted and not _shows(case, watching, only):
                 continue
             result = _play(trial, case, gathered)
             if case.rule.id in wanted:
@@ -212,6 +216,23 @@ def run(
     return Report(
         plugin=trial.facts.name, results=sorted(results.values(), key=lambda r: order[r.rule.id])
     )
+
+
+_SHOW = {
+    "credit-obeyed": "stream-credit",
+    "no-data-after-end": "stream-credit",
+    "frame-length": "too-large",
+}
+"""Cases with connections of their own that are needed for a rule which is watched."""
+
+
+def _shows(case: Case, watching: Collection[str], only: Collection[str]) -> bool:
+    """Is ``case`` played for the rules that are watched? If they alone are asked for, those on the
+    shared connection suffice."""
+    if not only:
+        return bool(watching)
+    needed = {_SHOW.get(name) for name in watching}
+    return bool(watching) and (case.needs is Needs.SHARED or case.rule.id in needed)
 
 
 def _play(trial: Trial, case: Case, gathered: "_Watched") -> Result:

@@ -26,6 +26,8 @@ PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "SSL_CERT_FILE", 
 NOWHERE = "/nonexistent/prism-plugin.sock"
 """PLUGIN_SOCKET of a plugin that is started on a descriptor, which counts."""
 FIRST_PAUSE = 0.02
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks whether a process still runs."""
 MAX_OUTPUT = 1024 * 1024
 """Bytes of a process's output that are looked at."""
 
@@ -118,6 +120,11 @@ class Running:
         """
         if self._program is None:
             raise Skipped("the plugin's process was started by somebody else")
+        return self._program
+
+    @property
+    def process(self) -> Program | None:
+        """The process, if it was started here."""
         return self._program
 
     @property
@@ -238,9 +245,12 @@ class DiallingIn(Target):
             self._program.end()
 
     def connect(self, limits: Limits | None = None, chunk: int = 0) -> Running:
+        until = time.monotonic() + self.timeout
         program = self.start()
-        if not select.select([self._listener], [], [], self.timeout)[0]:
-            raise Violation(f"the plugin did not dial {self._path} within {self.timeout:g} s")
+        while not select.select([self._listener], [], [], LOOK_INTERVAL)[0]:
+            if time.monotonic() > until:
+                raise Violation(f"the plugin did not dial {self._path} within {self.timeout:g} s")
+            program = self.start()  # the one before may have been about to end
         sock, _ = self._listener.accept()
         return Running(self._link(sock, limits, chunk), program, own=False)
 

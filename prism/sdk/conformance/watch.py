@@ -247,6 +247,11 @@ class Watch:
         return any(each.rule == rule for each in self.found)
 
     @property
+    def has_closed(self) -> bool:
+        """Has a call got its CLOSE?"""
+        return any(call.closed for call in self._calls.values())
+
+    @property
     def opened_calls(self) -> list[int]:
         """The ids of all calls."""
         return list(self._calls)
