@@ -14,6 +14,7 @@ need() { # need PROGRAM PACKAGE
 need curl curl
 need node nodejs
 need gcc gcc
+need pkg-config pkg-config
 need openssl openssl
 need go golang-go
 need java default-jre-headless

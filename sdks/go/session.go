@@ -43,7 +43,8 @@ type Session struct {
 	socket   net.Conn
 	tracing  bool
 	secrets  atomic.Pointer[strings.Replacer]
-	replaced bool // Shutdown was for good: another process has the place
+	replaced bool   // Shutdown was for good: another process has the place
+	goAway   string // the reason of the host's GOAWAY, which is told if no Shutdown follows
 
 	mutex      sync.Mutex // of all that follows
 	out        []byte
@@ -98,7 +99,9 @@ func (s *Session) run() error {
 	cancel() // the calls that are running
 	s.mutex.Lock()
 	started := s.initial == 2
-	s.initial = 1
+	if s.initial = 1; s.goAway != "" && !s.draining {
+		fmt.Fprintf(os.Stderr, "the host broke off: %s\n", s.goAway)
+	}
 	s.closed = true
 	s.changed.Broadcast()
 	s.mutex.Unlock()
@@ -335,7 +338,7 @@ func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, 
 		if err := f.message(&told); err != nil {
 			return err
 		}
-		s.Log("DEBUG", "the host drains this plugin: %s", told.Reason)
+		s.goAway = told.Reason
 		return nil
 	case tNote:
 		return nil
@@ -420,6 +423,9 @@ func (s *Session) open(parent context.Context, f frame, now time.Time, maxStream
 	state, draining := s.initial, s.draining
 	if f.method == mInitialize && state == 0 {
 		s.initial = 1
+	}
+	if f.method == mShutdown {
+		s.draining = true
 	}
 	s.mutex.Unlock()
 

@@ -24,7 +24,9 @@ class Kit(NamedTuple):
     """How the kit's example is built and started.
 
     ``tools`` are programs, and the Debian package of each. ``inherits``: it can take a
-    descriptor; one that cannot dials in.
+    descriptor; one that cannot dials in. ``says``: what stands in which of its files, with the
+    ``{version}`` of the proxy and of the ``{protocol}``. ``shows``: the file of the template that
+    its README has.
     """
 
     tools: dict[str, str]
@@ -32,6 +34,8 @@ class Kit(NamedTuple):
     command: Sequence[str]
     inherits: bool = True
     tls: bool = True
+    says: tuple[tuple[str, str], ...] = ()
+    shows: str = ""
 
 
 KITS: dict[str, Kit] = {
@@ -39,6 +43,23 @@ KITS: dict[str, Kit] = {
         {"go": "golang-go"},
         ["go", "build", "-buildvcs=false", "-o", "{out}/kit", "./examples/kit"],
         ["{out}/kit"],
+        says=(
+            ("plugin.go", "const Protocol = {protocol}"),
+            ("plugin.go", 'const Version = "{version}"'),
+        ),
+        shows="main.go",
+    ),
+    "c": Kit(
+        {"gcc": "gcc", "make": "make"},
+        ["make", "-s", "CC=gcc", "OUT={out}", "{out}/kit"],
+        ["{out}/kit"],
+        tls=False,
+        says=(
+            ("prism_plugin.h", "#define PRISM_PROTOCOL {protocol} "),
+            ("prism_plugin.h", '#define PRISM_VERSION "{version}"'),
+            ("prism-plugin.pc.in", "Version: {version}"),
+        ),
+        shows="my_plugin.c",
     ),
 }
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
-from prism_process import LIMIT, Proxy, eventually
+from authority import Authority, dns
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from prism_process import LIMIT, Proxy, eventually, unused_port
 
-from tests.sdks.kits import KITS
+import prism
+from prism.wire.events import PROTOCOL_VERSION
+from tests.sdks.kits import KITS, SDKS
 
 PASSWORD = "hunter2-of-the-kits"
 
@@ -248,3 +253,126 @@ def test_reloads_under_load_and_kill_9(kit: Kit) -> None:
             caller.join(LIMIT)
     assert [answer for answer in answers if answer[0] != 200] == []
     assert kit.proxy.logged(f"(pid {new}) exited with status 0")
+
+
+@pytest.mark.parametrize("language", KITS)
+def test_versions_and_readme(language) -> None:
+    """A kit has the proxy's version, and its README the plugin that is made of its template."""
+    kit, folder = KITS[language], SDKS / language
+    for file, text in kit.says:
+        wanted = text.format(version=prism.__version__, protocol=PROTOCOL_VERSION)
+        assert wanted in (folder / file).read_text(), file
+    if kit.shows:
+        shown = (folder / "template" / kit.shows).read_text()
+        assert shown in (folder / "README.md").read_text()
+
+
+EXAMPLES = {
+    "echo": {"a": 1},
+    "sum": [{"n": 1}, {"n": 2}, {"n": 3}],
+    "count": {"to": 1000, "size": 1000},
+}
+
+
+def conformance(command: list[str]) -> list[str]:
+    """What the kit's example breaks of the protocol, every rule tried."""
+    calls = [word for name, params in EXAMPLES.items() for word in ("--call", told(name, params))]
+    slow = ["--slow", told("sleep", {"seconds": 600})]
+    options = [*calls, *slow, "--timeout", str(LIMIT), "--output", "json", "--strict"]
+    done = subprocess.run(
+        [sys.executable, "-m", "prism", "plugin", "test", *options, "--", *command],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout)
+    assert found["counts"]["passed"] > 90
+    assert found["conforms"] == (done.returncode == 0)
+    results = [each for each in found["results"] if each["outcome"] in ("failed", "warned")]
+    return [f"{each['id']}: {each['found']}" for each in results]
+
+
+def told(name: str, params: Any) -> str:
+    return f"{name}={json.dumps(params)}"
+
+
+@pytest.mark.parametrize("language", [name for name, kit in KITS.items() if kit.inherits])
+def test_it_keeps_the_protocol(language, built) -> None:
+    assert conformance(built(language)) == []
+
+
+def certificates(directory: Path) -> dict[str, Path]:
+    """Files of an authority, and of a plugin and a proxy that it knows."""
+    authority = Authority(directory)
+    server = authority.write("plugin", dns("localhost"), purpose=ExtendedKeyUsageOID.SERVER_AUTH)
+    return {"ca": authority.file, "plugin": server, "proxy": authority.write("proxy")}
+
+
+def test_dialling_in_and_listening(built, start_prism, start_process, curl, tmp_path) -> None:
+    """A plugin that somebody else started outlives its proxies, and ends with 0 on SIGTERM."""
+    files = certificates(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir(mode=0o700)
+    namespaces, started, left_out = [], {}, []
+
+    def begin(name: str, plugin: dict[str, Any], *command: str, **environment: str) -> None:
+        log = tmp_path / f"{name}.log"
+        started[name] = start_process(*command, log=log, **environment)
+        namespaces.append({"name": name, "backend": name, "plugin": {**plugin, "strict": True}})
+
+    for language, kit in KITS.items():
+        try:
+            command = built(language)
+        except pytest.skip.Exception as reason:
+            left_out.append(str(reason))
+            continue
+        dialled, own = str(run / f"{language}-dial.sock"), str(run / f"{language}-own.sock")
+        plugin: dict[str, Any] = {"type": "sidecar", "socket": dialled}
+        begin(f"{language}-dials", plugin, *command, PLUGIN_SOCKET=dialled)
+        plugin = {"type": "sidecar", "socket": own, "dial": True}
+        begin(f"{language}-listens", plugin, *command, "--listen", f"unix:{own}")
+        if kit.tls:
+            port = unused_port()
+            tls = {"ca_cert": files["ca"], "cert": files["proxy"], "key": files["proxy"]}
+            plugin = {"type": "remote", "endpoint": f"localhost:{port}"}
+            plugin["tls"] = {name: str(file) for name, file in tls.items()}
+            words = ["--listen", f"tcp:127.0.0.1:{port}", "--tls-client-ca", str(files["ca"])]
+            words += ["--tls-cert", str(files["plugin"]), "--tls-key", str(files["plugin"])]
+            begin(f"{language}-tls", plugin, *command, *words)
+    for _ in range(2):
+        proxy = start_prism({"namespaces": namespaces})
+        eventually(proxy.ready)
+        for name in started:
+            url = f"{proxy.url}/v1/{name}/"
+            assert curl("-d", '{"a":1}', url + "echo") == '{"a":1}', name
+            large = json.loads(curl("-d", '{"bytes":2000000}', url + "big"))
+            assert len(large["data"]) == 2_000_000, name
+        assert proxy.stop() == 0
+    for name, process in started.items():
+        assert process.poll() is None, name
+        process.terminate()
+        assert process.wait(LIMIT) == 0, (name, (tmp_path / f"{name}.log").read_text())
+    if left_out:
+        pytest.skip("; ".join(left_out))
+
+
+@pytest.mark.parametrize("language", KITS)
+def test_arguments_that_do_not_fit(language, built) -> None:
+    for words, environment, said in (
+        ([], {}, "nothing says where the proxy is"),
+        (["--listen", "tcp:0.0.0.0:0"], {}, "refusing to listen on tcp:0.0.0.0:0"),
+        (["--listen", "ftp:here"], {}, "is not an address"),
+        ([], {"PRISM_PLUGIN_FD": "99"}, "PRISM_PLUGIN_FD=99 is not a connected socket"),
+    ):
+        if environment and not KITS[language].inherits:
+            continue
+        done = subprocess.run(
+            [*built(language), *words],
+            env={"PATH": os.environ["PATH"], **environment},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+        assert done.returncode == 2, (words, done.stderr)
+        assert said in done.stderr, (words, done.stderr)

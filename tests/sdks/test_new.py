@@ -1,8 +1,10 @@
 """What `prism plugin new` makes, in each language: built, tested, served, and asked by curl."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,15 @@ from tests.sdks.kits import BUILD_LIMIT, KITS, need
 
 
 def run(command: str, directory: Path) -> None:
+    python = Path(sys.executable).parent  # the proxy's own, as for a plugin that it starts
     done = subprocess.run(
-        command, shell=True, cwd=directory, capture_output=True, text=True, timeout=BUILD_LIMIT
+        command,
+        shell=True,
+        cwd=directory,
+        env={**os.environ, "PATH": f"{python}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_LIMIT,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
