@@ -122,7 +122,7 @@ def native(name: str, folder: str, *libraries: str) -> Extension:
     return Extension(
         name,
         sorted(glob(f"{folder}/*.c")),  # noqa: PTH207 (setuptools wants relative paths)
-        depends=sorted(glob(f"{folder}/*.h")),  # noqa: PTH207
+        depends=sorted([*glob(f"{folder}/*.h"), *glob("schemas/abi/*.h")]),  # noqa: PTH207
         extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
         libraries=list(libraries),
         optional=True,
@@ -140,6 +140,7 @@ if __name__ == "__main__":
         ext_modules=[
             native("prism.server.http2._nghttp2", "native/nghttp2", "dl"),
             native("prism.calls._json", "native/json"),
+            native("prism.hosts._library", "native/library", "dl", "pthread"),
         ],
         cmdclass={"build_ext": BuildExtensions, "build_py": BuildPackages},
         setup_requires=requirements() if COMPILING else [],

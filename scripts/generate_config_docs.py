@@ -61,8 +61,9 @@ namespaces:
 """,
     ),
     (
-        "A shared library inside the proxy",
-        "The file loads and is checked, but this release cannot start the library yet.",
+        "A shared library",
+        "Prism loads it in a process that it starts for it, or into its own with `isolation: none` "
+        "([native plugins](native-plugins.md)).",
         """\
 namespaces:
   - name: user-profiles

@@ -44,6 +44,7 @@ from prism.channels.channel import (
 from prism.contract.errors import (
     AnswerDropped,
     CallError,
+    ChannelBroken,
     ChannelClosed,
     LocalProtocolError,
     PluginCrashed,
@@ -110,11 +111,21 @@ class InProcessChannel(PluginChannel):
         self._worker_comes = False
         self._closed = trio.Event()
         self._cut: CallError | None = None
+        self._broken: ChannelBroken | None = None
 
     @property
     def ended(self) -> Exception | None:
         """Why the channel can carry no more calls; None while it can."""
-        return ChannelClosed(f"{self.name} was stopped") if self._closed.is_set() else None
+        return self._why_ended() if self._closed.is_set() else None
+
+    def _why_ended(self) -> Exception:
+        return self._broken or ChannelClosed(f"{self.name} was stopped")
+
+    def break_off(self, why: str) -> None:
+        """Carry no more calls, for there is no hope for the plugin: ``why`` is for operators."""
+        if not self._closed.is_set():
+            self._broken = ChannelBroken(f"{self.name}: {why}")
+            self._end()
 
     @property
     def open_calls(self) -> int:
@@ -306,16 +317,19 @@ class InProcessChannel(PluginChannel):
 
     async def aclose(self) -> None:
         """Refuse further calls, and cancel those that are running."""
+        self._end()
+        await trio.lowlevel.checkpoint()
+
+    def _end(self) -> None:
         self._closed.set()
         for scope in self._open:
             scope.cancel()
         self._fail_calls(PluginCrashed(f"{self.name} was stopped during the call"))
-        await trio.lowlevel.checkpoint()
 
     async def wait_broken(self) -> Exception:
-        """Wait for ``aclose``: a channel without a connection breaks in no other way."""
+        """Wait for ``aclose``, or ``break_off``: without a connection nothing else breaks."""
         await self._closed.wait()
-        return ChannelClosed(f"{self.name} was stopped")
+        return self._why_ended()
 
 
 _EXECUTE_FAILED = ExecuteResponse(error=_FAULT, error_code=StatusCode.INTERNAL)

@@ -119,7 +119,9 @@ def _admin(config: Config, at: Place) -> Iterator[Finding]:
 def _signatures(config: Config, at: Place) -> Iterator[Finding]:
     if config.verification.policy == "require":
         return
-    if any(plugin.argv or plugin.module for plugin, _ in _others_plugins(config, at)):
+    if any(
+        plugin.argv or plugin.module or plugin.library for plugin, _ in _others_plugins(config, at)
+    ):
         yield (
             at["verification"],
             "who can write a plugin's file can have it run; set verification.policy: require",
@@ -128,8 +130,9 @@ def _signatures(config: Config, at: Place) -> Iterator[Finding]:
 
 def _isolation(config: Config, at: Place) -> Iterator[Finding]:
     for plugin, place in _others_plugins(config, at):
-        if plugin.type == "in_process":
-            yield place, "it shares the proxy's memory, with all credentials; make it a sidecar"
+        if plugin.shares_process:
+            out = "leave isolation: none out" if plugin.library else "make it a sidecar"
+            yield place, f"it shares the proxy's memory, with all credentials; {out}"
 
 
 _WRITTEN_OUT = 'who reads this file has it; write "{{ secret:name }}"'

@@ -226,8 +226,6 @@ def check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> Non
             place = at["backend"] if at["backend"].is_written else at["plugin"]
             place.error(f"{error}{hint}")
         return
-    if plugin.unsupported is not None:
-        at["plugin"].warning(f"it cannot start: {plugin.unsupported}")
     _check_replicas(plugin, at["plugin"])
     if plugin.has_replicas and namespace.cache is not None:
         at["cache"].warning(
@@ -253,7 +251,11 @@ def _check_replicas(plugin: PluginConfig, at: Place) -> None:
             case PluginForm.WASM:
                 if plugin.wasm.grants.key_value_bytes:
                     here.warning("each process has a table of its own (wasm.grants)")
-            case PluginForm.MODULE | PluginForm.LIBRARY:
+            case PluginForm.LIBRARY if not plugin.shares_process:
+                pass
+            case PluginForm.LIBRARY:
+                here.error("a plugin in the proxy's own process is there once (isolation: none)")
+            case PluginForm.MODULE:
                 once = "a plugin in the proxy's own process is there once"
                 why = getattr(config_type(plugin), "one_process", "")
                 if why:

@@ -155,11 +155,19 @@ class Launch(Block, frozen=True):
     library: Annotated[
         PathText | None,
         Meta(
-            description="Shared library. Accepted and checked, but starting it is not supported "
-            "yet.",
+            description="Shared library that speaks the C interface of native plugins.",
+            examples=["libecho.so"],
             extra={"types": IN_PROCESS},
         ),
     ] = None
+    isolation: Annotated[
+        Literal["process", "none"],
+        Meta(
+            description="Where the library runs. `process`: in a process of its own, which it may "
+            "crash. `none`: in the proxy itself, which then crashes and hangs with it.",
+            extra={"types": IN_PROCESS, "needs": ("library",)},
+        ),
+    ] = "process"
     file: Annotated[
         PathText | None,
         Meta(
@@ -519,11 +527,11 @@ class PluginConfig(Launch, frozen=True):
         return self.processes > 1 or isinstance(self.endpoint, list) or self.resolve == "all"
 
     @property
-    def unsupported(self) -> str | None:
-        """Why this plugin, though valid, cannot be started by this release; None if it can."""
-        if self.form is PluginForm.LIBRARY:
-            return f"starting a shared library ({self.library}) is not supported yet"
-        return None
+    def shares_process(self) -> bool:
+        """Does it run in the proxy's own process?"""
+        return self.form is PluginForm.MODULE or (
+            self.form is PluginForm.LIBRARY and self.isolation == "none"
+        )
 
     @property
     def socket_mode(self) -> int:

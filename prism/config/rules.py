@@ -528,13 +528,15 @@ def _check_shadow(
         plugin = resolve_plugin(config, whole)
     except UnresolvedPlugin:
         return
-    if plugin.type == "in_process":
+    if plugin.shares_process:
         here["plugin"].warning(
-            "this shadow runs in the proxy itself, so that it can hold up calls; make it a sidecar "
-            f"{_as_sidecar(plugin)}".rstrip()
+            "this shadow runs in the proxy itself, so that it can hold up calls; "
+            f"{_as_process(plugin)}".rstrip()
         )
 
 
-def _as_sidecar(plugin: PluginConfig) -> str:
+def _as_process(plugin: PluginConfig) -> str:
+    if plugin.library is not None:
+        return "give it a process of its own (leave isolation: none out)"
     package = (plugin.module or "").partition(":")[0]
-    return f"(type: sidecar, command: python -m {package})" if package else ""
+    return f"make it a sidecar (type: sidecar, command: python -m {package})"

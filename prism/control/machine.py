@@ -41,6 +41,7 @@ from prism.config.types import (
 )
 from prism.contract.errors import PrismError
 from prism.contract.files import exposed_key, unfit_pem
+from prism.hosts.loading import LibraryUnfit, check_library
 from prism.secrets import Secrets, read_secret, read_token
 from prism.secrets.files import exposed
 from prism.secrets.store import Credentials, Found
@@ -296,9 +297,6 @@ class _Namespace:
             plugin = resolve_plugin(self._config, self._namespace)
         except UnresolvedPlugin:
             return
-        if plugin.unsupported is not None:
-            self._place(plugin, "library").error(f"it cannot start: {plugin.unsupported}")
-            return
         lacks = missing_library(plugin)
         if lacks is not None:
             self._at["backend"].error(lacks)
@@ -314,6 +312,8 @@ class _Namespace:
                 self._check_module(plugin)
             case PluginForm.WASM:
                 self._check_wasm(plugin)
+            case PluginForm.LIBRARY:
+                self._check_library(plugin)
             case PluginForm.SOCKET:
                 self._check_socket(plugin)
             case PluginForm.ENDPOINT:
@@ -383,6 +383,16 @@ class _Namespace:
                     self._place(plugin, "file").error(
                         f"{plugin.file} is no WebAssembly in binary form"
                     )
+
+    def _check_library(self, plugin: PluginConfig) -> None:
+        """Not by loading it, which would run it."""
+        place, library = self._place(plugin, "library"), plugin.library or ""
+        if not self._verify(plugin, "library"):
+            return
+        try:
+            check_library(library, library)
+        except LibraryUnfit as error:
+            place.error(str(error))
 
     def _check_socket(self, plugin: PluginConfig) -> None:
         directory = Path(plugin.socket or "").parent

@@ -1,11 +1,12 @@
 """What a plugin tells of itself: its health and its counters."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from prism.contract.messages import HealthStatus, PluginMetrics
+from prism.contract.messages import HealthCheckResponse, HealthStatus, PluginMetrics
 
 log = logging.getLogger("prism.sdk")
 
@@ -76,3 +77,14 @@ def _encode(custom: dict[str, float]) -> str:
     except (TypeError, ValueError, OverflowError) as error:
         log.warning("metrics.custom cannot be reported: %s", error)
         return ""
+
+
+def _tell_nobody(_health: HealthCheckResponse) -> None:
+    """Nobody has asked to be told."""
+
+
+class TellsHealth:
+    """A plugin that tells of a change of its health by itself, beside answering health checks: it
+    calls ``on_health``, which its owner sets. Plain code; from the event loop."""
+
+    on_health: Callable[[HealthCheckResponse], None] = staticmethod(_tell_nobody)

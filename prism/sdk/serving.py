@@ -27,6 +27,7 @@ from prism.contract.errors import HandshakeFailed, PrismError
 from prism.contract.messages import PluginMetrics
 from prism.sdk import endpoints
 from prism.sdk.byte_streams import ByteStream, SocketStream, WebSocketStream
+from prism.sdk.health import TellsHealth
 from prism.sdk.options import Options, parse_options
 from prism.sdk.plugin import Plugin
 from prism.sdk.session import Session
@@ -195,6 +196,8 @@ class _Server:
         """
         plugin = self._plugin()
         session = Session(stream, plugin, name=plugin.name, version=plugin.version)
+        if isinstance(plugin, TellsHealth):
+            plugin.on_health = lambda health: session.note(Note(health=health))
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(report, session, plugin, self._handler)

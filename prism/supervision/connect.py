@@ -32,6 +32,8 @@ from prism.contract.messages import (
 )
 from prism.contract.names import OPERATION, OPERATION_FORM
 from prism.hosts import host_command, host_environment
+from prism.hosts.library import LibraryPlugin, plugin_class
+from prism.hosts.loading import LibraryUnfit, shared_library
 from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
 from prism.streams.tls import TLSFiles
@@ -39,7 +41,7 @@ from prism.supervision import process
 from prism.supervision.events import Journal, PluginLog
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
-from prism.verification import Verdict, VerifiedCommand, Verifier, log_verdict
+from prism.verification import VerifiedCommand, Verifier, log_verdict
 from prism.verification.command import missing_script, take_apart
 from prism.wire.events import GoAway, Hello, Note
 
@@ -106,7 +108,9 @@ class Connector:
         match self._spec.plugin.form:
             case PluginForm.MODULE:
                 connection = _closing(await self._in_process())
-            case PluginForm.COMMAND | PluginForm.WASM:
+            case PluginForm.LIBRARY if self._spec.plugin.shares_process:
+                connection = self._in_library()
+            case PluginForm.COMMAND | PluginForm.LIBRARY | PluginForm.WASM:
                 connection = self._spawned(nursery)
             case _:
                 stream = await self._dial(nursery)
@@ -199,10 +203,7 @@ class Connector:
                     )
                 case PluginForm.ENDPOINT, kind:
                     raise LaunchError(f"{spec.label}: type {kind!r} is not supported yet")
-                case PluginForm.LIBRARY, _:
-                    verdict = await trio.to_thread.run_sync(self._verified_library)
-                    log_verdict(spec.label, verdict, spec.verification)
-            raise LaunchError(f"{spec.label}: {plugin.unsupported or 'it cannot be started'}")
+            raise LaunchError(f"{spec.label}: it cannot be started")
         raise LaunchError(f"{spec.label}: {place} did not accept in time")
 
     async def _accept(
@@ -261,13 +262,12 @@ class Connector:
     def _verifier(self) -> Verifier:
         return Verifier(self._spec.plugin, self._spec.label, self._spec.verification)
 
-    def _verified_library(self) -> Verdict | None:
-        return self._verifier().library()
-
     def _verified_command(self, search_path: str) -> VerifiedCommand:
         spec, plugin = self._spec, self._spec.plugin
         if plugin.file is not None:
             return self._verifier().sealed(plugin.file, self._wasm_host)
+        if plugin.library is not None:
+            return self._verifier().sealed(plugin.library, self._library_host)
         try:
             command = self._verifier().command(search_path)
         except ValueError as error:
@@ -286,6 +286,43 @@ class Connector:
         command = host_command("wasm", plugin.file or "", module, plugin.cancel_grace_seconds)
         settings = plugin.wasm.settings().decode()
         return [*command, f"--name={self._spec.plugin_name}", f"--settings={settings}"]
+
+    def _library_host(self, library: int) -> list[str]:
+        plugin = self._spec.plugin
+        return host_command("native", plugin.library or "", library, plugin.cancel_grace_seconds)
+
+    @asynccontextmanager
+    async def _in_library(self) -> AsyncGenerator[PluginChannel, None]:
+        """A library in this process: its own copy, or that of a plugin with the same content."""
+        before = speaker.set(self._plugin_log)
+        try:
+            kind = await trio.to_thread.run_sync(self._library_class)
+            plugin = kind()
+        finally:
+            speaker.reset(before)
+        channel = InProcessChannel(plugin, self._spec.label, self._plugin_log)
+        plugin.on_stuck = channel.break_off
+        plugin.on_health = lambda health: self._on_note(Note(health=health))
+        try:
+            async with _closing(channel):
+                yield channel
+        finally:
+            await plugin.aclose()
+
+    def _library_class(self) -> type[LibraryPlugin]:
+        """Blocks, and runs the library's constructors, in a worker thread."""
+        spec, plugin = self._spec, self._spec.plugin
+        place = plugin.library or ""
+        with self._verifier().sealed(place, lambda copy: [f"/proc/self/fd/{copy}"]) as copy:
+            log_verdict(spec.label, copy.verdict, spec.verification)
+            digest = copy.verdict.content.digest if copy.verdict else ""
+            try:
+                library = shared_library(copy.words[0], place, str(digest))
+            except LibraryUnfit as error:
+                raise LaunchError(f"{spec.label}: {error}") from None
+        return plugin_class(
+            library, cancel_grace=plugin.cancel_grace_seconds, max_answer=plugin.max_frame_bytes
+        )
 
     async def _in_process(self) -> InProcessChannel:
         before = speaker.set(self._plugin_log)
@@ -307,7 +344,8 @@ class Connector:
     @asynccontextmanager
     async def _spawned(self, nursery: trio.Nursery) -> AsyncGenerator[PluginChannel, None]:
         spec, plugin = self._spec, self._spec.plugin
-        environment = plugin.environment if plugin.file is None else host_environment()
+        is_hosted = plugin.form is not PluginForm.COMMAND
+        environment = host_environment() if is_hosted else plugin.environment
         search_path = process.clean_environment(environment)["PATH"]
         with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
             log_verdict(spec.label, command.verdict, spec.verification)

@@ -34,7 +34,7 @@ from prism.supervision.slot import Slot
 log = logging.getLogger("prism.supervision")
 
 STOPPING = "the proxy is stopping"
-STARTED_BY_US = (PluginForm.COMMAND, PluginForm.MODULE, PluginForm.WASM)
+STARTED_BY_US = (PluginForm.COMMAND, PluginForm.MODULE, PluginForm.LIBRARY, PluginForm.WASM)
 """Plugins whose crashes count towards the limit: the others are somebody else's to start."""
 USEFUL = 1.0
 """Seconds of service after which a plugin that leaves without a fault may come back at once."""

@@ -26,6 +26,8 @@ from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.grpc import GrpcChannel
 from prism.channels.in_process import InProcessChannel
 from prism.contract.messages import InitializeRequest
+from prism.hosts.library import plugin_class
+from prism.hosts.loading import load_library
 from prism.sdk import Call, Plugin, PluginError, StatusCode, operation
 from prism.sdk.byte_streams import WebSocketStream as PluginWebSocket
 from prism.sdk.session import Session
@@ -36,6 +38,7 @@ from prism.wire import ConnectionState, Role
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Hello, Ping
 from prism.wire.frames import FrameType, pack
+from tests.hosts.building import probe_library
 
 E = TypeVar("E", bound=Event)
 
@@ -191,6 +194,19 @@ async def in_process(_tmp_path: Path) -> AsyncIterator[PluginChannel]:
         yield channel
     finally:
         await channel.aclose()
+
+
+@asynccontextmanager
+async def in_library(_tmp_path: Path, *, threads: int) -> AsyncIterator[PluginChannel]:
+    """The suite's plugin in C, in this process."""
+    path = str(probe_library(f"-DTHREADS={threads}"))
+    plugin = plugin_class(load_library(path, path))()
+    channel = InProcessChannel(plugin, "probe")
+    try:
+        yield channel
+    finally:
+        await channel.aclose()
+        await plugin.aclose()
 
 
 @asynccontextmanager
@@ -395,7 +411,11 @@ GRPC = {
     "grpc": plain_grpc,
     "grpc, mutual tls": secure_grpc,
 }
-KINDS = {"in process": in_process, **FRAMED, **GRPC}
+LIBRARY = {
+    "library": partial(in_library, threads=0),
+    "library, threads": partial(in_library, threads=4),
+}
+KINDS = {"in process": in_process, **LIBRARY, **FRAMED, **GRPC}
 """Add a new kind of channel here, and it has to keep every promise of the suite."""
 SLOW = {"trio process", "grpc, mutual tls"}
 

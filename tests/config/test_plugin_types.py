@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from prism.config.plugin_types import HttpGrant, WasmConfig, WasmGrants
 from prism.config.types import ClientTLS, Launch, PluginConfig, PluginForm
@@ -22,7 +23,13 @@ from prism.hosts.wasm.plugin import Settings
 )
 def test_the_form_follows_from_the_keys(plugin: PluginConfig, form: PluginForm) -> None:
     assert plugin.form is form
-    assert (plugin.unsupported is not None) == (form is PluginForm.LIBRARY)
+    assert plugin.shares_process == (form is PluginForm.MODULE)
+
+
+def test_a_library_has_a_process_of_its_own_unless_that_is_not_wanted() -> None:
+    library = PluginConfig(type="in_process", library="a.so")
+    assert not library.shares_process
+    assert replace(library, isolation="none").shares_process
 
 
 def test_a_command_line_is_split_as_a_shell_would() -> None:

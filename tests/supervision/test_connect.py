@@ -190,14 +190,25 @@ async def test_a_plugin_that_does_not_accept_in_time(
     assert trio.current_time() == 3
 
 
-async def test_a_library_is_checked_and_cannot_be_started_yet(make_spec, tmp_path):
+@pytest.mark.parametrize("isolation", ["process", "none"])
+async def test_a_library_is_checked_before_it_is_loaded(make_spec, tmp_path, isolation):
     library = tmp_path / "lib.so"
+    spec = make_spec(type="in_process", library=str(library), isolation=isolation)
     with pytest.raises(LaunchError, match="file_missing"):
-        await reach(Connector(make_spec(type="in_process", library=str(library))))
+        await reach(Connector(spec))
     library.write_bytes(b"\x7fELF")
+    library.chmod(0o666)
+    with pytest.raises(LaunchError, match=r"world_writable|permission"):
+        await reach(Connector(spec))
+
+
+async def test_a_library_that_is_none_is_not_loaded_into_the_proxy(make_spec, tmp_path):
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"#!/bin/sh")
     library.chmod(0o644)
-    with pytest.raises(LaunchError, match=r"starting a shared library .* is not supported yet"):
-        await reach(Connector(make_spec(type="in_process", library=str(library))))
+    spec = make_spec(type="in_process", library=str(library), isolation="none")
+    with pytest.raises(LaunchError, match=rf"{library} cannot be loaded: it is no shared library"):
+        await reach(Connector(spec))
 
 
 # -- plugins that dial in -----------------------------------------------------------------
