@@ -50,6 +50,7 @@ STOPPED = "the plugin stopped before the call had ended; it may have run"
 """What is said of a call for which the end did not wait."""
 _CLOSED = ConnectionState.CLOSED
 _EXECUTE_STREAM = Method.EXECUTE_STREAM
+_SHUTDOWN = Method.SHUTDOWN
 _OK = StatusCode.OK
 
 
@@ -64,6 +65,7 @@ class Calls:
         self, plugin: BackendPlugin, connection: Connection, writer: Writer, turns: Turns
     ) -> None:
         self.draining = False
+        self._stopping = False
         self.shut_down = False
         self.replaced = False
         self._plugin = plugin
@@ -119,11 +121,12 @@ class Calls:
             self._refuse(opened, StatusCode.DEADLINE_EXCEEDED)
         elif self._connection.is_cancelled(opened.stream):
             self._refuse(opened, StatusCode.CANCELLED)
-        elif self.draining:
+        elif self.draining or self._stopping:
             self._refuse(opened, StatusCode.UNAVAILABLE)
         elif opened.method is _EXECUTE_STREAM:
             self._begin_stream(opened, deadline)
         else:
+            self._stopping = self._stopping or opened.method is _SHUTDOWN
             return self._begin_unary(opened, deadline, worker)
         return None
 
@@ -251,6 +254,7 @@ class Calls:
             self.workers.stop()
 
     def _fail(self, opened: Open, error: BaseException, deadline: float, worker: Worker) -> None:
+        self._stopping = self._stopping and opened.method is not _SHUTDOWN
         if self.now() >= deadline:
             self._close(opened, StatusCode.DEADLINE_EXCEEDED)
         elif worker.spent and not isinstance(error, Exception):

@@ -305,10 +305,11 @@ class _Watched:
             for each in watch.found[seen:]:
                 self._add(each.rule, f"in {case}: {each.what}", running.link)
             self._looked_at[id(watch)] = len(watch.found)
-            if running.output:
+            output = running.output
+            if output:
                 self._applied.add(SECRETS)
-            if self._redaction.text(running.output) != running.output:
-                lines = running.output.splitlines()
+            if self._redaction.text(output) != output:
+                lines = output.splitlines()
                 told = [line for line in lines if self._redaction.text(line) != line]
                 line = self._redaction.text(told[0] if told else "several lines")
                 self._add(SECRETS, f"in {case}, its output: {line}", running.link)

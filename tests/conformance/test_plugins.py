@@ -1,0 +1,126 @@
+"""Examples and plugins of ours keep the frame protocol, each tried as by `prism plugin test`.
+
+To add one: a line below. The kits of ``sdks/`` are tried by ``tests/sdks/test_kits.py``.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prism.sdk.conformance import DiallingIn, Listening, Setup, Spawned, run
+from tests.compliance.subjects import SUBJECTS
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
+PATIENCE = 60
+"""Seconds for anything that has to come, on a machine that is busy."""
+KIT = Setup(
+    calls={"echo": {}, "count": {"to": 50}, "sum": [{"n": 1}, {"n": 2}]},
+    slow=("sleep", {"seconds": 60}),
+    credentials={"password": "hunter2-of-a-kit", "username": "ada"},
+)
+"""What there is to call in the example of a kit."""
+OURS = {
+    "sqlite": {"get": {"key": "a"}},
+    "postgres": {"get": {"key": "a"}},
+    "redis": {"get": {"key": "a"}},
+    "kafka": {},
+    "memory": {"get": {"key": "a"}},
+}
+"""Calls that succeed, by the name of a subject of ``tests/compliance``."""
+
+
+def check(target, setup, *, may_skip=()):
+    """Every rule is kept, those that a plugin should keep too."""
+    report = run(target, setup)
+    told = "\n".join(
+        "\n".join([line, *each.frames, *each.output])
+        for line, each in zip(
+            report.problems(),
+            [one for one in report.results if one.outcome == "failed"],
+            strict=True,
+        )
+    )
+    assert report.count("failed") == 0, told
+    skipped = {each.rule.id for each in report.results if each.outcome == "skipped"}
+    assert skipped <= set(may_skip), skipped - set(may_skip)
+
+
+NO_STREAMS = {
+    "credit-obeyed",
+    "execute-of-stream",
+    "no-data-after-end",
+    "stream-cancel",
+    "stream-credit",
+    "stream-credit-given",
+    "stream-half-close",
+    "stream-overrun",
+}
+NOTHING_SLOW = {
+    "cancel-running",
+    "concurrent",
+    "exit-with-calls",
+    "health-while-full",
+    "ping-while-running",
+    "shutdown-closes-calls",
+    "sigterm-finishes",
+}
+NOT_SPAWNED = {
+    "dials-until-there",
+    "exit-after-shutdown",
+    "exit-at-end",
+    "exit-before-hello",
+    "exit-with-calls",
+    "goaway-error-logged",
+    "hello-refused-printed",
+}
+LISTENS = NOT_SPAWNED | {"dials-in", "replaced-ends"}
+QUIET = {"codec-msgpack", "declared-schemas", "ids-even", "note-fields", "several-connections"}
+"""Of what a plugin need not do."""
+
+
+def need(program):
+    found = shutil.which(program)
+    if found is None:
+        message = f"{program} is not installed"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    return found
+
+
+def test_the_example_in_c(tmp_path):
+    program = tmp_path / "echo"
+    source = EXAMPLES / "c" / "echo.c"
+    subprocess.run([need("gcc"), "-std=c99", "-o", program, source], check=True, timeout=PATIENCE)
+    target = Spawned([str(program)], timeout=PATIENCE)
+    check(target, Setup(), may_skip=NO_STREAMS | NOTHING_SLOW | QUIET)
+
+
+def test_the_example_in_node():
+    target = Spawned([need("node"), str(EXAMPLES / "node" / "echo.js")], timeout=PATIENCE)
+    check(target, Setup(), may_skip=NO_STREAMS | NOTHING_SLOW | QUIET)
+
+
+def test_the_example_in_python(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "python" / "echo.py")]
+    target = DiallingIn(str(tmp_path / "s"), command, timeout=PATIENCE)
+    check(target, Setup(), may_skip=NO_STREAMS | NOTHING_SLOW | NOT_SPAWNED | QUIET)
+
+
+def test_the_sdk():
+    """Started anew for each case, with streams and calls that take long."""
+    program = str(Path(__file__).with_name("kit_plugin.py"))
+    target = Spawned([sys.executable, program], timeout=PATIENCE)
+    check(target, KIT, may_skip={"health-while-full", *QUIET})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_plugin_of_ours(name, request, tmp_path):
+    subject = next(each for each in SUBJECTS if each.name == name)
+    path = str(tmp_path / "s")
+    target = Listening(path, [*subject.command, "--listen", f"unix:{path}"], timeout=PATIENCE)
+    config, credentials = subject.setup(request)
+    setup = Setup(config=config, credentials=credentials, calls=OURS[name])
+    check(target, setup, may_skip=NO_STREAMS | NOTHING_SLOW | LISTENS | QUIET | {"too-large"})
