@@ -16,7 +16,8 @@ from setuptools.command.build_py import build_py
 COMPILED = {
     "access": "authentication permissions",
     "calls": (
-        "admission budget call deadlines gradient ids invoke memory namespace overload router trace"
+        "admission budget call deadlines gradient ids invoke memory namespace overload "
+        "refusals router trace"
     ),
     "calls/policies": (
         "audited authorize await_plugin circuit_breaker deadline hedging in_flight policy "

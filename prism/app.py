@@ -20,6 +20,7 @@ from prism.calls import is_compiled
 from prism.calls.memory import Memory
 from prism.calls.namespace import Namespace
 from prism.calls.overload import Overload
+from prism.calls.refusals import Refusals
 from prism.calls.router import Router
 from prism.config.types import Config, ListenerTLS
 from prism.contract.errors import CallError, Draining, OperationInProgress
@@ -36,6 +37,7 @@ from prism.observability.collectors import (
     config_metrics,
     limits_metrics,
     memory_metrics,
+    refusal_metrics,
     server_metrics,
     shedding_metrics,
     vault_metrics,
@@ -147,7 +149,12 @@ class Proxy:
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         access = self.config.log.access
-        observer = Observer(self._metrics, AccessLog(access.requests, access.sample), self._audit)
+        self._refusals = Refusals(
+            self.router.deadlines.alarms, self.config.listen.limits.refusals_per_second
+        )
+        self._metrics.register(partial(refusal_metrics, self._refusals))
+        access_log = AccessLog(access.requests, access.sample)
+        observer = Observer(self._metrics, access_log, self._audit, self._refusals)
         self._data_port = DataPort(self.router, observer, origins, self._authentication)
         self._administered = Administered(
             self.router, self.supervisor, self._metrics, self.live, self.stop
@@ -283,6 +290,7 @@ class Proxy:
         """
         self._administered.draining = not replaced
         self._data_port.stop(replaced=replaced)
+        self._refusals.stop()
         for namespace in self.router.namespaces():
             namespace.end_streams(Draining("the proxy is stopping; open the stream again"))
         self.shutdown.set()

@@ -14,6 +14,7 @@ from prometheus_client.core import Metric
 
 from prism.app import Proxy
 from prism.calls.overload import Overload
+from prism.calls.refusals import Refusals
 from prism.config.types import (
     Config,
     LimitsStoreConfig,
@@ -29,6 +30,7 @@ from prism.observability.collectors import (
     config_metrics,
     limits_metrics,
     memory_metrics,
+    refusal_metrics,
     server_metrics,
     shedding_metrics,
     vault_metrics,
@@ -98,6 +100,7 @@ contract's name and unit.""",
             "prism_breaker",
             "prism_in_flight",
             "prism_queue",
+            "prism_refusals",
             "prism_shed",
         ),
         "With what [resilience](resilience.md) has of it in the configuration. `limit` is a rate "
@@ -132,6 +135,7 @@ async def families() -> list[Metric]:
     metrics.register(partial(limits_metrics, _limits_store()))
     metrics.register(partial(memory_metrics, proxy.router.memory))
     metrics.register(partial(shedding_metrics, Overload(SheddingConfig())))
+    metrics.register(partial(refusal_metrics, Refusals(proxy.router.deadlines.alarms, 1000)))
     metrics.register(partial(audit_metrics, AuditLog(Path("audit.jsonl"))))
     metrics.register(partial(server_metrics, statistics, cast("ServerTLS", tls)))
     return sorted(metrics.collect(), key=lambda family: family.name)

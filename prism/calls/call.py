@@ -114,6 +114,7 @@ class Call(ABC):
     ``retries`` counts further attempts, one after the other; ``hedge`` is there where one beside
     the first may be made. ``status``, ``http_status``
     and ``reason`` are what the client was told, ``detail`` why, in the proxy's own words.
+    ``refusal`` is what it ended with and its client is still to be told (``calls.refusals``).
     """
 
     __slots__ = (
@@ -150,6 +151,7 @@ class Call(ABC):
         "raw",
         "reading_until",
         "reason",
+        "refusal",
         "request_id",
         "retries",
         "started",
@@ -204,6 +206,7 @@ class Call(ABC):
         self.reason = ""
         self.detail = ""
         self.done = False
+        self.refusal: CallError | None = None
         self.witnesses: tuple[Witness, ...] = ()
         self._entered = 0
         self._policies: tuple[Policy, ...] = ()
@@ -245,6 +248,11 @@ class Call(ABC):
     @abstractmethod
     def send_error(self, error: CallError) -> None:
         """Send ``error`` to the client, if it is still there. Never waits."""
+
+    def is_told_later(self, error: CallError) -> bool:
+        """The call, which never was with a plugin, has ended with ``error``: is somebody going to
+        call ``tell_refusal``?"""
+        return False
 
     @abstractmethod
     def observe(self) -> None:
@@ -544,15 +552,27 @@ class Call(ABC):
     def end(self, error: CallError) -> None:
         """The call ends with ``error``, unless it has ended."""
         if self.done:
+            self.tell_refusal()  # nobody waits for it any longer, or the proxy cannot
             return
         waiting = self._waiting
         if self.stream is None:  # a stream may be cut short by what is no failure
             self.status = error.status  # for the policies that are left
         self.close(error)
-        self._tell(error)
-        self.observe()
+        if not self._attempt_began and self.is_told_later(error):
+            self.refusal = error
+            self.drop_params()
+        else:
+            self._tell(error)
+            self.observe()
         if waiting is not None:  # last: it may be the task that runs this
             waiting.cancel()
+
+    def tell_refusal(self) -> None:
+        """Tell the client its ``refusal`` now, if it was not told yet."""
+        error, self.refusal = self.refusal, None
+        if error is not None:
+            self._tell(error)
+            self.observe()
 
     async def end_stream(self, error: CallError | None) -> None:
         """The stream has ended, or was cut short by ``error``, after it had begun.

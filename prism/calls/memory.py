@@ -164,15 +164,18 @@ class AnswerHold(Hold):
 class ConnectionMemory:
     """The accounts of one connection; their parents are the proxy's. ``answers`` wait for the
     client; ``streams`` is for what plugins are about to say there. ``watches`` counts the
-    streams on it that only wait for changes."""
+    streams on it that only wait for changes, ``late`` the requests whose refusal is not told yet
+    (``calls.refusals``), of which there may be ``most_late``."""
 
-    __slots__ = ("answers", "requests", "streams", "watches")
+    __slots__ = ("answers", "late", "most_late", "requests", "streams", "watches")
 
     def __init__(self, requests: Account, answers: Account, streams: Account) -> None:
         self.requests = requests
         self.answers = answers
         self.streams = streams
         self.watches = 0
+        self.late = 0
+        self.most_late = 1  # of HTTP/1.1, which has one request at a time
 
 
 class Memory:

@@ -77,6 +77,15 @@ class ListenLimits(Block, frozen=True):
             "that plugins have for its streams."
         ),
     ] = 32 * MIB
+    refusals_per_second: Annotated[
+        Count | None,
+        Meta(
+            description="Refused calls of one namespace that are answered at once, and a tenth of "
+            "that in one moment. Who has more refused, by asking again and again, is answered up "
+            "to a second later, so that refusing does not keep the proxy from everybody else's "
+            "calls. `null`: all at once."
+        ),
+    ] = 1000
     max_connection_age_seconds: Annotated[
         Seconds | None,
         Meta(

@@ -30,6 +30,7 @@ from prism.access.identity import KeysAwaited
 from prism.calls.call import BODY_PAUSE, BODY_RATE, Call
 from prism.calls.ids import random_hex
 from prism.calls.memory import OVERHEAD, UNCOUNTED, AnswerHold, Hold
+from prism.calls.refusals import Refusals
 from prism.contract.errors import (
     AuthenticationUnavailable,
     CallCancelled,
@@ -48,16 +49,25 @@ from prism.wire.parts import Parts
 
 logger = logging.getLogger("prism.frontends")
 
+SMALL_BODY = 64 * 1024
+"""Bytes of a body that a client may send in vain while its refusal is late."""
+
 
 class Observer:
-    """Who is told of calls that are over: the metrics, the access log, and the audit log."""
+    """Who is told of calls that are over: the metrics, the access log, and the audit log; and, of
+    those that are refused, ``refusals``, which may have their clients told later."""
 
     def __init__(
-        self, metrics: Metrics, access_log: AccessLog, audit: AuditLog | None = None
+        self,
+        metrics: Metrics,
+        access_log: AccessLog,
+        audit: AuditLog | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.metrics = metrics
         self.access_log = access_log
         self.audit = audit
+        self.refusals = refusals
 
     def observe(self, call: Call) -> None:
         """Count and log ``call``."""
@@ -221,6 +231,8 @@ class ExchangeCall(Call):
 
     def received(self) -> None:
         """From the exchange: more of the body has come, or its end."""
+        if self.refusal is not None:
+            self._drop_body()
         if self.reading_until is None or self.done:
             return
         try:
@@ -252,6 +264,26 @@ class ExchangeCall(Call):
     def cancelled(self, why: Cancelled) -> None:
         """From the exchange: nobody waits for the response, or the proxy cannot."""
         self.end(cancellation(why))
+
+    def is_told_later(self, error: CallError) -> bool:
+        observer, exchange = self.observer, self.exchange
+        if observer is None or observer.refusals is None or exchange.cancelled is not None:
+            return False
+        if isinstance(error, CallCancelled | Draining):
+            return False
+        if not observer.refusals.hold(self, exchange.peer.memory):
+            return False
+        self._drop_body()
+        return True
+
+    def _drop_body(self) -> None:
+        """Nobody wants what has come of the body, and the client is told so later. One that has
+        much to send is told now, to spare both that."""
+        exchange = self.exchange
+        if exchange.received and not exchange.is_websocket:
+            self.bytes_in += len(exchange.take())
+            if self.bytes_in > SMALL_BODY:
+                self.tell_refusal()
 
     def note(self, error: CallError) -> None:
         told = self.http_status

@@ -12,6 +12,7 @@ from prism.calls.namespace import Namespace
 from prism.calls.overload import STEPS, Overload
 from prism.calls.policies import POLICIES
 from prism.calls.policies.policy import Measure
+from prism.calls.refusals import Refusals
 from prism.contract.messages import PluginMetrics
 from prism.control.live_config import LiveConfig
 from prism.limits.store import LimitsStore
@@ -257,6 +258,18 @@ def shedding_metrics(overload: Overload) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "prism_shedding_loop_lag_seconds", "How late the event loop is", overload.delay
+    )
+
+
+def refusal_metrics(refusals: Refusals) -> Iterator[Metric]:
+    """Refused calls whose clients are told later."""
+    yield GaugeMetricFamily(
+        "prism_refusals_waiting", "Refused calls whose clients are told in a moment", refusals.held
+    )
+    yield CounterMetricFamily(
+        "prism_refusals_late",
+        "Refused calls whose clients were told later, since they had too many refused",
+        refusals.late,
     )
 
 

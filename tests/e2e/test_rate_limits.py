@@ -55,6 +55,23 @@ def test_what_clients_are_told(start_prism):
     assert described["policies"]["rate"]["namespace"]["refused"] == 2
 
 
+def test_who_is_refused_all_the_time_is_told_so_later(start_prism):
+    rate = {"calls_per_second": 0.01, "burst": 1}
+    proxy = start_prism(limited(rate, listen={"limits": {"refusals_per_second": 20}}))
+    assert proxy.call("kv", "echo").status_code == 200
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as clients:  # each asks again as soon as it has its answer
+        answers = list(clients.map(lambda _: proxy.call("kv", "echo"), range(24)))
+    took = time.monotonic() - began
+    assert {answer.status_code for answer in answers} == {429}
+    # Two are told at once; eight at a time wait, so that the last one is told in this time.
+    assert took >= (24 - 2 - 1) / 20 - 0.05
+    late = proxy.metric("prism_refusals_late_total")
+    assert 1 <= late <= 22
+    assert proxy.metric("prism_refusals_waiting") == 0
+    assert proxy.metric("prism_rate_limited_total", namespace="kv", limit="namespace") == 24
+
+
 def test_a_change_of_the_file_keeps_what_was_used(start_prism):
     config = limited({"calls_per_second": 0.01, "burst": 3})
     proxy = start_prism(config)

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -13,6 +13,7 @@ import trio
 
 from prism.calls.namespace import Namespace
 from prism.calls.router import Router
+from prism.config.types import NamespaceLimits
 from prism.frontends.answering import Observer
 from prism.frontends.asgi import asgi
 from prism.frontends.rest import RestApp
@@ -26,6 +27,7 @@ from prism.streams.tasks import TaskPool
 
 sys.path.append(str(Path(__file__).parent))
 
+from endings import House
 from probe_exchange import ProbeExchange
 
 Chunk = bytes | None | EllipsisType
@@ -203,3 +205,21 @@ def access_lines() -> Iterator[list[dict[str, Any]]]:
     yield lines
     logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+async def make_house(
+    nursery: trio.Nursery,
+) -> AsyncIterator[Callable[[NamespaceLimits], Awaitable[House]]]:
+    """Makes data ports over one namespace with a plugin."""
+    houses: list[House] = []
+
+    async def make(limits: NamespaceLimits) -> House:
+        house = House(nursery, limits)
+        houses.append(house)
+        await house.start_plugin()
+        return house
+
+    yield make
+    for house in houses:
+        house.close()

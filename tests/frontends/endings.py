@@ -131,7 +131,8 @@ class House(Served):
         self.namespace = Namespace(NamespaceConfig("kv", "memory", limits=limits), self.slot)
         self.router = Router([self.namespace])
         self.metrics = Metrics(self.router)
-        super().__init__(nursery, DataPort(self.router, Observer(self.metrics, AccessLog())))
+        self.observer = Observer(self.metrics, AccessLog())
+        super().__init__(nursery, DataPort(self.router, self.observer))
         nursery.start_soon(self.router.deadlines.run)
 
     async def start_plugin(self) -> None:

@@ -376,21 +376,6 @@ def cases() -> list[object]:
     return found
 
 
-@pytest.fixture
-async def make_house(nursery):
-    houses = []
-
-    async def make(limits):
-        house = House(nursery, limits)
-        houses.append(house)
-        await house.start_plugin()
-        return house
-
-    yield make
-    for house in houses:
-        house.close()
-
-
 @pytest.mark.parametrize(("make_door", "ending", "late"), cases())
 async def test_how_a_call_ends(make_house, autojump_clock, access_lines, make_door, ending, late):
     house = await make_house(ending.limits)

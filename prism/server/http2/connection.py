@@ -68,6 +68,9 @@ REFUSED_AT_ONCE = 8
 """Requests that are over as soon as they begin, of one turn. Those that go on are bounded by
 limits, and the more of them leave for a plugin together, the better; of those that are refused the
 client may send as many again at once."""
+REFUSED_IN_FLOOD = 1
+"""Likewise, on a connection that has late refusals (``calls.refusals``): it may have so many that
+there is no room for more."""
 
 
 class HTTP2Connection:
@@ -88,6 +91,9 @@ class HTTP2Connection:
     ) -> None:
         self.settings = settings
         self.memory = peer.memory or Memory().for_connection()
+        # Some of its requests are left for calls that are not refused.
+        requests = settings.max_concurrent_streams
+        self.memory.most_late = requests - max(1, requests // 8)
         implementation = choose(settings.http2_codec)
         self.codec = implementation.codec(settings, trio.current_time())
         self._streams: dict[int, HTTP2Exchange] = {}
@@ -350,12 +356,13 @@ class HTTP2Connection:
                 answers.waiting.append(self._answer_taken)
             return
         starting, self._starting = self._starting, {}
+        most = REFUSED_IN_FLOOD if self.memory.late else REFUSED_AT_ONCE
         over = 0
         for number, stream in enumerate(starting):
             if (
                 number
                 and not self._stop_requests
-                and (over == REFUSED_AT_ONCE or (not number % LOOK_EVERY and self._is_late()))
+                and (over >= most or (not number % LOOK_EVERY and self._is_late()))
             ):
                 rest = list(starting)[number:]
                 self._starting = dict.fromkeys([*rest, *self._starting])
