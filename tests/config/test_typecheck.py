@@ -229,7 +229,7 @@ def test_what_is_expected(annotation: Any, words: str) -> None:
             "max_connections_per_peer, max_concurrent_streams, max_concurrent_handshakes, "
             "request_memory_bytes, request_memory_bytes_per_connection, answer_memory_bytes, "
             "answer_memory_bytes_per_connection, "
-            "max_connection_age_seconds)",
+            "refusals_per_second, max_connection_age_seconds)",
         ),
         ("secrets: {x: a}", "unknown key (accepted: directory, environment, vault)"),
         ("port: 80", 'unknown key; "port" belongs inside "listen"'),
