@@ -262,7 +262,7 @@ def params_wrong(trial: Trial) -> None:
     "params-no-object",
     "7",
     "params that are no object do no harm",
-    "Absent `params_json` means no parameters: `{}`.",
+    "An operation that takes an object answers what is none by INVALID_ARGUMENT.",
     "Answer INVALID_ARGUMENT (3) where params_json is JSON, but no object.",
     needs=Needs.SHARED,
     severity="should",

@@ -247,7 +247,8 @@ def stream_credit_given(trial: Trial) -> None:
     "stream-overrun",
     "12",
     "DATA beyond its window ends that call alone",
-    "| DATA per call | the reader's `window` | that call ends |",
+    "| DATA per call | the reader's `window` | that call ends; a plugin closes it with "
+    "RESOURCE_EXHAUSTED or CANCELLED |",
     "Count what a stream has received and not given back; close the call, not the connection, "
     "when it is more than your window.",
 )
