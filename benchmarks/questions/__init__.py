@@ -8,6 +8,7 @@ from benchmarks.questions import (
     growth,
     hop,
     kafka,
+    kits,
     latency,
     memory,
     policies,
@@ -30,6 +31,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "growth": growth,  # How do costs grow with streams, connections, namespaces, bodies?
     "streams": streams,  # What do streams cost, and gRPC calls in front?
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
+    "kits": kits,  # And in other languages: what does a call cost the plugin?
     "memory": memory,  # What does it all keep in memory?
     "access": access,  # What does it cost to know who calls, and to write it down?
     "policies": policies,  # What do limits, breakers, retries cost, and what do refusals?

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -133,10 +134,126 @@ type helloMessage struct {
 }
 
 type request struct {
-	Operation  string            `json:"operation"`
-	ParamsJSON string            `json:"params_json"`
-	ParamsRaw  string            `json:"params_raw"`
-	Metadata   map[string]string `json:"metadata"`
+	Operation  string
+	ParamsJSON []byte
+	ParamsRaw  string
+	rawMeta    []byte // an object of texts, decoded when it is asked for
+	once       sync.Once
+	decoded    map[string]string
+}
+
+func (r *request) metadata() map[string]string {
+	r.once.Do(func() { _ = json.Unmarshal(r.rawMeta, &r.decoded) })
+	return r.decoded
+}
+
+// request decodes the payload of Execute, ExecuteStream and DATA.
+func (f frame) request(into *request) error {
+	if len(f.payload) == 0 || utf8.Valid(f.payload) && into.quick(f.payload) {
+		return nil
+	}
+	*into = request{}
+	var any struct {
+		Operation  string            `json:"operation"`
+		ParamsJSON string            `json:"params_json"`
+		ParamsRaw  string            `json:"params_raw"`
+		Metadata   map[string]string `json:"metadata"`
+	}
+	err := f.message(&any)
+	into.Operation, into.ParamsJSON, into.ParamsRaw = any.Operation, []byte(any.ParamsJSON), any.ParamsRaw
+	into.once.Do(func() { into.decoded = any.Metadata })
+	return err
+}
+
+// quick reads a request as Prism writes it; false where it is written in another way, or wrong.
+func (r *request) quick(p []byte) bool {
+	i := 0
+	is := func(b byte) bool {
+		if i < len(p) && p[i] == b {
+			i++
+			return true
+		}
+		return false
+	}
+	// text is the inside of a string, and whether it has escapes.
+	text := func() (inside []byte, escaped, ok bool) {
+		if !is('"') {
+			return nil, false, false
+		}
+		for from := i; i < len(p); i++ {
+			switch b := p[i]; {
+			case b == '"':
+				i++
+				return p[from : i-1], escaped, true
+			case b == '\\':
+				escaped = true
+				i++
+			case b < ' ':
+				return nil, false, false
+			}
+		}
+		return nil, false, false
+	}
+	for ok := is('{'); ok; ok = is(',') {
+		key, escaped, good := text()
+		if !good || escaped || !is(':') {
+			return false
+		}
+		switch string(key) {
+		case "operation":
+			name, escaped, good := text()
+			if !good || escaped {
+				return false
+			}
+			r.Operation = string(name)
+		case "params_json":
+			inside, escaped, good := text()
+			if !good {
+				return false
+			}
+			if r.ParamsJSON = append([]byte(nil), inside...); escaped {
+				if r.ParamsJSON, good = unescape(r.ParamsJSON); !good {
+					return false
+				}
+			}
+		case "metadata":
+			from := i
+			for inner := is('{'); inner; inner = is(',') {
+				_, one, good := text()
+				if !good || !is(':') {
+					return false
+				}
+				if _, other, good := text(); !good || one || other {
+					return false
+				}
+			}
+			if !is('}') {
+				return false
+			}
+			r.rawMeta = append([]byte(nil), p[from:i]...)
+		default:
+			return false
+		}
+	}
+	return is('}') && i == len(p)
+}
+
+// unescape decodes the short escapes in place; false where there are others.
+func unescape(text []byte) ([]byte, bool) {
+	out := text[:0]
+	for i := 0; i < len(text); i++ {
+		b := text[i]
+		if b == '\\' {
+			i++
+			at := strings.IndexByte(`"\/bfnrt`, text[i])
+			if at < 0 {
+				return nil, false
+			}
+			b = "\"\\/\b\f\n\r\t"[at]
+		}
+		out = append(out, b)
+	}
+	return out, true
 }
 
 type initializeRequest struct {

@@ -26,7 +26,7 @@ type messages struct {
 }
 
 type received struct {
-	params string
+	params []byte
 	cost   int64
 }
 
@@ -52,7 +52,7 @@ func notify(channel chan struct{}) {
 }
 
 // deliver takes a DATA of the host.
-func (m *messages) deliver(f frame, message request) error {
+func (m *messages) deliver(f frame, message *request) error {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	if m.dropped || m.over {
@@ -70,10 +70,10 @@ func (m *messages) deliver(f frame, message request) error {
 	cost := int64(headerSize + len(f.payload))
 	m.window -= cost
 	m.ended = f.flags&flagEnd != 0
-	if !m.ended || message.ParamsJSON != "" || message.ParamsRaw != "" {
+	if !m.ended || len(message.ParamsJSON) > 0 || message.ParamsRaw != "" {
 		params := message.ParamsJSON
 		if message.ParamsRaw != "" {
-			params = "MessagePack" // which decode refuses
+			params = []byte("MessagePack") // which decode refuses
 		}
 		m.received = append(m.received, received{params, cost})
 	}
@@ -132,7 +132,7 @@ func (m *messages) receive(ctx context.Context) ([]byte, error) {
 			if back > 0 {
 				m.session.creditIfOpen(m.id, uint32(back))
 			}
-			return []byte(next.params), nil
+			return next.params, nil
 		}
 		ended := m.ended
 		m.mutex.Unlock()

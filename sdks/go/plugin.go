@@ -128,14 +128,22 @@ func Streaming[In any](
 type Call struct {
 	*Session
 	Operation string
-	Metadata  map[string]string
+	asked     *request
+}
+
+// Metadata of the call: what the proxy sets, text to text.
+func (c *Call) Metadata() map[string]string {
+	if c.asked == nil {
+		return nil
+	}
+	return c.asked.metadata()
 }
 
 // Principal is who calls, as the proxy authenticated them; "" for nobody.
-func (c *Call) Principal() string { return c.Metadata["prism-principal"] }
+func (c *Call) Principal() string { return c.Metadata()["prism-principal"] }
 
 // RequestID is for logs.
-func (c *Call) RequestID() string { return c.Metadata["prism-request-id"] }
+func (c *Call) RequestID() string { return c.Metadata()["prism-request-id"] }
 
 // Stream is a call with more than one message. One goroutine at a time may send, and one receive.
 type Stream struct {
@@ -157,7 +165,7 @@ func (s *Stream) SendAt(position string, value any) error {
 }
 
 // ResumeAfter is the position after which the client wants the stream; "" without a resume.
-func (s *Stream) ResumeAfter() string { return s.Metadata["prism-last-event-id"] }
+func (s *Stream) ResumeAfter() string { return s.Metadata()["prism-last-event-id"] }
 
 // Receive decodes the client's next message; io.EOF where there are no more.
 func (s *Stream) Receive(value any) error {

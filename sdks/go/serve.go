@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,9 @@ func (p *Plugin) main(arguments []string) int {
 			return 0
 		}
 		return 2
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // the heap of most plugins is so small that it would run all the time
 	}
 	server := &server{plugin: p, stopping: make(chan struct{}), sessions: map[*Session]bool{}}
 	server.stopOnSignal()

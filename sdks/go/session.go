@@ -29,6 +29,7 @@ const (
 	metricInterval = 10 * time.Second
 	maxLogged      = 1000
 	maxLogLine     = 8 * 1024
+	maxWaiting     = 256 // goroutines that wait for their next call
 	drainToken     = 0x64726169
 )
 
@@ -64,6 +65,9 @@ type Session struct {
 	drainSeen  chan struct{}
 	ending     chan struct{}
 
+	work    chan *running // to workers that wait for one
+	waiting atomic.Int64
+
 	total, failed, lastMicros atomic.Int64
 }
 
@@ -71,7 +75,8 @@ type Session struct {
 type running struct {
 	id       uint32
 	method   byte
-	cancel   context.CancelFunc
+	context  callContext
+	asked    request
 	messages *messages
 	executes bool
 }
@@ -80,7 +85,7 @@ func newSession(plugin *Plugin, socket net.Conn) *Session {
 	s := &Session{
 		plugin: plugin, socket: socket, tracing: os.Getenv("PRISM_TRACE") == "1",
 		calls: map[uint32]*running{}, custom: map[string]float64{},
-		drainSeen: make(chan struct{}), ending: make(chan struct{}),
+		work: make(chan *running), drainSeen: make(chan struct{}), ending: make(chan struct{}),
 	}
 	s.changed = sync.NewCond(&s.mutex)
 	return s
@@ -88,16 +93,17 @@ func newSession(plugin *Plugin, socket net.Conn) *Session {
 
 // run serves the host to the end of the connection. An error says why it could not be served.
 func (s *Session) run() error {
-	ctx, cancel := context.WithCancel(context.Background())
 	written := make(chan struct{})
 	go s.write(written)
 	go s.report()
-	err := s.read(ctx)
+	err := s.read()
 	if err != nil {
 		s.send(frame{typ: tGoAway, aux: s.lastStream, payload: reason(err.Error())})
 	}
-	cancel() // the calls that are running
 	s.mutex.Lock()
+	for _, call := range s.calls {
+		call.context.cancel(context.Canceled)
+	}
 	started := s.initial == 2
 	if s.initial = 1; s.goAway != "" && !s.draining {
 		fmt.Fprintf(os.Stderr, "the host broke off: %s\n", s.goAway)
@@ -189,7 +195,7 @@ func (s *Session) write(done chan struct{}) {
 // finish ends a call: its one CLOSE, unless another hand has closed it.
 func (s *Session) finish(call *running, f frame) {
 	f.typ, f.stream = tClose, call.id
-	call.cancel()
+	call.context.cancel(context.Canceled)
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for len(s.out) > maxQueued && !s.closed { // of a host that does not read
@@ -230,7 +236,7 @@ func orDefault(value, usual uint32) uint32 {
 }
 
 // read serves until the connection ends: nil, or what the host did wrong.
-func (s *Session) read(ctx context.Context) error {
+func (s *Session) read() error {
 	p := s.plugin
 	maxFrame, window := orDefault(p.MaxFrame, 16<<20), orDefault(p.Window, 256<<10)
 	maxStreams := orDefault(p.MaxStreams, 1000)
@@ -270,7 +276,7 @@ func (s *Session) read(ctx context.Context) error {
 			_ = s.socket.SetReadDeadline(time.Time{})
 			greeted = true
 		default:
-			if err := s.take(ctx, f, time.Now(), maxStreams, window); err != nil {
+			if err := s.take(f, time.Now(), maxStreams, window); err != nil {
 				return err
 			}
 		}
@@ -318,7 +324,7 @@ func (s *Session) takeHello(f frame) error {
 }
 
 // take acts on one frame after the handshake.
-func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, window uint32) error {
+func (s *Session) take(f frame, now time.Time, maxStreams, window uint32) error {
 	switch f.typ {
 	case tHello:
 		return broken("a second HELLO")
@@ -343,7 +349,7 @@ func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, 
 	case tNote:
 		return nil
 	case tOpen:
-		return s.open(ctx, f, now, maxStreams, window)
+		return s.open(f, now, maxStreams, window)
 	}
 	if f.stream%2 == 0 || f.stream > s.lastStream {
 		return broken("%s for call %d, which was never opened", typeNames[f.typ], f.stream)
@@ -359,7 +365,7 @@ func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, 
 		if call.messages != nil {
 			call.messages.drop()
 		}
-		call.cancel()
+		call.context.cancel(context.Canceled)
 	case tClose:
 		return broken("CLOSE of call %d, which is the plugin's to close", f.stream)
 	case tData:
@@ -367,10 +373,10 @@ func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, 
 			return broken("DATA for a unary call")
 		}
 		var message request
-		if err := f.message(&message); err != nil {
+		if err := f.request(&message); err != nil {
 			return err
 		}
-		return call.messages.deliver(f, message)
+		return call.messages.deliver(f, &message)
 	case tCredit:
 		if call.messages != nil {
 			return call.messages.credit(f.aux)
@@ -380,30 +386,31 @@ func (s *Session) take(ctx context.Context, f frame, now time.Time, maxStreams, 
 }
 
 // open begins a call.
-func (s *Session) open(parent context.Context, f frame, now time.Time, maxStreams, window uint32) error {
+func (s *Session) open(f frame, now time.Time, maxStreams, window uint32) error {
 	if f.stream%2 == 0 || f.stream <= s.lastStream {
 		return broken("OPEN of call %d after %d: ids of the host are odd, and grow", f.stream, s.lastStream)
 	}
 	if f.method < mInitialize || f.method > mShutdown {
 		return broken("method %d", f.method)
 	}
-	var asked request
-	var first initializeRequest
-	var last shutdownRequest
-	into := map[byte]any{mInitialize: &first, mShutdown: &last}[f.method]
-	if into == nil {
-		into = &asked
-	}
-	if err := f.message(into); err != nil {
-		return err
-	}
 	call := &running{id: f.stream, method: f.method}
 	call.executes = f.method == mExecute || f.method == mExecuteStream
-	ctx := parent
+	var first initializeRequest
+	var last shutdownRequest
+	var err error
+	switch f.method {
+	case mInitialize:
+		err = f.message(&first)
+	case mShutdown:
+		err = f.message(&last)
+	default:
+		err = f.request(&call.asked)
+	}
+	if err != nil {
+		return err
+	}
 	if f.aux > 0 {
-		ctx, call.cancel = context.WithDeadline(parent, now.Add(time.Duration(f.aux)*time.Millisecond))
-	} else {
-		ctx, call.cancel = context.WithCancel(parent)
+		call.context.deadline = now.Add(time.Duration(f.aux) * time.Millisecond)
 	}
 	if f.method == mExecuteStream {
 		call.messages = newMessages(s, f, window)
@@ -438,29 +445,50 @@ func (s *Session) open(parent context.Context, f frame, now time.Time, maxStream
 	case f.method == mShutdown:
 		go s.shutdown(call, last)
 	case f.method == mHealthCheck:
-		go s.healthCheck(ctx, call, state)
+		go s.healthCheck(call, state)
 	case draining:
 		return refuse(Unavailable, "the plugin is draining")
 	case (f.method == mInitialize) != (state == 0), call.executes && state != 2:
 		s.fail(call, FailedPrecondition, "Initialize comes once, and first")
 	case f.method == mInitialize:
-		go s.initialize(ctx, call, first)
+		go s.initialize(call, first)
 	case full:
 		return refuse(ResourceExhausted, "the plugin has no room for more calls")
 	default:
-		go s.execute(ctx, call, asked)
+		select {
+		case s.work <- call: // a worker waits, whose stack has grown already
+		default:
+			go s.worker(call)
+		}
 	}
 	return nil
 }
 
 // -- the methods --------------------------------------------------------------------------------
 
+// worker runs a call, and then others, while not too many workers wait for one.
+func (s *Session) worker(call *running) {
+	for {
+		s.execute(call)
+		if s.waiting.Add(1) > maxWaiting {
+			s.waiting.Add(-1)
+			return
+		}
+		select {
+		case call = <-s.work:
+			s.waiting.Add(-1)
+		case <-s.ending:
+			return
+		}
+	}
+}
+
 // execute runs one operation, and closes its call whatever becomes of it.
-func (s *Session) execute(ctx context.Context, call *running, asked request) {
-	begun := time.Now()
+func (s *Session) execute(call *running) {
+	begun, ctx, asked := time.Now(), &call.context, &call.asked
 	operation, known := s.plugin.Operations[asked.Operation]
 	result, err := []byte(nil), error(nil)
-	told := &Call{s, asked.Operation, asked.Metadata}
+	told := &Call{s, asked.Operation, asked}
 	ended := false
 	defer func() {
 		if value := recover(); value != nil || !ended { // runtime.Goexit leaves nothing to recover
@@ -478,9 +506,9 @@ func (s *Session) execute(ctx context.Context, call *running, asked request) {
 	case (operation.stream != nil) != (call.messages != nil):
 		err = Errorf(Unimplemented, "a streaming operation is called by ExecuteStream, any other by Execute")
 	case operation.stream != nil:
-		err = operation.stream(ctx, &Stream{told, call.messages, ctx}, []byte(asked.ParamsJSON))
+		err = operation.stream(ctx, &Stream{told, call.messages, ctx}, asked.ParamsJSON)
 	default:
-		result, err = operation.unary(ctx, told, []byte(asked.ParamsJSON))
+		result, err = operation.unary(ctx, told, asked.ParamsJSON)
 	}
 	ended = true
 }
@@ -542,7 +570,7 @@ func guarded(what string, function func() error) (err error) {
 	return function()
 }
 
-func (s *Session) initialize(ctx context.Context, call *running, asked initializeRequest) {
+func (s *Session) initialize(call *running, asked initializeRequest) {
 	s.Namespace, s.Credentials = asked.Namespace, asked.Credentials
 	if s.Config = json.RawMessage(asked.ConfigJSON); len(s.Config) == 0 {
 		s.Config = json.RawMessage("{}")
@@ -552,10 +580,10 @@ func (s *Session) initialize(ctx context.Context, call *running, asked initializ
 	if len(asked.Cache) > 0 && string(asked.Cache) != "null" {
 		err = Errorf(InvalidArgument, "this plugin has no cache: remove the `cache:` block")
 	} else if s.plugin.Start != nil {
-		err = guarded("Start", func() error { return s.plugin.Start(ctx, s) })
+		err = guarded("Start", func() error { return s.plugin.Start(&call.context, s) })
 	}
 	if err != nil {
-		status, sentence := statusOf(ctx, err)
+		status, sentence := statusOf(&call.context, err)
 		if sentence == "" {
 			status, sentence = FailedPrecondition, err.Error() // for the operator
 		}
@@ -573,12 +601,12 @@ func (s *Session) initialize(ctx context.Context, call *running, asked initializ
 	s.finish(call, frame{payload: answer})
 }
 
-func (s *Session) healthCheck(ctx context.Context, call *running, state int) {
+func (s *Session) healthCheck(call *running, state int) {
 	health := Health{Status: Unhealthy, Message: "not initialized"}
 	if state == 2 {
 		health = Health{}
 		if s.plugin.Health != nil {
-			err := guarded("Health", func() error { health = s.plugin.Health(ctx, s); return nil })
+			err := guarded("Health", func() error { health = s.plugin.Health(&call.context, s); return nil })
 			if err != nil {
 				health = Health{Status: Unhealthy, Message: err.Error()}
 			}
@@ -634,7 +662,7 @@ func (s *Session) endCalls(but *running, limit time.Duration) {
 	}
 	s.mutex.Unlock()
 	for _, call := range left {
-		call.cancel()
+		call.context.cancel(context.Canceled)
 	}
 	s.awaitCalls(but, time.Second)
 	for _, call := range left {

@@ -378,3 +378,55 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 	t.Fatal("nobody was told of those that were dropped")
 }
+
+func TestRequestsAreReadTheSameInEitherWay(t *testing.T) {
+	for _, text := range []string{
+		`{"operation":"get","params_json":"{\"key\":\"a\\\\b\\/\\n\"}","metadata":{"a":"b","c":""}}`,
+		`{"operation":"get"}`, `{"params_json":""}`, `{ "operation" : "get" }`, `{}`, `{"operation":"g\u0065t"}`,
+		`{"params_json":"\u00fc\ud83d\ude00"}`, `{"metadata":{}}`, `{"metadata":{"a\n":"\u0000"},"operation":"x"}`,
+		`{"operation":"get","unknown":[1,{"a":null}]}`, `{"operation":"a","operation":"b"}`, `{"params_raw":"gA=="}`,
+		`{"operation":7}`, `{"operation":"get",}`, `{"operation":"get"`, `{"operation":"get"}}`, `{"operation""get"}`,
+		`{"params_json":"a` + "\n" + `"}`, `{"metadata":{"a":7}}`, `{"metadata":[]}`, `{"params_json":"\`, `{"params_json":"\x"}`, `[]`, `"`, `{"`,
+	} {
+		var plain struct {
+			Operation  string            `json:"operation"`
+			ParamsJSON string            `json:"params_json"`
+			ParamsRaw  string            `json:"params_raw"`
+			Metadata   map[string]string `json:"metadata"`
+		}
+		f := frame{payload: []byte(text)}
+		wanted := f.message(&plain)
+		var found request
+		err := f.request(&found)
+		if (err == nil) != (wanted == nil) {
+			t.Errorf("%s: %v, not %v", text, err, wanted)
+		}
+		if err == nil && (found.Operation != plain.Operation || string(found.ParamsJSON) != plain.ParamsJSON ||
+			found.ParamsRaw != plain.ParamsRaw || fmt.Sprint(found.metadata()) != fmt.Sprint(plain.Metadata)) {
+			t.Errorf("%s: %+v, not %+v", text, found.Operation, plain)
+		}
+	}
+}
+
+func TestTheContextOfACall(t *testing.T) {
+	var c callContext
+	child, stop := context.WithCancel(&c)
+	defer stop()
+	if _, there := c.Deadline(); there || c.Err() != nil || child.Err() != nil {
+		t.Fatal("it has ended, or ends")
+	}
+	c.cancel(context.Canceled)
+	c.cancel(context.DeadlineExceeded)
+	<-c.Done()
+	<-child.Done()
+	if c.Err() != context.Canceled {
+		t.Fatal(c.Err())
+	}
+	late := callContext{deadline: time.Now().Add(20 * time.Millisecond)}
+	<-late.Done()
+	over := callContext{deadline: time.Now()}
+	if late.Err() != context.DeadlineExceeded || over.Err() != context.DeadlineExceeded {
+		t.Fatal(late.Err(), over.Err())
+	}
+	<-over.Done()
+}

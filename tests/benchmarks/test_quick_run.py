@@ -26,6 +26,7 @@ WITH_TARGETS = {
     "redis",
     "latency",
     "hop",
+    "kits",
     "memory",
     "streams",
     "supervision",

@@ -106,7 +106,7 @@ func big(_ context.Context, _ *prism.Call, params size) (map[string]string, erro
 func whoami(_ context.Context, call *prism.Call, _ none) (map[string]any, error) {
 	return map[string]any{
 		"principal": call.Principal(), "request_id": call.RequestID(),
-		"namespace": call.Namespace, "metadata": call.Metadata,
+		"namespace": call.Namespace, "metadata": call.Metadata(),
 	}, nil
 }
 
