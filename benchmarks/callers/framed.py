@@ -1,6 +1,6 @@
 """Prism's own way: a ``FramedChannel`` over a socketpair to a spawned SDK plugin.
 
-Usage: python -m benchmarks.callers.framed trio|asyncio msgpack|json
+Usage: python -m benchmarks.callers.framed trio|asyncio|wasm msgpack|json
 """
 
 import os
@@ -19,8 +19,9 @@ REQUEST = ExecuteRequest(operation=OPERATION, params_json=PARAMS, metadata=METAD
 
 async def main(backend: str, codec: str) -> None:
     stream, theirs = socket_pair()
+    side = ["echo_wasm"] if backend == "wasm" else ["echo_plugin", backend]
     plugin = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
-        [sys.executable, "-m", "benchmarks.sides.echo_plugin", backend, codec],
+        [sys.executable, "-m", f"benchmarks.sides.{side[0]}", *side[1:], codec],
         pass_fds=[theirs.fileno()],
         env={**os.environ, FD_VARIABLE: str(theirs.fileno())},
     )

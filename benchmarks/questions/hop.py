@@ -15,6 +15,7 @@ from benchmarks.samples import Load, Sample, Side, take_turns
 FLOOR = "bare socketpair"
 GRPC = "grpc.aio"
 PRISM = "Prism, trio, MessagePack"
+WASM = "Prism, WebAssembly, MessagePack"
 SIDES = {
     FLOOR: ("raw_socket",),
     GRPC: ("grpc_unary",),
@@ -22,9 +23,13 @@ SIDES = {
     "Prism, trio, JSON": ("framed", "trio", "json"),
     "Prism, asyncio, MessagePack": ("framed", "asyncio", "msgpack"),
     "Prism, asyncio, JSON": ("framed", "asyncio", "json"),
+    WASM: ("framed", "wasm", "msgpack"),
 }
 ALONE, BUSY = Load(1), Load(64)
 LOADS = [ALONE, Load(16), BUSY, Load(256)]
+
+MAX_WASM = 60
+"""Microseconds."""
 
 HEAD = (
     "calls in flight: side",
@@ -77,6 +82,18 @@ def measure(effort: Effort) -> Section:
         text.append(
             f"- CPU time per call, both processes, {GRPC} / {PRISM}, {BUSY}: **{cost:.2f}**"
         )
+    alone, hosted = (
+        results.median(name, BUSY, microseconds_each(lambda s: s.peer_cpu))
+        if results.has(name, BUSY)
+        else None
+        for name in (PRISM, WASM)
+    )
+    if alone is not None and hosted is not None:
+        added = hosted - alone
+        text.append(
+            f"- CPU time per call that a WebAssembly module adds to a plugin's process, {BUSY}: "
+            f"**{added:.0f} µs** (target: at most {MAX_WASM} µs)"
+        )
     shown = [name for name in SIDES if name != FLOOR]
     plot = rate_plot("The hop to a plugin", results, shown, loads)
     return Section("\n".join(text), {"plugin-hop": plot}, results.failed)
@@ -87,10 +104,12 @@ def _caller(name: str, *arguments: str) -> Iterator[Side]:
     """A caller of ``benchmarks.callers``.
 
     Raises:
-        Unavailable: it needs grpcio, which is not installed.
+        Unavailable: it needs grpcio, or wasmtime, which is not installed.
     """
     if name == "grpc_unary" and importlib.util.find_spec("grpc") is None:
         raise Unavailable("not installed; pip install grpcio grpcio-tools")
+    if "wasm" in arguments and importlib.util.find_spec("wasmtime") is None:
+        raise Unavailable("not installed; pip install wasmtime")
     with Caller(name, *arguments) as caller:
         yield caller
 

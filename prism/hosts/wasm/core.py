@@ -7,7 +7,8 @@ calls are one call into the guest. docs/wasm.md has the interface for authors.
 
 Whatever number a guest gives is checked against its memory before it is used. wasmtime's own
 ``Func.__call__`` looks up the function's type each time, which takes five times as long as the
-call: ``_Export`` calls the C function below it, with a type that was checked once.
+call: ``_Export`` calls the C function below it, with a type that was checked once. It is likewise
+with ``Memory``.
 """
 
 import ctypes
@@ -259,7 +260,9 @@ class CoreGuest(Guest):
         for each in self._module.imports:
             self._define(each)
         self._store: wasmtime.Store | None = None
-        self._memory: wasmtime.Memory | None = None
+        self._memory: Any = None  # the C structure
+        self._store_context: Any = None
+        self._base = self._base_size = 0
         self._functions: dict[str, _Export] = {}
         self._buffer = self._capacity = 0
         self._answer = b""
@@ -308,7 +311,8 @@ class CoreGuest(Guest):
                 self._functions[name] = _Export(store, function, signature)
         memory = exports["memory"]
         assert isinstance(memory, wasmtime.Memory)  # noqa: S101 - for mypy: it was checked
-        self._memory = memory
+        self._store_context, self._base_size = store._context(), -1
+        self._memory = ctypes.byref(memory._memory)
         if "_initialize" in self._has:
             self._functions["_initialize"]()
         version = self._functions["prism_abi"]()
@@ -365,15 +369,15 @@ class CoreGuest(Guest):
     # -- its memory -----------------------------------------------------------------------
 
     def _memory_size(self) -> int:
-        if self._memory is None or self._store is None:
+        """How large it is now. Asked before every use: it grows, and may then have moved."""
+        if self._memory is None:
             return 0
-        return self._memory.data_len(self._store)
-
-    def _address(self, at: int) -> int:
-        """Where a part of its memory is, which was found to be there."""
-        assert self._memory is not None and self._store is not None  # noqa: PT018,S101 - for mypy
-        memory = self._memory.data_ptr(self._store)
-        return (ctypes.cast(memory, ctypes.c_void_p).value or 0) + at
+        size: int = ffi.wasmtime_memory_data_size(self._store_context, self._memory)
+        if size != self._base_size:
+            start = ffi.wasmtime_memory_data(self._store_context, self._memory)
+            self._base = ctypes.cast(start, ctypes.c_void_p).value or 0
+            self._base_size = size
+        return size
 
     def _read(self, at: int, size: int, limit: int = MAX_RESULT) -> bytes | None:
         """A part of its memory; None where it has none there, or too much is asked."""
@@ -381,13 +385,13 @@ class CoreGuest(Guest):
         size &= 0xFFFFFFFF
         if size > limit or at + size > self._memory_size():
             return None
-        return ctypes.string_at(self._address(at), size)
+        return ctypes.string_at(self._base + at, size)
 
     def _put(self, at: int, data: bytes) -> bool:
         at &= 0xFFFFFFFF
         if at + len(data) > self._memory_size():
             return False
-        ctypes.memmove(self._address(at), data, len(data))
+        ctypes.memmove(self._base + at, data, len(data))
         return True
 
     # -- what it imports of Prism ----------------------------------------------------------

@@ -6,7 +6,10 @@ that all share. A job is a :class:`Later`: the session keeps its deadline and he
 abandons it; that interrupts the guest, which traps at its next loop or call, and is thrown away.
 A guest costs a new instance then, and its thread goes on with the next job.
 
-Answers come back to the event loop in bundles: one wake-up serves all that ended meanwhile.
+Answers come back to the event loop in bundles: one wake-up serves all that ended meanwhile. To
+wake the loop costs more than most calls do, so one call that is alone is waited for, as long as a
+handler that computes may take anyway (``WAIT``); the loop does nothing meanwhile, and calls that
+are not so quick are soon known and no longer waited for.
 """
 
 import logging
@@ -15,6 +18,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -35,9 +39,19 @@ MAX_LOG_BYTES = 8 * 1024
 """Of one line."""
 MAX_WAITING = 16
 """Messages of a stream that have yet to leave, at which its guest waits."""
+WAIT = 0.0005
+"""Seconds that the event loop waits for a call that is alone; see ``TURN`` in ``sdk.workers``."""
+PATIENCE = 8
+"""Quick calls that make up for two slow ones."""
+RETRY = 64
+"""Calls after which one is waited for again, when they were slow."""
 OUT_OF_FUEL = "all fuel consumed"
 """What wasmtime says then."""
 LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+
+
+Outcome = tuple[bytes | None, BaseException | None]
+"""An answer, or an error."""
 
 
 class Job(Later[Any]):
@@ -62,6 +76,8 @@ class Job(Later[Any]):
         self._guest: Guest | None = None
         self._stops: list[Callable[[], None]] = []
         self._lines = 0
+        self._outcome: Outcome | None = None
+        self._waiter: threading.Lock | None = None
         self.unwanted = False
 
     def abandon(self) -> None:
@@ -91,6 +107,29 @@ class Job(Later[Any]):
         """It runs no more: from here on nothing interrupts the guest because of it."""
         with self._lock:
             self._guest = None
+
+    def wait_briefly(self, begin: Callable[[], None]) -> bool:
+        """``begin`` it and wait a moment, in the event loop: True if it is settled then."""
+        self._waiter = waiter = threading.Lock()
+        waiter.acquire()
+        begin()
+        waiter.acquire(timeout=WAIT)
+        with self._lock:
+            self._waiter = None
+            outcome = self._outcome
+        if outcome is None:
+            return False
+        self.settle(*outcome)
+        return True
+
+    def has_come(self, outcome: "Outcome") -> bool:
+        """It has ended, in its thread: True if that is told to the one who waits."""
+        with self._lock:
+            self._outcome, waiter = outcome, self._waiter
+        if waiter is None:
+            return False
+        waiter.release()  # who has stopped waiting just now sees the outcome all the same
+        return True
 
     def on_stop(self, stop: Callable[[], None]) -> None:
         """Have ``stop`` called when it is to end, if it is at once."""
@@ -234,6 +273,8 @@ class Pool:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._waiting = 0
+        self._patience = PATIENCE
+        self._impatient = 0
         self._lock = threading.Lock()
         self._told: list[Callable[[], None]] = []
         self._call_soon = loop_caller()
@@ -249,8 +290,22 @@ class Pool:
         """How many guests there are."""
         return len(self._threads)
 
+    def execute(self, job: Job) -> bool:
+        """``submit`` it, and wait a moment if it is alone and may be quick: True if it is
+        settled."""
+        if self._impatient:  # they are slow; after some it is tried again
+            self._impatient -= 1
+        elif not (self.busy or self._waiting):
+            settled = job.wait_briefly(partial(self.submit, job))
+            self._patience = min(PATIENCE, self._patience + 1) if settled else self._patience - 4
+            if self._patience < 0:
+                self._patience, self._impatient = 0, RETRY
+            return settled
+        self.submit(job)
+        return False
+
     def submit(self, job: Job) -> None:
-        """Have it run by whichever thread is free next; one is started where none is."""
+        """Have it run by the thread that is free next; one is started where none is."""
         with self._lock:
             self._waiting += 1
             wanted = self._waiting + self.busy
@@ -289,15 +344,16 @@ class Pool:
                 self._waiting -= 1
                 self.busy += 1
             try:
-                answer, error = self._run(guest, job)
+                outcome = self._run(guest, job)
             finally:
                 with self._lock:
                     self.busy -= 1
-            self.tell(_settling(job, answer, error))
-            del job, answer, error
+            if not job.has_come(outcome):
+                self.tell(partial(job.settle, *outcome))
+            del job, outcome
         guest.discard()
 
-    def _run(self, guest: Guest, job: Job) -> tuple[bytes | None, BaseException | None]:
+    def _run(self, guest: Guest, job: Job) -> Outcome:
         """What becomes of the job: its answer, or an error for it."""
         if not job.begin(guest):
             return None, _cancelled()
@@ -331,10 +387,6 @@ class Pool:
             self._services.logger.error("a new instance would not start: %s", error.detail)
             said = "the plugin could not start an instance; its log says why"
             raise PluginError(StatusCode.UNAVAILABLE, said) from None
-
-
-def _settling(job: Job, answer: bytes | None, error: BaseException | None) -> Callable[[], None]:
-    return lambda: job.settle(answer, error)
 
 
 def _cancelled() -> PluginError:

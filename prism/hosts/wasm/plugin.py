@@ -125,10 +125,11 @@ class WasmPlugin(Plugin):
         self._pool.submit(job)
         return job
 
-    async def execute_operation(self, params: str, call: Call) -> Job:
-        """An operation that gives one result: a job that is settled when it is there."""
+    async def execute_operation(self, params: str, call: Call) -> Any:
+        """An operation that gives one result, or a job that is settled when it is there."""
         make = _objects if call.binary else msgspec.Raw
-        return self._submit(Job("execute", make, call.operation, params, call))
+        job = Job("execute", make, call.operation, params, call)
+        return job.result() if self._pool.execute(job) else job
 
     async def stream_operation(self, params: str, call: Call) -> AsyncGenerator[Any, None]:
         """An operation that sends messages."""
