@@ -19,6 +19,9 @@ SDKS = ROOT / "sdks"
 BUILD_LIMIT = 280.0
 """Seconds for a build, with nothing in any cache, on a busy machine."""
 
+RUST = str(ROOT / "build" / "kits" / "rust")
+"""What cargo builds stays there, so that the next run of the suite has it."""
+
 
 class Kit(NamedTuple):
     """How the kit's example is built and started.
@@ -60,6 +63,17 @@ KITS: dict[str, Kit] = {
             ("prism-plugin.pc.in", "Version: {version}"),
         ),
         shows="my_plugin.c",
+    ),
+    "rust": Kit(
+        {"cargo": "cargo"},
+        ["cargo", "build", "--quiet", "--locked", "--examples", "--target-dir", RUST],
+        [f"{RUST}/debug/examples/kit"],
+        tls=False,
+        says=(
+            ("Cargo.toml", 'version = "{version}"'),
+            ("src/wire.rs", "const PROTOCOL: u32 = {protocol};"),
+        ),
+        shows="src/main.rs",
     ),
 }
 

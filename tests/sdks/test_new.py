@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prism.cli import new
-from tests.sdks.kits import BUILD_LIMIT, KITS, need
+from tests.sdks.kits import BUILD_LIMIT, KITS, RUST, need
 
 
 def run(command: str, directory: Path) -> None:
@@ -33,6 +33,8 @@ def test_a_new_plugin_answers(language, tmp_path, start_prism, curl) -> None:
         need(KITS[language].tools)
     directory = tmp_path / "order-book"
     recipe = new.make(language, "order-book", directory)
+    if language == "rust":  # what is built of its crates is kept, as for the kit
+        (directory / "target").symlink_to(RUST, target_is_directory=True)
     assert all(shutil.which(program) for program in recipe.needs)
     if recipe.build:
         run(recipe.build, directory)
