@@ -30,7 +30,7 @@ enum { HELLO = 1, OPEN, DATA, CLOSE, CANCEL, CREDIT, PING, GOAWAY, NOTE };
 enum { INITIALIZE = 1, HEALTH_CHECK, EXECUTE, EXECUTE_STREAM, SHUTDOWN };
 enum { HEADER = 16, JSON = 1, END = 1, NOT_STARTED = 2, ACK = 4, TOO_LARGE = 8 };
 enum { MAX_DEPTH = 100, MAX_HELLO = 65536, CONTROL_CALLS = 4, MAX_QUEUED = 1 << 20 };
-enum { MAX_LOGGED = 1000, MAX_LOG_LINE = 8192, STACK = 1 << 20, DRAIN_TOKEN = 0x64726169 };
+enum { MAX_LOGGED = 999, /* and the one that tells of the dropped: the most in a NOTE */ MAX_LOG_LINE = 8192, STACK = 1 << 20, DRAIN_TOKEN = 0x64726169 };
 
 static const double HANDSHAKE = 30, CLOSING = 5, STOP_GRACE = 25, METRICS = 10, LOGS = 0.25;
 static const char *const TYPES[] = {"?", "HELLO", "OPEN", "DATA", "CLOSE", "CANCEL", "CREDIT",
@@ -742,7 +742,12 @@ void prism_log(prism_session *s, prism_level level, const char *format, ...) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     lock(s);
-    if (s->logged >= MAX_LOGGED || s->logs.size > MAX_QUEUED / 2) s->dropped++;
+    if (s->logged >= MAX_LOGGED || s->logs.size > MAX_QUEUED / 2) {
+        send_logs(s);
+        s->flush_soon = 1;
+        pthread_cond_signal(&s->background);
+    }
+    if (s->logged >= MAX_LOGGED || s->logs.size > MAX_QUEUED / 2) s->dropped++; /* the host does not read */
     else {
         if (s->logged == 0) { s->logs.size = 0; s->logs_at = now() + LOGS; pthread_cond_signal(&s->background); }
         add_all(&s->logs, s->logged++ ? ",{\"message\":" : "{\"message\":");

@@ -70,6 +70,36 @@ static void test_redaction(void) {
     prism_text_free(&text);
 }
 
+static void test_logs(void) { /* of many at once: at most 1,000 in a NOTE, and none is lost silently */
+    static const prism_plugin plugin = {.name = "p"};
+    prism_session s = {.plugin = &plugin, .answer_max = 1 << 20};
+    pthread_mutex_init(&s.mutex, NULL);
+    condition(&s.background);
+    for (int i = 0; i < 20000; i++) prism_log(&s, PRISM_INFO, "line %d with \"quotes\" and more, so that it is long enough", i);
+    int dropped = s.dropped, told = 0;
+    s.out_from = 0;
+    send_logs(&s);
+    expect(s.logged > 0 && dropped > 0, "some are dropped where the host does not read");
+    for (size_t at = 0; at < s.out.size;) {
+        uint32_t size = get32(s.out.at + at);
+        char *note = s.out.at + at + HEADER, kept = note[size];
+        int records = 0;
+        note[size] = '\0';
+        expect(prism_json_is_object(note), "a NOTE is JSON");
+        for (const char *p = note; (p = strstr(p, "\"message\":")) != NULL; p++) records++;
+        expect(records <= 1000, "records of a NOTE");
+        told += records;
+        note[size] = kept;
+        at += HEADER + size;
+    }
+    expect(told + s.logged + dropped == 20000, "told, waiting, and dropped");
+    s.out.size = 0;
+    send_logs(&s);
+    expect(s.logged == 0 && strstr(s.out.at + HEADER, "log records were dropped") != NULL, "it is told how many");
+    prism_text_free(&s.out);
+    prism_text_free(&s.logs);
+}
+
 static void nothing(prism_call *call, const char *params) { (void)params; prism_result(call, "{}"); }
 
 static void test_checks(void) {
@@ -103,6 +133,7 @@ int main(int count, char **arguments) {
     test_fields();
     test_quoting();
     test_redaction();
+    test_logs();
     test_checks();
     printf("%d wrong\n", failures);
     return failures != 0;
