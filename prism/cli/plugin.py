@@ -57,6 +57,7 @@ Examples:
   prism plugin keygen release.key
   prism plugin sign --key release.key --name orders --version v1.3 /opt/orders/v1.3/plugin
   prism plugin verify --config prism.yaml
+  prism plugin trace user-profiles
   prism plugin test -- python orders.py
 """
 
@@ -289,6 +290,53 @@ def _log_line(line: dict[str, Any]) -> str:
         return json.dumps(line)  # so many were lost, or the stream's end
     when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
     return f"{when} {line['level']:7} {line['instance']} {_plain(line['text'])}"
+
+
+@plugin.command()
+@click.argument("namespace", shell_complete=completion.administered)
+@click.option(
+    "--payloads",
+    is_flag=True,
+    help="Show what is in the frames, shortened; needs `may: operate`.",
+)
+@output_option
+@admin_options
+def trace(namespace: str, payloads: bool, output: str, admin: Admin) -> None:
+    """Follow the frames between the proxy and a plugin, until Ctrl-C.
+
+    Values are left out unless --payloads asks for them; credentials are blanked in any case.
+    """
+    path = admin_path("plugins", namespace, "/frames/payloads" if payloads else "/frames")
+    end_on_interrupt()
+    try:
+        for text in admin.lines(path):
+            frame = json.loads(text)
+            print_line(_watched(frame, output) if output != "table" else _frame_line(frame))
+    except ReaderGone:
+        return
+
+
+def _frame_line(frame: dict[str, Any]) -> str:
+    if "kind" not in frame:
+        return json.dumps(frame)  # so many were lost, or the stream's end
+    when = datetime.fromtimestamp(frame["time"], UTC).time().isoformat(timespec="milliseconds")
+    arrow = "->" if frame["sender"] == "proxy" else "<-"
+    call, aux, size = frame.get("call"), frame.get("aux"), frame["size"]
+    words = [
+        frame["kind"],
+        str(call) if call else "",
+        frame.get("method", ""),
+        frame.get("status", ""),
+        f"{aux} {UNITS.get(frame['kind'], '')}".rstrip() if aux else "",
+        *frame.get("flags", ()),
+        f"{size} bytes" if size else "",
+        frame.get("payload", ""),
+    ]
+    return f"{when} {frame['instance']} {arrow} {harmless(' '.join(filter(None, words)))}"
+
+
+UNITS = {"OPEN": "ms", "CREDIT": "bytes"}
+"""What a frame's ``aux`` counts."""
 
 
 def _plain(text: str) -> str:

@@ -164,12 +164,15 @@ class Connector:
     ) -> AsyncGenerator[PluginChannel, None]:
         """A channel over a stream, from its handshake to its end."""
         async with _closing(channel):
-            if isinstance(channel, FramedChannel):
-                self._note_name(await channel.handshake())
-            else:
+            if not isinstance(channel, FramedChannel):
                 await channel.handshake()
-            nursery.start_soon(channel.run)
-            yield channel
+                nursery.start_soon(channel.run)
+                yield channel
+                return
+            with self._plugin_log.traced(channel):
+                self._note_name(await channel.handshake())
+                nursery.start_soon(channel.run)
+                yield channel
 
     def _note_name(self, hello: Hello) -> None:
         """Operators know it by the configuration's name; say its own where that is another."""

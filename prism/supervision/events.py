@@ -1,8 +1,6 @@
 """What the supervision has to tell as it happens: events, plugins' lines, counters, the log.
 
-Everything is published once, in a bounded feed: what was published last can be read, and
-what is published from now on can be followed. Publishing never blocks and never fails.
-A follower that does not keep up loses the oldest items, and is told how many.
+Everything is published once, in a bounded feed (``feeds``).
 """
 
 import itertools
@@ -10,21 +8,21 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import msgspec
 import trio
 
+from prism.channels.frames.channel import FramedChannel
 from prism.channels.in_process import speaker
 from prism.contract.redaction import Redaction
+from prism.supervision.feeds import Feed
+from prism.supervision.frame_traces import FrameTraces
 from prism.supervision.lifecycle import State
 from prism.wire.events import Fault, LogRecord
-
-T = TypeVar("T")
 
 OutputStream = Literal["stdout", "stderr"]
 LineSource = Literal["stdout", "stderr", "note"]
@@ -46,8 +44,6 @@ LINES_KEPT = 500
 """Lines of output and log records kept of one namespace's plugin, for ``logs``."""
 MAX_TEXT = 1024
 """Characters kept of a line: with the number of lines, half a megabyte a namespace."""
-UNREAD = 256
-"""Items that wait for one follower; what comes on top pushes the oldest out."""
 MAX_LOGGED = 8 * 1024
 """Characters of a line of output, or of a log record, that are logged."""
 PER_SECOND = {"stdout": 200, "stderr": 200, "note": 500}
@@ -103,76 +99,6 @@ class LogLine(msgspec.Struct, frozen=True):
     pid: int | None = None
 
 
-# -- feeds --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lost:
-    """In the place of ``number`` items that a follower was too slow for."""
-
-    number: int
-
-
-class Feed(Generic[T]):
-    """Keeps the last ``kept`` items, and hands each to everybody who follows."""
-
-    def __init__(self, kept: int) -> None:
-        self._recent: deque[T] = deque(maxlen=kept)
-        self._followers: set[Follower[T]] = set()
-
-    def publish(self, item: T) -> None:
-        """Add ``item``. Never blocks."""
-        self._recent.append(item)
-        for follower in self._followers:
-            follower.take(item)
-
-    def recent(self, number: int | None = None) -> list[T]:
-        """The last items, oldest first: all that are kept, or at most ``number``."""
-        items = list(self._recent)
-        return items if number is None else items[max(0, len(items) - number) :]
-
-    @contextmanager
-    def follow(self, *, recent: int = 0, unread: int = UNREAD) -> "Iterator[Follower[T]]":
-        """Follow the feed within the block, beginning with its last ``recent`` items."""
-        follower = Follower[T](unread)
-        for item in self.recent(recent):
-            follower.take(item)
-        self._followers.add(follower)
-        try:
-            yield follower
-        finally:
-            self._followers.discard(follower)
-
-
-class Follower(Generic[T]):
-    """What one follower has yet to read: an async iterator that does not end by itself."""
-
-    def __init__(self, unread: int) -> None:
-        self._unread: deque[T] = deque(maxlen=unread)
-        self._lost = 0
-        self._arrived = trio.Event()
-
-    def take(self, item: T) -> None:
-        """An item was published."""
-        self._lost += len(self._unread) == self._unread.maxlen
-        self._unread.append(item)
-        self._arrived.set()
-
-    def __aiter__(self) -> "AsyncIterator[T | Lost]":
-        return self
-
-    async def __anext__(self) -> T | Lost:
-        """The next item, or how many were lost. Cancelling loses nothing."""
-        await trio.lowlevel.checkpoint()
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            return Lost(lost)
-        while not self._unread:
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        return self._unread.popleft()
-
-
 # -- who publishes ----------------------------------------------------------------------
 
 
@@ -216,13 +142,15 @@ class Journal:
 
     ``transitions`` counts by the state that was entered, ``reloads`` by outcome, and of these
     the ``rotations``, for secrets that had changed; ``forgiven`` the plugin's mistakes by the
-    rule that it broke. ``highest`` is the highest number of a generation so far.
+    rule that it broke. ``frames`` has its connections, for who looks at their frames.
+    ``highest`` is the highest number of a generation so far.
     """
 
     def __init__(self, namespace: str, events: EventFeed | None = None) -> None:
         self.namespace = namespace
         self.events = events or EventFeed()
         self.lines: Feed[LogLine] = Feed(LINES_KEPT)
+        self.frames = FrameTraces(self.events.clock)
         self.transitions: Counter[State] = Counter()
         self.reloads: Counter[str] = Counter()
         self.rotations: Counter[str] = Counter()
@@ -371,6 +299,10 @@ class PluginLog:
         """Whose line it is, for lines of the log."""
         namespace = self._journal.namespace
         return {"namespace": namespace, "instance": self._instance, "pid": self.pid}
+
+    def traced(self, channel: FramedChannel) -> AbstractContextManager[None]:
+        """Within the block, the frames of ``channel`` can be watched."""
+        return self._journal.frames.traced(channel, self._instance, lambda: self.redaction)
 
     @property
     def last_lines(self) -> list[str]:

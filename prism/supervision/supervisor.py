@@ -28,11 +28,14 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
+from prism.config.types import PluginForm
 from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
 from prism.secrets import Secrets
 from prism.supervision.apply import Applied, Change, Commit, Transaction, plan
 from prism.supervision.canary import Canary
-from prism.supervision.events import EventFeed, Feed, Journal, LogLine
+from prism.supervision.events import EventFeed, Journal, LogLine
+from prism.supervision.feeds import Feed
+from prism.supervision.frame_traces import FrameTraces
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.keeper import STOPPING, Keeper, run_detached
 from prism.supervision.orphans import reap_orphans
@@ -155,6 +158,24 @@ class Supervisor:
         records that any plugin on the SDK sends. They outlive the instance.
         """
         return self._find(namespace).journal.lines
+
+    def frames(self, namespace: str) -> FrameTraces:
+        """The frames of the namespace's plugin, to be watched. Raises UnknownNamespace.
+
+        Raises:
+            InvalidRequest: the plugin is reached without frames.
+        """
+        keeper = self._find(namespace)
+        plugin = keeper.spec.plugin
+        if plugin.form is PluginForm.MODULE or plugin.type == "grpc":
+            how = (
+                "is called over gRPC" if plugin.type == "grpc" else "is in the proxy's own process"
+            )
+            raise InvalidRequest(
+                f"{keeper.spec.label} {how}, so there are no frames to see; its calls are in the "
+                "access log"
+            )
+        return keeper.journal.frames
 
     # -- what can be done -----------------------------------------------------
 

@@ -292,6 +292,11 @@ class Connection:
         return self._outbox.take()
 
     @property
+    def bytes_begun(self) -> bytes:
+        """What has come of a frame that is incomplete; nothing where that is large."""
+        return self._reader.begun
+
+    @property
     def bytes_missing(self) -> int:
         """How many bytes are known to be missing of a large frame that the peer has begun."""
         return self._reader.missing

@@ -157,6 +157,11 @@ class FrameReader:
         return self._missing
 
     @property
+    def begun(self) -> bytes:
+        """What has come of a frame that is incomplete; nothing where that is large."""
+        return bytes(self._buffer[self._offset :])
+
+    @property
     def ended(self) -> bool:
         """Has the stream ended?"""
         return self._ended

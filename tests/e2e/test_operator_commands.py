@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from functools import partial
 
+import httpx
 import pytest
 from prism_process import WAITING, eventually
 
@@ -63,6 +65,39 @@ def test_programs_get_every_field_of_a_status(proxy):
         first = watch.stdout.readline()
         watch.kill()
     assert json.loads(first).keys() == listed.keys()
+
+
+@pytest.mark.parametrize("payloads", [False, True])
+def test_frames_are_shown_as_they_cross(proxy, payloads):
+    options = ["--url", proxy.admin, "--token-file", str(proxy.token)]
+    command = [sys.executable, "-m", "prism", "plugin", "trace", "user-profiles"]
+    asked = ["--payloads"] if payloads else []
+    with subprocess.Popen(
+        [*command, *asked, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as trace:
+        lines = []
+        reader = threading.Thread(target=lambda: lines.extend(iter(trace.stdout.readline, "")))
+        reader.start()
+
+        def seen():
+            httpx.post(f"{proxy.url}/v1/user-profiles/wait", json={"seconds": 0.0125})
+            return any("<- CLOSE" in line and " OK " in line for line in lines)
+
+        eventually(seen)
+        trace.send_signal(signal.SIGINT)
+        assert trace.wait(60) == -signal.SIGINT
+        reader.join(60)
+        assert trace.stderr.read() == ""
+    opened = next(line for line in lines if "-> OPEN" in line)
+    assert " Execute " in opened
+    assert '"operation":"wait"' in opened
+    assert ("0.0125" in opened) == payloads
+
+
+def test_what_is_in_frames_is_for_who_operates(proxy):
+    refused = prism(proxy, "plugin", "trace", "user-profiles", "--payloads", token=False)
+    assert refused.returncode == 1
+    assert "token" in refused.stderr
 
 
 def test_a_status_is_looked_at_again_when_something_happens(proxy):

@@ -16,12 +16,11 @@ from prism.supervision.events import (
     NEWEST_KEPT,
     PER_SECOND,
     EventFeed,
-    Feed,
     Journal,
-    Lost,
     PluginLog,
     attribute,
 )
+from prism.supervision.feeds import Feed, Lost
 from prism.supervision.lifecycle import State
 from prism.wire.events import LogRecord
 

@@ -36,6 +36,7 @@ from prism.channels.channel import (
 )
 from prism.channels.frames.link import FrameLink, LinkSettings
 from prism.channels.frames.stream import FramedStreamCall
+from prism.channels.frames.tap import Sender
 from prism.contract.errors import (
     AnswerTooLarge,
     CallError,
@@ -77,7 +78,7 @@ from prism.wire.events import (
     Open,
     Overrun,
 )
-from prism.wire.frames import Codec
+from prism.wire.frames import Codec, Frame
 from prism.wire.parts import Pieces
 from prism.wire.prepared import PreparedExecute
 
@@ -255,6 +256,14 @@ class FramedChannel(PluginChannel):
     async def aclose(self) -> None:
         """Write what is queued, if the plugin reads on, and close. Never raises."""
         await self._link.aclose()
+
+    def tap(self, publish: Callable[[Sender, Frame], None]) -> None:
+        """Have ``publish`` told each frame that crosses from now on; it must not block or raise."""
+        self._link.tap(publish)
+
+    def untap(self) -> None:
+        """Nobody looks at the frames any more."""
+        self._link.untap()
 
     async def wait_broken(self) -> Exception:
         """Wait for the end of the channel; returns its reason."""

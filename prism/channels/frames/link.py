@@ -14,6 +14,7 @@ from math import inf
 
 import trio
 
+from prism.channels.frames.tap import FrameTap, Sender
 from prism.contract.errors import (
     ChannelAged,
     ChannelBroken,
@@ -29,6 +30,7 @@ from prism.streams.sockets import receive
 from prism.wire import ConnectionState, handshake
 from prism.wire.connection import Connection
 from prism.wire.events import Event, Fault, GoAway, Hello, Ping
+from prism.wire.frames import Frame
 from prism.wire.parts import Pieces
 
 log = logging.getLogger("prism.channel")
@@ -100,6 +102,7 @@ class FrameLink:
         self._runs = False
         self._last_heard = 0.0
         self._heard = False
+        self._tap: FrameTap | None = None
         self._end = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -156,7 +159,10 @@ class FrameLink:
                 raise SaidNothing(
                     f"{self.name} closed the connection before it had said anything{hint}"
                 )
-            self._connection.receive_data(await self._stream.receive_some(RECEIVE_SIZE))
+            data = await self._stream.receive_some(RECEIVE_SIZE)
+            if self._tap is not None:
+                self._tap.received(data)
+            self._connection.receive_data(data)
 
     async def _send_last_frames(self) -> None:
         """Say why this is the end. That a plugin did not stay to hear it is not the reason."""
@@ -165,6 +171,8 @@ class FrameLink:
 
     async def _send_queued(self) -> None:
         while data := self._connection.data_to_send():
+            if self._tap is not None:
+                self._tap.sent(data)
             await self._stream.send_all(data)
 
     async def run(self) -> None:
@@ -229,8 +237,21 @@ class FrameLink:
         """For the outlet: what is to be sent next."""
         data = self._connection.pieces_to_send()
         if data:
+            if self._tap is not None:
+                self._tap.sent(data)
             self._on_taken()
         return data
+
+    # -- who looks on -----------------------------------------------------------
+
+    def tap(self, publish: Callable[[Sender, Frame], None]) -> None:
+        """Have ``publish`` told each frame from now on. Plain code, between two reads."""
+        connection = self._connection
+        self._tap = FrameTap(publish, connection.bytes_begun, connection.bytes_missing)
+
+    def untap(self) -> None:
+        """Nobody looks any more."""
+        self._tap = None
 
     # -- the three tasks ------------------------------------------------------
 
@@ -256,7 +277,10 @@ class FrameLink:
         is_watched = False  # trio's scope takes some time to be told of a deadline
         while connection.state is not _CLOSED:
             size = min(max(RECEIVE_SIZE, connection.bytes_missing), LARGE_RECEIVE)
-            connection.receive_data(await receive(self._stream, size))
+            data = await receive(self._stream, size)
+            if self._tap is not None:
+                self._tap.received(data)
+            connection.receive_data(data)
             self._last_heard = trio.current_time()
             self._heard = True
             has_ended = self._take_events()

@@ -116,14 +116,14 @@ class AdminApp:
             may_read=lambda: self.access.may_read(peer, headers, identity),
             stopping=self.stopping,
         )
+        if route.right > Right.READ:
+            _note_change(request, call)  # before it: who asked may leave, and it goes on
         if route.follow is not None and getattr(call.query, "follow", True):
             if method == "HEAD":
                 _respond(request, Response(200, [], b""))
             else:
                 await route.follow(call)
             return
-        if route.right > Right.READ:
-            _note_change(request, call)  # before it: who asked may leave, and it goes on
         answer = await route.handler(call)
         _respond(
             request,

@@ -1,4 +1,4 @@
-"""Answers that go on: events as they happen, a plugin's lines as it writes them.
+"""Answers that go on: events as they happen, a plugin's lines as it writes them, its frames.
 
 As server-sent events, or as lines of JSON, whichever is asked for. Who reads too slowly
 loses the oldest and is told how many (``lost``). The end comes with the admin port's,
@@ -14,7 +14,9 @@ from prism.frontends import stream_text
 from prism.frontends.admin.call import AdminCall
 from prism.frontends.stream_text import HEARTBEAT_SECONDS
 from prism.server.problems import encode_json
-from prism.supervision.events import EVENTS_KEPT, LINES_KEPT, Event, Feed, LogLine, Lost
+from prism.supervision.events import EVENTS_KEPT, LINES_KEPT, Event, LogLine
+from prism.supervision.feeds import Feed, Lost
+from prism.supervision.frame_traces import FRAMES_UNREAD, TracedFrame
 
 
 async def events(call: AdminCall) -> None:
@@ -41,6 +43,24 @@ async def logs(call: AdminCall) -> None:
     feed = call.proxy.supervisor.logs(call.plugin)
     stream = _Stream(call, stream_text.LINES)
     await stream.follow(feed, recent=call.query.tail, unread=LINES_KEPT)
+
+
+async def frames(call: AdminCall) -> None:
+    """The frames between the proxy and a plugin from now on, without the values in them."""
+    await _frames(call, payloads=False)
+
+
+async def payloads(call: AdminCall) -> None:
+    """The frames between the proxy and a plugin from now on, with what is in them, shortened;
+    credentials are blanked."""
+    await _frames(call, payloads=True)
+
+
+async def _frames(call: AdminCall, *, payloads: bool) -> None:
+    traces = call.proxy.supervisor.frames(call.plugin)
+    stream = _Stream(call, stream_text.LINES)
+    with traces.watch(payloads=payloads) as feed:
+        await stream.follow(feed, recent=0, unread=FRAMES_UNREAD)
 
 
 def _missed(call: AdminCall, feed: Feed[Event]) -> int:
@@ -70,7 +90,7 @@ class _Stream:
 
     async def follow(
         self,
-        feed: "Feed[Event] | Feed[LogLine]",
+        feed: "Feed[Event] | Feed[LogLine] | Feed[TracedFrame]",
         *,
         recent: int,
         unread: int,
@@ -82,7 +102,7 @@ class _Stream:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_with_port, nursery.cancel_scope)
                 while not nursery.cancel_scope.cancel_called:
-                    item: Event | LogLine | Lost | None = None
+                    item: Event | LogLine | TracedFrame | Lost | None = None
                     with trio.move_on_after(HEARTBEAT_SECONDS):
                         item = await follower.__anext__()
                     if not self._call.may_read():  # the tokens were read anew
@@ -97,7 +117,7 @@ class _Stream:
         await self._call.stopping.wait()
         scope.cancel()
 
-    def _text(self, item: Event | LogLine | Lost | None) -> bytes:
+    def _text(self, item: Event | LogLine | TracedFrame | Lost | None) -> bytes:
         if item is None:
             return stream_text.BEAT if self._as_events else b""
         if isinstance(item, Lost):
@@ -110,7 +130,8 @@ class _Stream:
             return stream_text.line(data)
         if isinstance(item, Event):
             return stream_text.event(data, number=b"%d" % item.number, kind=item.kind.encode())
-        return stream_text.event(data, kind=b"line")
+        kind = b"frame" if isinstance(item, TracedFrame) else b"line"
+        return stream_text.event(data, kind=kind)
 
     async def _begin(self) -> None:
         headers = stream_text.stream_headers(self._kind, self._call.request.request_id)

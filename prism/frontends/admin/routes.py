@@ -33,6 +33,7 @@ from prism.frontends.admin.messages import (
     Traffic,
 )
 from prism.supervision.events import Event, LogLine
+from prism.supervision.frame_traces import TracedFrame
 from prism.supervision.instance import SHADOW
 from prism.supervision.status import NamespaceStatus, Receipt
 
@@ -82,6 +83,24 @@ ROUTES: tuple[Route, ...] = (
         query=LogsQuery,
         streamed=LogLine,
         follow=follow.logs,
+    ),
+    Route(
+        "GET",
+        "/admin/plugins/{namespace}/frames",
+        R,
+        follow.frames,
+        None,
+        streamed=TracedFrame,
+        follow=follow.frames,
+    ),
+    Route(
+        "GET",
+        "/admin/plugins/{namespace}/frames/payloads",
+        OP,
+        follow.payloads,
+        None,
+        streamed=TracedFrame,
+        follow=follow.payloads,
     ),
     Route("POST", "/admin/plugin/reload", OP, answers.reload, Receipt, ReloadRequest),
     Route("POST", "/admin/plugin/abort", OP, answers.abort, Receipt, NamespaceRequest),
