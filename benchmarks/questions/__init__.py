@@ -11,6 +11,7 @@ from benchmarks.questions import (
     kits,
     latency,
     memory,
+    native,
     policies,
     postgres,
     proxied,
@@ -32,6 +33,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "streams": streams,  # What do streams cost, and gRPC calls in front?
     "hop": hop,  # What of it is the hop from the proxy to the plugin?
     "kits": kits,  # And in other languages: what does a call cost the plugin?
+    "native": native,  # What does a native library cost, in the proxy and in its host?
     "memory": memory,  # What does it all keep in memory?
     "access": access,  # What does it cost to know who calls, and to write it down?
     "policies": policies,  # What do limits, breakers, retries cost, and what do refusals?

@@ -545,7 +545,8 @@ static prism_text copy_text(char **place, prism_text text)
     if (text.size > 0) {
         memcpy(*place, text.data, text.size);
     }
-    *place += text.size;
+    (*place)[text.size] = 0;
+    *place += text.size + 1;
     return copy;
 }
 
@@ -555,7 +556,7 @@ int host_submit(Host *host, const prism_request *request)
     bool is_operation =
         request->method == PRISM_EXECUTE || request->method == PRISM_EXECUTE_STREAM;
     Pool *pool = is_operation ? &host->operations : &host->others;
-    size_t size = request->operation.size + request->body.size + request->metadata.size;
+    size_t size = request->operation.size + request->body.size + request->metadata.size + 3;
     Work *work = malloc(sizeof *work + size);
     char *place = (char *)(work + 1);
     int failed = 0;

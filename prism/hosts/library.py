@@ -17,6 +17,7 @@ once, and its owner ends it.
 import logging
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
@@ -76,6 +77,7 @@ _AUTHORS_METRICS = (
     "cache_hits",
     "cache_misses",
 )
+_encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _check_msgpack = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
@@ -128,9 +130,13 @@ class _Pending(Later[Any]):
     answer: tuple[int, int, bytes]
 
     def __init__(
-        self, plugin: "LibraryPlugin", number: int, operation: str, *, binary: bool
+        self,
+        plugin: "LibraryPlugin",
+        number: int,
+        operation: str,
+        result: Callable[[tuple[int, int, bytes]], msgspec.Raw],
     ) -> None:
-        super().__init__(_binary_result if binary else _json_result)
+        super().__init__(result)
         self.plugin = plugin
         self.number = number
         self.operation = operation
@@ -193,6 +199,8 @@ class LibraryPlugin(TellsHealth, Plugin):
         self._given_up: dict[int, tuple[float, str]] = {}  # until when, and what, by number
         self._last_error = ""
         self._now: Callable[[], float]
+        self.deadline: Callable[[], float]
+        """When the call ends that this task is at, on the loop's clock."""
 
     # -- its life -------------------------------------------------------------------------------
 
@@ -206,6 +214,7 @@ class LibraryPlugin(TellsHealth, Plugin):
     async def start(self) -> None:
         """Have the library make a plugin, and initialise that."""
         _, self._now = event_loop()
+        self.deadline = _deadline_of_loop()
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self._instance = await anyio.to_thread.run_sync(
@@ -288,86 +297,68 @@ class LibraryPlugin(TellsHealth, Plugin):
 
     # -- calls ----------------------------------------------------------------------------------
 
-    def deadline(self) -> float:
-        """When the call ends that this task is at, on the loop's clock."""
-        return anyio.current_effective_deadline()
-
     async def _ask(self, method: Method, body: bytes) -> bytes:
         """One of the calls that are no operations; returns its response.
 
         Raises:
             PluginError: what the library says instead of one.
         """
-        pending = self._begin(int(method), method.name, 0, body, b"{}", binary=False)
-        if isinstance(pending, _Pending):
-            await pending.wait()
-            pending = pending.answer
-        status, _, answer = pending
+        self._number = number = self._number + 1
+        said = self._open(number, int(method), 0, "", body, b"{}")
+        pending = self._pending[number] = _Pending(self, number, method.name, _json_result)
+        self._dispatch(said)
+        await pending.wait()
+        status, _, answer = pending.answer
         _raise_unless_ok(status, answer)
         return answer
 
-    def _begin(
-        self, method: int, operation: str, flags: int, body: bytes, metadata: bytes, *, binary: bool
-    ) -> "_Pending | tuple[int, int, bytes]":
-        """Begin a call. Returns its answer, if it is there at once."""
+    def _open(
+        self, number: int, method: int, flags: int, operation: str, body: bytes, metadata: bytes
+    ) -> "list[Said] | None":
+        """Begin a call. Returns what the library has said by then.
+
+        Raises:
+            PluginError: nothing was begun.
+        """
         if self._descriptor < 0:
             raise PluginError(StatusCode.UNAVAILABLE, f"plugin {self.name!r} is stopped")
-        self._number = number = self._number + 1
-        name = operation if method >= _EXECUTE and method != Method.SHUTDOWN else ""
-        left = self._time_left()
+        deadline = self.deadline()
+        left = 0
+        if deadline != math.inf:
+            left = int(min(max(deadline - self._now(), 0.001), _MOST_SECONDS) * 1000)
         try:
-            said = self._instance.open(number, method, flags, left, name, body, metadata)
+            said: list[Said] | None = self._instance.open(
+                number, method, flags, left, operation, body, metadata
+            )
         except RuntimeError as error:
             raise PluginError(StatusCode.UNAVAILABLE, f"it was not begun: {error}") from None
-        if said is not None:
-            # What most libraries do: to answer, and nothing else.
-            kind, call, status, flags, answer, _ = said[-1]
-            if kind == COMPLETE and call == number:
-                if len(said) > 1:
-                    self._dispatch(said[:-1])
-                return status, flags, answer
-        pending = self._pending[number] = _Pending(self, number, operation, binary=binary)
-        self._dispatch(said)
-        return pending
-
-    def _time_left(self) -> int:
-        """Milliseconds that this call has left; 0: no limit."""
-        deadline = self.deadline()
-        if deadline == math.inf:
-            return 0
-        return int(min(max(deadline - self._now(), 0.001), _MOST_SECONDS) * 1000)
+        return said
 
     async def _execute(self, params: msgspec.Raw, call: Call) -> Any:
         """The handler of every operation that is no stream."""
-        binary = call.binary
-        found = self._begin(
-            _EXECUTE,
-            call.operation,
-            MSGPACK if binary else 0,
-            bytes(params),
-            msgspec.json.encode(call.metadata),
-            binary=binary,
-        )
-        if isinstance(found, _Pending):
-            return found
-        return _binary_result(found) if binary else _json_result(found)
+        self._number = number = self._number + 1
+        flags, result = (MSGPACK, _binary_result) if call.binary else (0, _json_result)
+        metadata = _encode(call.metadata)
+        said = self._open(number, _EXECUTE, flags, call.operation, bytes(params), metadata)
+        if said is not None and len(said) == 1 and said[0][:2] == (COMPLETE, number):
+            # What most libraries do: to answer, and nothing else.
+            return result(said[0][2:5])
+        pending = self._pending[number] = _Pending(self, number, call.operation, result)
+        self._dispatch(said)
+        return pending
 
     async def _stream(self, params: msgspec.Raw, call: Call) -> AsyncGenerator[Any, None]:
         """The handler of every operation that is one."""
         self._number = number = self._number + 1
         stream = self._streams[number] = _Stream()
-        flags = MSGPACK if call.binary else 0
-        check = _binary_result if call.binary else _json_result
-        is_over = False
+        flags, check = (MSGPACK, _binary_result) if call.binary else (0, _json_result)
+        is_over = True
         deadline = self.deadline()
         try:
-            metadata = msgspec.json.encode(call.metadata)
-            left, name = self._time_left(), call.operation
-            self._dispatch(
-                self._instance.open(
-                    number, _EXECUTE_STREAM, flags, left, name, bytes(params), metadata
-                )
-            )
+            metadata, name = _encode(call.metadata), call.operation
+            said = self._open(number, _EXECUTE_STREAM, flags, name, bytes(params), metadata)
+            is_over = False
+            self._dispatch(said)
             while True:
                 if stream.wanted and stream.feeder is None:
                     stream.feeder = run_beside(self._feed, number, stream, call, flags)
@@ -514,6 +505,15 @@ class LibraryPlugin(TellsHealth, Plugin):
                 self._log.warning("plugin %r: custom_metrics_json: %s", self.name, error)
             else:
                 self.metrics.custom = custom
+
+
+def _deadline_of_loop() -> Callable[[], float]:
+    """anyio's ``current_effective_deadline``; on trio its own, at half the price."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        found: Callable[[], float] = trio.current_effective_deadline
+        return found
+    return anyio.current_effective_deadline
 
 
 def _text(body: bytes) -> str:

@@ -12,7 +12,8 @@
  *
  * MEMORY. What a function is given belongs to its caller, and is valid until it returns: copy what
  * you need longer. That holds both ways, so nobody frees what the other side has allocated. Texts
- * are UTF-8, have a size, and no NUL at their end; where the size is 0 the pointer may be NULL.
+ * are UTF-8 and have a size; where that is 0 the pointer may be NULL. After a text that the host
+ * gives comes a NUL, which is not counted, for functions of C that want one; the host wants none.
  *
  * THREADS. The host's functions (struct prism_host) may be called from any thread, at any time
  * after `create` has begun, also from within the library's functions, and also after `destroy`:

@@ -27,6 +27,7 @@ WITH_TARGETS = {
     "latency",
     "hop",
     "kits",
+    "native",
     "memory",
     "streams",
     "supervision",

@@ -42,6 +42,7 @@ def probe_library(*arguments: str) -> Path:
     """The probe as a library, built with ``arguments``; see there for those that mean something."""
     needs_loader()
     target = Path(_folder().name) / f"libprobe{probe_library.cache_info().currsize}.so"
-    command = [tool("gcc"), *FLAGS, *arguments, "-o", target, PROBE, "-lpthread"]
+    more = os.environ.get("PRISM_PROBE_FLAGS", "").split()  # sanitizers
+    command = [tool("gcc"), *FLAGS, *more, *arguments, "-o", target, PROBE, "-lpthread"]
     subprocess.run(command, check=True, timeout=120)
     return target
