@@ -93,12 +93,13 @@ class Proxy:
     """A proxy that starts with ``config``. ``run`` it once; ``stop`` ends it gracefully.
 
     ``given`` are listening sockets to use instead of opening them. ``load`` reads the
-    configuration anew, for a reload; ``live`` is the one in use.
+    configuration anew, for a reload; ``live`` is the one in use. ``file`` is what it was read from.
     """
 
     config: Config
     given: Sequence[GivenSocket] = ()
     load: Load | None = None
+    file: str = ""
     shutdown: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -115,7 +116,8 @@ class Proxy:
         self._audit = None
         if self.config.audit is not None:
             self._audit = AuditLog.from_config(self.config.audit)
-        self.supervisor = Supervisor(instance_specs(self.config, self.secrets), self.secrets)
+        specs = instance_specs(self.config, self.secrets, self.file)
+        self.supervisor = Supervisor(specs, self.secrets)
         limits_store = LimitsStore.from_config(
             self.config.limits_store, self.config.secrets, self.secrets
         )

@@ -39,17 +39,19 @@ async def run_until_signalled(
     predecessor: Predecessor | None = None,
     load: Load | None = None,
     watch: FileWatch | None = None,
+    file: str = "",
 ) -> bool:
     """Run a proxy until a signal, or a successor, ends it.
 
     ``load`` reads the configuration again, on SIGHUP, when an operator asks for it, and
-    when ``watch`` sees the file change. Returns whether it ended gracefully.
+    when ``watch`` sees the file change; ``file`` is what it was read from. Returns whether it ended
+    gracefully.
 
     Raises:
         ListenError, CodecUnavailable, TLSFilesError, ConfigError: as ``Proxy.run``.
         HandoverFailed: ``predecessor`` did not let this process in.
     """
-    proxy = Proxy(config, given, load)
+    proxy = Proxy(config, given, load, file=file)
     graceful = False
     try:
         async with trio.open_nursery() as nursery:

@@ -408,12 +408,30 @@ def _show(record: dict[str, Any], output: str) -> None:
     if found.get("last_error") and str(found["last_error"]) in str(found.get("reason", "")):
         del found["last_error"]  # the reason says it
     written = found.pop("last_output", [])
+    if record.get("isolation"):
+        found["isolation"] = _isolation(record["isolation"])
     show_one(found, output)
+    _show_isolation(record.get("isolation"))
     _show_replicas(record)
     if written:
         click.echo("last output:")
     for line in written:
         click.echo(f"    {_plain(line)}")
+
+
+def _isolation(isolation: dict[str, Any]) -> str:
+    """By which mechanism, and what it is kept from."""
+    kept = ", ".join(name.replace("_", " ") for name in isolation["holds"])
+    return f"{isolation['mechanism']}: {kept}" if kept else isolation["mechanism"]
+
+
+def _show_isolation(isolation: dict[str, Any] | None) -> None:
+    """What a plugin could not be kept from, and why, below its status."""
+    lacks = isolation["lacks"] if isolation else {}
+    if lacks:
+        click.echo("not confined:")
+    for name, why in lacks.items():
+        click.echo(f"    {name.replace('_', ' ')}: {_plain(why)}")
 
 
 def _show_replicas(record: dict[str, Any]) -> None:

@@ -224,7 +224,9 @@ def _run(
 
     token = make_token() if shown is not None else None
     try:
-        return trio.run(run_until_signalled, config, on_ready, given, predecessor, load, watched)
+        return trio.run(
+            run_until_signalled, config, on_ready, given, predecessor, load, watched, file or ""
+        )
     except PrismError as error:
         if token is not None:
             token.unlink()  # nothing has been served

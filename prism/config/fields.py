@@ -106,6 +106,9 @@ VaultPath = Annotated[
         'a path such as "prod/orders", without "/" at its ends',
     ),
 ]
+Size = Annotated[
+    str, _form("[1-9][0-9]{0,9}(?:KiB|MiB|GiB)", 'a size such as "256MiB" (KiB, MiB or GiB)')
+]
 PathText = Annotated[str, Meta(min_length=1, extra={"path": True})]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]

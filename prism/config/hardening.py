@@ -133,6 +133,13 @@ def _isolation(config: Config, at: Place) -> Iterator[Finding]:
         if plugin.shares_process:
             out = "leave isolation: none out" if plugin.library else "make it a sidecar"
             yield place, f"it shares the proxy's memory, with all credentials; {out}"
+    for index, namespace in enumerate(config.namespaces):
+        if namespace.isolation.over(config.isolation).sandbox == "off":
+            yield (
+                at["namespaces"][index]["isolation"],
+                "nothing keeps its plugin's process from the files, the memory and the sockets of "
+                "others; remove sandbox: off",
+            )
 
 
 _WRITTEN_OUT = 'who reads this file has it; write "{{ secret:name }}"'

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from prism.config.access_types import NamespaceAccess
 from prism.config.fields import MIB, Block, Bytes, Count, Name, OperationName, Seconds
+from prism.config.isolation_types import IsolationConfig
 from prism.config.plugin_types import PluginConfig
 from prism.config.resilience_types import (
     AdaptiveLimit,
@@ -165,6 +166,10 @@ class NamespaceConfig(Block, frozen=True):
     cache: Annotated[
         CacheConfig | None, Meta(description="A cache in the plugin; without it there is none.")
     ] = None
+    isolation: Annotated[
+        IsolationConfig,
+        Meta(description="What its plugin's processes may do, where Prism starts it."),
+    ] = IsolationConfig()
     access: Annotated[
         NamespaceAccess | None,
         Meta(description="Who may use it, where there is `authentication`; without it nobody."),

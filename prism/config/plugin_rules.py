@@ -35,6 +35,8 @@ from prism.streams.addresses import (
     parse_endpoint,
 )
 
+PROCESSES = (PluginForm.COMMAND, PluginForm.LIBRARY, PluginForm.WASM)
+"""The forms of plugins that are processes which Prism starts."""
 START_KEYS = {
     "in_process": ("module", "library"),
     "sidecar": ("command", "socket"),
@@ -235,6 +237,26 @@ def check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> Non
     kind = config_type(plugin)
     if kind is not None:
         _check_settings(kind, namespace, at)
+
+
+def check_isolation(config: Config, namespace: NamespaceConfig, at: Place) -> None:
+    """That there is a process to confine, and that what is asked for it means something."""
+    here = at["isolation"]
+    settings = namespace.isolation.over(config.isolation)
+    if not here.is_written or not here.is_sound:
+        return
+    try:
+        plugin = resolve_plugin(config, namespace)
+    except UnresolvedPlugin:  # which is told elsewhere
+        return
+    if plugin.shares_process:
+        out = "leave plugin.isolation out" if plugin.library else "run it by a `command`"
+        here.error(f"it runs in the proxy's own process, which cannot be confined for it; {out}")
+    elif plugin.form not in PROCESSES:
+        here.error("Prism does not start it: who starts it confines it")
+    elif settings.sandbox == "off":
+        for key in sorted(here.written_keys() - {"sandbox"}):
+            here[key].error('it means nothing with "sandbox: off"')
 
 
 def _check_replicas(plugin: PluginConfig, at: Place) -> None:

@@ -16,6 +16,7 @@ from prism.config.errors import clip
 from prism.config.fields import is_weak, public_bytes
 from prism.config.plugin_rules import (
     check_catalogue_plugin,
+    check_isolation,
     check_plugin,
     check_resolves,
     check_unix_path,
@@ -80,6 +81,7 @@ def check_rules(config: Config, at: Place) -> None:
         if at["plugins"].is_sound and place["plugin"].is_sound:
             check_resolves(config, namespace, place)
             check_zones(config, namespace, place["plugin"])
+            check_isolation(config, namespace, place)
         _check_shadow(config, namespace, place, sockets, catalogue_is_sound=at["plugins"].is_sound)
         if namespace.record is not None:
             _check_file_is_own(namespace.record.file, place["record"]["file"], files)

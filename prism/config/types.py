@@ -34,6 +34,7 @@ from prism.config.fields import (
     Text,
     VaultPath,
 )
+from prism.config.isolation_types import IsolationConfig
 from prism.config.listen_types import (
     AdminConfig,
     AdminRule,
@@ -85,6 +86,7 @@ __all__ = [
     "HealthConfig",
     "HedgingConfig",
     "IntrospectionConfig",
+    "IsolationConfig",
     "JWTIssuerConfig",
     "Launch",
     "LimitsStoreConfig",
@@ -323,6 +325,10 @@ class Config(Block, frozen=True):
     verification: Annotated[
         VerificationConfig, Meta(description="Whose code may run as a plugin.")
     ] = VerificationConfig()
+    isolation: Annotated[
+        IsolationConfig,
+        Meta(description="What the processes of plugins may do, where a namespace does not say."),
+    ] = IsolationConfig()
     secrets: Annotated[SecretsConfig, Meta(description="Where secrets come from.")] = (
         SecretsConfig()
     )

@@ -130,7 +130,9 @@ class LiveConfig:
 
     def _plan(self, loaded: LoadedConfig) -> tuple[list[InstanceSpec], ConfigPlan]:
         running = self._supervisor.specs
-        specs = next_specs(loaded.config, self.current, running, self._secrets, self._unfinished)
+        specs = next_specs(
+            loaded.config, self.current, running, self._secrets, self._unfinished, loaded.file
+        )
         return specs, make_plan(loaded, self.current, running, self._supervisor.plan(specs))
 
     def _take_effect(self, config: Config, added: dict[str, Slot], removed: list[str]) -> None:

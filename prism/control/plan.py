@@ -19,9 +19,16 @@ from msgspec.structs import replace
 from prism.config import LoadedConfig, UnresolvedPlugin, resolve_plugin
 from prism.config.catalogue import shadow_as_namespace
 from prism.config.secrets import as_written, redact
-from prism.config.types import CacheConfig, Config, NamespaceConfig, PluginConfig
+from prism.config.types import (
+    CacheConfig,
+    Config,
+    IsolationConfig,
+    NamespaceConfig,
+    PluginConfig,
+)
 from prism.contract.errors import UnknownVersion
 from prism.contract.messages import CacheSettings
+from prism.isolation.policy import policy_of
 from prism.secrets import Secrets
 from prism.supervision.apply import Action, Change
 from prism.supervision.instance import InstanceSpec, shadow_name
@@ -29,6 +36,7 @@ from prism.supervision.status import Receipt
 
 AT_ONCE = (
     "handover_timeout_seconds",
+    "isolation",
     "limits_store",
     "log.level",
     "plugins",
@@ -110,19 +118,25 @@ class ConfigOutcome(msgspec.Struct, frozen=True):
 # -- what the supervision is asked to run -------------------------------------------
 
 
-def instance_specs(config: Config, secrets: Secrets) -> list[InstanceSpec]:
+def instance_specs(config: Config, secrets: Secrets, file: str = "") -> list[InstanceSpec]:
     """One spec for each namespace of ``config``, and for its shadow; ``secrets`` reads those that
-    it names."""
-    specs = [instance_spec(namespace, config, secrets) for namespace in config.namespaces]
+    it names. ``file`` is what ``config`` was read from, if it was."""
+    specs = [instance_spec(each, config, secrets, file=file) for each in config.namespaces]
     for namespace in config.namespaces:
         shadow = shadow_as_namespace(namespace)
         if shadow is not None:
-            specs.append(instance_spec(shadow, config, secrets, shadow_of=namespace.name))
+            spec = instance_spec(shadow, config, secrets, shadow_of=namespace.name, file=file)
+            specs.append(spec)
     return specs
 
 
 def instance_spec(
-    namespace: NamespaceConfig, config: Config, secrets: Secrets, *, shadow_of: str = ""
+    namespace: NamespaceConfig,
+    config: Config,
+    secrets: Secrets,
+    *,
+    shadow_of: str = "",
+    file: str = "",
 ) -> InstanceSpec:
     """What the supervision needs to know of ``namespace``'s plugin."""
     plugin = resolve_plugin(config, namespace)
@@ -138,6 +152,7 @@ def instance_spec(
         at_version=partial(_plugin_at_version, config, namespace),
         cache=_cache_settings(namespace.cache),
         zone=config.zone,
+        isolation=policy_of(namespace, config, file),
     )
 
 
@@ -165,6 +180,7 @@ def next_specs(
     running: Mapping[str, InstanceSpec],
     secrets: Secrets,
     unfinished: Collection[str] = (),
+    file: str = "",
 ) -> list[InstanceSpec]:
     """What to run for ``wanted``: what is running, where its entry is as in the file ``in_use``.
 
@@ -172,11 +188,14 @@ def next_specs(
     """
     before = {spec.namespace: spec for spec in instance_specs(in_use, secrets)}
     specs = []
-    for spec in instance_specs(wanted, secrets):
+    for spec in instance_specs(wanted, secrets, file):
         name = spec.namespace
         if name in running and name not in unfinished and before.get(name) == spec:
             spec = replace_spec(
-                running[name], at_version=spec.at_version, verification=spec.verification
+                running[name],
+                at_version=spec.at_version,
+                verification=spec.verification,
+                isolation=spec.isolation,
             )
         specs.append(spec)
     return specs
@@ -233,7 +252,14 @@ def _resolved(config: Config, namespace: NamespaceConfig) -> NamespaceConfig:
 
 def _updatable(namespace: NamespaceConfig) -> NamespaceConfig:
     """What changes without the plugin noticing: all that is not for it."""
-    return replace(namespace, plugin=PluginConfig(), config={}, credentials={}, cache=None)
+    return replace(
+        namespace,
+        plugin=PluginConfig(),
+        config={},
+        credentials={},
+        cache=None,
+        isolation=IsolationConfig(),
+    )
 
 
 def _difference(running: PluginConfig, wanted: PluginConfig) -> str:

@@ -157,6 +157,11 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         "Mistakes of the plugin's in the frame protocol that ended no connection, by rule",
         labels=["namespace", "rule"],
     )
+    isolation = GaugeMetricFamily(
+        "prism_plugin_isolation",
+        "Whether the plugin's process is kept from it: 1, or 0 where that cannot be had here",
+        labels=["namespace", "mechanism", "from"],
+    )
     journals, slots = supervisor.journals, supervisor.slots
     for status in supervisor.status():
         name = status.namespace
@@ -175,8 +180,14 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
             retries.add_metric([name, reason], number)
         for rule, number in journal.forgiven.items():
             forgiven.add_metric([name, rule], number)
+        if status.isolation is not None:
+            how = status.isolation.mechanism
+            for what in status.isolation.holds:
+                isolation.add_metric([name, how, what], 1)
+            for what in status.isolation.lacks:
+                isolation.add_metric([name, how, what], 0)
     yield from (state, transitions, restarts, reloads, rotations, stale)
-    yield from (waiting, retries, forgiven)
+    yield from (waiting, retries, forgiven, isolation)
     yield from _replica_metrics(supervisor)
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ from prism.contract.names import OPERATION, OPERATION_FORM
 from prism.hosts import host_command, host_environment
 from prism.hosts.library import LibraryPlugin, plugin_class
 from prism.hosts.loading import LibraryUnfit, shared_library
+from prism.isolation.confinement import Confinement, Isolation, Subject, confine
+from prism.isolation.machine import machine
 from prism.streams import tcp, unix
 from prism.streams.errors import LaunchError
 from prism.streams.tls import TLSFiles
@@ -42,7 +44,7 @@ from prism.supervision.events import Journal, PluginLog
 from prism.supervision.instance import InstanceSpec
 from prism.supervision.loading import load_plugin
 from prism.verification import VerifiedCommand, Verifier, log_verdict
-from prism.verification.command import missing_script, take_apart
+from prism.verification.command import find_program, missing_script, take_apart
 from prism.wire.events import GoAway, Hello, Note
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ class Connector:
     are called from readers and must not block. ``plugin_log`` gets the lines that its
     process writes, and hides in what else it says what must not be seen.
 
-    ``pid`` is known once there is a process, and ``ending``, how it ended, once there was one.
+    ``pid`` is known once there is a process, and ``ending``, how it ended, once there was one;
+    ``isolation``, what holds for it, where it is started here.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Connector:
         on_goaway: Callable[[GoAway], None] = lambda _goaway: None,
     ) -> None:
         self.ending = ""
+        self.isolation: Isolation | None = None
         self._spec = spec
         self._listener = listener
         self._fresh = fresh
@@ -327,6 +331,21 @@ class Connector:
             library, cancel_grace=plugin.cancel_grace_seconds, max_answer=plugin.max_frame_bytes
         )
 
+    def _confined(self, command: VerifiedCommand, search_path: str) -> Confinement:
+        spec, plugin = self._spec, self._spec.plugin
+        program = command.executable
+        if program is None or program.startswith("/proc/"):  # a copy of what the word says
+            program = find_program(command.words[0], plugin.working_directory, search_path)
+        config = msgspec.json.decode(spec.config_json)
+        hosted = (plugin.library, plugin.file)
+        told = (config, plugin.environment, plugin.argv, plugin.socket, hosted)
+        subject = Subject(spec.label, program, plugin.working_directory, told)
+        return confine(spec.isolation, subject, machine())
+
+    def _note_isolation(self, isolation: Isolation) -> None:
+        self.isolation = isolation
+        self._plugin_log.isolation(str(isolation))
+
     async def _in_process(self) -> InProcessChannel:
         before = speaker.set(self._plugin_log)
         try:
@@ -350,31 +369,36 @@ class Connector:
         is_hosted = plugin.form is not PluginForm.COMMAND
         environment = host_environment() if is_hosted else plugin.environment
         search_path = process.clean_environment(environment)["PATH"]
-        with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
-            log_verdict(spec.label, command.verdict, spec.verification)
-            start = process.start if plugin.socket is None else self._without_connection
-            child, stream = await start(
-                spec.plugin_name,
-                command.words,
-                environment,
-                plugin.working_directory,
-                self._plugin_log.line,
-                executable=command.executable,
-                descriptors=command.descriptors,
-            )
-        self._plugin_log.pid = child.pid
-        self._say("%s started as pid %d for namespace %s", spec.label, child.pid, spec.namespace)
-        nursery.start_soon(child.listen)
-        try:
-            if stream is None:
-                stream = await self._meet(child, nursery)
-            async with self._running(self._channel_over(stream), nursery) as channel:
-                yield channel
-        except (ChannelError, LaunchError, CallError) as error:
-            raise await self._explain(child, error) from error
-        finally:
-            self.ending = await child.end(plugin.kill_timeout_seconds)
-            self._say("%s (pid %d) %s", spec.label, child.pid, self.ending)
+        async with AsyncExitStack() as cleanup:
+            with await trio.to_thread.run_sync(self._verified_command, search_path) as command:
+                log_verdict(spec.label, command.verdict, spec.verification)
+                confinement = await trio.to_thread.run_sync(self._confined, command, search_path)
+                cleanup.push_async_callback(_close, confinement)
+                self._note_isolation(confinement.isolation)
+                start = process.start if plugin.socket is None else self._without_connection
+                child, stream = await start(
+                    spec.plugin_name,
+                    command.words,
+                    environment,
+                    plugin.working_directory,
+                    self._plugin_log.line,
+                    executable=command.executable,
+                    descriptors=command.descriptors,
+                    confinement=confinement,
+                )
+            pid = self._plugin_log.pid = child.pid
+            self._say("%s started as pid %d for namespace %s", spec.label, pid, spec.namespace)
+            nursery.start_soon(child.listen)
+            try:
+                if stream is None:
+                    stream = await self._meet(child, nursery)
+                async with self._running(self._channel_over(stream), nursery) as channel:
+                    yield channel
+            except (ChannelError, LaunchError, CallError) as error:
+                raise await self._explain(child, error) from error
+            finally:
+                self.ending = await child.end(plugin.kill_timeout_seconds)
+                self._say("%s (pid %d) %s", spec.label, pid, self.ending)
 
     async def _without_connection(
         self,
@@ -461,6 +485,11 @@ class Connector:
                 extra={"fields": self._plugin_log.fields},
             )
         return LaunchError(message, output=lines, crashed=crashed)
+
+
+async def _close(confinement: Confinement) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(confinement.close)
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ EventKind = Literal[
     "shedding",
     "limits",
     "shadow",
+    "isolation",
     "added",
     "removed",
 ]
@@ -183,13 +184,13 @@ class Journal:
 
     def step(
         self,
-        kind: Literal["reload", "canary", "replica", "breaker"],
+        kind: Literal["reload", "canary", "replica", "breaker", "isolation"],
         instance: str,
         reason: str,
         *,
         level: int = logging.INFO,
     ) -> None:
-        """A reload came a step further, or a breaker changed."""
+        """A reload came a step further, a breaker changed, or a process is confined anew."""
         log.log(level, "%s of namespace %s: %s", kind, self.namespace, reason)
         self.events.record(kind, self.namespace, instance=instance, reason=reason)
 
@@ -310,6 +311,10 @@ class PluginLog:
         errors, others = self._last["stderr"], self._last["stdout"]
         room = LAST_LINES - len(errors)
         return [*list(others)[max(0, len(others) - room) :], *errors]
+
+    def isolation(self, said: str) -> None:
+        """Its process is to be confined, as ``said``."""
+        self._journal.step("isolation", self._instance, said)
 
     def line(self, stream: OutputStream, text: str) -> None:
         """Its process wrote a line."""

@@ -24,6 +24,7 @@ from prism.config.errors import ConfigError
 from prism.contract.errors import CallError, ChannelAged, Draining, PrismError
 from prism.contract.messages import HealthCheckResponse, HealthStatus, ShutdownRequest
 from prism.contract.redaction import Redaction
+from prism.isolation.confinement import Isolation
 from prism.streams import unix
 from prism.streams.errors import LaunchError
 from prism.supervision.connect import Connector, declared_operations, initialize
@@ -121,6 +122,11 @@ class Generation:
     def pid(self) -> int | None:
         """Its process, where it is known."""
         return self._connector.pid
+
+    @property
+    def isolation(self) -> Isolation | None:
+        """What holds for its process, where the proxy starts one."""
+        return self._connector.isolation
 
     @property
     def ending(self) -> str:

@@ -24,6 +24,7 @@ from prism.contract.messages import (
     PluginMetrics,
 )
 from prism.contract.status import StatusCode
+from prism.isolation.policy import Policy
 from prism.supervision.breaker import Breaker
 from prism.supervision.canary import Sample
 
@@ -65,7 +66,8 @@ class InstanceSpec:
     ``zone`` is the proxy's own. The spec of one of several replicas has its name in ``replica``,
     and its own ``zone``; ``address`` is dialled for the endpoint's host, where that has several.
     ``shadow_of`` is the namespace whose shadow this is: the plugin is told that name, while
-    ``namespace`` is the one that operators see (``shadow_name``).
+    ``namespace`` is the one that operators see (``shadow_name``). ``isolation`` is what its process
+    may do, where it is one that the proxy starts.
     """
 
     namespace: str
@@ -81,6 +83,7 @@ class InstanceSpec:
     zone: str = field(default="", compare=False)
     replica: str = ""
     address: str = ""
+    isolation: Policy = field(default_factory=Policy)
 
     @property
     def place(self) -> str:

@@ -7,16 +7,19 @@ to its owner, line by line.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from prism.isolation.confinement import NONE, Confinement
 from prism.streams.errors import LaunchError
 from prism.streams.unix import FD_VARIABLE, socket_pair
 from prism.supervision.events import OutputStream
@@ -29,8 +32,13 @@ MAX_LINE = 64 * 1024
 """Bytes of a line of output that are kept; what its line has beyond is thrown away."""
 EXIT_TIMEOUT = 1.0
 """Seconds in which a plugin should end by itself once its connection is closed."""
+CONFINE_TIMEOUT = 30.0
+"""Seconds for a process to confine itself, which takes a twentieth of one."""
 OUTPUT_TIMEOUT = 1.0
 """Seconds to read what a process wrote before it ended."""
+
+WRAPPED_SIGNAL = 128
+"""What a sandbox adds to the number of the signal that has ended the process in it."""
 
 awaited: set[int] = set()
 """The processes that were started here and are not reaped, which is their owners' to do."""
@@ -51,10 +59,16 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 
 
 class PluginProcess:
-    """One process. Made by :func:`start`; its owner runs ``listen``, and calls ``end`` once."""
+    """One process. Made by :func:`start`; its owner runs ``listen``, and calls ``end`` once.
 
-    def __init__(self, name: str, process: trio.Process, on_line: OnLine) -> None:
+    ``wraps``: it is a sandbox that the plugin's own process is in.
+    """
+
+    def __init__(
+        self, name: str, process: trio.Process, on_line: OnLine, *, wraps: bool = False
+    ) -> None:
         self.name = name
+        self._wraps = wraps
         self._process = process
         self._on_line = on_line
         self._listening = trio.CancelScope()
@@ -63,8 +77,17 @@ class PluginProcess:
 
     @property
     def pid(self) -> int:
-        """The process id; also that of its group."""
-        return self._process.pid
+        """The plugin's process id."""
+        return _innermost(self._process.pid) if self._wraps else self._process.pid
+
+    async def dismiss(self) -> None:
+        """End it, and what it writes, of which nothing is wanted. Shielded from cancellation."""
+        with trio.CancelScope(shield=True):
+            self._signal_group(signal.SIGKILL)
+            await self.end(0.0)
+            for output in (self._process.stdout, self._process.stderr):
+                if output is not None:
+                    await output.aclose()
 
     async def listen(self) -> None:
         """Tell what the plugin writes, until it closes its output or has ended."""
@@ -148,6 +171,8 @@ class PluginProcess:
             if found is None:
                 return "is still running"
             code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        if self._wraps and code > WRAPPED_SIGNAL:
+            code = WRAPPED_SIGNAL - code  # as a shell tells of it
         if code >= 0:
             return f"exited with status {code}"
         try:
@@ -165,6 +190,7 @@ async def start(
     *,
     executable: str | None = None,
     descriptors: Sequence[int] = (),
+    confinement: Confinement = NONE,
 ) -> tuple[PluginProcess, trio.SocketStream]:
     """Start a plugin; returns its process and our end of its socket. Otherwise as ``run``."""
     stream, theirs = socket_pair()
@@ -179,6 +205,7 @@ async def start(
                 on_line,
                 executable=executable,
                 descriptors=[number, *descriptors],
+                confinement=confinement,
             )
         except BaseException:
             await trio.aclose_forcefully(stream)
@@ -195,36 +222,60 @@ async def run(
     *,
     executable: str | None = None,
     descriptors: Sequence[int] = (),
+    confinement: Confinement = NONE,
 ) -> PluginProcess:
     """Start a plugin's process, without a connection to it.
 
     ``on_line`` gets each line of its output; it must not block.
     ``executable`` is run instead of the first word of ``argv``, which the program
-    still finds as its name. ``descriptors`` are handed down under their numbers.
+    still finds as its name. ``descriptors`` are handed down under their numbers. With a
+    ``confinement`` the process has confined itself, and become the program, when this returns.
 
     Raises:
-        LaunchError: the program cannot be run; the message says why.
+        LaunchError: the program cannot be run, or confined; the message says why.
     """
-    try:
-        process = await trio.lowlevel.open_process(
-            list(argv),
-            executable=executable,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=descriptors,
-            env=clean_environment(environment),
-            cwd=directory,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise LaunchError(_cannot_run(name, argv, directory, error)) from None
-    except ValueError as error:
-        raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
+    words, report = list(argv), None
+    with ExitStack() as opened:
+        if confinement.confines:
+            reading, told = os.pipe()
+            opened.callback(os.close, told)
+            report = trio.lowlevel.FdStream(reading)
+            descriptors = [*descriptors, told]
+            words, executable = confinement.command(told, argv, executable), None
+        try:
+            process = await trio.lowlevel.open_process(
+                words,
+                executable=executable,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=descriptors,
+                env=clean_environment({**environment, **confinement.environment}),
+                cwd=directory,
+                start_new_session=True,
+            )
+        except BaseException as error:
+            if report is not None:
+                report.close()
+            if isinstance(error, OSError):
+                raise LaunchError(_cannot_run(name, argv, directory, error)) from None
+            if isinstance(error, ValueError):
+                raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
+            raise
     awaited.add(process.pid)
     with trio.CancelScope(shield=True):  # or nobody would know of the process
         await guardian().watch(process.pid)
-    return PluginProcess(name, process, on_line)
+    child = PluginProcess(name, process, on_line, wraps=confinement.wraps)
+    if report is None:
+        return child
+    try:
+        failed = await _read_report(report)
+        if failed is not None:
+            raise LaunchError(_cannot_confine(name, argv, directory, *failed))
+    except BaseException:
+        await child.dismiss()
+        raise
+    return child
 
 
 def descends_from(pid: int, ancestor: int) -> bool:
@@ -239,6 +290,47 @@ def descends_from(pid: int, ancestor: int) -> bool:
             return False
         pid = int(found.rpartition(")")[2].split()[1])
     return pid == ancestor
+
+
+async def _read_report(pipe: trio.lowlevel.FdStream) -> tuple[str, int] | None:
+    """Where the process could not confine itself, or become its program; None once it has.
+
+    The pipe ends when it becomes its program; not so where it is in a sandbox whose other
+    processes hold it, and it says that it is about to. An end of its own is seen elsewhere.
+    """
+    said = b""
+    async with pipe:
+        with trio.move_on_after(CONFINE_TIMEOUT) as in_time:
+            async for chunk in pipe:
+                said += chunk
+                if b"\n" in said:
+                    break
+    if in_time.cancelled_caught:
+        return "start", errno.ETIMEDOUT
+    step, _, number = said.decode(errors="replace").strip().partition(" ")
+    return (step, int(number)) if number.isdigit() else None
+
+
+def _cannot_confine(
+    name: str, argv: Sequence[str], directory: str | None, step: str, number: int
+) -> str:
+    error = OSError(number, os.strerror(number))  # a FileNotFoundError, or the like
+    if step == "run":
+        return _cannot_run(name, argv, directory, error)
+    return (
+        f"plugin {name!r} could not be confined ({step}: {error.strerror}), and was not run; "
+        "`isolation: {sandbox: off}` runs it without"
+    )
+
+
+def _innermost(pid: int) -> int:
+    """The process in a sandbox: the only child of the only child of the one that was started."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if children:
+                pid = int(children[0])
+    return pid
 
 
 def _cannot_run(name: str, argv: Sequence[str], directory: str | None, error: OSError) -> str:

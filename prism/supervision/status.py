@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from prism.isolation.confinement import Isolation
 from prism.supervision.generation import Generation
 from prism.supervision.instance import Instance
 from prism.supervision.lifecycle import State
@@ -161,7 +162,8 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     such as have changed); ``canary`` is how a trial
     stands. ``secrets`` says why the instance has other credentials than its secrets say now,
     and is empty where it has not. ``replicas`` has each of several, and is empty where there is
-    one; ``instance`` and what goes with it are then those of one that serves.
+    one; ``instance`` and what goes with it are then those of one that serves. ``isolation`` is what
+    holds for its process, and null where the proxy starts none.
     """
 
     namespace: str
@@ -187,6 +189,7 @@ class NamespaceStatus(msgspec.Struct, frozen=True):
     secrets: str
     generations: list[GenerationStatus]
     replicas: list[ReplicaStatus] = []
+    isolation: Isolation | None = None
 
 
 def status_of(keeper: AnyKeeper, canary: CanaryStatus | None = None) -> NamespaceStatus:
@@ -230,6 +233,7 @@ def status_of(keeper: AnyKeeper, canary: CanaryStatus | None = None) -> Namespac
             for generation in keeper.generations
         ],
         replicas=list(_replicas(keeper)) if isinstance(keeper, Replicas) else [],
+        isolation=shown.isolation if shown is not None else None,
     )
 
 

@@ -1,0 +1,90 @@
+"""The types of what a plugin's process may do."""
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from prism.config.fields import Block, PathText, Size, Text
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class IsolationConfig(Block, frozen=True):
+    """What the processes that Prism starts as plugins may do.
+
+    At the top level it is about all of them. A key in a namespace's own block replaces the one
+    there.
+    """
+
+    sandbox: Annotated[
+        Literal["auto", "required", "off"] | None,
+        Meta(
+            description="`auto` (the default): what this machine offers, and what breaks no "
+            "plugin. `required`: the plugin does not start where something cannot be had. `off`: "
+            "nothing."
+        ),
+    ] = None
+    mechanism: Annotated[
+        Literal["landlock", "bubblewrap"] | None,
+        Meta(
+            description="By which means. Without it `auto` takes Landlock where it is complete, "
+            "and `required` bubblewrap; what is not there is replaced by the other."
+        ),
+    ] = None
+    read: Annotated[
+        list[PathText] | None,
+        Meta(
+            description="Files and directories that the plugin reads. With this or `write` there "
+            "is nothing else but its own, and the system's programs and libraries."
+        ),
+    ] = None
+    write: Annotated[
+        list[PathText] | None,
+        Meta(
+            description="Files and directories that it changes, beside its working directory and "
+            "what its `config` names."
+        ),
+    ] = None
+    network: Annotated[
+        Literal["all", "none"] | None,
+        Meta(
+            description="`none`: no sockets but the one to Prism. Else (`all`, the default) what "
+            "the machine can reach."
+        ),
+    ] = None
+    user: Annotated[
+        Text | None,
+        Meta(
+            description="User to run it as, by name or number (in quotes); only where Prism runs "
+            "as root. Without it, Prism's own."
+        ),
+    ] = None
+    memory: Annotated[
+        Size | None,
+        Meta(description="Memory of all its processes together.", examples=["256MiB"]),
+    ] = None
+    cpu: Annotated[
+        Annotated[float, Meta(ge=0.01, le=1024)] | None,
+        Meta(description="Processors' time that it may take, in processors.", examples=[0.5]),
+    ] = None
+    processes: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="Processes and threads that it may have at a time.", examples=[32]),
+    ] = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory`` in bytes."""
+        if self.memory is None:
+            return None
+        number, unit = re.fullmatch(r"(\d+)(\w+)", self.memory).groups()  # type: ignore[union-attr]
+        return int(number) * _UNITS[unit]
+
+    def over(self, default: "IsolationConfig") -> "IsolationConfig":
+        """These keys, and those of ``default`` that are not here."""
+        written: dict[str, Any] = {
+            key: value for key, value in msgspec.structs.asdict(self).items() if value is not None
+        }
+        return msgspec.structs.replace(default, **written)
