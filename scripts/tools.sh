@@ -11,6 +11,7 @@ missing=
 need() { # need PROGRAM PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
+need bwrap bubblewrap
 need curl curl
 need node nodejs
 need gcc gcc

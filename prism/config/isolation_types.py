@@ -19,11 +19,11 @@ class IsolationConfig(Block, frozen=True):
     """
 
     sandbox: Annotated[
-        Literal["auto", "required", "off"] | None,
+        Literal["auto", "required", "off"] | bool | None,
         Meta(
             description="`auto` (the default): what this machine offers, and what breaks no "
             "plugin. `required`: the plugin does not start where something cannot be had. `off`: "
-            "nothing."
+            "nothing; YAML reads that as `false`, which means the same."
         ),
     ] = None
     mechanism: Annotated[
@@ -83,8 +83,9 @@ class IsolationConfig(Block, frozen=True):
         return int(number) * _UNITS[unit]
 
     def over(self, default: "IsolationConfig") -> "IsolationConfig":
-        """These keys, and those of ``default`` that are not here."""
+        """These keys, and those of ``default`` that are not here; ``sandbox`` is a word then."""
         written: dict[str, Any] = {
             key: value for key, value in msgspec.structs.asdict(self).items() if value is not None
         }
-        return msgspec.structs.replace(default, **written)
+        merged = msgspec.structs.replace(default, **written)
+        return msgspec.structs.replace(merged, sandbox="off") if merged.sandbox is False else merged

@@ -20,6 +20,7 @@ from prism.config.typecheck import check_types, fields_of, meta_of
 from prism.config.types import (
     CataloguePlugin,
     Config,
+    IsolationConfig,
     Launch,
     NamespaceConfig,
     PluginConfig,
@@ -239,9 +240,16 @@ def check_resolves(config: Config, namespace: NamespaceConfig, at: Place) -> Non
         _check_settings(kind, namespace, at)
 
 
+def check_sandbox(isolation: IsolationConfig, at: Place) -> None:
+    """That it is a word: YAML takes ``off`` for one of its own, and ``on``, too."""
+    if isolation.sandbox is True:
+        at["sandbox"].error("true does not say how far; write auto, or required")
+
+
 def check_isolation(config: Config, namespace: NamespaceConfig, at: Place) -> None:
     """That there is a process to confine, and that what is asked for it means something."""
     here = at["isolation"]
+    check_sandbox(namespace.isolation, here)
     settings = namespace.isolation.over(config.isolation)
     if not here.is_written or not here.is_sound:
         return

@@ -19,6 +19,7 @@ from prism.config.plugin_rules import (
     check_isolation,
     check_plugin,
     check_resolves,
+    check_sandbox,
     check_unix_path,
     check_unsound,
     check_zones,
@@ -60,6 +61,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_limits_store(config, at["limits_store"])
     _check_shedding(config.shedding, at["shedding"])
     _check_verification(config, at["verification"])
+    check_sandbox(config.isolation, at["isolation"])
     _check_unique(at["namespaces"], "name")
     _check_unique(at["plugins"], "name")
     for place, entry in zip(plugins, config.plugins, strict=True):

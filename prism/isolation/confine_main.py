@@ -7,12 +7,12 @@ what it becomes, nor by what that starts.
 Keys (those marked * may come more than once): ``join`` the ``cgroup.procs`` to get into; ``uid``,
 ``gid``, ``groups`` (numbers, commas); ``limit``* ``NAME:BYTES``; ``keep`` a mask of the
 capabilities that are kept; ``read``*, ``write``* what may be reached below, but not ``closed``*,
-nor, to be changed, ``fixed``*; ``split`` how that may be had (see ``cover``); ``own``* what is
-never split; ``scope`` 1 for Landlock's scopes; ``filter`` the set of system calls to deny,
-``sockets`` the families of sockets that are left (``all``, or numbers with commas); ``tcp``
-``listed``: no TCP but to ``port``*; ``exec`` what is run instead of the first word; ``report`` the
-descriptor that failures are told to, a line ``STEP errno``; ``ready`` 1: that gets an ``ok`` before
-the program is run. Without ``read`` files are left alone.
+nor, to be changed, ``fixed``*; ``list``* where names can be seen; ``split`` how that may be had
+(see ``cover``); ``own``* what is never split; ``scope`` 1 for Landlock's scopes; ``filter`` the set
+of system calls to deny, ``sockets`` the families of sockets that are left (``all``, or numbers with
+commas); ``tcp`` ``listed``: no TCP but to ``port``*; ``exec`` what is run instead of the first
+word; ``report`` the descriptor that failures are told to, a line ``STEP errno``; ``ready`` 1: that
+gets an ``ok`` before the program is run. Without ``read`` files are left alone.
 
 ``probe=1`` instead tries what the kernel offers, and prints it.
 """
@@ -23,7 +23,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 EXIT_FAILED = 126
 """The status with which it ends where it could not confine itself, or run the program."""
@@ -68,7 +68,8 @@ def cover(place: str, closed: list[str], own: list[str], *, anywhere: bool) -> I
     Landlock only allows, and what it allows is of all that is below. So a directory in which
     something is closed is *split*: what else is in it now is allowed, one by one, and what comes
     later, or takes the place of a file, is not. That is done where nothing does: in ``STATIC``
-    directories, and in those that closed files lie in, unless they are ``own`` or the system's;
+    directories, in those of applications (``/opt``, ``/srv``), and in those that closed files lie
+    in, unless they are ``own`` or the system's;
     with ``anywhere`` in all but ``own`` ones. What cannot be split is allowed whole.
     """
     inner = [path for path in closed if within(path, place)]
@@ -91,6 +92,8 @@ def may_split(place: str, closed: list[str], own: list[str], *, anywhere: bool) 
     if any(within(place, mine) for mine in own):
         return False
     if anywhere or place in STATIC:
+        return True
+    if any(within(place, applications) for applications in ("/opt", "/srv")):
         return True
     # The home of closed files, unless it is somebody's home, or the system's.
     return (
@@ -331,6 +334,8 @@ def confine(keys: Keys, step: list[str]) -> None:
                     rules.allow(path, rights)
                 if files and place == "/":
                     rules.allow("/", _READ_DIR)  # what is closed can be seen to be there
+        for place in keys.get("list", []):
+            rules.allow(place, _READ_DIR)
         for port in keys.get("port", []):
             rules.allow_port(int(port))
     if "uid" in keys:
@@ -366,6 +371,7 @@ def main(arguments: list[str]) -> None:
     try:
         if report != 2:
             os.set_inheritable(report, False)
+        environment = given_environment()  # it is root's alone once the user is another
         confine(keys, step)
         # Python has changed these; and SIGTERM may have been ignored on the way here.
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
@@ -375,7 +381,7 @@ def main(arguments: list[str]) -> None:
         if "ready" in keys:
             look_for(program)
             os.write(report, b"ok\n")
-        become(program, words)
+        os.execvpe(program, words, environment)  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(report, f"{step[0]} {error.errno}\n".encode())
     except (KeyError, ValueError) as error:  # a machine, or a limit, that is not known
@@ -393,13 +399,11 @@ def look_for(program: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def become(program: str, words: Iterable[str]) -> None:
-    """Run the program in the place of this one, with the environment that this one was given:
-    Python may have added to its own."""
+def given_environment() -> dict[bytes, bytes]:
+    """The environment that this process was given: Python may have added to its own."""
     with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - as above
         pairs = (pair.partition(b"=") for pair in file.read().split(b"\0") if pair)
-        environment = {name: value for name, _, value in pairs}
-    os.execvpe(program, list(words), environment)  # noqa: S606 - no shell is wanted
+        return {name: value for name, _, value in pairs}
 
 
 def probe() -> None:

@@ -24,7 +24,7 @@ from prism.config.isolation_types import IsolationConfig
 from prism.isolation import cgroups
 from prism.isolation.confine_main import ABI_PORTS, cover, within
 from prism.isolation.machine import STUB, Machine
-from prism.isolation.policy import Policy, paths_in
+from prism.isolation.policy import IsolationPolicy, paths_in
 from prism.streams.errors import LaunchError
 
 NEEDED = (
@@ -119,7 +119,7 @@ class Subject:
     told: tuple[object, ...] = ()
 
 
-def confine(policy: Policy, subject: Subject, machine: Machine) -> Confinement:
+def confine(policy: IsolationPolicy, subject: Subject, machine: Machine) -> Confinement:
     """How ``subject`` is confined here. Blocks: it looks at files, and asks who a user is.
 
     Raises:
@@ -134,7 +134,7 @@ def confine(policy: Policy, subject: Subject, machine: Machine) -> Confinement:
 class _Plan:
     """One confinement in the making."""
 
-    def __init__(self, policy: Policy, subject: Subject, machine: Machine) -> None:
+    def __init__(self, policy: IsolationPolicy, subject: Subject, machine: Machine) -> None:
         self.policy, self.subject, self.machine = policy, subject, machine
         self.settings: IsolationConfig = policy.settings
         self.strict = self.settings.sandbox == "required"
@@ -147,12 +147,14 @@ class _Plan:
         self.group: cgroups.Group | None = None
         self.temporary: str | None = None
         self.directory = str(Path(subject.directory or ".").resolve())
-        named = [*(self.settings.read or ()), *(self.settings.write or ())]
-        told = dict.fromkeys(map(os.path.realpath, [*paths_in(list(subject.told)), *named]))
+        told = dict.fromkeys(os.path.realpath(path) for path in paths_in(list(subject.told)))
         told.pop("/", None)
+        self.read = [os.path.realpath(path) for path in self.settings.read or ()]
+        self.written = [os.path.realpath(path) for path in self.settings.write or ()]
         self.told = list(told)
         self.own = [self.directory, *told]
-        self.closed = [path for path in self._closed() if path not in told]
+        named = {*told, *self.read, *self.written}
+        self.closed = [path for path in self._closed() if path not in named]
         self.is_root = machine.uid == 0 and self.settings.user is None
 
     def make(self) -> Confinement:
@@ -165,6 +167,7 @@ class _Plan:
             self._limit(mechanism)
             self._user()
             self._files(mechanism)
+            self._sockets(mechanism)
             self._processes(mechanism)
             self._privileges(mechanism)
             self._network(mechanism)
@@ -237,13 +240,15 @@ class _Plan:
         fixed = ["/sys", *(["/proc"] if self.is_root else [])]
         own = [path for path in self.own if path not in (TEMPORARY, tempfile.gettempdir())]
         if self.listed:
-            written = [*self.own, *(self.settings.write or ()), TEMPORARY, "/dev", "/proc/self"]
-            read = [*READ_BY_ALL, "/proc", *self._programs(), *(self.settings.read or ()), *written]
+            written = [*self.own, *self.written, TEMPORARY, "/dev", "/proc/self"]
+            read = [*READ_BY_ALL, "/proc", *self._programs(), *self.read, *written]
             if not self.is_root:
                 written.append("/proc")
         else:
             read, written = ["/"], ["/", "/proc/self", *self.told]
             read += self.told
+        if self.listed:  # Python looks for packages in a directory by listing it
+            self.keys.append(f"list={Path(_python()[-1]).parent}")
         anywhere = self.strict or self.listed
         self.keys += [f"read={os.path.realpath(path)}" for path in dict.fromkeys(read)]
         self.keys += [
@@ -275,7 +280,7 @@ class _Plan:
 
     def _programs(self) -> list[str]:
         """Directories of what is run: the program's, its virtual environment, Python's."""
-        found = _python()
+        found = [*_python(), *(path for path in sys.path if path.endswith("-packages"))]
         if self.subject.program is not None:
             for program in (self.subject.program, os.path.realpath(self.subject.program)):
                 folder = Path(program).parent
@@ -310,9 +315,13 @@ class _Plan:
                 words += ["--perms", "0000", "--tmpfs", path]
             else:
                 words += ["--ro-bind", "/dev/null", path]
-        inside = [path for path in self.told if any(within(path, shut) for shut in self.closed)]
-        for path in inside:
-            words += ["--bind-try", path, path]
+        for how, paths in (
+            ("--ro-bind-try", self.read),
+            ("--bind-try", [*self.told, *self.written]),
+        ):
+            for path in paths:
+                if any(within(path, shut) for shut in self.closed):
+                    words += [how, path, path]
         words += ["--chdir", self.directory]
         join = self.group.procs if self.group is not None else ""
         shell = ["/bin/sh", "-c", _SHELL, "prism-plugin", join]
@@ -343,13 +352,25 @@ class _Plan:
         if self.is_root:
             for path in ("/proc/sys", "/proc/sysrq-trigger"):
                 words += ["--ro-bind-try", path, path]
-        for path in self.settings.read or ():
-            words += ["--ro-bind-try", os.path.realpath(path), path]
-        for path in (*self.own, *(self.settings.write or ())):
-            words += ["--bind-try", os.path.realpath(path), path]
+        for path in self.read:
+            words += ["--ro-bind-try", path, path]
+        for path in (*self.own, *self.written):
+            words += ["--bind-try", path, path]
         return words
 
     # -- everything else ----------------------------------------------------------------------
+
+    def _sockets(self, mechanism: str) -> None:
+        """Unix sockets with a path, of others."""
+        if self.offline and not self.machine.no_seccomp and not self.policy.sockets:
+            self.holds["unix_sockets"] = "it can make no sockets"
+        elif mechanism == "bubblewrap":
+            self.holds["unix_sockets"] = "those of others are not in its file system"
+        else:
+            self.lacks["unix_sockets"] = (
+                f"Landlock does not see them: what may connect is their owner's to say; "
+                f"{self._bubblewrap()}, or `network: none`"
+            )
 
     def _processes(self, mechanism: str) -> None:
         old = (
@@ -478,7 +499,7 @@ class _Plan:
             self.keys.append(f"limit=NPROC:{settings.processes}")
             del self.lacks["processes"]
             self.holds["processes"] = f"all that user {settings.user} has (RLIMIT_NPROC)"
-        elif mechanism == "bubblewrap" and self.machine.uid != 0:
+        elif mechanism == "bubblewrap" and self.machine.uid != 0 and _counts_by_namespace():
             # In a user namespace of its own it counts those in there: bubblewrap's first, too.
             self.keys.append(f"limit=NPROC:{settings.processes + 1}")
             del self.lacks["processes"]
@@ -500,6 +521,12 @@ def _python() -> list[str]:
     here = Path(__file__).resolve().parents[1]
     found = (sys.base_prefix, sys.prefix, str(here))
     return list(dict.fromkeys(os.path.realpath(path) for path in found))
+
+
+def _counts_by_namespace() -> bool:
+    """Does RLIMIT_NPROC count what is in the user namespace alone? Since Linux 5.14."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(filter(str.isdigit, minor)))) >= (5, 14)
 
 
 def _disks() -> list[str]:

@@ -19,11 +19,11 @@ SECRET = frozenset({"file", "key", "token_file"})
 SYSTEM = ("/etc", "/usr", "/run", "/var/run", "/dev", "/proc", "/sys", "/bin", "/lib", "/lib64")
 """Where files that another namespace names are for all."""
 
-_PATH = re.compile(r"""(?<![\w/.~-])(/(?!/)[^\s:,;'"?&]+)|://(/[^\s:,;'"?&]+)""")
+_PATH = re.compile(r"""(?<![\w/.~-])(/(?!/)[^\s:,;'"?&]+)|:///*(/[^\s:,;'"?&]+)""")
 
 
 @dataclass(frozen=True)
-class Policy:
+class IsolationPolicy:
     """What is asked for a plugin's processes.
 
     ``closed`` are the paths that are the proxy's own or another plugin's; what the plugin itself
@@ -37,11 +37,11 @@ class Policy:
     ports: tuple[int, ...] = ()
 
 
-def policy_of(namespace: NamespaceConfig, config: Config, file: str = "") -> Policy:
+def policy_of(namespace: NamespaceConfig, config: Config, file: str = "") -> IsolationPolicy:
     """The policy of ``namespace``'s plugin in ``config``, which was read from ``file``."""
     closed = dict.fromkeys(_of_the_proxy(config, file))
     closed.update(dict.fromkeys(_of_others(namespace, config)))
-    return Policy(namespace.isolation.over(config.isolation), tuple(closed))
+    return IsolationPolicy(namespace.isolation.over(config.isolation), tuple(closed))
 
 
 def paths_in(value: Any) -> Iterator[str]:

@@ -24,7 +24,7 @@ from prism.contract.messages import (
     PluginMetrics,
 )
 from prism.contract.status import StatusCode
-from prism.isolation.policy import Policy
+from prism.isolation.policy import IsolationPolicy
 from prism.supervision.breaker import Breaker
 from prism.supervision.canary import Sample
 
@@ -83,7 +83,7 @@ class InstanceSpec:
     zone: str = field(default="", compare=False)
     replica: str = ""
     address: str = ""
-    isolation: Policy = field(default_factory=Policy)
+    isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
 
     @property
     def place(self) -> str:
