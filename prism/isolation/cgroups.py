@@ -27,7 +27,7 @@ class NoCgroups(Exception):
     """Limits for all processes together cannot be had; says why."""
 
 
-class Group:
+class ControlGroup:
     """One plugin's group. ``procs`` is the file that its first process gets into."""
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ OWN = "prism"
 
 def make(
     limits: Mapping[str, float], *, group: Path | None = None, pid: int | None = None
-) -> Group:
+) -> ControlGroup:
     """A group with these limits: ``memory`` (bytes), ``cpu`` (processors), ``processes``.
 
     ``group`` is the delegated one, and ``pid`` who must be out of it. Blocks.
@@ -103,7 +103,7 @@ def make(
         with suppress(OSError):
             made.rmdir()
         raise NoCgroups(f"{error.filename or group}: {error.strerror}") from None
-    return Group(made)
+    return ControlGroup(made)
 
 
 def _enable(group: Path, needed: list[str], pid: int) -> None:

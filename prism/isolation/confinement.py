@@ -82,7 +82,7 @@ class Confinement:
     words: list[str] = field(default_factory=list)
     wraps: bool = False
     environment: dict[str, str] = field(default_factory=dict)
-    group: cgroups.Group | None = None
+    group: cgroups.ControlGroup | None = None
     temporary: str | None = None
 
     @property
@@ -144,7 +144,7 @@ class _Plan:
         self.lacks: dict[str, str] = {}
         self.keys: list[str] = ["limit=CORE:0"]
         self.environment: dict[str, str] = {}
-        self.group: cgroups.Group | None = None
+        self.group: cgroups.ControlGroup | None = None
         self.temporary: str | None = None
         self.directory = str(Path(subject.directory or ".").resolve())
         told = dict.fromkeys(os.path.realpath(path) for path in paths_in(list(subject.told)))

@@ -12,7 +12,7 @@ import pytest
 
 from prism.config.isolation_types import IsolationConfig
 from prism.isolation import cgroups, confinement
-from prism.isolation.cgroups import Group
+from prism.isolation.cgroups import ControlGroup
 from prism.isolation.confinement import KEPT_BY_ROOT, Isolation, Subject, confine
 from prism.isolation.machine import Machine, machine
 from prism.isolation.policy import IsolationPolicy
@@ -112,7 +112,7 @@ def test_limits_of_a_control_group(monkeypatch, tmp_path):
 
     def make(limits):
         asked.append(dict(limits))
-        return Group(tmp_path)
+        return ControlGroup(tmp_path)
 
     monkeypatch.setattr(cgroups, "make", make)
     for mechanism in ("landlock", "bubblewrap"):
