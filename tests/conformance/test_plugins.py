@@ -13,6 +13,7 @@ import pytest
 
 from prism.sdk.conformance import DiallingIn, Listening, Setup, Spawned, run
 from tests.compliance.subjects import SUBJECTS
+from tests.hosts.wasm.modules import save, wat
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 PATIENCE = 60
@@ -124,3 +125,34 @@ def test_a_plugin_of_ours(name, request, tmp_path):
     config, credentials = subject.setup(request)
     setup = Setup(config=config, credentials=credentials, calls=OURS[name])
     check(target, setup, may_skip=NO_STREAMS | NOTHING_SLOW | LISTENS | QUIET | {"too-large"})
+
+
+def test_the_host_of_webassembly(tmp_path):
+    """Of a module that loops, and has a stream: it takes all that comes, then sends 50 messages."""
+    module = save(
+        tmp_path / "module.wasm",
+        wat(
+            imports="""
+              (import "prism" "send" (func $send (param i32 i32) (result i32)))
+              (import "prism" "receive" (func $receive (result i32)))""",
+            run="(loop $again (br $again))",
+            pour="""
+              (loop $more (br_if $more (i32.ne (call $receive) (i32.const -1))))
+              (loop $next
+                (global.set $counter (i64.add (global.get $counter) (i64.const 1)))
+                (br_if $next (i32.and (call $send (i32.const 1025) (i32.const 2))
+                  (i64.ne (i64.rem_u (global.get $counter) (i64.const 50)) (i64.const 0)))))
+              (return (call $say (i32.const 1024) (i32.const 3)))""",
+        ),
+    )
+    command = [sys.executable, "-P", "-m", "prism.hosts.wasm", str(module)]
+    setup = Setup(
+        calls={"other": {}, "pour": [{}, {}]},
+        slow=("run", {}),
+        credentials={"password": "hunter2-of-a-module"},
+    )
+    check(
+        Spawned(command, timeout=PATIENCE),
+        setup,
+        may_skip={"health-while-full", "too-large", *QUIET},
+    )

@@ -232,8 +232,9 @@ class StreamJob(Job):
     async def _read_one(self) -> None:
         message: bytes | None = None
         try:
-            async for value in self._stream.messages(msgspec.Raw):
-                message = bytes(value)
+            is_json = not self._stream.binary
+            async for value in self._stream.messages(msgspec.Raw if is_json else object):
+                message = bytes(value) if isinstance(value, msgspec.Raw) else json_bytes(value)
                 break
         finally:
             self._asked.put(message)
@@ -387,6 +388,20 @@ class Pool:
             self._services.logger.error("a new instance would not start: %s", error.detail)
             said = "the plugin could not start an instance; its log says why"
             raise PluginError(StatusCode.UNAVAILABLE, said) from None
+
+
+def json_bytes(value: object) -> bytes:
+    """What came as MessagePack, as JSON.
+
+    Raises:
+        PluginError: INVALID_ARGUMENT, JSON cannot say it.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError) as error:
+        raise PluginError(
+            StatusCode.INVALID_ARGUMENT, f"the params cannot be had as JSON: {error}"
+        ) from None
 
 
 def _cancelled() -> PluginError:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import anyio.to_thread
 import msgspec
@@ -26,7 +26,7 @@ from prism.hosts.wasm.guest import (
     in_one_line,
     introduction,
 )
-from prism.hosts.wasm.jobs import Job, Pool, StreamJob
+from prism.hosts.wasm.jobs import Job, Pool, StreamJob, json_bytes
 from prism.hosts.wasm.services import Grants, Services
 from prism.sdk.call import Call
 from prism.sdk.health import Health
@@ -43,24 +43,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grants: Grants = Grants()
 
 
-class _Params(ParamsDecoder[str]):
-    """Params as the guest gets them: JSON text, as it came."""
+class _Params:
+    """Params as the guest gets them: JSON text of an object, as it came."""
 
     def __init__(self) -> None:
-        pass
+        self._text = ParamsDecoder(dict[str, msgspec.Raw])
+        self._values = ParamsDecoder(dict[str, Any])
 
     def decode(self, params_json: str, params_raw: bytes) -> str:
-        if not params_raw:
-            return params_json or "{}"
-        try:
-            return msgspec.json.encode(msgspec.msgpack.decode(params_raw)).decode()
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError) as error:
-            raise PluginError(
-                StatusCode.INVALID_ARGUMENT, f"the params cannot be had as JSON: {error}"
-            ) from None
+        """Raises PluginError: INVALID_ARGUMENT, it is none."""
+        if params_raw:
+            return json_bytes(self._values.decode("", params_raw)).decode()
+        self._text.decode(params_json, b"")
+        return params_json or "{}"
 
 
-_PARAMS = _Params()
+_PARAMS = cast("ParamsDecoder[str]", _Params())
 
 
 class WasmPlugin(Plugin):

@@ -3,13 +3,30 @@
 import logging
 import zlib
 
+import msgspec
 import pytest
 
 from prism.contract.errors import PluginError
-from prism.contract.messages import HealthStatus, OperationAccess
+from prism.contract.messages import (
+    ExecuteRequest,
+    HealthStatus,
+    OperationAccess,
+    StreamRequest,
+)
 from prism.contract.status import StatusCode
+from tests.hosts.wasm.modules import wat
 
 GRANTS = {"log": True, "key_value_bytes": 10_000}
+
+
+async def stream_in_messagepack(plugin, operation, *messages):
+    async def requests():
+        for message in ({}, *messages):
+            yield StreamRequest(operation=operation, params_raw=msgspec.msgpack.encode(message))
+
+    async for response in plugin.plugin.execute_stream(requests()):
+        if not response.is_final:
+            yield msgspec.msgpack.decode(response.result_raw)
 
 
 async def test_rust(run, greeter, caplog):
@@ -55,9 +72,28 @@ async def test_for_callers_that_speak_messagepack(run, greeter):
     async with run(greeter, grants=GRANTS) as plugin:
         said = await plugin.request("greet", {"name": "Ada"}, binary=True)
         assert said == {"text": "Hello, Ada!"}
-        with pytest.raises(PluginError, match="cannot be had as JSON") as caught:
-            await plugin.request("greet", {("a", 1): 2}, binary=True)
-        assert caught.value.status is StatusCode.INVALID_ARGUMENT
+        ends = [{"name": "Ada"}, {"n": 2**53 + 1}]
+        assert [each async for each in stream_in_messagepack(plugin, "repeat", *ends)] == ends
+
+
+@pytest.mark.parametrize(
+    ("params_json", "params_raw"),
+    [
+        ("{", b""),
+        ("[]", b""),
+        ("5", b""),
+        ("[" * 100_000, b""),
+        ("", b"\xc1"),
+        ("", msgspec.msgpack.encode([])),
+        ("", msgspec.msgpack.encode({("a", 1): 2})),
+    ],
+)
+async def test_params_that_are_no_object_do_not_come_so_far(run, params_json, params_raw):
+    request = ExecuteRequest(operation="run", params_json=params_json, params_raw=params_raw)
+    async with run(wat(run="unreachable")) as plugin:
+        answer = await plugin.plugin.execute(request)
+        assert answer.error_code == StatusCode.INVALID_ARGUMENT
+        assert plugin.plugin._pool.traps == 0
 
 
 async def test_c(run, checksums, caplog):
