@@ -14,12 +14,14 @@ need() { # need PROGRAM PACKAGE
 need bwrap bubblewrap
 need curl curl
 need node nodejs
+need npm npm
 need gcc gcc
 need pkg-config pkg-config
 need openssl openssl
 need go golang-go
 need cargo cargo
-need java default-jre-headless
+need java default-jdk-headless
+need javac default-jdk-headless
 need mvn maven
 need nghttp nghttp2-client
 need h2load nghttp2-client
@@ -104,6 +106,38 @@ fi
 if command -v cargo >/dev/null 2>&1 && ! cargo fetch --quiet --locked --manifest-path sdks/rust/Cargo.toml; then
     echo "the crates of sdks/rust could not be had; some tests will be skipped" >&2
     [ -z "${CI:-}" ] || exit 1
+fi
+
+# What builds and tests the kit for plugins in Java: Maven's plugins and JUnit, some 25 MB in
+# Maven's own cache, from which the tests build without a network. Which ones, only a build tells.
+if command -v mvn >/dev/null 2>&1; then
+    fetched=$(cd "$venv" && pwd)/tools/java-kit
+    pom=sdks/java/pom.xml
+    if [ ! -e "$fetched" ] || [ "$pom" -nt "$fetched" ]; then
+        echo "fetching what the kit for Java is built with (25 MB)"
+        mkdir -p "$(dirname "$fetched")"
+        copy=$(mktemp -d)
+        cp -R sdks/java/pom.xml sdks/java/src "$copy"
+        if mvn -q -B -f "$copy/pom.xml" package -Dtest=JsonTest; then
+            touch "$fetched"
+        else
+            echo "the kit for Java could not be built; some tests will be skipped" >&2
+            [ -z "${CI:-}" ] || exit 1
+        fi
+        rm -rf "$copy"
+    fi
+fi
+
+# TypeScript, which checks the types of the kit for plugins in Node.
+if command -v npm >/dev/null 2>&1; then
+    modules=sdks/node/node_modules/.package-lock.json
+    if [ ! -e "$modules" ] || [ sdks/node/package-lock.json -nt "$modules" ]; then
+        echo "fetching TypeScript (30 MB) into sdks/node/node_modules"
+        if ! (cd sdks/node && npm ci --no-audit --no-fund --silent); then
+            echo "TypeScript could not be had; a test will be skipped" >&2
+            [ -z "${CI:-}" ] || exit 1
+        fi
+    fi
 fi
 
 if command -v go >/dev/null 2>&1; then

@@ -27,7 +27,8 @@ class Kit(NamedTuple):
     """How the kit's example is built and started.
 
     ``tools`` are programs, and the Debian package of each. ``inherits``: it can take a
-    descriptor; one that cannot dials in. ``says``: what stands in which of its files, with the
+    descriptor; one that cannot dials in. ``by_shell``: a shell
+    hands it the descriptor as its standard input. ``says``: what stands in which of its files, with the
     ``{version}`` of the proxy and of the ``{protocol}``. ``shows``: the file of the template that
     its README has.
     """
@@ -36,6 +37,7 @@ class Kit(NamedTuple):
     build: Sequence[str]
     command: Sequence[str]
     inherits: bool = True
+    by_shell: bool = False
     tls: bool = True
     says: tuple[tuple[str, str], ...] = ()
     shows: str = ""
@@ -74,6 +76,33 @@ KITS: dict[str, Kit] = {
             ("src/wire.rs", "const PROTOCOL: u32 = {protocol};"),
         ),
         shows="src/main.rs",
+    ),
+    "java": Kit(
+        {"javac": "default-jdk-headless", "java": "default-jre-headless", "bash": "bash"},
+        ["javac", "-d", "{out}", "--source-path", "src/main/java", "examples/Kit.java"],
+        # A JVM can use a descriptor that is its standard input, and no other.
+        [
+            "bash",
+            "-c",
+            'exec java -XX:+UseSerialGC -cp {out} Kit "$@" 0<&${{PRISM_PLUGIN_FD:-0}}',
+            "kit",
+        ],
+        by_shell=True,
+        says=(
+            ("src/main/java/dev/prism/plugin/Plugin.java", "int PROTOCOL = {protocol};"),
+            ("pom.xml", "<artifactId>prism-plugin-sdk</artifactId>\n  <version>{version}</version>"),
+        ),
+        shows="src/main/java/my_plugin/MyPlugin.java",
+    ),
+    "node": Kit(
+        {"node": "nodejs"},
+        [],
+        ["node", "{kit}/examples/kit.js"],
+        says=(
+            ("lib/plugin.js", "export const PROTOCOL = {protocol};"),
+            ("package.json", '"version": "{version}"'),
+        ),
+        shows="plugin.js",
     ),
 }
 

@@ -3,6 +3,13 @@ import { PluginError, Status, log, raw, serve } from '../index.js';
 
 let cancelled = 0;
 
+/** A parameter that has to be a number. */
+function number(params, name, otherwise) {
+  const value = params[name] ?? otherwise;
+  if (typeof value === 'number') return value;
+  throw new PluginError(Status.INVALID_ARGUMENT, `expected a number - at \`$.${name}\``);
+}
+
 serve({
   name: 'kit',
   version: '1.0.0',
@@ -26,8 +33,8 @@ serve({
       access: 'read',
     },
     sleep: {
-      handler: ({ seconds }, { signal }) => new Promise((resolve, reject) => {
-        const timer = setTimeout(resolve, seconds * 1000);
+      handler: (params, { signal }) => new Promise((resolve, reject) => {
+        const timer = setTimeout(resolve, number(params, 'seconds') * 1000);
         signal.addEventListener('abort', () => {
           cancelled += 1;
           clearTimeout(timer);
@@ -38,21 +45,22 @@ serve({
     },
     cancelled: { handler: () => ({ count: cancelled }), access: 'read' },
     count: {
-      async *stream({ to, size = 0 }) {
+      async *stream(params) {
+        const to = number(params, 'to'), size = number(params, 'size', 0);
         const padding = size > 0 ? { padding: 'x'.repeat(size) } : {};
         for (let n = 1; n <= to; n += 1) yield { n, ...padding };
       },
       access: 'read',
     },
     sum: {
-      async *stream({ n = 0 }, call) {
-        let sum = n;
-        for await (const message of call.messages) sum += message.n;
+      async *stream(params, call) {
+        let sum = number(params, 'n', 0);
+        for await (const message of call.messages) sum += number(message, 'n');
         yield { sum };
       },
       access: 'read',
     },
-    big: { handler: ({ bytes }) => ({ data: 'x'.repeat(bytes) }), access: 'read' },
+    big: { handler: (params) => ({ data: 'x'.repeat(number(params, 'bytes')) }), access: 'read' },
     whoami: {
       handler: (_, { principal, requestId, namespace, metadata }) => ({
         principal, request_id: requestId, namespace, metadata,

@@ -16,8 +16,8 @@ const { HELLO, OPEN, NOTE, CANCEL, CREDIT, PING, GOAWAY } = Type;
 const OF_CONNECTION = new Set([HELLO, PING, GOAWAY, NOTE]);
 const WITHOUT_PAYLOAD = new Set([CANCEL, CREDIT, PING]);
 const TYPE_NAMES = Object.keys(Type);
-const METHOD_NAMES = Object.keys(Method);
-const FLAG_NAMES = Object.entries(Flag);
+const METHOD_NAMES = ['Initialize', 'HealthCheck', 'Execute', 'ExecuteStream', 'Shutdown'];
+const TRACED = 300; // bytes of a payload that are shown
 
 /** The host broke a rule of the protocol: the connection ends. */
 export class ProtocolError extends Error {
@@ -145,22 +145,18 @@ export function decode({ type, codec, method, payload }) {
 
 /** A frame for the eyes of a person; the values of credentials are left out. */
 export function describe(direction, { type, flags, method, stream, aux, payload }) {
-  const words = [direction, TYPE_NAMES[type - 1] ?? `type ${type}`];
-  if (stream) words.push(`${stream}`);
-  if (type === OPEN) words.push(METHOD_NAMES[method - 1] ?? `method ${method}`);
-  for (const [name, bit] of FLAG_NAMES) if (flags & bit) words.push(name);
-  if (aux) words.push(`aux=${aux}`);
-  words.push(`${payload.length} bytes`);
-  if (!payload.length) return words.join(' ');
-  let text = payload.toString();
-  if (type === OPEN && method === Method.INITIALIZE) {
-    try {
-      const { credentials, ...rest } = JSON.parse(text);
-      const names = Object.keys(credentials ?? {}).map((key) => [key, '***']);
-      text = JSON.stringify({ ...rest, credentials: Object.fromEntries(names) });
-    } catch {
-      text = '(not JSON)';
+  let name = TYPE_NAMES[type - 1];
+  let text = payload.subarray(0, TRACED).toString();
+  if (type === OPEN) {
+    name += ` ${METHOD_NAMES[method - 1] ?? method}`;
+    if (method === Method.INITIALIZE) { // nothing is known of its secrets yet
+      try {
+        text = JSON.stringify({ ...JSON.parse(payload.toString()), credentials: '(hidden)' });
+      } catch {
+        text = '(not JSON)';
+      }
     }
   }
-  return `${words.join(' ')} ${text.length > 500 ? `${text.slice(0, 500)}…` : text}`;
+  const more = payload.length > TRACED ? '…' : '';
+  return `${direction} ${name} stream=${stream} flags=${flags} aux=${aux} length=${payload.length} ${text.slice(0, TRACED)}${more}`;
 }

@@ -29,7 +29,7 @@ function address(text) {
     return { path: rest };
   }
   const [, host, port] = /^(.+):(\d{1,5})$/.exec(rest ?? '') ?? [];
-  if (!host || Number(port) > 65535) throw new UsageError(`${text} is no address: write unix:PATH or tcp:HOST:PORT`);
+  if (!host || Number(port) > 65535) throw new UsageError(`${text} is not an address: write unix:PATH or tcp:HOST:PORT`);
   return { host: host.replace(/^\[|\]$/g, ''), port: Number(port) };
 }
 

@@ -489,7 +489,7 @@ export class Session {
 
   #end(kind, reason) {
     if (this.#outcome !== null) return;
-    this.#note(false);
+    if (kind !== 'ended') this.#note(false); // else nobody takes them: what started this process gets them printed
     this.#outcome = { kind, reason };
     this.#timers.forEach(clearTimeout);
     for (const run of this.#calls.values()) {

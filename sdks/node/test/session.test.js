@@ -272,10 +272,10 @@ test('the trace shows frames, and no credentials', async () => {
   await host.handshake();
   await host.call(Method.INITIALIZE, { namespace: 'n', credentials: { password: 'hunter2' } });
   await host.call(Method.EXECUTE, { operation: 'echo', params_json: '{"a":"hunter2"}' });
-  assert.match(lines[0], /^-> HELLO aux=1 \d+ bytes \{"name":"p"/);
-  assert.ok(lines.some((line) => line.startsWith('<- OPEN 3 EXECUTE END')), lines.join('\n'));
+  assert.match(lines[0], /^-> HELLO stream=0 flags=0 aux=1 length=\d+ \{"name":"p"/);
+  assert.ok(lines.some((line) => line.startsWith('<- OPEN Execute stream=3 flags=1 ')), lines.join('\n'));
   assert.ok(!lines.join('\n').includes('hunter2'));
-  assert.match(lines[2], /"password":"\*\*\*"/);
+  assert.match(lines[2], /"credentials":"\(hidden\)"/);
   host.stream.end();
 });
 

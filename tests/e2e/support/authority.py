@@ -53,7 +53,9 @@ class Authority:
             x509.ExtendedKeyUsage([purpose]), critical=False
         )
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            # Without a subject it has to be critical (RFC 5280, 4.2.1.6): Java reads no other.
+            found = x509.SubjectAlternativeName(names)
+            builder = builder.add_extension(found, critical=not common_name)
         return builder.sign(self._key, hashes.SHA256()), key
 
     def revoke(self, *files, end=NOW + HOUR):

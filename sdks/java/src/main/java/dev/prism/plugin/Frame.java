@@ -15,7 +15,7 @@ record Frame(int type, int flags, int codec, int method, long stream, long aux, 
     private static final byte[] NOTHING = new byte[0];
     private static final String[] TYPES = {"HELLO", "OPEN", "DATA", "CLOSE", "CANCEL", "CREDIT", "PING", "GOAWAY", "NOTE"};
     private static final String[] METHODS = {"Initialize", "HealthCheck", "Execute", "ExecuteStream", "Shutdown"};
-    private static final String[] FLAGS = {"END", "NOT_STARTED", "ACK", "TOO_LARGE"};
+    private static final int TRACED = 300; // bytes of a payload that are shown
 
     /** The host broke a rule of the protocol: the connection ends. */
     static final class ProtocolException extends Exception {
@@ -48,24 +48,22 @@ record Frame(int type, int flags, int codec, int method, long stream, long aux, 
 
     /** For the eyes of a person; the values of credentials are left out. */
     String describe(String direction) {
-        StringBuilder line = new StringBuilder(direction).append(' ').append(name());
-        if (stream != 0) line.append(' ').append(stream);
-        if (type == OPEN) line.append(' ').append(method >= 1 && method <= 5 ? METHODS[method - 1] : "method " + method);
-        for (int n = 0; n < FLAGS.length; n++) if (has(1 << n)) line.append(' ').append(FLAGS[n]);
-        if (aux != 0) line.append(" aux=").append(aux);
-        line.append(' ').append(payload.length).append(" bytes");
-        if (payload.length == 0) return line.toString();
-        String text = new String(payload, StandardCharsets.UTF_8);
-        if (type == OPEN && method == INITIALIZE) {
-            try {
-                Map<String, Object> message = new LinkedHashMap<>(Json.parseObject(text));
-                message.computeIfPresent("credentials", (key, value) -> "***");
-                text = Json.write(message);
-            } catch (IllegalArgumentException error) {
-                text = "(not JSON)";
+        String name = name();
+        String text = new String(payload, 0, Math.min(payload.length, TRACED), StandardCharsets.UTF_8);
+        if (type == OPEN) {
+            name += " " + (method >= 1 && method <= 5 ? METHODS[method - 1] : method);
+            if (method == INITIALIZE) { // nothing is known of its secrets yet
+                try {
+                    Map<String, Object> message = new LinkedHashMap<>(Json.parseObject(new String(payload, StandardCharsets.UTF_8)));
+                    message.computeIfPresent("credentials", (key, value) -> "(hidden)");
+                    text = Json.write(message);
+                } catch (IllegalArgumentException error) {
+                    text = "(not JSON)";
+                }
             }
         }
-        return line.append(' ').append(text.length() > 500 ? text.substring(0, 500) + "…" : text).toString();
+        return direction + " " + name + " stream=" + stream + " flags=" + flags + " aux=" + aux + " length=" + payload.length + " "
+                + (text.length() > TRACED ? text.substring(0, TRACED) : text) + (payload.length > TRACED ? "…" : "");
     }
 
     /** Cuts frames out of the bytes that come, in whatever portions they do. */

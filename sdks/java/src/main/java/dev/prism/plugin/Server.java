@@ -38,6 +38,8 @@ import java.util.function.Consumer;
 import java.util.logging.Level;
 import java.util.logging.LogManager;
 import java.util.logging.Logger;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLServerSocket;
@@ -51,6 +53,8 @@ final class Server {
     private static final int HANDSHAKE_TIMEOUT = 30_000; // milliseconds, of TLS
     private static final int MAX_PATH = 107; // bytes of a Unix socket's path that Linux takes
     private static final String LOOPBACK = "localhost|127\\.\\d+\\.\\d+\\.\\d+|::1";
+    private static final Pattern CERTIFICATE =
+            Pattern.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", Pattern.DOTALL);
     private static final Map<String, Level> LEVELS = Map.of("DEBUG", Level.FINE, "INFO", Level.INFO,
             "WARNING", Level.WARNING, "ERROR", Level.SEVERE);
     private static final String USAGE = """
@@ -151,7 +155,7 @@ final class Server {
     private static String[] tcp(String address) throws UsageException {
         String[] parts = address.startsWith("tcp:") ? address.substring(4).split(":(?=\\d{1,5}$)") : new String[0];
         if (parts.length != 2 || parts[0].isEmpty() || Integer.parseInt(parts[1]) > 65535) {
-            throw new UsageException(address + " is no address: write unix:PATH or tcp:HOST:PORT");
+            throw new UsageException(address + " is not an address: write unix:PATH or tcp:HOST:PORT");
         }
         return new String[] {parts[0].replaceAll("^\\[|]$", ""), parts[1]};
     }
@@ -403,8 +407,12 @@ final class Server {
         }
     }
 
+    /** The certificates of a file, which may hold a key as well. */
     private static ByteArrayInputStream pem(String file) throws IOException {
-        return new ByteArrayInputStream(Files.readAllBytes(Path.of(file)));
+        Matcher certificate = CERTIFICATE.matcher(Files.readString(Path.of(file)));
+        StringBuilder found = new StringBuilder();
+        while (certificate.find()) found.append(certificate.group()).append('\n');
+        return new ByteArrayInputStream(found.toString().getBytes(StandardCharsets.US_ASCII));
     }
 
     private static PrivateKey privateKey(String file) throws IOException, GeneralSecurityException, UsageException {

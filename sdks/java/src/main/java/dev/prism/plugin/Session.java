@@ -212,6 +212,7 @@ final class Session<S> {
         last = run.id;
         kind.incrementAndGet();
         calls.put(run.id, run);
+        if (run.method == Frame.SHUTDOWN) draining = true; // before the next frame is read
         if (draining && run.method != Frame.SHUTDOWN) {
             refuse(run, Status.UNAVAILABLE, "the plugin is draining", Frame.NOT_STARTED);
         } else if (!run.isCall()) {
@@ -483,7 +484,6 @@ final class Session<S> {
     }
 
     private void shutdown(Run run, Map<String, Object> request) {
-        draining = true;
         long seconds = Message.number(request, "timeout_seconds", 0);
         finishCalls(seconds > 0 ? TimeUnit.SECONDS.toNanos(Math.min(seconds, 86400)) : STOP_GRACE);
         String error = stop();
@@ -581,7 +581,7 @@ final class Session<S> {
     }
 
     private void sendLogs() {
-        for (List<Map<String, Object>> records; outcome == null && !writing.isLocked() && !(records = logs.take()).isEmpty();) {
+        for (List<Map<String, Object>> records; hostMaxFrame != 0 && outcome == null && !writing.isLocked() && !(records = logs.take()).isEmpty();) {
             note(Map.of("logs", records));
         }
     }
@@ -637,11 +637,11 @@ final class Session<S> {
 
     private void end(Outcome how) {
         if (!ended.compareAndSet(false, true)) return;
-        sendLogs();
+        if (how != Outcome.ENDED) sendLogs(); // else nobody takes them: what started this process gets them printed
         outcome = how;
         logs.forget(urgent);
         drainSeen.countDown();
-        ticks.shutdownNow();
+        ticks.shutdown(); // without an interrupt: it may be writing
         for (Run run : calls.values()) run.cancel(Status.CANCELLED);
         calls.clear();
         control.execute(() -> {

@@ -298,6 +298,8 @@ class SessionTest {
         }), Map.of());
         long stuck = host.open(Frame.EXECUTE, Map.of("operation", "wait"), 0, true);
         long shutdown = host.open(Frame.SHUTDOWN, Map.of("timeout_seconds", 1, "reason", "replaced"), 0, true);
+        Frame refused = host.call(Frame.EXECUTE, Map.of("operation", "wait"));
+        assertEquals(List.of(14L, Frame.NOT_STARTED), List.of(refused.aux(), refused.flags()));
         assertEquals(Status.UNAVAILABLE.ordinal(), host.closeOf(stuck).aux());
         assertEquals(true, Host.message(host.closeOf(shutdown)).get("success"));
         assertEquals(Session.Outcome.REPLACED, host.over());
@@ -333,8 +335,8 @@ class SessionTest {
         host.call(Frame.INITIALIZE, Map.of("credentials", Map.of("password", "hunter22")));
         host.call(Frame.EXECUTE, Map.of("operation", "echo", "params_json", "{\"a\":\"hunter22\"}"));
         host.close();
-        assertTrue(lines.get(0).startsWith("-> HELLO aux=1 "), lines.get(0));
-        assertTrue(lines.stream().anyMatch(line -> line.startsWith("<- OPEN 3 Execute END ")), lines.toString());
+        assertTrue(lines.get(0).startsWith("-> HELLO stream=0 flags=0 aux=1 "), lines.get(0));
+        assertTrue(lines.stream().anyMatch(line -> line.startsWith("<- OPEN Execute stream=3 flags=1 ")), lines.toString());
         assertFalse(lines.toString().contains("hunter22"), lines.toString());
     }
 }

@@ -1,0 +1,4 @@
+import { plugin } from './plugin.js';
+import { serve } from './prism/index.js';
+
+await serve(plugin);
