@@ -90,7 +90,10 @@ KITS: dict[str, Kit] = {
         by_shell=True,
         says=(
             ("src/main/java/dev/prism/plugin/Plugin.java", "int PROTOCOL = {protocol};"),
-            ("pom.xml", "<artifactId>prism-plugin-sdk</artifactId>\n  <version>{version}</version>"),
+            (
+                "pom.xml",
+                "<artifactId>prism-plugin-sdk</artifactId>\n  <version>{version}</version>",
+            ),
         ),
         shows="src/main/java/my_plugin/MyPlugin.java",
     ),

@@ -306,7 +306,11 @@ def certificates(directory: Path) -> dict[str, Path]:
     """Files of an authority, and of a plugin and a proxy that it knows."""
     authority = Authority(directory)
     server = authority.write("plugin", dns("localhost"), purpose=ExtendedKeyUsageOID.SERVER_AUTH)
-    return {"ca": authority.file, "plugin": server, "proxy": authority.write("proxy", common_name="proxy")}
+    return {
+        "ca": authority.file,
+        "plugin": server,
+        "proxy": authority.write("proxy", common_name="proxy"),
+    }
 
 
 def test_dialling_in_and_listening(built, start_prism, start_process, curl, tmp_path) -> None:

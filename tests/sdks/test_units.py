@@ -47,14 +47,19 @@ def test_types_for_node(shared: Path) -> None:
 def test_what_npm_packs(tmp_path: Path) -> None:
     """The package has what it exports, and a plugin that imports it by its name starts."""
     need({"node": "nodejs", "npm": "npm"})
-    packed = json.loads(run(["npm", "pack", "--json", "--pack-destination", str(tmp_path)], SDKS / "node"))
+    packed = json.loads(
+        run(["npm", "pack", "--json", "--pack-destination", str(tmp_path)], SDKS / "node")
+    )
     files = {file["path"] for file in packed[0]["files"]}
     assert {"index.js", "index.d.ts", "testing.js", "testing.d.ts", "lib/session.js"} <= files
     assert not any(file.startswith(("test/", "template/", "node_modules/")) for file in files)
     package = tmp_path / "node_modules" / "prism-plugin-sdk"
     package.mkdir(parents=True)
     run(["tar", "xf", packed[0]["filename"], "--strip-components=1", "-C", str(package)], tmp_path)
-    program = "import { serve } from 'prism-plugin-sdk'; await serve({ name: 'p', operations: { echo: (p) => p } });"
+    program = """
+        import { serve } from 'prism-plugin-sdk';
+        await serve({ name: 'p', operations: { echo: (p) => p } });
+    """
     (tmp_path / "plugin.mjs").write_text(program)
     assert "--listen ADDRESS" in run(["node", "plugin.mjs", "--help"], tmp_path)
 
@@ -67,7 +72,9 @@ def test_java(tmp_path: Path) -> None:
     vectors = ROOT / "schemas" / "vectors"
     run(["mvn", "-q", "-B", "-o", f"-Dvectors={vectors}", "package"], kit, **MAVEN)
     assert (kit / "target" / f"prism-plugin-sdk-{prism.__version__}.jar").is_file()
-    reports = "".join(file.read_text() for file in (kit / "target" / "surefire-reports").glob("*.txt"))
+    reports = "".join(
+        file.read_text() for file in (kit / "target" / "surefire-reports").glob("*.txt")
+    )
     assert "VectorsTest" in reports
     assert "Failures: 0, Errors: 0, Skipped: 0" in reports
 
