@@ -27,10 +27,9 @@ class Kit(NamedTuple):
     """How the kit's example is built and started.
 
     ``tools`` are programs, and the Debian package of each. ``inherits``: it can take a
-    descriptor; one that cannot dials in. ``by_shell``: a shell
-    hands it the descriptor as its standard input. ``says``: what stands in which of its files, with the
-    ``{version}`` of the proxy and of the ``{protocol}``. ``shows``: the file of the template that
-    its README has.
+    descriptor; one that cannot dials in. ``by_shell``: a shell hands it the descriptor as its
+    standard input. ``says``: what stands in which of its files, with the ``{version}`` of the
+    proxy and of the ``{protocol}``. ``shows``: the file of the template that its README has.
     """
 
     tools: dict[str, str]
