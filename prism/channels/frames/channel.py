@@ -95,6 +95,8 @@ LAST_STREAM = 2**32 - 1
 ROOM_TIMEOUT = 0.5
 """Seconds that a call waits for room in the queue: enough for many MB to a plugin that reads,
 and soon over with one that does not."""
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+"""Levels of log records; Python's has one more than the protocol's page."""
 NO_SUCCESS = 'the plugin closed the call with status OK, but without "success": true'
 MAX_PREPARED = 1024
 """Operations and principals whose requests are kept half encoded."""
@@ -135,6 +137,17 @@ def _answer(close: Close, kind: type[M]) -> M:
     if stated is not None:
         changes["error_code"] = close.status or StatusCode.from_wire(stated) or StatusCode.UNKNOWN
     return replace(message, **changes)
+
+
+def _ill_failed(close: Close) -> str:
+    """What is wrong with how a call says that it has failed; empty where nothing is."""
+    status, message = close.status, close.message
+    said = getattr(message, "error_code", 0)
+    if said and StatusCode.from_wire(said) is not status:
+        return f"status {status} of its CLOSE is not its error_code, {said}"
+    if getattr(message, "success", False):
+        return f'"success": true with status {status}'
+    return ""
 
 
 class _Answered(Protocol):
@@ -328,6 +341,8 @@ class FramedChannel(PluginChannel):
             call.answered(self.redaction.fields(response, "error"))
             if unsaid:
                 self._forgive(Fault("no_success", f"call {close.stream}: {NO_SUCCESS}"))
+            elif wrong := _ill_failed(close):
+                self._forgive(Fault("ill_failed", f"call {close.stream}: {wrong}"))
             return
         if wrong := wrong_json(response.result_json, all_of_it=self.settings.strict):
             call.failed(self._not_json(wrong))
@@ -382,6 +397,10 @@ class FramedChannel(PluginChannel):
         self._connection.send(Close(event.stream, StatusCode.UNIMPLEMENTED, not_started=True))
 
     def _on_notes(self, event: Note) -> None:
+        strange = [each.level for each in event.logs if each.level not in LEVELS]
+        if strange:
+            what = f"a log record's level is {self.redaction.text(strange[0][:40])!r}"
+            self._forgive(Fault("note_level", what))
         logs = [self.redaction.fields(record, "message", "logger") for record in event.logs]
         health = event.health and self.redaction.fields(event.health, "message", "details")
         self._on_note(Note(logs=logs, metrics=event.metrics, health=health))

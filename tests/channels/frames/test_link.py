@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from prism.channels.frames.channel import ChannelSettings, FramedChannel
+from prism.channels.frames.channel import ChannelSettings, FramedChannel, _ill_failed
 from prism.contract.errors import (
     ChannelBroken,
     ChannelClosed,
@@ -17,10 +17,12 @@ from prism.contract.errors import (
     PluginUnavailable,
     RemoteProtocolError,
 )
+from prism.contract.messages import ExecuteResponse
 from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.streams.unix import socket_pair
 from prism.wire.events import (
+    Close,
     GoAway,
     Hello,
     Note,
@@ -116,6 +118,15 @@ MISTAKES = {
         pack(FrameType.CLOSE, 1, b'{"success":true,"result_json":"{\'a\': 1}"}', codec=1),
         "what is no JSON: malformed",
     ),
+    "ill_failed": (
+        pack(FrameType.CLOSE, 1, b'{"error":"1","error_code":5}', codec=1, aux=3),
+        "1",
+    ),
+    "note_level": (
+        pack(FrameType.NOTE, 0, b'{"logs":[{"level":"warn"}]}', codec=1)
+        + pack(FrameType.CLOSE, 1, b'{"success":true}', codec=1),
+        "1",
+    ),
     "long_note": (
         pack(FrameType.NOTE, 0, b'{"logs":[' + b"{}," * 1000 + b"{}]}", codec=1)
         + pack(FrameType.CLOSE, 1, b'{"success":true}', codec=1),
@@ -159,6 +170,32 @@ async def test_a_mistake_is_counted_and_named_and_ends_only_a_strict_connection(
         assert len(outcomes) == 1
         if not (strict and rule != "after_close"):
             assert answer in outcomes[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        (Close(1, StatusCode.NOT_FOUND, ExecuteResponse(error="it is not there")), ""),
+        (Close(1, StatusCode.NOT_FOUND, ExecuteResponse(error="so", error_code=5)), ""),
+        (Close(1, StatusCode.UNKNOWN, ExecuteResponse(error="so", error_code=99)), ""),
+        (Close(1, StatusCode.CANCELLED), ""),
+        (Close(1, StatusCode.DEADLINE_EXCEEDED), ""),
+        (
+            Close(1, StatusCode.NOT_FOUND, ExecuteResponse(error="so", error_code=3)),
+            "status 5 of its CLOSE is not its error_code, 3",
+        ),
+        (
+            Close(1, StatusCode.OK, ExecuteResponse(error="so", error_code=3)),
+            "status 0 of its CLOSE is not its error_code, 3",
+        ),
+        (
+            Close(1, StatusCode.INTERNAL, ExecuteResponse(success=True)),
+            '"success": true with status 13',
+        ),
+    ],
+)
+def test_how_a_call_says_that_it_has_failed(said, wrong):
+    assert _ill_failed(said) == wrong
 
 
 @pytest.mark.parametrize(
