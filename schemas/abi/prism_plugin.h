@@ -223,8 +223,11 @@ typedef struct prism_plugin {
 #define PRISM_EXPORT
 #endif
 
-/* The one function that a library exports: its table, the same each time. It does nothing else. */
+/* The one function that a library exports: its table, the same each time. It does nothing else.
+   cgo declares what Go exports by itself, without const: define PRISM_NO_PROTOTYPE there. */
+#ifndef PRISM_NO_PROTOTYPE
 PRISM_EXPORT const prism_plugin *prism_plugin_v1(void);
+#endif
 
 #ifdef __cplusplus
 }
