@@ -148,6 +148,7 @@ class Proxy:
         self._metrics.register(partial(limits_metrics, limits_store))
         if self._audit is not None:
             self._metrics.register(partial(audit_metrics, self._audit))
+            self.supervisor.events.on_denied = self._audit.deny_connection
         self._statistics = ServerStatistics()
         origins = frozenset(origin.lower() for origin in self.config.listen.web_origins)
         access = self.config.log.access

@@ -7,8 +7,22 @@ import msgspec
 from msgspec import Meta
 
 from prism.config.fields import Block, PathText, Size, Text
+from prism.config.plugin_types import ClientTLS
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class EgressDestination(Block, frozen=True, kw_only=True):
+    """A destination towards which Prism speaks TLS in the plugin's place."""
+
+    to: Annotated[Text, Meta(description="As an entry that is a text.", examples=["db:5432"])]
+    tls: Annotated[
+        ClientTLS | None,
+        Meta(
+            description="The plugin speaks in the clear, and Prism in TLS, with the certificate "
+            "that is named here: the plugin need not have it."
+        ),
+    ] = None
 
 
 class IsolationConfig(Block, frozen=True):
@@ -54,6 +68,16 @@ class IsolationConfig(Block, frozen=True):
             "the machine can reach."
         ),
     ] = None
+    egress: Annotated[
+        list[str | EgressDestination] | None,
+        Meta(
+            description="The destinations that the plugin may connect to, and no others: "
+            '`"host:port"`, `"*.domain:port"`, an address or a network, `"unix:/path"`; the port '
+            "may be `*`. It asks for their names' addresses alone, and nobody connects to it. "
+            "`[]`: none. Drivers need no change.",
+            examples=[["db.internal:5432", "*.kafka.internal:9092", "10.0.0.0/8:6379"]],
+        ),
+    ] = None
     user: Annotated[
         Text | None,
         Meta(
@@ -75,6 +99,14 @@ class IsolationConfig(Block, frozen=True):
     ] = None
 
     @property
+    def destinations(self) -> list[EgressDestination]:
+        """``egress``, each entry in its long form."""
+        return [
+            EgressDestination(to=each) if isinstance(each, str) else each
+            for each in self.egress or ()
+        ]
+
+    @property
     def memory_bytes(self) -> int | None:
         """``memory`` in bytes."""
         if self.memory is None:
@@ -83,9 +115,12 @@ class IsolationConfig(Block, frozen=True):
         return int(number) * _UNITS[unit]
 
     def over(self, default: "IsolationConfig") -> "IsolationConfig":
-        """These keys, and those of ``default`` that are not here; ``sandbox`` is a word then."""
+        """These keys, and those of ``default`` that are not here; ``sandbox`` is a word then.
+        ``network`` and ``egress`` are about the same: one that is here stands for both."""
         written: dict[str, Any] = {
             key: value for key, value in msgspec.structs.asdict(self).items() if value is not None
         }
+        if written.keys() & {"network", "egress"}:
+            written = {"network": None, "egress": None} | written
         merged = msgspec.structs.replace(default, **written)
         return msgspec.structs.replace(merged, sandbox="off") if merged.sandbox is False else merged

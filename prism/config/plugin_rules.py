@@ -35,6 +35,7 @@ from prism.streams.addresses import (
     is_loopback,
     parse_endpoint,
 )
+from prism.streams.destinations import Destination
 
 PROCESSES = (PluginForm.COMMAND, PluginForm.LIBRARY, PluginForm.WASM)
 """The forms of plugins that are processes which Prism starts."""
@@ -253,6 +254,7 @@ def check_isolation(config: Config, namespace: NamespaceConfig, at: Place) -> No
     settings = namespace.isolation.over(config.isolation)
     if not here.is_written or not here.is_sound:
         return
+    check_egress(namespace.isolation, here)
     try:
         plugin = resolve_plugin(config, namespace)
     except UnresolvedPlugin:  # which is told elsewhere
@@ -265,6 +267,28 @@ def check_isolation(config: Config, namespace: NamespaceConfig, at: Place) -> No
     elif settings.sandbox == "off":
         for key in sorted(here.written_keys() - {"sandbox"}):
             here[key].error('it means nothing with "sandbox: off"')
+    elif settings.egress is not None:
+        if settings.network is not None:
+            here["egress"].error('it goes without "network", which says all or nothing')
+        if plugin.socket is not None:
+            here["egress"].error(
+                "its plugin could not be met on a `socket`; let it take the connection it is given"
+            )
+
+
+def check_egress(isolation: IsolationConfig, at: Place) -> None:
+    """That destinations can be read, and that no Unix socket is to speak TLS."""
+    here = at["egress"]
+    if not here.is_written or not here.is_sound:
+        return
+    for place, entry in zip(here.items(), isolation.destinations, strict=True):
+        try:
+            destination = Destination.parse(entry.to)
+        except ValueError as error:
+            (place["to"] if place["to"].is_written else place).error(str(error))
+            continue
+        if destination.path and entry.tls is not None:
+            place["tls"].error("there is no TLS over a Unix socket")
 
 
 def _check_replicas(plugin: PluginConfig, at: Place) -> None:

@@ -16,6 +16,7 @@ from prism.config.errors import clip
 from prism.config.fields import is_weak, public_bytes
 from prism.config.plugin_rules import (
     check_catalogue_plugin,
+    check_egress,
     check_isolation,
     check_plugin,
     check_resolves,
@@ -60,6 +61,7 @@ def check_rules(config: Config, at: Place) -> None:
     _check_vault(config, at["secrets"])
     _check_limits_store(config, at["limits_store"])
     _check_shedding(config.shedding, at["shedding"])
+    check_egress(config.isolation, at["isolation"])
     _check_verification(config, at["verification"])
     check_sandbox(config.isolation, at["isolation"])
     _check_unique(at["namespaces"], "name")

@@ -12,7 +12,8 @@ nor, to be changed, ``fixed``*; ``list``* where names can be seen; ``split`` how
 of system calls to deny, ``sockets`` the families of sockets that are left (``all``, or numbers with
 commas); ``tcp`` ``listed``: no TCP but to ``port``*; ``exec`` what is run instead of the first
 word; ``report`` the descriptor that failures are told to, a line ``STEP errno``; ``ready`` 1: that
-gets an ``ok`` before the program is run. Without ``read`` files are left alone.
+gets an ``ok`` before the program is run; ``broker`` a connected socket and a filter,
+``NUMBER:HEX``, whose listener is sent there. Without ``read`` files are left alone.
 
 ``probe=1`` instead tries what the kernel offers, and prints it.
 """
@@ -211,7 +212,9 @@ FILTERS = {
 _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
 _NEW_NAMESPACES = 0x7E020000
 _X32 = 0x40000000
-_EPERM, _EACCES, _ENOSYS = 1, 13, 38
+_EPERM, _EACCES, _EINVAL, _ENOSYS = 1, 13, 22, 38
+_SECCOMP = (317, 277)
+_NEW_LISTENER, _WAIT_KILLABLE = 1 << 3, 1 << 5
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
@@ -261,6 +264,25 @@ def enforce_filter(program: bytes) -> None:
     """From here on. No new privileges must be had any more."""
     what = _Program(len(program) // 8, program)
     _check(_libc.prctl(22, 2, ctypes.byref(what), 0, 0))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def hand_over_listener(program: bytes, sock: int) -> None:
+    """From here on ``program`` has system calls wait for an answer; its listener is sent to the
+    other end of ``sock``, which is closed."""
+    import socket  # here, since few need it
+
+    what = _Program(len(program) // 8, program)
+    number = _SECCOMP[_NAMES.index(os.uname().machine)]
+    # Signals that do not end a process are not to interrupt a call that is being answered; a
+    # kernel before 5.19 does not know that.
+    for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):
+        listener: int = _libc.syscall(number, 1, ctypes.c_ulong(flags), ctypes.byref(what))
+        if listener >= 0 or ctypes.get_errno() != _EINVAL:
+            break
+    _check(listener)
+    with socket.socket(fileno=sock) as connection:
+        socket.send_fds(connection, [b"\0"], [listener])
+    os.close(listener)
 
 
 # -- privileges ---------------------------------------------------------------------------------
@@ -353,6 +375,10 @@ def confine(keys: Keys, step: list[str]) -> None:
         step[0] = "seccomp"
         denied = FILTERS[one("filter")]
         enforce_filter(filter_program(denied, one("sockets", "all"), os.uname().machine))
+    if "broker" in keys:
+        step[0] = "egress"
+        sock, _, filtering = one("broker").partition(":")
+        hand_over_listener(bytes.fromhex(filtering), int(sock))
 
 
 def main(arguments: list[str]) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from prism.config.isolation_types import IsolationConfig
-from prism.isolation import cgroups
+from prism.config.isolation_types import EgressDestination, IsolationConfig
+from prism.isolation import cgroups, egress_filter
 from prism.isolation.confine_main import ABI_PORTS, cover, within
 from prism.isolation.machine import STUB, Machine
 from prism.isolation.policy import IsolationPolicy, paths_in
@@ -53,6 +53,8 @@ READ_BY_ALL = (
     *("/gnu", "/sys", "/run/systemd/resolve", "/run/resolvconf"),
 )
 """Programs, libraries and settings of the system: what is there even where files are listed."""
+RESOLVER_OPTIONS = {"RES_OPTIONS": "use-vc"}
+"""Where the broker decides, there is no UDP: the C library's resolver is to ask over TCP."""
 _SHELL = '[ -z "$1" ] || echo 0 >"$1" || exit 126; shift; trap "" TERM; exec "$@"'
 """Bubblewrap's own processes are not to end on the SIGTERM that asks the plugin to."""
 
@@ -75,7 +77,8 @@ class Isolation(msgspec.Struct, frozen=True):
 class Confinement:
     """How one process is confined. ``close`` it when that process is gone.
 
-    ``wraps``: the process that is started is not the plugin's own.
+    ``wraps``: the process that is started is not the plugin's own. ``egress``: its connections are
+    to be decided by a broker.
     """
 
     isolation: Isolation
@@ -84,15 +87,21 @@ class Confinement:
     environment: dict[str, str] = field(default_factory=dict)
     group: cgroups.ControlGroup | None = None
     temporary: str | None = None
+    egress: tuple[EgressDestination, ...] | None = None
 
     @property
     def confines(self) -> bool:
         """Is there anything to be done?"""
         return bool(self.words)
 
-    def command(self, report: int, words: Sequence[str], executable: str | None) -> list[str]:
-        """The command to run instead of ``words``. ``report`` is a pipe that gets why it failed."""
+    def command(
+        self, report: int, words: Sequence[str], executable: str | None, broker: int = -1
+    ) -> list[str]:
+        """The command to run instead of ``words``. ``report`` is a pipe that gets why it failed,
+        ``broker`` a socket that gets the listener for its connections, where there is one."""
         keys = [f"report={report}"]
+        if self.egress is not None:
+            keys.append(f"broker={broker}:{egress_filter.program(os.uname().machine).hex()}")
         if executable is not None:
             keys.append(f"exec={executable}")
         return [*self.words, *keys, "--", *words]
@@ -140,6 +149,7 @@ class _Plan:
         self.strict = self.settings.sandbox == "required"
         self.listed = self.settings.read is not None or self.settings.write is not None
         self.offline = self.settings.network == "none"
+        self.egress: tuple[EgressDestination, ...] | None = None
         self.holds: dict[str, str] = {}
         self.lacks: dict[str, str] = {}
         self.keys: list[str] = ["limit=CORE:0"]
@@ -178,7 +188,9 @@ class _Plan:
             raise
         isolation = Isolation(mechanism, self.holds, self.lacks)
         wraps = mechanism == "bubblewrap"
-        return Confinement(isolation, words, wraps, self.environment, self.group, self.temporary)
+        return Confinement(
+            isolation, words, wraps, self.environment, self.group, self.temporary, self.egress
+        )
 
     def _unconfined(self, why: str) -> Confinement:
         self.lacks["everything"] = why
@@ -420,6 +432,17 @@ class _Plan:
         self.holds["system_calls"] = "seccomp"
 
     def _network(self, mechanism: str) -> None:
+        if self.settings.egress is not None:
+            if self.machine.no_broker:
+                self.lacks["network"] = f"deciding its connections: {self.machine.no_broker}"
+                return
+            self.egress = tuple(self.settings.destinations)
+            self.environment.update(RESOLVER_OPTIONS)
+            self.holds["network"] = (
+                f"connections to {', '.join(each.to for each in self.egress)} alone"
+                if self.egress
+                else "no connections"
+            )
         if not self.offline:
             return
         families = [

@@ -7,6 +7,7 @@ have made what bubblewrap needs a privilege. So a process tries each of it.
 import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from prism.isolation.confine_main import ABI_FILES, ABI_SCOPES
+from prism.isolation.egress_filter import program as egress_program
+from prism.isolation.notifications import refuse_one
 
 PROGRAM = str(Path(__file__).with_name("confine_main.py"))
 STUB = (sys.executable, "-I", "-S", PROGRAM)
@@ -41,6 +44,7 @@ class Machine:
     no_seccomp: str = "it was not looked for"
     bubblewrap: str = ""
     no_bubblewrap: str = "it was not looked for"
+    no_broker: str = "it was not looked for"
     uid: int = field(default_factory=os.getuid)
 
     @property
@@ -68,7 +72,8 @@ def look() -> Machine:
     no_bubblewrap = "it is not installed (package `bubblewrap`)"
     if program:
         no_bubblewrap = _bubblewrap(program)
-    return Machine(abi, no_landlock, no_seccomp, program, no_bubblewrap)
+    no_broker = no_seccomp or _broker()
+    return Machine(abi, no_landlock, no_seccomp, program, no_bubblewrap, no_broker)
 
 
 def _kernel() -> tuple[int, str, str]:
@@ -114,6 +119,39 @@ def _bubblewrap(program: str) -> str:
     if Path(where).is_file() and Path(where).read_text().strip() == "1":
         said += " (AppArmor keeps user namespaces to programs with a profile)"
     return f"the trial failed: {said or f'exit status {found.returncode}'}"
+
+
+_CONNECTS = "import socket, sys; sys.exit(socket.socket().connect_ex(('0.0.0.0', 1)) != 111)"
+
+
+def _broker() -> str:
+    """Why connections cannot be decided here; empty where they can. A process tries to connect,
+    and is answered without a connection: ECONNREFUSED."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        number = theirs.fileno()
+        words = [*STUB, f"broker={number}:{egress_program(os.uname().machine).hex()}", "--"]
+        words += [sys.executable, "-I", "-S", "-c", _CONNECTS]
+        with subprocess.Popen(  # noqa: S603 - the words are ours
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[number],
+        ) as process:
+            theirs.close()
+            ours.settimeout(TIMEOUT)
+            try:
+                _, found, _, _ = socket.recv_fds(ours, 1, 1)
+                why = refuse_one(found[0], TIMEOUT) if found else "its filter was refused"
+                if not why and process.wait(TIMEOUT) != 0:
+                    why = "the process was not answered"
+            except (OSError, subprocess.SubprocessError) as error:
+                why = str(error)
+            finally:
+                process.kill()
+            said = _last_line(process.communicate()[1].decode(errors="replace"))
+    return f"the trial failed: {said or why}" if why else ""
 
 
 def _run(words: list[str]) -> "subprocess.CompletedProcess[str]":

@@ -31,6 +31,7 @@ from prism.observability.audit_lines import (
     Chain,
     client_text,
     decision_of,
+    denied_connection,
     what_text,
     who_text,
 )
@@ -186,6 +187,14 @@ class AuditLog:
             )
         )
         if len(turn) == 1:
+            at_turn_end(self)
+
+    def deny_connection(self, namespace: str, instance: str, what: str) -> None:
+        """Record that the process of a plugin's ``instance`` was denied a connection."""
+        who, said = denied_connection(namespace, instance, what)
+        text = time_text(int(time.time() * 1000))
+        self._turn.append(AuditRecord(0, self._name, text, "", 0.0, who, said, msgspec.UNSET))
+        if len(self._turn) == 1:
             at_turn_end(self)
 
     def _outcome(self, call: Call) -> msgspec.Raw:

@@ -137,6 +137,13 @@ def what_text(call: Call, decision: str, rule: str) -> msgspec.Raw:
     )
 
 
+def denied_connection(namespace: str, instance: str, what: str) -> tuple[msgspec.Raw, msgspec.Raw]:
+    """Of whom a line speaks, and of what, that says which connection a plugin was denied."""
+    status = _STATUS_NAMES[StatusCode.PERMISSION_DENIED]
+    said = What(namespace, "connect", "deny", "egress", status, "no", 0, what, instance)
+    return _value(Who(f"plugin:{instance}")), _value(said)
+
+
 def _value(part: msgspec.Struct) -> msgspec.Raw:
     """The value of the first field of ``part``, with all others behind it."""
     return msgspec.Raw(_encode(part).partition(b":")[2][:-1])

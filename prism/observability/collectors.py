@@ -162,6 +162,11 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
         "Whether the plugin's process is kept from it: 1, or 0 where that cannot be had here",
         labels=["namespace", "mechanism", "from"],
     )
+    egress = CounterMetricFamily(
+        "prism_plugin_egress",
+        "Connections of the plugin's process that its `egress` allowed or denied",
+        labels=["namespace", "outcome"],
+    )
     journals, slots = supervisor.journals, supervisor.slots
     for status in supervisor.status():
         name = status.namespace
@@ -180,6 +185,8 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
             retries.add_metric([name, reason], number)
         for rule, number in journal.forgiven.items():
             forgiven.add_metric([name, rule], number)
+        for outcome, number in journal.egress.items():
+            egress.add_metric([name, outcome], number)
         if status.isolation is not None:
             how = status.isolation.mechanism
             for what in status.isolation.holds:
@@ -187,7 +194,7 @@ def supervision_metrics(supervisor: Supervisor) -> Iterator[Metric]:
             for what in status.isolation.lacks:
                 isolation.add_metric([name, how, what], 0)
     yield from (state, transitions, restarts, reloads, rotations, stale)
-    yield from (waiting, retries, forgiven, isolation)
+    yield from (waiting, retries, forgiven, isolation, egress)
     yield from _replica_metrics(supervisor)
 
 

@@ -22,7 +22,7 @@ from prism import __version__
 from prism.channels.channel import PluginChannel
 from prism.channels.frames.channel import ChannelSettings, FramedChannel
 from prism.channels.in_process import InProcessChannel, is_fault, speaker
-from prism.config.types import PluginConfig, PluginForm
+from prism.config.types import ClientTLS, PluginConfig, PluginForm
 from prism.contract.errors import CallError, ChannelError, SaidNothing
 from prism.contract.messages import (
     InitializeRequest,
@@ -193,7 +193,7 @@ class Connector:
         if self._listener is not None:
             return await self._accept(self._listener)
         place = plugin.socket or spec.replica or plugin.endpoint_text
-        files, address = _tls_files(plugin), spec.address
+        files, address = _tls_files(plugin.tls), spec.address
         with trio.move_on_after(plugin.start_timeout_seconds):
             match plugin.form, plugin.type:
                 case PluginForm.SOCKET, _:
@@ -389,6 +389,8 @@ class Connector:
             pid = self._plugin_log.pid = child.pid
             self._say("%s started as pid %d for namespace %s", spec.label, pid, spec.namespace)
             nursery.start_soon(child.listen)
+            if child.listener is not None:
+                cleanup.callback(self._decide_connections(child.listener, confinement, nursery))
             try:
                 if stream is None:
                     stream = await self._meet(child, nursery)
@@ -399,6 +401,25 @@ class Connector:
             finally:
                 self.ending = await child.end(plugin.kill_timeout_seconds)
                 self._say("%s (pid %d) %s", spec.label, pid, self.ending)
+
+    def _decide_connections(
+        self, listener: int, confinement: Confinement, nursery: trio.Nursery
+    ) -> Callable[[], None]:
+        """Have a broker decide what the plugin connects to; returns what ends that."""
+        # Imported here, as gRPC's: few plugins need it.
+        from prism.isolation.broker import Broker
+        from prism.isolation.egress import Rules
+
+        entries = [(each.to, _tls_files(each.tls)) for each in confinement.egress or ()]
+        broker = Broker(Rules(entries), self._plugin_log.denied, counts=self._plugin_log.egress)
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await broker.run(listener)
+
+        nursery.start_soon(run)
+        return scope.cancel
 
     async def _without_connection(
         self,
@@ -501,10 +522,9 @@ async def _closing(channel: PluginChannel) -> AsyncGenerator[PluginChannel, None
             await channel.aclose()
 
 
-def _tls_files(plugin: PluginConfig) -> TLSFiles | None:
-    if plugin.tls is None or not plugin.tls.enabled:
+def _tls_files(files: ClientTLS | None) -> TLSFiles | None:
+    if files is None or not files.enabled:
         return None
-    files = plugin.tls
     return TLSFiles(files.ca_cert, files.cert, files.key, files.server_name)
 
 

@@ -36,6 +36,7 @@ EventKind = Literal[
     "limits",
     "shadow",
     "isolation",
+    "egress",
     "added",
     "removed",
 ]
@@ -107,12 +108,15 @@ class EventFeed(Feed[Event]):
     """The events of all namespaces, numbered.
 
     ``lines_dropped`` counts the lines of all plugins that neither the log nor a journal has.
+    ``on_denied`` is called with the namespace, the instance and what a plugin's process may not
+    connect to; it must not block.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__(EVENTS_KEPT)
         self.clock = clock
         self.lines_dropped = 0
+        self.on_denied: Callable[[str, str, str], None] = lambda _namespace, _instance, _what: None
         self._numbers = itertools.count(1)
 
     def lines_were_dropped(self, number: int) -> None:
@@ -142,7 +146,8 @@ class Journal:
     """One namespace's part: its transitions and what its plugin writes.
 
     ``transitions`` counts by the state that was entered, ``reloads`` by outcome, and of these
-    the ``rotations``, for secrets that had changed; ``forgiven`` the plugin's mistakes by the
+    the ``rotations``, for secrets that had changed; ``egress`` the connections of its
+    processes that were allowed and denied, ``forgiven`` the plugin's mistakes by the
     rule that it broke. ``frames`` has its connections, for who looks at their frames.
     ``highest`` is the highest number of a generation so far.
     """
@@ -156,6 +161,7 @@ class Journal:
         self.reloads: Counter[str] = Counter()
         self.rotations: Counter[str] = Counter()
         self.forgiven: Counter[str] = Counter()
+        self.egress: Counter[str] = Counter()
         self.restarts = 0
         self.highest = 0
 
@@ -184,7 +190,7 @@ class Journal:
 
     def step(
         self,
-        kind: Literal["reload", "canary", "replica", "breaker", "isolation"],
+        kind: Literal["reload", "canary", "replica", "breaker", "isolation", "egress"],
         instance: str,
         reason: str,
         *,
@@ -315,6 +321,17 @@ class PluginLog:
     def isolation(self, said: str) -> None:
         """Its process is to be confined, as ``said``."""
         self._journal.step("isolation", self._instance, said)
+
+    @property
+    def egress(self) -> Counter[str]:
+        """How many of its connections were allowed, and denied."""
+        return self._journal.egress
+
+    def denied(self, what: str) -> None:
+        """Its process wanted a connection that it may not have, as ``what`` says."""
+        journal = self._journal
+        journal.step("egress", self._instance, what, level=logging.WARNING)
+        journal.events.on_denied(journal.namespace, self._instance, what)
 
     def line(self, stream: OutputStream, text: str) -> None:
         """Its process wrote a line."""

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -61,13 +62,16 @@ def clean_environment(additions: Mapping[str, str]) -> dict[str, str]:
 class PluginProcess:
     """One process. Made by :func:`start`; its owner runs ``listen``, and calls ``end`` once.
 
-    ``wraps``: it is a sandbox that the plugin's own process is in.
+    ``wraps``: it is a sandbox that the plugin's own process is in. ``listener``: the descriptor at
+    which its connections wait for a broker, of which the owner is who takes it; None where nobody
+    decides them.
     """
 
     def __init__(
         self, name: str, process: trio.Process, on_line: OnLine, *, wraps: bool = False
     ) -> None:
         self.name = name
+        self.listener: int | None = None
         self._wraps = wraps
         self._process = process
         self._on_line = on_line
@@ -235,13 +239,18 @@ async def run(
         LaunchError: the program cannot be run, or confined; the message says why.
     """
     words, report = list(argv), None
-    with ExitStack() as opened:
+    ours, given = socket.socketpair()
+    with ours, ExitStack() as opened:
+        opened.enter_context(given)
         if confinement.confines:
             reading, told = os.pipe()
             opened.callback(os.close, told)
             report = trio.lowlevel.FdStream(reading)
             descriptors = [*descriptors, told]
-            words, executable = confinement.command(told, argv, executable), None
+            if confinement.egress is not None:
+                descriptors.append(given.fileno())
+            words = confinement.command(told, argv, executable, given.fileno())
+            executable = None
         try:
             process = await trio.lowlevel.open_process(
                 words,
@@ -262,20 +271,23 @@ async def run(
             if isinstance(error, ValueError):
                 raise LaunchError(f"plugin {name!r}: cannot run {argv[0]!r}: {error}") from None
             raise
-    awaited.add(process.pid)
-    with trio.CancelScope(shield=True):  # or nobody would know of the process
-        await guardian().watch(process.pid)
-    child = PluginProcess(name, process, on_line, wraps=confinement.wraps)
-    if report is None:
+        awaited.add(process.pid)
+        with trio.CancelScope(shield=True):  # or nobody would know of the process
+            await guardian().watch(process.pid)
+        child = PluginProcess(name, process, on_line, wraps=confinement.wraps)
+        if report is None:
+            return child
+        opened.close()  # or the pipe would not end
+        try:
+            failed = await _read_report(report)
+            if failed is not None:
+                raise LaunchError(_cannot_confine(name, argv, directory, *failed))
+            if confinement.egress is not None:  # sent before it became its program
+                _, [child.listener], _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+        except BaseException:
+            await child.dismiss()
+            raise
         return child
-    try:
-        failed = await _read_report(report)
-        if failed is not None:
-            raise LaunchError(_cannot_confine(name, argv, directory, *failed))
-    except BaseException:
-        await child.dismiss()
-        raise
-    return child
 
 
 def descends_from(pid: int, ancestor: int) -> bool:
@@ -319,7 +331,7 @@ def _cannot_confine(
         return _cannot_run(name, argv, directory, error)
     return (
         f"plugin {name!r} could not be confined ({step}: {error.strerror}), and was not run; "
-        "`isolation: {sandbox: off}` runs it without"
+        '`isolation: {sandbox: "off"}` runs it without'
     )
 
 

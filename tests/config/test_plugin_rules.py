@@ -12,6 +12,38 @@ Problems = Callable[[str], list[str]]
 
 
 @pytest.mark.parametrize(
+    ("isolation", "problem"),
+    [
+        ("egress: [db]", """'db' is not a "host:port", such as "db.internal:5432\""""),
+        ("egress: ['a:1', {to: 'b:x'}]", "the port is a number from 1 to 65535, or *"),
+        ("egress: [{tls: {}}]", 'the required key "to" is missing'),
+        ("egress: [{to: 'unix:/a', tls: {}}]", "there is no TLS over a Unix socket"),
+        ("egress: ['10.1.0.0/8:1']", "the network is 10.0.0.0/8"),
+        ("egress: [], network: none", 'it goes without "network", which says all or nothing'),
+        ("egress: [], sandbox: 'off'", 'it means nothing with "sandbox: off"'),
+    ],
+)
+def test_destinations(isolation: str, problem: str, problems: Problems) -> None:
+    text = namespace("type: sidecar, command: a") + f"    isolation: {{{isolation}}}\n"
+    [found] = problems(text)
+    assert problem in found
+
+
+def test_a_plugin_with_destinations_is_not_met_on_a_socket(problems: Problems) -> None:
+    text = namespace("type: sidecar, command: a, socket: /b")
+    [found] = problems(text + "    isolation: {egress: []}\n")
+    assert "let it take the connection it is given" in found
+
+
+def test_destinations_of_a_namespace_stand_for_the_network_of_all() -> None:
+    text = "isolation: {network: none}\n" + namespace("type: sidecar, command: a")
+    config = parse_config(text + "    isolation: {egress: []}\n", "prism.yaml").config
+    [one] = config.namespaces
+    assert one.isolation.over(config.isolation).egress == []
+    assert one.isolation.over(config.isolation).network is None
+
+
+@pytest.mark.parametrize(
     ("plugin", "problem"),
     [
         ("type: in_process, socket: s", '"socket" belongs to type sidecar, not in_process'),

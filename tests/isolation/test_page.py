@@ -18,10 +18,13 @@ from prism_process import CHAOS, Proxy  # noqa: E402 - the path to it is above
 PAGE = (ROOT / "docs/isolation.md").read_text()
 
 
-def test_the_sample_is_one():
-    (sample,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    loaded = parse_config(sample, "prism.yaml")
-    assert loaded.config.namespaces[0].isolation.sandbox == "required"
+def test_the_samples_are_good():
+    samples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    limits, egress = [
+        parse_config(sample, "prism.yaml").config.namespaces[0].isolation for sample in samples
+    ]
+    assert limits.sandbox == "required"
+    assert egress.egress[0] == "db.internal:5432"
 
 
 @pytest.mark.skipif(not machine().has_scopes, reason="Landlock is not complete here")
