@@ -7,6 +7,7 @@ The code is compiled once for all, and shared by all engines through one file in
 
 import os
 import re
+import resource
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -138,6 +139,11 @@ def configuration(limits: Limits, *, component: bool) -> wasmtime.Config:
     config.wasm_function_references = False
     config.wasm_component_model = component
     config.parallel_compilation = False  # one module must not take all cores from the proxy
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        # By default 4 GiB of addresses for each memory, which saves it checks of its bounds.
+        config.memory_reservation = limits.memory_bytes
+        config.memory_reservation_for_growth = 0
+        config.memory_guard_size = 65536
     return config
 
 

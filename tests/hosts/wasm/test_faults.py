@@ -1,6 +1,8 @@
 """What modules do wrong, and on purpose: it costs their own call, and says what it was."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -410,3 +412,31 @@ async def test_a_later_instance_that_will_not_start_is_not_its_caller_s_fault(ru
         assert error.status is StatusCode.UNAVAILABLE
         assert "net" not in error.detail
         assert "a new instance would not start: net" in caplog.text
+
+
+def test_addresses_that_are_few_are_enough(tmp_path):
+    """Where a process may have few (RLIMIT_AS); wasmtime would reserve 4 GiB for each memory."""
+    module = save(tmp_path / "module.wasm", wat(run="(drop (i32.load (i32.const 0x7fffffff)))"))
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30,) * 2)
+import logging
+from prism.hosts.wasm.guest import Limits, Trapped
+from prism.hosts.wasm.jobs import Job
+from prism.hosts.wasm.plugin import compiled
+from prism.hosts.wasm.services import Grants, Services
+services = Services(Grants(), logging.getLogger())
+code = compiled({str(module)!r}, Limits(64 << 20), services)
+guests = [code.guest() for _ in range(8)]
+for guest in guests:
+    guest.job = Job("execute", bytes)
+    guest.start(b"{{}}")
+    assert guest.call("execute", "other", "{{}}") == b"{{}}"
+    try:
+        guest.call("execute", "run", "{{}}")
+    except Trapped as error:
+        assert "out of bounds" in str(error)
+        print("bounded")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["bounded"] * 8, done.stderr
