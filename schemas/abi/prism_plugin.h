@@ -23,7 +23,7 @@
  *
  * CALLS. `open` begins a call; exactly one `complete` ends it, from any thread, within `open` or any
  * time later: also for an operation that is unknown, and for a call that was cancelled. A second one,
- * or one for a call that never was, is dropped, logged and counted.
+ * or one for a call that never was, is dropped and logged.
  *
  * VERSIONS. `abi` says which table this is. Fields are only ever added, at the end: `size` says how
  * many the other side knows, and it has no others. A host refuses a table of another `abi`, or one

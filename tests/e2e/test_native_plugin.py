@@ -90,6 +90,7 @@ def test_a_crash_costs_its_own_call(proxy, name, fault):
     serves(proxy, "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fault"),
     [("hosted", "hang"), ("hosted", "never"), ("threaded", "hang"), ("threaded", "never")],
@@ -132,6 +133,7 @@ def test_a_result_that_is_none_fails_its_call_alone(proxy, name):
     serves(proxy, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["process", "none"])
 def test_a_reload_takes_the_file_that_is_there_now(start_prism, tmp_path, isolation):
     library = tmp_path / "libprobe.so"
@@ -153,6 +155,7 @@ def test_a_reload_takes_the_file_that_is_there_now(start_prism, tmp_path, isolat
     assert "2.0" in told.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["process", "none"])
 def test_only_the_bytes_that_were_verified_are_loaded(start_prism, tmp_path, isolation):
     library = tmp_path / "libprobe.so"
@@ -183,6 +186,7 @@ def test_a_library_that_cannot_be_used_says_why_where_it_is_looked_for(start_pri
     assert "there is no table 'fail_start'" in proxy.absence("refused")
 
 
+@pytest.mark.slow
 def test_a_shutdown_that_hangs_is_ended(start_prism):
     plugins = [
         namespace("hosted", probe_library(), config={"hang_stop": 1}),
