@@ -321,7 +321,7 @@ struct prism_session {
     pthread_cond_t changed, task, background;
     prism_text out;
     size_t out_from;
-    int closed, blocked, flush_soon, pooled_end, drain_seen;
+    int closed, blocked, flush_soon, pooled_end, drain_seen, ending;
     prism_call *calls, *tasks, *tasks_last;
     int running, executing;
     prism_text logs, go_away;
@@ -905,7 +905,8 @@ static void end_connection(prism_session *s) { /* when all is written; the mutex
     flush(s);
     for (double until = now() + CLOSING; s->out_from < s->out.size && !s->closed;)
         if (!await(&s->changed, s, until)) break;
-    shutdown(s->socket, SHUT_RDWR); /* the reader ends */
+    s->ending = 1;
+    shutdown(s->socket, SHUT_RDWR); /* the reader ends, perhaps in the middle of a frame */
 }
 
 static void shut_down(prism_session *s, prism_call *call) {
@@ -1216,7 +1217,10 @@ static const char *read_frames(prism_session *s) {
             ssize_t got = recv(s->socket, room, in.room - in.size - 1, 0);
             if (got < 0 && errno == EINTR) continue;
             if (got <= 0) {
-                if (got == 0 && in.size > 0) wrong = "the stream ended in the middle of a frame";
+                lock(s);
+                int by_us = s->ending;
+                unlock(s);
+                if (got == 0 && in.size > 0 && !by_us) wrong = "the stream ended in the middle of a frame";
                 else if (!s->greeted) { fprintf(stderr, "the host closed the connection instead of saying HELLO\n"); wrong = ""; }
                 break;
             }
