@@ -282,8 +282,11 @@ func TestShutdownWithACallThatNeverEnds(t *testing.T) {
 	if f := h.expectClose(9, Unavailable, "draining"); f.flags != flagNotBegun {
 		t.Error(f.flags)
 	}
-	h.expectClose(5, Cancelled, "")
-	h.expectClose(3, Unavailable, "stopping")
+	for ended := 0; ended < 2; ended++ { // the one by its handler, if that is quick enough, the other in its place
+		if f := h.next(); f.typ != tClose || f.stream == 3 && Status(f.aux) != Unavailable {
+			t.Fatal(f)
+		}
+	}
 	h.expectClose(7, OK, "success")
 	if err := <-h.ended; err != nil {
 		t.Fatal(err)

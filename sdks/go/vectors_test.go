@@ -305,7 +305,7 @@ func feed(t *testing.T, plugin Plugin, sent []byte, size int) ([]frame, error) {
 		}
 		sent = sent[size:]
 	}
-	_ = ours.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = ours.SetWriteDeadline(time.Now().Add(time.Minute))
 	_, _ = ours.Write(appendFrame(nil, frame{typ: tPing, aux: 4711})) // read when all before it was
 	ours.Close()
 	return <-told, <-ended
