@@ -1,6 +1,8 @@
 """What of a plugin's frames is told to who watches them, of each way to reach one."""
 
 import json
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -82,6 +84,34 @@ async def test_a_plugin_in_this_process_has_none(in_process):
     async with supervised(in_process()) as supervisor:
         with pytest.raises(InvalidRequest, match="in the proxy's own process, so there are no"):
             supervisor.frames("ns")
+
+
+async def test_a_plugin_that_is_called_over_grpc_has_none(make_spec):
+    spec = make_spec(type="grpc", endpoint="127.0.0.1:1", insecure=True)
+    async with supervised(spec) as supervisor:
+        with pytest.raises(InvalidRequest, match="is called over gRPC, so there are no frames"):
+            supervisor.frames("ns")
+
+
+@pytest.mark.parametrize(("kind", "way"), [("remote", "tcp"), ("websocket", "ws")])
+async def test_the_frames_of_a_plugin_behind_tcp(make_spec, program, kind, way):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, program, "--listen", f"{way}:{where}", "--insecure"]
+    listens = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+    try:
+        await listens.stderr.receive_some()  # it says that it listens
+        spec = make_spec(type=kind, endpoint=where, insecure=True)
+        async with supervised(spec) as supervisor:
+            slot = supervisor.slots["ns"]
+            with supervisor.frames("ns").watch(payloads=False) as feed, feed.follow() as follower:
+                await leased_call(slot, "pid")
+                frames = await told(follower, until=is_close)
+        assert [each.kind for each in frames if each.call] == ["OPEN", "CLOSE"]
+    finally:
+        listens.terminate()
+        await listens.wait()
+        await listens.stderr.aclose()
 
 
 class Channel:
