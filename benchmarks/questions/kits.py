@@ -65,7 +65,8 @@ def _kit(language: str) -> Iterator[Side]:
         command = build(language, ROOT / "build")
     except (pytest.skip.Exception, pytest.fail.Exception, AssertionError) as reason:
         raise Unavailable(str(reason)) from None
-    with _behind_a_proxy({"type": "sidecar", "command": command}, command[0]) as side:
+    running = language if KITS[language].by_shell else command[0]
+    with _behind_a_proxy({"type": "sidecar", "command": command}, running) as side:
         yield side
 
 

@@ -33,9 +33,13 @@ record Frame(int type, int flags, int codec, int method, long stream, long aux, 
 
     ByteBuffer bytes() {
         ByteBuffer bytes = ByteBuffer.allocate(HEADER + payload.length);
+        putInto(bytes);
+        return bytes.flip();
+    }
+
+    void putInto(ByteBuffer bytes) {
         bytes.putInt(payload.length).putInt((int) stream).put((byte) type).put((byte) flags).put((byte) codec)
                 .put((byte) method).putInt((int) aux).put(payload);
-        return bytes.flip();
     }
 
     boolean has(int flag) {

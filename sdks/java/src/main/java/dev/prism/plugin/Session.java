@@ -66,6 +66,7 @@ final class Session<S> {
     private final AtomicLong controls = new AtomicLong(); // the others
     private final Queue<Frame> queue = new ConcurrentLinkedQueue<>();
     private final ReentrantLock writing = new ReentrantLock();
+    private final ByteBuffer together = ByteBuffer.allocateDirect(65536); // of who writes
     private final Metrics metrics = new Metrics();
     private final CountDownLatch drainSeen = new CountDownLatch(1);
     private final AtomicBoolean ended = new AtomicBoolean();
@@ -555,23 +556,22 @@ final class Session<S> {
     private void write() {
         for (Frame frame; (frame = queue.poll()) != null;) {
             if (broken) continue;
-            ByteBuffer bytes = frame.bytes();
+            ByteBuffer bytes;
+            if (Frame.HEADER + frame.payload().length > together.capacity()) {
+                bytes = frame.bytes();
+            } else { // of many short ones, those that are there leave together
+                frame.putInto(together.clear());
+                for (Frame next; (next = queue.peek()) != null && together.remaining() >= Frame.HEADER + next.payload().length;) {
+                    queue.remove().putInto(together);
+                }
+                bytes = together.flip();
+            }
             try {
-                // Of many short ones, those that are there leave together.
-                if (!queue.isEmpty() && bytes.remaining() < 65536) bytes = gather(bytes);
                 while (bytes.hasRemaining()) connection.out().write(bytes);
             } catch (IOException error) {
                 broken = true; // the reader sees the end, too
             }
         }
-    }
-
-    private ByteBuffer gather(ByteBuffer first) {
-        ByteBuffer together = ByteBuffer.allocate(65536 + first.remaining()).put(first);
-        for (Frame frame; (frame = queue.peek()) != null && together.remaining() >= Frame.HEADER + frame.payload().length;) {
-            together.put(queue.remove().bytes());
-        }
-        return together.flip();
     }
 
     private void note(Map<String, Object> note) {
