@@ -18,13 +18,17 @@ gets an ``ok`` before the program is run; ``broker`` a connected socket and a fi
 ``probe=1`` instead tries what the kernel offers, and prints it.
 """
 
+# `signal` itself takes the time that enumerations take.
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import resource
-import signal
 import struct
 import sys
-from collections.abc import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what is for type checkers alone is not worth its time either
+    from collections.abc import Iterator
 
 EXIT_FAILED = 126
 """The status with which it ends where it could not confine itself, or run the program."""
@@ -63,7 +67,7 @@ def within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def cover(place: str, closed: list[str], own: list[str], *, anywhere: bool) -> Iterator[str]:
+def cover(place: str, closed: list[str], own: list[str], *, anywhere: bool) -> "Iterator[str]":
     """Paths that together are all below ``place`` but what is ``closed``.
 
     Landlock only allows, and what it allows is of all that is below. So a directory in which
@@ -400,8 +404,8 @@ def main(arguments: list[str]) -> None:
         environment = given_environment()  # it is root's alone once the user is another
         confine(keys, step)
         # Python has changed these; and SIGTERM may have been ignored on the way here.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGTERM):
+            _signal.signal(number, _signal.SIG_DFL)
         step[0] = "run"
         program = keys.one("exec") or words[0]
         if "ready" in keys:

@@ -272,15 +272,12 @@ class _Plan:
         self.keys += [f"own={path}" for path in own]
         if anywhere:
             self.keys.append("split=anywhere")
-        open_still = [
+        reached = [
             path
-            for path in self.closed
-            if any(
-                within(path, reached)
-                for place in dict.fromkeys(read)
-                for reached in cover(os.path.realpath(place), self.closed, own, anywhere=anywhere)
-            )
+            for place in dict.fromkeys(os.path.realpath(path) for path in read)
+            for path in cover(place, self.closed, own, anywhere=anywhere)
         ]
+        open_still = [path for path in self.closed if any(within(path, place) for place in reached)]
         if not open_still:
             self.holds["files"] = "Landlock"
             return

@@ -1,6 +1,9 @@
 """What docs/isolation.md and the commands of operators say, against a proxy that runs."""
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ from prism.isolation.machine import machine
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests/e2e/support"))
 
-from prism_process import CHAOS, Proxy  # noqa: E402 - the path to it is above
+from prism_process import CHAOS, Proxy, eventually, group_members  # noqa: E402 - the path to it is above
 
 PAGE = (ROOT / "docs/isolation.md").read_text()
 
@@ -49,3 +52,42 @@ def test_operators_see_what_holds_and_what_does_not(tmp_path):
             assert proxy.metric("prism_plugin_isolation", **labels) == value
     finally:
         proxy.check()
+
+
+NEEDS_BUBBLEWRAP = pytest.mark.skipif(bool(machine().no_bubblewrap), reason=machine().no_bubblewrap)
+
+
+@NEEDS_BUBBLEWRAP
+def test_replicas_in_sandboxes_are_replaced_and_outlive_no_proxy(tmp_path):
+    """A change of the block reloads them; and where the proxy is killed, its guardian ends all."""
+    plugin = {"type": "sidecar", "command": CHAOS, "start_timeout_seconds": 60, "processes": 2}
+    namespace = {"name": "a", "backend": "chaos", "plugin": plugin}
+    proxy = Proxy(tmp_path, {"namespaces": [namespace], "isolation": {"mechanism": "bubblewrap"}})
+    try:
+        proxy.wait_ready()
+        first = replicas(proxy)
+        for pid in first:
+            assert CHAOS[1] in Path(f"/proc/{pid}/cmdline").read_text()
+        groups = [os.getpgid(pid) for pid in first]
+        offline = {"mechanism": "bubblewrap", "network": "none"}
+        text = json.dumps({"namespaces": [namespace], "isolation": offline})
+        (tmp_path / "prism.yaml").write_text(text)
+        os.kill(proxy.pid, signal.SIGHUP)
+        eventually(lambda: len(replicas(proxy) - first) == 2)
+        eventually(lambda: not any(group_members(group) for group in groups))
+        status = proxy.client.get(f"{proxy.admin}/admin/plugins/a").json()
+        assert "network" in status["isolation"]["holds"]
+        assert proxy.call("a", "echo", {"back": 1}).text == '{"back": 1}'
+        groups = [os.getpgid(pid) for pid in replicas(proxy)]
+    finally:
+        os.kill(proxy.pid, signal.SIGKILL)
+        proxy.process.wait()
+        proxy.process.stdout.close()
+        proxy.client.close()
+    eventually(lambda: not any(group_members(group) for group in groups))
+
+
+def replicas(proxy):
+    """The numbers of their processes."""
+    status = proxy.client.get(f"{proxy.admin}/admin/plugins/a").json()
+    return {one["pid"] for one in status["replicas"] if one["pid"]}
