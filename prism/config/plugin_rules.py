@@ -252,7 +252,7 @@ def check_isolation(config: Config, namespace: NamespaceConfig, at: Place) -> No
     here = at["isolation"]
     check_sandbox(namespace.isolation, here)
     settings = namespace.isolation.over(config.isolation)
-    if not here.is_written or not here.is_sound:
+    if not here.is_sound or namespace.isolation == IsolationConfig():
         return
     check_egress(namespace.isolation, here)
     try:
