@@ -62,7 +62,7 @@ def _kit(language: str) -> Iterator[Side]:
         Unavailable: it cannot be built here.
     """
     try:
-        command = build(language, ROOT / "build")
+        command = build(language, ROOT / "build", fast=True)
     except (pytest.skip.Exception, pytest.fail.Exception, AssertionError) as reason:
         raise Unavailable(str(reason)) from None
     running = language if KITS[language].by_shell else command[0]
