@@ -29,10 +29,9 @@ need nghttpd nghttp2-server
 need chromium-headless-shell chromium-headless-shell
 need redis-server redis-server
 need webdis webdis
-# WebAssembly: C with its library, Rust's library for it, and npm for what components are made with.
+# WebAssembly: C with its library, and Rust's library for it.
 need clang clang
 need wasm-ld lld
-need npm npm
 [ -e /usr/lib/wasm32-wasi/libc.a ] || [ -e /usr/lib/wasm32-wasi ] || missing="$missing wasi-libc"
 ls /usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a >/dev/null 2>&1 ||
     missing="$missing libclang-rt-dev-wasm32"
