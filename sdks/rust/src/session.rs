@@ -113,7 +113,8 @@ pub(crate) async fn serve_session(
     // In a task of its own, so that it reads on where this one waits for calls to end.
     let reading = tokio::spawn(read(reader, link.clone(), runner.clone(), pong.clone()));
     let (finish, finished) = watch::channel(false);
-    let writing = tokio::spawn(write(writer, link.clone(), finished));
+    // Ends with this one, so that a host that reads nothing does not keep the connection.
+    let mut writing = Guard(tokio::spawn(write(writer, link.clone(), finished)));
     let (_done, ended) = mpsc::channel();
     let (telling, counted) = (link.clone(), runner.clone());
     std::thread::spawn(move || tell(&telling, &counted, &tasks, &ended));
@@ -147,7 +148,7 @@ pub(crate) async fn serve_session(
     }
     let _ = finish.send(true);
     link.queued.notify_one();
-    let _ = timeout(CLOSING, writing).await;
+    let _ = timeout(CLOSING, &mut writing.0).await;
     if runner.replaced.load(std::sync::atomic::Ordering::Relaxed) {
         return Ended::Replaced;
     }
