@@ -5,6 +5,19 @@
 
 #define HEADERS_ON_STACK 32
 
+/* Headers that change from one response to the next. In HPACK's table they would only drive out
+ * others, of which each costs as much again. (NOT_INDEXED in h2_library.py.) */
+static uint8_t indexing_of(const char *name, Py_ssize_t len)
+{
+    static const char request_id[] = "x-request-id", standing[] = "ratelimit";
+
+    if ((len == sizeof request_id - 1 && !memcmp(name, request_id, sizeof request_id - 1)) ||
+        (len == sizeof standing - 1 && !memcmp(name, standing, sizeof standing - 1))) {
+        return NG_NV_NO_INDEX;
+    }
+    return 0;
+}
+
 static int submit_headers(Session *self, long stream_id, PyObject *headers, int end)
 {
     ng_nv on_stack[HEADERS_ON_STACK], *fields = on_stack;
@@ -33,7 +46,8 @@ static int submit_headers(Session *self, long stream_id, PyObject *headers, int 
         fields[i] = (ng_nv){
             (uint8_t *)PyBytes_AS_STRING(name), (uint8_t *)PyBytes_AS_STRING(value),
             (size_t)PyBytes_GET_SIZE(name),     (size_t)PyBytes_GET_SIZE(value),
-            NG_NV_NO_COPY_NAME | NG_NV_NO_COPY_VALUE,
+            NG_NV_NO_COPY_NAME | NG_NV_NO_COPY_VALUE |
+                indexing_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)),
         };
     }
     result = ng.submit_headers(self->session, end ? NG_FLAG_END_STREAM : NG_FLAG_NONE,

@@ -32,7 +32,7 @@ from prism.calls.overload import HIGH
 from prism.calls.policies.circuit_breaker import CircuitBreaker
 from prism.calls.policies.hedging import Hedge
 from prism.calls.policies.policy import Policy, Witness
-from prism.calls.policies.rate_limit import StoreWait
+from prism.calls.policies.rate_limit import Standing, StoreWait
 from prism.calls.stream import ClientStream
 from prism.contract.errors import (
     NEVER_BEGAN,
@@ -104,7 +104,8 @@ class Call(ABC):
     ``stream`` is there when the caller wants a stream; the params are its first message then.
     ``client`` is the address by which streams are counted. ``priority`` is what its client takes
     it for (``calls.overload``), the highest where it does not say. ``tasks`` runs what has to wait.
-    ``circuit`` is told of each attempt, where the namespace has circuit breakers.
+    ``circuit`` is told of each attempt, where the namespace has circuit breakers; ``standing`` is
+    what the answer says of its rate limits, where there are some.
 
     ``decision`` is what let the call pass, where clients are authenticated, by the permission
     ``needs``: the table may be another by the time it ends.
@@ -154,6 +155,7 @@ class Call(ABC):
         "refusal",
         "request_id",
         "retries",
+        "standing",
         "started",
         "status",
         "stream",
@@ -192,6 +194,7 @@ class Call(ABC):
         self.deadline = 0.0
         self.held: Hold | None = None
         self.circuit: CircuitBreaker | None = None
+        self.standing: Standing | None = None
         self.reading_until: float | None = None
         self.instance: Instance | None = None
         self.instance_id = ""
@@ -240,10 +243,6 @@ class Call(ABC):
     def address(self) -> str:
         """The client's address; empty if it has none."""
         return self.client
-
-    def tell(self, name: bytes, value: bytes) -> None:
-        """Add a header to the answer, whatever that will be, in place of one of that name. Over
-        what has none, nothing is told."""
 
     @abstractmethod
     def send_error(self, error: CallError) -> None:

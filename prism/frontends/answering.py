@@ -257,9 +257,12 @@ class ExchangeCall(Call):
         client = self.exchange.peer.client
         return client[0] if client else ""
 
-    def tell(self, name: bytes, value: bytes) -> None:
-        others = [header for header in self.extra_headers if header[0] != name]
-        self.extra_headers = [*others, (name, value)]
+    def own_headers(self) -> Headers:
+        """The headers that every answer of this call has."""
+        headers = [(b"x-request-id", self.request_id.encode()), *self.extra_headers]
+        if self.standing is not None:
+            headers += self.standing.headers()
+        return headers
 
     def cancelled(self, why: Cancelled) -> None:
         """From the exchange: nobody waits for the response, or the proxy cannot."""
@@ -306,7 +309,7 @@ class ExchangeCall(Call):
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the whole response. The call is over, so that nothing can happen to it any more."""
         self.exchange.unwatch()
-        headers = [*headers, (b"x-request-id", self.request_id.encode()), *self.extra_headers]
+        headers = headers + self.own_headers()
         if self.retries or self.hedge is not None:
             headers += self.attempts_headers()
         self.exchange.respond(status, headers, body)

@@ -61,6 +61,17 @@ class Bucket:
         over = self.level_at(rate, now) + cost - rate.burst
         return over / rate.per_second if over > 0.0 else 0.0
 
+    def take(self, rate: Rate, cost: float, now: float) -> float:
+        """Use ``cost`` if it fits, and return 0; else the seconds until it does."""
+        level = self.level_at(rate, now) + cost
+        over = level - rate.burst
+        if over > 0.0:
+            return over / rate.per_second
+        self.level = level
+        if now > self.at:
+            self.at = now
+        return 0.0
+
     def use(self, rate: Rate, cost: float, now: float) -> None:
         """Use ``cost``, whether it fits or not."""
         self.level = self.level_at(rate, now) + cost

@@ -128,7 +128,8 @@ class _Login(NamedTuple):
 
 
 class LimitsStore:
-    """What limits are shared by, if ``config`` has anything; ``run`` must run for that.
+    """What limits are shared by, if ``config`` has anything (``is_shared``: each limited call
+    asks that); ``run`` must run for that.
 
     ``down`` is why it cannot be asked, empty while it can, or may be in a moment. ``on_change``
     is told, once, that it went down, and why, if that is another reason later, and that it came
@@ -138,6 +139,7 @@ class LimitsStore:
 
     def __init__(self, found_in: Secrets | None = None) -> None:
         self.config: LimitsStoreConfig | None = None
+        self.is_shared = False
         self.down = ""
         self.asked = 0
         self.failures = 0
@@ -166,11 +168,6 @@ class LimitsStore:
         return store
 
     @property
-    def is_shared(self) -> bool:
-        """Is there a store?"""
-        return self.config is not None
-
-    @property
     def address(self) -> str:
         """Where it is."""
         return "" if self.config is None else self.config.url
@@ -180,6 +177,7 @@ class LimitsStore:
         self._secrets_config = secrets_config
         if config != self.config:
             self.config = config
+            self.is_shared = config is not None
             self._missed = (self._missed or bool(self.down)) and config is not None
             self.down = ""
             self._tried = trio.Event()

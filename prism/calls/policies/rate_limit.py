@@ -12,6 +12,7 @@ counts itself; of shared limits that were asked before, it is.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from ipaddress import ip_address
 from math import ceil, inf
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prism.calls")
 
+Header = tuple[bytes, bytes]
+
+POLICY, STANDING = b"ratelimit-policy", b"ratelimit"
+"""Headers: what the limits are, and what is left of them."""
 LEASES_KEPT = 10.0
 """Seconds for which is known how much to ask the store for."""
 NO_OPERATION = "_unknown"
@@ -68,6 +73,9 @@ class Limit:
         self.leases: Recent[Lease] = Recent(LEASES_KEPT)
         self._crowds: dict[int, Bucket] = {}
         self._most = 0.0
+        self._shown_of: Bucket | None = None
+        self._shown_at = self._shown_level = 0.0
+        self._shown: list[Header] = []
         self.configure(config)
 
     def configure(self, config: RateLimitConfig) -> None:
@@ -94,6 +102,8 @@ class Limit:
             else (1, max(self.burst, int(self.rate.per_second)))
         )
         self.header = f'"{self.name}";q={quota};w={window}'
+        self._policy = (POLICY, self.header.encode("ascii"))
+        self._shown_of = None
 
     def cost(self, operation: str, declared: OperationDeclaration | None) -> int:
         """What a call of ``operation`` uses; 0 if it is not limited."""
@@ -150,6 +160,20 @@ class Limit:
             self.config.operations,
         )
 
+    def shown(self, bucket: Bucket) -> list[Header]:
+        """What a client is told where this limit is the only one, and is not shared. Of answers
+        that leave in one turn, most have the same."""
+        now = turn_time()
+        if (
+            bucket is not self._shown_of
+            or now != self._shown_at
+            or bucket.level != self._shown_level
+        ):
+            standing = self.standing(bucket, None, now).encode("ascii")
+            self._shown = [self._policy, (STANDING, standing)]
+            self._shown_of, self._shown_at, self._shown_level = bucket, now, bucket.level
+        return self._shown
+
     def standing(self, bucket: Bucket, lease: Lease | None, now: float) -> str:
         """How ``bucket`` stands, as a member of the header ``RateLimit``."""
         left = self.rate.burst - bucket.level_at(self.rate, now)
@@ -160,7 +184,17 @@ class Limit:
         return f'"{self.name}";r={max(0, int(left))};t={full}'
 
 
-class LimitUse:
+class Standing(ABC):
+    """How the limits of one call stand: what its client is told of them with the answer."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def headers(self) -> list[Header]:
+        """As they stand now."""
+
+
+class LimitUse(Standing):
     """Where one limit stands for one call: the key's ``bucket``, and ``cost``."""
 
     __slots__ = ("bucket", "cost", "key", "lease", "limit")
@@ -171,6 +205,26 @@ class LimitUse:
         self.bucket = bucket
         self.cost = cost
         self.lease: Lease | None = None
+
+    def headers(self) -> list[Header]:
+        return self.limit.shown(self.bucket)
+
+
+class LimitUses(Standing):
+    """Where several limits stand for one call, or shared ones. ``policy`` is what they are."""
+
+    __slots__ = ("places", "policy")
+
+    def __init__(self, policy: Header, places: list[LimitUse]) -> None:
+        self.policy = policy
+        self.places = places
+
+    def headers(self) -> list[Header]:
+        if not self.places:
+            return [self.policy]
+        now = turn_time()
+        standings = [place.limit.standing(place.bucket, place.lease, now) for place in self.places]
+        return [self.policy, (STANDING, ", ".join(standings).encode("ascii"))]
 
 
 class StoreWait:
@@ -222,7 +276,8 @@ class RateLimit(Policy):
 
     def __init__(self, namespace: "Namespace") -> None:
         self._limits: tuple[Limit, ...] = ()
-        self._header = b""
+        self._only: Limit | None = None
+        self._header: Header = (POLICY, b"")
         self._looked_at: dict[str, OperationDeclaration] | None = None
         super().__init__(namespace)
 
@@ -244,15 +299,19 @@ class RateLimit(Policy):
                 limit.configure(config)
             limits.append(limit)
         self._limits = tuple(limits)
-        self._header = ", ".join(limit.header for limit in limits).encode("ascii")
+        self._only = limits[0] if len(limits) == 1 else None
+        self._header = (POLICY, ", ".join(limit.header for limit in limits).encode("ascii"))
         self._looked_at = None
 
     # -- a call -----------------------------------------------------------------------
 
     def enter(self, call: "Call") -> bool | None:
         now = turn_time()
-        places = self._places(call, now)
         store = self.namespace.limits_store
+        if self._only is not None and not store.is_shared:
+            self._enter_only(self._only, call, now)
+            return None
+        places = self._places(call, now)
         if store.is_shared:
             for place in places:
                 place.lease = place.limit.lease(place.key, place.bucket, now)
@@ -261,6 +320,24 @@ class RateLimit(Policy):
             return True
         self._use(call, places, now)
         return None
+
+    def _enter_only(self, limit: Limit, call: "Call", now: float) -> None:
+        """What ``enter`` comes to with one limit that is this proxy's own, as most are."""
+        operations = self.namespace.slot.operations
+        if operations is not self._looked_at:
+            self._look_at(operations)
+        operation = call.operation
+        declared = operations.get(operation)
+        cost = limit.cost(operation, declared)
+        if not cost:
+            call.standing = LimitUses(self._header, [])
+            return
+        key = limit.key(call, is_known=declared is not None)
+        bucket = limit.bucket(key, now)
+        call.standing = LimitUse(limit, key, bucket, cost)
+        wait = inf if cost > limit.burst else bucket.take(limit.rate, cost, now)
+        if wait > 0.0:
+            raise limit.refusal(cost, wait)
 
     def precheck(self, call: "Call") -> None:
         """What is certain of any operation; over gRPC it is not known yet which one it is."""
@@ -306,17 +383,17 @@ class RateLimit(Policy):
         for place in places:
             limit, lease, cost = place.limit, place.lease, place.cost
             if cost > limit.burst:
-                self._refuse(call, places, place, inf, now)
+                self._refuse(call, places, place, inf)
             elif not store.is_shared:
                 wait = place.bucket.wait(limit.rate, cost, now)
                 if wait > 0.0:
-                    self._refuse(call, places, place, wait, now)
+                    self._refuse(call, places, place, wait)
             elif store.down:
                 self._check_without_store(call, places, place, now)
             elif lease is not None and lease.held < cost:
                 wait = lease.wait(cost, now)
                 if wait > 0.0:
-                    self._refuse(call, places, place, wait, now)
+                    self._refuse(call, places, place, wait)
 
     def _check_without_store(
         self, call: "Call", places: list[LimitUse], place: LimitUse, now: float
@@ -329,28 +406,17 @@ class RateLimit(Policy):
             wait = place.bucket.wait(limit.rate, place.cost, now)
             if wait > 0.0:
                 limit.unshared += 1
-                self._refuse(call, places, place, wait, now)
+                self._refuse(call, places, place, wait)
 
-    def _refuse(
-        self, call: "Call", places: list[LimitUse], place: LimitUse, wait: float, now: float
-    ) -> None:
-        self._tell(call, places, now)
+    def _refuse(self, call: "Call", places: list[LimitUse], place: LimitUse, wait: float) -> None:
+        call.standing = LimitUses(self._header, places)
         raise place.limit.refusal(place.cost, wait)
 
     def _use(self, call: "Call", places: list[LimitUse], now: float) -> None:
         """The call passes."""
         for place in places:
             place.bucket.use(place.limit.rate, place.cost, now)
-        self._tell(call, places, now)
-
-    def _tell(self, call: "Call", places: list[LimitUse], now: float) -> None:
-        """Tell the client how its limits stand."""
-        call.tell(b"ratelimit-policy", self._header)
-        if places:
-            standing = ", ".join(
-                place.limit.standing(place.bucket, place.lease, now) for place in places
-            )
-            call.tell(b"ratelimit", standing.encode("ascii"))
+        call.standing = LimitUses(self._header, places)
 
     # -- with a store -------------------------------------------------------------------
 
@@ -390,7 +456,7 @@ class RateLimit(Policy):
                     self._check_without_store(call, places, place, now)
                     place.limit.unshared += 1
             elif wait > 0.0:
-                self._refuse(call, places, places[number], wait, now)
+                self._refuse(call, places, places[number], wait)
             elif self._ask(call, places, number + 1, now):
                 return
             self._use(call, places, now)

@@ -210,10 +210,9 @@ class GrpcCall(ExchangeCall):
         return pack(payload)
 
     def _head(self) -> Headers:
-        headers = [_CONTENT_TYPE, _ACCEPT_ENCODING, (b"x-request-id", self.request_id.encode())]
+        headers = [_CONTENT_TYPE, _ACCEPT_ENCODING, *self.own_headers()]
         if self._answer_encoding is not Encoding.IDENTITY:
             headers.append((b"grpc-encoding", self._answer_encoding.encode("ascii")))
-        headers += self.extra_headers
         return headers
 
     def _trailers(self, error: CallError | None) -> Headers:

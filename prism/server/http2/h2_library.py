@@ -44,8 +44,8 @@ MEMORABLE = 512
 MEMORABLE_FIELDS = 32
 """Each may be a single byte, compressed."""
 
-NOT_INDEXED = frozenset({b"x-request-id"})
-"""Headers that no two responses share. In HPACK's table they would only drive out others, and
+NOT_INDEXED = frozenset({b"x-request-id", b"ratelimit"})
+"""Headers that hardly two responses share. In HPACK's table they would only drive out others, and
 hpack searches the whole of it for each header."""
 
 

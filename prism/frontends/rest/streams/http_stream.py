@@ -31,7 +31,10 @@ class HTTPStream(ClientStream):
         self._call.http_status = 200
         headers = stream_headers(self._form.content_type, self._call.request_id)
         headers += self._call.attempts_headers()
-        await self._exchange.begin(200, [*headers, *self._call.extra_headers])
+        headers += self._call.extra_headers
+        if self._call.standing is not None:
+            headers += self._call.standing.headers()
+        await self._exchange.begin(200, headers)
         await self._write(self._form.beat())
 
     async def send(self, response: StreamResponse) -> None:

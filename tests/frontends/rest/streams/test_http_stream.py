@@ -24,6 +24,7 @@ def call(exchange):
         bytes_out=0,
         extra_headers=[(b"vary", b"origin")],
         attempts_headers=list,
+        standing=None,
     )
 
 
