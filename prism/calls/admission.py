@@ -138,6 +138,8 @@ class Admission:
         self._max_inside = 0
         self._number = 0
         self._shares: dict[str, _Share] = {}
+        # The last that was forgotten: where calls come one by one, each would make it anew.
+        self._idle: _Share | None = None
         self._waiting_shares = 0
         self._ready: list[tuple[int, float, int, _Share]] = []
         self._claimants: dict[str, _Share] = {}  # by when their claims are due
@@ -197,7 +199,10 @@ class Admission:
         displaced = None if victim is None else self._displace(victim, now)
         share = self._shares.get(name)
         if share is None:
-            share = self._shares[name] = _Share(name)
+            share, self._idle = self._idle, None
+            if share is None or share.name != name:
+                share = _Share(name)
+            self._shares[name] = share
         self._number += 1
         ticket = Ticket(call, deadline, self._number, share, now, self.namespace)
         if is_free:
@@ -360,6 +365,7 @@ class Admission:
     def _forget(self, share: _Share) -> None:
         if not share.inside and not share.waiting and not share.wanted:
             del self._shares[share.name]
+            self._idle = share
 
     # -- shares ----------------------------------------------------------------
 

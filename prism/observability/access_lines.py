@@ -61,6 +61,8 @@ class RequestPart(NamedTuple):
     certificate: str = ""
 
 
+_PRINTABLE = bytes(range(0x20, 0x7F))
+
 NOBODY = RequestPart()
 """Of a call that came over no exchange."""
 
@@ -95,7 +97,10 @@ def _text(value: bytes) -> str:
 
 def printable(text: str) -> str:
     """``text`` with escapes in place of what is not printable."""
-    if text.isprintable():  # as nearly all are; character by character is what a refusal can cost
+    # As nearly all are. Looked at in one go: character by character is what a refusal can cost.
+    if text.isascii() and not text.encode().translate(None, _PRINTABLE):
+        return text
+    if text.isprintable():
         return text
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
