@@ -34,7 +34,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "shedding": {"shedding": {"loop_lag_seconds": 10}},
     "hedging": {"hedging": {"after": 5}},  # of no call: that would be another call
 }
-"""What a namespace has, for each of them; ``shedding`` is the proxy's."""
+"""What a namespace has, for each of them, or the proxy (``OF_THE_PROXY``)."""
 NONE, ALL = "no policy", "all of them"
 MOST_OF_ALL = 1.1
 """Times a proxied call's CPU time: what all of them may cost together."""
@@ -46,6 +46,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
 }
 REFUSAL = {"rate limit": b"429", "breaker": b"503"}
+AT_ONCE: dict[str, Any] = {"listen": {"limits": {"refusals_per_second": None}}}
+OF_THE_PROXY = ("shedding", "listen")
 MOST_OF_REFUSAL = 25.0
 """Microseconds."""
 LIMITED = {"limits": {**POLICIES["rate limit"]["limits"], "max_queued": 256, "fair_shares": True}}
@@ -69,8 +71,9 @@ def _passing(effort: Effort) -> Section:
     """Calls to a spawned plugin, of which none is refused."""
     sides = {NONE: {}, **POLICIES, ALL: _together(list(POLICIES.values()))}
     with Lineup() as lineup:
-        for name, settings in sides.items():
-            lineup.add(name, _proxy(settings))
+        for compiled in (False, True):
+            for name, settings in sides.items():
+                lineup.add(_named(name, compiled=compiled), _proxy(settings, compiled=compiled))
         results = take_turns(lineup.sides, [BUSY], rounds=effort.rounds, seconds=effort.seconds)
     spent = microseconds_each(lambda sample: sample.cpu)
     text = [
@@ -78,13 +81,22 @@ def _passing(effort: Effort) -> Section:
         "",
         *absent(lineup.missing | results.failed),
     ]
-    for name in POLICIES:
-        found = results.ratio(name, NONE, BUSY, spent)
-        if found is not None:
-            text.append(f"- CPU time of the proxy per call, {name} / {NONE}: **{found:.2f}**")
-    what = f"CPU time of the proxy per call, {ALL} / {NONE}"
-    text.append(verdict(what, results.ratio(ALL, NONE, BUSY, spent), MOST_OF_ALL, at_least=False))
+    for compiled in (False, True):
+        none, everything = _named(NONE, compiled=compiled), _named(ALL, compiled=compiled)
+        for name in POLICIES:
+            side = _named(name, compiled=compiled)
+            found = results.ratio(side, none, BUSY, spent)
+            if found is not None:
+                text.append(f"- CPU time of the proxy per call, {side} / {none}: **{found:.2f}**")
+        what = f"CPU time of the proxy per call, {everything} / {none}"
+        found = results.ratio(everything, none, BUSY, spent)
+        text.append(verdict(what, found, MOST_OF_ALL, at_least=False))
     return Section("\n".join(text), failed=results.failed)
+
+
+def _named(what: str, *, compiled: bool) -> str:
+    """How the tables call a proxy that does ``what``."""
+    return f"{what}, compiled" if compiled else what
 
 
 def _together(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -105,26 +117,33 @@ def configured(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """``namespace`` with ``settings``, and what of these is the proxy's."""
     found = _with(namespace, settings)
-    return found, {name: found.pop(name) for name in ("shedding",) if name in found}
+    return found, {name: found.pop(name) for name in OF_THE_PROXY if name in found}
 
 
 @contextmanager
-def _proxy(settings: dict[str, Any], answers: bytes = b"200") -> Iterator[Target]:
+def _proxy(
+    settings: dict[str, Any], answers: bytes = b"200", *, compiled: bool = False
+) -> Iterator[Target]:
     """A proxy before a spawned echo plugin, in a namespace with ``settings``."""
     namespace, outside = configured(prism.echo("echo", prism.SPAWNED), settings)
     with (
         tempfile.TemporaryDirectory() as folder,
-        prism.prism(Path(folder), [namespace], prism.fastest_codec(), outside) as (pid, url),
+        prism.prism(
+            Path(folder), [namespace], prism.fastest_codec(), outside, compiled=compiled
+        ) as (pid, url),
     ):
         (spawned,) = children(pid, prism.ECHO_PLUGIN)
         yield Target(f"{url}/v1/echo/echo", [pid], [spawned], answers=answers)
 
 
 def _refused(effort: Effort) -> Section:
-    """Calls that are refused."""
+    """Calls that are refused, and told so at once: late ones would be fewer, not cheaper."""
     with Lineup() as lineup:
-        for name, settings in REFUSED.items():
-            lineup.add(f"refused: {name}", _proxy(settings, answers=REFUSAL[name]))
+        for compiled in (False, True):
+            for name, settings in REFUSED.items():
+                side = _named(f"refused: {name}", compiled=compiled)
+                proxy = _proxy({**settings, **AT_ONCE}, REFUSAL[name], compiled=compiled)
+                lineup.add(side, proxy)
         results = take_turns(lineup.sides, [BUSY], rounds=effort.rounds, seconds=effort.seconds)
     spent = microseconds_each(lambda sample: sample.cpu)
     text = [
