@@ -71,7 +71,12 @@ def test_java(tmp_path: Path) -> None:
     kit = tmp_path / "java"
     shutil.copytree(SDKS / "java", kit, ignore=shutil.ignore_patterns("target"))
     vectors = ROOT / "schemas" / "vectors"
-    run(["mvn", "-q", "-B", "-o", f"-Dvectors={vectors}", "package"], kit, **MAVEN)
+    try:
+        run(["mvn", "-q", "-B", "-o", f"-Dvectors={vectors}", "package"], kit, **MAVEN)
+    except AssertionError as error:
+        if os.environ.get("CI") == "true" or "offline mode" not in str(error):
+            raise
+        pytest.skip("Maven's cache has not what builds the kit for Java: scripts/tools.sh")
     assert (kit / "target" / f"prism-plugin-sdk-{prism.__version__}.jar").is_file()
     reports = "".join(
         file.read_text() for file in (kit / "target" / "surefire-reports").glob("*.txt")
