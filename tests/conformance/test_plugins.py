@@ -110,11 +110,23 @@ def test_the_example_in_python(tmp_path):
     check(target, Setup(), may_skip=NO_STREAMS | NOTHING_SLOW | NOT_SPAWNED | QUIET)
 
 
-def test_the_sdk():
-    """Started anew for each case, with streams and calls that take long."""
+def test_the_sdk(tmp_path):
+    """With streams, and calls that take long."""
+    path, program = str(tmp_path / "s"), str(Path(__file__).with_name("kit_plugin.py"))
+    command = [sys.executable, program, "--listen", f"unix:{path}"]
+    target = Listening(path, command, timeout=PATIENCE)
+    check(target, KIT, may_skip={"health-while-full", *QUIET, *LISTENS})
+
+
+def test_the_sdk_as_a_process():
+    """Of what is about the process, each started anew."""
     program = str(Path(__file__).with_name("kit_plugin.py"))
-    target = Spawned([sys.executable, program], timeout=PATIENCE)
-    check(target, KIT, may_skip={"health-while-full", *QUIET})
+    report = run(
+        Spawned([sys.executable, program], timeout=PATIENCE),
+        KIT,
+        only=[*NOT_SPAWNED, "sigterm-goaway", "sigterm-finishes", "replaced-ends"],
+    )
+    assert {each.rule.id: each.found for each in report.results if each.outcome != "passed"} == {}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -274,12 +274,9 @@ class Listening(Target):
         self._program: Program | None = None
 
     def connect(self, limits: Limits | None = None, chunk: int = 0) -> Running:
-        if self.command and (self._program is None or not self._program.running):
-            if self._program is not None:
-                self._program.end()
-            self._program = Program(self.command, {}, environment=self.environment)
         until = time.monotonic() + self.timeout
         while True:
+            self._start()  # the one before may have been about to end
             try:
                 sock = self._dial()
                 break
@@ -289,6 +286,13 @@ class Listening(Target):
                     raise CannotStart(f"nothing listens on {reason}") from None
             time.sleep(FIRST_PAUSE)
         return Running(self._link(sock, limits, chunk), self._program, own=False)
+
+    def _start(self) -> None:
+        """Start the process if there is a command, and none that runs."""
+        if self.command and (self._program is None or not self._program.running):
+            if self._program is not None:
+                self._program.end()
+            self._program = Program(self.command, {}, environment=self.environment)
 
     def _dial(self) -> socket.socket:
         if not self._address.is_unix:
