@@ -1,6 +1,5 @@
 """The types of what a plugin's process may do."""
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -111,8 +110,8 @@ class IsolationConfig(Block, frozen=True):
         """``memory`` in bytes."""
         if self.memory is None:
             return None
-        number, unit = re.fullmatch(r"(\d+)(\w+)", self.memory).groups()  # type: ignore[union-attr]
-        return int(number) * _UNITS[unit]
+        number = self.memory.rstrip("KMGiB")
+        return int(number) * _UNITS[self.memory[len(number) :]]
 
     def over(self, default: "IsolationConfig") -> "IsolationConfig":
         """These keys, and those of ``default`` that are not here; ``sandbox`` is a word then.

@@ -375,7 +375,7 @@ class _Namespace:
 
     def _check_wasm(self, plugin: PluginConfig) -> None:
         if importlib.util.find_spec("wasmtime") is None:
-            lacks = "WebAssembly needs wasmtime: pip install 'prism-data-proxy[wasm]'"
+            lacks = "WebAssembly needs wasmtime: the extra `wasm` (docs/install.md)"
             self._place(plugin, "file").error(lacks)
         elif self._verify(plugin, "file"):
             with open(plugin.file or "", "rb") as file:  # noqa: PTH123 - as it is written

@@ -34,10 +34,10 @@ import trio
 from prism.isolation.egress import (
     AF_INET,
     DNS_PORT,
+    EgressRules,
     IPAddress,
     Permission,
-    Rules,
-    Target,
+    SocketAddress,
     answer,
     read_question,
     read_target,
@@ -105,7 +105,7 @@ class Broker:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: EgressRules,
         on_denied: Callable[[str], None] = lambda _what: None,
         *,
         counts: Counter[str] | None = None,
@@ -193,7 +193,7 @@ class Broker:
         finally:
             os.close(sock)
 
-    async def _find(self, target: Target) -> Permission | None:
+    async def _find(self, target: SocketAddress) -> Permission | None:
         found = self._rules.find(target, trio.current_time())
         if found is None and target.address is not None:
             names = self._rules.names_for(target.port)
@@ -282,7 +282,7 @@ class Broker:
             room.release()
 
     async def _speak_tls(
-        self, target: Target, permission: Permission, plugin: trio.SocketStream
+        self, target: SocketAddress, permission: Permission, plugin: trio.SocketStream
     ) -> None:
         """Carry what the plugin says in the clear to ``target`` in TLS, and back."""
         host = permission.name or str(target.address)

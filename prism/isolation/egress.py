@@ -36,7 +36,7 @@ TTL = 30
 """Seconds that the answers to a plugin say they are good for."""
 
 
-class Target(NamedTuple):
+class SocketAddress(NamedTuple):
     """Where a process wants to connect to: an address and a port, or the path of a Unix socket."""
 
     address: IPAddress | None = None
@@ -53,7 +53,7 @@ class Target(NamedTuple):
 AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6 = 0, 1, 2, 10
 
 
-def read_target(sockaddr: bytes) -> Target | None:
+def read_target(sockaddr: bytes) -> SocketAddress | None:
     """What a ``struct sockaddr`` says; None for one that ends a connection (AF_UNSPEC).
 
     Raises:
@@ -69,14 +69,14 @@ def read_target(sockaddr: bytes) -> Target | None:
         path = sockaddr[2:]
         if not path.startswith(b"\0"):
             path = path.split(b"\0", 1)[0]
-        return Target(path=path.decode(errors="backslashreplace").replace("\0", "@"))
+        return SocketAddress(path=path.decode(errors="backslashreplace").replace("\0", "@"))
     if family == AF_INET and len(sockaddr) >= 8:
         (port,) = struct.unpack_from(">H", sockaddr, 2)
-        return Target(ipaddress.IPv4Address(sockaddr[4:8]), port)
+        return SocketAddress(ipaddress.IPv4Address(sockaddr[4:8]), port)
     if family == AF_INET6 and len(sockaddr) >= 24:
         (port,) = struct.unpack_from(">H", sockaddr, 2)
         address = ipaddress.IPv6Address(sockaddr[8:24])
-        return Target(address.ipv4_mapped or address, port)
+        return SocketAddress(address.ipv4_mapped or address, port)
     raise ValueError(f"an address of family {family} and {len(sockaddr)} bytes")
 
 
@@ -104,7 +104,7 @@ class Permission(NamedTuple):
     tls: TLSFiles | None = None
 
 
-class Rules:
+class EgressRules:
     """What ``entries`` allow, and the addresses that their names have been seen to have. Each is a
     destination, as ``Destination.parse`` reads it, and perhaps what to speak TLS with there."""
 
@@ -134,7 +134,7 @@ class Rules:
             self._learned.popitem(last=False)
         return good
 
-    def find(self, target: Target, now: float) -> Permission | None:
+    def find(self, target: SocketAddress, now: float) -> Permission | None:
         """What allows the plugin to connect there; None: nothing does."""
         if target.address is None:
             paths = (each.path for each, _ in self._destinations)

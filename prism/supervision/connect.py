@@ -408,10 +408,12 @@ class Connector:
         """Have a broker decide what the plugin connects to; returns what ends that."""
         # Imported here, as gRPC's: few plugins need it.
         from prism.isolation.broker import Broker
-        from prism.isolation.egress import Rules
+        from prism.isolation.egress import EgressRules
 
         entries = [(each.to, _tls_files(each.tls)) for each in confinement.egress or ()]
-        broker = Broker(Rules(entries), self._plugin_log.denied, counts=self._plugin_log.egress)
+        broker = Broker(
+            EgressRules(entries), self._plugin_log.denied, counts=self._plugin_log.egress
+        )
         scope = trio.CancelScope()
 
         async def run() -> None:

@@ -232,7 +232,7 @@ def test_webassembly(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (refused,) = problems(here, text)
     assert "a.wasm" in refused
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    lacks = "WebAssembly needs wasmtime: pip install 'prism-data-proxy[wasm]'"
+    lacks = "WebAssembly needs wasmtime: the extra `wasm` (docs/install.md)"
     assert problems(here, text) == [place + lacks]
 
 

@@ -265,7 +265,7 @@ def test_a_plugin_that_dials_in_keeps_the_old_process(start_prism, start_process
     [record] = proxy.logged("so this process goes on")
     assert "namespace 'dialled' is not ready" in record["message"]
     assert "in use by another proxy" in record["message"]
-    assert "use `dial: true`, or let Prism start the plugin" in record["message"]
+    assert "use `dial: true`, or a `command` without a `socket`" in record["message"]
     assert proxy.call("dialled", "get", {"key": "a"}).json() == {"found": False}
 
 

@@ -18,7 +18,7 @@ import trustme
 
 from prism.isolation.broker import DENIALS_TOLD, Broker
 from prism.isolation.confinement import RESOLVER_OPTIONS
-from prism.isolation.egress import Rules
+from prism.isolation.egress import EgressRules
 from prism.isolation.egress_filter import MACHINES, program
 from prism.isolation.machine import STUB, look
 from prism.streams.tls import TLSFiles
@@ -83,7 +83,7 @@ async def run(
     if broker is None:
         entries = [(each, None) if isinstance(each, str) else each for each in rules]
         told = [] if denied is None else denied
-        broker = Broker(Rules(entries), told.append, look_up=look_up)
+        broker = Broker(EgressRules(entries), told.append, look_up=look_up)
     ours, theirs = trio.socket.socketpair()
     with ours, theirs:
         words = [sys.executable, "-c", PREPARED + code, json.dumps(given)]
@@ -200,7 +200,7 @@ tell([attempt(lambda: addresses(name)) for name in given])
 
 
 async def test_a_name_that_turns_into_this_machine_leads_nowhere():
-    """DNS rebinding: whoever answers for a declared name reaches nothing that is not declared."""
+    """DNS rebinding: who answers for a declared name reaches nothing that is not declared."""
     denied: list[str] = []
     with server() as (_, port):
         code = f"""
@@ -311,7 +311,7 @@ with socket.socket() as sock:
 
 async def test_denials_are_told_one_by_one_up_to_a_number():
     denied: list[str] = []
-    broker = Broker(Rules([]), denied.append)
+    broker = Broker(EgressRules([]), denied.append)
     code = "tell({attempt(lambda: connect(['10.0.0.1', each])) for each in range(101, 201)} and 1)"
     await run(code, [], broker=broker)
     assert broker.counts == {"denied": 100}
@@ -369,7 +369,7 @@ tell([attempt(lambda: say(("127.0.0.1", port))) for port in given])
 
 async def test_strangers_get_nothing_from_the_broker():
     """Its own port is for the sockets that it has led there."""
-    broker = Broker(Rules([("db.internal:1", None)]))
+    broker = Broker(EgressRules([("db.internal:1", None)]))
     with trio.socket.socket() as led:
         await led.bind(("127.0.0.1", 0))
         led.listen()

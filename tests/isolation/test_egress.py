@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from prism.isolation.egress import (
     MAX_LEARNED,
     REMEMBERED,
+    EgressRules,
     Permission,
-    Rules,
-    Target,
+    SocketAddress,
     answer,
     is_special,
     read_question,
@@ -26,12 +26,12 @@ from prism.streams.tls import TLSFiles
 ip = ipaddress.ip_address
 
 
-def rules(*entries: str) -> Rules:
-    return Rules((text, None) for text in entries)
+def rules(*entries: str) -> EgressRules:
+    return EgressRules((text, None) for text in entries)
 
 
-def target(address: str, port: int) -> Target:
-    return Target(ip(address), port)
+def target(address: str, port: int) -> SocketAddress:
+    return SocketAddress(ip(address), port)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_network_with_bits_of_a_host_is_named():
     ],
 )
 def test_addresses(entry, allowed, not_allowed):
-    def read(text: str) -> Target:
+    def read(text: str) -> SocketAddress:
         host, _, port = text.rpartition(":")
         return target(host.strip("[]"), int(port))
 
@@ -95,7 +95,7 @@ def test_addresses(entry, allowed, not_allowed):
 def test_nothing_is_allowed_without_entries():
     of = rules()
     assert of.find(target("127.0.0.1", 80), 0.0) is None
-    assert of.find(Target(path="/run/x"), 0.0) is None
+    assert of.find(SocketAddress(path="/run/x"), 0.0) is None
     assert not of.may_ask_for("db")
 
 
@@ -151,7 +151,7 @@ def test_localhost_stands_for_this_machine():
 
 def test_an_entry_with_tls_says_so():
     tls = TLSFiles("ca.pem", None, None, None)
-    of = Rules([("db:5432", tls), ("10.0.0.0/8:1", None)])
+    of = EgressRules([("db:5432", tls), ("10.0.0.0/8:1", None)])
     of.learn("db", [ip("10.0.0.5")], 0.0)
     assert of.find(target("10.0.0.5", 5432), 1.0) == Permission("db", tls)
     assert of.find(target("10.0.0.5", 1), 1.0) == Permission("", None)
@@ -161,8 +161,8 @@ def test_what_is_remembered_is_bounded():
     of = rules("*.internal:1")
     for number in range(MAX_LEARNED + 1):
         of.learn(f"a{number}.internal", [ip(0x0B000000 + number)], 0.0)
-    assert of.find(Target(ip(0x0B000000), 1), 1.0) is None
-    assert of.find(Target(ip(0x0B000000 + MAX_LEARNED), 1), 1.0) is not None
+    assert of.find(SocketAddress(ip(0x0B000000), 1), 1.0) is None
+    assert of.find(SocketAddress(ip(0x0B000000 + MAX_LEARNED), 1), 1.0) is not None
     for number in range(100):
         of.learn(f"b{number}.internal", [ip("10.0.0.1")], 0.0)
     assert of.find(target("10.0.0.1", 1), 1.0) == Permission("b84.internal")

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     try:
         from prism.hosts.wasm.plugin import Settings, WasmPlugin
     except ImportError as error:
-        parser.exit(1, f"WebAssembly needs {error.name}: pip install 'prism-data-proxy[wasm]'\n")
+        parser.exit(1, f"WebAssembly needs {error.name}: the extra `wasm` (docs/install.md)\n")
     try:
         settings = msgspec.json.decode(found.settings, type=Settings)
     except msgspec.MsgspecError as error:
