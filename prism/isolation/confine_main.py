@@ -28,7 +28,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # what is for type checkers alone is not worth its time either
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXIT_FAILED = 126
 """The status with which it ends where it could not confine itself, or run the program."""
@@ -103,7 +103,7 @@ def may_split(place: str, closed: list[str], own: list[str], *, anywhere: bool) 
     # The home of closed files, unless it is somebody's home, or the system's.
     return (
         os.path.dirname(place) not in ("/", "/home")  # noqa: PTH120 - pathlib costs its import
-        and any(os.path.dirname(path) == place for path in closed)  # noqa: PTH120
+        and any(os.path.dirname(path) == place for path in closed)  # noqa: PTH120 - as above
     )
 
 
@@ -439,9 +439,9 @@ def given_environment() -> dict[bytes, bytes]:
 def probe() -> None:
     """Try, for real, what can be had here, and print a line for each: ``NAME answer``."""
 
-    def attempt(name: str, work: object) -> None:
+    def attempt(name: str, work: "Callable[[], object]") -> None:
         try:
-            work()  # type: ignore[operator]
+            work()
             print(name, "ok")  # noqa: T201 - that is what it is for
         except OSError as error:
             print(name, error.errno)  # noqa: T201 - as above

@@ -12,7 +12,7 @@ is the protocol. Standard library and msgspec alone; no event loop.
 """
 
 from prism.sdk.conformance import cases_opening  # noqa: F401, I001 - the order of the report
-from prism.sdk.conformance import cases_calls, cases_ending, cases_streams  # noqa: F401
+from prism.sdk.conformance import cases_calls, cases_ending, cases_streams  # noqa: F401 - as above
 from prism.sdk.conformance.facts import Setup
 from prism.sdk.conformance.rules import RULES, Rule
 from prism.sdk.conformance.runner import Report, Result, run
