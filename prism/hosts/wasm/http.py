@@ -104,7 +104,7 @@ class Outgoing:
         headers = _headers(request)
         granted = self._granted[_key(scheme, host, port)]
         stream = connect(host, port, granted.networks, deadline)
-        stop = _closer(stream)
+        stop = _Stop(stream)
         on_stop(stop)
         timer = threading.Timer(max(0.0, deadline - monotonic()), stop)
         timer.daemon = True
@@ -116,11 +116,15 @@ class Outgoing:
                 connection = http.client.HTTPSConnection(host, port, context=_context())
             connection.sock = stream
             connection.request(request.method, target, body, headers)
-            return _read(connection.getresponse())
+            answer = _read(connection.getresponse())
         finally:
             timer.cancel()
+            stop.forget()
             with suppress(OSError):
                 stream.close()
+        if stop.was_used:  # a body that lasts until the connection ends would look whole
+            raise TimeoutError("the answer did not come in time")
+        return answer
 
     def _place(self, url: str) -> tuple[str, str, int, str]:
         """Scheme, host, port and target of a granted URL.
@@ -188,6 +192,8 @@ def _read(response: http.client.HTTPResponse) -> _Answer:
     body = response.read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
         raise _Refused(f"the answer's body has more than {MAX_BODY} bytes")
+    if response.length:  # as Content-Length said; a read with a limit does not look at it
+        raise http.client.IncompleteRead(body, response.length)
     headers = {name.lower(): value for name, value in response.getheaders()}
     try:
         return _Answer(status=response.status, headers=headers, body=body.decode())
@@ -196,14 +202,23 @@ def _read(response: http.client.HTTPResponse) -> _Answer:
         return _Answer(status=response.status, headers=headers, body_base64=encoded)
 
 
-def _closer(stream: socket.socket) -> Callable[[], None]:
-    """What ends a connection from another thread: its owner's read or write then fails."""
+class _Stop:
+    """Called from another thread, it ends a connection: its owner's read or write then fails."""
 
-    def stop() -> None:
-        with suppress(OSError):
-            stream.shutdown(socket.SHUT_RDWR)
+    def __init__(self, stream: socket.socket) -> None:
+        self._handle = stream.dup()  # TLS takes the socket's own descriptor over
+        self._lock = threading.Lock()
+        self.was_used = False
 
-    return stop
+    def __call__(self) -> None:
+        with self._lock, suppress(OSError):
+            self._handle.shutdown(socket.SHUT_RDWR)
+            self.was_used = True
+
+    def forget(self) -> None:
+        """The connection has served: nothing ends it any more."""
+        with self._lock:
+            self._handle.close()
 
 
 @cache

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
@@ -319,6 +320,41 @@ def test_tls_is_verified(monkeypatch, tmp_path):
         finally:
             server.shutdown()
             thread.join()
+
+
+def answering(listener, context, text, stops):
+    """Answer one request with ``text``, and have it given up; go on while the client listens."""
+    client, _ = listener.accept()
+    with suppress(OSError), context.wrap_socket(client, server_side=True) as stream:
+        stream.recv(65536)
+        stream.sendall(text)
+        for stop in stops:
+            stop()
+        for _ in range(1000 if stops else 0):
+            stream.sendall(b"x")
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("length", [b"", b"content-length: 1000\r\n"])
+def test_what_is_cut_off_is_no_answer(length, monkeypatch):
+    authority = trustme.CA()
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(trusting)
+    monkeypatch.setattr(outgoing, "_context", lambda: trusting)
+    text = b"HTTP/1.1 200 OK\r\n" + length + b"\r\npart"
+    stops = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arguments = [listener, context, text, stops]
+        thread = threading.Thread(target=answering, args=arguments, daemon=True)
+        thread.start()
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        granted = [Origin(url, networks=[*LOOPBACK, "::1"])]
+        # With a length the server breaks off, without one the call is given up.
+        answer = fetch(granted, {"url": url}, on_stop=(lambda _: None) if length else stops.append)
+        thread.join(60)
+    assert answer["error"]
+    assert "status" not in answer
 
 
 async def test_from_a_guest(run, server):
