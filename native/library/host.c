@@ -431,6 +431,20 @@ bool host_cancel(Host *host, uint64_t id)
     return is_told;
 }
 
+/* Is the library to hear of a client's message? It may have ended the call before, or the plugin
+   may be gone. */
+bool host_takes_data(Host *host, uint64_t id)
+{
+    Call *call;
+    bool is_told;
+
+    pthread_mutex_lock(&host->lock);
+    call = *place_of(host, id);
+    is_told = call != NULL && !call->is_cancelled && !host->is_closed;
+    pthread_mutex_unlock(&host->lock);
+    return is_told;
+}
+
 /* `bytes` of a stream were taken; is the library to hear of room? */
 bool host_give_room(Host *host, uint64_t id, size_t bytes)
 {

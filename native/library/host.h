@@ -81,6 +81,7 @@ Message *host_take(Host *host);
 bool host_begin(Host *host, uint64_t id, uint32_t method);
 int host_submit(Host *host, const prism_request *request);
 bool host_cancel(Host *host, uint64_t id);
+bool host_takes_data(Host *host, uint64_t id);
 bool host_give_room(Host *host, uint64_t id, size_t bytes);
 void host_close(Host *host);
 bool host_wait_idle(Host *host, double seconds);

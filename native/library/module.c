@@ -334,7 +334,8 @@ static PyObject *instance_open(Instance *self, PyObject *const *args, Py_ssize_t
 }
 
 PyDoc_STRVAR(data_doc, "data($self, call, flags, body, /)\n--\n\n"
-                       "Hand over a message of the client's, or its end. Returns as `take` does.");
+                       "Hand over a message of the client's, or its end; void where its call\n"
+                       "has ended, or was cancelled. Returns as `take` does.");
 
 static PyObject *instance_data(Instance *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -344,6 +345,9 @@ static PyObject *instance_data(Instance *self, PyObject *const *args, Py_ssize_t
 
     if (read_numbers(args, count, 3, 2, numbers) < 0 || read_text(args[2], &body) < 0) {
         return NULL;
+    }
+    if (!host_takes_data(host, numbers[0])) {
+        Py_RETURN_NONE;
     }
     host_enter(host);
     host->library->data(host->plugin, numbers[0], (uint32_t)numbers[1], body.data, body.size);

@@ -198,8 +198,9 @@ typedef struct prism_plugin {
     /* Begin a call. */
     void (*open)(void *plugin, const prism_request *request);
 
-    /* A further message of the client on a stream, after `want`. With PRISM_END it was the last;
-     * if the size is 0 then, there was no message, only the end. */
+    /* A further message of the client on a stream, after `want`, unless the call was completed or
+     * cancelled before. With PRISM_END it was the last; if the size is 0 then, there was no
+     * message, only the end. */
     void (*data)(void *plugin, uint64_t call, uint32_t flags, const char *body, size_t size);
 
     /* Nobody waits for the call any more: PRISM_CANCELLED, or PRISM_DEADLINE_EXCEEDED. Stop the

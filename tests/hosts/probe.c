@@ -381,6 +381,9 @@ static void data(void *plugin, uint64_t call, uint32_t flags, const char *body, 
     char *text;
 
     pthread_mutex_lock(&self->lock);
+    if (*find(self, call) == NULL) {
+        host->log(host->context, PRISM_ERROR, "data of a call that is over", 27);
+    }
     if (size > 0) {
         text = text_of(body, size, false);
         host->send(host->context, call, 0, text, strlen(text), "", 0);

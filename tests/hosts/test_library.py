@@ -28,6 +28,7 @@ from prism.contract.messages import (
     ShutdownRequest,
     StreamRequest,
 )
+from prism.contract.service import Method
 from prism.contract.status import StatusCode
 from prism.hosts import library as hosted
 from prism.hosts import loading
@@ -388,6 +389,25 @@ async def test_a_stream_tells_its_positions():
         async with channel.execute_stream(first) as call:
             message = await call.receive()
         assert (message.result_json, message.position) == ("3", "here")
+
+
+@pytest.mark.parametrize("how", ["completed", "cancelled"])
+def test_the_library_hears_nothing_of_a_stream_that_is_over_nor_after_its_end(how):
+    descriptor = os.eventfd(0, os.EFD_NONBLOCK)
+    instance = load().make(descriptor, 1 << 20)
+    instance.open(1, Method.INITIALIZE, 0, 0, "", b"{}", b"")
+    instance.open(2, Method.EXECUTE_STREAM, 0, 0, "chat", b'{"text":"a"}', b"{}")
+    assert instance.data(2, 0, b'{"text":"b"}')
+    said = instance.data(2, hosted.END, b"") if how == "completed" else instance.cancel(2, 1)
+    assert said[-1][:2] == (hosted.COMPLETE, 2)
+    assert instance.data(2, 0, b'{"text":"c"}') is None
+    instance.open(3, Method.SHUTDOWN, 0, 0, "", b"{}", b"")
+    instance.close()
+    os.close(descriptor)
+    assert instance.destroy(60.0)
+    assert instance.data(2, 0, b'{"text":"d"}') is None
+    assert instance.give_room(2, 1) is None
+    assert instance.cancel(2, 1) is None
 
 
 @pytest.mark.parametrize("threads", [0, 2])
