@@ -1049,8 +1049,10 @@ static const char *read_initialize(prism_session *s, prism_call *call, const cha
         pair *each = allocate(sizeof *each);
         each->name = key.at;
         each->value = text.at;
-        each->next = s->credentials;
-        s->credentials = each;
+        pair **at = &s->credentials; /* the longest first: what is hidden of one may begin another */
+        while (*at != NULL && strlen((*at)->value) > strlen(text.at)) at = &(*at)->next;
+        each->next = *at;
+        *at = each;
     }
     call->refused = cache != NULL && *cache == '{';
     return NULL;

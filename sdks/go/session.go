@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -816,7 +817,7 @@ func (s *Session) report() {
 
 // secretsOf blanks the values of credentials; names of users are no secrets.
 func secretsOf(credentials map[string]string) *strings.Replacer {
-	var pairs []string
+	var forms, pairs []string
 	for name, value := range credentials {
 		isName := name == "user" || name == "login" || strings.HasSuffix(name, "username") || strings.HasSuffix(name, "client_id")
 		if value == "" || isName {
@@ -824,9 +825,11 @@ func secretsOf(credentials map[string]string) *strings.Replacer {
 		}
 		quoted := appendQuoted(nil, []byte(value))
 		twice := appendQuoted(nil, quoted[1:len(quoted)-1])
-		for _, form := range []string{string(twice[1 : len(twice)-1]), string(quoted[1 : len(quoted)-1]), value} {
-			pairs = append(pairs, form, "(hidden)")
-		}
+		forms = append(forms, string(twice[1:len(twice)-1]), string(quoted[1:len(quoted)-1]), value)
+	}
+	sort.Slice(forms, func(a, b int) bool { return len(forms[a]) > len(forms[b]) }) // one may begin another
+	for _, form := range forms {
+		pairs = append(pairs, form, "(hidden)")
 	}
 	return strings.NewReplacer(pairs...)
 }

@@ -142,6 +142,16 @@ func TestFaultsAreLoggedWithoutSecrets(t *testing.T) {
 	}
 }
 
+func TestASecretThatBeginsAnotherHidesNoPartOfIt(t *testing.T) {
+	for i := 0; i < 50; i++ { // a map has no order
+		secrets := secretsOf(map[string]string{"a": "hunter", "b": "hunter\"2", "c": "hunter\"2-and-more"})
+		text := secrets.Replace("hunter, hunter\"2, hunter\"2-and-more, hunter\\\"2-and-more")
+		if text != "(hidden), (hidden), (hidden), (hidden)" {
+			t.Fatal(text)
+		}
+	}
+}
+
 func TestCancelAndDeadline(t *testing.T) {
 	h := begun(t, Plugin{Name: "p", Version: "1", Operations: handlers()}, "")
 	late := execute(5, "wait", "{}")

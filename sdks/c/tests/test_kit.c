@@ -70,6 +70,20 @@ static void test_redaction(void) {
     prism_text_free(&text);
 }
 
+static void test_redaction_of_secrets_that_begin_another(void) {
+    prism_session s = {0};
+    prism_call call = {0};
+    prism_text text = {0};
+    expect(read_initialize(&s, &call, "{\"credentials\":{\"b\":\"hunter2-and-more\",\"c\":\"hunter2\",\"a\":\"hunter\"}}") == NULL, "credentials");
+    add_all(&text, "hunter2-and-more, hunter, hunter2");
+    redact(&s, &text);
+    expect(strcmp(text.at, "(hidden), (hidden), (hidden)") == 0, text.at);
+    expect(strcmp(prism_credential(&s, "c"), "hunter2") == 0, "each has its own");
+    prism_text *const texts[] = {&text, &s.name_space, &s.config};
+    for (int i = 0; i < 3; i++) prism_text_free(texts[i]);
+    free_pairs(s.credentials);
+}
+
 static void test_logs(void) { /* of many at once: at most 1,000 in a NOTE, and none is lost silently */
     static const prism_plugin plugin = {.name = "p"};
     prism_session s = {.plugin = &plugin, .answer_max = 1 << 20};
@@ -133,6 +147,7 @@ int main(int count, char **arguments) {
     test_fields();
     test_quoting();
     test_redaction();
+    test_redaction_of_secrets_that_begin_another();
     test_logs();
     test_checks();
     printf("%d wrong\n", failures);
