@@ -202,7 +202,8 @@ type Plugin struct {
 	// Start is called once in a session, before its calls: open what the backend needs, and
 	// keep it in Session.State. An error refuses the plugin, and the operator reads it.
 	Start func(context.Context, *Session) error
-	// Stop is called at the end of a session that was started.
+	// Stop is called at the end of a session that was started, after its calls: those that go on
+	// seconds after they were cancelled are not waited for.
 	Stop func(*Session)
 	// Health is asked at intervals; without it the plugin is healthy.
 	Health func(context.Context, *Session) Health

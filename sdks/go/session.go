@@ -56,7 +56,7 @@ type Session struct {
 	lastStream uint32
 	answerMax  uint32
 	hostWindow uint32
-	initial    int // 0: no Initialize came; 1: it was begun; 2: calls may come
+	initial    int // 0: no Initialize came; 1: it was begun; 2: calls may come; 3: all is over
 	draining   bool
 	writing    bool
 	closed     bool
@@ -105,22 +105,26 @@ func (s *Session) run() error {
 	for _, call := range s.calls {
 		call.context.cancel(context.Canceled)
 	}
-	started := s.initial == 2
-	if s.initial = 1; s.goAway != "" && !s.draining {
+	if s.goAway != "" && !s.draining {
 		fmt.Fprintf(os.Stderr, "the host broke off: %s\n", s.goAway)
 	}
 	s.closed = true
 	s.changed.Broadcast()
 	s.mutex.Unlock()
 	close(s.ending)
-	if started {
-		s.stop()
-	}
 	select {
 	case <-written:
 	case <-time.After(closingTime):
 	}
 	s.socket.Close()
+	s.awaitCalls(nil, closingTime) // they use what Stop closes, and Start is one of them
+	s.mutex.Lock()
+	started := s.initial == 2
+	s.initial = 3
+	s.mutex.Unlock()
+	if started {
+		s.stop()
+	}
 	return err
 }
 
@@ -218,7 +222,7 @@ func (s *Session) finish(call *running, f frame) {
 		}
 	}
 	s.queue(f)
-	if s.draining {
+	if s.draining || s.closed {
 		s.changed.Broadcast()
 	}
 }
@@ -597,8 +601,14 @@ func (s *Session) initialize(call *running, asked initializeRequest) {
 		"supported_operations": names, "operations": declared,
 	})
 	s.mutex.Lock()
-	s.initial = 2
+	late := s.initial == 3 // Start has outlived the connection
+	if !late {
+		s.initial = 2
+	}
 	s.mutex.Unlock()
+	if late {
+		s.stop()
+	}
 	s.finish(call, frame{payload: answer})
 }
 
@@ -633,7 +643,7 @@ func (s *Session) awaitCalls(but *running, limit time.Duration) bool {
 	defer timer.Stop()
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	for !late && !s.closed {
+	for !late {
 		left := len(s.calls)
 		if but != nil && s.calls[but.id] == but {
 			left--
@@ -675,7 +685,9 @@ func (s *Session) shutdown(call *running, asked shutdownRequest) {
 	s.endCalls(call, time.Duration(asked.TimeoutSeconds*float64(time.Second)))
 	s.mutex.Lock()
 	started := s.initial == 2
-	s.initial, s.replaced = 1, asked.Reason == "replaced"
+	if s.replaced = asked.Reason == "replaced"; started {
+		s.initial = 1
+	}
 	s.mutex.Unlock()
 	if started {
 		s.stop()

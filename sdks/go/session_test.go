@@ -347,6 +347,45 @@ func TestTheEndOfTheStreamCancels(t *testing.T) {
 	}
 }
 
+func TestStopComesAfterWhatRuns(t *testing.T) {
+	events := make(chan string, 3)
+	running := make(chan bool)
+	plugin := Plugin{Name: "p", Version: "1", Stop: func(*Session) { events <- "stop" }, Operations: Operations{
+		"wait": Unary(func(ctx context.Context, _ *Call, _ named) (any, error) {
+			close(running)
+			<-ctx.Done()
+			time.Sleep(50 * time.Millisecond)
+			events <- "call"
+			return nil, nil
+		}, Declaration{}),
+	}}
+	h := begun(t, plugin, "")
+	h.send(execute(3, "wait", "{}"))
+	<-running
+	h.socket.Close()
+	if first, second := <-events, <-events; first != "call" || second != "stop" {
+		t.Fatal(first, second)
+	}
+
+	running = make(chan bool)
+	plugin.Start = func(ctx context.Context, _ *Session) error {
+		close(running)
+		<-ctx.Done()
+		events <- "start"
+		return nil
+	}
+	h = newHost(t, plugin)
+	h.greet("")
+	h.send(frame{typ: tOpen, stream: 1, method: mInitialize, payload: []byte("{}")})
+	<-running
+	h.socket.Close()
+	<-h.ended
+	close(events)
+	if first, second := <-events, <-events; first != "start" || second != "stop" {
+		t.Fatal(first, second)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	h := newHost(t, Plugin{Name: "p", Version: "1", Operations: handlers()})
 	h.send(frame{typ: tGoAway, payload: []byte(`{"reason":"no codec in common"}`)})
