@@ -28,7 +28,6 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from prism.config.types import PluginForm
 from prism.contract.errors import Draining, InvalidRequest, OperationInProgress, UnknownNamespace
 from prism.secrets import Secrets
 from prism.supervision.apply import Applied, Change, Commit, Transaction, plan
@@ -167,7 +166,7 @@ class Supervisor:
         """
         keeper = self._find(namespace)
         plugin = keeper.spec.plugin
-        if plugin.form is PluginForm.MODULE or plugin.type == "grpc":
+        if plugin.shares_process or plugin.type == "grpc":
             how = (
                 "is called over gRPC" if plugin.type == "grpc" else "is in the proxy's own process"
             )

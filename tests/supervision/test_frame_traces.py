@@ -86,6 +86,14 @@ async def test_a_plugin_in_this_process_has_none(in_process):
             supervisor.frames("ns")
 
 
+async def test_a_library_in_this_process_has_none(make_spec, tmp_path):
+    library = str(tmp_path / "libabsent.so")  # whether it can be loaded does not matter
+    spec = make_spec(type="in_process", library=library, isolation="none")
+    async with supervised(spec) as supervisor:
+        with pytest.raises(InvalidRequest, match="in the proxy's own process, so there are no"):
+            supervisor.frames("ns")
+
+
 async def test_a_plugin_that_is_called_over_grpc_has_none(make_spec):
     spec = make_spec(type="grpc", endpoint="127.0.0.1:1", insecure=True)
     async with supervised(spec) as supervisor:
