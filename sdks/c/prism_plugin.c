@@ -584,10 +584,10 @@ static void set_failure(prism_call *call, prism_status status, const char *sente
 static void fault(prism_call *call, const char *what) { /* of the plugin: the client reads an id */
     unsigned char id[6];
     if (getrandom(id, sizeof id, 0) != sizeof id) memset(id, 0, sizeof id);
-    char text[96], hex[16];
+    char text[112], hex[16];
     for (size_t i = 0; i < sizeof id; i++) sprintf(hex + 2 * i, "%02x", id[i]);
     prism_log(call->session, PRISM_ERROR, "error %s: %s of request %s: %s", hex, call->name.at, prism_request_id(call), what);
-    snprintf(text, sizeof text, "the plugin failed (error %s)", hex);
+    snprintf(text, sizeof text, "the plugin failed unexpectedly; its log has the cause under error id %s", hex);
     set_failure(call, PRISM_INTERNAL, text);
 }
 

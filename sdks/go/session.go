@@ -550,7 +550,7 @@ func (s *Session) answer(ctx context.Context, call *running, told *Call, result 
 	if sentence == "" && status == Internal {
 		id := make([]byte, 6)
 		_, _ = rand.Read(id)
-		sentence = fmt.Sprintf("the plugin failed (error %x)", id)
+		sentence = fmt.Sprintf("the plugin failed unexpectedly; its log has the cause under error id %x", id)
 		s.Log("ERROR", "error %x: %s of request %s failed: %s", id, told.Operation, told.RequestID(), faultText(err))
 	}
 	s.fail(call, status, s.redact(sentence))
@@ -735,8 +735,21 @@ func (s *Session) flush() {
 
 // -- logs, metrics, health, by themselves ---------------------------------------------------------
 
-// Log sends a record to the proxy's log; level is DEBUG, INFO, WARNING or ERROR.
+// levelOf gives a record's level as the protocol knows it, which a strict proxy insists on.
+func levelOf(name string) string {
+	switch level := strings.ToUpper(name); level {
+	case "DEBUG", "INFO", "WARNING", "ERROR":
+		return level
+	case "WARN":
+		return "WARNING"
+	}
+	return "INFO"
+}
+
+// Log sends a record to the proxy's log; level is DEBUG, INFO, WARNING or ERROR, in any case, and
+// INFO where it is none of these.
 func (s *Session) Log(level, format string, args ...any) {
+	level = levelOf(level)
 	text := s.redact(fmt.Sprintf(format, args...))
 	if len(text) > maxLogLine {
 		text = strings.ToValidUTF8(text[:maxLogLine], "")

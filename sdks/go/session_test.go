@@ -104,11 +104,11 @@ func TestEveryOutcomeOfACall(t *testing.T) {
 		{"greet", `{"name":"x"} {}`, InvalidArgument, "one JSON object"},
 		{"nothing", `{}`, Unimplemented, "no such operation"},
 		{"numbers", `{}`, Unimplemented, "ExecuteStream"},
-		{"crash", `{}`, Internal, "the plugin failed (error "},
-		{"exit", `{}`, Internal, "the plugin failed (error "},
-		{"wrong", `{}`, Internal, "the plugin failed (error "},
-		{"raw", `{}`, Internal, "the plugin failed (error "},
-		{"fault", `{}`, Internal, "the plugin failed (error "},
+		{"crash", `{}`, Internal, "under error id "},
+		{"exit", `{}`, Internal, "under error id "},
+		{"wrong", `{}`, Internal, "under error id "},
+		{"raw", `{}`, Internal, "under error id "},
+		{"fault", `{}`, Internal, "under error id "},
 		{"leak", `{}`, NotFound, "no (hidden) here"},
 		{"big", `{"size":5000}`, ResourceExhausted, "the limit is 2000"},
 	} {
@@ -148,6 +148,17 @@ func TestASecretThatBeginsAnotherHidesNoPartOfIt(t *testing.T) {
 		text := secrets.Replace("hunter, hunter\"2, hunter\"2-and-more, hunter\\\"2-and-more")
 		if text != "(hidden), (hidden), (hidden), (hidden)" {
 			t.Fatal(text)
+		}
+	}
+}
+
+func TestLevelsOfRecords(t *testing.T) {
+	h := begun(t, Plugin{Name: "p", Version: "1", Operations: handlers()}, "")
+	for name, level := range map[string]string{"warning": "WARNING", "WARN": "WARNING", "Error": "ERROR", "loud": "INFO"} {
+		h.session.Log(name, "a record")
+		h.session.sendLogs()
+		if note := h.read(); !strings.Contains(string(note.payload), `"level":"`+level+`"`) {
+			t.Errorf("%s: %s", name, note.payload)
 		}
 	}
 }

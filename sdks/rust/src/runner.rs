@@ -444,7 +444,8 @@ impl Runner {
         let number = NUMBER.fetch_add(1, Relaxed);
         let id = format!("{:x}-{number}", std::process::id());
         log::error!("error {id} in plugin {:?}: {what}", self.name);
-        let text = format!("internal error {id}: the plugin's log has it");
+        let text =
+            format!("the plugin failed unexpectedly; its log has the cause under error id {id}");
         Outcome::failed(Status::Internal, text)
     }
 }

@@ -231,7 +231,10 @@ fn a_handler_that_panics_fails_its_call_alone() {
         let frame = host.ask(operation);
         assert_eq!(frame.aux, INTERNAL);
         let text = frame.payload["error"].as_str().unwrap();
-        assert!(text.starts_with("internal error "), "{text}");
+        assert!(
+            text.starts_with("the plugin failed unexpectedly; "),
+            "{text}"
+        );
         host.is_well();
     }
 }
@@ -292,7 +295,7 @@ fn health_that_panics_is_unhealthy() {
 fn an_initialize_that_fails_leaves_a_plugin_that_says_so() {
     for (names, config, told) in [
         (&["Get"][..], "{}", "no client can call operation \"Get\""),
-        (&["echo"][..], "panic", "internal error "),
+        (&["echo"][..], "panic", "the plugin failed unexpectedly; "),
     ] {
         let mut host = Host::new(names);
         let call = host.open(1, 0, &json!({ "config_json": config }).to_string());
