@@ -40,6 +40,8 @@ _TOLD = frozenset(
      "protocol_min", "protocol_max", "idempotent", "streaming", "also_streaming", "access"}
 )  # fmt: skip
 """Fields whose values say nothing of anybody's data."""
+_OTHERS_NAMES = frozenset({"credentials", "metadata", "details"})
+"""Fields that are maps, in which a name is whatever somebody has chosen, one of ``_TOLD`` too."""
 
 
 class TracedFrame(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -159,11 +161,13 @@ def _payload(frame: Frame, redaction: Redaction, *, shown: bool) -> str:
     return redaction.start_of(text, MAX_SHOWN) + more
 
 
-def _shape(message: Any) -> Any:
+def _shape(message: Any, told: frozenset[str] = _TOLD) -> Any:
     """``message`` without its values: of texts and bytes their length, of lists their number."""
     if isinstance(message, dict):
         return {
-            name: value if name in _TOLD and not isinstance(value, dict) else _shape(value)
+            name: value
+            if name in told and not isinstance(value, dict)
+            else _shape(value, frozenset() if name in _OTHERS_NAMES else told)
             for name, value in message.items()
             if isinstance(name, str)
         }

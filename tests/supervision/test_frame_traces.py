@@ -169,6 +169,15 @@ def test_credentials_are_blanked_though_they_are_not_known_yet(payloads):
     assert '"password":"<21 characters>"' in text
 
 
+@pytest.mark.parametrize("name", ["name", "reason", "version"])
+def test_what_is_called_as_a_field_that_is_told_is_not_told_for_that(name):
+    given = {"credentials": {name: PASSWORD}}
+    assert PASSWORD not in shown(opened(given, Method.INITIALIZE), payloads=True).payload
+    given = {"operation": "echo", "metadata": {name: "of a client"}}
+    text = shown(opened(given), payloads=False).payload
+    assert json.loads(text) == {"operation": "echo", "metadata": {name: "<11 characters>"}}
+
+
 def test_credentials_that_are_known_are_blanked_in_all_that_is_shown():
     frame = opened({"operation": "echo", "params_json": f'{{"a":"{PASSWORD}"}}'})
     credentials = {"password": PASSWORD}
