@@ -27,7 +27,7 @@ import msgspec
 
 from prism.contract.errors import PluginError
 from prism.contract.status import StatusCode
-from prism.hosts.wasm.guest import Entry, Guest, checked
+from prism.hosts.wasm.guest import Entry, Guest, checked, in_one_line
 from prism.hosts.wasm.services import Services, seconds_left
 from prism.sdk.background import loop_caller, run_beside
 from prism.sdk.call import Call
@@ -339,20 +339,39 @@ class Pool:
     # -- in the threads -----------------------------------------------------------------
 
     def _work(self) -> None:
-        guest = self._make()
+        guest: Guest | None = None
         while (job := self._jobs.get()) is not None:
             with self._lock:
                 self._waiting -= 1
                 self.busy += 1
+            outcome: Outcome
             try:
+                if guest is None:
+                    guest = self._made()
                 outcome = self._run(guest, job)
+            except PluginError as error:  # the next call tries again
+                outcome = None, error
             finally:
                 with self._lock:
                     self.busy -= 1
             if not job.has_come(outcome):
                 self.tell(partial(job.settle, *outcome))
             del job, outcome
-        guest.discard()
+        if guest is not None:
+            guest.discard()
+
+    def _made(self) -> Guest:
+        """A guest of this thread's own.
+
+        Raises:
+            PluginError: there is no memory for it, or the like.
+        """
+        try:
+            return self._make()
+        except Exception as error:
+            self._services.logger.error("an instance cannot be made: %s", in_one_line(error))
+            said = "the plugin could not make an instance; its log says why"
+            raise PluginError(StatusCode.UNAVAILABLE, said) from None
 
     def _run(self, guest: Guest, job: Job) -> Outcome:
         """What becomes of the job: its answer, or an error for it."""

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from prism.contract.errors import PluginError
 from prism.hosts.wasm import jobs
 from prism.hosts.wasm.guest import Guest
 from prism.hosts.wasm.jobs import PATIENCE, RETRY, Job, Pool
@@ -70,6 +71,30 @@ async def test_a_call_that_is_alone_is_settled_when_it_returns(pool):
         assert pool.execute(job)
         assert job.result() == '"a"'
     assert pool.instances == 1
+
+
+async def test_a_guest_that_cannot_be_made_fails_its_call_alone(pool, monkeypatch, caplog):
+    make, failures = pool._make, [MemoryError("no room"), MemoryError("no room")]
+
+    def sometimes():
+        if failures:
+            raise failures.pop()
+        return make()
+
+    monkeypatch.setattr(pool, "_make", sometimes)
+    monkeypatch.setattr(jobs, "WAIT", 1)
+    for _ in range(2):
+        job = quick()
+        pool.execute(job)
+        with trio.fail_after(LIMIT):
+            await job.wait()
+        with pytest.raises(PluginError, match="could not make an instance"):
+            job.result()
+    assert caplog.messages == ["an instance cannot be made: no room"] * 2
+    monkeypatch.setattr(jobs, "WAIT", LIMIT)
+    job = quick()
+    assert pool.execute(job)
+    assert job.result() == '"a"'
 
 
 async def test_one_that_takes_longer_is_told_later_and_once(pool, guests, monkeypatch):
