@@ -474,10 +474,11 @@ def _with_last_line(status: dict[str, Any]) -> dict[str, Any]:
     if status.get("secrets"):
         reasons = [status.get("reason"), status["secrets"]]
         status = status | {"reason": "; ".join(reason for reason in reasons if reason)}
-    written = [line.strip() for line in status.get("last_output", ()) if line.strip()]
-    if status.get("instance") is not None or not (status.get("reason") and written):
+    from prism.streams.errors import telling_line  # brings trio, which only this needs
+
+    line = telling_line(status.get("last_output", ()))
+    if status.get("instance") is not None or not (status.get("reason") and line):
         return status
-    line = written[-1]
     shown = line if len(line) <= LINE_SHOWN else f"{line[:LINE_SHOWN]}…"
     return status | {"reason": f"{status['reason']}; it wrote: {shown}"}
 

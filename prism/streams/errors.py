@@ -1,11 +1,28 @@
 """Why a plugin, or an address to listen on, cannot be had."""
 
 import os
+import re
 from collections.abc import Sequence
 
 import trio
 
 from prism.contract.errors import PrismError
+
+_TRACE = re.compile(r"\s+at \S")
+_AROUND_A_TRACE = re.compile(r"\s|[{}\])]|Node\.js v\d")
+"""Lines of a trace, of an error's fields, and Node's version, which it writes last of all."""
+
+
+def telling_line(output: Sequence[str]) -> str:
+    """The line of what a process wrote last that is likeliest to name the cause; "" without any.
+
+    That is the last one, but where Node and Java write their traces behind the error.
+    """
+    written = [line for line in output if line.strip()]
+    told = written
+    if any(_TRACE.match(line) for line in written):
+        told = [line for line in written if not _AROUND_A_TRACE.match(line)] or written
+    return told[-1].strip() if told else ""
 
 
 class LaunchError(PrismError):
@@ -23,9 +40,9 @@ class LaunchError(PrismError):
 
     @property
     def explained(self) -> str:
-        """The message with the last line of the output, which often names the cause."""
-        written = [line.strip() for line in self.output if line.strip()]
-        return f"{self}; the last that it wrote: {written[-1]}" if written else str(self)
+        """The message with the line of the output that is likeliest to name the cause."""
+        line = telling_line(self.output)
+        return f"{self}; the last that it wrote: {line}" if line else str(self)
 
 
 class ConnectionAged(trio.BrokenResourceError):

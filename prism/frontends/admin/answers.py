@@ -39,6 +39,7 @@ from prism.frontends.admin.messages import (
 from prism.frontends.probes import HEALTHZ, READYZ, answer_probe
 from prism.frontends.responses import Response
 from prism.observability.metrics import BOUNDS, UNKNOWN, Totals
+from prism.streams.errors import telling_line
 from prism.supervision.status import NamespaceStatus, Receipt
 
 AT_A_TIME = 100
@@ -185,9 +186,8 @@ def _readiness(call: AdminCall, namespace: Namespace) -> str:
         if health is not None and health.status is HealthStatus.DEGRADED:
             return f"degraded: {health.message}" if health.message else "degraded"
         return "ready"
-    output = call.proxy.supervisor.status_of(namespace.name).last_output
-    written = [line.strip() for line in output if line.strip()]
-    return f"{slot.absence}; the last that it wrote: {written[-1]}" if written else slot.absence
+    line = telling_line(call.proxy.supervisor.status_of(namespace.name).last_output)
+    return f"{slot.absence}; the last that it wrote: {line}" if line else slot.absence
 
 
 # -- what changes something ---------------------------------------------------
