@@ -6,6 +6,7 @@ package. ``sdks/README.md`` says what is in such a folder, ``new.toml`` and ``te
 
 import keyword
 import re
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +154,7 @@ def new(name: str, language: str, directory: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(f"cannot write {where}: {error.strerror or error}") from None
     click.echo(f"{where} is a plugin in {language}. Build it, serve it, and ask it:\n")
-    click.echo(f"  cd {where}" + (f" && {recipe.build}" if recipe.build else ""))
+    click.echo(f"  cd {shlex.quote(str(where))}" + (f" && {recipe.build}" if recipe.build else ""))
     click.echo("  prism serve --config prism.yaml")
     click.echo(f"""  curl -d '{{"name": "Ada"}}' http://127.0.0.1:50051/v1/{name}/greet""")
     if missing := [program for program in recipe.needs if shutil.which(program) is None]:

@@ -57,6 +57,8 @@ def test_where_it_is_written():
     told = run("orders", "--language", "python", "--directory", "deep/in/orders-plugin")
     assert "cd deep/in/orders-plugin" in told.stdout
     assert Path("deep/in/orders-plugin/plugin.py").is_file()
+    told = run("orders", "--language", "python", "--directory", "my orders; ls")
+    assert "  cd 'my orders; ls'\n" in told.stdout
 
 
 def test_a_directory_that_is_there_is_left_alone():
