@@ -40,6 +40,7 @@ rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null | xargs 
 [ -e /usr/sbin/nginx ] || missing="$missing nginx"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -e /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
+[ -e /usr/share/i18n/locales/de_DE ] || missing="$missing locales"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 [ -e /usr/include/nghttp2/nghttp2.h ] || missing="$missing libnghttp2-dev"
 

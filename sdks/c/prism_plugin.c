@@ -10,6 +10,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <math.h>
 #include <netdb.h>
 #include <poll.h>
@@ -127,6 +128,15 @@ void prism_add_quoted(prism_text *text, const char *bytes, size_t size) {
     *out = '\0';
     text->size += (size_t)(out - start);
 }
+
+/* The numbers of JSON have a point, whatever locale the plugin has set for its process. */
+static locale_t begin_numbers(void) {
+    locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* which the C library has at hand */
+    if (plain == (locale_t)0) abort();
+    return uselocale(plain);
+}
+
+static void end_numbers(locale_t before) { freelocale(uselocale(before)); }
 
 /* -- JSON: what is checked once is then only skipped ------------------------------------------- */
 
@@ -277,7 +287,9 @@ const char *prism_json_field(const char *object, const char *name) {
 
 int prism_json_number(const char *value, double *out) {
     if (value == NULL || !(*value == '-' || isdigit((unsigned char)*value))) return 0;
+    locale_t before = begin_numbers();
     *out = strtod(value, NULL);
+    end_numbers(before);
     return 1;
 }
 
@@ -485,10 +497,12 @@ static void send_logs(prism_session *s) {
 }
 
 static void add_metrics(prism_session *s, prism_text *out) {
+    locale_t before = begin_numbers();
     prism_add_format(out, "{\"requests_total\":%lld,\"requests_failed\":%lld,\"latency_ms\":%.3f",
                      (long long)s->total, (long long)s->failed, s->latency_ms);
     prism_text custom = {0};
     for (pair *each = s->custom; each != NULL; each = each->next) {
+        if (!isfinite(each->number)) continue; /* which JSON cannot say */
         add_all(&custom, custom.size ? "," : "{");
         prism_add_quoted(&custom, each->name, strlen(each->name));
         prism_add_format(&custom, ":%.15g", each->number);
@@ -500,6 +514,7 @@ static void add_metrics(prism_session *s, prism_text *out) {
     }
     prism_text_free(&custom);
     add_all(out, "}");
+    end_numbers(before);
 }
 
 static void *in_background(void *argument) {

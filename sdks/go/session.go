@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -792,11 +793,16 @@ func (s *Session) sendLogs() {
 	}
 }
 
-// SetMetric sets a metric of the plugin's own: prism_plugin_custom{name="…"}.
+// SetMetric sets a metric of the plugin's own: prism_plugin_custom{name="…"}. There is none
+// while the value is no number, or infinite, which JSON cannot say.
 func (s *Session) SetMetric(name string, value float64) {
 	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		delete(s.custom, name)
+		return
+	}
 	s.custom[name] = value
-	s.mutex.Unlock()
 }
 
 // Report tells the proxy the plugin's health now, between its checks.

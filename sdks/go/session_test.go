@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -160,6 +161,17 @@ func TestLevelsOfRecords(t *testing.T) {
 		if note := h.read(); !strings.Contains(string(note.payload), `"level":"`+level+`"`) {
 			t.Errorf("%s: %s", name, note.payload)
 		}
+	}
+}
+
+func TestAMetricThatIsNoNumberSpoilsNoOther(t *testing.T) {
+	s := newSession(&Plugin{Name: "p"}, nil)
+	s.SetMetric("a", 2.5)
+	s.SetMetric("b", 1)
+	s.SetMetric("b", math.NaN())
+	s.SetMetric("c", math.Inf(1))
+	if told := s.metrics()["custom_metrics_json"]; told != `{"a":2.5}` {
+		t.Fatal(told)
 	}
 }
 

@@ -2,6 +2,7 @@
 vectors, and the example against every rule of the protocol."""
 
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -114,6 +115,23 @@ def test_its_own(checked: Path) -> None:
     done = subprocess.run([checked / "test"], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stdout + done.stderr
     assert 'such as "get_key"' in done.stderr
+
+
+def test_its_own_in_a_locale_that_writes_numbers_with_a_comma(
+    checked: Path, tmp_path: Path
+) -> None:
+    if not Path("/usr/share/i18n/locales/de_DE").exists():
+        message = "there are no sources of locales (Debian: apt-get install locales)"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    # It may warn, with status 1, and has made it all the same.
+    command = ["localedef", "-c", "-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"]
+    subprocess.run(command, capture_output=True, timeout=LIMIT)
+    assert (tmp_path / "de_DE.UTF-8" / "LC_NUMERIC").is_file()
+    environment = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "de_DE.UTF-8"}
+    done = subprocess.run(
+        [checked / "test"], env=environment, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stdout + done.stderr
 
 
 def test_it_installs(tmp_path: Path, shared: Path) -> None:

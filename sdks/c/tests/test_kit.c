@@ -84,6 +84,23 @@ static void test_redaction_of_secrets_that_begin_another(void) {
     free_pairs(s.credentials);
 }
 
+static void test_numbers(void) { /* in the locale of the environment, which may write 2,5 */
+    prism_session s = {.latency_ms = 1.25};
+    prism_text text = {0};
+    double number = 0;
+    pthread_mutex_init(&s.mutex, NULL);
+    setlocale(LC_ALL, "");
+    prism_metric(&s, "a", 2.5);
+    prism_metric(&s, "b", NAN);
+    add_metrics(&s, &text);
+    expect(prism_json_is_object(text.at) && strstr(text.at, "\"latency_ms\":1.250,") != NULL, text.at);
+    expect(strstr(text.at, "\"{\\\"a\\\":2.5}\"") != NULL, text.at);
+    expect(prism_json_number("1.5", &number) && number == 1.5, "a number with a point");
+    setlocale(LC_ALL, "C");
+    prism_text_free(&text);
+    free_pairs(s.custom);
+}
+
 static void test_logs(void) { /* of many at once: at most 1,000 in a NOTE, and none is lost silently */
     static const prism_plugin plugin = {.name = "p"};
     prism_session s = {.plugin = &plugin, .answer_max = 1 << 20};
@@ -148,6 +165,7 @@ int main(int count, char **arguments) {
     test_quoting();
     test_redaction();
     test_redaction_of_secrets_that_begin_another();
+    test_numbers();
     test_logs();
     test_checks();
     printf("%d wrong\n", failures);
