@@ -283,7 +283,10 @@ async def run(
             if failed is not None:
                 raise LaunchError(_cannot_confine(name, argv, directory, *failed))
             if confinement.egress is not None:  # sent before it became its program
-                _, [child.listener], _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+                # Else it has ended before that, which is seen elsewhere.
+                with contextlib.suppress(BlockingIOError):
+                    found = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)[1]
+                    child.listener = found[0] if found else None
         except BaseException:
             await child.dismiss()
             raise

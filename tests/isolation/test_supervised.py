@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from prism.config.isolation_types import IsolationConfig
-from prism.isolation.confinement import Subject, confine
+from prism.isolation.confinement import Confinement, Isolation, Subject, confine
 from prism.isolation.machine import machine
 from prism.isolation.policy import IsolationPolicy
 from prism.streams.errors import LaunchError
@@ -169,3 +169,15 @@ async def test_status_and_events_say_what_holds(place, mechanism):
         assert receipt.new.pid != status.pid
         supervisor.stop()
         await supervisor.wait_stopped()
+
+
+async def test_one_that_ends_before_it_is_confined_is_one_that_has_ended():
+    """Killed for want of memory, say, before it could send the listener for its connections."""
+    isolation = Isolation("landlock", {}, {})
+    confinement = Confinement(isolation, [sys.executable, "-c", "exit(3)"], egress=())
+    child, stream = await process.start("small", ["true"], {}, None, confinement=confinement)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.listen)
+        await stream.aclose()
+        assert await child.end(60.0) == "exited with status 3"
+    assert child.listener is None
