@@ -32,6 +32,7 @@ MAX_NAMES = 16
 REMEMBERED = 3600.0
 """Seconds for which an address stands for the name it was last an answer to: drivers keep the
 addresses of their servers for longer than DNS says."""
+MAX_ANSWER = 65535
 TTL = 30
 """Seconds that the answers to a plugin say they are good for."""
 
@@ -193,4 +194,4 @@ def answer(question: Question, addresses: Sequence[IPAddress] | None) -> bytes:
             response.answer.append(
                 dns.rrset.from_text_list(asked.name, TTL, asked.rdclass, asked.rdtype, texts)
             )
-    return response.to_wire()
+    return response.to_wire(max_size=MAX_ANSWER)  # over TCP, whatever it can take over UDP

@@ -236,3 +236,13 @@ def test_what_is_not_known_does_not_exist():
 def test_any_bytes_are_a_question_or_none(data):
     question = read_question(data)
     assert question is None or answer(question, [ip("10.0.0.5")])
+
+
+def test_an_answer_over_tcp_is_as_long_as_it_is():
+    """What a resolver could take over UDP (EDNS) is no limit."""
+    message = dns.message.make_query("db.internal", "A", use_edns=0, payload=512)
+    question = read_question(message.to_wire())
+    assert question is not None
+    many = [ipaddress.ip_address(f"10.0.0.{number}") for number in range(1, 101)]
+    found = dns.message.from_wire(answer(question, many))
+    assert len(found.answer[0]) == len(many)
