@@ -61,6 +61,10 @@ LOOK_UP_TIMEOUT = 10.0
 """Seconds for the addresses of a name."""
 LOOK_UP_AGAIN = 5.0
 """Seconds for which the answer about a name is not asked for again."""
+MAX_LOOK_UPS = 16
+"""Names that are asked for at a time, for all plugins together."""
+MAX_CONNECTING = 8
+"""Threads of one plugin that begin a connection, which takes them an instant."""
 MAX_LOOKED_UP = 1024
 """Names whose answers are kept for so long: under a wildcard a plugin asks for what it likes."""
 FULL_TIMEOUT, FULL_PAUSE = 10.0, 0.05
@@ -90,10 +94,24 @@ Serve = Callable[[trio.SocketStream], Awaitable[None]]
 async def look_up(name: str) -> list[IPAddress]:
     """The addresses of a host; none where it has none, or cannot be asked for in time."""
     entries: Sequence[Any] = ()
+    ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
     with suppress(OSError, UnicodeError), trio.move_on_after(LOOK_UP_TIMEOUT):
-        entries = await trio.socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        entries = await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=_look_ups())
     texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in entries)
     return [ipaddress.ip_address(text) for text in texts]
+
+
+_look_ups_of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("look_ups")
+
+
+def _look_ups() -> trio.CapacityLimiter:
+    """Threads that ask for names: not those that the rest of the proxy works with, since a plugin
+    can ask for as many slow ones as it likes."""
+    try:
+        return _look_ups_of_run.get()
+    except LookupError:
+        _look_ups_of_run.set(made := trio.CapacityLimiter(MAX_LOOK_UPS))
+        return made
 
 
 class Broker:
@@ -118,6 +136,7 @@ class Broker:
         self._looked_up: dict[str, tuple[float, list[IPAddress]]] = {}
         self._expected: dict[tuple[str, int], Serve] = {}
         self._port = 0
+        self._threads = trio.CapacityLimiter(MAX_CONNECTING)
         self._told_since = -DENIALS_PERIOD
         self._told = 0
 
@@ -165,7 +184,7 @@ class Broker:
         except OSError as error:
             if error.errno in (errno.EBADF, errno.EFAULT):
                 return error.errno
-            log.warning("a plugin's connection cannot be looked at: %s", error)
+            self._tell(f"its connection cannot be looked at: {error}")
             return errno.EACCES
         try:
             if not is_valid(listener, attempt.number):
@@ -175,7 +194,7 @@ class Broker:
             except ValueError:
                 return errno.EAFNOSUPPORT if len(sockaddr) >= 2 else errno.EINVAL
             if target is None:
-                return await _connect(sock, sockaddr)
+                return await _connect(sock, sockaddr, self._threads)
             permission = await self._find(target)
             if permission is None:
                 if target.port == DNS_PORT and target.address is not None:
@@ -189,7 +208,7 @@ class Broker:
             if permission.tls is not None:
                 speak = partial(self._speak_tls, target, permission)
                 return await self._lead(sock, sockaddr, speak)
-            return await _connect(sock, sockaddr)
+            return await _connect(sock, sockaddr, self._threads)
         finally:
             os.close(sock)
 
@@ -245,14 +264,23 @@ class Broker:
             mapped = b"\0" * 10 + b"\xff\xff" + local
             ours = struct.pack("=H", family) + struct.pack(">HI16sI", self._port, 0, mapped, 0)
 
-        def expect() -> None:
-            with socket.socket(fileno=os.dup(sock)) as copy:
-                host, port = copy.getsockname()[:2]
+        # It is bound first: once it is connected, we may have taken it before we know its address.
+        with socket.socket(fileno=os.dup(sock)) as copy:
+            if copy.family != family:
+                return errno.EINVAL if copy.family == socket.AF_UNIX else errno.EAFNOSUPPORT
+            if copy.getsockname()[1] == 0:
+                copy.bind(("127.0.0.1" if family == AF_INET else "::ffff:127.0.0.1", 0))
+            host, port = copy.getsockname()[:2]
+        key = (host.removeprefix("::ffff:"), port)
+        is_new = key not in self._expected
+        if is_new:
             if len(self._expected) >= MAX_LED:
                 del self._expected[next(iter(self._expected))]  # given up on its way
-            self._expected[(host.removeprefix("::ffff:"), port)] = serve
-
-        return await _connect(sock, ours, expect)
+            self._expected[key] = serve
+        code = await _connect(sock, ours, self._threads)
+        if is_new and code not in (0, errno.EINPROGRESS):
+            self._expected.pop(key, None)
+        return code
 
     async def _serve_led(self, listener: trio.socket.SocketType) -> None:
         room = trio.Semaphore(MAX_LED)
@@ -277,6 +305,8 @@ class Broker:
                 await serve(trio.SocketStream(connection))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, EOFError):
             pass
+        except Exception:  # one connection's, which must not end the others
+            log.exception("a connection of a plugin that was led to the broker failed")
         finally:
             connection.close()
             room.release()
@@ -341,31 +371,45 @@ async def _carry(
 # -- connecting for a process -------------------------------------------------------------------
 
 
-def _connect_now(descriptor: int, sockaddr: bytes) -> int:
-    if _libc.connect(descriptor, sockaddr, len(sockaddr)) == 0:
-        return 0
-    return ctypes.get_errno()
+async def _connect_now(descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter) -> int:
+    """Call ``connect``, in a thread: a process can have its socket block again at any moment, and
+    must not stop the event loop by that. It is given up when this is cancelled."""
+    copies = [os.dup(descriptor)]  # whoever takes it closes it
+
+    def connect() -> int:
+        try:
+            copy = copies.pop()
+        except IndexError:  # it was cancelled before this thread ran
+            return errno.EACCES
+        try:
+            if _libc.connect(copy, sockaddr, len(sockaddr)) == 0:
+                return 0
+            return ctypes.get_errno()
+        finally:
+            os.close(copy)
+
+    try:
+        return await trio.to_thread.run_sync(connect, abandon_on_cancel=True, limiter=threads)
+    finally:
+        with suppress(IndexError):
+            os.close(copies.pop())
 
 
-async def _connect(
-    descriptor: int, sockaddr: bytes, begun: Callable[[], None] = lambda: None
-) -> int:
-    """Connect as the process would: if its socket blocks, until it is connected or refused.
-    ``begun`` is called once the socket has an address."""
+async def _connect(descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter) -> int:
+    """Connect as the process would: if its socket blocks, until it is connected or refused."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     blocks = not flags & os.O_NONBLOCK
     if blocks:
         # Its threads see that too; but the one whose socket it is waits for this very call.
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     try:
-        code = _connect_now(descriptor, sockaddr)
+        code = await _connect_now(descriptor, sockaddr, threads)
         until = trio.current_time() + FULL_TIMEOUT
         while blocks and code == errno.EAGAIN and trio.current_time() < until:
             await trio.sleep(FULL_PAUSE)  # a Unix socket whose server is behind; it says no more
-            code = _connect_now(descriptor, sockaddr)
-        if code in (0, errno.EINPROGRESS):
-            begun()
-        if blocks and code == errno.EINPROGRESS:
+            code = await _connect_now(descriptor, sockaddr, threads)
+        # EALREADY: it was begun while the socket did not block.
+        if blocks and code in (errno.EINPROGRESS, errno.EALREADY):
             await trio.lowlevel.wait_writable(descriptor)
             with socket.socket(fileno=os.dup(descriptor)) as sock:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

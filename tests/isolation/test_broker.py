@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
-from prism.isolation.broker import DENIALS_TOLD, Broker
+from prism.isolation.broker import DENIALS_TOLD, Broker, look_up
 from prism.isolation.confinement import RESOLVER_OPTIONS
 from prism.isolation.egress import EgressRules
 from prism.isolation.egress_filter import MACHINES, program
@@ -104,8 +105,9 @@ async def run(
                 assert await process.wait() == 0
         finally:
             process.kill()
-            await process.wait()
-            await process.stdout.aclose()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                await process.stdout.aclose()
     return json.loads(output)
 
 
@@ -136,6 +138,76 @@ async def test_sockets_that_block_and_that_do_not():
     with server() as (host, port):
         code = "tell([attempt(lambda: connect(given, timeout=each)) for each in (None, 60)])"
         assert await run(code, [f"{host}:{port}"], [host, port]) == ["welcome", "welcome"]
+
+
+async def test_a_socket_made_to_block_meanwhile_stops_nothing_else(tmp_path):
+    """The proxy's event loop goes on, whatever a process does to a socket that it shares."""
+    path = str(tmp_path / "full")
+    code = """
+import fcntl
+sock = socket.socket(socket.AF_UNIX)
+ours, theirs = socket.socketpair()
+other = os.fork()
+if other == 0:
+    ours.close()
+    theirs.setblocking(False)
+    while True:
+        for _ in range(1000):
+            fcntl.fcntl(sock, fcntl.F_SETFL, 0)
+            fcntl.fcntl(sock, fcntl.F_SETFL, os.O_NONBLOCK)
+        try:
+            if theirs.recv(1) == b"":
+                os._exit(0)
+        except BlockingIOError:
+            pass
+theirs.close()
+print(flush=True)
+while True:
+    attempt(lambda: sock.connect(given))
+"""
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(path)
+        full.listen(0)
+        first.connect(path)
+        watched = threading.Event()
+        token = trio.lowlevel.current_trio_token()
+        stuck: list[bool] = []
+
+        def watch() -> None:
+            """The loop answers throughout; else the server goes, which lets it go on."""
+            for _ in range(300):
+                answered = threading.Event()
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(answered.set)
+                if not answered.wait(10):
+                    stuck.append(True)
+                    full.close()
+                    return
+                if watched.wait(0.01):
+                    return
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        with trio.move_on_after(3):
+            await run(code, [f"unix:{path}"], path)
+        watched.set()
+        await trio.to_thread.run_sync(thread.join)
+    assert not stuck
+
+
+async def test_slow_names_take_no_thread_of_the_proxys(monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
+    limiter = trio.to_thread.current_default_thread_limiter()
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(look_up, f"{number}.internal")
+            await trio.testing.wait_all_tasks_blocked()
+            assert limiter.borrowed_tokens == 0
+            nursery.cancel_scope.cancel()
+    finally:
+        over.set()
 
 
 async def test_a_refusal_is_the_backends_own():
