@@ -27,12 +27,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from prism.isolation.egress import (
     AF_INET,
+    AF_UNIX,
     DNS_PORT,
     EgressRules,
     IPAddress,
@@ -51,6 +53,7 @@ from prism.isolation.notifications import (
     respond,
 )
 from prism.streams import tcp
+from prism.streams.destinations import UNIX
 from prism.streams.errors import LaunchError
 
 log = logging.getLogger("prism.isolation")
@@ -204,6 +207,8 @@ class Broker:
                 self.counts["denied"] += 1
                 self._tell(f"it may not connect to {target}, which `egress` does not declare")
                 return errno.EACCES
+            if target.path:
+                return await self._connect_unix(sock, target)
             self.counts["allowed"] += 1
             if permission.tls is not None:
                 speak = partial(self._speak_tls, target, permission)
@@ -211,6 +216,24 @@ class Broker:
             return await _connect(sock, sockaddr, self._threads)
         finally:
             os.close(sock)
+
+    async def _connect_unix(self, sock: int, target: SocketAddress) -> int:
+        """Connect to a Unix socket, unless a link leads there: the plugin may be able to make one,
+        where the socket lies, to what it may not reach."""
+        try:
+            place = os.open(target.path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            return error.errno or errno.EACCES
+        try:
+            found = _leads_to(place, target.path)
+            if found:
+                self.counts["denied"] += 1
+                self._tell(f"{target} is a link, which may lead anywhere: declare {UNIX}{found}")
+                return errno.EACCES
+            self.counts["allowed"] += 1
+            return await _connect(sock, b"", self._threads, place)
+        finally:
+            os.close(place)
 
     async def _find(self, target: SocketAddress) -> Permission | None:
         found = self._rules.find(target, trio.current_time())
@@ -371,43 +394,64 @@ async def _carry(
 # -- connecting for a process -------------------------------------------------------------------
 
 
-async def _connect_now(descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter) -> int:
+def _leads_to(place: int, path: str) -> str:
+    """Where a link has led, if ``place`` is what was opened by ``path``; empty if none has, but
+    for the system's own."""
+    found = str(Path(f"/proc/self/fd/{place}").readlink())
+    plain = os.path.normpath(path)
+    if plain.startswith("/var/run/") and found == plain.removeprefix("/var"):
+        return ""
+    return found if found != plain else ""
+
+
+async def _connect_now(
+    descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter, place: int | None
+) -> int:
     """Call ``connect``, in a thread: a process can have its socket block again at any moment, and
     must not stop the event loop by that. It is given up when this is cancelled."""
-    copies = [os.dup(descriptor)]  # whoever takes it closes it
+    copies = [[os.dup(each) for each in (descriptor, place) if each is not None]]
+    # Whoever takes them closes them: a path is looked up again while a connection waits.
 
     def connect() -> int:
         try:
-            copy = copies.pop()
+            mine = copies.pop()
         except IndexError:  # it was cancelled before this thread ran
             return errno.EACCES
+        where = sockaddr
+        if place is not None:
+            where = struct.pack("=H", AF_UNIX) + f"/proc/self/fd/{mine[1]}\0".encode()
         try:
-            if _libc.connect(copy, sockaddr, len(sockaddr)) == 0:
+            if _libc.connect(mine[0], where, len(where)) == 0:
                 return 0
             return ctypes.get_errno()
         finally:
-            os.close(copy)
+            for each in mine:
+                os.close(each)
 
     try:
         return await trio.to_thread.run_sync(connect, abandon_on_cancel=True, limiter=threads)
     finally:
         with suppress(IndexError):
-            os.close(copies.pop())
+            for each in copies.pop():
+                os.close(each)
 
 
-async def _connect(descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter) -> int:
-    """Connect as the process would: if its socket blocks, until it is connected or refused."""
+async def _connect(
+    descriptor: int, sockaddr: bytes, threads: trio.CapacityLimiter, place: int | None = None
+) -> int:
+    """Connect as the process would: if its socket blocks, until it is connected or refused.
+    ``place`` is a Unix socket's file, open as a path, instead of ``sockaddr``."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     blocks = not flags & os.O_NONBLOCK
     if blocks:
         # Its threads see that too; but the one whose socket it is waits for this very call.
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     try:
-        code = await _connect_now(descriptor, sockaddr, threads)
+        code = await _connect_now(descriptor, sockaddr, threads, place)
         until = trio.current_time() + FULL_TIMEOUT
         while blocks and code == errno.EAGAIN and trio.current_time() < until:
             await trio.sleep(FULL_PAUSE)  # a Unix socket whose server is behind; it says no more
-            code = await _connect_now(descriptor, sockaddr, threads)
+            code = await _connect_now(descriptor, sockaddr, threads, place)
         # EALREADY: it was begun while the socket did not block.
         if blocks and code in (errno.EINPROGRESS, errno.EALREADY):
             await trio.lowlevel.wait_writable(descriptor)

@@ -304,6 +304,17 @@ async def test_unix_sockets(tmp_path):
     assert said == ["welcome", "PermissionError", "PermissionError"]
 
 
+async def test_a_link_in_the_place_of_a_unix_socket_leads_nowhere(tmp_path):
+    """The plugin may be able to put one there; the broker has the proxy's rights, not its."""
+    place, denied = tmp_path / "declared", []
+    with server(socket.AF_UNIX, str(tmp_path / "other")) as other:
+        place.symlink_to(other)
+        code = "tell(attempt(lambda: connect(given, socket.AF_UNIX)))"
+        said = await run(code, [f"unix:{place}"], str(place), denied=denied)
+    assert said == "PermissionError"
+    assert denied == [f"unix:{place} is a link, which may lead anywhere: declare unix:{other}"]
+
+
 WAYS_AROUND = {
     "datagrams": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
     "datagrams over IPv6": "socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)",
