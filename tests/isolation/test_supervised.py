@@ -181,3 +181,17 @@ async def test_one_that_ends_before_it_is_confined_is_one_that_has_ended():
         await stream.aclose()
         assert await child.end(60.0) == "exited with status 3"
     assert child.listener is None
+
+
+def test_temporary_files_are_removed_however_deep_they_are(tmp_path):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    number = os.open(place, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("a", dir_fd=number)
+        below = os.open("a", os.O_RDONLY, dir_fd=number)
+        os.close(number)
+        number = below
+    os.close(number)
+    Confinement(Isolation("bubblewrap"), temporary=str(place)).close()
+    assert not place.exists()
