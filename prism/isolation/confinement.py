@@ -435,8 +435,11 @@ class _Plan:
 
     def _network(self, mechanism: str) -> None:
         if self.settings.egress is not None:
-            if self.machine.no_broker:
-                self.lacks["network"] = f"deciding its connections: {self.machine.no_broker}"
+            why = self.machine.no_broker
+            if not why and self.settings.user is not None and not self.machine.traces:
+                why = "it runs as another user, and Prism has no CAP_SYS_PTRACE to look into it"
+            if why:
+                self.lacks["network"] = f"deciding its connections: {why}"
                 return
             self.egress = tuple(self.settings.destinations)
             self.environment.update(RESOLVER_OPTIONS)

@@ -24,6 +24,8 @@ STUB = (sys.executable, "-I", "-S", PROGRAM)
 TIMEOUT = 20.0
 """Seconds that one trial may take: by far more than it takes on a busy machine."""
 
+CAP_SYS_PTRACE = 19
+
 _WORDS = {
     errno.ENOSYS: "the kernel does not have it",
     errno.EOPNOTSUPP: "it is not among the security modules that the kernel was started with",
@@ -36,7 +38,7 @@ class Machine:
     """What can be had. Each ``no_…`` says why something cannot, and is empty where it can.
 
     ``abi`` is the version of Landlock, 0 where there is none. ``bubblewrap`` is the program.
-    ``uid`` is the proxy's.
+    ``traces``: may the proxy look into other users' processes? ``uid`` is its own.
     """
 
     abi: int = 0
@@ -45,6 +47,7 @@ class Machine:
     bubblewrap: str = ""
     no_bubblewrap: str = "it was not looked for"
     no_broker: str = "it was not looked for"
+    traces: bool = True
     uid: int = field(default_factory=os.getuid)
 
     @property
@@ -73,7 +76,13 @@ def look() -> Machine:
     if program:
         no_bubblewrap = _bubblewrap(program)
     no_broker = no_seccomp or _broker()
-    return Machine(abi, no_landlock, no_seccomp, program, no_bubblewrap, no_broker)
+    traces = bool(_effective_capabilities() >> CAP_SYS_PTRACE & 1)
+    return Machine(abi, no_landlock, no_seccomp, program, no_bubblewrap, no_broker, traces)
+
+
+def _effective_capabilities() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
 
 
 def _kernel() -> tuple[int, str, str]:

@@ -4,6 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[2]))  # for what the suite imports
+
 spec = importlib.util.spec_from_file_location("suite", Path(__file__).with_name("conftest.py"))
 suite = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(suite)

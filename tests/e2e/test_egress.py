@@ -130,8 +130,14 @@ def test_what_is_not_declared_is_denied_and_told(
     assert [record["level"] for record in told] == ["warning"], told
     assert proxy.metric("prism_plugin_egress_total", namespace="calls", outcome="denied") == 3
     assert proxy.metric("prism_plugin_egress_total", namespace="calls", outcome="allowed") == 1
-    lines = [json.loads(line) for line in audit.read_text().splitlines()]
-    [line] = [line for line in lines if line.get("reason") == denied]
+
+    def audited() -> list[dict[str, Any]]:
+        """It is in the audit log, which is written by a thread."""
+        whole = audit.read_text().rpartition("\n")[0].splitlines()
+        lines = [json.loads(line) for line in whole]
+        return [line for line in lines if line.get("reason") == denied]
+
+    [line] = eventually(audited)
     assert (line["principal"], line["namespace"]) == ("plugin:calls/1", "calls")
     assert (line["operation"], line["decision"], line["rule"]) == ("connect", "deny", "egress")
     shown = proxy.client.get(f"{proxy.admin}/admin/plugins/calls").json()

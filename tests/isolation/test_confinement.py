@@ -268,3 +268,26 @@ def test_nothing_is_left_of_a_private_directory(monkeypatch):
     assert made
     assert "/nonexistent-x" in found.words
     found.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "why"),
+    [
+        ({"no_broker": FORBIDDEN}, {}, FORBIDDEN),
+        ({"no_broker": "", "uid": 0, "traces": False}, {"user": "1"}, "no CAP_SYS_PTRACE"),
+    ],
+)
+def test_connections_that_cannot_be_decided_are_told(fields, settings, why):
+    with_it = planned(machine_with(**fields), egress=["db:1"], **settings)
+    assert with_it.egress is None
+    assert why in with_it.isolation.lacks["network"]
+    with pytest.raises(LaunchError, match=r"network cannot be confined here: deciding its conn"):
+        planned(machine_with(**fields), egress=["db:1"], sandbox="required", **settings)
+
+
+@pytest.mark.parametrize("traces", [True, False])
+def test_connections_are_decided(traces):
+    with_it = planned(machine_with(no_broker="", traces=traces), egress=["db:1", {"to": "unix:/a"}])
+    assert [each.to for each in with_it.egress] == ["db:1", "unix:/a"]
+    assert with_it.isolation.holds["network"] == "connections to db:1, unix:/a alone"
+    assert with_it.environment["RES_OPTIONS"] == "use-vc"
