@@ -535,7 +535,9 @@ class Session:
                     break
                 message = call.inbox.pop(0)
                 dealt_with = call.received - call.back if not call.inbox else 0
-                if dealt_with >= WINDOW // 2 and not has("credit-kept"):
+                # What is given back as fast as it comes is never too much.
+                keeps = has("credit-kept", "overrun-ends-connection")
+                if dealt_with >= WINDOW // 2 and not keeps:
                     call.back += dealt_with
                     self.send(CREDIT, call.stream, aux=dealt_with)
             if not message.get("params_json") and has("half-close-taken"):
